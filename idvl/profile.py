@@ -1,20 +1,34 @@
 """What was measured: for every layer an estimate of its intrinsic dimension, and the protocol behind it.
 
 A profile is plain data: it is written once by a run and read by everything after it (pruning, reports, comparisons).
-It knows no torch.
+Profiles that others published ship as data in the same form. It knows no torch.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-from dataclasses import asdict, dataclass, field, fields
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-SCHEMA = "idvl/profile/1"
+from idvl.errors import UsageError
+from idvl.files import write_text
+
+VERSION = 1
+SCHEMA = f"idvl/profile/{VERSION}"
+PUBLISHED = Path(__file__).parent / "profiles"
 
 Modality = Literal["vision", "language", "cross", "fusion", "connector"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
+
+# The words of a protocol, spelled once
+Tokens = Literal["flatten", "mean", "first", "last", "each"]
+Capture = Literal["output", "input"]
+EstimatorName = Literal["twonn", "twonn-mle", "gride", "icml24"]
+Knn = Literal["auto", "torch", "faiss"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +37,7 @@ class Estimate:
 
     `dimension` is None when the points allow no estimate; `reason` then says why. `n_points` counts the points that
     the estimate rests on, `n_duplicates` those removed before. `stderr` is one standard deviation. `diagnostics` holds
-    JSON values only.
+    JSON values only. Raises ValueError for a dimension that is not a finite number, and for None without a reason.
     """
 
     dimension: float | None
@@ -34,20 +48,27 @@ class Estimate:
     reason: str | None = None
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.dimension is None and not self.reason:
+            raise ValueError("an estimate without a dimension needs a reason")
+        if self.dimension is not None and not math.isfinite(self.dimension):
+            raise ValueError(f"a dimension is a finite number or None with a reason, not {self.dimension}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
     """One layer: what it is, and its estimate.
 
     `depth` counts the layers of the model in the order in which they run, from 0. `width` is the number of features of
-    one token, `n_features` that of one point (all tokens of a sample when they are flattened).
+    one token, `n_features` that of one point (all tokens of a sample when they are flattened; None where a published
+    profile does not say).
     """
 
     modality: Modality
     block: str | None
     depth: int
     width: int
-    n_features: int
+    n_features: int | None
     reads_image: bool
     estimate: Estimate
 
@@ -63,5 +84,153 @@ class Profile:
     provenance: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The documented object: {"schema", "model", "dataset", "protocol", "provenance", "layers": {name: {...}}}."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """The documented object: {"schema", "model", "dataset", "protocol", "provenance", "layers": {name: {...}}}.
+
+        A number that is not finite (JSON has none) becomes None.
+        """
+        values = asdict(self)
+        layers = values.pop("layers")
+        return _finite({"schema": SCHEMA, **values, "layers": layers})
+
+    @classmethod
+    def from_json(cls, values: Any, source: str = "the profile") -> Profile:
+        """The profile in a documented object. UsageError, naming `source`, for anything else or a newer schema."""
+        _check_schema(values, source)
+        _check_keys(cls, values, source)
+        layers = {}
+        for name, layer in values["layers"].items():
+            where = f"{source}: layer {name!r}"
+            _check_keys(LayerProfile, layer, where)
+            _check_keys(Estimate, layer["estimate"], f"{where}, its estimate")
+            if layer["modality"] not in MODALITIES:
+                raise UsageError(f"{where}: modality {layer['modality']!r} is none of {', '.join(MODALITIES)}")
+            try:
+                layers[name] = LayerProfile(**{**layer, "estimate": Estimate(**layer["estimate"])})
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{where}: {error}") from error
+        return cls(**{f.name: layers if f.name == "layers" else values[f.name] for f in fields(cls)})
+
+    def dumps(self) -> str:
+        """The documented object as JSON text, one layer a line. The same profile gives the same text."""
+        values = self.to_json()
+        layers = values.pop("layers")
+        head = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        lines = [f"    {json.dumps(name)}: {json.dumps(layer, allow_nan=False)}" for name, layer in layers.items()]
+        body = "{\n" + ",\n".join(lines) + "\n  }" if lines else "{}"
+        return f'{head},\n  "layers": {body}\n}}\n'
+
+    def save(self, path: Path | str) -> None:
+        """Write the profile as JSON, atomically."""
+        write_text(Path(path), self.dumps())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Profile:
+        """Read a profile. UsageError for a file that is missing, no profile, or of a newer schema."""
+        path = Path(path)
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except FileNotFoundError:
+            raise UsageError(f"there is no profile {str(path)!r}") from None
+        except OSError as error:
+            raise UsageError(f"cannot read the profile {str(path)!r}: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{str(path)!r} is not valid JSON: {error}") from error
+        return cls.from_json(values, str(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two profiles side by side, by layer name.
+
+    `differences` holds second minus first for every layer that both have, None where either has no estimate.
+    `settings` holds what was measured differently: dotted name -> (first, second).
+    """
+
+    differences: dict[str, float | None]
+    only_first: list[str]
+    only_second: list[str]
+    settings: dict[str, tuple[Any, Any]]
+
+
+def compare(first: Profile, second: Profile) -> Comparison:
+    """What `second` found otherwise than `first`, layer by layer, in the order of `first`."""
+    differences: dict[str, float | None] = {}
+    for name in (name for name in first.layers if name in second.layers):
+        a, b = (profile.layers[name].estimate.dimension for profile in (first, second))
+        differences[name] = None if a is None or b is None else b - a
+    settings = {}
+    for part in ("model", "dataset", "protocol"):
+        a, b = getattr(first, part), getattr(second, part)
+        both = [key for key in a if key in b and a[key] != b[key]]
+        settings |= {f"{part}.{key}": (a[key], b[key]) for key in both}
+    return Comparison(
+        differences=differences,
+        only_first=[name for name in first.layers if name not in second.layers],
+        only_second=[name for name in second.layers if name not in first.layers],
+        settings=settings,
+    )
+
+
+def published_names() -> list[str]:
+    """The names of the profiles that ship with idvl."""
+    return sorted(path.stem for path in PUBLISHED.glob("*.json"))
+
+
+def published(name: str) -> Profile:
+    """A profile that others published, by its name; its source is in `provenance`. UsageError for an unknown name."""
+    names = published_names()
+    if name not in names:
+        raise UsageError(f"unknown published profile {name!r}; there is {', '.join(names)}")
+    return Profile.load(PUBLISHED / f"{name}.json")
+
+
+def load_profile(path: Path | str) -> Profile:
+    """The profile in a file, in a run folder, or the published one of that name. UsageError if there is none."""
+    folder = Path(path)
+    if folder.is_dir():
+        return Profile.load(folder / "profile.json")
+    if not folder.exists() and str(path) in published_names():
+        return published(str(path))
+    if not folder.exists():
+        near = difflib.get_close_matches(str(path), published_names(), n=1)
+        hint = f"; did you mean the published {near[0]!r}?" if near else ""
+        raise UsageError(f"there is no profile {str(path)!r}{hint}")
+    return Profile.load(folder)
+
+
+def _check_schema(values: Any, source: str) -> None:
+    schema = values.get("schema") if isinstance(values, dict) else None
+    prefix, _, version = str(schema).rpartition("/")
+    if prefix != "idvl/profile" or not version.isdecimal():
+        raise UsageError(f'{source} is not an idvl profile: its "schema" is {schema!r}, not {SCHEMA!r}')
+    if int(version) > VERSION:
+        raise UsageError(
+            f"{source} was written by a newer idvl (schema {version}, this one reads {VERSION}); update idvl"
+        )
+
+
+def _check_keys(kind: type, values: Any, where: str) -> None:
+    if not isinstance(values, dict):
+        raise UsageError(f"{where}: expected an object, found {type(values).__name__}")
+    known = {f.name: f for f in fields(kind)}
+    required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise UsageError(f"{where} lacks {', '.join(missing)}")
+    if unknown := [name for name in values if name not in known and name != "schema"]:
+        raise UsageError(f"{where} has unknown keys: {', '.join(unknown)}")
+    if kind is Profile:
+        for name in known:
+            if not isinstance(values[name], dict):
+                raise UsageError(f"{where}: {name!r} must be an object, found {type(values[name]).__name__}")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")

@@ -1,13 +1,27 @@
-"""A dataset's name or a local path, turned into the samples of a run."""
+"""A dataset's name or a local path, turned into the samples of a run.
+
+It knows no model: what a sample becomes as a model's input is the family's business.
+"""
 
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
+
+from idvl.data import hub, local
+from idvl.data.catalog import CATALOG, Entry, choose_split, unknown
+from idvl.data.choice import MIN_SAMPLES, Progress, choose, faults
+from idvl.data.rows import Source, encoded_image, texts
+from idvl.errors import UsageError
+
+DEFAULT_SAMPLES = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +35,13 @@ class Sample:
 
     @property
     def image(self) -> Image.Image | None:
-        """The decoded RGB image, None for a text-only sample. Raises OSError for a file that cannot be decoded."""
-        if self.source is None or isinstance(self.source, Image.Image):
-            return self.source
-        opened = Image.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source)
-        return opened.convert("RGB")
+        """The decoded RGB image, turned upright; None without one. Raises OSError for a file that can't be decoded."""
+        if self.source is None:
+            return None
+        if isinstance(self.source, Image.Image):
+            return self.source if self.source.mode == "RGB" else self.source.convert("RGB")
+        with Image.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +49,119 @@ class Selection:
     """The samples of a run and how they were chosen.
 
     `description` is JSON-ready and goes into the profile: dataset, dataset_id, revision, split, seed, requested, ids,
-    skipped ([{"id", "reason"}]), method ("uniform" or "stream"), warnings.
+    fingerprint (a hash of images and first texts), columns, method ("uniform" or "stream"), looked_at, skipped
+    ([{"id", "reason"}]), duplicates, warnings; for a stream also shuffle, for a local path also path and rows.
     """
 
     samples: list[Sample]
     description: dict[str, Any]
+
+
+def select(
+    dataset: str,
+    *,
+    split: str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    dataset_id: str | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Selection:
+    """`n` samples (None: the dataset's default) with distinct images and distinct first texts, the same for a seed.
+
+    `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
+    Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
+    shuffle buffer. Raises UsageError for what does not exist, is empty, yields fewer than MIN_SAMPLES samples
+    (unless forced) or has more than MAX_UNUSABLE unusable ones; RunError when the connection breaks.
+    """
+    entry = CATALOG.get(dataset)
+    n = n if n is not None else entry.default_samples if entry else DEFAULT_SAMPLES
+    if n < 1 or (n < MIN_SAMPLES and not force):
+        raise UsageError(f"{n} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force")
+    options = {"split": split, "seed": seed, "image_column": image_column, "text_column": text_column}
+    if entry and entry.module:
+        if data_dir or dataset_id or image_column or text_column:
+            raise UsageError(
+                f"{dataset} is built in: --data-dir, --dataset-id, --image-column and --text-column do not apply"
+            )
+        method, details, candidates = _built_in(entry, split=split, n=n, seed=seed)
+    else:
+        place = _place(dataset, entry, data_dir, dataset_id)
+        if isinstance(place, Path):
+            source = local.open_path(place, wanted=n, entry=entry, **options)
+        else:
+            pinned = revision or (entry.revision if entry and dataset_id is None else None)
+            try:
+                source = hub.open_stream(
+                    place, entry=entry, revision=pinned, token=token, cache_dir=cache_dir, **options
+                )
+            except UsageError as error:
+                raise error if place != (dataset,) else UsageError(f"{dataset} is no local path; {error}") from error
+        method, candidates = source.method, _candidates(source)
+        columns = {"image": source.columns.image, "text": source.columns.text, "guessed": list(source.columns.guessed)}
+        details = {**source.details, "columns": columns}
+    choice = choose(candidates, n, name=dataset, progress=progress)
+    warnings = faults(choice, n, name=dataset, split=details.get("split"), force=force)
+    description = {
+        "dataset": dataset,
+        "dataset_id": None,
+        "revision": None,
+        **details,
+        "seed": seed,
+        "method": method,
+        "requested": n,
+        "ids": [sample.id for sample in choice.samples],
+        "fingerprint": choice.content.hexdigest(),
+        "looked_at": choice.looked_at,
+        "skipped": choice.skipped,
+        "duplicates": choice.duplicates,
+        "warnings": warnings,
+    }
+    return Selection(samples=choice.samples, description=description)
+
+
+def _place(
+    dataset: str, entry: Entry | None, data_dir: str | Path | None, dataset_id: str | None
+) -> Path | tuple[str, ...]:
+    """A path to read from, or the Hub ids to try."""
+    if data_dir is not None and dataset_id is not None:
+        raise UsageError("--data-dir and --dataset-id name two places for one dataset: pass one of them")
+    path = Path(data_dir if data_dir is not None else dataset).expanduser()
+    if data_dir is not None or (entry is None and dataset_id is None):
+        if path.exists():
+            return path
+        if data_dir is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", dataset):
+            if data_dir is None and not re.search(r"[/\\.~]", dataset):
+                raise unknown("dataset", dataset, CATALOG, hint="a folder, a file or a Hub id ORG/NAME works as well")
+            raise UsageError(f"{path} does not exist: pass a folder of images, a table, or one of {', '.join(CATALOG)}")
+        return (dataset,)
+    return entry.ids if dataset_id is None else (dataset_id,)
+
+
+def _built_in(entry: Entry, *, split: str | None, n: int, seed: int) -> tuple[str, dict[str, Any], Iterator[Sample]]:
+    split = choose_split(split, entry.splits, where=entry.name, entry=entry)
+    held = entry.splits[split] or n
+    return "uniform", {"split": split}, iter(import_module(entry.module).samples(split, min(n, held), seed))
+
+
+def _candidates(source: Source) -> Iterator[Sample | dict[str, str]]:
+    """A sample for each row, or {"id", "reason"} for a row that can't be one. Images are not decoded here."""
+    columns = source.columns
+    for number, (name, row) in enumerate(source.rows):
+        name = f"row {number} of the stream" if name is None else name
+        lines = texts(row.get(columns.text)) if columns.text else ()
+        if columns.text and not lines:
+            yield {"id": name, "reason": f"no text in column {columns.text!r}"}
+            continue
+        try:
+            image = encoded_image(row.get(columns.image), source.folder) if columns.image else None
+        except ValueError as error:
+            yield {"id": name, "reason": str(error)}
+            continue
+        yield Sample(id=name, source=image, texts=lines)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
-from idvl.profile import Modality
+from idvl.errors import UsageError
+from idvl.models.families import Family
+from idvl.profile import MODALITIES, Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +30,97 @@ class Layer:
     in_features: int
     out_features: int
     reads_image: bool = False
+
+
+def find_layers(
+    model: nn.Module,
+    family: Family,
+    *,
+    pattern: str | None = None,
+    modality: str | Collection[str] | None = None,
+) -> dict[str, Layer]:
+    """The prunable layers by name, in the order in which the model registers them.
+
+    A fused query-key-value map is one layer; of modules that share a weight, the first counts. `pattern` selects by
+    name, in full, with the wildcards * ? [...] of a shell; `modality` is one modality or several. Raises UsageError
+    if nothing is left.
+    """
+    found = _all_layers(model, family)
+    if not found:
+        raise UsageError(f"{type(model).__name__} has no linear layer inside a transformer block: nothing to measure")
+    wanted = _wanted(modality, found)
+    chosen = {name: layer for name, layer in found.items() if layer.modality in wanted}
+    if pattern is None:
+        return chosen
+    matching = {name: layer for name, layer in chosen.items() if fnmatchcase(name, pattern)}
+    if not matching:
+        near = difflib.get_close_matches(pattern, chosen, n=3, cutoff=0) or list(chosen)[:3]
+        raise UsageError(f"no layer is named like {pattern!r} (wildcards: * ? [...]); near it: {', '.join(near)}")
+    return matching
+
+
+def block_names(model: nn.Module, family: Family) -> list[str]:
+    """The blocks that hold prunable layers, in the order in which the model registers them."""
+    return list(dict.fromkeys(layer.block for layer in _all_layers(model, family).values() if layer.block))
+
+
+def block_of(name: str, family: Family) -> str | None:
+    """The outermost block that a qualified name lies in, None outside of blocks."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+    return next((prefix for prefix in prefixes if re.fullmatch(family.blocks, prefix)), None)
+
+
+def modality_of(name: str, family: Family) -> Modality | None:
+    """The modality of a layer's qualified name, None for what is not prunable."""
+    return next((modality for pattern, modality in family.modalities if re.search(pattern, name)), None)
+
+
+def _all_layers(model: nn.Module, family: Family) -> dict[str, Layer]:
+    layers: dict[str, Layer] = {}
+    weights: set[int] = set()
+    for name, module in model.named_modules():
+        features = _features(module)
+        modality = modality_of(name, family) if features else None
+        if modality is None or id(module.weight) in weights:
+            continue
+        weights.add(id(module.weight))
+        layers[name] = Layer(
+            name=name,
+            module=module,
+            modality=modality,
+            block=block_of(name, family),
+            in_features=features[0],
+            out_features=features[1],
+            reads_image=bool(family.reads_image and re.search(family.reads_image, name)),
+        )
+    return layers
+
+
+def _features(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a linear map that runs as a module, None for anything else."""
+    from transformers.pytorch_utils import Conv1D
+
+    # nn.MultiheadAttention reads the weight of its output projection without ever calling the module
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return None
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        n_in, n_out = module.weight.shape
+        return n_in, n_out
+    return None
+
+
+def _wanted(modality: str | Collection[str] | None, found: dict[str, Layer]) -> Collection[str]:
+    if modality is None:
+        return MODALITIES
+    wanted = {modality} if isinstance(modality, str) else set(modality)
+    present = [name for name in MODALITIES if any(layer.modality == name for layer in found.values())]
+    for name in sorted(wanted - set(present)):
+        near = difflib.get_close_matches(name, MODALITIES, n=1)
+        if name not in MODALITIES:
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"no modality {name!r}{hint} (this model has {', '.join(present)})")
+        raise UsageError(f"the model has no {name} layers; it has {', '.join(present)}")
+    return wanted

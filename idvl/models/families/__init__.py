@@ -1,18 +1,36 @@
 """What idvl knows of architectures: one file a family, found by listing this folder.
 
-A family file exposes one object, FAMILY; its key is the file's name.
+A family file exposes one object, FAMILY; its key is the file's name. Nothing here knows weights or files on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from idvl.data.samples import Sample
 from idvl.profile import Modality
+
+FALLBACK = "generic"
+
+
+def call(model: nn.Module, inputs: dict[str, Tensor], **more: Any) -> Any:
+    """The forward pass of a walk: no cache, no loss, floating inputs in the model's dtype.
+
+    Inputs that the model's forward does not name are left out.
+    """
+    named = inspect.signature(model.forward).parameters
+    if "use_cache" in named or any(getattr(config, "use_cache", False) for config in _configs(model.config)):
+        more["use_cache"] = False
+    given = {key: value for key, value in inputs.items() if key in named}
+    dtype = getattr(model, "dtype", torch.float32)
+    return model(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +39,74 @@ class Family:
 
     `blocks`: a regular expression that matches the qualified names of transformer blocks in full. `modalities`: pairs
     of a regular expression and a modality, searched in a layer's qualified name, the first match wins; a linear map
-    that none matches (embeddings, heads) is not prunable. `reads_image`: matches the cross-attention layers whose
-    input is image tokens.
+    that none matches (embeddings, heads) is not prunable. `reads_image`: searched in the names of cross-attention
+    layers, it finds those whose input is image tokens.
     """
 
     model_types: tuple[str, ...]
+    # names of the transformers classes that this family describes, the default first; empty for any
+    classes: tuple[str, ...]
+    needs: tuple[Literal["image", "text"], ...]
     blocks: str
     modalities: tuple[tuple[str, Modality], ...]
     reads_image: str | None
-    # config -> the transformers class that loads this checkpoint
-    model_class: Callable[[Any], type]
     # (processor, samples, text_length) -> model inputs on the CPU; text padded to text_length, the same for a whole run
     inputs: Callable[..., dict[str, Tensor]]
+    # (processor, samples) -> tokens of the longest text, at most what the model takes; 0 for a model without text
+    text_length: Callable[..., int]
     # (layer name, number of tokens, model inputs) -> (batch, tokens) bool, False at padding; None when all count
     token_mask: Callable[[str, int, dict[str, Tensor]], Tensor | None]
+    # (model, model inputs) -> whatever the model returns
+    call: Callable[[nn.Module, dict[str, Tensor]], Any] = call
     guessed: bool = False
+    # what was guessed, and what the numbers do not cover: one sentence each
+    notes: tuple[str, ...] = ()
+    # config -> this family for that checkpoint, where checkpoints of one model type differ
+    for_config: Callable[[Any], Family] | None = None
+    # (family, model, processor) -> the family completed by what a loaded model shows
+    fit: Callable[[Family, nn.Module, Any], Family] | None = None
+
+    def model_class(self, config: Any) -> type:
+        """The transformers class that loads the checkpoint of `config`; its first architecture, where it names one."""
+        import transformers
+
+        named = (getattr(config, "architectures", None) or self.classes or ("",))[0]
+        automatic = getattr(config, "auto_map", None) or {}
+        for auto in automatic if not hasattr(transformers, named) else ():
+            if auto.startswith("AutoModel") and automatic[auto].endswith(named):
+                return getattr(transformers, auto)
+        return getattr(transformers, named, None) or transformers.AutoModel
+
+
+def names() -> list[str]:
+    """The keys of all families, the fallback last."""
+    found = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(found, key=lambda name: (name == FALLBACK, name))
+
+
+def family_of(config: Any) -> Family:
+    """The family of a transformers config, by its model type and architecture; the generic one where none knows it.
+
+    Raises UsageError for a model that takes neither images nor text.
+    """
+    for name in names():
+        family: Family = import_module(f"{__name__}.{name}").FAMILY
+        if name == FALLBACK or (config.model_type in family.model_types and _describes(family, config)):
+            break
+    return family.for_config(config) if family.for_config else family
+
+
+def name_of(family: Family) -> str:
+    """The key of a family, whatever a checkpoint made of it."""
+    known = {name: import_module(f"{__name__}.{name}").FAMILY.model_types for name in names()}
+    return next(name for name, types in known.items() if types == family.model_types)
+
+
+def _describes(family: Family, config: Any) -> bool:
+    architectures = getattr(config, "architectures", None)
+    return not architectures or architectures[0] in family.classes
+
+
+def _configs(config: Any) -> list[Any]:
+    parts = (getattr(config, name, None) for name in getattr(config, "sub_configs", ()))
+    return [config, *(part for part in parts if part is not None)]

@@ -1,0 +1,106 @@
+"""The way the paper's code measures a model against idvl's, on the same small model in the same run.
+
+    .venv/bin/python benchmarks/original.py
+
+The original way: hooks write every layer's output of every batch to a file; then, layer after layer, the files are read
+back and concatenated, all float32 pairwise distances are taken, and TwoNN is fitted to the parts of 20 partitions, each
+of which sorts its rows. Written from the description of the published code, for the comparison only.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from idvl.data.shapes import samples
+from idvl.models.layers import find_layers
+from idvl.models.loading import load
+from idvl.workflows.measure import Measurement, Protocol
+
+RESULTS = Path(__file__).parent / "results" / "original.json"
+SAMPLES, BATCH, SEED = 2000, 16, 0
+
+
+def fitted(distances: np.ndarray) -> float:
+    """The original's TwoNN: sorted rows, no discard but the last two points, least squares through the origin."""
+    ordered = np.sort(distances, axis=1)
+    first, second = ordered[:, 1], ordered[:, 2]
+    keep = (first > 0) & (first != second)
+    mu = np.sort(second[keep] / first[keep])
+    count = len(mu)
+    x = np.log(mu[:-2])
+    y = -np.log(1 - np.arange(1, count - 1) / count)
+    return float((x * y).sum() / (x * x).sum())
+
+
+def original_way(work: Measurement, folder: Path) -> dict[str, float]:
+    rng = np.random.default_rng(SEED)
+    batches = work.batches[:-1]
+    for k, batch in enumerate(batches):
+        handles = [
+            layer.module.register_forward_hook(
+                lambda module, args, out, name=name, k=k: np.save(folder / f"{name}.{k}.npy", out.numpy())
+            )
+            for name, layer in work.layers.items()
+        ]
+        with torch.no_grad():
+            work.loaded.family.call(work.loaded.model, batch)
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for name in work.layers:
+        pieces = [torch.from_numpy(np.load(folder / f"{name}.{k}.npy")) for k in range(len(batches))]
+        rows = torch.cat([piece.reshape(len(batches[k]["pixel_values"]), -1) for k, piece in enumerate(pieces)])
+        upper = torch.pdist(rows).numpy()
+        distances = np.zeros((len(rows), len(rows)), dtype=np.float32)
+        distances[np.triu_indices(len(rows), 1)] = upper
+        distances += distances.T
+        scales = []
+        for parts in range(1, 21):
+            order = rng.permutation(len(rows))
+            size = len(rows) // parts
+            chosen = [order[p * size : (p + 1) * size] for p in range(parts)]
+            scales.append(np.mean([fitted(distances[np.ix_(part, part)]) for part in chosen]))
+        found[name] = float(np.mean(scales))
+    return found
+
+
+def main() -> None:
+    loaded = load("builtin/blip")
+    layers = find_layers(loaded.model, loaded.family)
+    drawn = samples("train", SAMPLES, SEED)
+    seconds = {}
+    for estimator in ("twonn", "icml24"):
+        work = Measurement(loaded, drawn, layers, Protocol(batch_size=BATCH, estimator=estimator), memory=2**32)
+        start = time.perf_counter()
+        ours = {name: layer.estimate.dimension for name, layer in work.estimates()}
+        seconds[estimator] = time.perf_counter() - start
+    folder = Path(tempfile.mkdtemp())
+    try:
+        start = time.perf_counter()
+        theirs = original_way(work, folder)
+        seconds["original"] = time.perf_counter() - start
+        written = sum(path.stat().st_size for path in folder.iterdir())
+    finally:
+        shutil.rmtree(folder)
+    gaps = [abs(ours[name] - theirs[name]) / theirs[name] for name in ours if ours[name]]
+    result = {
+        "samples": SAMPLES,
+        "layers": len(layers),
+        "seconds": seconds,
+        "original_to_twonn": seconds["original"] / seconds["twonn"],
+        "original_to_icml24": seconds["original"] / seconds["icml24"],
+        "bytes_written_by_the_original": written,
+        "median_relative_gap_of_icml24": float(np.median(gaps)),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Every layer of a ViT-B-sized BLIP: idvl's time against one bare forward pass plus the raw float32 products.
+
+    .venv/bin/python benchmarks/whole_model.py                 # about 15 minutes on 2 cores
+    .venv/bin/python benchmarks/whole_model.py --samples 96    # a quick look
+
+Random weights from the config (224 M parameters, 224 px), drawn samples. Each part runs in a process of its own, one
+after the other: bare forward, raw products, idvl at its default budget, idvl with a quarter of the largest block.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "whole_model.json"
+BATCH = 8
+
+
+def build(folder: Path) -> None:
+    """Save the checkpoint, with a tokenizer for the captions of `shapes`."""
+    import torch
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+    torch.manual_seed(0)
+    # with its default initializer_range of 1e-10 a random vision tower is constant
+    config = BlipConfig(vision_config={"image_size": 224, "initializer_range": 0.02})
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    words = sorted({word for sample in drawn(2000) for word in sample.texts[0].split()})
+    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    images = BlipImageProcessor(size={"height": 224, "width": 224})
+    BlipProcessor(images, BertTokenizer(vocab=vocabulary)).save_pretrained(folder)
+
+
+def drawn(n: int):
+    from idvl.data.shapes import samples
+
+    return samples("train", n, 0)
+
+
+def measurement(folder: str, n: int, memory: int):
+    from idvl.models.layers import find_layers
+    from idvl.models.loading import load
+    from idvl.workflows.measure import Measurement, Protocol
+
+    loaded = load(folder)
+    layers = find_layers(loaded.model, loaded.family)
+    start = time.perf_counter()
+    work = Measurement(loaded, drawn(n), layers, Protocol(batch_size=BATCH), memory=memory)
+    return work, time.perf_counter() - start
+
+
+def bare(folder: str, n: int) -> dict:
+    """One forward pass over all samples, as the family calls the model."""
+    import torch
+
+    work, _ = measurement(folder, n, 2**36)
+    batches = work.batches[:-1]
+    with torch.no_grad():
+        work.loaded.family.call(work.loaded.model, batches[0])
+        start = time.perf_counter()
+        for batch in batches:
+            work.loaded.family.call(work.loaded.model, batch)
+    return {"seconds": time.perf_counter() - start, "features": list(work.features.values())}
+
+
+def raw(features: list[int], n: int) -> dict:
+    """One float32 product (n, d) x (d, n) per layer."""
+    import torch
+
+    seconds = {}
+    for width in set(features):
+        points = torch.randn(n, width)
+        points @ points.T
+        start = time.perf_counter()
+        points @ points.T
+        seconds[width] = time.perf_counter() - start
+    return {"seconds": sum(seconds[width] for width in features)}
+
+
+def idvl(folder: str, n: int, memory: int) -> dict:
+    """All estimates, from the survey on; what is resident before is the model and the inputs."""
+    work, prepared = measurement(folder, n, memory)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    profiles = dict(work.estimates())
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "prepare_seconds": prepared,
+        "planned_seconds": work.plan.seconds,
+        "forwards": work.plan.forwards,
+        "walks": work.plan.walks,
+        "budget": memory,
+        "planned_bytes": work.plan.held_bytes,
+        "input_bytes": sum(value.nbytes for batch in work.batches for value in batch.values()),
+        "resident_before": before,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "layers": len(profiles),
+        "without_estimate": [name for name, layer in profiles.items() if layer.estimate.dimension is None],
+        "blocks": {stop: sum(work.features[name] for g in groups for name in g.layers) for stop, groups in work.plan.groups.items()},
+    }
+
+
+def part(function: str, *arguments) -> dict:
+    """Run one part in a process of its own."""
+    command = [sys.executable, __file__, "--part", function, json.dumps(arguments)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--samples", type=int, default=384)
+    parser.add_argument("--part", nargs=2)
+    options = parser.parse_args()
+    if options.part:
+        print(json.dumps(globals()[options.part[0]](*json.loads(options.part[1]))))
+        return
+    n = options.samples
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder))
+        first = part("bare", folder, n)
+        products = part("raw", first["features"], n)
+        full = part("idvl", folder, n, 8 * 2**30)
+        largest = max(full["blocks"].values()) * n * 4
+        quarter = part("idvl", folder, n, largest // 4 + full["input_bytes"])
+        second = part("bare", folder, n)
+    base = (first["seconds"] + second["seconds"]) / 2 + products["seconds"]
+    result = {
+        "samples": n,
+        "bare_seconds": [first["seconds"], second["seconds"]],
+        "raw_seconds": products["seconds"],
+        "ratio": full["seconds"] / base,
+        "quarter_to_plan": quarter["seconds"] / quarter["planned_seconds"],
+        "full": full,
+        "quarter": quarter,
+        "largest_block_bytes": largest,
+    }
+    for kept in (full, quarter):
+        kept.pop("blocks")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"bare forward {first['seconds']:.1f} and {second['seconds']:.1f} s, raw products {products['seconds']:.1f} s")
+    print(f"idvl {full['seconds']:.1f} s: ratio {result['ratio']:.2f}")
+    print(f"idvl in a quarter of the largest block {quarter['seconds']:.1f} s: {result['quarter_to_plan']:.2f} of its plan")
+    print(f"peak {full['peak'] / 2**30:.2f} GiB, of it before the work {full['resident_before'] / 2**30:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The intrinsic dimension of every layer of a vision-language model.
+
+The public names are imported when they are first used, so that `import idvl` is instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Estimate": "idvl.profile",
+    "LayerProfile": "idvl.profile",
+    "Profile": "idvl.profile",
+    "RunError": "idvl.errors",
+    "Sample": "idvl.data.samples",
+    "UsageError": "idvl.errors",
+    "compare": "idvl.profile",
+    "estimate_id": "idvl.workflows.estimate_id",
+    "intrinsic_dimension": "idvl.geometry.estimators",
+    "load_profile": "idvl.profile",
+    "plot": "idvl.reporting.plot",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'idvl' has no attribute {name!r}; it has {', '.join(_HOME)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,189 @@
+"""Readers of what datasets are on disk: each makes a table whose rows can be taken by index.
+
+They neither choose rows nor say which column is which.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idvl.data.catalog import Entry, choose_split
+from idvl.errors import UsageError
+
+# the split of data that is not divided
+WHOLE = "all"
+# rows of a parquet file decoded at a time
+PARQUET_BATCH = 64
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """`size` rows with the columns `names`; `take` reads those at some indices. Image paths start from `folder`."""
+
+    names: list[str]
+    size: int
+    take: Callable[[Sequence[int]], list[Row]]
+    folder: Path
+    split: str
+    pixels: list[str] | None = None
+
+
+def whole(path: Path, split: str | None) -> str:
+    """The split of undivided data. Raises UsageError when another is asked for."""
+    return WHOLE if split is None else choose_split(split, [WHOLE], where=str(path))
+
+
+def listing(rows: list[Row], folder: Path, split: str) -> Table:
+    """Rows that are in memory; a column that only some of them have counts."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Table(
+        names=names, size=len(rows), take=lambda indices: [rows[i] for i in indices], folder=folder, split=split
+    )
+
+
+def records(path: Path) -> list[Row]:
+    """The rows of a .jsonl or .csv file. Raises UsageError for a file that is neither, with the line."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            if path.suffix == ".csv":
+                return list(csv.DictReader(lines))
+            return [_object(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}") from error
+
+
+def _object(line: str, number: int, path: Path) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{path} line {number} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UsageError(f"{path} line {number} is a {type(row).__name__}, expected an object")
+    return row
+
+
+def rebased(row: Row, folder: Path) -> Row:
+    """A metadata row, whose `file_name` starts from the metadata's own folder, as seen from the root."""
+    return {**row, "file_name": (folder / row["file_name"]).as_posix()} if row.get("file_name") else row
+
+
+def karpathy(path: Path, split: str | None, entry: Entry | None) -> Table:
+    """Karpathy's annotations; `train` includes `restval`, as the models of the literature were trained."""
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        groups: dict[str, list[Row]] = {}
+        for image in images:
+            groups.setdefault(image["split"], []).append(image)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no Karpathy annotation file: expected {{'images': [{{'filename', 'split', 'sentences'}}]}}"
+        ) from error
+    if not groups:
+        raise UsageError(f"{path} lists no images")
+    name = choose_split(split, groups, where=str(path), entry=entry)
+    chosen = groups[name] + (groups.get("restval", []) if name == "train" else [])
+    layout = _layout(path.parent, chosen)
+    rows = [
+        {"file_name": layout(image), "captions": image.get("sentences"), "id": image.get("filename")}
+        for image in chosen
+    ]
+    return listing(rows, path.parent, name)
+
+
+def _layout(folder: Path, images: list[Row]) -> Callable[[Row], str | None]:
+    """Where the images lie beside the annotations, in `filepath` folders or flat, tried on the first hundred."""
+
+    def under(prefix: str, nested: bool) -> Callable[[Row], str | None]:
+        def place(image: Row) -> str | None:
+            parts = [prefix, image.get("filepath", "") if nested else "", image.get("filename") or ""]
+            return "/".join(part for part in parts if part) if parts[-1] else None
+
+        return place
+
+    layouts = [under(prefix, nested) for prefix in ("", "images") for nested in (True, False)]
+    for layout in layouts:
+        if any((folder / place).is_file() for image in images[:100] if (place := layout(image))):
+            return layout
+    example = layouts[0](images[0])
+    raise UsageError(f"the images of the annotations are not beside them: no {folder / str(example)}")
+
+
+def parquet(files: list[Path], split: str) -> Table:
+    """Parquet files one after the other, of which only the row groups asked for are read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        lengths = [pq.read_metadata(file).num_rows for file in files]
+        names = list(pq.read_schema(files[0]).names)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{files[0].parent} holds a parquet file that cannot be read: {error}") from error
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+
+    def take(indices: Sequence[int]) -> list[Row]:
+        found: dict[int, Row] = {}
+        for number, file in enumerate(files):
+            inside = sorted(i - int(starts[number]) for i in indices if starts[number] <= i < starts[number + 1])
+            try:
+                found.update((local + int(starts[number]), row) for local, row in _parquet_rows(file, inside))
+            except (pa.ArrowException, OSError) as error:
+                raise UsageError(f"{file} is damaged: {error}") from error
+        return [found[index] for index in indices]
+
+    return Table(names=names, size=sum(lengths), take=take, folder=files[0].parent, split=split)
+
+
+def _parquet_rows(path: Path, indices: list[int]) -> Iterator[tuple[int, Row]]:
+    """The rows of one file at sorted indices; row groups without any are not read."""
+    import pyarrow.parquet as pq
+
+    if not indices:
+        return
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            inside = [i - start for i in indices if start <= i < end]
+            if inside:
+                at = 0
+                for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group]):
+                    here = [i for i in inside if at <= i < at + batch.num_rows]
+                    rows = batch.take([i - at for i in here]).to_pylist()
+                    yield from zip((start + i for i in here), rows, strict=True)
+                    at += batch.num_rows
+            start = end
+
+
+def saved(path: Path, split: str | None, entry: Entry | None) -> Table:
+    """What `datasets` wrote with save_to_disk, images left encoded."""
+    from datasets import DatasetDict, Image, load_from_disk
+
+    try:
+        data = load_from_disk(str(path))
+    except Exception as error:
+        raise UsageError(f"{path} looks like save_to_disk's but cannot be read: {error}") from error
+    if isinstance(data, DatasetDict):
+        name = choose_split(split, data, where=str(path), entry=entry)
+        data = data[name]
+    else:
+        name = whole(path, split)
+    pixels = [name for name, kind in data.features.items() if isinstance(kind, Image)]
+    for column in pixels:
+        data = data.cast_column(column, Image(decode=False))
+    return Table(
+        names=data.column_names,
+        size=len(data),
+        take=lambda indices: [data[int(i)] for i in indices],
+        folder=path,
+        split=name,
+        pixels=pixels or None,
+    )

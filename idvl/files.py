@@ -1,0 +1,52 @@
+"""Files that are whole or not there at all, and what a disk can refuse. It knows nothing of what is in them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from idvl.errors import RunError, UsageError
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file whole or not at all: beside it, to the disk, then renamed. RunError when the disk is full."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, values: Any) -> None:
+    """`write_bytes` for JSON; ValueError for NaN and infinities."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk can refuse into one line with a way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(f"the disk of {str(path)!r} is full: free some space, or choose another --output") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UsageError(f"cannot write to {str(path)!r}: {error.strerror}; choose another --output") from error
+        raise

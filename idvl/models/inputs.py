@@ -1,0 +1,146 @@
+"""Samples as a model takes them: images as pixels, texts as tokens padded to one length for the whole run.
+
+Preprocessing is the checkpoint's own for inference, never a training augmentation; of a sample's texts the first is
+read. It does not know which device the batches go to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.errors import UsageError
+
+if TYPE_CHECKING:
+    from idvl.models.loading import Loaded
+
+logger = logging.getLogger(__name__)
+
+# tokenizers without a limit of their own give a huge number
+NO_LIMIT = 10**6
+
+
+def encode(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+) -> list[dict[str, Tensor]]:
+    """All samples as batches of model inputs on the CPU, in order; the last one may be smaller.
+
+    `workers` threads decode and resize images, 0 does it in the caller's. Raises UsageError for a sample that lacks
+    what the model needs or whose image cannot be decoded.
+    """
+    _check(loaded, samples)
+    family, processor = loaded.family, loaded.processor
+    length = family.text_length(processor, samples)
+    parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+
+    def batch(part: Sequence[Sample]) -> dict[str, Tensor]:
+        return family.inputs(processor, part, length)
+
+    batches: list[dict[str, Tensor]] = []
+    for result in _mapped(batch, parts, workers):
+        batches.append(result)
+        if progress:
+            progress(min(len(batches) * batch_size, len(samples)), len(samples))
+    return batches
+
+
+def process(
+    processor: Any,
+    samples: Sequence[Sample],
+    text_length: int,
+    *,
+    needs: Sequence[str] = ("image", "text"),
+    square: int | None = None,
+    placeholder: str = "",
+) -> dict[str, Tensor]:
+    """Model inputs of `samples` from their checkpoint's processor: float32 pixels, tokens (n, text_length), their mask.
+
+    `square` resizes images to that many pixels a side first, for processors whose sizes vary with the image;
+    `placeholder` stands before each text, for processors that want the image's place marked.
+    """
+    given: dict[str, Any] = {"return_tensors": "pt"}
+    if "image" in needs:
+        given["images"] = [_pixels(sample, square) for sample in samples]
+    if "text" in needs:
+        given["text"] = [placeholder + sample.texts[0] for sample in samples]
+        given |= {"padding": "max_length", "max_length": text_length, "truncation": True}
+    return dict(processor(**given))
+
+
+def longest_text(
+    processor: Any, samples: Sequence[Sample], *, needs: Sequence[str] = ("text",), read: int | None = 1, **how: Any
+) -> int:
+    """Tokens of the longest text, at most what the model takes; its limit itself if the model reads its padding.
+
+    `read` texts of each sample count (None for all). `needs` and `how` as in `process`: what a processor adds for an
+    image is the same for every sample and is measured on the first.
+    """
+    tokenizer = tokenizer_of(processor)
+    limit = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
+    if limit and "attention_mask" not in tokenizer.model_input_names:
+        return limit
+    lengths = [len(ids) for sample in samples for ids in tokenizer(list(sample.texts[:read]))["input_ids"]]
+    if "image" in needs:
+        first = {"images": [_pixels(samples[0], how.get("square"))], "text": [how.get("placeholder", "") + "a"]}
+        added = len(processor(**first)["input_ids"][0]) - len(tokenizer("a")["input_ids"])
+        lengths = [length + added for length in lengths]
+    cut = sum(length > limit for length in lengths) if limit else 0
+    if cut:
+        logger.warning("%d of %d texts are longer than the model's %d tokens and are cut", cut, len(lengths), limit)
+    return min(max(lengths), limit) if limit else max(lengths)
+
+
+def tokenizer_of(processor: Any) -> Any | None:
+    """The tokenizer in a processor, or the processor itself if it is one; None where there is none."""
+    if hasattr(processor, "tokenizer"):
+        return processor.tokenizer
+    return processor if hasattr(processor, "convert_tokens_to_ids") else None
+
+
+def image_processor_of(processor: Any) -> Any | None:
+    """The image processor in a processor, or the processor itself if it is one; None where there is none."""
+    if hasattr(processor, "image_processor"):
+        return processor.image_processor
+    return processor if hasattr(processor, "preprocess") else None
+
+
+def _check(loaded: Loaded, samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise UsageError("no samples to encode; choose a dataset that has some")
+    for sample in samples:
+        lacks = []
+        if "image" in loaded.family.needs and sample.source is None:
+            lacks.append("image")
+        if "text" in loaded.family.needs and not (sample.texts and sample.texts[0] and sample.texts[0].strip()):
+            lacks.append("text")
+        if lacks:
+            raise UsageError(
+                f"sample {sample.id} has no {' and no '.join(lacks)}, but {loaded.name} needs "
+                f"{' and '.join(loaded.family.needs)}; choose a dataset that has them or name its columns"
+            )
+
+
+def _pixels(sample: Sample, square: int | None) -> Any:
+    try:
+        image = sample.image.convert("RGB")
+    except OSError as error:
+        raise UsageError(f"the image of sample {sample.id} cannot be decoded: {error}") from error
+    return image.resize((square, square)) if square else image
+
+
+def _mapped(function: Callable, parts: Iterable, workers: int) -> Iterator:
+    if not workers:
+        yield from map(function, parts)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(function, parts)

@@ -1,0 +1,367 @@
+"""A hub id, a local folder or a built-in name, turned into a model in eval mode with its processor and family.
+
+Weights come from safetensors, or from torch files read with weights_only; weights that a layer needs and the
+checkpoint lacks are an error, never a random start. It does not know what the model is used for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from idvl.errors import UsageError
+from idvl.models.families import Family, family_of, name_of
+from idvl.models.inputs import image_processor_of, tokenizer_of
+from idvl.models.layers import block_of, find_layers, modality_of
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "auto": "auto"}
+# values of each parameter that the fingerprint reads
+FINGERPRINT_VALUES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to run. `description` is JSON-ready and goes into the profile."""
+
+    model: nn.Module
+    processor: Any
+    family: Family
+    name: str
+    description: dict[str, Any]
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    local_files_only: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> Loaded:
+    """Load a model by hub id, folder or built-in name.
+
+    `dtype` "auto" keeps the checkpoint's; `device` None is the first GPU, or the CPU where there is none. Raises
+    UsageError, in one line, for whatever keeps a model from being loaded whole.
+    """
+    place = _device(device)
+    if dtype not in DTYPES:
+        raise UsageError(f"no dtype {dtype!r}; choose {', '.join(DTYPES)}")
+    source, folder = _locate(name)
+    options = {
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": local_files_only,
+        "cache_dir": cache_dir,
+        "token": token,
+        "revision": None if folder else revision,
+    }
+    with _one_line(name, folder), _quiet():
+        from transformers import AutoConfig
+
+        if not folder:
+            options["revision"] = _resolve(name, **{k: v for k, v in options.items() if k != "trust_remote_code"})
+        target = str(folder or name)
+        config = AutoConfig.from_pretrained(target, **options)
+        family = family_of(config)
+        model, info = family.model_class(config).from_pretrained(
+            target, config=config, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        warnings = _check_keys(name, model, family, info)
+        processor = _processor(target, family, config, options)
+        loaded = wrap(model.to(place), processor, name=name)
+    resolved = getattr(options["revision"], "resolved", options["revision"])
+    about = {"source": source, "revision": resolved, "dtype": str(model.dtype).removeprefix("torch.")}
+    for warning in warnings:
+        logger.warning(warning)
+    noted = [*loaded.description["warnings"], *warnings]
+    return Loaded(**{**vars(loaded), "description": {**loaded.description, **about, "warnings": noted}})
+
+
+def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded:
+    """A model that is in memory already, with the processor that prepares its inputs; both are kept, not copied.
+
+    The model is switched to eval mode, the processor to padding on the right within the model's length.
+    """
+    import transformers
+
+    model.eval()
+    family = family_of(model.config)
+    _fit_tokenizer(processor, model.config)
+    if family.fit:
+        family = family.fit(family, model, processor)
+    for note in family.notes:
+        logger.warning(note)
+    images = image_processor_of(processor)
+    name = name or model.config.name_or_path or type(model).__name__
+    description = {
+        "id": name,
+        "source": "memory",
+        "revision": None,
+        "model_type": model.config.model_type,
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "family": name_of(family),
+        "guessed": family.guessed,
+        "image_processor": type(images).__name__ if images else None,
+        "transformers": transformers.__version__,
+        "fingerprint": fingerprint(model),
+        "warnings": list(family.notes),
+    }
+    return Loaded(model=model, processor=processor, family=family, name=name, description=description)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over each parameter's name, shape and up to 4,096 evenly spaced values, read as float32.
+
+    Cheap for any size; a model whose weights were trained or pruned gets another one for all practical purposes, but
+    a change of a few single weights may go unseen.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        flat = parameter.detach().reshape(-1)
+        values = flat[:: max(1, -(-flat.numel() // FINGERPRINT_VALUES))]
+        digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _locate(name: str) -> tuple[str, Path | None]:
+    """(source, folder): where the name points, the folder None for a hub id."""
+    if name.startswith("builtin/"):
+        from idvl import builtin
+
+        try:
+            return "builtin", Path(builtin.path(name))
+        except (KeyError, FileNotFoundError) as error:
+            raise UsageError(f"no built-in model {name!r}; there are {', '.join(builtin.NAMES)}") from error
+    path = Path(name).expanduser()
+    like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or name.endswith("/") or os.path.isabs(name)
+    if not path.exists():
+        if like_path:
+            raise UsageError(f"{name} does not exist{_nearby(path)}")
+        return "hub", None
+    if not path.is_dir():
+        raise UsageError(f"{name} is a file; give the folder that holds the model's config.json")
+    if not (path / "config.json").is_file():
+        raise UsageError(f"{name} is no model: it has no config.json{_nearby(path)}")
+    return "folder", path
+
+
+def _nearby(path: Path) -> str:
+    """A hint at folders that hold a model: inside of `path`, else the ones beside it with the nearest names."""
+    inside = _models_in(path)
+    if inside:
+        return f"; models inside it: {', '.join(str(path / name) for name in inside[:3])}"
+    beside = _models_in(path.parent)
+    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0) if beside else []
+    return f"; models near it: {', '.join(str(path.parent / name) for name in near)}" if near else ""
+
+
+def _models_in(path: Path) -> list[str]:
+    try:
+        return sorted(child.name for child in path.iterdir() if (child / "config.json").is_file())
+    except OSError:
+        return []
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"no device {str(device)!r} here: {_first_line(error)}") from error
+    return place
+
+
+def _resolve(name: str, **options: Any) -> str | None:
+    """The commit that a revision stands for, so that all files come from it; the revision where that can't be told."""
+    from huggingface_hub import constants, resolve_revision
+    from huggingface_hub.errors import RevisionResolutionError
+
+    options["local_files_only"] = options["local_files_only"] or constants.is_offline_mode()
+    try:
+        return resolve_revision(name, **options)
+    except RevisionResolutionError:
+        return options["revision"]
+
+
+def _processor(target: str, family: Family, config: Any, options: dict[str, Any]) -> Any:
+    """The checkpoint's processor, images through PIL: the same pixels with torchvision and without."""
+    from transformers import AutoImageProcessor, AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(target, **options)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and not Path(target).is_dir():
+            raise
+        raise UsageError(f"{target} has no processor that can be loaded: {_first_line(error)}") from error
+    has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
+    for kind in family.needs:
+        if has[kind] is None:
+            missing = {"image": "image processor (preprocessor_config.json)", "text": "tokenizer (tokenizer.json)"}[kind]
+            raise UsageError(f"{target} has no {missing}, which a {config.model_type} model needs; add the original's")
+    if has["image"] is not None:
+        images = AutoImageProcessor.from_pretrained(target, backend="pil", **options)
+        if processor is has["image"]:
+            return images
+        processor.image_processor = images
+    return processor
+
+
+def _fit_tokenizer(processor: Any, config: Any) -> None:
+    """Padding on the right, with a token to pad with, and never longer than the model has positions."""
+    tokenizer = tokenizer_of(processor)
+    if tokenizer is None:
+        return
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    text = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions"):
+        if getattr(text, key, None):
+            tokenizer.model_max_length = min(tokenizer.model_max_length, getattr(text, key))
+
+
+def _check_keys(name: str, model: nn.Module, family: Family, info: dict[str, Any]) -> list[str]:
+    """Warnings about keys that do not matter here. Raises UsageError for those in blocks, layers or embeddings."""
+    layers = find_layers(model, family)
+
+    def in_scope(key: str) -> bool:
+        module = key.rpartition(".")[0]
+        return module in layers or bool(block_of(module, family) and modality_of(f"{module}.x", family))
+
+    mismatched = {key: f"{key} {tuple(found)}, not {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]}
+    keys = {
+        "missing": {key: key for key in sorted(info["missing_keys"])},
+        "mismatched": {key: mismatched[key] for key in sorted(mismatched)},
+        "unexpected": {key: key for key in sorted(info["unexpected_keys"])},
+    }
+    wrong, rest = [], []
+    for kind, said in keys.items():
+        fatal = [key for key in said if in_scope(key) or (kind != "unexpected" and "embed" in key)]
+        if fatal:
+            wrong.append(f"{kind}: {_listed(said[key] for key in fatal)}")
+        other = [said[key] for key in said if key not in fatal]
+        if other:
+            rest.append(f"the checkpoint's weights outside of the layers differ; {kind}: {_listed(other)}")
+    wrong += [_first_line(error) for error in info.get("error_msgs", ())]
+    if wrong:
+        raise UsageError(
+            f"the weights of {name} do not fit its config.json ({type(model).__name__}), and the model would be partly "
+            f"random; {'; '.join(wrong)}"
+        )
+    return rest
+
+
+def _listed(items: Iterable[str], most: int = 8) -> str:
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its reports, which are checked here, and without bars where no terminal shows them."""
+    from transformers.utils import logging as theirs
+
+    before = theirs.get_verbosity()
+    bars = theirs.is_progress_bar_enabled()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        theirs.set_verbosity_error()
+    if not sys.stderr.isatty():
+        theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(before)
+        if bars:
+            theirs.enable_progress_bar()
+
+
+@contextmanager
+def _one_line(name: str, folder: Path | None) -> Iterator[None]:
+    """Whatever keeps a model from loading becomes a UsageError that says what to do."""
+    try:
+        yield
+    except (UsageError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UsageError(_explain(name, folder, error)) from error
+
+
+def _explain(name: str, folder: Path | None, error: BaseException) -> str:
+    import pickle
+
+    from huggingface_hub import errors as hub
+    from safetensors import SafetensorError
+
+    chain = list(_chain(error))
+
+    def has(*types: type) -> bool:
+        return any(isinstance(link, types) for link in chain)
+
+    said = " ".join(str(link) for link in chain)
+    if "trust_remote_code" in said:
+        return f"{name} brings its own model code; read it, then pass --trust-remote-code to run it"
+    if has(hub.GatedRepoError):
+        return f"{name} is gated: accept its terms on its hub page, then pass --token or run hf auth login"
+    if has(hub.RevisionNotFoundError):
+        return f"{name} has no such revision; choose a branch, tag or commit of it"
+    if has(hub.RepositoryNotFoundError):
+        status = next((link.response.status_code for link in chain if getattr(link, "response", None) is not None), 404)
+        login = "pass --token or run hf auth login if it is private" if status == 401 else "check the id"
+        return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
+    if has(hub.HFValidationError):
+        return f"{name!r} is neither a folder here nor a hub id, which look like owner/model"
+    if has(pickle.UnpicklingError):
+        return f"{name} holds pickled code in its weights, which is never run; convert it to safetensors"
+    if has(SafetensorError) or "safetensors" in said and "corrupt" in said:
+        return f"the weights of {name} are damaged ({_first_line(chain[-1])}); copy or download them again"
+    if has(json.JSONDecodeError) or "valid JSON" in said:
+        return f"{name} is no model: its config.json or another of its JSON files is not valid JSON"
+    if "model_type" in said or "does not recognize this architecture" in said:
+        return f"{name} is no model that transformers knows: {_model_type(folder)}"
+    if folder is None and has(OSError, hub.LocalEntryNotFoundError):
+        return (
+            f"{name} is no folder here, not in the local cache, and the hub cannot be reached "
+            f"(or its files are incomplete); on a machine with network run: hf download {name}, then copy the cache or "
+            "pass the downloaded folder; without HF_HUB_OFFLINE and --local-files-only it is downloaded here"
+        )
+    return f"{name} cannot be loaded: {_first_line(error)}"
+
+
+def _model_type(folder: Path | None) -> str:
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type") if folder else None
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    return f"model_type {kind!r} in its config.json" if kind else "its config.json names no model_type"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

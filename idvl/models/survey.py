@@ -1,0 +1,164 @@
+"""One batch sent through the model to learn what a walk will meet: blocks, layers and their sizes, and the time.
+
+The order in which towers run is not the order in which they are registered, and sizes depend on the inputs: so both are
+observed. It does not know how much memory there is: plan.py decides with what is found here.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idvl.models.layers import Layer
+from idvl.models.walk import Call, restore_forward, to_device
+
+
+@dataclass
+class Stop:
+    """A block as met: the layers that ran in it, in order, its time for the batch and the bytes alive before it."""
+
+    name: str
+    seconds: float = 0.0
+    alive: int = 0
+    layers: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Survey:
+    """What one batch met. `shapes`: layer name -> shape of one captured tensor per call (batch first)."""
+
+    batch_size: int
+    stops: list[Stop]
+    shapes: dict[str, list[torch.Size]]
+    seconds: float
+    unwalkable: str | None
+
+    def order(self) -> list[str]:
+        """The layers that ran, in the order in which they did."""
+        return list(self.shapes)
+
+
+def blocks_of(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, nn.Module]:
+    """The modules a walk stops at: the blocks that hold layers, and each layer that lies outside of any block."""
+    names = dict.fromkeys(layer.block or layer.name for layer in layers.values())
+    return {name: model.get_submodule(name) for name in names}
+
+
+class Watch:
+    """Calls `record(name, index of the call within the run, tensor)` for every watched layer that runs.
+
+    It wraps each layer's forward rather than hooking it, so that it also sees layers that a walk stops at.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], capture: str, record: Callable[[str, Tensor], None]):
+        self._layers, self._capture, self._record = layers, capture, record
+        self._before: dict[str, Callable | None] = {}
+
+    def __enter__(self) -> Watch:
+        for name, layer in self._layers.items():
+            self._before[name] = vars(layer.module).get("forward")
+            layer.module.forward = self._watching(name, layer.module.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, layer in self._layers.items():
+            restore_forward(layer.module, self._before[name])
+
+    def _watching(self, name: str, original: Callable) -> Callable:
+        def forward(x: Tensor, *args, **kwargs):
+            out = original(x, *args, **kwargs)
+            self._record(name, x if self._capture == "input" else out)
+            return out
+
+        return forward
+
+
+def survey(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    call: Call,
+    layers: Mapping[str, Layer],
+    *,
+    capture: str,
+    device: torch.device,
+) -> Survey:
+    """Run one batch twice, the second time watched and timed."""
+    blocks = blocks_of(model, layers)
+    batch = to_device(batch, device)
+    stops: list[Stop] = []
+    shapes: dict[str, list[torch.Size]] = {}
+    inside: list[Stop] = []
+
+    def record(name: str, tensor: Tensor) -> None:
+        shapes.setdefault(name, []).append(tensor.shape)
+        if inside:
+            inside[-1].layers.append(name)
+
+    alive = _Alive(batch)
+    handles = [nn.modules.module.register_module_forward_hook(alive.note)]
+    for name, block in blocks.items():
+
+        def enter(module, args, kwargs, name=name):
+            stops.append(Stop(name, seconds=-_now(device), alive=alive.bytes()))
+            inside.append(stops[-1])
+
+        def leave(module, args, kwargs, output):
+            inside.pop().seconds += _now(device)
+
+        handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(block.register_forward_hook(leave, with_kwargs=True))
+    try:
+        with torch.no_grad(), Watch(layers, capture, record):
+            call(model, batch)
+            stops.clear(), shapes.clear()
+            start = _now(device)
+            call(model, batch)
+            seconds = _now(device) - start
+    finally:
+        for handle in handles:
+            handle.remove()
+    size = len(next(iter(batch.values())))
+    return Survey(size, stops, shapes, seconds, _unwalkable(stops, shapes, layers))
+
+
+def _unwalkable(stops: list[Stop], shapes: Mapping[str, Any], layers: Mapping[str, Layer]) -> str | None:
+    """Why the model cannot be walked block by block, None if it can."""
+    for name, count in Counter(stop.name for stop in stops).items():
+        if count > 1:
+            return f"block {name} runs {count} times in one forward pass"
+    met = {layer for stop in stops for layer in stop.layers}
+    for name in shapes:
+        if name not in met:
+            return f"layer {name} runs outside of its block {layers[name].block}"
+    return None
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class _Alive:
+    """The bytes of the inputs and of all module outputs that are still referenced."""
+
+    def __init__(self, batch: Mapping[str, Tensor]):
+        self._inputs = sum(value.nbytes for value in batch.values())
+        self._outputs: list[weakref.ref] = []
+
+    def note(self, module: nn.Module, args: Any, output: Any) -> None:
+        values = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
+        self._outputs += [weakref.ref(value) for value in values if isinstance(value, Tensor)]
+
+    def bytes(self) -> int:
+        tensors = [tensor for ref in self._outputs if (tensor := ref()) is not None]
+        self._outputs = [weakref.ref(tensor) for tensor in tensors]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        return self._inputs + sum(storages.values())

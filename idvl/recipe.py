@@ -1,0 +1,189 @@
+"""What is asked of a run: every setting in one schema, read from YAML and overridden by flags.
+
+Unknown keys and values are refused with the nearest valid one. Workflows and commands read it; no other room knows it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from idvl.errors import UsageError
+from idvl.files import write_text
+from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
+
+UNITS = {"": 1, "B": 1, **{p + "B": 1000**i for i, p in enumerate("KMGT", 1)}}
+UNITS |= {p + suffix: 1024**i for i, p in enumerate("KMGT", 1) for suffix in ("", "I", "IB")}
+
+
+def parse_bytes(text: str | int) -> int:
+    """The number of bytes in "8GiB", "500MB", "1.5 GiB", "8G" (a GiB) or "1048576". ValueError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    if match is None or match[2].upper() not in UNITS or not float(match[1]):
+        raise ValueError(f"a size such as 8GiB or 500MB, not {str(text)!r}")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _size(text: str) -> str:
+    parse_bytes(text)
+    return text
+
+
+def _words(value: Any) -> Any:
+    """A list as a command line or YAML may write it: [vision, cross] or vision,cross."""
+    return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """Settings that belong together. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Which checkpoint, and how it is loaded."""
+
+    name: str
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    device: str | None = None  # None: the accelerator if there is one
+    trust_remote_code: bool = False
+    cache_dir: Path | None = None
+    local_files_only: bool = False
+
+
+class DataSection(Section):
+    """Which samples."""
+
+    dataset: str | None = None  # None: the data set that the built-in model was trained on
+    data_dir: Path | None = None
+    dataset_id: str | None = None
+    image_column: str | None = None
+    text_column: str | None = None
+    split: str | None = None  # None: the dataset's own
+    samples: Annotated[int, Field(ge=1)] | None = None  # None: the dataset's own number
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    force: bool = False  # estimate from fewer than 100 samples all the same
+
+
+class EstimateSection(Section):
+    """Which layers, what is a point, and how its dimension is estimated."""
+
+    tokens: Tokens = "flatten"
+    capture: Capture = "output"
+    estimator: EstimatorName = "twonn"
+    layers: str | None = None  # a pattern of qualified module names
+    modality: Annotated[list[Modality] | None, BeforeValidator(_words)] = None
+    knn: Knn = "auto"
+    memory: Annotated[str, BeforeValidator(str), AfterValidator(_size)] | None = None  # None: a quarter of what is free
+    spill: Path | None = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The budget in bytes, None when none was given."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+
+class Recipe(Section):
+    """A run of estimate-id."""
+
+    model: ModelSection
+    data: DataSection = DataSection()
+    estimate: EstimateSection = EstimateSection()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe, YAML- and JSON-ready; `load` reads it back."""
+        return self.model_dump(mode="json")
+
+    def save(self, path: Path | str) -> None:
+        """Write the resolved recipe as YAML, atomically."""
+        write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a YAML file, with `overrides` (dotted key -> value, "estimate.tokens": "mean") on top.
+
+    Raises UsageError, in one line, for a file that can't be read, unknown keys and values that are not allowed.
+    """
+    values = {} if path is None else _read(Path(path))
+    for key, value in (overrides or {}).items():
+        section, _, name = key.partition(".")
+        if not name or not isinstance(values.setdefault(section, {}), dict):
+            raise UsageError(_unknown(key))
+        values[section][name] = value
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        where = "" if path is None else f" (recipe {str(path)!r})"
+        raise UsageError("; ".join(dict.fromkeys(_line(detail) for detail in error.errors())) + where) from error
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """{"estimate.tokens": "mean"} from ["estimate.tokens=mean"]; "null" is None. UsageError for a missing "="."""
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set takes key=value, as in --set estimate.tokens=mean, not {assignment!r}")
+        values[key.strip()] = None if text.strip().lower() in ("null", "none") else text.strip()
+    return values
+
+
+def keys() -> list[str]:
+    """Every dotted key of a recipe."""
+    return [
+        f"{section}.{name}"
+        for section, field in Recipe.model_fields.items()
+        for name in field.annotation.model_fields  # type: ignore[union-attr]
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no recipe {str(path)!r}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"the recipe {str(path)!r} holds no sections; it has {', '.join(Recipe.model_fields)}")
+    return {key: {} if value is None and key in Recipe.model_fields else value for key, value in values.items()}
+
+
+def _line(detail: Mapping[str, Any]) -> str:
+    """What is wrong, in words: one of pydantic's errors."""
+    key = ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
+    kind, value = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        return _unknown(key)
+    if kind == "missing":
+        return 'no model: name one, as in "idvl estimate-id builtin/blip", or as model.name in a recipe'
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        return f"{key}: {value!r} is not one of {', '.join(allowed)}{_near(str(value), allowed)}"
+    if kind == "value_error":
+        return f"{key} takes {detail['ctx']['error']}"
+    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {value!r}"
+
+
+def _unknown(key: str) -> str:
+    known = [*Recipe.model_fields, *keys()]
+    inside = [name for name in keys() if name.startswith(key.partition(".")[0] + ".")]
+    # a key in the wrong section, or without one, is the likeliest of all
+    moved = [name for name in keys() if name.partition(".")[2] == key.rpartition(".")[2]]
+    hint = f"; did you mean {moved[0]!r}?" if moved else _near(key, known)
+    return f"unknown key {key!r}{hint or '; known are ' + ', '.join(inside or Recipe.model_fields)}"
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

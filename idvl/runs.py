@@ -1,0 +1,276 @@
+"""What a run leaves behind: its folder, provenance and metrics.
+
+A folder belongs to one process at a time, and remembers which files the run wrote, so that overwriting removes those
+and nothing else. It knows no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from idvl.errors import RunError, UsageError
+from idvl.files import disk_errors, write_bytes, write_json, write_text
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: no lock there
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "idvl/run/1"
+LOCK = ".lock"
+PACKAGES = ("idvl", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "faiss-cpu", "faiss-gpu")
+
+
+class Run:
+    """The folder of one run, held by this process until `close`. Open it on the main process only."""
+
+    def __init__(self, folder: Path, record: dict[str, Any], lock: IO[str]):
+        self.folder = folder
+        self.record = record
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        recipe: Mapping[str, Any],
+        signature: Mapping[str, Any],
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> Run:
+        """Take `folder` for a run, and write recipe.yaml and run.json into it.
+
+        `signature` is what a resumed run must share with the one that was cut off; JSON values only. UsageError for a
+        folder that is not empty (unless `resume` or `overwrite`), in use, not writable, or of another signature.
+        """
+        folder = Path(folder)
+        check(folder, resume=resume, overwrite=overwrite)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _acquire(folder)
+        try:
+            with disk_errors(folder):
+                return cls(folder, _prepare(folder, recipe, json.loads(json.dumps(signature)), overwrite), lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def path(self, name: str) -> Path:
+        """The path of a file or folder of this run. It is recorded, so that --overwrite removes it later."""
+        if Path(name).name != name:
+            raise ValueError(f"a name inside the run folder, without separators, not {name!r}")
+        if name not in self.record["files"]:
+            self.record["files"].append(name)
+            write_json(self.folder / "run.json", self.record)
+        return self.folder / name
+
+    def log_metric(self, values: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl, in one write. A number that is not finite becomes null."""
+        line = json.dumps({key: _finite(value) for key, value in values.items()}, allow_nan=False) + "\n"
+        path = self.path("metrics.jsonl")
+        with disk_errors(path), path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that was cut off is left out."""
+        return read_metrics(self.folder / "metrics.jsonl")
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._lock.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check(folder: Path | str, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Raise the UsageError with which `Run.open` would refuse `folder`, as far as it shows without writing."""
+    folder = Path(folder)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other: keep what is there, or remove it")
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    if not there.is_dir():
+        raise UsageError(f"cannot write to {str(folder)!r}: {str(there)!r} is a file; choose another --output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write to {str(folder)!r}: no permission in {str(there)!r}; choose another --output")
+    if there != folder or not _entries(folder):
+        return
+    if not (resume or overwrite):
+        raise UsageError(
+            f"{str(folder)!r} is not empty: add --resume to continue the run in it, --overwrite to replace it, "
+            "or choose another --output"
+        )
+    if read_record(folder) is None:
+        raise UsageError(
+            f"{str(folder)!r} is not empty and holds no idvl run (no run.json of ours): nothing to resume and nothing "
+            "that may be overwritten; choose another --output"
+        )
+
+
+def read_record(folder: Path | str) -> dict[str, Any] | None:
+    """The run.json of a run folder, None when there is none or it isn't ours."""
+    try:
+        record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(record, dict) and record.get("schema") == SCHEMA and isinstance(record.get("files"), list)
+    return record if ours else None
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, [] when there is none. RunError for a broken line before the last."""
+    path = Path(path)
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    try:
+        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+    except ValueError as error:
+        raise RunError(f"{str(path)!r} has a broken line ({error}); start anew with --overwrite") from error
+
+
+def default_folder(kind: str, model: str, dataset: str, base: Path | str = "runs") -> Path:
+    """A folder that is not taken: runs/estimate-id-blip-shapes, then runs/estimate-id-blip-shapes-2, -3, ..."""
+    words = [re.sub(r"[^A-Za-z0-9._-]+", "-", Path(word).name).strip("-.") for word in (model, dataset)]
+    stem = "-".join([kind, *filter(None, words)])
+    number = 1
+    while True:
+        folder = Path(base) / (stem if number == 1 else f"{stem}-{number}")
+        if not folder.exists() or (folder.is_dir() and not _entries(folder)):
+            return folder
+        number += 1
+
+
+def provenance() -> dict[str, Any]:
+    """What a number depends on besides its recipe: versions, platform, git commit, command line, time. JSON-ready."""
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """Clear or continue what is in `folder`, then write recipe.yaml and run.json."""
+    record = read_record(folder)
+    if record is not None and overwrite:
+        _remove(folder, record["files"])
+        record = None
+    if record is None:
+        record = {
+            "schema": SCHEMA,
+            **provenance(),
+            "seed": (recipe.get("data") or {}).get("seed"),
+            "signature": signature,
+            "files": ["run.json", "recipe.yaml"],
+            "resumed": [],
+        }
+    else:
+        _refuse_difference(folder, record["signature"], signature)
+        _cut_broken_line(folder / "metrics.jsonl")
+        record["resumed"].append(provenance())
+    write_json(folder / "run.json", record)
+    write_text(folder / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+    return record
+
+
+def _refuse_difference(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    keys = [key for key in (*before, *(key for key in now if key not in before)) if before.get(key) != now.get(key)]
+    if keys:
+        told = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
+        raise UsageError(
+            f"cannot resume {str(folder)!r}: {told}; use the same settings, --overwrite or another --output"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+
+
+def _cut_broken_line(path: Path) -> None:
+    """Remove an unfinished last line, so that the next one starts on its own."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            write_bytes(path, whole)
+
+
+def _remove(folder: Path, names: list[str]) -> None:
+    """Remove what the run recorded; run.json last, so that a cut-off removal can be repeated."""
+    for name in sorted(names, key=lambda name: name == "run.json"):
+        path = folder / name
+        if Path(name).name != name or name in ("", "..", "."):
+            raise UsageError(
+                f"run.json of {str(folder)!r} lists {name!r}, which is not inside it: remove the run by hand"
+            )
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _entries(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name != LOCK]
+
+
+def _acquire(folder: Path) -> IO[str]:
+    """Hold the folder's lock file; the system releases it when the process ends, however it ends."""
+    lock = (folder / LOCK).open("a")
+    if fcntl is None:
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UsageError(
+            f"another process is writing to {str(folder)!r}; wait for it or choose another --output"
+        ) from None
+    except OSError as error:
+        logger.warning("cannot lock %s (%s): start no second run in it", folder, error.strerror)
+    return lock
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the working folder's repository, with -dirty after it when files were changed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

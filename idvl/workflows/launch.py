@@ -1,0 +1,54 @@
+"""The processes and the device of a run, as the launcher set them up. It does not know what they will do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import PartialState
+
+from idvl.errors import UsageError
+from idvl.models.team import Team
+
+
+def join_team(device: str | None) -> tuple[torch.device, Team]:
+    """This process's device, and the team of all processes that were launched together.
+
+    `device` None takes the accelerator if there is one. Raises UsageError for a device that is not there, and where
+    several processes were launched that do not know of each other.
+    """
+    cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
+    state = PartialState(cpu=cpu)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and state.num_processes == 1:
+        raise UsageError(
+            f"{launched} processes were launched but Accelerate sees one, so each would do all the work: use "
+            f"`accelerate launch --multi_gpu --num_processes {launched} -m idvl ...`"
+            f"{', with ACCELERATE_USE_CPU=true where there is no GPU' if cpu else ''}"
+        )
+    if device and not cpu and state.num_processes == 1:
+        return _named(device), Team()
+    return state.device, Team(state.process_index, state.num_processes)
+
+
+def free_memory(device: torch.device, team: Team) -> int:
+    """Bytes free on the device; on a CPU, this process's share of what the machine or its container has free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, max(int(text) - int(used.read_text()), 0))
+    return free // team.size
+
+
+def _named(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used ({reason}); leave it out to take what there is") from error
+    return device

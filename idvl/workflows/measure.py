@@ -1,0 +1,207 @@
+"""A loaded model and its samples, turned into one estimate per layer, in the order in which the layers run.
+
+samples -> batches -> survey -> plan -> layer after layer: rows -> exact neighbours -> estimate. It does not know
+recipes, run folders or terminals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.errors import UsageError
+from idvl.geometry.estimators import estimate, requirements
+from idvl.geometry.neighbors import FEATURE_CHUNK, Matrix, nearest
+from idvl.models.capture import Recorder, point_features
+from idvl.models.inputs import encode
+from idvl.models.layers import Layer
+from idvl.models.loading import Loaded
+from idvl.models.plan import Plan, make_plan
+from idvl.models.survey import survey
+from idvl.models.team import Team
+from idvl.models.traverse import traverse
+from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
+
+Progress = Callable[[int, int], None]
+
+# samples computed a second time, in a batch of another size, to measure the noise of the computation itself
+MOST_ECHOES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured: which tensor of a layer, which of its tokens, with which estimator."""
+
+    tokens: Tokens = "flatten"
+    capture: Capture = "output"
+    estimator: EstimatorName = "twonn"
+    knn: Knn = "auto"
+    batch_size: int = 16
+    seed: int = 0
+
+
+class Measurement:
+    """All that is known before the work starts (batches, survey, plan); `estimates()` then does the work.
+
+    `memory`: bytes that may be held beside the model, per process. `done`: names of layers that need not be measured.
+    Raises UsageError where the memory or the samples are too few.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        samples: Sequence[Sample],
+        layers: Mapping[str, Layer],
+        settings: Settings,
+        *,
+        memory: int,
+        spill: Path | None = None,
+        team: Team | None = None,
+        done: Collection[str] = (),
+        progress: Progress | None = None,
+    ):
+        self.loaded, self.layers, self.settings = loaded, layers, settings
+        self.n, self.team = len(samples), team or Team()
+        self.device = next(loaded.model.parameters()).device
+        self._spill = spill
+        self._encode(samples, progress)
+        seen = survey(
+            loaded.model, self.batches[0], loaded.family.call, layers, capture=settings.capture, device=self.device
+        )
+        self.features = {
+            name: point_features(seen.shapes[name], seen.batch_size, settings.tokens) for name in seen.order()
+        }
+        left = {name: width for name, width in self.features.items() if name not in done}
+        self.plan: Plan = self.team.agree(
+            make_plan(
+                seen,
+                left,
+                n=self.n,
+                n_local=max(self.team.counts(self._n_rows())),
+                budget=memory,
+                input_bytes=sum(value.nbytes for batch in self.batches for value in batch.values()),
+                layer_seconds=_layer_seconds(self.n, left, settings.estimator, self.device, self.team.size),
+                spill=spill is not None,
+            )
+        )
+
+    def _encode(self, samples: Sequence[Sample], progress: Progress | None) -> None:
+        size = self.settings.batch_size
+        mine = self.team.part(-(-len(samples) // size))
+        if not mine:
+            raise UsageError(
+                f"{len(samples)} samples in batches of {size} are too few for {self.team.size} processes: "
+                "use a smaller --batch-size or fewer processes"
+            )
+        self.batches = encode(self.loaded, samples, batch_size=size, part=mine, progress=progress)
+        self.echoes = _echoes(self.n, size)
+        if self.team.rank == self.team.size - 1:
+            last = self.batches[-1]
+            places = [row % size for row in self.echoes]
+            self.batches.append({key: value[places] for key, value in last.items()})
+
+    def _n_rows(self) -> int:
+        return sum(len(next(iter(batch.values()))) for batch in self.batches)
+
+    def _draws(self) -> list[Tensor]:
+        """For every batch of this process, its samples' draws in [0, 1)."""
+        draws = torch.rand(self.n, generator=torch.Generator().manual_seed(self.settings.seed))
+        size = self.settings.batch_size
+        mine = [draws[k * size : (k + 1) * size] for k in self.team.part(-(-self.n // size))]
+        return [*mine, draws[self.echoes]]
+
+    def estimates(self, progress: Progress | None = None) -> Iterator[tuple[str, LayerProfile]]:
+        """Measure the planned layers, in the plan's order; then name those that no sample reached.
+
+        `progress` counts milliseconds of the planned time.
+        """
+        spent = _Spent(self.plan, progress)
+        family, settings = self.loaded.family, self.settings
+        recorder = Recorder(self.batches, family.token_mask, settings.tokens, self._draws(), self._spill)
+        rows = traverse(
+            self.loaded.model,
+            self.batches,
+            family.call,
+            self.layers,
+            self.plan,
+            self.features,
+            recorder,
+            capture=settings.capture,
+            n=self.n,
+            device=self.device,
+            team=self.team,
+            ran=spent.ran,
+        )
+        for name, points in rows:
+            neighbors = nearest(points, echoes=self.echoes, backend=settings.knn, **requirements(settings.estimator))
+            spent.measured(name)
+            yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
+        for name in self.layers.keys() - self.features.keys():
+            yield name, self._profile(name, _unreached(settings.estimator))
+
+    def _profile(self, name: str, estimate: Estimate) -> LayerProfile:
+        layer = self.layers[name]
+        depth = list(self.features).index(name) if name in self.features else len(self.features)
+        return LayerProfile(
+            modality=layer.modality,
+            block=layer.block,
+            depth=depth,
+            width=layer.in_features if self.settings.capture == "input" else layer.out_features,
+            n_features=self.features.get(name, 0),
+            reads_image=layer.reads_image,
+            estimate=estimate,
+        )
+
+
+def _echoes(n: int, batch_size: int) -> list[int]:
+    """Rows of the last batch, to be computed again in reverse order in a batch of another size."""
+    first = (n - 1) // batch_size * batch_size
+    size = n - first
+    rows = list(range(n - 1, first - 1, -1))[:MOST_ECHOES]
+    return rows * 2 if size == 1 else rows[: size // 2 + 1] if size > 2 else rows[:1]
+
+
+def _unreached(estimator: str) -> Estimate:
+    return Estimate(
+        dimension=None, stderr=None, n_points=0, n_duplicates=0, estimator=estimator, reason="no sample reaches it"
+    )
+
+
+class _Spent:
+    """How much of the planned time is behind us."""
+
+    def __init__(self, plan: Plan, progress: Progress | None):
+        self._plan, self._progress = plan, progress
+        self._seconds = 0.0
+
+    def ran(self, block: str | None) -> None:
+        self._add(self._plan.batch_seconds[block])
+
+    def measured(self, layer: str) -> None:
+        self._add(self._plan.layer_seconds[layer])
+
+    def _add(self, seconds: float) -> None:
+        self._seconds += seconds
+        if self._progress:
+            total = int(self._plan.seconds * 1000)
+            self._progress(min(int(self._seconds * 1000), total), total)
+
+
+def _layer_seconds(
+    n: int, features: Mapping[str, int], estimator: EstimatorName, device: torch.device, processes: int
+) -> dict[str, float]:
+    """What the neighbours and estimate of each layer will cost, from two small measurements on random points."""
+    seconds = []
+    for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK):
+        points = Matrix(torch.randn(n, width, device=device))
+        start = time.perf_counter()
+        estimate(nearest(points, backend="torch", **requirements(estimator)), estimator, seed=0)
+        seconds.append(time.perf_counter() - start)
+    slope = max(seconds[1] - seconds[0], 0.0) / (FEATURE_CHUNK * 3 / 4) / processes
+    return {name: seconds[0] + slope * width for name, width in features.items()}

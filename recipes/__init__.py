@@ -1,0 +1,1 @@
+"""Ready-made runs; each file opens with its command."""

@@ -1,0 +1,267 @@
+"""A Hub on the loopback address: serves folders as model and dataset repositories to the real clients.
+
+    with Hub(models={"Salesforce/blip-image-captioning-base": folder}, datasets={...}) as hub:
+        subprocess.run(["idvl", ...], env=hub.env(tmp_path / "cache"))
+
+The clients read HF_ENDPOINT when they are imported, so what is tested runs in a subprocess. It knows no idvl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+from PIL import Image
+
+DATE = "2026-01-01T00:00:00.000Z"
+API = re.compile(
+    r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+?)(?:/(?P<verb>revision|tree|paths-info)/(?P<rest>.+))?"
+)
+FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A folder as a repository with one commit."""
+
+    kind: str
+    name: str
+    folder: Path
+
+    @property
+    def commit(self) -> str:
+        return hashlib.sha1(f"{self.kind}/{self.name}".encode()).hexdigest()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path for path in found}
+
+    def info(self) -> dict[str, Any]:
+        """What the Hub's API says of a repository."""
+        siblings = [{"rfilename": name} for name in self.files]
+        facts = {"id": self.name, "sha": self.commit, "siblings": siblings, "private": False, "gated": False}
+        return {**facts, "disabled": False, "tags": [], "downloads": 0, "likes": 0, "lastModified": DATE}
+
+    def entries(self, under: str, recursive: bool) -> list[dict[str, Any]]:
+        """The files and folders below `under`, as the API lists a tree."""
+        prefix = f"{under}/" if under else ""
+        below = [name for name in self.files if name.startswith(prefix)]
+        folders = {str(parent) for name in below for parent in Path(name).parents if str(parent) not in (".", under)}
+        listed = [self.entry(name) for name in sorted(below)]
+        listed += [{"type": "directory", "path": name, "oid": _hash(name), "size": 0} for name in sorted(folders)]
+        return [entry for entry in listed if recursive or "/" not in entry["path"][len(prefix) :]]
+
+    def entry(self, name: str) -> dict[str, Any]:
+        return {"type": "file", "path": name, "oid": _hash(name), "size": self.files[name].stat().st_size}
+
+
+class Hub:
+    """Serves `models` and `datasets`, repository names mapped to folders, while it is entered.
+
+    Files of the repositories in `gated` need a token. `fault(method, path)` may be set to make requests fail: it
+    returns an HTTP status, or "cut" to close the connection in the middle of the body, or None. `requests` lists what
+    was asked, `sent` counts the bytes of each path that went out.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Path] | None = None,
+        datasets: Mapping[str, Path] | None = None,
+        *,
+        gated: Iterable[str] = (),
+        fault: Callable[[str, str], int | str | None] | None = None,
+    ) -> None:
+        kinds = {"models": models or {}, "datasets": datasets or {}}
+        self.repos = {
+            (kind, name): Repo(kind, name, Path(at)) for kind, all in kinds.items() for name, at in all.items()
+        }
+        self.gated = set(gated)
+        self.fault = fault
+        self.requests: list[tuple[str, str]] = []
+        self.sent: Counter[str] = Counter()
+
+    def __enter__(self) -> Hub:
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def env(self, cache: Path, **more: str) -> dict[str, str]:
+        """The environment of a subprocess whose Hub this is and whose cache is the folder `cache`."""
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not re.match("HF_|HUGGING|TRANSFORMERS_|.*_proxy$", key, re.I)
+        }
+        ours = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+        return {**kept, **ours, "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", **more}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        url = urlsplit(self.path)
+        path = unquote(url.path)
+        posted = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        self.hub.requests.append((self.command, path))
+        fault = self.hub.fault(self.command, path) if self.hub.fault else None
+        if isinstance(fault, int):
+            return self._error(fault, "Fault", "on purpose")
+        if found := API.fullmatch(path):
+            return self._api(found, parse_qs(url.query), posted)
+        if found := FILE.fullmatch(path):
+            return self._file(found, cut=fault == "cut")
+        return self._error(404, "NotFound", "no such page")
+
+    def _api(self, found: re.Match[str], query: dict[str, list[str]], posted: str) -> None:
+        repo = self.hub.repos.get((found["kind"], found["repo"]))
+        revision, _, rest = (found["rest"] or "main").partition("/")
+        if repo is None:
+            return self._error(404, "RepoNotFound", "Repository not found")
+        if revision not in ("main", repo.commit):
+            return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        if found["verb"] == "tree":
+            entries = repo.entries(rest, query.get("recursive", ["false"])[0].lower() == "true")
+            if rest and not entries:
+                return self._error(404, "EntryNotFound", "Entry not found")
+            return self._json(entries)
+        if found["verb"] == "paths-info":
+            form = posted.startswith("{")
+            paths = json.loads(posted)["paths"] if form else parse_qs(posted).get("paths", [])
+            return self._json([repo.entry(name) for name in paths if name in repo.files])
+        return self._json(repo.info())
+
+    def _file(self, found: re.Match[str], *, cut: bool) -> None:
+        repo = self.hub.repos.get(("datasets" if found["kind"] else "models", found["repo"]))
+        if repo is None:
+            return self._error(404, "RepoNotFound", "Repository not found")
+        if repo.name in self.hub.gated and not self.headers.get("Authorization"):
+            return self._error(401, "GatedRepo", f"Access to {repo.kind[:-1]} {repo.name} is restricted.")
+        if found["revision"] not in ("main", repo.commit):
+            return self._error(404, "RevisionNotFound", "Invalid rev id")
+        commit = {"X-Repo-Commit": repo.commit}
+        if found["path"] not in repo.files:
+            return self._error(404, "EntryNotFound", "Entry not found", commit)
+        body = repo.files[found["path"]].read_bytes()
+        headers = {**commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"', "Accept-Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is None:
+            return self._send(200, body, headers, cut=cut)
+        first, last = int(asked[1]), min(int(asked[2] or len(body) - 1), len(body) - 1)
+        if first >= len(body):
+            return self._error(416, "RangeNotSatisfiable", "beyond the end", commit)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+        return self._send(206, body[first : last + 1], headers, cut=cut)
+
+    def _json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _error(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})})
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str], *, cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        body = body[: len(body) // 2] if cut else body
+        self.hub.sent[unquote(urlsplit(self.path).path)] += len(body)
+        self.wfile.write(body)
+        self.close_connection = self.close_connection or cut
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha1(name.encode()).hexdigest()
+
+
+def jpeg(number: int, size: tuple[int, int] = (48, 40)) -> bytes:
+    """The JPEG of a picture of coloured blocks, another one for each number."""
+    blocks = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()
+
+
+def caption(number: int, version: int = 0) -> str:
+    """A caption, another one for each number and version."""
+    things = ("dog", "cat", "bus", "tree", "boat", "horse", "kite", "cake", "chair", "clock")
+    words = (things[number // 10**place % 10] for place in (2, 1, 0))
+    return ("a photo of a {}, a {} and a {}", "{} next to {} near {}")[version % 2].format(
+        *words
+    ) + f" in view {version}"
+
+
+def _coco(number: int) -> dict[str, Any]:
+    name = f"COCO_val2014_{number:012d}.jpg"
+    answers = [caption(number, version) for version in range(5)]
+    ask = "Please carefully observe the image and come up with a caption for the image"
+    row = {"question_id": name, "question": ask, "answer": answers, "id": number, "license": 3, "file_name": name}
+    return {**row, "coco_url": f"http://images.cocodataset.org/val2014/{name}", "height": 40, "width": 48}
+
+
+def _flickr30k(number: int) -> dict[str, Any]:
+    captions = [caption(number, version) for version in range(5)]
+    sentids = [str(5 * number + version) for version in range(5)]
+    return {"caption": captions, "sentids": sentids, "img_id": str(number), "filename": f"{1000 + number}.jpg"}
+
+
+def _textvqa(number: int) -> dict[str, Any]:
+    row = {"image_id": f"{number // 2:016x}", "question_id": 34_602 + number, "answers": [caption(number)] * 10}
+    row["question"] = f"what is written on {caption(number)}?"
+    return {**row, "image_width": 48, "image_height": 40, "image_classes": ["Sign"], "ocr_tokens": ["stop"]}
+
+
+# kind: (a row without its image, the split, questions per image)
+KINDS = {"coco": (_coco, "val", 1), "flickr30k": (_flickr30k, "test", 1), "textvqa": (_textvqa, "validation", 2)}
+
+
+def write_dataset(kind: str, folder: Path, n: int, *, shards: int = 1, row_group: int = 100) -> Path:
+    """A dataset repository with n drawn rows and the real columns of `kind`; returns the folder."""
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    make, split, per_image = KINDS[kind]
+    rows = [{**make(i), "image": {"bytes": jpeg(i // per_image), "path": None}} for i in range(n)]
+    data = Dataset.from_list(rows).cast_column("image", ImageFeature())
+    (folder / "data").mkdir(parents=True)
+    for shard in range(shards):
+        name = f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+        data.shard(shards, shard, contiguous=True).to_parquet(folder / "data" / name, batch_size=row_group)
+    config = f"configs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: data/{split}-*\n"
+    (folder / "README.md").write_text(f"---\n{config}---\n")
+    return folder

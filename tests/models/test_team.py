@@ -1,0 +1,44 @@
+"""Several processes share rows and sums as one process would hold them."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from idvl.models.team import Team
+
+COUNTS = [3, 2, 4]
+
+
+def rows():
+    return torch.arange(sum(COUNTS) * 7, dtype=torch.float32).view(-1, 7)
+
+
+def _work(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+    team = Team(rank, 3)
+    start = sum(COUNTS[:rank])
+    local = rows()[start : start + COUNTS[rank]]
+    assert team.counts(len(local)) == COUNTS
+    mine = team.share(local, COUNTS)
+    total = team.reduce(mine.double() @ mine.double().T)
+    expected = rows().double() @ rows().double().T
+    assert torch.equal(total, expected)
+    # fewer columns than processes: some get none, and nothing breaks
+    narrow = team.share(local[:, :1], COUNTS)
+    assert narrow.shape[0] == sum(COUNTS)
+    assert torch.equal(team.reduce(narrow.sum(1)), rows()[:, 0])
+    assert team.agree({"rank": rank}) == {"rank": 0}
+    assert list(team.part(10)) == [list(range(3)), list(range(3, 6)), list(range(6, 10))][rank]
+    dist.destroy_process_group()
+
+
+def test_three_processes_hold_what_one_would(tmp_path):
+    mp.spawn(_work, args=(str(tmp_path),), nprocs=3)
+
+
+def test_alone_everything_is_the_identity():
+    team = Team()
+    assert team.share(rows(), [9]) is not None and torch.equal(team.share(rows(), [9]), rows())
+    assert team.counts(5) == [5]
+    assert list(team.part(4)) == [0, 1, 2, 3]
+    assert team.agree("x") == "x"

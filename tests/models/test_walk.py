@@ -1,0 +1,227 @@
+"""Walking a model: every layer's points equal those of a plain forward pass, whatever the budget."""
+
+import re
+import threading
+
+import pytest
+import torch
+from torch import nn
+from transformers import BlipConfig, BlipForConditionalGeneration
+
+from idvl.errors import RunError
+from idvl.models.capture import Recorder, point_features, points
+from idvl.models.layers import Layer
+from idvl.models.plan import make_plan
+from idvl.models.survey import Watch, survey
+from idvl.models.team import Team
+from idvl.models.traverse import traverse
+from idvl.models.walk import Walk
+
+CPU = torch.device("cpu")
+SIZE, BATCHES = 4, 5
+BLOCKS = r"vision_model\.encoder\.layers\.\d+|text_decoder\.bert\.encoder\.layer\.\d+"
+
+
+def call(model, batch):
+    return model(**batch, use_cache=False)
+
+
+@pytest.fixture(scope="module")
+def blip():
+    torch.manual_seed(0)
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": 99, "encoder_hidden_size": 64, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+    vision = {**small, "image_size": 32, "patch_size": 8, "initializer_range": 0.02}
+    config = BlipConfig(vision_config=vision, text_config={**small, **text, "pad_token_id": 0})
+    return BlipForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="module")
+def layers(blip):
+    found = {}
+    for name, module in blip.named_modules():
+        block = re.match(BLOCKS, name)
+        # one layer outside of any block, too: the walk stops at it alone
+        if isinstance(module, nn.Linear) and (block or "transform" in name):
+            found[name] = Layer(
+                name=name,
+                module=module,
+                modality="vision" if name.startswith("vision") else "language",
+                block=block.group() if block else None,
+                in_features=module.in_features,
+                out_features=module.out_features,
+            )
+    return found
+
+
+@pytest.fixture(scope="module")
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for _ in range(BATCHES):
+        mask = torch.ones(SIZE, 9, dtype=torch.long)
+        mask[1:, 6:] = 0
+        made.append(
+            {
+                "pixel_values": torch.randn(SIZE, 3, 32, 32, generator=generator),
+                "input_ids": torch.randint(3, 99, (SIZE, 9), generator=generator),
+                "attention_mask": mask,
+            }
+        )
+    return made
+
+
+def token_mask(name, tokens, inputs):
+    reads_image = name.endswith(("crossattention.self.key", "crossattention.self.value"))
+    return None if name.startswith("vision") or reads_image else inputs["attention_mask"].bool()
+
+
+def plain(model, layers, batches, tokens, draws, capture="output"):
+    """Layer -> points (n, f), by one watched forward pass per batch."""
+    found = {name: [] for name in layers}
+
+    def record(name, tensor):
+        k = len(found[name])
+        x = tensor.reshape(SIZE, -1, tensor.shape[-1])
+        found[name].append(points(x, token_mask(name, x.shape[1], batches[k]), tokens, draws[k]).clone())
+
+    with torch.no_grad(), Watch(layers, capture, record):
+        for batch in batches:
+            call(model, batch)
+    return {name: torch.cat(pieces) for name, pieces in found.items()}
+
+
+@pytest.mark.parametrize("tokens", ["flatten", "mean", "first", "last", "each"])
+@pytest.mark.parametrize("capture", ["output", "input"])
+@pytest.mark.parametrize("spill", [False, True])
+@pytest.mark.parametrize("share", [10.0, 0.7, 0.2])
+def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spill, share, tmp_path, monkeypatch):
+    monkeypatch.setattr("idvl.models.capture.FEATURE_CHUNK", 50)
+    monkeypatch.setattr("idvl.models.plan.FEATURE_CHUNK", 50)
+    monkeypatch.setattr("idvl.models.plan.workspace_bytes", lambda n: 0)
+    seen = survey(blip, batches[0], call, layers, capture=capture, device=CPU)
+    features = {name: point_features(seen.shapes[name], SIZE, tokens) for name in seen.order()}
+    n = SIZE * BATCHES
+    alive = max(stop.alive for stop in seen.stops) / SIZE * n
+    largest = max(sum(features[name] for name in stop.layers) for stop in seen.stops) * n * 4
+    plan = make_plan(
+        seen,
+        features,
+        n=n,
+        n_local=n,
+        budget=int(alive + 2 * n * 50 * 4 + max(share * largest, n * 50 * 4)),
+        input_bytes=0,
+        layer_seconds={},
+        spill=spill,
+    )
+    assert plan.walks
+    draws = [torch.rand(SIZE, generator=torch.Generator().manual_seed(k)) for k in range(BATCHES)]
+    expected = plain(blip, layers, batches, tokens, draws, capture)
+    recorder = Recorder(batches, token_mask, tokens, draws, tmp_path if spill else None)
+    found = {}
+    arguments = {"capture": capture, "n": n, "device": CPU, "team": Team()}
+    for name, rows in traverse(blip, batches, call, layers, plan, features, recorder, **arguments):
+        assert rows.width == expected[name].shape[1]
+        first = torch.cat([chunk.clone() for chunk in rows.chunks()], dim=1)
+        again = torch.cat([chunk.clone() for chunk in rows.chunks()], dim=1)
+        assert torch.equal(first, again)
+        found[name] = first
+    assert found.keys() == expected.keys()
+    for name, rows in found.items():
+        assert torch.equal(rows, expected[name]), name
+    assert threading.active_count() == 1
+    assert not any("forward" in vars(module) for module in blip.modules())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_walk_runs_each_block_once_and_in_order(blip, layers, batches):
+    blocks = {layer.block: blip.get_submodule(layer.block) for layer in layers.values() if layer.block}
+    counts = dict.fromkeys(blocks, 0)
+    handles = [
+        block.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts[name] + 1))
+        for name, block in blocks.items()
+    ]
+    with Walk(blip, batches, call, blocks, device=CPU) as walk:
+        order = [segment.name for segment in walk]
+    for handle in handles:
+        handle.remove()
+    assert order == sorted(order, key=lambda name: (name.startswith("text"), name))
+    assert set(counts.values()) == {BATCHES}
+
+
+def test_leaving_a_walk_early_ends_its_threads(blip, layers, batches):
+    threads = torch.get_num_threads()
+    blocks = {layer.block: blip.get_submodule(layer.block) for layer in layers.values() if layer.block}
+    with Walk(blip, batches, call, blocks, device=CPU) as walk:
+        for segment in walk:
+            segment.run(last=False)
+            break
+    assert threading.active_count() == 1
+    assert torch.get_num_threads() == threads
+
+
+class _Forked(nn.Module):
+    """Takes one of two blocks, by the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else self.b(x)
+
+
+def test_batches_on_different_paths_are_noticed():
+    model = _Forked()
+    batches = [{"x": torch.ones(2, 3)}, {"x": -torch.ones(2, 3)}]
+    blocks = {"a": model.a, "b": model.b}
+    with (
+        pytest.raises(RunError, match="different paths"),
+        Walk(model, batches, lambda m, batch: m(**batch), blocks, device=CPU) as walk,
+    ):
+        list(walk)
+    assert threading.active_count() == 1
+
+
+def test_an_error_in_the_model_reaches_the_caller(blip, layers, batches):
+    blocks = {layer.block: blip.get_submodule(layer.block) for layer in layers.values() if layer.block}
+    bad = [*batches, {**batches[0], "input_ids": batches[0]["input_ids"] + 1000}]
+    with pytest.raises(IndexError), Walk(blip, bad, call, blocks, device=CPU) as walk:
+        for segment in walk:
+            segment.run(last=True)
+    assert threading.active_count() == 1
+
+
+class _Repeated(nn.Module):
+    """Runs its block twice, so that it cannot be walked."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(3, 3))
+
+    def forward(self, x):
+        return self.block(self.block(x))
+
+
+def test_a_block_that_runs_twice_falls_back_to_whole_passes():
+    model = _Repeated()
+    layer = Layer(
+        name="block.0", module=model.block[0], modality="vision", block="block", in_features=3, out_features=3
+    )
+    batch = {"x": torch.randn(4, 3)}
+    seen = survey(model, batch, lambda m, b: m(**b), {"block.0": layer}, capture="output", device=CPU)
+    assert "runs 2 times" in seen.unwalkable
+    features = {"block.0": point_features(seen.shapes["block.0"], 4, "flatten")}
+    assert features == {"block.0": 6}
+    plan = make_plan(
+        seen, features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={}
+    )
+    assert not plan.walks
+    recorder = Recorder([batch], lambda *_: None, "flatten", [torch.zeros(4)])
+    arguments = {"capture": "output", "n": 4, "device": CPU, "team": Team()}
+    source = traverse(model, [batch], lambda m, b: m(**b), {"block.0": layer}, plan, features, recorder, **arguments)
+    with torch.no_grad():
+        once = model.block(batch["x"])
+        expected = torch.cat([once, model.block(once)], dim=1)
+    for _, rows in source:
+        assert torch.equal(torch.cat(list(rows.chunks()), dim=1), expected)
