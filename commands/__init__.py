@@ -1,12 +1,11 @@
-"""The command line: one file per command, each parses, calls one workflow and prints.
+"""The command line: one file per command; each parses, calls one workflow and prints.
 
-Whatever goes wrong ends in one line on stderr and an exit code: 1 the run failed, 2 it was asked for wrongly, 130 it was
-interrupted; --debug shows the traceback. Nothing heavy is imported before a command runs.
+Whatever goes wrong ends in one line on stderr and an exit code: 1 the run failed, 2 it was asked for wrongly, 130
+it was interrupted; --debug shows the traceback. Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ from typing import Annotated
 import typer
 
 import idvl
-from idvl.commands.estimate_id import estimate_id
-from idvl.errors import UsageError
+from idvl.commands import estimate_id
+from idvl.commands.console import rank
+from idvl.errors import RunError, UsageError
 
 app = typer.Typer(
     name="idvl",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,7 +32,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Start with: idvl estimate-id builtin/blip")
+@app.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -43,20 +42,39 @@ def root(
     """The intrinsic dimension of every layer of a vision-language model, exactly and within memory."""
 
 
-app.command("estimate-id", no_args_is_help=True, epilog=estimate_id.EPILOG)(estimate_id.command)
+app.command("estimate-id", epilog=estimate_id.EPILOG)(estimate_id.command)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    args = list(sys.argv[1:] if args is None else args)
+    """Run the command line and return its exit code. Without arguments it shows the help and returns 2."""
+    given = list(sys.argv[1:] if args is None else args)
     try:
-        code = typer.main.get_command(app).main(args=args, prog_name="idvl", standalone_mode=False)
-    except KeyboardInterrupt:
-        return _report("interrupted", 130)
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        if "--debug" in args:
+        code = typer.main.get_command(app).main(args=given or ["--help"], prog_name="idvl", standalone_mode=False)
+    except Exception as error:
+        if "--debug" in given:
             traceback.print_exc()
-        return _report(_line(error), _code(error))
-    return code if isinstance(code, int) else 0
+        line, code = _explain(error)
+        _complain(line)
+        return code
+    if code == 130:  # typer's answer to Ctrl-C
+        _complain("interrupted")
+    return (code or 0) if given else 2
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line for the user, and the exit code."""
+    text = " ".join(str(error).split())
+    if hasattr(error, "format_message"):  # what typer refuses
+        return f"{' '.join(error.format_message().split())} (see --help)", getattr(error, "exit_code", 2)
+    if isinstance(error, UsageError):
+        return text, 2
+    if isinstance(error, RunError):
+        return text, 1
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in text:
+        return "out of memory: give a smaller --memory or --batch-size, or fewer --samples", 1
+    return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1
+
+
+def _complain(line: str) -> None:
+    where = f"idvl [process {rank()}]" if rank() else "idvl"
+    sys.stderr.write(f"{where}: {line}\n")

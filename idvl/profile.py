@@ -72,6 +72,18 @@ class LayerProfile:
     reads_image: bool
     estimate: Estimate
 
+    @classmethod
+    def from_json(cls, values: Any, where: str) -> LayerProfile:
+        """The layer in an object of a profile. UsageError, beginning with `where`, for anything else."""
+        _check_keys(cls, values, where)
+        _check_keys(Estimate, values["estimate"], f"{where}, its estimate")
+        if values["modality"] not in MODALITIES:
+            raise UsageError(f"{where}: modality {values['modality']!r} is none of {', '.join(MODALITIES)}")
+        try:
+            return cls(**{**values, "estimate": Estimate(**values["estimate"])})
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{where}: {error}") from error
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
@@ -97,17 +109,9 @@ class Profile:
         """The profile in a documented object. UsageError, naming `source`, for anything else or a newer schema."""
         _check_schema(values, source)
         _check_keys(cls, values, source)
-        layers = {}
-        for name, layer in values["layers"].items():
-            where = f"{source}: layer {name!r}"
-            _check_keys(LayerProfile, layer, where)
-            _check_keys(Estimate, layer["estimate"], f"{where}, its estimate")
-            if layer["modality"] not in MODALITIES:
-                raise UsageError(f"{where}: modality {layer['modality']!r} is none of {', '.join(MODALITIES)}")
-            try:
-                layers[name] = LayerProfile(**{**layer, "estimate": Estimate(**layer["estimate"])})
-            except (TypeError, ValueError) as error:
-                raise UsageError(f"{where}: {error}") from error
+        layers = {
+            name: LayerProfile.from_json(layer, f"{source}: layer {name!r}") for name, layer in values["layers"].items()
+        }
         return cls(**{f.name: layers if f.name == "layers" else values[f.name] for f in fields(cls)})
 
     def dumps(self) -> str:

@@ -189,7 +189,7 @@ def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any],
             "resumed": [],
         }
     else:
-        _refuse_difference(folder, record["signature"], signature)
+        refuse_difference(folder, record["signature"], signature)
         _cut_broken_line(folder / "metrics.jsonl")
         record["resumed"].append(provenance())
     write_json(folder / "run.json", record)
@@ -197,7 +197,8 @@ def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any],
     return record
 
 
-def _refuse_difference(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UsageError, naming every difference, unless both signatures are the same."""
     keys = [key for key in (*before, *(key for key in now if key not in before)) if before.get(key) != now.get(key)]
     if keys:
         told = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from idvl.data.samples import Sample
 
-WORDS = "a the red green blue small large square circle star left right above below of and near two three".split()
+WORDS = ["a", "the", "red", "green", "blue", "small", "large", "square", "circle", "star", "left", "right", "above"]
+WORDS += ["below", "of", "and", "near", "two", "three"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<image>"]
 VOCAB = {token: i for i, token in enumerate(SPECIAL + WORDS)}
 SIDE = 32  # pixels; patches of 8 make 16 of them
@@ -206,7 +207,10 @@ def blip2():
     processor = transformers.Blip2Processor(
         image_processor("BlipImageProcessorPil"), words_tokenizer(), num_query_tokens=4
     )
-    return transformers.Blip2ForConditionalGeneration(config), processor
+    model = transformers.Blip2ForConditionalGeneration(config)
+    # zeros by default, whose keys and values stay zero
+    torch.nn.init.normal_(model.query_tokens, std=0.02)
+    return model, processor
 
 
 def flava():

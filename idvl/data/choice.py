@@ -47,11 +47,9 @@ class Choice:
     def consider(self, sample: Sample, digest: str | None) -> None:
         """Take a sample, unless its image or all of its texts have been taken before.
 
-        The first text that is new comes first in the sample taken. Texts that differ in case only are the same. The
-        texts of a sample with a label name its class, and may come again.
+        The first text that is new comes first in the sample taken. Texts that differ in case only are the same.
         """
-        seen = () if sample.label is not None else self.captions
-        fresh = next((text for text in sample.texts if text.casefold() not in seen), None)
+        fresh = next((text for text in sample.texts if text.casefold() not in self.captions), None)
         if digest in self.images or (sample.texts and fresh is None):
             self.duplicates += 1
             return
@@ -70,6 +68,8 @@ def choose(
 ) -> Choice:
     """The first n usable and distinct candidates. Raises UsageError as soon as too many are unusable."""
     choice = Choice()
+    if progress is not None:
+        progress(0, n)
     for candidate in candidates:
         choice.looked_at += 1
         try:
@@ -106,19 +106,23 @@ def _listed(skipped: list[dict[str, str]]) -> str:
     return ", ".join([*shown, *(["..."] if len(skipped) > 3 else [])])
 
 
-def faults(choice: Choice, n: int, *, name: str, split: str | None, force: bool) -> list[str]:
-    """Warnings about a choice. Raises UsageError for one that is empty, or too small and not forced."""
+def faults(choice: Choice, asked: int | None, *, name: str, split: str, force: bool) -> list[str]:
+    """Warnings about a choice, of which `asked` samples were asked for (None: as many as there are).
+
+    Raises UsageError for one that is empty, or too small and not forced.
+    """
     found = len(choice.samples)
     if found == 0:
         raise UsageError(f"{name} (split {split}) is empty: choose another split or dataset")
+    counted = (
+        f"{name} (split {split}) has {found} distinct usable samples "
+        f"({choice.duplicates} duplicates, {len(choice.skipped)} unusable)"
+    )
+    if found < MIN_SAMPLES and not force:
+        raise UsageError(f"{counted}: fewer than {MIN_SAMPLES} give no sound estimate; --force goes on anyway")
     warnings = []
-    if found < n:
-        warnings.append(
-            f"{name} (split {split}) has {found} distinct samples, {n} were asked for "
-            f"({choice.duplicates} duplicates, {len(choice.skipped)} unusable)"
-        )
-        if found < MIN_SAMPLES and not force:
-            raise UsageError(f"{warnings[0]}: fewer than {MIN_SAMPLES} give no sound estimate; --force goes on anyway")
+    if asked is not None and found < asked:
+        warnings.append(f"{counted}, {asked} were asked for")
     if choice.skipped:
         warnings.append(
             f"skipped {len(choice.skipped)} unusable of {choice.looked_at} samples of {name}: {_listed(choice.skipped)}"

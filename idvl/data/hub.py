@@ -16,9 +16,8 @@ from idvl.errors import RunError, UsageError
 
 log = logging.getLogger(__name__)
 
-# rows held and mixed before any is looked at, and shards they are taken from at a time
+# rows held and mixed before any is looked at
 SHUFFLE_BUFFER = 1_000
-SHUFFLE_SHARDS = 4
 
 
 def open_stream(
@@ -58,12 +57,13 @@ def open_stream(
     stream = stream.select_columns([name for name in kinds if name in (columns.image, columns.text, columns.id)])
     if isinstance(kinds.get(columns.image), Image):
         stream = stream.cast_column(columns.image, Image(decode=False))
-    shuffled = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=SHUFFLE_SHARDS)
+    # one shard after the other: reading several at a time downloads batches ahead from each, and ends in a long pause
+    shuffled = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=1)
     details = {
         "dataset_id": dataset_id,
         "revision": commit,
         "split": split,
-        "shuffle": {"buffer": SHUFFLE_BUFFER, "shards_at_a_time": SHUFFLE_SHARDS, "shards": stream.num_shards},
+        "shuffle": {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards},
     }
     return Source(
         rows=_rows(shuffled, columns.id, dataset_id), columns=columns, folder=None, method="stream", details=details

@@ -81,33 +81,30 @@ def select(
     (unless forced) or has more than MAX_UNUSABLE unusable ones; RunError when the connection breaks.
     """
     entry = CATALOG.get(dataset)
-    n = n if n is not None else entry.default_samples if entry else DEFAULT_SAMPLES
-    if n < 1 or (n < MIN_SAMPLES and not force):
-        raise UsageError(f"{n} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force")
-    options = {"split": split, "seed": seed, "image_column": image_column, "text_column": text_column}
+    wanted = n if n is not None else entry.default_samples if entry else DEFAULT_SAMPLES
+    if wanted < 1 or (wanted < MIN_SAMPLES and not force):
+        raise UsageError(
+            f"{wanted} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force"
+        )
+    chosen = {"split": split, "seed": seed}
+    columns = {"image_column": image_column, "text_column": text_column}
     if entry and entry.module:
         if data_dir or dataset_id or image_column or text_column:
             raise UsageError(
                 f"{dataset} is built in: --data-dir, --dataset-id, --image-column and --text-column do not apply"
             )
-        method, details, candidates = _built_in(entry, split=split, n=n, seed=seed)
+        method, details, candidates = _built_in(entry, wanted=wanted, **chosen)
     else:
         place = _place(dataset, entry, data_dir, dataset_id)
         if isinstance(place, Path):
-            source = local.open_path(place, wanted=n, entry=entry, **options)
+            source = local.open_path(place, wanted=wanted, entry=entry, **chosen, **columns)
         else:
             pinned = revision or (entry.revision if entry and dataset_id is None else None)
-            try:
-                source = hub.open_stream(
-                    place, entry=entry, revision=pinned, token=token, cache_dir=cache_dir, **options
-                )
-            except UsageError as error:
-                raise error if place != (dataset,) else UsageError(f"{dataset} is no local path; {error}") from error
-        method, candidates = source.method, _candidates(source)
-        columns = {"image": source.columns.image, "text": source.columns.text, "guessed": list(source.columns.guessed)}
-        details = {**source.details, "columns": columns}
-    choice = choose(candidates, n, name=dataset, progress=progress)
-    warnings = faults(choice, n, name=dataset, split=details.get("split"), force=force)
+            access = {"revision": pinned, "token": token, "cache_dir": cache_dir}
+            source = _on_hub(dataset, place, entry=entry, **access, **chosen, **columns)
+        method, details, candidates = source.method, _details(source), _candidates(source)
+    choice = choose(candidates, wanted, name=dataset, progress=progress)
+    warnings = faults(choice, n, name=dataset, split=details["split"], force=force)
     description = {
         "dataset": dataset,
         "dataset_id": None,
@@ -115,7 +112,7 @@ def select(
         **details,
         "seed": seed,
         "method": method,
-        "requested": n,
+        "requested": wanted,
         "ids": [sample.id for sample in choice.samples],
         "fingerprint": choice.content.hexdigest(),
         "looked_at": choice.looked_at,
@@ -144,10 +141,26 @@ def _place(
     return entry.ids if dataset_id is None else (dataset_id,)
 
 
-def _built_in(entry: Entry, *, split: str | None, n: int, seed: int) -> tuple[str, dict[str, Any], Iterator[Sample]]:
+def _on_hub(dataset: str, ids: tuple[str, ...], **options: Any) -> Source:
+    try:
+        return hub.open_stream(ids, **options)
+    except UsageError as error:
+        if ids == (dataset,):
+            raise UsageError(f"{dataset} is no local path; {error}") from error
+        raise
+
+
+def _built_in(
+    entry: Entry, *, split: str | None, wanted: int, seed: int
+) -> tuple[str, dict[str, Any], Iterator[Sample]]:
     split = choose_split(split, entry.splits, where=entry.name, entry=entry)
-    held = entry.splits[split] or n
-    return "uniform", {"split": split}, iter(import_module(entry.module).samples(split, min(n, held), seed))
+    return "uniform", {"split": split}, iter(import_module(entry.module).samples(split, wanted, seed))
+
+
+def _details(source: Source) -> dict[str, Any]:
+    columns = source.columns
+    read = {"image": columns.image, "text": columns.text, "guessed": list(columns.guessed)}
+    return {**source.details, "columns": read}
 
 
 def _candidates(source: Source) -> Iterator[Sample | dict[str, str]]:

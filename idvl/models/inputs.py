@@ -30,27 +30,30 @@ def encode(
     samples: Sequence[Sample],
     *,
     batch_size: int,
+    part: range | None = None,
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
 ) -> list[dict[str, Tensor]]:
     """All samples as batches of model inputs on the CPU, in order; the last one may be smaller.
 
-    `workers` threads decode and resize images, 0 does it in the caller's. Raises UsageError for a sample that lacks
-    what the model needs or whose image cannot be decoded.
+    `part` gives the numbers of the batches to make, padded for all samples nevertheless. `workers` threads decode and
+    resize images, 0 does it in the caller's; `progress` counts batches. Raises UsageError for a sample that lacks what the model needs or whose
+    image cannot be decoded.
     """
     _check(loaded, samples)
     family, processor = loaded.family, loaded.processor
     length = family.text_length(processor, samples)
-    parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    numbers = range(-(-len(samples) // batch_size)) if part is None else part
+    parts = [samples[number * batch_size : (number + 1) * batch_size] for number in numbers]
 
-    def batch(part: Sequence[Sample]) -> dict[str, Tensor]:
-        return family.inputs(processor, part, length)
+    def batch(some: Sequence[Sample]) -> dict[str, Tensor]:
+        return family.inputs(processor, some, length)
 
     batches: list[dict[str, Tensor]] = []
     for result in _mapped(batch, parts, workers):
         batches.append(result)
         if progress:
-            progress(min(len(batches) * batch_size, len(samples)), len(samples))
+            progress(len(batches), len(parts))
     return batches
 
 

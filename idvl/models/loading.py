@@ -6,9 +6,7 @@ checkpoint lacks are an error, never a random start. It does not know what the m
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import json
 import logging
 import os
 import sys
@@ -22,6 +20,7 @@ import torch
 from torch import nn
 
 from idvl.errors import UsageError
+from idvl.models.causes import first_line, nearby, one_line
 from idvl.models.families import Family, family_of, name_of
 from idvl.models.inputs import image_processor_of, tokenizer_of
 from idvl.models.layers import block_of, find_layers, modality_of
@@ -29,6 +28,7 @@ from idvl.models.layers import block_of, find_layers, modality_of
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "auto": "auto"}
+NEEDED = {"image": "image processor (preprocessor_config.json)", "text": "tokenizer (tokenizer.json)"}
 # values of each parameter that the fingerprint reads
 FINGERPRINT_VALUES = 4096
 
@@ -71,22 +71,30 @@ def load(
         "token": token,
         "revision": None if folder else revision,
     }
-    with _one_line(name, folder), _quiet():
+    with one_line(name, folder), _quiet():
+        from huggingface_hub import constants, resolve_revision
         from transformers import AutoConfig
 
         if not folder:
-            options["revision"] = _resolve(name, **{k: v for k, v in options.items() if k != "trust_remote_code"})
+            # all files from one commit; also tells at once that a hub cannot be reached
+            options["revision"] = resolve_revision(
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only or constants.is_offline_mode(),
+            )
         target = str(folder or name)
         config = AutoConfig.from_pretrained(target, **options)
         family = family_of(config)
-        model, info = family.model_class(config).from_pretrained(
-            target, config=config, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        reading = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True}
+        cls = family.model_class(config)
+        model, info = cls.from_pretrained(target, config=config, **reading, **options)
         warnings = _check_keys(name, model, family, info)
         processor = _processor(target, family, config, options)
         loaded = wrap(model.to(place), processor, name=name)
     resolved = getattr(options["revision"], "resolved", options["revision"])
-    about = {"source": source, "revision": resolved, "dtype": str(model.dtype).removeprefix("torch.")}
+    about = {"source": source, "revision": resolved}
     for warning in warnings:
         logger.warning(warning)
     noted = [*loaded.description["warnings"], *warnings]
@@ -147,38 +155,20 @@ def _locate(name: str) -> tuple[str, Path | None]:
     if name.startswith("builtin/"):
         from idvl import builtin
 
-        try:
-            return "builtin", Path(builtin.path(name))
-        except (KeyError, FileNotFoundError) as error:
-            raise UsageError(f"no built-in model {name!r}; there are {', '.join(builtin.NAMES)}") from error
+        if name not in builtin.NAMES:
+            raise UsageError(f"no built-in model {name!r}; there are {', '.join(builtin.NAMES)}")
+        return "builtin", Path(builtin.path(name))
     path = Path(name).expanduser()
     like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or name.endswith("/") or os.path.isabs(name)
     if not path.exists():
         if like_path:
-            raise UsageError(f"{name} does not exist{_nearby(path)}")
+            raise UsageError(f"{name} does not exist{nearby(path)}")
         return "hub", None
     if not path.is_dir():
         raise UsageError(f"{name} is a file; give the folder that holds the model's config.json")
     if not (path / "config.json").is_file():
-        raise UsageError(f"{name} is no model: it has no config.json{_nearby(path)}")
+        raise UsageError(f"{name} is no model: it has no config.json{nearby(path)}")
     return "folder", path
-
-
-def _nearby(path: Path) -> str:
-    """A hint at folders that hold a model: inside of `path`, else the ones beside it with the nearest names."""
-    inside = _models_in(path)
-    if inside:
-        return f"; models inside it: {', '.join(str(path / name) for name in inside[:3])}"
-    beside = _models_in(path.parent)
-    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0) if beside else []
-    return f"; models near it: {', '.join(str(path.parent / name) for name in near)}" if near else ""
-
-
-def _models_in(path: Path) -> list[str]:
-    try:
-        return sorted(child.name for child in path.iterdir() if (child / "config.json").is_file())
-    except OSError:
-        return []
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -188,20 +178,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"no device {str(device)!r} here: {_first_line(error)}") from error
+        there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
+        raise UsageError(f"no device {str(device)!r} on this machine; choose {there}") from error
     return place
-
-
-def _resolve(name: str, **options: Any) -> str | None:
-    """The commit that a revision stands for, so that all files come from it; the revision where that can't be told."""
-    from huggingface_hub import constants, resolve_revision
-    from huggingface_hub.errors import RevisionResolutionError
-
-    options["local_files_only"] = options["local_files_only"] or constants.is_offline_mode()
-    try:
-        return resolve_revision(name, **options)
-    except RevisionResolutionError:
-        return options["revision"]
 
 
 def _processor(target: str, family: Family, config: Any, options: dict[str, Any]) -> Any:
@@ -213,12 +192,15 @@ def _processor(target: str, family: Family, config: Any, options: dict[str, Any]
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and not Path(target).is_dir():
             raise
-        raise UsageError(f"{target} has no processor that can be loaded: {_first_line(error)}") from error
+        cause = first_line(error).partition(". ")[0]
+        raise UsageError(f"{target} has no processor that loads ({cause}); add the original model's files") from error
     has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
     for kind in family.needs:
         if has[kind] is None:
-            missing = {"image": "image processor (preprocessor_config.json)", "text": "tokenizer (tokenizer.json)"}[kind]
-            raise UsageError(f"{target} has no {missing}, which a {config.model_type} model needs; add the original's")
+            raise UsageError(f"{target} has no {NEEDED[kind]}, which a {config.model_type} model needs; add it")
+    # transformers makes up an empty tokenizer where the files are missing
+    if "text" in family.needs and len(has["text"]) - len(set(has["text"].all_special_ids)) < 2:
+        raise UsageError(f"the tokenizer of {target} has no vocabulary; add the original model's tokenizer.json")
     if has["image"] is not None:
         images = AutoImageProcessor.from_pretrained(target, backend="pil", **options)
         if processor is has["image"]:
@@ -245,9 +227,15 @@ def _check_keys(name: str, model: nn.Module, family: Family, info: dict[str, Any
     """Warnings about keys that do not matter here. Raises UsageError for those in blocks, layers or embeddings."""
     layers = find_layers(model, family)
 
-    def in_scope(key: str) -> bool:
-        module = key.rpartition(".")[0]
-        return module in layers or bool(block_of(module, family) and modality_of(f"{module}.x", family))
+    modules = {name for name, _ in model.named_modules()}
+
+    def in_scope(key: str, kind: str) -> bool:
+        module, _, leaf = key.rpartition(".")
+        in_block = bool(block_of(module, family) and modality_of(f"{module}.x", family))
+        if kind == "unexpected":
+            # weights of a part that the model lacks; old checkpoints also hold buffers, which do no harm
+            return leaf in ("weight", "bias") and (module in layers or (in_block and module not in modules))
+        return module in layers or in_block or "embed" in key
 
     mismatched = {key: f"{key} {tuple(found)}, not {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]}
     keys = {
@@ -257,13 +245,13 @@ def _check_keys(name: str, model: nn.Module, family: Family, info: dict[str, Any
     }
     wrong, rest = [], []
     for kind, said in keys.items():
-        fatal = [key for key in said if in_scope(key) or (kind != "unexpected" and "embed" in key)]
+        fatal = [key for key in said if in_scope(key, kind)]
         if fatal:
             wrong.append(f"{kind}: {_listed(said[key] for key in fatal)}")
         other = [said[key] for key in said if key not in fatal]
         if other:
             rest.append(f"the checkpoint's weights outside of the layers differ; {kind}: {_listed(other)}")
-    wrong += [_first_line(error) for error in info.get("error_msgs", ())]
+    wrong += [first_line(error) for error in info.get("error_msgs", ())]
     if wrong:
         raise UsageError(
             f"the weights of {name} do not fit its config.json ({type(model).__name__}), and the model would be partly "
@@ -295,73 +283,3 @@ def _quiet() -> Iterator[None]:
         theirs.set_verbosity(before)
         if bars:
             theirs.enable_progress_bar()
-
-
-@contextmanager
-def _one_line(name: str, folder: Path | None) -> Iterator[None]:
-    """Whatever keeps a model from loading becomes a UsageError that says what to do."""
-    try:
-        yield
-    except (UsageError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise UsageError(_explain(name, folder, error)) from error
-
-
-def _explain(name: str, folder: Path | None, error: BaseException) -> str:
-    import pickle
-
-    from huggingface_hub import errors as hub
-    from safetensors import SafetensorError
-
-    chain = list(_chain(error))
-
-    def has(*types: type) -> bool:
-        return any(isinstance(link, types) for link in chain)
-
-    said = " ".join(str(link) for link in chain)
-    if "trust_remote_code" in said:
-        return f"{name} brings its own model code; read it, then pass --trust-remote-code to run it"
-    if has(hub.GatedRepoError):
-        return f"{name} is gated: accept its terms on its hub page, then pass --token or run hf auth login"
-    if has(hub.RevisionNotFoundError):
-        return f"{name} has no such revision; choose a branch, tag or commit of it"
-    if has(hub.RepositoryNotFoundError):
-        status = next((link.response.status_code for link in chain if getattr(link, "response", None) is not None), 404)
-        login = "pass --token or run hf auth login if it is private" if status == 401 else "check the id"
-        return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
-    if has(hub.HFValidationError):
-        return f"{name!r} is neither a folder here nor a hub id, which look like owner/model"
-    if has(pickle.UnpicklingError):
-        return f"{name} holds pickled code in its weights, which is never run; convert it to safetensors"
-    if has(SafetensorError) or "safetensors" in said and "corrupt" in said:
-        return f"the weights of {name} are damaged ({_first_line(chain[-1])}); copy or download them again"
-    if has(json.JSONDecodeError) or "valid JSON" in said:
-        return f"{name} is no model: its config.json or another of its JSON files is not valid JSON"
-    if "model_type" in said or "does not recognize this architecture" in said:
-        return f"{name} is no model that transformers knows: {_model_type(folder)}"
-    if folder is None and has(OSError, hub.LocalEntryNotFoundError):
-        return (
-            f"{name} is no folder here, not in the local cache, and the hub cannot be reached "
-            f"(or its files are incomplete); on a machine with network run: hf download {name}, then copy the cache or "
-            "pass the downloaded folder; without HF_HUB_OFFLINE and --local-files-only it is downloaded here"
-        )
-    return f"{name} cannot be loaded: {_first_line(error)}"
-
-
-def _model_type(folder: Path | None) -> str:
-    try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type") if folder else None
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    return f"model_type {kind!r} in its config.json" if kind else "its config.json names no model_type"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from idvl.models.layers import Layer
 from idvl.models.walk import Call, restore_forward, to_device
+
+
+TOURS = 2
 
 
 @dataclass
@@ -89,43 +93,54 @@ def survey(
     capture: str,
     device: torch.device,
 ) -> Survey:
-    """Run one batch twice, the second time watched and timed."""
+    """Run one batch once to warm up, then TOURS times, of which the fastest counts."""
     blocks = blocks_of(model, layers)
     batch = to_device(batch, device)
-    stops: list[Stop] = []
-    shapes: dict[str, list[torch.Size]] = {}
-    inside: list[Stop] = []
-
-    def record(name: str, tensor: Tensor) -> None:
-        shapes.setdefault(name, []).append(tensor.shape)
-        if inside:
-            inside[-1].layers.append(name)
-
-    alive = _Alive(batch)
-    handles = [nn.modules.module.register_module_forward_hook(alive.note)]
+    tour = _Tour(batch, device)
+    handles = [nn.modules.module.register_module_forward_hook(tour.alive.note)]
     for name, block in blocks.items():
-
-        def enter(module, args, kwargs, name=name):
-            stops.append(Stop(name, seconds=-_now(device), alive=alive.bytes()))
-            inside.append(stops[-1])
-
-        def leave(module, args, kwargs, output):
-            inside.pop().seconds += _now(device)
-
-        handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(block.register_forward_hook(leave, with_kwargs=True))
+        handles.append(block.register_forward_pre_hook(partial(tour.enter, name)))
+        handles.append(block.register_forward_hook(tour.leave))
     try:
-        with torch.no_grad(), Watch(layers, capture, record):
-            call(model, batch)
-            stops.clear(), shapes.clear()
-            start = _now(device)
-            call(model, batch)
-            seconds = _now(device) - start
+        with torch.no_grad(), Watch(layers, capture, tour.record):
+            tour.run(model, call)
+            tours = [tour.run(model, call) for _ in range(TOURS)]
     finally:
         for handle in handles:
             handle.remove()
+    seconds, stops = min(tours, key=lambda timed: timed[0])
     size = len(next(iter(batch.values())))
-    return Survey(size, stops, shapes, seconds, _unwalkable(stops, shapes, layers))
+    return Survey(size, stops, tour.shapes, seconds, _unwalkable(stops, tour.shapes, layers))
+
+
+class _Tour:
+    """What one forward pass of the batch meets."""
+
+    def __init__(self, batch: dict[str, Tensor], device: torch.device):
+        self._batch, self._device = batch, device
+        self._inside: list[Stop] = []
+        self.alive = _Alive(batch)
+
+    def run(self, model: nn.Module, call: Call) -> tuple[float, list[Stop]]:
+        """Seconds and stops of one pass; `shapes` are its."""
+        self.stops: list[Stop] = []
+        self.shapes: dict[str, list[torch.Size]] = {}
+        start = _now(self._device)
+        call(model, self._batch)
+        return _now(self._device) - start, self.stops
+
+    def enter(self, name: str, module: nn.Module, args: Any) -> None:
+        self.stops.append(Stop(name, alive=self.alive.bytes()))
+        self._inside.append(self.stops[-1])
+        self.stops[-1].seconds -= _now(self._device)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._inside.pop().seconds += _now(self._device)
+
+    def record(self, name: str, tensor: Tensor) -> None:
+        self.shapes.setdefault(name, []).append(tensor.shape)
+        if self._inside:
+            self._inside[-1].layers.append(name)
 
 
 def _unwalkable(stops: list[Stop], shapes: Mapping[str, Any], layers: Mapping[str, Layer]) -> str | None:

@@ -222,10 +222,12 @@ def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer]
 
 
 def _done(folder: Path, signature: dict[str, Any]) -> dict[str, LayerProfile]:
-    """The layers that the run in `folder` has measured."""
-    runs.check_signature(folder, signature)
+    """The layers that the run in `folder` has measured, none where there is no run yet."""
+    record = runs.read_record(folder)
+    if record:
+        runs.refuse_difference(folder, record["signature"], signature)
     lines = runs.read_metrics(folder / "metrics.jsonl")
-    return {line["layer"]: LayerProfile.from_json(line["profile"], line["layer"]) for line in lines if "layer" in line}
+    return {line["layer"]: LayerProfile.from_json(line["profile"], line["layer"]) for line in lines}
 
 
 def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[str, LayerProfile]:

@@ -26,7 +26,9 @@ def call(model: nn.Module, inputs: dict[str, Tensor], **more: Any) -> Any:
     Inputs that the model's forward does not name are left out.
     """
     named = inspect.signature(model.forward).parameters
-    if "use_cache" in named or any(getattr(config, "use_cache", False) for config in _configs(model.config)):
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
+    caches = any(getattr(config, "use_cache", False) for config in _configs(model.config))
+    if "use_cache" in named or (passes_on and caches):
         more["use_cache"] = False
     given = {key: value for key, value in inputs.items() if key in named}
     dtype = getattr(model, "dtype", torch.float32)

@@ -8,6 +8,7 @@ question, and the sample's second text, or the question again where there is non
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,14 +47,31 @@ def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Ten
 
 
 def started_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
-    """A call whose decoder starts with its start token ([DEC]), which the tokenizer does not know."""
+    """A call whose decoder starts with its start token ([DEC]), which the tokenizer does not put there."""
     key = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
-    if not hasattr(model, "text_decoder"):
-        return call(model, inputs)
     tokens = inputs[key].clone()
-    if model.config.text_config.bos_token_id < model.config.text_config.vocab_size:
-        tokens[:, 0] = model.config.text_config.bos_token_id
-    return call(model, {**inputs, key: tokens})
+    text = model.config.text_config
+    if hasattr(model, "text_decoder") and text.bos_token_id < text.vocab_size:
+        tokens[:, 0] = text.bos_token_id
+    # transformers makes the image's attention mask on the default device
+    with tokens.device:
+        return call(model, {**inputs, key: tokens})
+
+
+def answering_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
+    """A call whose decoder does not see the padding of the questions.
+
+    transformers 5 hands the questions' mask to the decoder's cross-attention under a name that it does not read there.
+    """
+
+    def rename(module: nn.Module, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, {"encoder_attention_mask": given.get("attention_mask"), **given}
+
+    with ExitStack() as stack:
+        for name, module in model.text_decoder.named_modules():
+            if name.endswith("crossattention.self"):
+                stack.callback(module.register_forward_pre_hook(rename, with_kwargs=True).remove)
+        return started_call(model, inputs)
 
 
 def for_config(config: Any) -> Family:
@@ -64,6 +82,7 @@ def for_config(config: Any) -> Family:
         FAMILY,
         reads_image=r"^text_encoder\..*crossattention\.self\.(key|value)$",
         inputs=answering_inputs,
+        call=answering_call,
         text_length=partial(longest_text, read=2),
     )
 

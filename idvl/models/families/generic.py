@@ -6,7 +6,6 @@ layer's tokens is not guessed but tried: changing the tokens at padded positions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models import families
+from idvl.models.causes import first_line
 from idvl.models.families import Family
 from idvl.models.inputs import NO_LIMIT, image_processor_of, longest_text, process, tokenizer_of
 from idvl.profile import Modality
@@ -53,7 +53,7 @@ class _InOrder(TorchFunctionMode):
 
 
 def call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
-    """A walk's forward pass; an encoder-decoder reads the text in both its halves, a text decoder of images in one."""
+    """A walk's forward pass; an encoder-decoder reads the text in both its halves."""
     if model.config.is_encoder_decoder and "input_ids" in inputs:
         inputs = {
             **inputs,
@@ -70,7 +70,7 @@ def for_config(config: Any) -> Family:
     reads = (reads,) if isinstance(reads, str) else tuple(reads)
     needs = tuple(kind for kind in ("image", "text") if kind in reads)
     if not needs:
-        raise UsageError(f"a {config.model_type} model reads {', '.join(reads)}; idvl measures models of image and text")
+        raise UsageError(f"a {config.model_type} model reads {', '.join(reads)}; idvl measures those of image and text")
     if needs == ("image",):
         modalities: tuple[tuple[str, Modality], ...] = ((IN_BLOCK, "vision"),)
     elif needs == ("text",):
@@ -221,15 +221,17 @@ def _outputs(family: Family, model: nn.Module, batch: dict[str, Tensor]) -> dict
     with ExitStack() as stack, torch.no_grad():
         for name, layer in find_layers(model, family).items():
             stack.callback(layer.module.register_forward_hook(note(name)).remove)
-        family.call(model, {key: value.to(model.device) for key, value in batch.items()})
+        try:
+            family.call(model, {key: value.to(model.device) for key, value in batch.items()})
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            given = ", ".join(batch)
+            raise UsageError(f"{type(model).__name__} does not run on {given} alone: {first_line(error)}") from error
     return seen
 
 
 def _other_token(tokenizer: Any, given: Tensor) -> int:
     """A plain token that is not in `given`."""
-    taken = {*tokenizer.all_special_ids, *given.flatten().tolist()}
-    marked = (i for i in tokenizer.added_tokens_decoder)
-    taken.update(marked)
+    taken = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder, *given.flatten().tolist()}
     return next(i for i in range(len(tokenizer)) if i not in taken)
 
 

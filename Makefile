@@ -1,0 +1,53 @@
+# Every target sets up .venv first if it has to: make demo, make test and the others work from a fresh clone.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help install demo test slow lint builtins benchmarks clean
+
+help:
+	@echo "make install     .venv with everything the other targets need"
+	@echo "make demo        the intrinsic dimension of the built-in model's layers, as table and plot"
+	@echo "make test        the fast tests"
+	@echo "make slow        the tests that take longer"
+	@echo "make lint        ruff"
+	@echo "make builtins    train the built-in models anew (up to 20 minutes each)"
+	@echo "make benchmarks  every benchmark, one after the other"
+	@echo "make clean       remove .venv, build files and caches; runs/ stays"
+
+install: $(STAMP)
+
+# torch goes first and alone, so that nothing else decides its version
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "idvl needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@echo "Setting up .venv (some minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[faiss,digits,peers,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/idvl estimate-id --recipe recipes/demo.yaml --output runs/demo --overwrite
+	@echo "The plot is runs/demo/profile.png"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+builtins: $(STAMP)
+	$(BIN)/python -m idvl.builtin.make
+
+benchmarks: $(STAMP)
+	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+clean:
+	rm -rf .venv build dist idvl.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,106 @@
+"""How a run speaks to a terminal: progress, notes and warnings on stderr, from the main process only."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# seconds between two lines of progress where no bar can be drawn
+LINE_EVERY = 30.0
+# what a pipe is as wide as
+PIPE_WIDTH = 120
+
+
+def rank() -> int:
+    """The number of this process among those that a launcher started, 0 when there is one."""
+    number = os.environ.get("RANK", "0")
+    return int(number) if number.isdecimal() else 0
+
+
+def output() -> Console:
+    """The console for results: stdout, wide enough for a table when it is a pipe."""
+    fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=PIPE_WIDTH if fixed else None, highlight=False)
+
+
+class Reporter:
+    """Progress, notes and warnings of a run. `quiet` keeps the warnings; beside the main process all is silent."""
+
+    def __init__(self, *, quiet: bool = False):
+        self.console = Console(stderr=True, highlight=False, quiet=rank() > 0)
+        self.quiet = quiet
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=quiet or not self.console.is_terminal or self.console.quiet,
+        )
+
+    def note(self, text: str) -> None:
+        """Something good to know."""
+        if not self.quiet:
+            self.console.print(escape(text), style="dim", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Something the user should look at."""
+        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for as long as the context lasts, driven by calls (done, total); a line now and then without one."""
+        task = self._bars.add_task(label, total=None)
+        self._bars.start()
+        told = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            nonlocal told
+            self._bars.update(task, completed=done, total=total)
+            if self._bars.disable and time.monotonic() - told >= LINE_EVERY:
+                told = time.monotonic()
+                self.note(f"{label}: {done} of {total}")
+
+        try:
+            yield advance
+        finally:
+            self._bars.remove_task(task)
+            if not self._bars.tasks:
+                self._bars.stop()
+
+
+class _Handler(logging.Handler):
+    """Hands log records to a reporter."""
+
+    def __init__(self, reporter: Reporter):
+        super().__init__()
+        self.reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (self.reporter.warn if record.levelno >= logging.WARNING else self.reporter.note)(record.getMessage())
+
+
+def speak(reporter: Reporter, *, debug: bool = False) -> None:
+    """Route idvl's log to the reporter, and keep other libraries' bars off pipes and out of quiet runs.
+
+    To be called before they are imported: they read these variables then.
+    """
+    log = logging.getLogger("idvl")
+    log.handlers = [_Handler(reporter)]
+    log.setLevel(logging.DEBUG if debug else logging.WARNING)
+    log.propagate = False
+    if reporter.quiet or not reporter.console.is_terminal or rank():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not debug:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

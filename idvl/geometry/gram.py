@@ -1,0 +1,173 @@
+"""The squared distances of all pairs from one Gram pass, each with a bound on its error that is certain.
+
+Let y be the points minus a common vector, rounded to the working precision (unit roundoff u). Then
+
+    |x_i - x_j|^2 = |y_i|^2 + |y_j|^2 - 2 y_i.y_j + error,   |error| <= inner |y_i| |y_j| + outer (|y_i|^2 + |y_j|^2)
+
+- product: over c features, in any order of summation, it is off by at most gamma_c |y_i| |y_j| with
+  gamma_c = c u / (1 - c u) (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). Pieces are added in
+  float64; by Cauchy-Schwarz over m pieces the whole is off by gamma_c + (1 + gamma_c) m 2^-53 times |y_i| |y_j|.
+- centring: a common vector changes no distance; rounding moves each point by at most u |y|, hence a squared distance
+  by at most (2 u + u^2) (|y_i| + |y_j|)^2.
+- the norms and the sum are float64 (m + c more roundings), and the result is kept in the working precision.
+
+It does not know neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from idvl.geometry.rows import Matrix, Rows
+
+# columns of one product: the bound grows with it, the cost of adding the products up shrinks
+PRODUCT_COLUMNS = 1024
+PANELS = 8
+# rows whose intervals are worked on at a time, small enough for a cache
+BLOCK_ROWS = 128
+# bytes of squared distances that are kept; above it a matrix is multiplied again, a panel of PANEL_BYTES at a time
+STORED_BYTES = 512 * 2**20
+PANEL_BYTES = 128 * 2**20
+
+Block = tuple[Tensor, Tensor, Tensor]
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products in the precision of their operands: no TF32, no bfloat16, no autocast."""
+    knobs = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = [knob.fp32_precision for knob in knobs]
+    for knob in knobs:
+        knob.fp32_precision = "ieee"
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for knob, value in zip(knobs, before, strict=True):
+            knob.fp32_precision = value
+
+
+class Squares:
+    """Squared distances and error bounds, from one pass over `rows` in `dtype` (float32 or float64).
+
+    `echoes[k]` is the point that chunk row n + k repeats; `noise` the largest squared distance between the two, 0.0
+    without echoes. `finite`: there is no NaN or inf among the points. `trusted`: nothing overflowed, the bounds hold.
+    """
+
+    def __init__(self, rows: Rows, dtype: torch.dtype, echoes: tuple[int, ...] = ()):
+        self.n, self.dtype, self._rows = rows.n, dtype, rows
+        self.stored = not isinstance(rows, Matrix) or self.n**2 * dtype.itemsize <= STORED_BYTES
+        sums: _Sums | None = None
+        for chunk in rows.chunks():
+            sums = sums or _Sums(self.n, dtype, echoes, chunk.device, self.stored)
+            sums.add(chunk)
+        if sums is None:
+            raise ValueError("rows gave no chunk")
+        with full_precision(sums.device):
+            self._finish(sums)
+
+    def _finish(self, sums: _Sums) -> None:
+        totals = self._rows.reduce(torch.cat([sums.norms, sums.counts, sums.noise]))
+        self.norms, (pieces, broken) = totals[: self.n], totals[self.n : self.n + 2].tolist()
+        self.noise = float(totals[self.n + 2 :].max())
+        self.finite = not broken
+        limits = torch.finfo(self.dtype)
+        # an overflowing product would need norms beyond this
+        self.trusted = self.finite and float(self.norms.max()) < limits.max / 16
+        self._bound(limits, pieces)
+        self._squares = None
+        if self.stored:
+            self._squares = torch.empty(self.n, self.n, dtype=self.dtype, device=sums.device)
+            for panel in sums.panels:
+                self._keep(self._rows.reduce(panel))
+
+    def _keep(self, panel: Tensor) -> None:
+        """Panel (b - a, b) of the Gram matrix -> squared distances in rows [a, b) and, mirrored, columns [a, b)."""
+        stop = panel.shape[1]
+        start = stop - panel.shape[0]
+        panel.mul_(-2).add_(self.norms[:stop]).add_(self.norms[start:stop, None])
+        self._squares[start:stop, :stop] = panel
+        self._squares[:start, start:stop] = self._squares[start:stop, :start].T
+
+    def _bound(self, limits: torch.finfo, pieces: float) -> None:
+        unit, unit64 = limits.eps / 2, 2.0**-53
+        columns = min(PRODUCT_COLUMNS, self._rows.width)
+        gamma = columns * unit / (1 - columns * unit)
+        inner = 2 * (gamma + (1 + gamma) * pieces * unit64)
+        outer = 16 * unit + (columns + pieces + 32) * unit64
+        # a part in a thousand for the rounding of the bound itself; the last term for what underflows
+        self.inner, self.outer = 1.001 * inner, 1.001 * outer
+        self.least = 8.0 * self._rows.width * limits.tiny
+
+    def blocks(self, rows: Tensor, columns: Tensor) -> Iterator[Block]:
+        """(ids (b,), squares (b, m), errors (b, m)) of the points `rows` against `columns`, ids in ascending order."""
+        lengths = self.norms.sqrt()
+        left = torch.stack([self.inner * lengths, self.outer * self.norms + self.least, torch.ones_like(lengths)], 1)
+        right = torch.stack([lengths, torch.ones_like(lengths), self.outer * self.norms])[:, columns]
+        left, right = left.to(self.dtype), right.to(self.dtype)
+        everything = len(columns) == self.n
+        step = BLOCK_ROWS if self.stored else max(PANEL_BYTES // (8 * self.n), 1)
+        for ids in rows.split(step):
+            panel = self._panel(ids, columns, everything)
+            for part, squares in zip(ids.split(BLOCK_ROWS), panel.split(BLOCK_ROWS), strict=True):
+                with full_precision(part.device):
+                    errors = left[part] @ right
+                yield part, squares, errors
+
+    def _panel(self, ids: Tensor, columns: Tensor, everything: bool) -> Tensor:
+        """Squared distances (b, m), a copy."""
+        if self.stored:
+            panel = self._squares[ids]
+            return panel if everything else panel[:, columns]
+        panel = torch.zeros(len(ids), len(columns), dtype=torch.float64, device=ids.device)
+        with full_precision(ids.device):
+            for chunk in self._rows.chunks():
+                for y, _ in centred(chunk[: self.n], self.dtype):
+                    panel += y[ids] @ y[columns].T
+        return panel.mul_(-2).add_(self.norms[columns]).add_(self.norms[ids, None]).to(self.dtype)
+
+
+class _Sums:
+    """What a Gram pass adds up: squared norms (n,), the triangle in panels, the distance of each echo."""
+
+    def __init__(self, n: int, dtype: torch.dtype, echoes: tuple[int, ...], device: torch.device, stored: bool):
+        self.n, self.dtype, self.device = n, dtype, device
+        self.echoes = torch.tensor(echoes, dtype=torch.long, device=device)
+        self.norms = torch.zeros(n, dtype=torch.float64, device=device)
+        self.noise = torch.zeros(max(len(echoes), 1), dtype=torch.float64, device=device)
+        # pieces added, pieces with a NaN or inf
+        self.counts = torch.zeros(2, dtype=torch.float64, device=device)
+        edges = [n * i // PANELS for i in range(PANELS + 1)] if stored else []
+        spans = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        # rows [a, b), columns [0, b)
+        self.panels = [torch.zeros(b - a, b, dtype=torch.float64, device=device) for a, b in spans]
+        self._product = torch.empty(max((b * (b - a) for a, b in spans), default=0), dtype=dtype, device=device)
+
+    def add(self, chunk: Tensor) -> None:
+        """Add the columns of this chunk (n + echoes, c)."""
+        with full_precision(self.device):
+            if len(self.echoes):
+                echo = chunk[self.n : self.n + len(self.echoes)].double()
+                self.noise += (echo - chunk[self.echoes].double()).square().sum(1)
+            for y, finite in centred(chunk[: self.n], self.dtype):
+                self.counts += torch.tensor([1.0, not finite], dtype=torch.float64, device=self.device)
+                self.norms += torch.linalg.vector_norm(y, dim=1, dtype=torch.float64).square()
+                for panel in self.panels:
+                    stop = panel.shape[1]
+                    product = self._product[: panel.numel()].view_as(panel)
+                    panel += torch.mm(y[stop - len(panel) : stop], y[:stop].T, out=product)
+
+
+def centred(points: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, bool]]:
+    """Columns of the points (n, c) minus their mean, at most PRODUCT_COLUMNS at a time, in one buffer; are they finite?"""
+    wide = torch.promote_types(points.dtype, dtype)
+    buffer = torch.empty(len(points) * min(PRODUCT_COLUMNS, points.shape[1]), dtype=dtype, device=points.device)
+    for part in points.split(PRODUCT_COLUMNS, dim=1):
+        if part.shape[1]:
+            mean = part.mean(0, dtype=wide)
+            finite = bool(mean.isfinite().all()) or bool(part.isfinite().all())
+            yield torch.sub(part, mean, out=buffer[: part.numel()].view(part.shape)), finite

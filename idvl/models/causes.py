@@ -1,0 +1,99 @@
+"""Why a model could not be loaded, in one line that names the way out. It loads nothing itself."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from idvl.errors import UsageError
+
+
+@contextmanager
+def one_line(name: str, folder: Path | None) -> Iterator[None]:
+    """Whatever keeps a model from loading becomes a UsageError that says what to do."""
+    try:
+        yield
+    except (UsageError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UsageError(_explain(name, folder, error)) from error
+
+
+def _explain(name: str, folder: Path | None, error: BaseException) -> str:
+    from huggingface_hub import errors as hub
+    from safetensors import SafetensorError
+
+    chain = list(_chain(error))
+
+    def has(*types: type) -> bool:
+        return any(isinstance(link, types) for link in chain)
+
+    said = " ".join(str(link) for link in chain)
+    if "trust_remote_code" in said:
+        return f"{name} brings its own model code; read it, then pass --trust-remote-code to run it"
+    if has(hub.GatedRepoError):
+        return f"{name} is gated: accept its terms on its hub page, then pass --token or run hf auth login"
+    if has(hub.RevisionNotFoundError):
+        return f"{name} has no such revision; choose a branch, tag or commit of it"
+    if has(hub.RepositoryNotFoundError):
+        status = next((link.response.status_code for link in chain if getattr(link, "response", None) is not None), 404)
+        login = "pass --token or run hf auth login if it is private" if status == 401 else "check the id"
+        return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
+    if has(hub.HFValidationError):
+        return f"{name!r} is neither a folder here nor a hub id, which look like owner/model"
+    if has(pickle.UnpicklingError) and "global" in said.lower():
+        return f"{name} holds pickled code in its weights, which is never run; convert it to safetensors"
+    if has(SafetensorError, pickle.UnpicklingError, EOFError) or "PytorchStreamReader" in said:
+        return f"the weights of {name} are damaged ({first_line(chain[-1])}); copy or download them again"
+    if has(json.JSONDecodeError) or "valid JSON" in said:
+        return f"{name} is no model: its config.json or another of its JSON files is not valid JSON"
+    if "model_type" in said or "does not recognize this architecture" in said:
+        return f"{name} is no model that transformers knows: {_model_type(folder)}"
+    if has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.RevisionResolutionError, ConnectionError):
+        return (
+            f"{name} is no folder here, not in the local cache, and the hub was not reached (no network, "
+            "HF_HUB_OFFLINE or --local-files-only); where there is network run: "
+            f"hf download {name} --local-dir FOLDER, and pass FOLDER"
+        )
+    return f"{name} cannot be loaded: {first_line(error)}"
+
+
+def _model_type(folder: Path | None) -> str:
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type") if folder else None
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    return f"model_type {kind!r} in its config.json" if kind else "its config.json names no model_type"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_line(error: object) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def nearby(path: Path) -> str:
+    """A hint at folders that hold a model: inside of `path`, else the ones beside it with the nearest names."""
+    inside = _models_in(path)
+    if inside:
+        return f"; models inside it: {', '.join(str(path / name) for name in inside[:3])}"
+    beside = _models_in(path.parent)
+    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0) if beside else []
+    return f"; models near it: {', '.join(str(path.parent / name) for name in near)}" if near else ""
+
+
+def _models_in(path: Path) -> list[str]:
+    try:
+        return sorted(child.name for child in path.iterdir() if (child / "config.json").is_file())
+    except OSError:
+        return []

@@ -1,0 +1,186 @@
+"""Local datasets of every form: what is read, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from idvl.data.samples import select
+from idvl.errors import UsageError
+from tests.hub import caption, jpeg, write_dataset
+
+
+def images(folder: Path, n: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        (folder / f"{i:04d}.jpg").write_bytes(jpeg(i))
+    return folder
+
+
+def jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def captioned(n: int, key: str = "file_name", text: str = "text") -> list[dict]:
+    return [{key: f"{i:04d}.jpg", text: caption(i)} for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return images(tmp_path_factory.mktemp("plain"), 130)
+
+
+def test_folder_of_images_alone(folder: Path) -> None:
+    selection = select(str(folder), n=120)
+    assert len({sample.id for sample in selection.samples}) == 120
+    assert selection.samples[0].texts == () and selection.samples[0].image.size == (48, 40)
+    about = selection.description
+    assert about["ids"] == [sample.id for sample in selection.samples]
+    assert (about["method"], about["split"], about["requested"], about["warnings"]) == ("uniform", "all", 120, [])
+    json.dumps(about)
+
+
+def test_seed_decides(folder: Path) -> None:
+    first, again, other = (select(str(folder), n=100, seed=seed).description for seed in (3, 3, 4))
+    assert first == again
+    assert first["ids"] != other["ids"] and first["fingerprint"] != other["fingerprint"]
+
+
+def test_smaller_draw_is_the_beginning_of_a_larger_one(folder: Path) -> None:
+    assert select(str(folder), n=100).samples == select(str(folder), n=125).samples[:100]
+
+
+def _imagefolder(path: Path) -> str:
+    jsonl(images(path / "deep", 110) / "metadata.jsonl", captioned(110))
+    return str(path)
+
+
+def _csv(path: Path) -> str:
+    lines = ["file_name,caption", *(f'{i:04d}.jpg,"{caption(i)}"' for i in range(110))]
+    (images(path, 110) / "metadata.csv").write_text("\n".join(lines))
+    return str(path)
+
+
+def _jsonl(path: Path) -> str:
+    images(path / "pictures", 110)
+    rows = [{"image": f"pictures/{i:04d}.jpg", "captions": [caption(i), caption(i, 1)]} for i in range(110)]
+    return str(jsonl(path / "list.jsonl", rows))
+
+
+def _parquet_bytes(path: Path) -> str:
+    return str(write_dataset("coco", path / "repo", 110, shards=2, row_group=25))
+
+
+def _parquet_paths(path: Path) -> str:
+    images(path, 110)
+    pq.write_table(pa.Table.from_pylist(captioned(110, "image")), path / "table.parquet", row_group_size=40)
+    return str(path / "table.parquet")
+
+
+def _saved(path: Path) -> str:
+    from datasets import Dataset, Image
+
+    rows = [{"image": {"bytes": jpeg(i), "path": None}, "text": caption(i)} for i in range(110)]
+    Dataset.from_list(rows).cast_column("image", Image()).save_to_disk(path / "saved")
+    return str(path / "saved")
+
+
+def _karpathy(path: Path) -> str:
+    images(path / "val2014", 110)
+    listed = [
+        {"filename": f"{i:04d}.jpg", "filepath": "val2014", "split": "val", "sentences": [{"raw": caption(i)}]}
+        for i in range(110)
+    ]
+    (path / "dataset_coco.json").write_text(json.dumps({"images": listed, "dataset": "coco"}))
+    return str(path)
+
+
+FORMS = [_imagefolder, _csv, _jsonl, _parquet_bytes, _parquet_paths, _saved, _karpathy]
+
+
+@pytest.mark.parametrize("make", FORMS, ids=[make.__name__[1:] for make in FORMS])
+def test_every_form_gives_images_with_their_captions(make, tmp_path: Path) -> None:
+    text_column = "answer" if make is _parquet_bytes else None
+    selection = select(make(tmp_path), n=105, text_column=text_column)
+    assert len(selection.samples) == 105
+    number = {jpeg(i): i for i in range(110)}
+    for sample in selection.samples:
+        encoded = sample.source if isinstance(sample.source, bytes) else sample.source.read_bytes()
+        assert sample.texts[0] == caption(number[encoded])
+
+
+def test_text_alone(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "lines.jsonl", [{"text": caption(i)} for i in range(120)])
+    selection = select(str(path), n=100)
+    assert selection.samples[0].image is None and len({sample.texts for sample in selection.samples}) == 100
+
+
+def test_karpathy_splits_under_a_catalogue_name(tmp_path: Path) -> None:
+    images(tmp_path, 240)
+    splits = ["train"] * 60 + ["restval"] * 60 + ["val"] * 120
+    listed = [
+        {"filename": f"{i:04d}.jpg", "filepath": "val2014", "split": split, "sentences": [{"raw": caption(i)}]}
+        for i, split in enumerate(splits)
+    ]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": listed}))
+    default = select("coco", n=110, data_dir=tmp_path).description
+    assert default["split"] == "val" and min(default["ids"]) >= "0120.jpg"
+    assert select("coco", n=110, data_dir=tmp_path, split="validation").description["ids"] == default["ids"]
+    train = select("coco", n=120, data_dir=tmp_path, split="train").description
+    assert sorted(train["ids"]) == [f"{i:04d}.jpg" for i in range(120)]
+    with pytest.raises(UsageError, match=r"no split 'tran'; did you mean 'train'\? \(there is train, restval, val\)"):
+        select("coco", n=100, data_dir=tmp_path, split="tran")
+
+
+def test_splits_told_by_file_names(tmp_path: Path) -> None:
+    write_dataset("coco", tmp_path, 110)
+    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"")
+    assert select("coco", n=100, data_dir=tmp_path).description["split"] == "val"
+
+
+def test_undivided_data_has_no_split(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"no split 'train' \(there is all\)"):
+        select(str(folder), n=100, split="train")
+
+
+@pytest.mark.parametrize(("given", "near"), [({"image_column": "imag"}, "image"), ({"text_column": "anser"}, "answer")])
+def test_unknown_column_names_the_nearest(given: dict[str, str], near: str, tmp_path: Path) -> None:
+    write_dataset("coco", tmp_path, 5)
+    with pytest.raises(UsageError, match=f"did you mean '{near}'.*question_id"):
+        select("coco", n=100, data_dir=tmp_path, **given)
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no dataset"):
+        select(str(tmp_path))
+    with pytest.raises(UsageError, match="holds no rows"):
+        select(str(jsonl(tmp_path / "empty.jsonl", [])))
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
+    with pytest.raises(UsageError, match="holds no rows"):
+        select(str(tmp_path / "empty.parquet"))
+    pq.write_table(pa.table({"width": [1, 2]}), tmp_path / "numbers.parquet")
+    with pytest.raises(UsageError, match=r"no column of images or text.*it has width.*--image-column"):
+        select(str(tmp_path / "numbers.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"text"', "line 2 is not JSON"),
+        ("a.jsonl", b"[1]\n", "line 1 is a list"),
+        ("a.jsonl", b"\xff\xfe\x00", "cannot be read as text"),
+        ("a.parquet", b"PAR1 no", "parquet file that cannot be read"),
+        ("dataset_coco.json", b"{}", "no Karpathy annotation"),
+        ("a.zip", b"", "is no dataset"),
+    ],
+)
+def test_damaged_tables(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        select(str(tmp_path / name))
+    assert "\n" not in str(caught.value)

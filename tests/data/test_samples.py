@@ -1,0 +1,162 @@
+"""What a run takes from a dataset and what it passes over; names that do not exist."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from idvl.data.catalog import CATALOG
+from idvl.data.samples import Sample, select
+from idvl.errors import UsageError
+from tests.hub import caption, jpeg
+
+
+def write(folder: Path, rows: list[tuple[bytes, object]]) -> str:
+    for i, (image, _) in enumerate(rows):
+        (folder / f"{i:04d}.jpg").write_bytes(image)
+    lines = [{"file_name": f"{i:04d}.jpg", "text": text} for i, (_, text) in enumerate(rows)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(folder)
+
+
+def good(n: int, start: int = 0) -> list[tuple[bytes, object]]:
+    return [(jpeg(i), caption(i)) for i in range(start, start + n)]
+
+
+def test_distinct_images_and_captions(tmp_path: Path) -> None:
+    same_image = [(jpeg(i), caption(i + 500)) for i in range(20)]
+    same_caption = [(jpeg(i + 700), caption(i).upper()) for i in range(20, 40)]
+    selection = select(write(tmp_path, good(120) + same_image + same_caption), n=160)
+    assert len(selection.samples) == 120 and selection.description["duplicates"] == 40
+    assert len({sample.texts[0].lower() for sample in selection.samples}) == 120
+    assert (
+        "120 distinct usable samples (40 duplicates, 0 unusable), 160 were asked for"
+        in selection.description["warnings"][0]
+    )
+
+
+def test_a_used_caption_gives_way_to_the_next(tmp_path: Path) -> None:
+    rows = [(jpeg(i), ["a dog", caption(i)]) for i in range(110)]
+    selection = select(write(tmp_path, rows), n=110)
+    assert selection.samples[0].texts[0] == "a dog" and selection.description["duplicates"] == 0
+    assert all(sample.texts == (sample.texts[0], "a dog") for sample in selection.samples[1:])
+
+
+BROKEN = {
+    "zero bytes": (b"", "x"),
+    "cannot be decoded": (jpeg(1)[:-60], "y"),
+    "not an image": (b"<html>not found</html>", "z"),
+    "no text in column 'text'": (jpeg(2), None),
+    "no text in column": (jpeg(3), "  "),
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_unusable_samples_are_skipped_and_listed(reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        selection = select(write(tmp_path, good(110, start=10) + [BROKEN[reason]] * 5), n=115)
+    about = selection.description
+    assert len(about["ids"]) == 110 and about["looked_at"] == 115 and len(about["skipped"]) == 5
+    assert all(skip["reason"].startswith(reason) for skip in about["skipped"])
+    assert {skip["id"] for skip in about["skipped"]} == {f"{i:04d}.jpg" for i in range(110, 115)}
+    assert any("skipped 5 unusable of 115" in warning for warning in about["warnings"])
+    assert "skipped 5 unusable" in caplog.text
+
+
+def test_unusable_samples_are_replaced_from_the_rest(tmp_path: Path) -> None:
+    selection = select(write(tmp_path, good(150, start=10) + [(b"", "x")] * 3), n=150)
+    assert len(selection.samples) == 150
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_more_than_five_percent_are_refused(reason: str, tmp_path: Path) -> None:
+    path = write(tmp_path, good(100, start=10) + [BROKEN[reason]] * 7)
+    with pytest.raises(UsageError, match=r"cannot be used, more than 5%: \d+.jpg \(.*repair or remove") as caught:
+        select(path, n=107)
+    assert ("--text-column none" in str(caught.value)) == ("no text" in reason)
+
+
+def test_images_can_be_taken_without_their_texts(tmp_path: Path) -> None:
+    selection = select(write(tmp_path, [(jpeg(i), None) for i in range(100)]), n=100, text_column="none")
+    assert {sample.texts for sample in selection.samples} == {()}
+
+
+def test_missing_image_files(tmp_path: Path) -> None:
+    path = write(tmp_path, good(110))
+    (tmp_path / "0003.jpg").unlink()
+    assert select(path, n=110).description["skipped"] == [{"id": "0003.jpg", "reason": "No such file or directory"}]
+
+
+def test_few_samples_need_force(tmp_path: Path) -> None:
+    path = write(tmp_path, good(30))
+    with pytest.raises(UsageError, match=r"has 30 distinct usable samples.*fewer than 100.*--force"):
+        select(path)
+    with pytest.raises(UsageError, match=r"30 samples are too few.*--force"):
+        select(path, n=30)
+    assert len(select(path, n=30, force=True).samples) == 30
+    with pytest.raises(UsageError, match="0 samples"):
+        select(path, n=0, force=True)
+
+
+def test_progress_reaches_the_number_asked_for(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    select(write(tmp_path, good(100)), n=100, progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 100) and seen[-1] == (100, 100)
+
+
+def test_unknown_dataset() -> None:
+    with pytest.raises(UsageError, match=r"no dataset 'coc'; did you mean 'coco'\? \(there is shapes, digits, coco"):
+        select("coc")
+    with pytest.raises(UsageError, match=r"no/such/folder does not exist"):
+        select("/no/such/folder")
+    with pytest.raises(UsageError, match="does not exist"):
+        select("coco", data_dir="no-such-copy")
+    with pytest.raises(UsageError, match="pass one of them"):
+        select("coco", data_dir=".", dataset_id="a/b")
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if entry.module])
+def test_built_in_datasets(name: str) -> None:
+    if name == "digits":
+        pytest.importorskip("sklearn")
+    entry = CATALOG[name]
+    module = importlib.import_module(entry.module)
+    assert tuple(entry.splits) == tuple(module.SPLITS)
+    assert (entry.default_split, entry.default_samples) == (module.DEFAULT_SPLIT, module.DEFAULT_SAMPLES)
+    selection = select(name, n=150, seed=1)
+    assert len(selection.samples) == 150 and selection.description["split"] == entry.default_split
+    assert selection.description["ids"] == select(name, n=150, seed=1).description["ids"]
+    with pytest.raises(UsageError, match=r"no split 'tset'; did you mean 'test'"):
+        select(name, n=150, split="tset")
+    with pytest.raises(UsageError, match="is built in"):
+        select(name, text_column="x")
+
+
+def test_a_built_in_split_smaller_than_asked() -> None:
+    pytest.importorskip("sklearn")
+    about = select("digits", split="test", n=5_000).description
+    assert len(about["ids"]) == CATALOG["digits"].splits["test"]
+    assert "5000 were asked for" in about["warnings"][0]
+    assert select("digits", split="train").description["warnings"] == []
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_images_come_as_rgb(mode: str) -> None:
+    encoded = io.BytesIO()
+    picture = Image.open(io.BytesIO(jpeg(0))).convert(mode)
+    picture.save(encoded, "TIFF")
+    assert Sample(id="a", source=encoded.getvalue()).image.mode == "RGB"
+    assert Sample(id="a", source=picture).image.mode == "RGB"
+
+
+def test_a_turned_photograph_stands_upright() -> None:
+    encoded, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(encoded, "JPEG", exif=exif)
+    assert Sample(id="a", source=encoded.getvalue()).image.size == (20, 30)

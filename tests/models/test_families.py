@@ -1,0 +1,215 @@
+"""What every family promises, tried on every kind of tiny model: nothing here asks which one it is."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+import torch
+
+from idvl.errors import UsageError
+from idvl.models import families
+from idvl.models.families import family_of, generic, name_of
+from idvl.models.inputs import encode
+from idvl.models.layers import block_names, find_layers
+from idvl.models.loading import Loaded, load
+from idvl.profile import MODALITIES
+from tests import tiny
+
+FAMILY_OF = dict.fromkeys(tiny.KINDS, "generic") | {
+    "blip": "blip",
+    "blip-vqa": "blip",
+    "blip-itm": "blip",
+    "clip": "clip",
+    "vit": "vit",
+}
+MODALITIES_OF = {
+    "blip": {"vision", "language", "cross"},
+    "blip-vqa": {"vision", "language", "cross"},
+    "blip-itm": {"vision", "language", "cross"},
+    "clip": {"vision", "language"},
+    "vit": {"vision"},
+    "siglip": {"vision", "language"},
+    "vilt": {"fusion"},
+    "git": {"vision", "fusion", "connector"},
+    "dinov2": {"vision"},
+    "bert": {"language"},
+    "gpt2": {"language"},
+    "t5": {"language", "cross"},
+    "llava": {"vision", "language", "connector"},
+    "blip2": {"vision", "language", "cross", "connector"},
+    "flava": {"vision", "language", "fusion", "connector"},
+}
+SAMPLES = tiny.samples(6)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """kind -> the model of that kind, loaded from a checkpoint."""
+
+    @functools.cache
+    def get(kind: str) -> Loaded:
+        return load(str(tiny.save(kind, tmp_path_factory.mktemp(kind))), device="cpu")
+
+    return get
+
+
+def outputs(loaded: Loaded, batch) -> dict[str, torch.Tensor]:
+    """Every layer's output (batch, tokens, width), padding set to zero."""
+    seen = {}
+
+    def keep(name):
+        def hook(module, args, output):
+            seen[name] = output.reshape(len(next(iter(batch.values()))), -1, output.shape[-1]).clone()
+
+        return hook
+
+    handles = [
+        layer.module.register_forward_hook(keep(name))
+        for name, layer in find_layers(loaded.model, loaded.family).items()
+    ]
+    with torch.no_grad():
+        loaded.family.call(loaded.model, batch)
+    for handle in handles:
+        handle.remove()
+    for name, output in seen.items():
+        mask = loaded.family.token_mask(name, output.shape[1], batch)
+        if mask is not None:
+            seen[name] = output * mask[:, :, None]
+    return seen
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_layers_have_places(loaded, kind):
+    model, family = loaded(kind).model, loaded(kind).family
+    layers, blocks = find_layers(model, family), block_names(model, family)
+    assert name_of(family) == FAMILY_OF[kind]
+    assert {layer.modality for layer in layers.values()} == MODALITIES_OF[kind] <= set(MODALITIES)
+    for name, layer in layers.items():
+        assert model.get_submodule(name) is layer.module
+        assert layer.block is None or (layer.block in blocks and name.startswith(layer.block + "."))
+        assert layer.block or layer.modality == "connector"
+        assert layer.reads_image <= (layer.modality == "cross")
+        assert layer.module.weight.numel() == layer.in_features * layer.out_features
+    assert all(model.get_submodule(block) for block in blocks)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_layer_runs_and_knows_its_real_tokens(loaded, kind):
+    batch = encode(loaded(kind), SAMPLES, batch_size=len(SAMPLES))[0]
+    layers = find_layers(loaded(kind).model, loaded(kind).family)
+    seen = outputs(loaded(kind), batch)
+    assert set(seen) == set(layers)
+    for name, output in seen.items():
+        mask = loaded(kind).family.token_mask(name, output.shape[1], batch)
+        assert mask is None or (mask.shape == output.shape[:2] and mask.dtype == torch.bool)
+        if layers[name].modality == "vision" or layers[name].reads_image:
+            assert mask is None
+        elif layers[name].modality in ("language", "fusion") and "attention_mask" in batch:
+            absent = (batch["attention_mask"] == 0).sum(1)
+            by_answer = kind == "blip-vqa" and name.startswith("text_decoder")
+            assert by_answer or ((~mask).sum(1) == absent).all()
+        assert output.isfinite().all() and output.std() > 0
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_sample_does_not_depend_on_its_neighbours(loaded, kind):
+    """Together or alone, in this order or another: the same representation."""
+    together = outputs(loaded(kind), encode(loaded(kind), SAMPLES, batch_size=6)[0])
+    order = [3, 0, 5, 1, 4, 2]
+    for size in (1, 4):
+        batches = encode(loaded(kind), [SAMPLES[i] for i in order], batch_size=size)
+        parts = [outputs(loaded(kind), batch) for batch in batches]
+        for name, whole in together.items():
+            shuffled = torch.cat([part[name] for part in parts])
+            torch.testing.assert_close(shuffled, whole[order], atol=1e-5, rtol=1e-5, msg=f"{name}, batches of {size}")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tiny.KINDS if kind not in ("vit", "dinov2", "siglip")])
+def test_longer_padding_changes_no_real_token(loaded, kind):
+    got = loaded(kind)
+    length = got.family.text_length(got.processor, SAMPLES)
+    short = outputs(got, got.family.inputs(got.processor, SAMPLES, length))
+    long = outputs(got, got.family.inputs(got.processor, SAMPLES, length + 4))
+    for name, output in short.items():
+        # [image, text] and [text, image] alike: without the zeros at padding, the same vectors in the same order
+        for a, b in zip(output, long[name], strict=True):
+            a, b = a[a.abs().sum(-1) > 0], b[b.abs().sum(-1) > 0]
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_calls_keep_no_cache(loaded, kind):
+    with torch.no_grad():
+        result = loaded(kind).family.call(loaded(kind).model, encode(loaded(kind), SAMPLES, batch_size=6)[0])
+    assert getattr(result, "past_key_values", None) is None
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_guesses_are_said(loaded, kind):
+    description = loaded(kind).description
+    assert json.loads(json.dumps(description)) == description
+    assert description["guessed"] == (FAMILY_OF[kind] == "generic") == bool(description["warnings"])
+
+
+def test_families_are_the_files_of_the_folder():
+    assert families.names() == ["blip", "clip", "vit", "generic"]
+    assert family_of(tiny.KINDS["clip"]()[0].config) is families.import_module("idvl.models.families.clip").FAMILY
+
+
+def test_an_unknown_class_of_a_known_type_is_generic():
+    import transformers
+
+    config = transformers.CLIPConfig(architectures=["CLIPForImageClassification"])
+    assert family_of(config).guessed
+    assert family_of(config).model_class(config) is transformers.CLIPForImageClassification
+
+
+def test_a_model_without_image_and_text_is_refused():
+    import transformers
+
+    with pytest.raises(UsageError, match="wav2vec2 model reads audio"):
+        family_of(transformers.Wav2Vec2Config(architectures=["Wav2Vec2Model"]))
+
+
+def test_answering_reads_the_second_text(loaded):
+    import dataclasses
+
+    got = loaded("blip-vqa")
+    sample = dataclasses.replace(SAMPLES[0], texts=("a red star", "two blue"))
+    batch = encode(got, [sample], batch_size=1)[0]
+    plain = got.processor.tokenizer(["a red star", "two blue"])["input_ids"]
+    assert batch["input_ids"][0].tolist() == plain[0]
+    assert batch["decoder_input_ids"][0, :4].tolist() == plain[1]
+    kv = "text_decoder.bert.encoder.layer.0.crossattention.self.key"
+    assert got.family.token_mask(kv, 5, batch).sum() == 5
+    assert got.family.token_mask("text_decoder.bert.encoder.layer.0.attention.self.key", 5, batch).sum() == 4
+    assert not find_layers(got.model, got.family)[kv].reads_image
+
+
+def test_the_text_is_found_where_it_stands(loaded):
+    """ViLT puts the text first, GIT behind 17 image tokens, FLAVA's fusion behind 18; its text tower at 0."""
+
+    def starts(kind):
+        return loaded(kind).family.token_mask.args[0]
+
+    assert set(starts("vilt").values()) == {0}
+    assert set(starts("git").values()) == {17}
+    assert {start for name, start in starts("flava").items() if name.startswith("multimodal")} == {18}
+    assert {start for name, start in starts("flava").items() if name.startswith("text")} == {0}
+
+
+def test_padding_that_the_model_does_not_mask_is_noticed():
+    tokens = torch.randn(7, 4)
+    padded = torch.tensor([5, 6])
+    clean = tokens.clone()
+    clean[5:] += 1
+    assert generic._start(tokens, clean, padded, 7) == (0, False)
+    assert generic._start(tokens, tokens + 1, padded, 7) == (0, True)
+    longer = torch.cat([torch.randn(3, 4), tokens])
+    changed = longer.clone()
+    changed[8:] += 1
+    assert generic._start(longer, changed, padded, 7) == (3, False)
+    assert generic._start(longer, longer + 1, padded, 7) == (None, True)
+    assert generic._start(tokens, tokens, padded, 7) == (None, False)

@@ -1,0 +1,118 @@
+"""Known counts and places of prunable layers, and the selections that are refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from idvl.errors import UsageError
+from idvl.models.families import family_of
+from idvl.models.layers import block_names, block_of, find_layers
+from idvl.profile import MODALITIES
+from tests import tiny
+
+
+def on_meta(cls, config):
+    with torch.device("meta"):
+        return cls(config)
+
+
+@pytest.fixture(scope="module")
+def blip():
+    model = tiny.KINDS["blip"]()[0]
+    return model, family_of(model.config)
+
+
+def test_blip_base_has_the_168_layers_of_the_paper():
+    """Section 2.2 of the paper's code: 12 vision blocks of 4 and 12 text layers of 10, the head left out."""
+    model = on_meta(transformers.BlipForConditionalGeneration, transformers.BlipConfig())
+    layers = find_layers(model, family_of(model.config))
+    assert Counter(layer.modality for layer in layers.values()) == {"vision": 48, "language": 72, "cross": 48}
+    assert sum(layer.reads_image for layer in layers.values()) == 24
+    assert len(block_names(model, family_of(model.config))) == 24
+    names = list(layers)
+    assert names[0] == "vision_model.encoder.layers.0.self_attn.qkv"
+    assert names[-1] == "text_decoder.bert.encoder.layer.11.output.dense"
+    assert (layers[names[0]].in_features, layers[names[0]].out_features) == (768, 2304)
+
+
+def test_clip_base_leaves_its_projections_out():
+    model = on_meta(transformers.CLIPModel, transformers.CLIPConfig())
+    layers = find_layers(model, family_of(model.config))
+    assert Counter(layer.modality for layer in layers.values()) == {"vision": 72, "language": 72}
+    assert not any("projection" in name for name in layers)
+
+
+def test_conv1d_has_its_features_the_right_way_round():
+    model = tiny.KINDS["gpt2"]()[0]
+    layers = find_layers(model, family_of(model.config))
+    fused = layers["transformer.h.0.attn.c_attn"]
+    assert (fused.in_features, fused.out_features) == (32, 96)
+    assert len(layers) == 2 * 4 and "lm_head" not in layers
+
+
+def test_layers_without_bias_count():
+    model = tiny.KINDS["t5"]()[0]
+    layers = find_layers(model, family_of(model.config))
+    assert len(layers) == 2 * 6 + 2 * 10 and all(layer.module.bias is None for layer in layers.values())
+
+
+def test_a_tied_weight_counts_once():
+    model = tiny.KINDS["bert"]()[0]
+    family = family_of(model.config)
+    before = list(find_layers(model, family))
+    blocks = model.bert.encoder.layer
+    blocks[1].output.dense.weight = blocks[0].output.dense.weight
+    after = list(find_layers(model, family))
+    assert [name for name in before if name not in after] == ["bert.encoder.layer.1.output.dense"]
+    blocks[1] = blocks[0]
+    assert list(find_layers(model, family)) == before[:6]
+
+
+def test_a_projection_that_never_runs_as_a_module_is_left_out():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16)])
+
+    family = family_of(transformers.BertConfig(architectures=["BertModel"]))
+    assert list(find_layers(Model(), family)) == ["layers.0.linear1", "layers.0.linear2"]
+
+
+def test_a_block_is_the_outermost_that_matches():
+    family = family_of(transformers.T5Config(architectures=["T5ForConditionalGeneration"]))
+    assert block_of("decoder.block.1.layer.2.DenseReluDense.wo", family) == "decoder.block.1"
+    assert block_of("lm_head", family) is None
+
+
+def test_patterns_and_modalities_select(blip):
+    cross = find_layers(*blip, modality="cross")
+    assert len(cross) == 8 and all("crossattention" in name for name in cross)
+    assert len(find_layers(*blip, pattern="*.mlp.fc?")) == 4
+    assert len(find_layers(*blip, pattern="text_decoder*", modality=["vision", "language"])) == 12
+    everything = find_layers(*blip, modality=[m for m in MODALITIES if m in ("vision", "language", "cross")])
+    assert list(everything) == list(find_layers(*blip))
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"pattern": "vision_model.encoder.layers.0.mlp.fc3"}, r"near it: vision_model\.encoder\.layers\.0\.mlp\.fc"),
+        ({"modality": "visoin"}, "did you mean vision"),
+        ({"modality": "fusion"}, "no fusion layers; it has vision, language, cross"),
+    ],
+)
+def test_a_selection_of_nothing_is_refused(blip, choice, said):
+    with pytest.raises(UsageError, match=said) as refused:
+        find_layers(*blip, **choice)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_without_blocks_is_refused():
+    family = family_of(transformers.BertConfig(architectures=["BertModel"]))
+    with pytest.raises(UsageError, match="no linear layer inside a transformer block"):
+        find_layers(nn.Sequential(nn.Linear(2, 2)), family)

@@ -1,0 +1,287 @@
+"""Loading a checkpoint whole, describing it, feeding it; and everything that must be refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from idvl.errors import UsageError
+from idvl.models.causes import one_line
+from idvl.models.inputs import encode, process
+from idvl.models.loading import fingerprint, load, wrap
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A folder with a few tiny checkpoints, named by their kinds."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for kind in ("blip", "vit", "bert", "clip"):
+        tiny.save(kind, folder / kind)
+    return folder
+
+
+@pytest.fixture
+def copy(checkpoints, tmp_path):
+    """kind -> a copy of its checkpoint that a test may spoil."""
+    return lambda kind: shutil.copytree(checkpoints / kind, tmp_path / kind)
+
+
+def refusal(name, **options) -> str:
+    with pytest.raises(UsageError) as refused:
+        load(str(name), device="cpu", **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def change_config(folder, **changes):
+    """Set keys of config.json; a nested one is written with a double underscore."""
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        section, _, inner = key.rpartition("__")
+        (config[section] if section else config)[inner] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_checkpoint_is_loaded_as_it_was_saved(checkpoints):
+    loaded = load(str(checkpoints / "blip"), device="cpu")
+    saved = load_file(checkpoints / "blip" / "model.safetensors")
+    for name, parameter in loaded.model.named_parameters():
+        if name in saved:
+            assert torch.equal(parameter, saved[name])
+    assert not loaded.model.training
+    described = loaded.description
+    assert (described["class"], described["source"]) == ("BlipForConditionalGeneration", "folder")
+    assert described["parameters"] == sum(p.numel() for p in loaded.model.parameters())
+    assert described["image_processor"] == "BlipImageProcessorPil"
+    assert described["warnings"] == [] and described["revision"] is None and not described["guessed"]
+
+
+def test_a_model_in_memory_is_wrapped_as_it_is(checkpoints):
+    loaded = load(str(checkpoints / "blip"), device="cpu")
+    wrapped = wrap(loaded.model.train(), loaded.processor)
+    assert wrapped.model is loaded.model and not wrapped.model.training
+    assert wrapped.description["fingerprint"] == loaded.description["fingerprint"]
+
+
+def test_dtype(checkpoints, copy):
+    folder = copy("vit")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: w.bfloat16() for name, w in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    change_config(folder, dtype="bfloat16")
+    assert load(str(folder), device="cpu").model.dtype == torch.float32
+    kept = load(str(folder), device="cpu", dtype="auto")
+    assert kept.model.dtype == torch.bfloat16
+    batch = encode(kept, tiny.samples(2), batch_size=2)[0]
+    assert batch["pixel_values"].dtype == torch.float32
+    assert kept.family.call(kept.model, batch).logits.dtype == torch.bfloat16
+
+
+def test_fingerprint_follows_the_weights(checkpoints):
+    model = load(str(checkpoints / "vit"), device="cpu").model
+    before = fingerprint(model)
+    with torch.no_grad():
+        model.classifier.weight[0, 0] += 1
+    assert fingerprint(model) != before
+    assert fingerprint(load(str(checkpoints / "vit"), device="cpu").model) == before
+
+
+def test_torch_weights_without_code_are_read(copy):
+    folder = copy("bert")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert load(str(folder), device="cpu").description["class"] == "BertForMaskedLM"
+
+
+def test_pickled_code_is_never_run(copy, tmp_path):
+    folder = copy("bert")
+
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harmed"),)
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Harm()}, folder / "pytorch_model.bin")
+    assert "never run; convert it to safetensors" in refusal(folder)
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("blip", {"text_config__num_hidden_layers": 3}, "missing: text_decoder.bert.encoder.layer.2.attention"),
+        ("blip", {"text_config__num_hidden_layers": 1}, "unexpected: text_decoder.bert.encoder.layer.1.attention"),
+        ("blip", {"text_config__intermediate_size": 48}, "dense.weight (64, 32), not (48, 32)"),
+        ("blip", {"vision_config__image_size": 64}, "mismatched: vision_model.embeddings.position_embedding"),
+        # the names on disk are not those in memory
+        ("vit", {"num_hidden_layers": 3}, "missing: vit.layers.2.attention.k_proj.bias"),
+        ("vit", {"qkv_bias": False}, "unexpected: vit.layers.0.attention.k_proj.bias"),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed(copy, kind, changes, said):
+    assert said in refusal(change_config(copy(kind), **changes))
+
+
+def test_a_single_missing_weight_is_named(copy):
+    folder = copy("clip")
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_model.encoder.layers.1.mlp.fc2.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert "missing: text_model.encoder.layers.1.mlp.fc2.weight" in refusal(folder)
+
+
+def test_a_head_of_another_task_is_a_warning(copy):
+    folder = change_config(copy("vit"), id2label={str(i): str(i) for i in range(3)})
+    (warning,) = load(str(folder), device="cpu").description["warnings"]
+    assert "mismatched: classifier.bias (10,), not (3,)" in warning
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000])
+def test_truncated_weights(copy, size):
+    folder = copy("blip")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:size])
+    assert "damaged" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{nope", "not valid JSON"),
+        ("{}", "names no model_type"),
+        ("[1]", "names no model_type"),
+        ('{"model_type": "blub"}', "model_type 'blub'"),
+        ('{"model_type": "x", "auto_map": {"AutoConfig": "x.X", "AutoModel": "x.Y"}}', "--trust-remote-code"),
+    ],
+)
+def test_configs_that_are_none(copy, text, said):
+    folder = copy("bert")
+    (folder / "config.json").write_text(text)
+    assert said in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "said"),
+    [
+        ("blip", ["processor_config.json"], "no processor that loads"),
+        ("blip", ["tokenizer.json", "tokenizer_config.json"], "no vocabulary"),
+        ("bert", ["tokenizer.json", "tokenizer_config.json"], "no vocabulary"),
+        ("vit", ["preprocessor_config.json"], "no processor that loads"),
+        ("vit", ["model.safetensors"], "no file named model.safetensors"),
+    ],
+)
+def test_missing_files(copy, kind, files, said):
+    folder = copy(kind)
+    for file in files:
+        (folder / file).unlink()
+    assert said in refusal(folder)
+
+
+def test_paths_that_are_no_model(checkpoints, tmp_path):
+    assert f"does not exist; models near it: {checkpoints / 'blip'}" in refusal(checkpoints / "blipp")
+    assert "models inside it" in refusal(checkpoints)
+    assert "no config.json" in refusal(tmp_path)
+    assert "is a file" in refusal(checkpoints / "blip" / "config.json")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "nowhere/", "~/no/such/model", "a/b/c"])
+def test_a_mistyped_path_is_not_taken_for_a_hub_id(name):
+    assert "does not exist" in refusal(name)
+
+
+@pytest.mark.parametrize("name", ["Salesforce/blip-image-captioning-base", "gpt2"])
+def test_a_hub_id_without_network(name, tmp_path):
+    said = refusal(name, local_files_only=True, cache_dir=str(tmp_path))
+    assert f"hf download {name}" in said and "--local-files-only" in said
+
+
+def test_a_name_that_is_nothing():
+    assert "neither a folder here nor a hub id" in refusal("no such!!")
+    assert "no dtype 'int3'; choose float32" in refusal("./x", dtype="int3")
+
+
+def test_what_the_hub_answers_is_told_apart():
+    from huggingface_hub import errors
+
+    def said(kind, status):
+        error = kind.__new__(kind)
+        error.response = SimpleNamespace(status_code=status)
+        with pytest.raises(UsageError) as refused, one_line("a/b", None):
+            raise OSError("a long story\nin two lines") from error
+        return str(refused.value)
+
+    assert "gated" in said(errors.GatedRepoError, 403)
+    assert "check the id" in said(errors.RepositoryNotFoundError, 404)
+    assert "--token" in said(errors.RepositoryNotFoundError, 401)
+    assert "no such revision" in said(errors.RevisionNotFoundError, 404)
+
+
+def test_an_unknown_device():
+    with pytest.raises(UsageError, match="no device 'cup'"):
+        load("./x", device="cup")
+
+
+def test_out_of_memory_is_not_explained_away():
+    with pytest.raises(MemoryError), one_line("a/b", None):
+        raise MemoryError
+
+
+def test_batches_keep_the_order_and_one_text_length(checkpoints):
+    loaded = load(str(checkpoints / "blip"), device="cpu")
+    samples = tiny.samples(7)
+    seen = []
+    batches = encode(loaded, samples, batch_size=3, progress=lambda *at: seen.append(at))
+    assert [len(batch["input_ids"]) for batch in batches] == [3, 3, 1] and seen == [(1, 3), (2, 3), (3, 3)]
+    longest = max(len(sample.texts[0].split()) for sample in samples) + 2
+    assert {batch["input_ids"].shape[1] for batch in batches} == {longest}
+    alone = process(loaded.processor, samples[4:5], longest)
+    for key, value in alone.items():
+        assert torch.equal(batches[1][key][1:2], value)
+    for batch, again in zip(batches, encode(loaded, samples, batch_size=3, workers=2), strict=True):
+        assert all(torch.equal(batch[key], again[key]) for key in batch)
+    (last,) = encode(loaded, samples, batch_size=3, part=range(2, 3))
+    assert all(torch.equal(batches[2][key], last[key]) for key in last)
+
+
+def test_texts_longer_than_the_model_are_cut(checkpoints, caplog):
+    loaded = load(str(checkpoints / "blip"), device="cpu")
+    long = dataclasses.replace(tiny.samples(1)[0], texts=("a red star " * 30,))
+    assert encode(loaded, [long], batch_size=1)[0]["input_ids"].shape[1] == 40
+    assert "1 of 1 texts are longer than the model's 40 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"source": None}, "tiny-1 has no image"),
+        ({"texts": ()}, "tiny-1 has no text"),
+        ({"texts": (" ",)}, "tiny-1 has no text"),
+        ({"texts": (None,), "source": None}, "tiny-1 has no image and no text"),
+        ({"source": b"no image"}, "image of sample tiny-1 cannot be decoded"),
+    ],
+)
+def test_samples_that_lack_something_are_named(checkpoints, changes, said):
+    loaded = load(str(checkpoints / "blip"), device="cpu")
+    samples = tiny.samples(3)
+    samples[1] = dataclasses.replace(samples[1], **changes)
+    with pytest.raises(UsageError, match=said):
+        encode(loaded, samples, batch_size=2)
+
+
+def test_no_samples_are_refused(checkpoints):
+    with pytest.raises(UsageError, match="no samples"):
+        encode(load(str(checkpoints / "vit"), device="cpu"), [], batch_size=2)
+
+
+def test_a_text_model_needs_no_image(checkpoints):
+    loaded = load(str(checkpoints / "bert"), device="cpu")
+    sample = dataclasses.replace(tiny.samples(1)[0], source=None)
+    assert "pixel_values" not in encode(loaded, [sample], batch_size=1)[0]

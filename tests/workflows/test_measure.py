@@ -1,0 +1,252 @@
+"""A model's profile: the same whatever the batches, the budget, the break and the number of processes."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import pytest
+import torch
+
+import idvl
+from idvl.errors import RunError, UsageError
+from idvl.models.layers import find_layers
+from idvl.models.loading import load
+from idvl.profile import Profile
+from idvl.recipe import load as load_recipe
+from idvl.workflows.estimate_id import estimate_id, run
+from idvl.workflows.measure import Measurement, Settings
+from tests import tiny
+
+N = 120
+
+
+class Silent:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.notes, self.warnings = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    @contextmanager
+    def progress(self, label):
+        yield lambda done, total: None
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory):
+    return str(tiny.save("blip", tmp_path_factory.mktemp("blip")))
+
+
+@pytest.fixture(scope="module")
+def loaded(blip):
+    return load(blip)
+
+
+def measured(loaded, samples, memory=2**30, **settings):
+    layers = find_layers(loaded.model, loaded.family)
+    return dict(Measurement(loaded, samples, layers, Settings(**settings), memory=memory).estimates())
+
+
+def dimensions(layers):
+    return {name: layer.estimate.dimension for name, layer in layers.items()}
+
+
+@pytest.mark.parametrize("tokens", ["flatten", "mean", "first", "last", "each"])
+@pytest.mark.parametrize("capture", ["output", "input"])
+def test_every_layer_equals_the_matrix_estimate_of_its_plain_outputs(loaded, tokens, capture):
+    samples = tiny.samples(N)
+    layers = find_layers(loaded.model, loaded.family)
+    work = Measurement(
+        loaded, samples, layers, Settings(tokens=tokens, capture=capture, batch_size=N), memory=2**30
+    )
+    outputs = {}
+    for name, layer in layers.items():
+        layer.module.register_forward_hook(
+            lambda module, args, out, name=name: outputs.__setitem__(name, args[0] if capture == "input" else out)
+        )
+    with torch.no_grad():
+        loaded.family.call(loaded.model, work.batches[0])
+    for layer in layers.values():
+        layer.module._forward_hooks.clear()
+    found = dict(work.estimates())
+    assert found.keys() == layers.keys()
+    draws = work._draws()[0]
+    for name, layer in found.items():
+        out = outputs[name]
+        mask = loaded.family.token_mask(name, out.shape[1], work.batches[0])
+        mask = torch.ones(out.shape[:2], dtype=torch.bool) if mask is None else mask
+        points = []
+        for k in range(N):
+            real = out[k][mask[k]]
+            pick = {"first": 0, "last": len(real) - 1, "each": int(draws[k] * len(real))}.get(tokens)
+            if tokens == "flatten":
+                padded = torch.zeros_like(out[k])
+                padded[mask[k]] = real
+                points.append(padded.flatten())
+            else:
+                points.append(real.mean(0) if tokens == "mean" else real[pick])
+        expected = idvl.intrinsic_dimension(torch.stack(points))
+        if layer.estimate.n_duplicates == expected.n_duplicates and layer.estimate.dimension is not None:
+            assert layer.estimate.dimension == pytest.approx(expected.dimension, rel=1e-4), name
+        assert layer.n_features == points[0].numel()
+    assert any(layer.estimate.dimension for layer in found.values())
+
+
+def test_batches_do_not_matter(loaded):
+    samples = tiny.samples(N)
+    shuffled = [samples[k] for k in torch.randperm(N, generator=torch.Generator().manual_seed(3)).tolist()]
+    first = dimensions(measured(loaded, samples, batch_size=16))
+    second = dimensions(measured(loaded, shuffled, batch_size=7))
+    for name, dimension in first.items():
+        assert second[name] == pytest.approx(dimension, rel=1e-4), name
+
+
+def test_the_budget_does_not_matter(loaded):
+    samples = tiny.samples(N)
+    layers = find_layers(loaded.model, loaded.family)
+    full = Measurement(loaded, samples, layers, Settings(), memory=2**31)
+    assert full.plan.walks
+    expected = {name: asdict(layer) for name, layer in full.estimates()}
+    with pytest.raises(UsageError, match="--memory") as refusal:
+        Measurement(loaded, samples, layers, Settings(), memory=2**20)
+    assert "give at least" in str(refusal.value)
+    tight = Measurement(loaded, samples, layers, Settings(), memory=full.plan.held_bytes - 2**20)
+    assert tight.plan.forwards > 1
+    assert {name: asdict(layer) for name, layer in tight.estimates()} == expected
+
+
+def test_the_same_call_gives_the_same_numbers(loaded):
+    samples = tiny.samples(N)
+    assert measured(loaded, samples) == measured(loaded, samples)
+
+
+def test_nan_activations_name_their_layer_and_give_no_number(blip):
+    loaded = load(blip)
+    name = "vision_model.encoder.layers.0.mlp.fc1"
+    with torch.no_grad():
+        loaded.model.get_submodule(name).bias[0] = float("nan")
+    layers = measured(loaded, tiny.samples(N))
+    assert layers[name].estimate.dimension is None
+    assert "NaN" in layers[name].estimate.reason
+    assert layers["vision_model.encoder.layers.0.self_attn.qkv"].estimate.dimension is not None
+
+
+def recipe(model, **overrides):
+    values = {"model.name": model, "data.dataset": "shapes", "data.samples": N, "data.batch_size": 8}
+    return load_recipe(overrides=values | {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def test_a_run_leaves_its_folder(blip, tmp_path):
+    folder = tmp_path / "run"
+    result = run(recipe(blip), folder=folder, reporter=Silent())
+    assert {path.name for path in folder.iterdir()} >= {"profile.json", "profile.png", "recipe.yaml", "run.json"}
+    profile = Profile.load(folder / "profile.json")
+    assert profile.layers == result.profile.layers
+    assert [layer.depth for layer in profile.layers.values()] == list(range(len(profile.layers)))
+    assert len(profile.dataset["ids"]) == N
+    with pytest.raises(UsageError, match="--resume"):
+        run(recipe(blip), folder=folder, reporter=Silent())
+
+
+def test_a_run_cut_off_goes_on_where_it_stopped(blip, tmp_path, monkeypatch):
+    whole = run(recipe(blip), folder=tmp_path / "whole", reporter=Silent()).profile
+    count = 0
+    original = Measurement._profile
+
+    def failing(self, *args):
+        nonlocal count
+        count += 1
+        if count == 8:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Measurement, "_profile", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe(blip), folder=tmp_path / "cut", reporter=Silent())
+    assert not (tmp_path / "cut" / "profile.json").exists()
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 7
+    with pytest.raises(UsageError, match="estimator"):
+        run(recipe(blip, estimate__estimator="twonn-mle"), folder=tmp_path / "cut", resume=True, reporter=Silent())
+    result = run(recipe(blip), folder=tmp_path / "cut", resume=True, reporter=Silent())
+    assert result.plan.n_layers == len(whole.layers) - 7
+    assert result.profile.layers == whole.layers
+    again = run(recipe(blip), folder=tmp_path / "cut", resume=True, reporter=Silent())
+    assert again.profile.layers == whole.layers
+
+
+def test_a_plan_alone_writes_nothing(blip, tmp_path):
+    result = run(recipe(blip), folder=tmp_path / "run", plan_only=True, reporter=Silent())
+    assert result.profile is None
+    assert any("memory" in line for line in result.plan.lines())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_library_takes_a_model_and_samples(loaded):
+    profile = estimate_id(loaded.model, tiny.samples(N), processor=loaded.processor, modality=["vision"])
+    assert {layer.modality for layer in profile.layers.values()} == {"vision"}
+    assert profile.protocol["n_samples"] == N
+
+
+def test_batches_on_different_paths_end_in_one_line(loaded, monkeypatch):
+    samples = tiny.samples(N)
+    layers = find_layers(loaded.model, loaded.family)
+    work = Measurement(loaded, samples, layers, Settings(), memory=2**30)
+    block = loaded.model.vision_model.encoder.layers[1]
+    first = loaded.model.vision_model.encoder.layers[0]
+    seen = iter(range(10**6))
+    monkeypatch.setattr(
+        loaded.model.vision_model.encoder,
+        "layers",
+        torch.nn.ModuleList([first, _Sometimes(block, seen)]),
+    )
+    with pytest.raises(RunError, match="different paths"):
+        list(work.estimates())
+
+
+class _Sometimes(torch.nn.Module):
+    """Skips its block for every other batch."""
+
+    def __init__(self, block, seen):
+        super().__init__()
+        self.block, self.seen = block, seen
+
+    def forward(self, x, *args, **kwargs):
+        return x if next(self.seen) % 2 else self.block(x, *args, **kwargs)
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes_give_the_profile_of_one(blip, tmp_path, launcher):
+    arguments = ["-m", "idvl", "estimate-id", blip, "--dataset", "shapes", "--samples", str(N), "--quiet", "--output"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, env=environment)
+    launch = {
+        "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
+        "accelerate": [
+            *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        ],
+    }[launcher]
+    subprocess.run([sys.executable, *launch, *arguments, str(tmp_path / "two")], check=True, env=environment)
+    one, two = (json.loads((tmp_path / name / "profile.json").read_text()) for name in ("one", "two"))
+    assert two["provenance"]["processes"] == 2
+    assert one["layers"].keys() == two["layers"].keys()
+    for name, layer in one["layers"].items():
+        assert two["layers"][name]["estimate"]["dimension"] == pytest.approx(layer["estimate"]["dimension"], rel=1e-6)
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(blip, tmp_path):
+    environment = {**os.environ, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "idvl", "estimate-id", blip, "--dataset", "shapes", "--output", str(tmp_path / "x")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "accelerate launch" in done.stderr
