@@ -176,12 +176,16 @@ def _line(detail: Mapping[str, Any]) -> str:
 
 
 def _unknown(key: str) -> str:
-    known = [*Recipe.model_fields, *keys()]
-    inside = [name for name in keys() if name.startswith(key.partition(".")[0] + ".")]
-    # a key in the wrong section, or without one, is the likeliest of all
-    moved = [name for name in keys() if name.partition(".")[2] == key.rpartition(".")[2]]
-    hint = f"; did you mean {moved[0]!r}?" if moved else _near(key, known)
-    return f"unknown key {key!r}{hint or '; known are ' + ', '.join(inside or Recipe.model_fields)}"
+    sections = list(Recipe.model_fields)
+    section, _, name = key.partition(".")
+    inside = [known for known in keys() if name and known.startswith(f"{section}.")]
+    words = {known.partition(".")[2]: known for known in keys()}
+    # in its section, then in any, as the right key in the wrong section is likely
+    near = difflib.get_close_matches(key, inside, n=1, cutoff=0.8)
+    near = near or [words[word] for word in difflib.get_close_matches(name or key, words, n=1, cutoff=0.8)]
+    near = near or ([] if inside else difflib.get_close_matches(key, sections, n=1))
+    told = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(inside or sections)}"
+    return f"unknown key {key!r}; {told}"
 
 
 def _near(word: str, known: Iterable[str]) -> str:

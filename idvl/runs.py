@@ -69,6 +69,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             lock = _acquire(folder)
         try:
+            check(folder, resume=resume, overwrite=overwrite)  # another run may have ended since
             with disk_errors(folder):
                 return cls(folder, _prepare(folder, recipe, json.loads(json.dumps(signature)), overwrite), lock)
         except BaseException:

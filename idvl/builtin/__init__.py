@@ -1,0 +1,29 @@
+"""Where the models that ship with idvl lie, and what each was trained on; `make.py` trains them. Loads no model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+
+from idvl.errors import UsageError
+
+_HERE = Path(__file__).parent
+NAMES = tuple(sorted(f"builtin/{config.parent.name}" for config in _HERE.glob("*/config.json")))
+
+
+def path(name: str) -> Path:
+    """The folder of a built-in model, 'builtin/blip' or 'blip' for short. Raises UsageError for an unknown one."""
+    full = name if name.startswith("builtin/") else f"builtin/{name}"
+    if full not in NAMES:
+        near = difflib.get_close_matches(full, NAMES, n=1, cutoff=0.7)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"no built-in model {name!r}: there are {', '.join(NAMES)}{hint}")
+    return _HERE / full.removeprefix("builtin/")
+
+
+def dataset_of(name: str) -> str:
+    """The dataset that a built-in model was trained on. Raises UsageError for any other model: it has no default."""
+    if not name.startswith("builtin/"):
+        raise UsageError(f"no dataset for {name}: add --dataset NAME, a folder or a Hub id (built-in models have one)")
+    return json.loads((path(name) / "card.json").read_text(encoding="utf-8"))["dataset"]

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # rows held and mixed before any is looked at
 SHUFFLE_BUFFER = 1_000
+# each is six requests over 23 seconds by the Hub's client; the 20 of `datasets` are nine minutes before one hears of it
+READ_ATTEMPTS = 2
 
 
 def open_stream(
@@ -72,7 +74,7 @@ def open_stream(
 
 def _rows(stream: Any, id_column: str | None, dataset_id: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
     try:
-        for row in stream:
+        for row in _patiently(stream):
             name = None if id_column is None else row[id_column]
             yield None if name is None else str(name), row
     except Exception as error:
@@ -81,6 +83,17 @@ def _rows(stream: Any, id_column: str | None, dataset_id: str) -> Iterator[tuple
         raise RunError(
             f"reading {dataset_id} from the Hub broke off ({_line(error)}): run the same command again"
         ) from error
+
+
+def _patiently(stream: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a stream, giving up on a broken connection after READ_ATTEMPTS."""
+    from datasets import config
+
+    attempts, config.STREAMING_READ_MAX_RETRIES = config.STREAMING_READ_MAX_RETRIES, READ_ATTEMPTS
+    try:
+        yield from stream
+    finally:
+        config.STREAMING_READ_MAX_RETRIES = attempts
 
 
 def _find(ids: Sequence[str], revision: str | None, token: str | None) -> tuple[str, str]:

@@ -55,13 +55,21 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
         return f"{name} is no model: its config.json or another of its JSON files is not valid JSON"
     if "model_type" in said or "does not recognize this architecture" in said:
         return f"{name} is no model that transformers knows: {_model_type(folder)}"
-    if has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.RevisionResolutionError, ConnectionError):
+    if unreached(error):
         return (
             f"{name} is no folder here, not in the local cache, and the hub was not reached (no network, "
             "HF_HUB_OFFLINE or --local-files-only); where there is network run: "
             f"hf download {name} --local-dir FOLDER, and pass FOLDER"
         )
     return f"{name} cannot be loaded: {first_line(error)}"
+
+
+def unreached(error: BaseException) -> bool:
+    """Whether a hub that could not be asked is behind an error."""
+    from huggingface_hub import errors as hub
+
+    types = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.RevisionResolutionError, ConnectionError)
+    return any(isinstance(link, types) for link in _chain(error))
 
 
 def _model_type(folder: Path | None) -> str:
@@ -79,6 +87,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_line(error: object) -> str:
+    """The first line of an error's message, its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -37,8 +37,8 @@ def encode(
     """All samples as batches of model inputs on the CPU, in order; the last one may be smaller.
 
     `part` gives the numbers of the batches to make, padded for all samples nevertheless. `workers` threads decode and
-    resize images, 0 does it in the caller's; `progress` counts batches. Raises UsageError for a sample that lacks what the model needs or whose
-    image cannot be decoded.
+    resize images, 0 does it in the caller's; `progress` counts batches. Raises UsageError for a sample that lacks what
+    the model needs or whose image cannot be decoded.
     """
     _check(loaded, samples)
     family, processor = loaded.family, loaded.processor

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from idvl.errors import UsageError
-from idvl.models.causes import first_line, nearby, one_line
+from idvl.models.causes import first_line, nearby, one_line, unreached
 from idvl.models.families import Family, family_of, name_of
 from idvl.models.inputs import image_processor_of, tokenizer_of
 from idvl.models.layers import block_of, find_layers, modality_of
@@ -72,18 +72,10 @@ def load(
         "revision": None if folder else revision,
     }
     with one_line(name, folder), _quiet():
-        from huggingface_hub import constants, resolve_revision
         from transformers import AutoConfig
 
         if not folder:
-            # all files from one commit; also tells at once that a hub cannot be reached
-            options["revision"] = resolve_revision(
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only or constants.is_offline_mode(),
-            )
+            options |= _pin(name, revision=revision, token=token, cache_dir=cache_dir, local=local_files_only)
         target = str(folder or name)
         config = AutoConfig.from_pretrained(target, **options)
         family = family_of(config)
@@ -155,9 +147,7 @@ def _locate(name: str) -> tuple[str, Path | None]:
     if name.startswith("builtin/"):
         from idvl import builtin
 
-        if name not in builtin.NAMES:
-            raise UsageError(f"no built-in model {name!r}; there are {', '.join(builtin.NAMES)}")
-        return "builtin", Path(builtin.path(name))
+        return "builtin", builtin.path(name)
     path = Path(name).expanduser()
     like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or name.endswith("/") or os.path.isabs(name)
     if not path.exists():
@@ -183,6 +173,25 @@ def _device(device: str | torch.device | None) -> torch.device:
     return place
 
 
+def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str | None, local: bool) -> dict[str, Any]:
+    """The options that take all files from one commit, from the local cache if the hub cannot be asked."""
+    from huggingface_hub import HfApi, constants, resolve_revision
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    local = local or constants.is_offline_mode()
+    try:
+        if not local:
+            HfApi().model_info(name, revision=revision, token=token)
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception as error:
+        # each of the many files would be tried several times, with pauses
+        logger.warning("the hub cannot be reached (%s): taking %s from the local cache", first_line(error), name)
+        local = True
+    pinned = resolve_revision(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local)
+    return {"revision": pinned, "local_files_only": local}
+
+
 def _processor(target: str, family: Family, config: Any, options: dict[str, Any]) -> Any:
     """The checkpoint's processor, images through PIL: the same pixels with torchvision and without."""
     from transformers import AutoImageProcessor, AutoProcessor
@@ -190,7 +199,7 @@ def _processor(target: str, family: Family, config: Any, options: dict[str, Any]
     try:
         processor = AutoProcessor.from_pretrained(target, **options)
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and not Path(target).is_dir():
+        if unreached(error):
             raise
         cause = first_line(error).partition(". ")[0]
         raise UsageError(f"{target} has no processor that loads ({cause}); add the original model's files") from error

@@ -135,6 +135,32 @@ def test_a_stream_that_breaks_off(repos: dict[str, Path], tmp_path: Path) -> Non
     assert f"reading {COCO} from the Hub broke off" in answer["message"] and "again" in answer["message"]
 
 
+def test_a_connection_cut_once_is_taken_up_again(repos: dict[str, Path], tmp_path: Path) -> None:
+    cuts: list[str] = []
+
+    def fault(method: str, path: str) -> str | None:
+        if method == "GET" and path.endswith(".parquet") and "val-00000" not in path and not cuts:
+            cuts.append(path)
+            return "cut"
+        return None
+
+    with Hub(datasets={COCO: repos["coco"]}) as hub:
+        (whole,) = ask(hub, tmp_path / "whole", {"dataset": "coco", "n": 100})
+    with Hub(datasets={COCO: repos["coco"]}, fault=fault) as hub:
+        (resumed,) = ask(hub, tmp_path / "cut", {"dataset": "coco", "n": 100})
+    assert cuts and resumed == whole
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_always_cut(repos: dict[str, Path], tmp_path: Path) -> None:
+    def fault(method: str, path: str) -> str | None:
+        return "cut" if path.endswith(".parquet") and "val-00000" not in path else None
+
+    with Hub(datasets={COCO: repos["coco"]}, fault=fault) as hub:
+        (answer,) = ask(hub, tmp_path, {"dataset": "coco", "n": 100})
+    assert answer["error"] == "RunError" and "broke off" in answer["message"] and "\n" not in answer["message"]
+
+
 def test_models_load_by_their_real_names(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 

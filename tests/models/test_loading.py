@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from idvl.models.causes import one_line
 from idvl.models.inputs import encode, process
 from idvl.models.loading import fingerprint, load, wrap
 from tests import tiny
+from tests.hub import Hub
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +208,7 @@ def test_a_hub_id_without_network(name, tmp_path):
 
 def test_a_name_that_is_nothing():
     assert "neither a folder here nor a hub id" in refusal("no such!!")
+    assert "no built-in model 'builtin/blap'" in refusal("builtin/blap")
     assert "no dtype 'int3'; choose float32" in refusal("./x", dtype="int3")
 
 
@@ -222,6 +226,57 @@ def test_what_the_hub_answers_is_told_apart():
     assert "check the id" in said(errors.RepositoryNotFoundError, 404)
     assert "--token" in said(errors.RepositoryNotFoundError, 401)
     assert "no such revision" in said(errors.RevisionNotFoundError, 404)
+
+
+HUB_SESSION = """
+import json, time
+from idvl.models.loading import load
+
+def tried(name, **options):
+    start = time.time()
+    try:
+        loaded = load(name, device="cpu", **options)
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    return ["loaded", loaded.description["revision"], loaded.description["source"], time.time() - start]
+
+print(json.dumps({
+    "plain": tried("google/vit"),
+    "cached": tried("google/vit", local_files_only=True),
+    "revision": tried("google/vit", revision="nope"),
+    "gated": tried("meta/bert"),
+    "token": tried("meta/bert", token="hf_x"),
+    "unknown": tried("google/vitt"),
+    "incomplete": tried("google/bare"),
+}))
+"""
+
+
+def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
+    """The real client against a hub on the loopback address, and the cache once the hub is gone."""
+    bare = copy("blip")
+    (bare / "processor_config.json").unlink()
+
+    def session():
+        code = [sys.executable, "-c", HUB_SESSION]
+        done = subprocess.run(code, env=hub.env(tmp_path / "cache"), capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    models = {"google/vit": checkpoints / "vit", "meta/bert": checkpoints / "bert", "google/bare": bare}
+    with Hub(models=models, gated=["meta/bert"]) as hub:
+        said = session()
+        assert said["plain"][:3] == ["loaded", hub.repos["models", "google/vit"].commit, "hub"]
+        assert said["cached"][:3] == said["plain"][:3]
+        assert said["revision"] == [
+            "UsageError",
+            "google/vit has no such revision; choose a branch, tag or commit of it",
+        ]
+        assert "gated" in said["gated"][1] and said["token"][0] == "loaded"
+        assert "nor a model on the hub (404)" in said["unknown"][1]
+        assert "no processor that loads" in said["incomplete"][1]
+    said = session()
+    assert said["plain"][0] == "loaded" and said["plain"][3] < 20
+    assert "the hub was not reached" in said["unknown"][1]
 
 
 def test_an_unknown_device():

@@ -1,0 +1,269 @@
+"""The command line around a workflow: what it imports, asks for, prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import idvl
+from idvl.commands import main
+from idvl.commands.console import Reporter
+from idvl.errors import RunError, UsageError
+from idvl.profile import published
+
+ROOT = Path(__file__).parents[2]
+
+
+class Workflow(ModuleType):
+    """Stands in for the workflow: remembers what it was asked, answers with the published profile or an error."""
+
+    def __init__(self) -> None:
+        super().__init__("idvl.workflows.estimate_id")
+        self.asked: dict[str, Any] = {}
+        self.recipe: Any = None
+        self.error: BaseException | None = None
+
+    def run(self, recipe: Any, **asked: Any) -> SimpleNamespace:
+        self.recipe, self.asked = recipe, asked
+        print("a library talks")
+        asked["reporter"].note("a note")
+        asked["reporter"].warn("a warning")
+        logging.getLogger("idvl.models").warning("a logged warning")
+        with asked["reporter"].progress("estimating") as progress:
+            progress(1, 2)
+        if self.error:
+            raise self.error
+        plan = SimpleNamespace(lines=lambda: ["layers  168"])
+        if asked["plan_only"]:
+            return SimpleNamespace(plan=plan, profile=None, folder=None)
+        return SimpleNamespace(plan=plan, profile=published("blip-coco"), folder=Path("runs/x"))
+
+
+@pytest.fixture
+def workflow(monkeypatch: pytest.MonkeyPatch) -> Workflow:
+    import idvl.workflows
+
+    made = Workflow()
+    monkeypatch.setitem(sys.modules, "idvl.workflows.estimate_id", made)
+    monkeypatch.setattr(idvl.workflows, "estimate_id", made, raising=False)
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, os.environ.get(name, "1" if "BARS" in name else "error"))
+    log = logging.getLogger("idvl")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(log, "level", log.level)
+    monkeypatch.delenv("RANK", raising=False)
+    return made
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "PIL"}
+
+
+# typer itself imports pydantic for a command's options
+@pytest.mark.parametrize(
+    ("args", "heavy"),
+    [
+        (["--help"], HEAVY | {"pydantic"}),
+        (["--version"], HEAVY | {"pydantic"}),
+        (["estimate-id", "--help"], HEAVY),
+        (["estimate-id", "--no-such"], HEAVY),
+    ],
+)
+def test_nothing_heavy_is_imported_before_a_command_runs(args: list[str], heavy: set[str]) -> None:
+    done = run_python(
+        f"import sys; from idvl.commands import main; main({args!r})\n"
+        f"print('LOADED', sorted({heavy!r} & set(sys.modules)))"
+    )
+    assert "LOADED []" in done.stdout
+
+
+def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "idvl", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"idvl {idvl.__version__}\n"
+
+
+def test_without_arguments_help_is_shown_and_the_code_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "estimate-id" in capsys.readouterr().out
+
+
+def test_every_setting_of_a_recipe_has_a_flag_that_sets_it(workflow: Workflow) -> None:
+    from idvl.recipe import keys
+
+    given = {
+        "revision": "v1", "dtype": "float16", "device": "cpu", "trust_remote_code": True, "cache_dir": "/c",
+        "local_files_only": True, "dataset": "coco", "data_dir": "/d", "dataset_id": "a/b", "image_column": "i",
+        "text_column": "t", "split": "test", "samples": 7, "seed": 0, "batch_size": 3, "force": True,
+        "tokens": "mean", "capture": "input", "estimator": "gride", "layers": "x", "modality": ["vision"],
+        "knn": "torch", "memory": "1GiB", "spill": "/s",
+    }  # fmt: skip
+    args = []
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        args += [flag] if value is True else [flag, str(value[0] if isinstance(value, list) else value)]
+    assert main(["estimate-id", "some/model", *args]) == 0
+    found = workflow.recipe.to_dict()
+    assert {f"{section}.{name}" for section in found for name in found[section]} == set(keys())
+    flat = {name: value for section in found.values() for name, value in section.items()}
+    assert flat == {"name": "some/model", **given}
+
+
+def test_flags_go_before_set_and_set_before_the_file(workflow: Workflow, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {name: a}\ndata: {samples: 1, seed: 1, batch_size: 1}\n")
+    args = ["--recipe", str(path), "--set", "data.samples=2", "--set", "data.seed=2", "--seed", "0"]
+    assert main(["estimate-id", *args]) == 0
+    data = workflow.recipe.data
+    assert (workflow.recipe.model.name, data.samples, data.seed, data.batch_size) == ("a", 2, 0, 1)
+
+
+def test_the_run_is_passed_on(workflow: Workflow, tmp_path: Path) -> None:
+    assert main(["estimate-id", "m", "--output", str(tmp_path), "--resume", "--compare", "blip-coco"]) == 0
+    reporter = workflow.asked.pop("reporter")
+    assert isinstance(reporter, Reporter)
+    assert workflow.asked == {
+        "folder": tmp_path, "resume": True, "overwrite": False, "plan_only": False, "compare": Path("blip-coco"),
+    }  # fmt: skip
+
+
+def test_json_alone_is_on_stdout_and_is_the_same_again(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate-id", "m", "--json"]) == 0
+    first = capsys.readouterr()
+    assert json.loads(first.out) == published("blip-coco").to_json()
+    assert "a library talks" in first.err
+    assert main(["estimate-id", "m", "--json", "--quiet"]) == 0
+    assert capsys.readouterr().out == first.out
+
+
+def test_the_table_is_on_stdout_and_the_rest_on_stderr(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate-id", "m"]) == 0
+    shown = capsys.readouterr()
+    assert "crossattention.output.dense" in shown.out and "168" not in shown.out
+    for text in ("a note", "warning: a warning", "warning: a logged warning", "runs/x"):
+        assert text in shown.err and text not in shown.out
+    assert "\x1b" not in shown.out + shown.err
+
+
+def test_quiet_keeps_the_result_and_the_warnings(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate-id", "m", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert "self_attn.qkv" in shown.out
+    assert "a warning" in shown.err and "a note" not in shown.err and "runs/x" not in shown.err
+
+
+def test_plan_shows_the_plan_alone(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate-id", "m", "--plan"]) == 0
+    assert capsys.readouterr().out == "layers  168\n"
+
+
+def test_compare_shows_the_differences(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate-id", "m", "--compare", "blip-coco"]) == 0
+    assert "+0.0" in capsys.readouterr().out
+
+
+def test_beside_the_main_process_all_is_silent(
+    workflow: Workflow, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["estimate-id", "m"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "" and "warning" not in shown.err
+    workflow.error = RunError("it broke")
+    assert main(["estimate-id", "m"]) == 1
+    assert "idvl [process 1]: it broke\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["estimate-id"], "no model: name one"),
+        (["estimat-id"], "No such command 'estimat-id'.* Did you mean 'estimate-id'"),
+        (["estimate-id", "m", "--tokens", "mena"], "--tokens.*'mena'"),
+        (["estimate-id", "m", "--samples", "0"], "--samples"),
+        (["estimate-id", "m", "--no-such"], "No such option"),
+        (["estimate-id", "m", "--set", "estimate.estimater=x"], "did you mean 'estimate.estimator'"),
+        (["estimate-id", "m", "--modality", "visoin"], "did you mean 'vision'"),
+        (["estimate-id", "m", "--memory", "lots"], "a size such as 8GiB"),
+        (["estimate-id", "m", "--resume"], "--resume needs the folder of the run: --output DIR"),
+        (["estimate-id", "m", "--recipe", "none.yaml"], "there is no recipe 'none.yaml'"),
+        (["estimate-id", "m", "--compare", "none.json"], "there is no profile 'none.json'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    workflow: Workflow, capsys: pytest.CaptureFixture[str], args: list[str], line: str
+) -> None:
+    import re
+
+    assert main(args) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and workflow.recipe is None
+    assert shown.err.startswith("idvl: ") and shown.err.count("\n") == 1
+    assert re.search(line, shown.err)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("not a model"), 2, "idvl: not a model"),
+        (RunError("layer x: NaN"), 1, "idvl: layer x: NaN"),
+        (OSError(5, "Input/output error"), 1, "idvl: OSError: [Errno 5] Input/output error (--debug shows where)"),
+        (KeyError("two\nlines"), 1, "idvl: KeyError: 'two\\nlines' (--debug shows where)"),
+        (MemoryError(), 1, "idvl: out of memory: give a smaller --memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "idvl: out of memory"),
+        (KeyboardInterrupt(), 130, "idvl: interrupted"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line_and_a_code(
+    workflow: Workflow, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
+) -> None:
+    workflow.error = error
+    assert main(["estimate-id", "m", "--quiet"]) == code
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith(line)
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("args", [["--debug", "estimate-id", "m"], ["estimate-id", "m", "--debug"]])
+def test_debug_shows_the_traceback(workflow: Workflow, capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+    workflow.error = RunError("it broke")
+    assert main(args) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bare_clone_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "idvl").symlink_to(ROOT / "idvl")
+    command = [sys.executable, "-S", "-m", "idvl", "estimate-id", "builtin/blip"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "make install" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_same_name_in_every_form_of_entry() -> None:
+    shown = [
+        subprocess.run([*form, "--help"], capture_output=True, text=True, check=True).stdout
+        for form in ([sys.executable, "-m", "idvl"], [str(Path(sys.executable).with_name("idvl"))])
+    ]
+    assert shown[0] == shown[1]
+    assert "Usage: idvl [OPTIONS]" in shown[0]

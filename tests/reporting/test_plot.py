@@ -1,0 +1,80 @@
+"""The plot: what is drawn is what is in the profile."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from idvl.profile import MODALITIES, Profile, published
+from idvl.reporting.plot import COLOURS, figure, plot
+
+
+@pytest.fixture
+def profile() -> Profile:
+    """The published values, with an error of 5 % and the third layer not estimated."""
+    made = published("blip-coco")
+    layers = {}
+    for name, layer in made.layers.items():
+        found = layer.estimate.dimension
+        values = {"dimension": found, "stderr": 0.05 * found}
+        if layer.depth == 2:
+            values = {"dimension": None, "stderr": None, "reason": "constant output"}
+        layers[name] = dataclasses.replace(layer, estimate=dataclasses.replace(layer.estimate, **values))
+    return dataclasses.replace(made, layers=layers)
+
+
+def points(profiles: list[tuple[str, Profile]], marker: str) -> dict[float, float]:
+    (axes,) = figure(profiles).axes
+    drawn = [line.get_xydata() for line in axes.lines if line.get_marker() == marker]
+    return {float(x): float(y) for xy in drawn for x, y in xy}
+
+
+def test_every_layer_is_drawn_at_its_depth(profile: Profile) -> None:
+    layers = profile.layers.values()
+    plain = {layer.depth: layer.estimate.dimension for layer in layers if not layer.reads_image}
+    missing = {layer.depth for layer in layers if layer.estimate.dimension is None}
+    assert points([("a", profile)], "o") == {depth: value for depth, value in plain.items() if value is not None}
+    assert points([("a", profile)], "D") == {x.depth: x.estimate.dimension for x in layers if x.reads_image}
+    assert set(points([("a", profile)], "x")) == missing == {2}
+
+
+def test_a_second_profile_is_dashed_above_its_namesakes(profile: Profile) -> None:
+    name = "vision_model.encoder.layers.0.mlp.fc2"
+    moved = dataclasses.replace(profile.layers[name], depth=400)
+    second = dataclasses.replace(profile, layers={name: moved})
+    (axes,) = figure([("first", profile), ("second", second)]).axes
+    (line,) = [line for line in axes.lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
+    assert list(line.get_xdata()) == [3]
+    assert line.get_linestyle() == "--"
+    assert {"first", "second"} <= {text.get_text() for text in axes.figure.legends[0].get_texts()}
+
+
+def test_the_legend_says_what_is_there_and_no_more(profile: Profile) -> None:
+    (legend,) = figure([("a", profile)]).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "vision", "language", "cross", "cross: keys, values (image tokens)", "± 1.96 standard errors", "no estimate",
+    ]  # fmt: skip
+    (legend,) = figure([("a", published("blip-coco"))]).legends
+    assert len(legend.get_texts()) == 4
+
+
+def test_every_modality_has_a_colour() -> None:
+    assert set(COLOURS) == set(MODALITIES) and len(set(COLOURS.values())) == len(MODALITIES)
+
+
+def test_the_file_is_a_picture_and_the_same_again(profile: Profile, tmp_path: Path) -> None:
+    plot([("a", profile)], tmp_path / "a.png")
+    plot([("a", profile)], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert Image.open(tmp_path / "a.png").size == (1760, 864)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_odd_names_and_empty_profiles_are_no_error(profile: Profile, tmp_path: Path) -> None:
+    odd = dataclasses.replace(profile, model={"name": "a_$b$ \\c{"}, dataset={"dataset": "$x"})
+    empty = dataclasses.replace(profile, layers={})
+    plot([("_hidden", odd), ("$", empty)], tmp_path / "odd.png")
+    plot([("empty", empty)], tmp_path / "empty.png")

@@ -1,0 +1,125 @@
+"""Recipes: files, overrides and defaults, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idvl.errors import UsageError
+from idvl.recipe import keys, load, parse_assignments, parse_bytes
+
+ROOT = Path(__file__).parents[1]
+NAME = {"model.name": "builtin/blip"}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_go_before_the_file_and_the_file_before_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, "model:\n  name: a\ndata:\n  samples: 7\n  seed: 3\nestimate:\n")
+    recipe = load(path, {"data.samples": 9, "estimate.tokens": "mean"})
+    assert (recipe.model.name, recipe.data.samples, recipe.data.seed) == ("a", 9, 3)
+    assert (recipe.estimate.tokens, recipe.estimate.estimator) == ("mean", "twonn")
+
+
+def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    overrides = {**NAME, "estimate.modality": "vision, cross", "estimate.memory": "1.5 GiB", "data.data_dir": "/data"}
+    recipe = load(None, overrides)
+    recipe.save(tmp_path / "recipe.yaml")
+    assert load(tmp_path / "recipe.yaml") == recipe
+    assert recipe.estimate.modality == ["vision", "cross"]
+    assert recipe.estimate.memory_bytes == 3 * 2**29
+    assert load(None, NAME).estimate.memory_bytes is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_load_and_open_with_their_command(path: Path) -> None:
+    assert load(path).model.name
+    assert path.read_text().startswith(f"# idvl estimate-id --recipe recipes/{path.name}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"estimate.estimater": "twonn"}, "unknown key 'estimate.estimater'; did you mean 'estimate.estimator'?"),
+        ({"estimater": "twonn"}, "unknown key 'estimater'; did you mean 'estimate.estimator'?"),
+        ({"data.tokens": "mean"}, "unknown key 'data.tokens'; did you mean 'estimate.tokens'?"),
+        ({"data.qqq": "1"}, "unknown key 'data.qqq'; known are data.dataset, data.data_dir"),
+        ({"modle.name": "a"}, "unknown key 'modle'; did you mean 'model'?"),
+        ({"qqq.zzz": "1"}, "unknown key 'qqq'; known are model, data, estimate"),
+        (
+            {"estimate.tokens": "mena"},
+            "estimate.tokens: 'mena' is not one of flatten, mean, first, last, each; did you",
+        ),
+        ({"estimate.modality": "vison"}, "estimate.modality: 'vison' is not one of vision, .*; did you mean 'vision'?"),
+        ({"estimate.memory": "8 apples"}, "estimate.memory takes a size such as 8GiB or 500MB, not '8 apples'"),
+        ({"data.samples": "many"}, "data.samples: input should be a valid integer.*'many'"),
+        ({"data.samples": 0}, "data.samples: .*greater than or equal to 1, not 0"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_the_nearest_word(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("?", r"\?")) as refusal:
+        load(None, NAME | overrides)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no sections"),
+        ("- a", "holds no sections"),
+        ("model: [", "is not valid YAML"),
+        ("model: blip", "model: .*'blip'"),
+        ("model:\n  name: 12\n", "model.name: input should be a valid string, not 12"),
+        ("data:\n  samples: 5\n", "no model: name one"),
+        ("model:\n  name: a\n  nam: b\n", "did you mean 'model.name'"),
+    ],
+)
+def test_a_bad_file_is_told_with_its_name(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError, match=message) as refusal:
+        load(path)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no recipe"):
+        load(tmp_path / "none.yaml")
+
+
+def test_an_override_of_a_value_that_is_no_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"model\.name"):
+        load(write(tmp_path, "model: blip"), {"model.name": "a"})
+
+
+def test_assignments() -> None:
+    found = parse_assignments(["data.seed=3", "model.revision = a=b", "estimate.memory=null"])
+    assert found == {"data.seed": "3", "model.revision": "a=b", "estimate.memory": None}
+    assert load(None, NAME | found).data.seed == 3
+    with pytest.raises(UsageError, match="--set takes key=value"):
+        parse_assignments(["data.seed"])
+
+
+def test_every_setting_is_a_key() -> None:
+    assert {"model.name", "data.samples", "estimate.spill"} <= set(keys())
+    assert len(keys()) == len(set(keys()))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("8GiB", 8 * 2**30), ("500MB", 500_000_000), ("1.5 gib", 3 * 2**29), ("8G", 8 * 2**30), ("1024", 1024), ("3B", 3)],
+)
+def test_sizes(text: str, number: int) -> None:
+    assert parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "8 giraffes", "0", "1e9"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="a size such as 8GiB"):
+        parse_bytes(text)

@@ -1,0 +1,227 @@
+"""Run folders: nothing is lost, nothing is half-written, and two runs never share one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from idvl import files, runs
+from idvl.errors import RunError, UsageError
+from idvl.files import write_bytes, write_json
+from idvl.runs import Run, check, default_folder, read_metrics
+
+RECIPE = {"model": {"name": "builtin/blip"}, "data": {"seed": 3}}
+SIGNATURE = {"model": "builtin/blip", "samples": ["a", "b"]}
+
+
+def start(folder: Path, **options: object) -> Run:
+    return Run.open(folder, **{"recipe": RECIPE, "signature": SIGNATURE, **options})
+
+
+def finished(folder: Path) -> Path:
+    with start(folder) as run:
+        run.path("profile.json").write_text("{}")
+        run.log_metric({"layer": "a", "dimension": 1.5})
+    return folder
+
+
+def contents(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {runs.LOCK}
+
+
+def test_a_run_leaves_its_recipe_and_provenance(tmp_path: Path) -> None:
+    with start(tmp_path / "deep" / "run") as run:
+        run.log_metric({"loss": float("nan"), "step": 1})
+    record = json.loads((run.folder / "run.json").read_text())
+    assert yaml.safe_load((run.folder / "recipe.yaml").read_text()) == RECIPE
+    assert record["seed"] == 3 and record["signature"] == SIGNATURE
+    assert {"python", "torch", "transformers"} <= set(record["versions"])
+    assert set(record["files"]) == contents(run.folder)
+    assert run.metrics() == [{"loss": None, "step": 1}]
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="--resume .* --overwrite"):
+        start(tmp_path)
+    for option in ("resume", "overwrite"):
+        with pytest.raises(UsageError, match="holds no idvl run"):
+            start(tmp_path, **{option: True})
+    assert contents(tmp_path) == {"thesis.tex"}
+
+
+def test_a_foreign_run_json_is_no_licence_to_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema": "other", "files": ["thesis.tex"]}')
+    with pytest.raises(UsageError, match="holds no idvl run"):
+        start(tmp_path, overwrite=True)
+    assert contents(tmp_path) == {"run.json"}
+
+
+def test_overwrite_removes_what_the_run_wrote_and_nothing_else(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    start(tmp_path, overwrite=True).close()
+    assert contents(tmp_path) == {"run.json", "recipe.yaml", "notes.txt"}
+
+
+def test_overwrite_never_leaves_its_folder(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    outside.write_text("mine")
+    finished(folder)
+    record = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**record, "files": ["../outside", *record["files"]]})
+    with pytest.raises(UsageError, match="not inside it"):
+        start(folder, overwrite=True)
+    assert outside.exists()
+
+
+def test_resume_continues_with_the_same_signature(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with start(tmp_path, resume=True) as run:
+        assert run.metrics() == [{"layer": "a", "dimension": 1.5}]
+        assert len(run.record["resumed"]) == 1
+    assert (tmp_path / "profile.json").exists()
+    assert start(tmp_path / "new", resume=True).folder == tmp_path / "new"
+
+
+def test_resume_names_what_differs(tmp_path: Path) -> None:
+    finished(tmp_path)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(UsageError, match='samples was .*"b".*, is .*"c".*; seed was null, is 1'):
+        start(tmp_path, resume=True, signature={**SIGNATURE, "samples": ["a", "c"], "seed": 1})
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        start(tmp_path, resume=True, overwrite=True)
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out_and_then_removed(tmp_path: Path) -> None:
+    path = finished(tmp_path) / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"layer": "b", "dim')
+    assert len(read_metrics(path)) == 1
+    with start(tmp_path, resume=True) as run:
+        run.log_metric({"layer": "b"})
+        assert [line["layer"] for line in run.metrics()] == ["a", "b"]
+
+
+def test_a_line_broken_in_the_middle_is_told(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"a": \n{"b": 1}\n')
+    with pytest.raises(RunError, match="broken line"):
+        read_metrics(tmp_path / "metrics.jsonl")
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_a_folder_belongs_to_one_process_until_it_dies(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from idvl.runs import Run; "
+        f"run = Run.open({str(tmp_path)!r}, recipe={{}}, signature={{}}); print('open', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "open\n"
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(UsageError, match="another process"):
+                start(tmp_path, signature={}, **options)
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    start(tmp_path, signature={}, resume=True).close()
+
+
+def test_an_output_that_is_a_file_or_below_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UsageError, match="is a file; choose another --output"):
+            start(folder)
+
+
+def test_an_output_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UsageError, match="no permission"):
+        check(tmp_path / "run")
+    monkeypatch.undo()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UsageError, match="Permission denied; choose another --output"):
+        start(tmp_path / "run")
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "profile.json"
+    write_bytes(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(RunError, match="is full"):
+        write_bytes(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    assert contents(tmp_path) == {"profile.json"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_metrics_on_a_full_disk_end_in_one_line(tmp_path: Path) -> None:
+    with start(tmp_path) as run:
+        run.path("metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(RunError, match="is full"):
+            run.log_metric({"a": 1})
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "a", b"1")
+    assert not contents(tmp_path)
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert not contents(tmp_path)
+
+
+def test_default_folders_are_new(tmp_path: Path) -> None:
+    def name() -> str:
+        return default_folder("estimate-id", "builtin/blip", "shapes", tmp_path).name
+
+    assert name() == "estimate-id-blip-shapes"
+    (tmp_path / "estimate-id-blip-shapes").mkdir()
+    assert name() == "estimate-id-blip-shapes"
+    finished(tmp_path / "estimate-id-blip-shapes")
+    assert name() == "estimate-id-blip-shapes-2"
+    finished(tmp_path / "estimate-id-blip-shapes-2")
+    assert name() == "estimate-id-blip-shapes-3"
+    assert default_folder("estimate-id", "./a b/", "/data/my images.parquet").as_posix() == (
+        "runs/estimate-id-a-b-my-images.parquet"
+    )
+
+
+def test_the_commit_of_the_working_folder_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runs.provenance()["git_commit"] is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    assert len(runs.provenance()["git_commit"]) == 40
+
+
+def test_names_inside_the_folder_only(tmp_path: Path) -> None:
+    with start(tmp_path) as run, pytest.raises(ValueError, match="inside the run folder"):
+        run.path("../profile.json")
