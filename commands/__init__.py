@@ -35,9 +35,9 @@ def _version(wanted: bool) -> None:
 @app.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")] = False,
 ) -> None:
     """The intrinsic dimension of every layer of a vision-language model, exactly and within memory."""
 

@@ -51,7 +51,7 @@ class Reporter:
     def note(self, text: str) -> None:
         """Something good to know."""
         if not self.quiet:
-            self.console.print(escape(text), style="dim", soft_wrap=True)
+            self.console.print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Something the user should look at."""

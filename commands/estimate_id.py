@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -40,6 +40,12 @@ SETTINGS = {
 DATA, MEASURE, MODEL, RUN, SHOWN = "Data", "Measurement", "Model", "Run", "What is shown"
 
 
+def _choices(words: Any) -> str:
+    """What a Literal allows; its first word is the default."""
+    first, *others = get_args(words)
+    return ", ".join([f"{first} (default)", *others])
+
+
 def command(
     context: typer.Context,
     model: Annotated[
@@ -60,34 +66,45 @@ def command(
         str | None, typer.Option(help="Split, the dataset's own by default.", rich_help_panel=DATA)
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="How many, the dataset's own number by default.", rich_help_panel=DATA)
+        int | None,
+        typer.Option(metavar="N", min=1, help="How many, the dataset's own number by default.", rich_help_panel=DATA),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Chooses the samples; 0 by default.", rich_help_panel=DATA)
+        int | None, typer.Option(metavar="N", min=0, help="Chooses the samples; 0 by default.", rich_help_panel=DATA)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples run at once; no number depends on it.", rich_help_panel=DATA)
+        int | None,
+        typer.Option(metavar="N", min=1, help="Samples run at once; no number depends on it.", rich_help_panel=DATA),
     ] = None,
     force: Annotated[
-        bool | None, typer.Option("--force", help="Estimate from fewer than 100 samples.", rich_help_panel=DATA)
+        bool | None,
+        typer.Option("--force", metavar="", help="Estimate from fewer than 100 samples.", rich_help_panel=DATA),
     ] = None,
     tokens: Annotated[
         Tokens | None,
-        typer.Option(help="What one point is: all tokens of a sample (default).", rich_help_panel=MEASURE),
+        typer.Option(metavar="WORD", help=f"What one point is: {_choices(Tokens)}.", rich_help_panel=MEASURE),
     ] = None,
     capture: Annotated[
-        Capture | None, typer.Option(help="A layer's output (default) or input.", rich_help_panel=MEASURE)
+        Capture | None,
+        typer.Option(metavar="WORD", help=f"Which side of a layer: {_choices(Capture)}.", rich_help_panel=MEASURE),
     ] = None,
-    estimator: Annotated[EstimatorName | None, typer.Option(help="twonn by default.", rich_help_panel=MEASURE)] = None,
+    estimator: Annotated[
+        EstimatorName | None, typer.Option(metavar="WORD", help=f"{_choices(EstimatorName)}.", rich_help_panel=MEASURE)
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(metavar="PATTERN", help="Only layers of these names.", rich_help_panel=MEASURE)
     ] = None,
     modality: Annotated[
         list[str] | None,
-        typer.Option(metavar=f"[{'|'.join(MODALITIES)}]", help="Only these; repeatable.", rich_help_panel=MEASURE),
+        typer.Option(metavar="WORD", help=f"Only {', '.join(MODALITIES)}; repeatable.", rich_help_panel=MEASURE),
     ] = None,
     knn: Annotated[
-        Knn | None, typer.Option(help="Who looks for neighbours; all find the same.", rich_help_panel=MEASURE)
+        Knn | None,
+        typer.Option(
+            metavar="WORD",
+            help=f"Who looks for neighbours: {_choices(Knn)}; all find the same.",
+            rich_help_panel=MEASURE,
+        ),
     ] = None,
     memory: Annotated[
         str | None,
@@ -97,29 +114,34 @@ def command(
         Path | None, typer.Option(metavar="DIR", help="Put on disk what exceeds memory.", rich_help_panel=MEASURE)
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.", rich_help_panel=MODEL)] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="float32 by default.", rich_help_panel=MODEL)] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(metavar="WORD", help=f"{_choices(Dtype)}.", rich_help_panel=MODEL)
+    ] = None,
     device: Annotated[str | None, typer.Option(help="As in cpu or cuda:0.", rich_help_panel=MODEL)] = None,
     trust_remote_code: Annotated[
-        bool | None, typer.Option("--trust-remote-code", help="Run code of the repository.", rich_help_panel=MODEL)
+        bool | None,
+        typer.Option("--trust-remote-code", metavar="", help="Run code of the repository.", rich_help_panel=MODEL),
     ] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where downloads are kept.", rich_help_panel=MODEL)] = None,
     local_files_only: Annotated[
-        bool | None, typer.Option("--local-files-only", help="Download nothing.", rich_help_panel=MODEL)
+        bool | None, typer.Option("--local-files-only", metavar="", help="Download nothing.", rich_help_panel=MODEL)
     ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML.", rich_help_panel=RUN)] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting of the recipe; repeatable.", rich_help_panel=RUN),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.", rich_help_panel=RUN)] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", metavar="", help="Show the plan and stop.", rich_help_panel=RUN)
+    ] = False,
     output_dir: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Run folder; new under runs/.", rich_help_panel=RUN)
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --output.", rich_help_panel=RUN)
+        bool, typer.Option("--resume", metavar="", help="Continue the run in --output.", rich_help_panel=RUN)
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --output.", rich_help_panel=RUN)
+        bool, typer.Option("--overwrite", metavar="", help="Replace the run in --output.", rich_help_panel=RUN)
     ] = False,
     compare_with: Annotated[
         Path | None,
@@ -127,11 +149,15 @@ def command(
             "--compare", metavar="FILE", help="A profile, run folder, or blip-coco (published).", rich_help_panel=SHOWN
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The profile alone, on stdout.", rich_help_panel=SHOWN)] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Result and warnings only.", rich_help_panel=SHOWN)
+    json: Annotated[
+        bool, typer.Option("--json", metavar="", help="The profile alone, on stdout.", rich_help_panel=SHOWN)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Log and traceback.", rich_help_panel=SHOWN)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", metavar="", help="Result and warnings only.", rich_help_panel=SHOWN)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", metavar="", help="Log and traceback.", rich_help_panel=SHOWN)
+    ] = False,
 ) -> None:
     """Estimate the intrinsic dimension of every layer of a model on a dataset.
 

@@ -23,12 +23,12 @@ PUBLISHED = Path(__file__).parent / "profiles"
 Modality = Literal["vision", "language", "cross", "fusion", "connector"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
-# The words of a protocol, spelled once
+# The words of a protocol, spelled once; the first is the default
 Tokens = Literal["flatten", "mean", "first", "last", "each"]
 Capture = Literal["output", "input"]
 EstimatorName = Literal["twonn", "twonn-mle", "gride", "icml24"]
 Knn = Literal["auto", "torch", "faiss"]
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "auto", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)

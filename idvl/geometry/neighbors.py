@@ -215,10 +215,12 @@ class _Search:
             failed = (self.kept & open_).nonzero().view(-1)
             if not len(failed):
                 return candidates
-            if self.squares is None or len(failed) < len(self._ids()):
+            if self.use_faiss:
                 self.escalations.append(f"{len(failed)} rows beyond the shortlist")
+            left = len(self._ids())
             candidates.replace(failed, self._propose(failed))
-            candidates.only(self.kept)
+            if len(self._ids()) < left:
+                candidates = self._list()
 
     def _within(self, subsets: Subsets) -> list[Tensor]:
         """For each subset, the distances (s, k) to the nearest within it."""

@@ -86,6 +86,8 @@ def _candidates(n, ids, squares, columns, gamma, lengths, least, k, ranks) -> Ca
     # the nearest points that are left out: as far as the last one found, less the error of the longest
     last = squares.masked_fill(itself, -torch.inf).amax(1)
     beyond = last - 1.001 * gamma * (lengths + lengths.max()).square() - least
+    if columns.shape[1] >= len(ids):
+        beyond.fill_(torch.inf)
     low, high = squares - error, squares + error
     bound = torch.minimum(high.kthvalue(k, dim=1).values, beyond)
     place, spot = ((low <= bound[:, None]) & ~itself).nonzero().unbind(1)
