@@ -191,7 +191,7 @@ def _flags(params: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given as flags: recipe key -> value."""
     given = {"model.name": params["model"]}
     given |= {f"{section}.{name}": params[name] for section, names in SETTINGS.items() for name in names}
-    return {key: value for key, value in given.items() if value is not None and value != []}
+    return {key: value for key, value in given.items() if value is not None and value not in ([], ())}
 
 
 def _show(result: Any, other: Any, label: str, *, json: bool, reporter: Reporter) -> None:

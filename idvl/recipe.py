@@ -80,7 +80,7 @@ class EstimateSection(Section):
     capture: Capture = "output"
     estimator: EstimatorName = "twonn"
     layers: str | None = None  # a pattern of qualified module names
-    modality: Annotated[list[Modality] | None, BeforeValidator(_words)] = None
+    modality: Annotated[Annotated[list[Modality], Field(min_length=1)] | None, BeforeValidator(_words)] = None
     knn: Knn = "auto"
     memory: Annotated[str, BeforeValidator(str), AfterValidator(_size)] | None = None  # None: a quarter of what is free
     spill: Path | None = None
