@@ -101,7 +101,10 @@ def idvl(folder: str, n: int, memory: int) -> dict:
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "layers": len(profiles),
         "without_estimate": [name for name, layer in profiles.items() if layer.estimate.dimension is None],
-        "blocks": {stop: sum(work.features[name] for g in groups for name in g.layers) for stop, groups in work.plan.groups.items()},
+        "blocks": {
+            stop: sum(work.features[name] for g in groups for name in g.layers)
+            for stop, groups in work.plan.groups.items()
+        },
     }
 
 
@@ -143,9 +146,13 @@ def main() -> None:
         kept.pop("blocks")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"bare forward {first['seconds']:.1f} and {second['seconds']:.1f} s, raw products {products['seconds']:.1f} s")
+    print(
+        f"bare forward {first['seconds']:.1f} and {second['seconds']:.1f} s, raw products {products['seconds']:.1f} s"
+    )
     print(f"idvl {full['seconds']:.1f} s: ratio {result['ratio']:.2f}")
-    print(f"idvl in a quarter of the largest block {quarter['seconds']:.1f} s: {result['quarter_to_plan']:.2f} of its plan")
+    print(
+        f"idvl in a quarter of the largest block {quarter['seconds']:.1f} s: {result['quarter_to_plan']:.2f} of its plan"
+    )
     print(f"peak {full['peak'] / 2**30:.2f} GiB, of it before the work {full['resident_before'] / 2**30:.2f} GiB")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 # seconds between two lines of progress where no bar can be drawn
 LINE_EVERY = 30.0
@@ -40,7 +40,7 @@ class Reporter:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -69,7 +69,7 @@ class Reporter:
             self._bars.update(task, completed=done, total=total)
             if self._bars.disable and time.monotonic() - told >= LINE_EVERY:
                 told = time.monotonic()
-                self.note(f"{label}: {done} of {total}")
+                self.note(f"{label}: {100 * done // max(total, 1)} %")
 
         try:
             yield advance

@@ -48,10 +48,6 @@ class Candidates:
         near = self.square <= tolerance
         return self.row[near], self.column[near]
 
-    def only(self, kept: Tensor) -> None:
-        """Forget the pairs of points that are gone; `kept` (n,) is a mask."""
-        self._select(kept[self.row] & kept[self.column])
-
     def nearest(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """(squares (n, k), columns (n, k), errors (n, k)), ascending; inf, -1 and 0 where fewer than k are listed."""
         order = self.square.argsort(stable=True)
@@ -175,7 +171,7 @@ class _Scan:
         return chosen
 
 
-def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: Measured):  # noqa: ANN201
+def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: Measured):
     """(ids (b,), low (b, m), high (b, m)): bounds of the squared distances, inf at a point itself."""
     position = torch.full((squares.n,), -1, dtype=torch.long, device=rows.device)
     position[columns] = torch.arange(len(columns), device=rows.device)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ from idvl.geometry.rows import Matrix, Rows
 
 # columns of one product: the bound grows with it, the cost of adding the products up shrinks
 PRODUCT_COLUMNS = 1024
-PANELS = 8
+# columns of a panel of the triangle: the narrower, the less is computed twice; a multiple of the kernels' tiles
+PANEL_COLUMNS = 200
 # rows whose intervals are worked on at a time, small enough for a cache
 BLOCK_ROWS = 128
 # bytes of squared distances that are kept; above it a matrix is multiplied again, a panel of PANEL_BYTES at a time
@@ -86,12 +88,12 @@ class Squares:
                 self._keep(self._rows.reduce(panel))
 
     def _keep(self, panel: Tensor) -> None:
-        """Panel (b - a, b) of the Gram matrix -> squared distances in rows [a, b) and, mirrored, columns [a, b)."""
-        stop = panel.shape[1]
-        start = stop - panel.shape[0]
-        panel.mul_(-2).add_(self.norms[:stop]).add_(self.norms[start:stop, None])
-        self._squares[start:stop, :stop] = panel
-        self._squares[:start, start:stop] = self._squares[start:stop, :start].T
+        """Panel (b, b - a) of the Gram matrix -> squared distances in columns [a, b) and, mirrored, rows [a, b)."""
+        stop = panel.shape[0]
+        start = stop - panel.shape[1]
+        panel.mul_(-2).add_(self.norms[start:stop]).add_(self.norms[:stop, None])
+        self._squares[:stop, start:stop] = panel
+        self._squares[start:stop, :start] = self._squares[:start, start:stop].T
 
     def _bound(self, limits: torch.finfo, pieces: float) -> None:
         unit, unit64 = limits.eps / 2, 2.0**-53
@@ -141,10 +143,10 @@ class _Sums:
         self.noise = torch.zeros(max(len(echoes), 1), dtype=torch.float64, device=device)
         # pieces added, pieces with a NaN or inf
         self.counts = torch.zeros(2, dtype=torch.float64, device=device)
-        edges = [n * i // PANELS for i in range(PANELS + 1)] if stored else []
-        spans = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
-        # rows [a, b), columns [0, b)
-        self.panels = [torch.zeros(b - a, b, dtype=torch.float64, device=device) for a, b in spans]
+        edges = [*range(0, n, PANEL_COLUMNS), n] if stored else []
+        spans = [*pairwise(edges)]
+        # rows [0, b), columns [a, b)
+        self.panels = [torch.zeros(b, b - a, dtype=torch.float64, device=device) for a, b in spans]
         self._product = torch.empty(max((b * (b - a) for a, b in spans), default=0), dtype=dtype, device=device)
 
     def add(self, chunk: Tensor) -> None:
@@ -157,9 +159,9 @@ class _Sums:
                 self.counts += torch.tensor([1.0, not finite], dtype=torch.float64, device=self.device)
                 self.norms += torch.linalg.vector_norm(y, dim=1, dtype=torch.float64).square()
                 for panel in self.panels:
-                    stop = panel.shape[1]
+                    stop = len(panel)
                     product = self._product[: panel.numel()].view_as(panel)
-                    panel += torch.mm(y[stop - len(panel) : stop], y[:stop].T, out=product)
+                    panel += torch.mm(y[:stop], y[stop - panel.shape[1] : stop].T, out=product)
 
 
 def centred(points: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, bool]]:

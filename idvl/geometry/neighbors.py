@@ -19,7 +19,7 @@ from idvl.errors import UsageError
 from idvl.geometry import shortlist
 from idvl.geometry.candidates import Candidates, first_repeats, propose
 from idvl.geometry.duplicates import repeats
-from idvl.geometry.gram import PANELS, PRODUCT_COLUMNS, Squares
+from idvl.geometry.gram import PANEL_COLUMNS, PRODUCT_COLUMNS, Squares
 from idvl.geometry.pairs import Measured
 from idvl.geometry.rows import FEATURE_CHUNK, Matrix, Rows
 
@@ -44,7 +44,7 @@ class Neighbors:
     """The nearest neighbours among the distinct points.
 
     `distances` (m, k) float64 and `indices` (m, k) int64 into the original rows, ascending, self excluded, for the rows
-    `kept` (m,). `ranked` (m, r, 2): lower and upper bound of the distance to the neighbours of rank `ranks` (r).
+    `kept` (m,); fewer than k columns where fewer than k other points are left. `ranked` (m, r, 2): lower and upper bound of the distance to the neighbours of rank `ranks` (r).
     `subset_distances`: for each subset of the kept points, the (s, k) distances within it. `noise_floor`: the largest
     distance between a point and its echo. `relative_error` certainly bounds the error of every distance in `distances`.
     `reason` says why there are none.
@@ -96,9 +96,9 @@ def nearest(
 
 
 def workspace_bytes(n: int) -> int:
-    """Memory that a search over n points holds besides the points and one chunk of them: float64 sums and squares."""
-    triangle = n * n * (PANELS + 1) // (2 * PANELS)
-    return 8 * (triangle + n * n + n * n // PANELS) + 8 * n * PRODUCT_COLUMNS + 2**25
+    """Memory that a search over n points holds besides the points and one chunk of them, at most."""
+    panel = n * min(n, PANEL_COLUMNS)
+    return 8 * (n * n // 2 + panel + n * n + panel) + 8 * n * PRODUCT_COLUMNS + 2**25
 
 
 class _Undecided(Exception):
@@ -131,8 +131,9 @@ class _Search:
         ids = self.kept.nonzero().view(-1)
         if len(ids) == 1 < self.n:
             raise _Undecided(f"constant: all {self.n} points are equal")
-        if len(ids) <= self.k:
+        if len(ids) <= 2:
             raise _Undecided(f"only {len(ids)} distinct points among {self.n}")
+        self.k = min(self.k, len(ids) - 1)
         return ids
 
     def _meet(self, device: torch.device) -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from idvl.geometry.rows import Rows
 
-# float64 numbers worked on at a time: a core's cache, or a share of a GPU's memory
-CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**24
+# float64 numbers worked on at a time: what a core's cache and the memory allocator reuse, or a share of a GPU's memory
+CPU_NUMBERS, GPU_NUMBERS = 2**17, 2**24
 
 
 def measure(rows: Rows, first: Tensor, second: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def measure(rows: Rows, first: Tensor, second: Tensor) -> Tensor:
         step = max(numbers // max(chunk.shape[1], 1), 1)
         for i, j, part in zip(first.split(step), second.split(step), total.split(step), strict=True):
             difference = chunk.index_select(0, i).double().sub_(chunk.index_select(0, j))
-            part += torch.linalg.vecdot(difference, difference)
+            part += difference.square_().sum(1)
     return rows.reduce(total)
 
 

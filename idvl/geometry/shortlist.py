@@ -71,14 +71,14 @@ def _search(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
     import faiss
 
     if points.device.type == "cuda":
-        import faiss.contrib.torch_utils  # noqa: F401  lets faiss read torch's memory on the GPU
+        import faiss.contrib.torch_utils
 
         return faiss.knn_gpu(faiss.StandardGpuResources(), points, points, count)
     squares, columns = faiss.knn(points.numpy(), points.numpy(), count)
     return torch.from_numpy(squares), torch.from_numpy(columns)
 
 
-def _candidates(n, ids, squares, columns, gamma, lengths, least, k, ranks) -> Candidates:  # noqa: ANN001, PLR0913
+def _candidates(n, ids, squares, columns, gamma, lengths, least, k, ranks) -> Candidates:
     squares = squares.double()
     itself = columns == torch.arange(len(ids), device=ids.device)[:, None]
     squares = squares.masked_fill(itself, torch.inf)

@@ -93,14 +93,21 @@ class Recorder:
         self._stores[name].add(self._batch, rows, self._columns)
 
     def take(self, name: str) -> _Store:
-        """The layer's points, forgotten here."""
-        return self._stores.pop(name)
+        """The layer's points, forgotten here. Raises RunError if the layer did not run for every batch."""
+        store = self._stores.pop(name)
+        if store.batches != len(self._batches):
+            raise RunError(
+                f"layer {name} ran for {store.batches} of {len(self._batches)} batches: "
+                "they take different paths through the model, which cannot be measured"
+            )
+        return store
 
 
 class _Store:
     """One layer's points, a piece a batch, kept by reference."""
 
     def __init__(self):
+        self.batches = 0
         self._pieces: list[Tensor] = []
         self._versions: list[int] = []
         self._batch = -1
@@ -110,6 +117,7 @@ class _Store:
         first = batch != self._batch
         if first:
             self._batch, self._seen = batch, 0
+            self.batches += 1
         offset, self._seen = self._seen, self._seen + rows.shape[1]
         if columns:
             # a copy, so that the whole can be freed
@@ -142,6 +150,7 @@ class _FileStore(_Store):
     def add(self, batch: int, rows: Tensor, columns: Columns | None) -> None:
         if batch != self._batch:
             self._batch, self._seen = batch, 0
+            self.batches += 1
             self._row, self._end = self._end, self._end + len(rows)
         self._data[self._row : self._end, self._seen : self._seen + rows.shape[1]] = rows
         self._seen += rows.shape[1]

@@ -5,6 +5,7 @@ A plan is arithmetic on a survey: it runs nothing and allocates nothing. All siz
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ class Plan:
             f"layers    {self.n_layers}",
             f"way       {way}",
             f"work      {self.forwards:.2f} forward passes over the samples",
-            f"memory    {_gib(self.held_bytes)} of {_gib(self.budget)} beside the model",
+            f"memory    {size(self.held_bytes)} of {size(self.budget)} beside the model",
             f"time      about {duration(self.seconds)}",
         ]
         if sliced:
@@ -125,12 +126,11 @@ def make_plan(
             batch_seconds={stop.name: stop.seconds for stop in survey.stops},
             layer_seconds=dict(layer_seconds),
         )
-    why = survey.unwalkable or f"what flows between blocks takes {_gib(state)}, too much of the budget"
+    why = survey.unwalkable or f"what flows between blocks takes {size(state)}, too much of the budget"
     if not fits(input_bytes):
         least = input_bytes + workspace + smallest
         raise UsageError(
-            f"--memory {_gib(budget)} is too little for {n} samples: give at least {_gib(least * 1.05)}, or take fewer "
-            "--samples"
+            f"--memory {size(budget)} is too little for {n} samples: give at least {size(least)}, or fewer --samples"
         )
     packed, captured = _pack(list(features), features, n_local, budget - workspace - input_bytes, spill)
     runs = sum(group.runs for group in packed)
@@ -173,8 +173,10 @@ def _pack(
     return sliced + groups, most
 
 
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.2f}GiB"
+def size(count: float) -> str:
+    """Bytes as --memory takes them, rounded up."""
+    mib = math.ceil(count / 2**20)
+    return f"{mib}MiB" if mib < 10 * 1024 else f"{math.ceil(count / 2**30 * 10) / 10}GiB"
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from idvl.models.layers import Layer
 from idvl.models.walk import Call, restore_forward, to_device
 
-
 TOURS = 2
 
 

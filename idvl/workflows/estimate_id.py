@@ -83,13 +83,20 @@ def run(
     spill = recipe.estimate.spill
     with reporter.progress("preparing") as progress:
         work = Measurement(
-            loaded, selection.samples, layers, settings, memory=memory, spill=spill, team=team, done=done,
+            loaded,
+            selection.samples,
+            layers,
+            settings,
+            memory=memory,
+            spill=spill,
+            team=team,
+            done=done,
             progress=progress,
         )
-    for line in work.plan.lines():
-        reporter.note(line)
     if plan_only:
         return Result(plan=work.plan)
+    for line in work.plan.lines():
+        reporter.note(line)
     if team.rank > 0:
         for _ in work.estimates():
             pass
@@ -140,9 +147,7 @@ def estimate_id(
     else:
         listed = {"dataset": None, "ids": [sample.id for sample in samples]}
         selection = Selection(samples=list(samples), description=listed)
-    settings = Settings(
-        tokens=tokens, capture=capture, estimator=estimator, knn=knn, batch_size=batch_size, seed=seed
-    )
+    settings = Settings(tokens=tokens, capture=capture, estimator=estimator, knn=knn, batch_size=batch_size, seed=seed)
     chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
     work = Measurement(
         loaded,
@@ -173,11 +178,7 @@ def _gather(
         cache_dir=asked.cache_dir,
         local_files_only=asked.local_files_only,
     )
-    for warning in loaded.description.get("warnings", []):
-        reporter.warn(warning)
-    layers = find_layers(
-        loaded.model, loaded.family, pattern=recipe.estimate.layers, modality=recipe.estimate.modality
-    )
+    layers = find_layers(loaded.model, loaded.family, pattern=recipe.estimate.layers, modality=recipe.estimate.modality)
     selection = None
     if team.rank == 0:
         with reporter.progress("choosing samples") as progress:
@@ -194,8 +195,6 @@ def _gather(
                 force=data.force,
                 progress=progress,
             )
-        for warning in selection.description["warnings"]:
-            reporter.warn(warning)
     return loaded, team.agree(selection), layers
 
 

@@ -20,17 +20,22 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
     several processes were launched that do not know of each other.
     """
     cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
-    state = PartialState(cpu=cpu)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        state = PartialState(cpu=cpu)
+    except ValueError as error:
+        raise UsageError(_relaunch(launched, cpu, f"they cannot find each other ({error})")) from error
     if launched > 1 and state.num_processes == 1:
-        raise UsageError(
-            f"{launched} processes were launched but Accelerate sees one, so each would do all the work: use "
-            f"`accelerate launch --multi_gpu --num_processes {launched} -m idvl ...`"
-            f"{', with ACCELERATE_USE_CPU=true where there is no GPU' if cpu else ''}"
-        )
+        raise UsageError(_relaunch(launched, cpu, "Accelerate sees one, so each would do all the work"))
     if device and not cpu and state.num_processes == 1:
         return _named(device), Team()
     return state.device, Team(state.process_index, state.num_processes)
+
+
+def _relaunch(launched: int, cpu: bool, cause: str) -> str:
+    environment = "ACCELERATE_USE_CPU=true " if cpu else ""
+    command = f"{environment}accelerate launch --multi_gpu --num_processes {launched} -m idvl ..."
+    return f"{launched} processes were launched, but {cause}: use `{command}`, or unset WORLD_SIZE for one process"
 
 
 def free_memory(device: torch.device, team: Team) -> int:

@@ -218,9 +218,7 @@ def test_a_block_that_runs_twice_falls_back_to_whole_passes():
     assert "runs 2 times" in seen.unwalkable
     features = {"block.0": point_features(seen.shapes["block.0"], 4, "flatten")}
     assert features == {"block.0": 6}
-    plan = make_plan(
-        seen, features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={}
-    )
+    plan = make_plan(seen, features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={})
     assert not plan.walks
     recorder = Recorder([batch], lambda *_: None, "flatten", [torch.zeros(4)])
     arguments = {"capture": "output", "n": 4, "device": CPU, "team": Team()}
