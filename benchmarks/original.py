@@ -19,7 +19,7 @@ import torch
 from idvl.data.shapes import samples
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
-from idvl.workflows.measure import Measurement, Protocol
+from idvl.workflows.measure import Measurement, Settings
 
 RESULTS = Path(__file__).parent / "results" / "original.json"
 SAMPLES, BATCH, SEED = 2000, 16, 0
@@ -75,7 +75,7 @@ def main() -> None:
     drawn = samples("train", SAMPLES, SEED)
     seconds = {}
     for estimator in ("twonn", "icml24"):
-        work = Measurement(loaded, drawn, layers, Protocol(batch_size=BATCH, estimator=estimator), memory=2**32)
+        work = Measurement(loaded, drawn, layers, Settings(batch_size=BATCH, estimator=estimator), memory=2**32)
         start = time.perf_counter()
         ours = {name: layer.estimate.dimension for name, layer in work.estimates()}
         seconds[estimator] = time.perf_counter() - start

@@ -255,6 +255,9 @@ class _Search:
         if candidates is not None:
             squares, columns, errors = (part[kept] for part in candidates.nearest(self.k))
             distances, indices, ranked = squares.sqrt(), columns, candidates.ranked[kept].sqrt()
+            for place, rank in enumerate(ranks):
+                if rank <= self.k:
+                    ranked[:, place] = distances[:, rank - 1, None]
             measuring = (min(self.rows.width, FEATURE_CHUNK) + self.rows.width / FEATURE_CHUNK + 8) * 2.0**-53
             relative = float((errors / squares).max()) / 2 + measuring
         record = {

@@ -57,7 +57,10 @@ def _as_tensor(points: Any) -> Tensor:
     if isinstance(points, Tensor):
         tensor = points.detach()
     else:
-        array = np.asarray(points)
+        try:
+            array = np.asarray(points)
+        except ValueError as error:
+            raise UsageError(f"points must be a matrix (n, d); its rows differ in shape: {error}") from None
         if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
             raise UsageError(f"points must be numbers, a matrix (n, d) of floats or integers; got type {array.dtype}")
         tensor = torch.as_tensor(np.ascontiguousarray(array))

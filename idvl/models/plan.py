@@ -18,28 +18,30 @@ FLOAT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Layers captured together in one run of their block, or one layer in `slices`, each a run, twice over."""
+    """Layers captured together in one run of their block, or one layer in `slices`, each a run per pass over it."""
 
     layers: tuple[str, ...]
     slices: int = 1
+    passes: int = 1
 
     @property
     def runs(self) -> int:
-        return 1 if self.slices == 1 else 2 * self.slices
+        return 1 if self.slices == 1 else self.slices * self.passes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """`groups`: block -> its groups, in the order of running; the key None stands for the whole forward pass.
 
-    `held_bytes` is the most that inputs, what flows between blocks, captured points and workspace take together on one
-    process, beside the model; `seconds` the expected time, `forwards` the forward passes that all runs add up to.
+    `flow_bytes` is the most that inputs and what flows between blocks take, `held_bytes` the most that these, captured
+    points and workspace take together on one process, beside the model; `seconds` the expected time, `forwards` the forward passes that all runs add up to.
     """
 
     groups: dict[str | None, list[Group]]
     walks: bool
     why: str | None
     budget: int
+    flow_bytes: int
     held_bytes: int
     forwards: float
     seconds: float
@@ -78,12 +80,13 @@ def make_plan(
     budget: int,
     input_bytes: int,
     layer_seconds: Mapping[str, float],
+    passes: int = 2,
     spill: bool = False,
 ) -> Plan:
     """Fit the capture of `features` (layer -> features of a point, in the order of running) into `budget` bytes.
 
     `n_local` of the `n` samples are this process's. `input_bytes`: all its inputs. `layer_seconds`: what each layer's
-    neighbours will cost. Raises UsageError, with a budget that would do, where nothing fits.
+    neighbours will cost, `passes` how often they read its points. Raises UsageError, with a budget that would do, where nothing fits.
     """
     per_sample = [stop.alive / survey.batch_size for stop in survey.stops]
     workspace = workspace_bytes(n) + 2 * n * FEATURE_CHUNK * FLOAT
@@ -104,7 +107,7 @@ def make_plan(
         for stop, alive in zip(survey.stops, states, strict=True):
             mine = [name for name in stop.layers if name in features]
             space = budget - workspace - alive
-            groups[stop.name], captured = _pack(list(dict.fromkeys(mine)), features, n_local, space, spill)
+            groups[stop.name], captured = _pack(list(dict.fromkeys(mine)), features, n_local, space, passes, spill)
             runs = sum(group.runs for group in groups[stop.name])
             # a block's last run feeds the next one, and a sliced layer's runs do not
             extra = runs if groups[stop.name] and groups[stop.name][-1].slices > 1 else max(runs - 1, 0)
@@ -119,6 +122,7 @@ def make_plan(
             walks=True,
             why=None,
             budget=budget,
+            flow_bytes=int(state),
             held_bytes=int(held),
             forwards=forwards,
             seconds=total,
@@ -132,13 +136,14 @@ def make_plan(
         raise UsageError(
             f"--memory {size(budget)} is too little for {n} samples: give at least {size(least)}, or fewer --samples"
         )
-    packed, captured = _pack(list(features), features, n_local, budget - workspace - input_bytes, spill)
+    packed, captured = _pack(list(features), features, n_local, budget - workspace - input_bytes, passes, spill)
     runs = sum(group.runs for group in packed)
     return Plan(
         groups={None: packed},
         walks=False,
         why=why,
         budget=budget,
+        flow_bytes=input_bytes,
         held_bytes=int(input_bytes + workspace + captured),
         forwards=float(runs),
         seconds=runs * survey.seconds * batches + kernel,
@@ -149,7 +154,7 @@ def make_plan(
 
 
 def _pack(
-    names: list[str], features: Mapping[str, int], n_local: int, space: float, spill: bool
+    names: list[str], features: Mapping[str, int], n_local: int, space: float, passes: int, spill: bool
 ) -> tuple[list[Group], float]:
     """Layers into groups that fit `space`; sliced ones first, so that a block's last run can be a whole group's."""
     if spill:
@@ -159,7 +164,7 @@ def _pack(
         size = features[name] * n_local * FLOAT
         if size > space:
             slices = int(-(-size // space))
-            sliced.append(Group(layers=(name,), slices=slices))
+            sliced.append(Group(layers=(name,), slices=slices, passes=passes))
             most = max(most, size / slices)
             continue
         if held + size > space:

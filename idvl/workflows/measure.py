@@ -17,7 +17,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.geometry.estimators import estimate, requirements
-from idvl.geometry.neighbors import FEATURE_CHUNK, Matrix, nearest
+from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, Matrix, nearest
 from idvl.models.capture import Recorder, point_features
 from idvl.models.inputs import encode
 from idvl.models.layers import Layer
@@ -87,6 +87,8 @@ class Measurement:
                 budget=memory,
                 input_bytes=sum(value.nbytes for batch in self.batches for value in batch.values()),
                 layer_seconds=_layer_seconds(self.n, left, settings.estimator, self.device, self.team.size),
+                # few points, and estimators of many neighbours, take a float64 product and seldom a second pass
+                passes=1 if self.n < FEW_POINTS or settings.estimator in ("gride", "icml24") else 2,
                 spill=spill is not None,
             )
         )
@@ -139,7 +141,9 @@ class Measurement:
             ran=spent.ran,
         )
         for name, points in rows:
-            neighbors = nearest(points, echoes=self.echoes, backend=settings.knn, **requirements(settings.estimator))
+            neighbors = nearest(
+                points, echoes=self.echoes, backend=settings.knn, **requirements(settings.estimator, settings.seed)
+            )
             spent.measured(name)
             yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
         for name in self.layers.keys() - self.features.keys():
