@@ -1,4 +1,4 @@
-"""The pairs among which each point's nearest neighbours certainly are. It does not know how exact distances are found."""
+"""The pairs among which each point's nearest neighbours certainly are. It does not know how pairs are measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from idvl.geometry.gram import Squares
+from idvl.geometry.gram import Squares, full_precision
 from idvl.geometry.pairs import Measured
 
 # a squared distance known this well, relative to itself, need not be measured
@@ -98,10 +98,11 @@ def propose(
     than `limit` pairs would be listed.
     """
     scan = _Scan(squares, rows, columns, k=k, tolerance=tolerance, ranks=ranks, limit=limit)
-    found = scan.run(measured)
-    if found is not None and squares.stored and bool(scan.repeats.any()):
-        scan.doubtful = scan.repeats[columns]
+    with full_precision(rows.device):
         found = scan.run(measured)
+        if found is not None and squares.stored and bool(scan.repeats.any()):
+            scan.doubtful = scan.repeats[columns]
+            found = scan.run(measured)
     return found
 
 
@@ -161,7 +162,8 @@ class _Scan:
 
     def _pairs(self, low: Tensor, high: Tensor, bound: Tensor) -> Tensor:
         """Which pairs (b, m) to list: all that may be among the k nearest."""
-        chosen = (low <= bound[:, None]) & (low < torch.inf)
+        # a point itself is at inf
+        chosen = low <= bound[:, None].clamp(max=torch.finfo(low.dtype).max)
         if self.squares.dtype == torch.float64 and int(chosen.sum()) > 2 * self.k * len(low):
             # where the k smallest distances are sharp already, ties among them need no decision
             least, most = smallest(low, self.k), smallest(high, self.k)
@@ -194,10 +196,11 @@ def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: Measure
 def first_repeats(squares: Squares, columns: Tensor, measured: Measured, tolerance: float) -> tuple[Tensor, Tensor]:
     """Each point that may lie within `tolerance` (squared) of an earlier one, and the first of these."""
     pairs = []
-    for ids, low, _ in intervals(squares, columns, columns, measured):
-        near = (low <= tolerance) & (columns < ids[:, None])
-        some = near.any(1)
-        pairs.append((ids[some], columns[near[some].int().argmax(1)]))
+    with full_precision(columns.device):
+        for ids, low, _ in intervals(squares, columns, columns, measured):
+            near = (low <= tolerance) & (columns < ids[:, None])
+            some = near.any(1)
+            pairs.append((ids[some], columns[near[some].int().argmax(1)]))
     second, first = (torch.cat(part) for part in zip(*pairs, strict=True))
     return first, second
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from idvl.errors import UsageError
 from idvl.geometry import pareto
+from idvl.geometry.diagnostics import diagnose, log_ratios_of
 from idvl.geometry.neighbors import Matrix, Neighbors, nearest
 from idvl.profile import Estimate
 
@@ -28,12 +29,10 @@ FEWEST_POINTS = 20
 ICML24_BLOCKS = range(1, 21)
 # ranks of the scale curve: the ratio of each distance to the one before it gives a dimension at that scale
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-# logarithms of ratios below this are ties, given how well distances are known (idvl.geometry.candidates.SHARP)
-TIE = 1e-10
 # gride's headline: the smallest scale that does not rest on the very nearest neighbour, the first to suffer from noise
 GRIDE_SCALE = 2
 
-# What gives this kind of estimate: (dimension, stderr, the ratios' logarithms that it rests on)
+# the neighbours and the logarithms of r2 / r1 -> dimension, standard error, diagnostics of its own
 Fit = Callable[[Neighbors, Tensor], tuple[float, float, dict[str, Any]]]
 
 
@@ -76,10 +75,10 @@ def estimate(neighbors: Neighbors, estimator: str, seed: int = 0) -> Estimate:
     diagnostics: dict[str, Any] = {"neighbors": dict(neighbors.diagnostics), "seed": seed}
     dimension = error = None
     if reason is None:
-        log_ratios = _log_ratios(neighbors.distances[:, 0], neighbors.distances[:, 1])
+        log_ratios = log_ratios_of(neighbors.distances[:, 0], neighbors.distances[:, 1])
         try:
             dimension, error, own = fit(neighbors, log_ratios)
-            diagnostics |= own | _diagnose(neighbors, log_ratios)
+            diagnostics |= own | diagnose(neighbors, log_ratios)
         except _NoEstimate as failure:
             reason = str(failure)
     return Estimate(
@@ -91,12 +90,6 @@ def estimate(neighbors: Neighbors, estimator: str, seed: int = 0) -> Estimate:
         reason=reason,
         diagnostics=diagnostics,
     )
-
-
-def _log_ratios(first: Tensor, second: Tensor) -> Tensor:
-    """ln(second / first), 0 where the two may be equally far: distances are certain to a relative 2.5e-11."""
-    ratios = (second / first).log()
-    return ratios.masked_fill(ratios <= TIE, 0.0)
 
 
 class _NoEstimate(Exception):
@@ -114,8 +107,8 @@ def _find(name: str) -> Estimator:
 def dependence(dimension: float) -> float:
     """How many times larger a standard error is because neighbouring points share their neighbours.
 
-    Depends on the dimension alone where the density is locally constant. A fit to the spread of TwoNN over 500 uniform
-    samples of 2,000 points in a periodic cube each (1.25 to 1.4 at d = 1 to 5, 1.2 at 8 to 12); see benchmarks/calibration.py.
+    Depends on the dimension alone where the density is locally constant. Fitted to the spread of TwoNN over uniform
+    samples of 2,000 points in a periodic cube: 1.25 to 1.4 at d = 1 to 5, 1.2 at 8 to 12 (benchmarks/calibration.py).
     """
     return 1 + 0.36 * math.exp(-dimension / 20)
 
@@ -151,7 +144,8 @@ def _gride(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict
         for m, d, error in zip(ranks, dimensions.tolist(), errors, strict=False)
     ]
     place = ranks.index(GRIDE_SCALE)
-    return float(dimensions[place]), errors[place], {"gride": curve, "headline_neighbors": [GRIDE_SCALE, 2 * GRIDE_SCALE]}
+    record = {"gride": curve, "headline_neighbors": [GRIDE_SCALE, 2 * GRIDE_SCALE]}
+    return float(dimensions[place]), errors[place], record
 
 
 def _icml24(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict[str, Any]]:
@@ -173,7 +167,7 @@ def _icml24(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dic
 
 def _icml24_part(distances: Tensor) -> float | None:
     """TwoNN of one part, from its (s, 2) distances; None with three different ratios or fewer."""
-    log_ratios = _log_ratios(distances[:, 0], distances[:, 1]) if distances.shape[1] > 1 else distances[:0, 0]
+    log_ratios = log_ratios_of(distances[:, 0], distances[:, 1]) if distances.shape[1] > 1 else distances[:0, 0]
     log_ratios = log_ratios[log_ratios > 0]
     return pareto.slope(*pareto.icml24_line(log_ratios)) if len(log_ratios) > 3 else None
 
@@ -190,55 +184,6 @@ def _icml24_parts(seed: int) -> Callable[[int], list[Tensor]]:
         return cuts
 
     return parts
-
-
-def _diagnose(neighbors: Neighbors, log_ratios: Tensor) -> dict[str, Any]:
-    """What all estimators report: agreement of two fits, goodness of fit, ties, and the dimension at each scale."""
-    ties = int((log_ratios == 0).sum())
-    if ties == len(log_ratios):
-        return {"ties": ties}
-    mle = pareto.pareto_mle(log_ratios)
-    found: dict[str, Any] = {"ties": ties, "mle": mle, "ks_distance": pareto.pareto_distance(log_ratios, mle)}
-    x, y = pareto.facco_line(log_ratios)
-    if float(x.sum()) > 0:
-        line = pareto.slope(x, y)
-        found |= {"linear": line, "linear_mle_gap": line / mle - 1, "r_squared": pareto.r_squared(x, y)}
-    curve = _scale_curve(neighbors)
-    return found | {"scales": curve, "per_doubling": _per_doubling(curve)}
-
-
-def _scale_curve(neighbors: Neighbors) -> list[dict[str, Any]]:
-    """The dimension from the ratio of the distances to neighbours m and 2 m; `within` certainly bounds its error.
-
-    Beyond the nearest neighbours the distances come from the product alone. Where rounding could have changed them
-    altogether, `within` is None; where it has, so is the dimension.
-    """
-    if len(neighbors.ranks) < 2:
-        return []
-    low, high = neighbors.ranked.unbind(2)
-    middle = ((low.square() + high.square()) / 2).sqrt()
-    bounds = [low[:, 1:] / high[:, :-1], middle[:, 1:] / middle[:, :-1], high[:, 1:] / low[:, :-1]]
-    scales = torch.tensor(neighbors.ranks[:-1], device=low.device)
-    dimensions, _ = pareto.gride(torch.cat(bounds, 1).log().T, scales.repeat(3))
-    found = zip(neighbors.ranks, *dimensions.view(3, -1).tolist(), middle.mean(0).tolist(), strict=False)
-    curve = []
-    for m, most, d, least, distance in found:
-        known = math.isfinite(d) and d > 0
-        within = max(most - d, d - least) if known and math.isfinite(most) and least > 0 else None
-        dimension = d if known else None
-        curve.append({"neighbors": [m, 2 * m], "dimension": dimension, "within": within, "mean_distance": distance})
-    return curve
-
-
-def _per_doubling(curve: list[dict[str, Any]]) -> float | None:
-    """By what share the estimate would rise with twice the points, going by how it falls from scale 1 to scale 4.
-
-    Taking neighbour 2 m for neighbour m is like halving the number of points.
-    """
-    near = [scale["dimension"] for scale in curve[:3]]
-    if len(near) < 3 or None in near:
-        return None
-    return (near[0] / near[2]) ** 0.5 - 1
 
 
 def _two(seed: int) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Squares:
     def _finish(self, sums: _Sums) -> None:
         totals = self._rows.reduce(torch.cat([sums.norms, sums.counts, sums.noise]))
         self.norms, (pieces, broken) = totals[: self.n], totals[self.n : self.n + 2].tolist()
-        self.noise = float(totals[self.n + 2 :].max())
+        self.noise = float(totals[self.n + 2 :].nan_to_num(posinf=0.0).max())
         self.finite = not broken
         limits = torch.finfo(self.dtype)
         # an overflowing product would need norms beyond this
@@ -106,7 +106,10 @@ class Squares:
         self.least = 8.0 * self._rows.width * limits.tiny
 
     def blocks(self, rows: Tensor, columns: Tensor) -> Iterator[Block]:
-        """(ids (b,), squares (b, m), errors (b, m)) of the points `rows` against `columns`, ids in ascending order."""
+        """(ids (b,), squares (b, m), errors (b, m)) of the points `rows` against `columns`, ids in ascending order.
+
+        To be read within `full_precision`.
+        """
         lengths = self.norms.sqrt()
         left = torch.stack([self.inner * lengths, self.outer * self.norms + self.least, torch.ones_like(lengths)], 1)
         right = torch.stack([lengths, torch.ones_like(lengths), self.outer * self.norms])[:, columns]
@@ -116,9 +119,7 @@ class Squares:
         for ids in rows.split(step):
             panel = self._panel(ids, columns, everything)
             for part, squares in zip(ids.split(BLOCK_ROWS), panel.split(BLOCK_ROWS), strict=True):
-                with full_precision(part.device):
-                    errors = left[part] @ right
-                yield part, squares, errors
+                yield part, squares, left[part] @ right
 
     def _panel(self, ids: Tensor, columns: Tensor, everything: bool) -> Tensor:
         """Squared distances (b, m), a copy."""
@@ -126,10 +127,10 @@ class Squares:
             panel = self._squares[ids]
             return panel if everything else panel[:, columns]
         panel = torch.zeros(len(ids), len(columns), dtype=torch.float64, device=ids.device)
-        with full_precision(ids.device):
-            for chunk in self._rows.chunks():
-                for y, _ in centred(chunk[: self.n], self.dtype):
-                    panel += y[ids] @ y[columns].T
+        buffer = torch.empty(self.n * PRODUCT_COLUMNS, dtype=self.dtype, device=ids.device)
+        for chunk in self._rows.chunks():
+            for y, _ in centred(chunk[: self.n], buffer):
+                panel += y[ids] @ y[columns].T
         return panel.mul_(-2).add_(self.norms[columns]).add_(self.norms[ids, None]).to(self.dtype)
 
 
@@ -147,6 +148,7 @@ class _Sums:
         spans = [*pairwise(edges)]
         # rows [0, b), columns [a, b)
         self.panels = [torch.zeros(b, b - a, dtype=torch.float64, device=device) for a, b in spans]
+        self._buffer = torch.empty(n * PRODUCT_COLUMNS, dtype=dtype, device=device)
         self._product = torch.empty(max((b * (b - a) for a, b in spans), default=0), dtype=dtype, device=device)
 
     def add(self, chunk: Tensor) -> None:
@@ -155,7 +157,7 @@ class _Sums:
             if len(self.echoes):
                 echo = chunk[self.n : self.n + len(self.echoes)].double()
                 self.noise += (echo - chunk[self.echoes].double()).square().sum(1)
-            for y, finite in centred(chunk[: self.n], self.dtype):
+            for y, finite in centred(chunk[: self.n], self._buffer):
                 self.counts += torch.tensor([1.0, not finite], dtype=torch.float64, device=self.device)
                 self.norms += torch.linalg.vector_norm(y, dim=1, dtype=torch.float64).square()
                 for panel in self.panels:
@@ -164,10 +166,9 @@ class _Sums:
                     panel += torch.mm(y[:stop], y[stop - panel.shape[1] : stop].T, out=product)
 
 
-def centred(points: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, bool]]:
-    """Columns of the points (n, c) minus their mean, at most PRODUCT_COLUMNS at a time, in one buffer; are they finite?"""
-    wide = torch.promote_types(points.dtype, dtype)
-    buffer = torch.empty(len(points) * min(PRODUCT_COLUMNS, points.shape[1]), dtype=dtype, device=points.device)
+def centred(points: Tensor, buffer: Tensor) -> Iterator[tuple[Tensor, bool]]:
+    """Columns of the points (n, c) minus their mean, PRODUCT_COLUMNS at a time, in the buffer; and are they finite?"""
+    wide = torch.promote_types(points.dtype, buffer.dtype)
     for part in points.split(PRODUCT_COLUMNS, dim=1):
         if part.shape[1]:
             mean = part.mean(0, dtype=wide)

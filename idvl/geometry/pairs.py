@@ -1,4 +1,4 @@
-"""Exact squared distances of chosen pairs, from differences formed in float64. It does not know why they were chosen."""
+"""Exact squared distances of chosen pairs, from differences in float64. It does not know why they were chosen."""
 
 from __future__ import annotations
 

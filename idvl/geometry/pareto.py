@@ -1,4 +1,4 @@
-"""Fits of the ratios of neighbour distances, whose law holds the dimension. It does not know where the distances are from.
+"""Fits of the ratios of neighbour distances, whose law holds the dimension. It does not know the distances' origin.
 
 Where the density is constant around a point, r_n2 / r_n1 = mu has the density
 d (mu^d - 1)^(n2 - n1 - 1) / (B(n2 - n1, n1) mu^((n2 - 1) d + 1)) (Denti, Doimo, Laio, Mira 2022, eq. 5): for the first

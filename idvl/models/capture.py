@@ -5,6 +5,7 @@ It does not know what the points are for: whoever reads them gets rows in chunks
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 
 from idvl.errors import RunError
+from idvl.files import disk_errors
 from idvl.geometry.neighbors import FEATURE_CHUNK
 from idvl.models.team import Team
 from idvl.profile import Tokens
 
 Columns = tuple[int, int]
+FLOAT_BYTES = 4
 
 
 def point_features(shapes: Sequence[torch.Size], batch_size: int, tokens: Tokens) -> int:
@@ -144,6 +147,9 @@ class _FileStore(_Store):
     def __init__(self, path: Path, n_rows: int, width: int):
         super().__init__()
         self._path = path
+        # reserved at once: a mapped file that outgrows its disk later would kill the process
+        with disk_errors(path), path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, n_rows * width * FLOAT_BYTES)
         self._data = torch.from_file(str(path), shared=True, size=n_rows * width).view(n_rows, width)
         self._row = self._end = 0
 

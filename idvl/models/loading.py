@@ -110,7 +110,7 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded
     images = image_processor_of(processor)
     name = name or model.config.name_or_path or type(model).__name__
     description = {
-        "id": name,
+        "name": name,
         "source": "memory",
         "revision": None,
         "model_type": model.config.model_type,

@@ -97,6 +97,7 @@ def run(
         return Result(plan=work.plan)
     for line in work.plan.lines():
         reporter.note(line)
+    reporter.note(f"knn       torch on {device}: layers arrive in chunks of features, which faiss cannot take")
     if team.rank > 0:
         for _ in work.estimates():
             pass
@@ -106,7 +107,11 @@ def run(
         folder, recipe=resolved.to_dict(), signature=signature, resume=resume, overwrite=overwrite
     ) as opened:
         start = time.perf_counter()
-        measured = done | _measured(work, opened, reporter)
+        try:
+            measured = done | _measured(work, opened, reporter)
+        except KeyboardInterrupt:
+            reporter.warn(f"stopped: the same command with --output {folder} --resume goes on where this ends")
+            raise
         facts = _facts(work, time.perf_counter() - start)
         profile = _profile(measured, loaded, selection, settings, {**runs.provenance(), **facts})
         _write(opened, profile, other)
@@ -277,4 +282,4 @@ def _profile(
 
 def _write(opened: runs.Run, profile: Profile, other: list[tuple[str, Profile]]) -> None:
     profile.save(opened.path("profile.json"))
-    plot([(profile.model["id"], profile), *other], opened.path("profile.png"))
+    plot([(profile.model["name"], profile), *other], opened.path("profile.png"))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
+from idvl.files import disk_errors
 from idvl.geometry.estimators import estimate, requirements
 from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, Matrix, nearest
 from idvl.models.capture import Recorder, point_features
@@ -69,7 +70,7 @@ class Measurement:
         self.loaded, self.layers, self.settings = loaded, layers, settings
         self.n, self.team = len(samples), team or Team()
         self.device = next(loaded.model.parameters()).device
-        self._spill = spill
+        self._spill = spill / f"process-{self.team.rank}" if spill else None
         self._encode(samples, progress)
         seen = survey(
             loaded.model, self.batches[0], loaded.family.call, layers, capture=settings.capture, device=self.device
@@ -125,6 +126,9 @@ class Measurement:
         """
         spent = _Spent(self.plan, progress)
         family, settings = self.loaded.family, self.settings
+        if self._spill:
+            with disk_errors(self._spill):
+                self._spill.mkdir(parents=True, exist_ok=True)
         recorder = Recorder(self.batches, family.token_mask, settings.tokens, self._draws(), self._spill)
         rows = traverse(
             self.loaded.model,
@@ -146,7 +150,7 @@ class Measurement:
             )
             spent.measured(name)
             yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
-        for name in self.layers.keys() - self.features.keys():
+        for name in (name for name in self.layers if name not in self.features):
             yield name, self._profile(name, _unreached(settings.estimator))
 
     def _profile(self, name: str, estimate: Estimate) -> LayerProfile:

@@ -33,7 +33,7 @@ def test_a_hub_model_on_coco(folders, tmp_path):
     assert done.returncode == 0, done.stderr
     profile = json.loads(done.stdout)
     assert profile == json.loads((output / "profile.json").read_text())
-    assert profile["model"]["id"] == MODEL
+    assert profile["model"]["name"] == MODEL
     assert profile["dataset"]["dataset_id"] == DATASET
     assert profile["dataset"]["split"] == "val"
     assert profile["dataset"]["method"] == "stream"

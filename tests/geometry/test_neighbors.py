@@ -92,7 +92,8 @@ def test_two_processes_equal_one(name: str) -> None:
     def work(rank: int, part: Tensor) -> None:
         results[rank] = nearest(Share(part, board, barrier, rank, points.shape[1]), ranks=RANKS)
 
-    threads = [threading.Thread(target=work, args=(0, points[:, :70])), threading.Thread(target=work, args=(1, points[:, 70:]))]
+    parts = enumerate([points[:, :70], points[:, 70:]])
+    threads = [threading.Thread(target=work, args=part) for part in parts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -176,7 +177,7 @@ def test_what_float32_cannot_decide_is_decided_in_float64(name: str) -> None:
 
 
 def test_what_float64_cannot_decide_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("idvl.geometry.neighbors.LIMIT_NUMBERS", 0)
+    monkeypatch.setattr("idvl.geometry.search.LIMIT_NUMBERS", 0)
     points = gaussian(600, 10, 64).double()
     points[::2] += 1e12
     found = nearest(Matrix(points))
@@ -197,7 +198,7 @@ def test_a_matrix_too_large_for_its_squares_goes_panel_by_panel(monkeypatch: pyt
 @pytest.mark.parametrize("name", [name for name in HARD if name != "ties"])
 def test_faiss_finds_the_same(name: str) -> None:
     points = HARD[name](400)
-    ours, theirs = nearest(Matrix(points), backend="torch", ranks=RANKS), nearest(Matrix(points), backend="faiss", ranks=RANKS)
+    ours, theirs = (nearest(Matrix(points), backend=backend, ranks=RANKS) for backend in ("torch", "faiss"))
     assert torch.allclose(theirs.distances, ours.distances, rtol=1e-10)
     assert torch.equal(theirs.indices, ours.indices)
 
@@ -207,7 +208,7 @@ def test_faiss_finds_the_same(name: str) -> None:
 def test_faiss_removes_the_same_copies(copies: int) -> None:
     points = gaussian(600, 10, 200)
     points[600 - copies :] = points[0] if copies == 300 else points[:copies]
-    ours, theirs = nearest(Matrix(points), backend="torch", ranks=RANKS), nearest(Matrix(points), backend="faiss", ranks=RANKS)
+    ours, theirs = (nearest(Matrix(points), backend=backend, ranks=RANKS) for backend in ("torch", "faiss"))
     assert torch.equal(theirs.kept, ours.kept) and torch.equal(theirs.indices, ours.indices)
     exact = brute(points[ours.kept], 64)[:, [rank - 1 for rank in RANKS]]
     assert (theirs.ranked[..., 0] <= exact * (1 + 1e-12)).all() and (theirs.ranked[..., 1] >= exact * (1 - 1e-12)).all()
