@@ -102,7 +102,7 @@ class Profile:
         """
         values = asdict(self)
         layers = values.pop("layers")
-        return _finite({"schema": SCHEMA, **values, "layers": layers})
+        return finite({"schema": SCHEMA, **values, "layers": layers})
 
     @classmethod
     def from_json(cls, values: Any, source: str = "the profile") -> Profile:
@@ -228,11 +228,12 @@ def _check_keys(kind: type, values: Any, where: str) -> None:
                 raise UsageError(f"{where}: {name!r} must be an object, found {type(values[name]).__name__}")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with None in the place of every number that JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import platform
 import re
@@ -27,6 +26,7 @@ import yaml
 
 from idvl.errors import RunError, UsageError
 from idvl.files import disk_errors, write_bytes, write_json, write_text
+from idvl.profile import finite
 
 try:
     import fcntl
@@ -87,7 +87,7 @@ class Run:
 
     def log_metric(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl, in one write. A number that is not finite becomes null."""
-        line = json.dumps({key: _finite(value) for key, value in values.items()}, allow_nan=False) + "\n"
+        line = json.dumps(finite(dict(values)), allow_nan=False) + "\n"
         path = self.path("metrics.jsonl")
         with disk_errors(path), path.open("ab", buffering=0) as file:
             file.write(line.encode())
@@ -272,7 +272,3 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

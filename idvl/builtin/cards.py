@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from idvl.files import write_text
+
 _PAGE = """\
 ---
 library_name: transformers
@@ -52,7 +54,7 @@ def write(folder: Path, card: dict[str, Any]) -> None:
     versions = {"python": platform.python_version()}
     versions |= {package: version(package) for package in ("torch", "transformers", "numpy", "pillow")}
     card = {**card, "versions": versions}
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
     results = [(split, r["samples"], r["correct"]) for split, r in card["results"].items()]
     page = {
         **card,
@@ -61,4 +63,4 @@ def write(folder: Path, card: dict[str, Any]) -> None:
         "versions": ", ".join(f"{package} {number}" for package, number in versions.items()),
         "recipe": "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in card["recipe"].items()),
     }
-    (folder / "README.md").write_text(_PAGE.format(**page), encoding="utf-8")
+    write_text(folder / "README.md", _PAGE.format(**page))

@@ -41,7 +41,7 @@ Block = tuple[Tensor, Tensor, Tensor]
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Products in the precision of their operands: no TF32, no bfloat16, no autocast."""
-    knobs = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    knobs = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
     before = [knob.fp32_precision for knob in knobs]
     for knob in knobs:
         knob.fp32_precision = "ieee"

@@ -33,8 +33,9 @@ class Group:
 class Plan:
     """`groups`: block -> its groups, in the order of running; the key None stands for the whole forward pass.
 
-    `flow_bytes` is the most that inputs and what flows between blocks take, `held_bytes` the most that these, captured
-    points and workspace take together on one process, beside the model; `seconds` the expected time, `forwards` the forward passes that all runs add up to.
+    `flow_bytes` is the most that inputs and what flows between blocks take; `held_bytes` the most that these, captured
+    points and workspace take together on one process, beside the model. `seconds`: the expected time. `forwards`: the
+    forward passes that all runs add up to.
     """
 
     groups: dict[str | None, list[Group]]
@@ -71,107 +72,129 @@ class Plan:
         return lines
 
 
-def make_plan(
-    survey: Survey,
-    features: Mapping[str, int],
-    *,
-    n: int,
-    n_local: int,
-    budget: int,
-    input_bytes: int,
-    layer_seconds: Mapping[str, float],
-    passes: int = 2,
-    spill: bool = False,
-) -> Plan:
-    """Fit the capture of `features` (layer -> features of a point, in the order of running) into `budget` bytes.
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be planned for one process.
 
-    `n_local` of the `n` samples are this process's. `input_bytes`: all its inputs. `layer_seconds`: what each layer's
-    neighbours will cost, `passes` how often they read its points. Raises UsageError, with a budget that would do, where nothing fits.
+    `features`: layer -> features of a point, for the layers left, in the order of running. `n_local` of the `n` samples
+    are this process's, `input_bytes` all its inputs. `layer_seconds`: what each layer's neighbours will cost; `passes`:
+    how often they read its points. With `spill` captured points are on disk.
     """
+
+    features: Mapping[str, int]
+    n: int
+    n_local: int
+    budget: int
+    input_bytes: int
+    layer_seconds: Mapping[str, float]
+    passes: int = 2
+    spill: bool = False
+
+    @property
+    def workspace(self) -> int:
+        """What neighbours need beside the points: their own, and two chunks."""
+        return workspace_bytes(self.n) + 2 * self.n * FEATURE_CHUNK * FLOAT
+
+    @property
+    def smallest(self) -> int:
+        """The smallest slice of a layer that is worth a run of its own."""
+        return self.n_local * FEATURE_CHUNK * FLOAT
+
+    def fits(self, flow: float) -> bool:
+        """Whether anything can be captured beside this much."""
+        return self.budget - flow - self.workspace >= self.smallest
+
+
+def make_plan(survey: Survey, task: Task) -> Plan:
+    """Fit a task into its budget. Raises UsageError, with a budget that would do, where nothing fits."""
     per_sample = [stop.alive / survey.batch_size for stop in survey.stops]
-    workspace = workspace_bytes(n) + 2 * n * FEATURE_CHUNK * FLOAT
-    batches = n_local / survey.batch_size
-    # the smallest slice worth a run of its own
-    smallest = n_local * FEATURE_CHUNK * FLOAT
-    kernel = sum(layer_seconds.values())
-
-    def fits(held: float) -> bool:
-        return budget - held - workspace >= smallest
-
     # between two blocks lives the larger of what both need; inputs are part of it
-    states = [max(pair) * n_local for pair in zip(per_sample, per_sample[1:] + per_sample[-1:], strict=True)]
-    state = max(states, default=0)
-    if survey.unwalkable is None and fits(state):
-        groups: dict[str | None, list[Group]] = {}
-        held, seconds, forwards = 0.0, survey.seconds, 1.0
-        for stop, alive in zip(survey.stops, states, strict=True):
-            mine = [name for name in stop.layers if name in features]
-            space = budget - workspace - alive
-            groups[stop.name], captured = _pack(list(dict.fromkeys(mine)), features, n_local, space, passes, spill)
-            runs = sum(group.runs for group in groups[stop.name])
-            # a block's last run feeds the next one, and a sliced layer's runs do not
-            extra = runs if groups[stop.name] and groups[stop.name][-1].slices > 1 else max(runs - 1, 0)
-            seconds += extra * stop.seconds
-            forwards += extra * stop.seconds / survey.seconds
-            held = max(held, alive + workspace + captured)
-        while groups and not groups[next(reversed(groups))]:
-            groups.popitem()
-        total = seconds * batches + kernel
-        return Plan(
-            groups=groups,
-            walks=True,
-            why=None,
-            budget=budget,
-            flow_bytes=int(state),
-            held_bytes=int(held),
-            forwards=forwards,
-            seconds=total,
-            n_layers=len(features),
-            batch_seconds={stop.name: stop.seconds for stop in survey.stops},
-            layer_seconds=dict(layer_seconds),
-        )
-    why = survey.unwalkable or f"what flows between blocks takes {size(state)}, too much of the budget"
-    if not fits(input_bytes):
-        least = input_bytes + workspace + smallest
+    flows = [max(pair) * task.n_local for pair in zip(per_sample, per_sample[1:] + per_sample[-1:], strict=True)]
+    flow = max(flows, default=0.0)
+    if survey.unwalkable is None and task.fits(flow):
+        return _walked(survey, task, flows)
+    if not task.fits(task.input_bytes):
+        least = task.input_bytes + task.workspace + task.smallest
         raise UsageError(
-            f"--memory {size(budget)} is too little for {n} samples: give at least {size(least)}, or fewer --samples"
+            f"--memory {size(task.budget)} is too little for {task.n} samples: "
+            f"give at least {size(least)}, or fewer --samples"
         )
-    packed, captured = _pack(list(features), features, n_local, budget - workspace - input_bytes, passes, spill)
-    runs = sum(group.runs for group in packed)
+    return _passed(survey, task, survey.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
+
+
+def _walked(survey: Survey, task: Task, flows: list[float]) -> Plan:
+    """Block by block: each block runs once, and once more for every further group or slice of its layers."""
+    groups: dict[str | None, list[Group]] = {}
+    held, seconds = 0.0, survey.seconds
+    for stop, flow in zip(survey.stops, flows, strict=True):
+        mine = [name for name in dict.fromkeys(stop.layers) if name in task.features]
+        groups[stop.name], captured = _pack(mine, task, task.budget - task.workspace - flow)
+        runs = sum(group.runs for group in groups[stop.name])
+        # a block's last run feeds the next one, and a sliced layer's runs do not
+        sliced_last = bool(groups[stop.name]) and groups[stop.name][-1].slices > 1
+        seconds += (runs if sliced_last else max(runs - 1, 0)) * stop.seconds
+        held = max(held, flow + task.workspace + captured)
+    while groups and not groups[next(reversed(groups))]:
+        groups.popitem()
+    batch_seconds: dict[str | None, float] = {stop.name: stop.seconds for stop in survey.stops}
+    return _plan(survey, task, groups, None, max(flows), held, seconds, batch_seconds)
+
+
+def _passed(survey: Survey, task: Task, why: str) -> Plan:
+    """By whole forward passes, one for each group or slice."""
+    groups, captured = _pack(list(task.features), task, task.budget - task.workspace - task.input_bytes)
+    seconds = sum(group.runs for group in groups) * survey.seconds
+    held = task.input_bytes + task.workspace + captured
+    return _plan(survey, task, {None: groups}, why, task.input_bytes, held, seconds, {None: survey.seconds})
+
+
+def _plan(
+    survey: Survey,
+    task: Task,
+    groups: dict[str | None, list[Group]],
+    why: str | None,
+    flow: float,
+    held: float,
+    seconds: float,
+    batch_seconds: dict[str | None, float],
+) -> Plan:
+    """`seconds`: of all runs, for one batch."""
+    batches = task.n_local / survey.batch_size
     return Plan(
-        groups={None: packed},
-        walks=False,
+        groups=groups,
+        walks=why is None,
         why=why,
-        budget=budget,
-        flow_bytes=input_bytes,
-        held_bytes=int(input_bytes + workspace + captured),
-        forwards=float(runs),
-        seconds=runs * survey.seconds * batches + kernel,
-        n_layers=len(features),
-        batch_seconds={None: survey.seconds},
-        layer_seconds=dict(layer_seconds),
+        budget=task.budget,
+        flow_bytes=int(flow),
+        held_bytes=int(held),
+        forwards=seconds / survey.seconds,
+        seconds=seconds * batches + sum(task.layer_seconds.values()),
+        n_layers=len(task.features),
+        batch_seconds=batch_seconds,
+        layer_seconds=dict(task.layer_seconds),
     )
 
 
-def _pack(
-    names: list[str], features: Mapping[str, int], n_local: int, space: float, passes: int, spill: bool
-) -> tuple[list[Group], float]:
-    """Layers into groups that fit `space`; sliced ones first, so that a block's last run can be a whole group's."""
-    if spill:
+def _pack(names: list[str], task: Task, space: float) -> tuple[list[Group], float]:
+    """Layers in groups that fit `space`, and the most that a group takes.
+
+    Sliced ones come first, so that a block's last run can be a whole group's.
+    """
+    if task.spill:
         return ([Group(layers=tuple(names))] if names else []), 0.0
     groups, sliced, current, most, held = [], [], [], 0.0, 0.0
     for name in names:
-        size = features[name] * n_local * FLOAT
-        if size > space:
-            slices = int(-(-size // space))
-            sliced.append(Group(layers=(name,), slices=slices, passes=passes))
-            most = max(most, size / slices)
+        captured = task.features[name] * task.n_local * FLOAT
+        if captured > space:
+            slices = int(-(-captured // space))
+            sliced.append(Group(layers=(name,), slices=slices, passes=task.passes))
+            most = max(most, captured / slices)
             continue
-        if held + size > space:
+        if held + captured > space:
             groups.append(Group(layers=tuple(current)))
             current, held = [], 0.0
         current.append(name)
-        held += size
+        held += captured
         most = max(most, held)
     if current:
         groups.append(Group(layers=tuple(current)))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from idvl.errors import RunError
 from idvl.models.layers import Layer
 from idvl.models.walk import Call, restore_forward, to_device
 
@@ -92,40 +93,46 @@ def survey(
     capture: str,
     device: torch.device,
 ) -> Survey:
-    """Run one batch once to warm up, then TOURS times, of which the fastest counts."""
+    """Run one sample to warm up, then the batch TOURS times, of which the fastest counts.
+
+    Raises RunError for a layer whose tensors do not lead with the samples of the batch.
+    """
     blocks = blocks_of(model, layers)
     batch = to_device(batch, device)
-    tour = _Tour(batch, device)
+    tour = _Tour(device)
     handles = [nn.modules.module.register_module_forward_hook(tour.alive.note)]
     for name, block in blocks.items():
         handles.append(block.register_forward_pre_hook(partial(tour.enter, name)))
         handles.append(block.register_forward_hook(tour.leave))
     try:
         with torch.no_grad(), Watch(layers, capture, tour.record):
-            tour.run(model, call)
-            tours = [tour.run(model, call) for _ in range(TOURS)]
+            tour.run(model, call, {key: value[:1] for key, value in batch.items()})
+            alone = tour.shapes
+            tours = [tour.run(model, call, batch) for _ in range(TOURS)]
     finally:
         for handle in handles:
             handle.remove()
     seconds, stops = min(tours, key=lambda timed: timed[0])
     size = len(next(iter(batch.values())))
+    _check_leading(alone, tour.shapes, size)
     return Survey(size, stops, tour.shapes, seconds, _unwalkable(stops, tour.shapes, layers))
 
 
 class _Tour:
-    """What one forward pass of the batch meets."""
+    """What one forward pass meets."""
 
-    def __init__(self, batch: dict[str, Tensor], device: torch.device):
-        self._batch, self._device = batch, device
+    def __init__(self, device: torch.device):
+        self._device = device
         self._inside: list[Stop] = []
-        self.alive = _Alive(batch)
+        self.alive = _Alive()
 
-    def run(self, model: nn.Module, call: Call) -> tuple[float, list[Stop]]:
+    def run(self, model: nn.Module, call: Call, batch: dict[str, Tensor]) -> tuple[float, list[Stop]]:
         """Seconds and stops of one pass; `shapes` are its."""
+        self.alive.inputs = sum(value.nbytes for value in batch.values())
         self.stops: list[Stop] = []
         self.shapes: dict[str, list[torch.Size]] = {}
         start = _now(self._device)
-        call(model, self._batch)
+        call(model, batch)
         return _now(self._device) - start, self.stops
 
     def enter(self, name: str, module: nn.Module, args: Any) -> None:
@@ -140,6 +147,15 @@ class _Tour:
         self.shapes.setdefault(name, []).append(tensor.shape)
         if self._inside:
             self._inside[-1].layers.append(name)
+
+
+def _check_leading(alone: dict[str, list[torch.Size]], together: dict[str, list[torch.Size]], size: int) -> None:
+    """A point is read off a tensor's first axis, so that axis must grow with the batch."""
+    for name, shapes in together.items():
+        pairs = zip(alone.get(name, []), shapes, strict=False)
+        if len(alone.get(name, [])) != len(shapes) or any(one[0] * size != many[0] for one, many in pairs):
+            seen = ", ".join(str(tuple(shape)) for shape in shapes)
+            raise RunError(f"layer {name}: its tensor {seen} does not lead with the {size} samples of the batch")
 
 
 def _unwalkable(stops: list[Stop], shapes: Mapping[str, Any], layers: Mapping[str, Layer]) -> str | None:
@@ -163,8 +179,8 @@ def _now(device: torch.device) -> float:
 class _Alive:
     """The bytes of the inputs and of all module outputs that are still referenced."""
 
-    def __init__(self, batch: Mapping[str, Tensor]):
-        self._inputs = sum(value.nbytes for value in batch.values())
+    def __init__(self):
+        self.inputs = 0
         self._outputs: list[weakref.ref] = []
 
     def note(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -175,4 +191,4 @@ class _Alive:
         tensors = [tensor for ref in self._outputs if (tensor := ref()) is not None]
         self._outputs = [weakref.ref(tensor) for tensor in tensors]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-        return self._inputs + sum(storages.values())
+        return self.inputs + sum(storages.values())

@@ -5,6 +5,7 @@ Alone, every method is the identity. It does not know what the rows are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -56,12 +57,19 @@ class Team:
         dist.all_gather_object(gathered, local)
         return gathered
 
-    def agree(self, value: Any) -> Any:
-        """The first process's value, on all."""
+    def first(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives on the first process, on all; an error there is raised on all."""
         if self.size == 1:
-            return value
-        box = [value]
+            return make()
+        box: list = [None, None]
+        if self.rank == 0:
+            try:
+                box = [make(), None]
+            except Exception as error:
+                box = [None, error]
         dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
         return box[0]
 
     def _bounds(self, count: int) -> list[tuple[int, int]]:

@@ -44,6 +44,17 @@ class _Request:
     def run(self) -> Any:
         return self.forward(*self.args, **self.kwargs)
 
+    def run_again_later(self) -> None:
+        """Run with the result forgotten. Raises RunError if that changes the arguments of the next run."""
+        given = [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)]
+        versions = [value._version for value in given]
+        self.run()
+        if versions != [value._version for value in given]:
+            raise RunError(
+                f"{self.name} changes its input in place, so it cannot run more than once: "
+                "give a larger --memory, or --spill"
+            )
+
 
 class _Forward:
     """One batch's forward pass in its own thread, which runs only while the main thread waits for it."""
@@ -53,6 +64,7 @@ class _Forward:
         self._to_worker: queue.SimpleQueue = queue.SimpleQueue()
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._work, body), daemon=True)
+        self._abandoned = False
         self.request: _Request | None = None
 
     def _work(self, body: Callable[[], None]) -> None:
@@ -68,6 +80,8 @@ class _Forward:
 
     def ask(self, request: _Request) -> Any:
         """In the worker: hand a request over and wait for its result."""
+        if self._abandoned:  # a model that runs another block while it unwinds
+            raise _Abandoned
         self._to_main.put(request)
         del request
         reply = self._to_worker.get()
@@ -98,6 +112,7 @@ class _Forward:
 
     def abandon(self) -> None:
         if self._thread.is_alive():
+            self._abandoned = True
             self._to_worker.put(_Abandoned())
             self._thread.join()
 
@@ -138,7 +153,7 @@ class Segment:
             if last:
                 forward.resume(forward.request.run())
             else:
-                forward.request.run()
+                forward.request.run_again_later()
         self._left = self._left or last
 
     def leave(self) -> None:
@@ -202,7 +217,7 @@ class Walk:
         torch.set_num_threads(1)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             self._call(self._model, to_device(batch, self._device))
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,18 +77,16 @@ def run(
     loaded, selection, layers = _gather(recipe, dataset, device, team, reporter)
     settings = _settings(recipe)
     signature = _signature(loaded, selection, layers, settings)
-    folder = folder or runs.default_folder("estimate-id", recipe.model.name, dataset)
-    done = team.agree(_done(folder, signature) if resume and team.rank == 0 else {})
-    memory = recipe.estimate.memory_bytes or free_memory(device, team) // 4
-    spill = recipe.estimate.spill
+    folder = team.first(lambda: folder or runs.default_folder("estimate-id", recipe.model.name, dataset))
+    done = team.first(lambda: _done(folder, signature) if resume else {})
     with reporter.progress("preparing") as progress:
         work = Measurement(
             loaded,
             selection.samples,
             layers,
             settings,
-            memory=memory,
-            spill=spill,
+            memory=recipe.estimate.memory_bytes or free_memory(device, team) // 4,
+            spill=recipe.estimate.spill,
             team=team,
             done=done,
             progress=progress,
@@ -97,24 +95,21 @@ def run(
         return Result(plan=work.plan)
     for line in work.plan.lines():
         reporter.note(line)
-    reporter.note(f"knn       torch on {device}: layers arrive in chunks of features, which faiss cannot take")
-    if team.rank > 0:
-        for _ in work.estimates():
-            pass
-        return Result(plan=work.plan)
     resolved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
-    with runs.Run.open(
-        folder, recipe=resolved.to_dict(), signature=signature, resume=resume, overwrite=overwrite
-    ) as opened:
+    options = {"recipe": resolved.to_dict(), "signature": signature, "resume": resume, "overwrite": overwrite}
+    with ExitStack() as held:
+        opened: list[runs.Run] = []
+        team.first(lambda: opened.append(held.enter_context(runs.Run.open(folder, **options))))
         start = time.perf_counter()
-        try:
-            measured = done | _measured(work, opened, reporter)
-        except KeyboardInterrupt:
-            reporter.warn(f"stopped: the same command with --output {folder} --resume goes on where this ends")
-            raise
+        if not opened:
+            for _ in work.estimates():
+                pass
+            return Result(plan=work.plan)
+        measured = done | _measured(work, opened[0], reporter)
         facts = _facts(work, time.perf_counter() - start)
         profile = _profile(measured, loaded, selection, settings, {**runs.provenance(), **facts})
-        _write(opened, profile, other)
+        profile.save(opened[0].path("profile.json"))
+        plot([(recipe.model.name, profile), *other], opened[0].path("profile.png"))
     return Result(plan=work.plan, profile=profile, folder=folder)
 
 
@@ -184,10 +179,9 @@ def _gather(
         local_files_only=asked.local_files_only,
     )
     layers = find_layers(loaded.model, loaded.family, pattern=recipe.estimate.layers, modality=recipe.estimate.modality)
-    selection = None
-    if team.rank == 0:
-        with reporter.progress("choosing samples") as progress:
-            selection = select(
+    with reporter.progress("choosing samples") as progress:
+        selection = team.first(
+            lambda: select(
                 dataset,
                 split=data.split,
                 n=data.samples,
@@ -200,7 +194,8 @@ def _gather(
                 force=data.force,
                 progress=progress,
             )
-    return loaded, team.agree(selection), layers
+        )
+    return loaded, selection, layers
 
 
 def _settings(recipe: Recipe) -> Settings:
@@ -218,7 +213,7 @@ def _settings(recipe: Recipe) -> Settings:
 def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer], settings: Settings) -> dict[str, Any]:
     """What a resumed run must share with the one it continues."""
     return {
-        "model": loaded.description["fingerprint"],
+        **{key: loaded.description[key] for key in ("fingerprint", "revision", "class", "dtype")},
         "samples": selection.description["fingerprint"],
         "layers": hashlib.sha256("\n".join(layers).encode()).hexdigest(),
         **asdict(settings),
@@ -237,10 +232,14 @@ def _done(folder: Path, signature: dict[str, Any]) -> dict[str, LayerProfile]:
 def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[str, LayerProfile]:
     """Measure what is left, each layer written down as soon as it is known."""
     measured = {}
-    with reporter.progress("measuring layers") as progress:
-        for name, layer in work.estimates(progress):
-            opened.log_metric({"layer": name, "profile": asdict(layer)})
-            measured[name] = layer
+    try:
+        with reporter.progress("measuring layers") as progress:
+            for name, layer in work.estimates(progress):
+                opened.log_metric({"layer": name, "profile": asdict(layer)})
+                measured[name] = layer
+    except KeyboardInterrupt:
+        reporter.warn(f"stopped: the same command with --output {opened.folder} --resume goes on where this ends")
+        raise
     return measured
 
 
@@ -278,8 +277,3 @@ def _profile(
         protocol={**asdict(settings), "n_samples": len(selection.samples)},
         provenance=provenance,
     )
-
-
-def _write(opened: runs.Run, profile: Profile, other: list[tuple[str, Profile]]) -> None:
-    profile.save(opened.path("profile.json"))
-    plot([(profile.model["name"], profile), *other], opened.path("profile.png"))

@@ -16,10 +16,11 @@ from idvl.models.team import Team
 def join_team(device: str | None) -> tuple[torch.device, Team]:
     """This process's device, and the team of all processes that were launched together.
 
-    `device` None takes the accelerator if there is one. Raises UsageError for a device that is not there, and where
+    `device` None takes a CUDA GPU if there is one. Raises UsageError for a device that is not there, and where
     several processes were launched that do not know of each other.
     """
-    cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
+    # distances need float64, which Apple's GPUs lack
+    cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     try:
         state = PartialState(cpu=cpu)
@@ -27,8 +28,9 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
         raise UsageError(_relaunch(launched, cpu, f"they cannot find each other ({error})")) from error
     if launched > 1 and state.num_processes == 1:
         raise UsageError(_relaunch(launched, cpu, "Accelerate sees one, so each would do all the work"))
-    if device and not cpu and state.num_processes == 1:
-        return _named(device), Team()
+    if state.num_processes == 1:
+        # Accelerate's state outlives a call, and keeps the device of the first one
+        return _named(device or ("cpu" if cpu else "cuda")), Team()
     return state.device, Team(state.process_index, state.num_processes)
 
 
@@ -52,8 +54,8 @@ def free_memory(device: torch.device, team: Team) -> int:
 def _named(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"--device {name} cannot be used ({reason}); leave it out to take what there is") from error
     return device

@@ -18,13 +18,14 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.files import disk_errors
 from idvl.geometry.estimators import estimate, requirements
+from idvl.geometry.gram import full_precision
 from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, Matrix, nearest
 from idvl.models.capture import Recorder, point_features
 from idvl.models.inputs import encode
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded
-from idvl.models.plan import Plan, make_plan
-from idvl.models.survey import survey
+from idvl.models.plan import Plan, Task, make_plan
+from idvl.models.survey import Survey, survey
 from idvl.models.team import Team
 from idvl.models.traverse import traverse
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], None]
 
 # samples computed a second time, in a batch of another size, to measure the noise of the computation itself
 MOST_ECHOES = 16
+MOST_BATCHES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +72,34 @@ class Measurement:
         self.loaded, self.layers, self.settings = loaded, layers, settings
         self.n, self.team = len(samples), team or Team()
         self.device = next(loaded.model.parameters()).device
+        self._done = frozenset(done)
         self._spill = spill / f"process-{self.team.rank}" if spill else None
         self._encode(samples, progress)
-        seen = survey(
-            loaded.model, self.batches[0], loaded.family.call, layers, capture=settings.capture, device=self.device
-        )
+        with full_precision(self.device):
+            seen = survey(
+                loaded.model, self.batches[0], loaded.family.call, layers, capture=settings.capture, device=self.device
+            )
         self.features = {
             name: point_features(seen.shapes[name], seen.batch_size, settings.tokens) for name in seen.order()
         }
         left = {name: width for name, width in self.features.items() if name not in done}
-        self.plan: Plan = self.team.agree(
-            make_plan(
-                seen,
-                left,
-                n=self.n,
-                n_local=max(self.team.counts(self._n_rows())),
-                budget=memory,
-                input_bytes=sum(value.nbytes for batch in self.batches for value in batch.values()),
-                layer_seconds=_layer_seconds(self.n, left, settings.estimator, self.device, self.team.size),
-                # few points, and estimators of many neighbours, take a float64 product and seldom a second pass
-                passes=1 if self.n < FEW_POINTS or settings.estimator in ("gride", "icml24") else 2,
-                spill=spill is not None,
-            )
+        n_local = max(self.team.counts(self._n_rows()))
+        self.plan: Plan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
+
+    def _plan(self, seen: Survey, left: Mapping[str, int], n_local: int, memory: int) -> Plan:
+        estimator = self.settings.estimator
+        task = Task(
+            features=left,
+            n=self.n,
+            n_local=n_local,
+            budget=memory,
+            input_bytes=sum(value.nbytes for batch in self.batches for value in batch.values()),
+            layer_seconds=_layer_seconds(self.n, left, estimator, self.device, self.team.size),
+            # few points, and estimators of many neighbours, take a float64 product and seldom a second pass
+            passes=1 if self.n < FEW_POINTS or estimator in ("gride", "icml24") else 2,
+            spill=self._spill is not None,
         )
+        return make_plan(seen, task)
 
     def _encode(self, samples: Sequence[Sample], progress: Progress | None) -> None:
         size = self.settings.batch_size
@@ -101,6 +108,11 @@ class Measurement:
             raise UsageError(
                 f"{len(samples)} samples in batches of {size} are too few for {self.team.size} processes: "
                 "use a smaller --batch-size or fewer processes"
+            )
+        if len(mine) > MOST_BATCHES:
+            raise UsageError(
+                f"{len(mine)} batches are too many, each takes a thread: "
+                f"give --batch-size {-(-len(samples) // MOST_BATCHES)} or more"
             )
         self.batches = encode(self.loaded, samples, batch_size=size, part=mine, progress=progress)
         self.echoes = _echoes(self.n, size)
@@ -144,13 +156,13 @@ class Measurement:
             team=self.team,
             ran=spent.ran,
         )
-        for name, points in rows:
-            neighbors = nearest(
-                points, echoes=self.echoes, backend=settings.knn, **requirements(settings.estimator, settings.seed)
-            )
-            spent.measured(name)
-            yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
-        for name in (name for name in self.layers if name not in self.features):
+        needs = requirements(settings.estimator, settings.seed)
+        with torch.inference_mode(False), full_precision(self.device):
+            for name, points in rows:
+                neighbors = nearest(points, echoes=self.echoes, backend=settings.knn, **needs)
+                spent.measured(name)
+                yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
+        for name in (name for name in self.layers if name not in self.features and name not in self._done):
             yield name, self._profile(name, _unreached(settings.estimator))
 
     def _profile(self, name: str, estimate: Estimate) -> LayerProfile:
@@ -206,10 +218,11 @@ def _layer_seconds(
 ) -> dict[str, float]:
     """What the neighbours and estimate of each layer will cost, from two small measurements on random points."""
     seconds = []
-    for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK):
+    # the first one warms up
+    for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK // 4, FEATURE_CHUNK):
         points = Matrix(torch.randn(n, width, device=device))
         start = time.perf_counter()
         estimate(nearest(points, backend="torch", **requirements(estimator)), estimator, seed=0)
         seconds.append(time.perf_counter() - start)
-    slope = max(seconds[1] - seconds[0], 0.0) / (FEATURE_CHUNK * 3 / 4) / processes
-    return {name: seconds[0] + slope * width for name, width in features.items()}
+    slope = max(seconds[2] - seconds[1], 0.0) / (FEATURE_CHUNK * 3 / 4) / processes
+    return {name: seconds[1] + slope * width for name, width in features.items()}

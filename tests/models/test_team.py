@@ -1,9 +1,11 @@
 """Several processes share rows and sums as one process would hold them."""
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from idvl.errors import UsageError
 from idvl.models.team import Team
 
 COUNTS = [3, 2, 4]
@@ -11,6 +13,10 @@ COUNTS = [3, 2, 4]
 
 def rows():
     return torch.arange(sum(COUNTS) * 7, dtype=torch.float32).view(-1, 7)
+
+
+def _refuse(rank):
+    raise UsageError(f"refused by {rank}")
 
 
 def _work(rank, folder):
@@ -27,7 +33,9 @@ def _work(rank, folder):
     narrow = team.share(local[:, :1], COUNTS)
     assert narrow.shape[0] == sum(COUNTS)
     assert torch.equal(team.reduce(narrow.sum(1)), rows()[:, 0])
-    assert team.agree({"rank": rank}) == {"rank": 0}
+    assert team.first(lambda: {"rank": rank}) == {"rank": 0}
+    with pytest.raises(UsageError, match="by 0"):
+        team.first(lambda: _refuse(rank))
     assert list(team.part(10)) == [list(range(3)), list(range(3, 6)), list(range(6, 10))][rank]
     dist.destroy_process_group()
 
@@ -41,4 +49,4 @@ def test_alone_everything_is_the_identity():
     assert team.share(rows(), [9]) is not None and torch.equal(team.share(rows(), [9]), rows())
     assert team.counts(5) == [5]
     assert list(team.part(4)) == [0, 1, 2, 3]
-    assert team.agree("x") == "x"
+    assert team.first(lambda: "x") == "x"

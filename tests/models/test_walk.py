@@ -11,7 +11,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 from idvl.errors import RunError
 from idvl.models.capture import Recorder, point_features, points
 from idvl.models.layers import Layer
-from idvl.models.plan import make_plan
+from idvl.models.plan import Task, make_plan
 from idvl.models.survey import Watch, survey
 from idvl.models.team import Team
 from idvl.models.traverse import traverse
@@ -109,9 +109,8 @@ def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spi
     n = SIZE * BATCHES
     alive = max(stop.alive for stop in seen.stops) / SIZE * n
     largest = max(sum(features[name] for name in stop.layers) for stop in seen.stops) * n * 4
-    plan = make_plan(
-        seen,
-        features,
+    task = Task(
+        features=features,
         n=n,
         n_local=n,
         budget=int(alive + 2 * n * 300 * 4 + max(share * largest, n * 300 * 4)),
@@ -119,6 +118,7 @@ def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spi
         layer_seconds={},
         spill=spill,
     )
+    plan = make_plan(seen, task)
     assert plan.walks
     draws = [torch.rand(SIZE, generator=torch.Generator().manual_seed(k)) for k in range(BATCHES)]
     expected = plain(blip, layers, batches, tokens, draws, capture)
@@ -218,7 +218,8 @@ def test_a_block_that_runs_twice_falls_back_to_whole_passes():
     assert "runs 2 times" in seen.unwalkable
     features = {"block.0": point_features(seen.shapes["block.0"], 4, "flatten")}
     assert features == {"block.0": 6}
-    plan = make_plan(seen, features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={})
+    task = Task(features=features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={})
+    plan = make_plan(seen, task)
     assert not plan.walks
     recorder = Recorder([batch], lambda *_: None, "flatten", [torch.zeros(4)])
     arguments = {"capture": "output", "n": 4, "device": CPU, "team": Team()}
@@ -228,3 +229,75 @@ def test_a_block_that_runs_twice_falls_back_to_whole_passes():
         expected = torch.cat([once, model.block(once)], dim=1)
     for _, rows in source:
         assert torch.equal(torch.cat(list(rows.chunks()), dim=1), expected)
+
+
+class _InPlace(nn.Module):
+    """A block that adds to its input in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        x += self.linear(x)
+        return x
+
+
+class _Stacked(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(self.block(x.clone()))
+
+
+def test_a_block_that_changes_its_input_does_not_run_twice():
+    model = _Stacked(_InPlace())
+    batches = [{"x": torch.randn(2, 3)}]
+    with (
+        pytest.raises(RunError, match="in place"),
+        Walk(model, batches, lambda m, batch: m(**batch), {"block": model.block}, device=CPU) as walk,
+    ):
+        for segment in walk:
+            segment.run(last=False)
+
+
+class _Unwinding(nn.Module):
+    """Runs another block while it unwinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        try:
+            return self.a(x)
+        finally:
+            self.b(x)
+
+
+def test_leaving_does_not_wait_for_a_model_that_runs_on():
+    model = _Unwinding()
+    blocks = {"a": model.a, "b": model.b}
+    with Walk(model, [{"x": torch.randn(2, 3)}], lambda m, batch: m(**batch), blocks, device=CPU) as walk:
+        for _ in walk:
+            break
+    assert threading.active_count() == 1
+
+
+class _TokensFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(x.transpose(0, 1))
+
+
+def test_tokens_before_samples_are_refused():
+    model = _TokensFirst()
+    layer = Layer(name="linear", module=model.linear, modality="vision", block=None, in_features=3, out_features=3)
+    with pytest.raises(RunError, match="does not lead"):
+        survey(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU)
