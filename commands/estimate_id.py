@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -199,6 +200,9 @@ def _show(result: Any, other: Any, label: str, *, json: bool, reporter: Reporter
     from idvl.reporting.table import summary, table
 
     console = output()
+    if result.profile is None and json:
+        sys.stdout.write(dumps(result.plan.to_json(), indent=2) + "\n")
+        return
     if result.profile is None:
         for line in result.plan.lines():
             console.print(line, soft_wrap=True)

@@ -33,7 +33,12 @@ def choose(backend: str, rows: Rows) -> bool:
         return False
     if rows.tensor.device.type == "cuda" and not _on_gpu():
         return False
-    return backend == "faiss" or (rows.n >= MANY_POINTS and rows.width <= FEW_FEATURES)
+    return prefers(backend, rows.n, rows.width)
+
+
+def prefers(backend: str, n: int, width: int) -> bool:
+    """Whether this backend means faiss for a matrix (n, width), if faiss is there."""
+    return backend == "faiss" or (backend == "auto" and n >= MANY_POINTS and width <= FEW_FEATURES)
 
 
 def _on_gpu() -> bool:

@@ -189,6 +189,7 @@ class LayerRows:
         self._open, self._slices, self._team, self._counts = open, slices, team, counts
         self.n = n
         self.width = slices[-1][1]
+        self.whole = len(slices) == 1
 
     def chunks(self) -> Iterator[Tensor]:
         """One pass over this process's share of the features, (rows of all processes, at most FEATURE_CHUNK) each."""

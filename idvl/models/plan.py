@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from idvl.errors import UsageError
 from idvl.geometry.neighbors import FEATURE_CHUNK, workspace_bytes
@@ -50,6 +51,11 @@ class Plan:
     # expected seconds of one run of a block for one batch, and of a layer's neighbours and estimate
     batch_seconds: dict[str | None, float]
     layer_seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for a program."""
+        kept = ("n_layers", "walks", "why", "forwards", "seconds", "budget", "flow_bytes", "held_bytes")
+        return {key: getattr(self, key) for key in kept}
 
     def lines(self) -> list[str]:
         """The plan in words, a line each."""

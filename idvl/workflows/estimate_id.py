@@ -10,6 +10,7 @@ import hashlib
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
@@ -108,6 +109,10 @@ def run(
         measured = done | _measured(work, opened[0], reporter)
         facts = _facts(work, time.perf_counter() - start)
         profile = _profile(measured, loaded, selection, settings, {**runs.provenance(), **facts})
+        backends = Counter(
+            layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values()
+        )
+        reporter.note(f"neighbours by {', '.join(f'{name} in {n} layers' for name, n in backends.items() if name)}")
         profile.save(opened[0].path("profile.json"))
         plot([(recipe.model.name, profile), *other], opened[0].path("profile.png"))
     return Result(plan=work.plan, profile=profile, folder=folder)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +18,12 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.files import disk_errors
+from idvl.geometry import shortlist
 from idvl.geometry.estimators import estimate, requirements
 from idvl.geometry.gram import full_precision
-from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, Matrix, nearest
-from idvl.models.capture import Recorder, point_features
+from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, Matrix, Neighbors, nearest
+from idvl.geometry.search import NOISE_FACTOR
+from idvl.models.capture import FLOAT_BYTES, LayerRows, Recorder, point_features
 from idvl.models.inputs import encode
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded
@@ -159,11 +162,22 @@ class Measurement:
         needs = requirements(settings.estimator, settings.seed)
         with torch.inference_mode(False), full_precision(self.device):
             for name, points in rows:
-                neighbors = nearest(points, echoes=self.echoes, backend=settings.knn, **needs)
+                neighbors = self._search(points, needs)
                 spent.measured(name)
                 yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
         for name in (name for name in self.layers if name not in self.features and name not in self._done):
             yield name, self._profile(name, _unreached(settings.estimator))
+
+    def _search(self, points: LayerRows, needs: Mapping[str, Any]) -> Neighbors:
+        """Neighbours from the layer's chunks; from one matrix where faiss is wanted and the budget has room for it."""
+        room = self.plan.budget - self.plan.held_bytes
+        fits = points.whole and self.team.size == 1 and points.width * self.n * FLOAT_BYTES <= room
+        if not (fits and shortlist.prefers(self.settings.knn, self.n, points.width)):
+            return nearest(points, echoes=self.echoes, backend=self.settings.knn, **needs)
+        every = torch.cat([chunk.clone() for chunk in points.chunks()], dim=1)
+        noise = torch.linalg.vector_norm(every[self.n :].double() - every[self.echoes].double(), dim=1).max()
+        matrix = Matrix(every[: self.n])
+        return nearest(matrix, tolerance=NOISE_FACTOR * float(noise), backend=self.settings.knn, **needs)
 
     def _profile(self, name: str, estimate: Estimate) -> LayerProfile:
         layer = self.layers[name]

@@ -131,6 +131,17 @@ def test_the_budget_does_not_matter(loaded, monkeypatch):
     assert ways == {True, False}
 
 
+def test_faiss_finds_the_same_in_layers_that_fit(loaded):
+    pytest.importorskip("faiss")
+    samples = tiny.samples(N)
+    by_torch = measured(loaded, samples, knn="torch", tokens="mean")
+    by_faiss = measured(loaded, samples, knn="faiss", tokens="mean")
+    assert {layer.estimate.diagnostics["neighbors"]["backend"] for layer in by_faiss.values()} == {"faiss"}
+    for name, layer in by_torch.items():
+        assert by_faiss[name].estimate.dimension == pytest.approx(layer.estimate.dimension, rel=1e-9), name
+        assert by_faiss[name].estimate.n_duplicates == layer.estimate.n_duplicates
+
+
 def test_the_same_call_gives_the_same_numbers(loaded):
     samples = tiny.samples(N)
     assert measured(loaded, samples) == measured(loaded, samples)
