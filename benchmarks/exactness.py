@@ -148,7 +148,7 @@ def measure(points: Tensor) -> dict[str, object]:
 
 
 def main() -> None:
-    print(f"{N} points. Largest relative errors against float64 brute force; faiss and cdist: error of the dimension.\n")
+    print(f"{N} points. Relative errors against float64 brute force; for faiss and cdist that of the dimension.\n")
     head = "points", "r2/r1", "dimension", "true d", "faiss", "cdist", "copies", "product", "pairs / n"
     print("{:24} {:>8} {:>9} {:>8} {:>8} {:>8} {:>7} {:>9} {:>9}".format(*head))
     results = {}

@@ -27,6 +27,8 @@ from idvl.profile import Estimate
 FEWEST_POINTS = 20
 # numbers of parts that icml24 averages over (IDNN block analysis as the paper's code runs it)
 ICML24_BLOCKS = range(1, 21)
+# the spread of that mean, in units of d / sqrt(n): 0.25 to 0.6 at d = 50 to 2; see benchmarks/calibration.py
+ICML24_SPREAD = 0.5
 # ranks of the scale curve: the ratio of each distance to the one before it gives a dimension at that scale
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 # gride's headline: the smallest scale that does not rest on the very nearest neighbour, the first to suffer from noise
@@ -149,7 +151,9 @@ def _gride(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict
 
 
 def _icml24(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict[str, Any]]:
-    """The mean over 1..20 blocks of the mean over their parts; the error is the spread over the last 20 parts."""
+    """The mean over 1..20 blocks of the mean over their parts. Its code's own error, the spread over the last parts, is in
+    the diagnostics: parts are small, and it is some ten times the spread of the mean.
+    """
     fits = [_icml24_part(distances) for distances in neighbors.subset_distances]
     curve, start = [], 0
     for blocks in ICML24_BLOCKS:
@@ -160,9 +164,13 @@ def _icml24(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dic
     if not curve:
         raise _NoEstimate("no part of the points has more than three different ratios")
     last = torch.tensor(curve[-1][2], dtype=torch.float64)
-    record = {"blocks": [blocks for blocks, _, _ in curve], "block_dimensions": [mean for _, mean, _ in curve]}
-    kind = f"standard deviation over the {len(last)} parts of {curve[-1][0]} blocks"
-    return sum(mean for _, mean, _ in curve) / len(curve), float(last.std(correction=0)), record | {"stderr_kind": kind}
+    dimension = sum(mean for _, mean, _ in curve) / len(curve)
+    record = {
+        "blocks": [blocks for blocks, _, _ in curve],
+        "block_dimensions": [mean for _, mean, _ in curve],
+        "last_parts_std": float(last.std(correction=0)),
+    }
+    return dimension, ICML24_SPREAD * dimension / math.sqrt(len(log_ratios)), record
 
 
 def _icml24_part(distances: Tensor) -> float | None:
