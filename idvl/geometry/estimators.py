@@ -151,8 +151,9 @@ def _gride(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict
 
 
 def _icml24(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict[str, Any]]:
-    """The mean over 1..20 blocks of the mean over their parts. Its code's own error, the spread over the last parts, is in
-    the diagnostics: parts are small, and it is some ten times the spread of the mean.
+    """The mean over 1..20 blocks of the mean over their parts.
+
+    Its code's own error, the spread over the last parts, is in the diagnostics: it is some ten times too large.
     """
     fits = [_icml24_part(distances) for distances in neighbors.subset_distances]
     curve, start = [], 0

@@ -6,6 +6,7 @@ It does not know what the points are for: whoever reads them gets rows in chunks
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -65,8 +66,7 @@ class Recorder:
         self._sizes = [len(next(iter(batch.values()))) for batch in batches]
         self._spill = spill
         self._batch = 0
-        self._columns: Columns | None = None
-        self._stores: dict[str, _Store] = {}
+        self._stores: dict[str, Store] = {}
 
     def turn_to(self, batch: int) -> None:
         """What is recorded from now on belongs to this batch."""
@@ -74,13 +74,13 @@ class Recorder:
 
     def want(self, features: dict[str, int], columns: Columns | None = None) -> None:
         """Keep these layers (name -> features of a point) from now on; of each point only `columns`, if given."""
-        self._columns = columns
         self._stores = {name: self._store(name, width, columns) for name, width in features.items()}
 
-    def _store(self, name: str, width: int, columns: Columns | None) -> _Store:
-        if self._spill and columns is None:
-            return _FileStore(self._spill / f"{name}.f32", sum(self._sizes), width)
-        return _Store()
+    def _store(self, name: str, width: int, columns: Columns | None) -> Store:
+        if columns is None and self._spill is None:
+            return _Pieces()
+        path = self._spill / f"{name}.f32" if self._spill else None
+        return _Arena(sum(self._sizes), columns or (0, width), path)
 
     def record(self, name: str, tensor: Tensor) -> None:
         """Called with every tensor that a layer passes on."""
@@ -93,9 +93,9 @@ class Recorder:
         real = self._token_mask(name, tensor.shape[1], self._batches[self._batch])
         real = real if real is None else real.to(tensor.device)
         rows = points(tensor, real, self._tokens, self._draws[self._batch].to(tensor.device))
-        self._stores[name].add(self._batch, rows, self._columns)
+        self._stores[name].add(self._batch, rows)
 
-    def take(self, name: str) -> _Store:
+    def take(self, name: str) -> Store:
         """The layer's points, forgotten here. Raises RunError if the layer did not run for every batch."""
         store = self._stores.pop(name)
         if store.batches != len(self._batches):
@@ -106,25 +106,45 @@ class Recorder:
         return store
 
 
-class _Store:
-    """One layer's points, a piece a batch, kept by reference."""
+class Store(ABC):
+    """One layer's points. A layer that runs several times for a batch gives several parts of its points' features."""
 
     def __init__(self):
         self.batches = 0
-        self._pieces: list[Tensor] = []
-        self._versions: list[int] = []
         self._batch = -1
-        self._seen = 0
+        self._offset = 0
 
-    def add(self, batch: int, rows: Tensor, columns: Columns | None) -> None:
+    def add(self, batch: int, rows: Tensor) -> None:
+        """Add points (b, f) of a batch, or the next of their features."""
         first = batch != self._batch
         if first:
-            self._batch, self._seen = batch, 0
+            self._batch, self._offset = batch, 0
             self.batches += 1
-        offset, self._seen = self._seen, self._seen + rows.shape[1]
-        if columns:
-            # a copy, so that the whole can be freed
-            rows = rows[:, max(columns[0] - offset, 0) : max(columns[1] - offset, 0)].clone()
+        self._put(rows, first=first)
+        self._offset += rows.shape[1]
+
+    @abstractmethod
+    def _put(self, rows: Tensor, *, first: bool) -> None:
+        """Keep points; `first` of their batch."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Tensor:
+        """All points, these columns of what is kept."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the points."""
+
+
+class _Pieces(Store):
+    """Points kept by reference, a piece a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self._pieces: list[Tensor] = []
+        self._versions: list[int] = []
+
+    def _put(self, rows: Tensor, *, first: bool) -> None:
         if first:
             self._pieces.append(rows)
         else:
@@ -132,7 +152,6 @@ class _Store:
         self._versions[len(self._pieces) - 1 :] = [self._pieces[-1]._version]
 
     def read(self, start: int, stop: int) -> Tensor:
-        """All rows, these columns of what is kept."""
         if any(piece._version != version for piece, version in zip(self._pieces, self._versions, strict=True)):
             raise RunError("an activation was changed in place after it was captured; use --spill to keep a copy")
         return torch.cat([piece[:, start:stop] for piece in self._pieces])
@@ -141,32 +160,44 @@ class _Store:
         self._pieces.clear()
 
 
-class _FileStore(_Store):
-    """One layer's points in a memory-mapped file, deleted on close."""
+class _Arena(Store):
+    """Copies of some columns of all points in one float32 tensor, or in a mapped file, deleted on close.
 
-    def __init__(self, path: Path, n_rows: int, width: int):
+    One tensor rather than a piece a batch: small pieces among freed activations would keep memory from going back.
+    """
+
+    def __init__(self, n_rows: int, columns: Columns, path: Path | None):
         super().__init__()
-        self._path = path
-        # reserved at once: a mapped file that outgrows its disk later would kill the process
-        with disk_errors(path), path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, n_rows * width * FLOAT_BYTES)
-        self._data = torch.from_file(str(path), shared=True, size=n_rows * width).view(n_rows, width)
+        self._columns, self._path = columns, path
+        self._shape = n_rows, columns[1] - columns[0]
+        self._data: Tensor | None = None
         self._row = self._end = 0
 
-    def add(self, batch: int, rows: Tensor, columns: Columns | None) -> None:
-        if batch != self._batch:
-            self._batch, self._seen = batch, 0
-            self.batches += 1
+    def _put(self, rows: Tensor, *, first: bool) -> None:
+        if self._data is None:
+            self._data = self._mapped() if self._path else torch.empty(self._shape, device=rows.device)
+        if first:
             self._row, self._end = self._end, self._end + len(rows)
-        self._data[self._row : self._end, self._seen : self._seen + rows.shape[1]] = rows
-        self._seen += rows.shape[1]
+        start, stop = self._columns
+        left, right = max(start - self._offset, 0), min(stop - self._offset, rows.shape[1])
+        if left < right:
+            into = left + self._offset - start
+            self._data[self._row : self._end, into : into + right - left] = rows[:, left:right]
+
+    def _mapped(self) -> Tensor:
+        size = self._shape[0] * self._shape[1]
+        # reserved at once: a mapped file that outgrows its disk later would kill the process
+        with disk_errors(self._path), self._path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size * FLOAT_BYTES)
+        return torch.from_file(str(self._path), shared=True, size=size).view(self._shape)
 
     def read(self, start: int, stop: int) -> Tensor:
         return self._data[:, start:stop]
 
     def close(self) -> None:
-        del self._data
-        self._path.unlink(missing_ok=True)
+        self._data = None
+        if self._path:
+            self._path.unlink(missing_ok=True)
 
 
 class LayerRows:
@@ -179,7 +210,7 @@ class LayerRows:
 
     def __init__(
         self,
-        open: Callable[[Columns], _Store],
+        open: Callable[[Columns], Store],
         slices: Sequence[Columns],
         *,
         n: int,

@@ -34,9 +34,9 @@ class Group:
 class Plan:
     """`groups`: block -> its groups, in the order of running; the key None stands for the whole forward pass.
 
-    `flow_bytes` is the most that inputs and what flows between blocks take; `held_bytes` the most that these, captured
-    points and workspace take together on one process, beside the model. `seconds`: the expected time. `forwards`: the
-    forward passes that all runs add up to.
+    `flow_bytes` is the most that inputs, what flows between blocks and a running block take; `held_bytes` the most that
+    these, captured points and workspace take together on one process, beside the model. `seconds`: the expected time.
+    `forwards`: the forward passes that all runs add up to.
     """
 
     groups: dict[str | None, list[Group]]
@@ -114,16 +114,18 @@ class Task:
 def make_plan(survey: Survey, task: Task) -> Plan:
     """Fit a task into its budget. Raises UsageError, with a budget that would do, where nothing fits."""
     per_sample = [stop.alive / survey.batch_size for stop in survey.stops]
-    # between two blocks lives the larger of what both need; inputs are part of it
-    flows = [max(pair) * task.n_local for pair in zip(per_sample, per_sample[1:] + per_sample[-1:], strict=True)]
+    # between two blocks lives the larger of what both need; inputs are part of it; and a block at work
+    pairs = zip(per_sample, per_sample[1:] + per_sample[-1:], strict=True)
+    working = survey.working_bytes()
+    flows = [max(pair) * task.n_local + working for pair in pairs]
     flow = max(flows, default=0.0)
     if survey.unwalkable is None and task.fits(flow):
         return _walked(survey, task, flows)
-    if not task.fits(task.input_bytes):
-        least = task.input_bytes + task.workspace + task.smallest
+    if not task.fits(task.input_bytes + working):
+        least = task.input_bytes + working + task.workspace + task.smallest
         raise UsageError(
             f"--memory {size(task.budget)} is too little for {task.n} samples: "
-            f"give at least {size(least)}, or fewer --samples"
+            f"give at least {size(least)}, fewer --samples, or a smaller --batch-size"
         )
     return _passed(survey, task, survey.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
 
@@ -148,10 +150,11 @@ def _walked(survey: Survey, task: Task, flows: list[float]) -> Plan:
 
 def _passed(survey: Survey, task: Task, why: str) -> Plan:
     """By whole forward passes, one for each group or slice."""
-    groups, captured = _pack(list(task.features), task, task.budget - task.workspace - task.input_bytes)
+    flow = task.input_bytes + survey.working_bytes()
+    groups, captured = _pack(list(task.features), task, task.budget - task.workspace - flow)
     seconds = sum(group.runs for group in groups) * survey.seconds
-    held = task.input_bytes + task.workspace + captured
-    return _plan(survey, task, {None: groups}, why, task.input_bytes, held, seconds, {None: survey.seconds})
+    held = flow + task.workspace + captured
+    return _plan(survey, task, {None: groups}, why, flow, held, seconds, {None: survey.seconds})
 
 
 def _plan(

@@ -44,6 +44,15 @@ class Survey:
     seconds: float
     unwalkable: str | None
 
+    def working_bytes(self) -> int:
+        """What a block needs while it runs for one batch, at most: its layers' tensors, and as much again for the rest.
+
+        Twice the layers' outputs is what transformers' blocks were seen to take.
+        """
+        blocks = [stop.layers for stop in self.stops] or [list(self.shapes)]
+        sizes = {name: sum(shape.numel() for shape in shapes) * 4 for name, shapes in self.shapes.items()}
+        return 2 * max((sum(sizes[name] for name in set(layers)) for layers in blocks), default=0)
+
     def order(self) -> list[str]:
         """The layers that ran, in the order in which they did."""
         return list(self.shapes)

@@ -113,7 +113,7 @@ def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spi
         features=features,
         n=n,
         n_local=n,
-        budget=int(alive + 2 * n * 300 * 4 + max(share * largest, n * 300 * 4)),
+        budget=int(alive + seen.working_bytes() + 2 * n * 300 * 4 + max(share * largest, n * 300 * 4)),
         input_bytes=0,
         layer_seconds={},
         spill=spill,

@@ -120,7 +120,10 @@ def test_the_budget_does_not_matter(loaded, monkeypatch):
         Measurement(loaded, samples, layers, Settings(), memory=2**20)
     least = parse_bytes(str(refusal.value).split("at least ")[1].split(",")[0])
     ways = set()
-    for budget in (least, (least + full.plan.held_bytes) // 2, full.plan.held_bytes - 1000):
+    rows = sum(len(batch["input_ids"]) for batch in full.batches)
+    walkable = full.plan.flow_bytes + 2 * N * 64 * 4 + rows * 64 * 4
+    assert walkable - 1 <= least
+    for budget in (walkable - 1, walkable, (walkable + full.plan.held_bytes) // 2, full.plan.held_bytes - 1000):
         tight = Measurement(loaded, samples, layers, Settings(), memory=budget)
         assert tight.plan.forwards > 1
         assert tight.plan.held_bytes <= budget
