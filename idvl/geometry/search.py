@@ -26,6 +26,10 @@ LIMIT_FLOAT32, LIMIT_FLOAT64 = 16, 64
 LIMIT_NUMBERS = 4e9
 # how far apart two computations of one point may be and still be one point, in units of the largest echo seen
 NOISE_FACTOR = 4.0
+# pairs that may be listed at all, some 50 bytes each
+MOST_PAIRS = 2**23
+# squared distances below it may lose digits to underflow
+FAINTEST = 1e-240
 
 # number of points left -> index tensors into them
 Subsets = Callable[[int], Sequence[Tensor]]
@@ -87,6 +91,8 @@ class Search:
         self.tolerance = max(self.tolerance, NOISE_FACTOR**2 * self.noise)
         if not self.squares.finite:
             raise Undecided("NaN or inf among the points")
+        if 0 < float(self.squares.norms.max()) < FAINTEST:
+            raise Undecided("the points lie within 1e-120 of each other, where squares underflow: multiply them")
         if not self.squares.trusted:
             self._escalate("overflow")
 
@@ -123,7 +129,7 @@ class Search:
     def _limit(self) -> int:
         if self.dtype == torch.float32:
             return LIMIT_FLOAT32 * self.n * self.k
-        return max(LIMIT_FLOAT64 * self.n * self.k, int(LIMIT_NUMBERS / self.rows.width))
+        return max(LIMIT_FLOAT64 * self.n * self.k, min(int(LIMIT_NUMBERS / self.rows.width), MOST_PAIRS))
 
     def _thin(self, columns: Tensor) -> bool:
         """Where much may be repeated, remove the points that do repeat the first they may repeat. Were there any?"""

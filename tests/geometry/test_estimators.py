@@ -198,3 +198,10 @@ def test_a_gradient_is_not_needed() -> None:
     points = gaussian(200, 5, 30).requires_grad_()
     assert intrinsic_dimension(points).dimension is not None
     assert Matrix(points).tensor.requires_grad is False
+
+
+def test_points_too_close_for_float64_squares_get_a_reason_not_a_wrong_number() -> None:
+    points = gaussian(300, 5, 7).double()
+    assert intrinsic_dimension(points * 1e-100).dimension == pytest.approx(intrinsic_dimension(points).dimension)
+    tiny = intrinsic_dimension(points * 1e-158)
+    assert tiny.dimension is None and "1e-120" in tiny.reason
