@@ -22,7 +22,7 @@ from idvl.models.loading import load
 from idvl.workflows.measure import Measurement, Settings
 
 RESULTS = Path(__file__).parent / "results" / "original.json"
-SAMPLES, BATCH, SEED = 2000, 16, 0
+SAMPLES, BATCH, SEED = 1000, 16, 0
 
 
 def fitted(distances: np.ndarray) -> float:

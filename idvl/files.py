@@ -12,6 +12,11 @@ from typing import Any
 
 from idvl.errors import RunError, UsageError
 
+REFUSALS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
+}
+
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write a file whole or not at all: beside it, to the disk, then renamed. RunError when the disk is full."""
@@ -40,13 +45,21 @@ def write_json(path: Path | str, values: Any) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk can refuse into one line with a way out."""
+def disk_errors(path: Path, flag: str = "--output") -> Iterator[None]:
+    """Turn what a disk can refuse into one line with a way out: `flag` names another place."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"the disk of {str(path)!r} is full: free some space, or choose another --output") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise UsageError(f"cannot write to {str(path)!r}: {error.strerror}; choose another --output") from error
+            raise RunError(f"the disk of {str(path)!r} is full: free some space, or choose another {flag}") from error
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.ENOENT,
+            errno.ENAMETOOLONG,
+        ):
+            raise UsageError(f"cannot write to {str(path)!r}: {error.strerror}; choose another {flag}") from error
         raise

@@ -137,8 +137,9 @@ def read_record(folder: Path | str) -> dict[str, Any] | None:
         record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    ours = isinstance(record, dict) and record.get("schema") == SCHEMA and isinstance(record.get("files"), list)
-    return record if ours else None
+    ours = isinstance(record, dict) and record.get("schema") == SCHEMA
+    kinds = {"files": list, "resumed": list, "signature": dict}
+    return record if ours and all(isinstance(record.get(key), kind) for key, kind in kinds.items()) else None
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
@@ -237,7 +238,8 @@ def _remove(folder: Path, names: list[str]) -> None:
 
 
 def _entries(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if name != LOCK]
+    # a file that a killed run was about to rename is nobody's
+    return [name for name in os.listdir(folder) if name != LOCK and not re.fullmatch(r"\..+\.\d+\.tmp", name)]
 
 
 def _acquire(folder: Path) -> IO[str]:

@@ -119,7 +119,7 @@ def texts(cell: Any) -> tuple[str, ...]:
     if isinstance(cell, Mapping):
         cell = next((cell[key] for key in ("raw", "caption", "text") if key in cell), None)
     if isinstance(cell, str):
-        line = " ".join(cell.split())
+        line = " ".join(cell.encode("utf-8", "ignore").decode("utf-8").split())  # lone surrogates are no text
         return (line,) if line else ()
     if isinstance(cell, Sequence) and not isinstance(cell, bytes):
         return tuple(text for item in cell for text in texts(item))

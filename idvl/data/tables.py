@@ -73,7 +73,7 @@ def _object(line: str, number: int, path: Path) -> Row:
 
 def rebased(row: Row, folder: Path) -> Row:
     """A metadata row, whose `file_name` starts from the metadata's own folder, as seen from the root."""
-    return {**row, "file_name": (folder / row["file_name"]).as_posix()} if row.get("file_name") else row
+    return {**row, "file_name": (folder / str(row["file_name"])).as_posix()} if row.get("file_name") else row
 
 
 def karpathy(path: Path, split: str | None, entry: Entry | None) -> Table:

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from idvl.errors import UsageError
 from idvl.geometry import pareto
-from idvl.geometry.diagnostics import diagnose, log_ratios_of
+from idvl.geometry.diagnostics import TIE, diagnose, log_ratios_of
 from idvl.geometry.neighbors import Matrix, Neighbors, nearest
 from idvl.profile import Estimate
 
 # fewer points than this say nothing about a dimension
 FEWEST_POINTS = 20
+# a larger share of points whose two nearest neighbours are equally far leaves no law to fit
+MOST_TIES = 0.5
 # numbers of parts that icml24 averages over (IDNN block analysis as the paper's code runs it)
 ICML24_BLOCKS = range(1, 21)
 # the spread of that mean, in units of d / sqrt(n): 0.25 to 0.6 at d = 50 to 2; see benchmarks/calibration.py
@@ -94,6 +96,15 @@ def estimate(neighbors: Neighbors, estimator: str, seed: int = 0) -> Estimate:
     )
 
 
+def _refuse_ties(log_ratios: Tensor) -> None:
+    """Points on a grid have neighbours at equal distances, whose ratios say nothing of their dimension."""
+    ties = int((log_ratios <= TIE).sum())
+    if ties > MOST_TIES * len(log_ratios):
+        raise _NoEstimate(
+            f"{ties} of {len(log_ratios)} points have neighbours equally far, as on a grid: no ratio to fit"
+        )
+
+
 class _NoEstimate(Exception):
     """The distances allow no estimate; the message says why."""
 
@@ -127,6 +138,7 @@ def _twonn(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict
 def _twonn_mle(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict[str, Any]]:
     if not float(log_ratios.sum()) > 0:
         raise _NoEstimate("the first two neighbours of all points are equally far: all ratios are one")
+    _refuse_ties(log_ratios)
     d = pareto.pareto_mle(log_ratios)
     return d, dependence(d) * d / math.sqrt(len(log_ratios) - 2), {}
 
@@ -140,6 +152,7 @@ def _gride(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict
     dimensions, errors = pareto.gride(ratios, scales)
     if not bool(dimensions.isfinite().all()):
         raise _NoEstimate("many neighbours are equally far: all ratios of a scale are one")
+    _refuse_ties(ratios[ranks.index(GRIDE_SCALE)])
     errors = [error * dependence(d) for d, error in zip(dimensions.tolist(), errors.tolist(), strict=True)]
     curve = [
         {"neighbors": [m, 2 * m], "dimension": d, "stderr": error}

@@ -187,8 +187,12 @@ class _Arena(Store):
     def _mapped(self) -> Tensor:
         size = self._shape[0] * self._shape[1]
         # reserved at once: a mapped file that outgrows its disk later would kill the process
-        with disk_errors(self._path), self._path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size * FLOAT_BYTES)
+        try:
+            with disk_errors(self._path, "--spill"), self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size * FLOAT_BYTES)
+        except BaseException:
+            self._path.unlink(missing_ok=True)
+            raise
         return torch.from_file(str(self._path), shared=True, size=size).view(self._shape)
 
     def read(self, start: int, stop: int) -> Tensor:

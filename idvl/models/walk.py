@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from idvl.errors import RunError
 
+# the name of the threads that suspended forwards wait in
+WORKER = "idvl-walk"
+
 Call = Callable[[nn.Module, dict[str, Tensor]], Any]
 # called before a block (None: the whole forward pass) runs for a batch, with the block's name and the batch's index
 Before = Callable[[str | None, int], None]
@@ -63,7 +66,7 @@ class _Forward:
         self._to_main: queue.SimpleQueue = queue.SimpleQueue()
         self._to_worker: queue.SimpleQueue = queue.SimpleQueue()
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._work, body), daemon=True)
+        self._thread = threading.Thread(target=context.run, args=(self._work, body), daemon=True, name=WORKER)
         self._abandoned = False
         self.request: _Request | None = None
 

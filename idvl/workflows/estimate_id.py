@@ -23,6 +23,7 @@ from torch import nn
 from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.data.samples import Sample, Selection, select
+from idvl.errors import RunError, UsageError
 from idvl.models.layers import Layer, find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.models.plan import Plan
@@ -79,7 +80,7 @@ def run(
     settings = _settings(recipe)
     signature = _signature(loaded, selection, layers, settings)
     folder = team.first(lambda: folder or runs.default_folder("estimate-id", recipe.model.name, dataset))
-    done = team.first(lambda: _done(folder, signature) if resume else {})
+    done = team.first(lambda: _done(folder, signature, layers) if resume else {})
     with reporter.progress("preparing") as progress:
         work = Measurement(
             loaded,
@@ -115,6 +116,7 @@ def run(
         reporter.note(f"neighbours by {', '.join(f'{name} in {n} layers' for name, n in backends.items() if name)}")
         profile.save(opened[0].path("profile.json"))
         plot([(recipe.model.name, profile), *other], opened[0].path("profile.png"))
+    _judge(measured, reporter)
     return Result(plan=work.plan, profile=profile, folder=folder)
 
 
@@ -146,12 +148,20 @@ def estimate_id(
     one line each.
     """
     device, team = join_team(device)
+    if not isinstance(model, str) and (processor is None or not hasattr(model, "config")):
+        raise UsageError("a model in memory must be a transformers model and come with its processor=")
+    # measured in eval mode, and put back
+    modes = [] if isinstance(model, str) else [(module, module.training) for module in model.modules()]
     loaded = load(model, device=device) if isinstance(model, str) else wrap(model, processor)
     if isinstance(samples, str):
         selection = select(samples, split=split, n=n, seed=seed)
     else:
-        listed = {"dataset": None, "ids": [sample.id for sample in samples]}
-        selection = Selection(samples=list(samples), description=listed)
+        samples = list(samples)
+        if not all(isinstance(sample, Sample) for sample in samples):
+            raise UsageError(
+                "samples must be a dataset's name or path, or a list of idvl.Sample(id=, source=, texts=(...,))"
+            )
+        selection = Selection(samples=samples, description={"dataset": None, "ids": [sample.id for sample in samples]})
     settings = Settings(tokens=tokens, capture=capture, estimator=estimator, knn=knn, batch_size=batch_size, seed=seed)
     chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
     work = Measurement(
@@ -165,6 +175,8 @@ def estimate_id(
     )
     start = time.perf_counter()
     measured = dict(work.estimates(progress))
+    for module, training in modes:
+        module.training = training
     facts = _facts(work, time.perf_counter() - start)
     return _profile(measured, loaded, selection, settings, {**runs.provenance(), **facts})
 
@@ -225,13 +237,17 @@ def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer]
     }
 
 
-def _done(folder: Path, signature: dict[str, Any]) -> dict[str, LayerProfile]:
+def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) -> dict[str, LayerProfile]:
     """The layers that the run in `folder` has measured, none where there is no run yet."""
     record = runs.read_record(folder)
     if record:
         runs.refuse_difference(folder, record["signature"], signature)
-    lines = runs.read_metrics(folder / "metrics.jsonl")
-    return {line["layer"]: LayerProfile.from_json(line["profile"], line["layer"]) for line in lines}
+    done = {}
+    for line in runs.read_metrics(folder / "metrics.jsonl"):
+        if not isinstance(line, dict) or line.get("layer") not in layers:
+            raise RunError(f"metrics.jsonl of {str(folder)!r} holds a line that is not this run's: use --overwrite")
+        done[line["layer"]] = LayerProfile.from_json(line.get("profile"), line["layer"])
+    return done
 
 
 def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[str, LayerProfile]:
@@ -246,6 +262,18 @@ def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[s
         reporter.warn(f"stopped: the same command with --output {opened.folder} --resume goes on where this ends")
         raise
     return measured
+
+
+def _judge(measured: Mapping[str, LayerProfile], reporter: Reporter) -> None:
+    """Warn of layers without a number. Raises RunError where none has one."""
+    without = {name: layer.estimate.reason for name, layer in measured.items() if layer.estimate.dimension is None}
+    if not without:
+        return
+    name, reason = next(iter(without.items()))
+    told = f"{len(without)} of {len(measured)} layers have no estimate, the first is {name}: {reason}"
+    if len(without) == len(measured):
+        raise RunError(told)
+    reporter.warn(told)
 
 
 def _facts(work: Measurement, seconds: float) -> dict[str, Any]:

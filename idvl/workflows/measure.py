@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ class Measurement:
         self.device = next(loaded.model.parameters()).device
         self._done = frozenset(done)
         self._spill = spill / f"process-{self.team.rank}" if spill else None
+        if self._spill:
+            with disk_errors(self._spill, "--spill"):
+                self._spill.mkdir(parents=True, exist_ok=True)
         self._encode(samples, progress)
         with full_precision(self.device):
             seen = survey(
@@ -106,8 +110,10 @@ class Measurement:
 
     def _encode(self, samples: Sequence[Sample], progress: Progress | None) -> None:
         size = self.settings.batch_size
+        if not samples:
+            raise UsageError("no samples to measure on")
         mine = self.team.part(-(-len(samples) // size))
-        if not mine:
+        if -(-len(samples) // size) < self.team.size:
             raise UsageError(
                 f"{len(samples)} samples in batches of {size} are too few for {self.team.size} processes: "
                 "use a smaller --batch-size or fewer processes"
@@ -141,9 +147,6 @@ class Measurement:
         """
         spent = _Spent(self.plan, progress)
         family, settings = self.loaded.family, self.settings
-        if self._spill:
-            with disk_errors(self._spill):
-                self._spill.mkdir(parents=True, exist_ok=True)
         recorder = Recorder(self.batches, family.token_mask, settings.tokens, self._draws(), self._spill)
         rows = traverse(
             self.loaded.model,
@@ -165,6 +168,9 @@ class Measurement:
                 neighbors = self._search(points, needs)
                 spent.measured(name)
                 yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
+        if self._spill:
+            with suppress(OSError):
+                self._spill.rmdir()
         for name in (name for name in self.layers if name not in self.features and name not in self._done):
             yield name, self._profile(name, _unreached(settings.estimator))
 

@@ -205,3 +205,13 @@ def test_points_too_close_for_float64_squares_get_a_reason_not_a_wrong_number() 
     assert intrinsic_dimension(points * 1e-100).dimension == pytest.approx(intrinsic_dimension(points).dimension)
     tiny = intrinsic_dimension(points * 1e-158)
     assert tiny.dimension is None and "1e-120" in tiny.reason
+
+
+@pytest.mark.parametrize("estimator", ["twonn", "twonn-mle", "gride"])
+def test_points_on_a_grid_get_a_reason(estimator: str) -> None:
+    grid = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0))
+    assert "equally far" in intrinsic_dimension(grid, estimator).reason
+
+
+def test_points_on_a_line_with_two_neighbours_equally_far() -> None:
+    assert "equally far" in intrinsic_dimension(torch.arange(300.0).unsqueeze(1), "twonn-mle").reason

@@ -282,3 +282,29 @@ def test_processes_that_do_not_know_of_each_other_are_refused(blip, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "accelerate launch" in done.stderr
+
+
+def test_a_model_in_training_is_put_back(blip):
+    loaded = load(blip)
+    loaded.model.train()
+    loaded.model.vision_model.eval()
+    estimate_id(loaded.model, tiny.samples(N), processor=loaded.processor, layers="vision_model.*0.mlp.fc1")
+    assert loaded.model.training and loaded.model.text_decoder.training and not loaded.model.vision_model.training
+    with pytest.raises(UsageError, match="processor="):
+        estimate_id(loaded.model, tiny.samples(N))
+
+
+def test_no_layer_with_a_number_is_a_failed_run(blip, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match="only"):
+        run(recipe(blip, data__samples=10, data__force=True), folder=folder, reporter=Silent())
+    assert (folder / "profile.json").exists()
+
+
+def test_foreign_lines_in_the_metrics_are_refused(blip, tmp_path):
+    folder = tmp_path / "run"
+    run(recipe(blip), folder=folder, reporter=Silent())
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"a": 1}\n')
+    with pytest.raises(RunError, match="metrics.jsonl"):
+        run(recipe(blip), folder=folder, resume=True, reporter=Silent())
