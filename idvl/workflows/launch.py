@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -32,6 +34,19 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
         # Accelerate's state outlives a call, and keeps the device of the first one
         return _named(device or ("cpu" if cpu else "cuda")), Team()
     return state.device, Team(state.process_index, state.num_processes)
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library return every freed block of a MiB or more to the system, for the rest of the process.
+
+    By default glibc keeps blocks of up to 32 MiB for later, and small tensors that live on among them pin hundreds of
+    MiB. Giving them back costs a forward pass some 15 % of its time. Elsewhere than on glibc this does nothing.
+    """
+    mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 2**20)
+        libc.malloc_trim(0)
 
 
 def _relaunch(launched: int, cpu: bool, cause: str) -> str:

@@ -33,12 +33,15 @@ from idvl.models.survey import Survey, survey
 from idvl.models.team import Team
 from idvl.models.traverse import traverse
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
+from idvl.workflows.launch import give_back_freed_memory
 
 Progress = Callable[[int, int], None]
 
 # samples computed a second time, in a batch of another size, to measure the noise of the computation itself
 MOST_ECHOES = 16
 MOST_BATCHES = 4096
+# the share of the budget above which a plan leaves no room for memory that the allocator keeps
+TIGHT = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +85,30 @@ class Measurement:
             with disk_errors(self._spill, "--spill"):
                 self._spill.mkdir(parents=True, exist_ok=True)
         self._encode(samples, progress)
-        with full_precision(self.device):
-            seen = survey(
-                loaded.model, self.batches[0], loaded.family.call, layers, capture=settings.capture, device=self.device
-            )
+        seen = self._survey()
         self.features = {
             name: point_features(seen.shapes[name], seen.batch_size, settings.tokens) for name in seen.order()
         }
         left = {name: width for name, width in self.features.items() if name not in done}
         n_local = max(self.team.counts(self._n_rows()))
         self.plan: Plan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
+        if self.device.type == "cpu" and self.plan.held_bytes > TIGHT * self.plan.budget:
+            give_back_freed_memory()
+            # which takes time of its own
+            seen = self._survey()
+            self.plan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
+
+    def _survey(self) -> Survey:
+        settings, loaded = self.settings, self.loaded
+        with full_precision(self.device):
+            return survey(
+                loaded.model,
+                self.batches[0],
+                loaded.family.call,
+                self.layers,
+                capture=settings.capture,
+                device=self.device,
+            )
 
     def _plan(self, seen: Survey, left: Mapping[str, int], n_local: int, memory: int) -> Plan:
         estimator = self.settings.estimator
