@@ -12,9 +12,8 @@ from typing import Any
 
 from idvl.errors import UsageError
 from idvl.geometry.neighbors import FEATURE_CHUNK, workspace_bytes
+from idvl.models.capture import FLOAT_BYTES
 from idvl.models.survey import Survey
-
-FLOAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +98,12 @@ class Task:
     @property
     def workspace(self) -> int:
         """What neighbours need beside the points: their own, and two chunks."""
-        return workspace_bytes(self.n) + 2 * self.n * FEATURE_CHUNK * FLOAT
+        return workspace_bytes(self.n) + 2 * self.n * FEATURE_CHUNK * FLOAT_BYTES
 
     @property
     def smallest(self) -> int:
         """The smallest slice of a layer that is worth a run of its own."""
-        return self.n_local * FEATURE_CHUNK * FLOAT
+        return self.n_local * FEATURE_CHUNK * FLOAT_BYTES
 
     def fits(self, flow: float) -> bool:
         """Whether anything can be captured beside this much."""
@@ -193,7 +192,7 @@ def _pack(names: list[str], task: Task, space: float) -> tuple[list[Group], floa
         return ([Group(layers=tuple(names))] if names else []), 0.0
     groups, sliced, current, most, held = [], [], [], 0.0, 0.0
     for name in names:
-        captured = task.features[name] * task.n_local * FLOAT
+        captured = task.features[name] * task.n_local * FLOAT_BYTES
         if captured > space:
             slices = int(-(-captured // space))
             sliced.append(Group(layers=(name,), slices=slices, passes=task.passes))
