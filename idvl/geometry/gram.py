@@ -111,16 +111,17 @@ class Squares:
 
         To be read within `full_precision`.
         """
+        # term by term, each rounded the same on every processor, as a product's sum is not: what is measured follows
+        # from these bounds, and processes on different machines have to measure the same
         lengths = self.norms.sqrt()
-        left = torch.stack([self.inner * lengths, self.outer * self.norms + self.least, torch.ones_like(lengths)], 1)
-        right = torch.stack([lengths, torch.ones_like(lengths), self.outer * self.norms])[:, columns]
-        left, right = left.to(self.dtype), right.to(self.dtype)
+        scaled, own = (self.inner * lengths).to(self.dtype), (self.outer * self.norms + self.least).to(self.dtype)
+        lengths, other = lengths[columns].to(self.dtype), (self.outer * self.norms)[columns].to(self.dtype)
         everything = len(columns) == self.n
         step = BLOCK_ROWS if self.stored else max(PANEL_BYTES // (8 * self.n), 1)
         for ids in rows.split(step):
             panel = self._panel(ids, columns, everything)
             for part, squares in zip(ids.split(BLOCK_ROWS), panel.split(BLOCK_ROWS), strict=True):
-                yield part, squares, left[part] @ right
+                yield part, squares, torch.outer(scaled[part], lengths).add_(own[part, None]).add_(other)
 
     def _panel(self, ids: Tensor, columns: Tensor, everything: bool) -> Tensor:
         """Squared distances (b, m), a copy."""

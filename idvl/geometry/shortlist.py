@@ -14,7 +14,7 @@ from idvl.geometry.rows import FEATURE_CHUNK, Matrix, Rows
 # points asked for beyond the last rank, so that the search has something to be certain against
 MARGIN = 8
 # from here on faiss is the faster one: measured at 768 to 4,096 features on 2 cores (benchmarks/kernel.py)
-MANY_POINTS = 6_000
+MANY_POINTS = 10_000
 # up to here the bound on faiss's own rounding, which grows with the features, stays useful
 FEW_FEATURES = 4096
 

@@ -6,6 +6,7 @@ import importlib.util
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -192,6 +193,21 @@ def test_a_matrix_too_large_for_its_squares_goes_panel_by_panel(monkeypatch: pyt
     monkeypatch.setattr(gram, "PANEL_BYTES", 600 * 8 * 150)
     panels = nearest(Matrix(points), ranks=RANKS)
     assert torch.equal(panels.distances, stored.distances) and torch.equal(panels.indices, stored.indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bounds_are_the_same_on_every_processor(dtype: torch.dtype) -> None:
+    """Each term rounded on its own, as IEEE 754 says: what is measured depends on them, on all processes alike."""
+    squares = gram.Squares(Matrix(gaussian(300, 10, 64)), dtype)
+    kind = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
+    norms = squares.norms.numpy()
+    lengths = np.sqrt(norms)
+    expected = np.outer((squares.inner * lengths).astype(kind), lengths.astype(kind))
+    expected += (squares.outer * norms + squares.least).astype(kind)[:, None]
+    expected += (squares.outer * norms).astype(kind)
+    every = torch.arange(300)
+    found = torch.cat([errors for _, _, errors in squares.blocks(every, every)])
+    assert found.numpy().tobytes() == expected.tobytes()
 
 
 @needs_faiss
