@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 help:
 	@echo "make install     .venv with everything the other targets need"
-	@echo "make demo        the intrinsic dimension of the built-in model's layers, as table and plot"
+	@echo "make demo        the intrinsic dimension of the built-in model's layers, and the model pruned with it"
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
 	@echo "make lint        ruff"
@@ -31,6 +31,8 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/idvl estimate-id --recipe recipes/demo.yaml --output runs/demo --overwrite
 	@echo "The plot is runs/demo/profile.png"
+	$(BIN)/idvl prune --recipe recipes/demo-prune.yaml --output runs/demo-prune --overwrite
+	@echo "The pruned model is runs/demo-prune/model"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

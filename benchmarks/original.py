@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/original.py         about ten minutes on 2 cores, and 6 GB of disk for a while
 
-On the built-in model, whose points have at most 8,704 features, and on a BLIP with two vision blocks of 384 at 224 px,
-whose points are as wide as those of real models (197 tokens, up to 302,592 features). The original way: hooks write every layer's output of every batch to a file; then, layer after layer, the files are read
-back and concatenated, all float32 pairwise distances are taken, and TwoNN is fitted to the parts of 20 partitions, each
-of which sorts its rows. Written from the description of the published code, for the comparison only.
+On the built-in model, whose points have at most 8,704 features, and on a BLIP with two blocks of 192 in each stack at
+224 px, whose points are as wide as those of real models (197 tokens, up to 151,296 features). The original way: hooks
+write every layer's output of every batch to a file; then, layer after layer, the files are read back and concatenated,
+all float32 pairwise distances are taken, and TwoNN is fitted to the parts of 20 partitions, each of which sorts its
+rows. Written from the description of the published code, for the comparison only.
 """
 
 import json

@@ -80,10 +80,15 @@ def main() -> None:
             flush=True,
         )
         del tensors
-    machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     record = {"machine": machine, "millions": arguments.millions, "sparsity": SPARSITY, "rows": rows}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -1,22 +1,28 @@
 """The command line: one file per command; each parses, calls one workflow and prints.
 
 Whatever goes wrong ends in one line on stderr and an exit code: 1 the run failed, 2 it was asked for wrongly, 130
-it was interrupted; --debug shows the traceback. Nothing heavy is imported before a command runs.
+it was interrupted; --debug shows the traceback. Of several processes the first one says what is the same on all.
+Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 import idvl
-from idvl.commands import estimate_id
+from idvl.commands import estimate_id, prune
 from idvl.commands.console import rank
 from idvl.errors import RunError, UsageError
+
+# seconds that the first process is given to speak: a launcher ends all as soon as one has ended
+PATIENCE = 3.0
 
 app = typer.Typer(
     name="idvl",
@@ -43,6 +49,7 @@ def root(
 
 
 app.command("estimate-id", epilog=estimate_id.EPILOG)(estimate_id.command)
+app.command("prune", epilog=prune.EPILOG)(prune.command)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -54,10 +61,10 @@ def main(args: Sequence[str] | None = None) -> int:
         if "--debug" in given:
             traceback.print_exc()
         line, code = _explain(error)
-        _complain(line)
+        _complain(line, code)
         return code
     if code == 130:  # typer's answer to Ctrl-C
-        _complain("interrupted")
+        _complain("interrupted", code)
     return (code or 0) if given else 2
 
 
@@ -72,9 +79,17 @@ def _explain(error: Exception) -> tuple[str, int]:
         return text, 1
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in text:
         return "out of memory: give a smaller --memory or --batch-size, or fewer --samples", 1
+    if "gloo" in text or "NCCL" in text:
+        return f"the connection to the other processes broke, one of them has ended ({text[:100]})", 1
     return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1
 
 
-def _complain(line: str) -> None:
-    where = f"idvl [process {rank()}]" if rank() else "idvl"
-    sys.stderr.write(f"{where}: {line}\n")
+def _complain(line: str, code: int) -> None:
+    """One line on stderr. A mistake of the user's and an interruption are the same on all processes: one says it."""
+    if rank() == 0:
+        sys.stderr.write(f"idvl: {line}\n")
+    elif code == 2:
+        with suppress(KeyboardInterrupt):
+            time.sleep(PATIENCE)
+    elif code != 130:
+        sys.stderr.write(f"idvl [process {rank()}]: {line}\n")

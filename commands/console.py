@@ -43,6 +43,7 @@ class Reporter:
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[detail]}[/dim]"),
             console=self.console,
             transient=True,
             disable=quiet or not self.console.is_terminal or self.console.quiet,
@@ -58,18 +59,21 @@ class Reporter:
         self.console.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
     @contextlib.contextmanager
-    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar for as long as the context lasts, driven by calls (done, total); a line now and then without one."""
-        task = self._bars.add_task(label, total=None)
+    def progress(self, label: str) -> Iterator[Callable[..., None]]:
+        """A bar for as long as the context lasts, driven by calls (done, total, detail="").
+
+        Where no bar can be drawn there is a line now and then.
+        """
+        task = self._bars.add_task(label, total=None, detail="")
         self._bars.start()
         told = time.monotonic()
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, total: int, detail: str = "") -> None:
             nonlocal told
-            self._bars.update(task, completed=done, total=total)
+            self._bars.update(task, completed=done, total=total, detail=escape(detail))
             if self._bars.disable and time.monotonic() - told >= LINE_EVERY:
                 told = time.monotonic()
-                self.note(f"{label}: {100 * done // max(total, 1)} %")
+                self.note(f"{label}: {100 * done // max(total, 1)} %{detail and ', ' + detail}")
 
         try:
             yield advance

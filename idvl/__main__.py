@@ -1,16 +1,59 @@
-"""python -m idvl, and accelerate launch -m idvl."""
+"""The process behind `idvl`, `python -m idvl` and `accelerate launch -m idvl`, and how a signal ends it.
 
+It knows no command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
 import sys
 from importlib.util import find_spec
+from types import FrameType
 
-if __name__ == "__main__":
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def main() -> int:
+    """Run the command line and return its exit code.
+
+    Ctrl-C and SIGTERM end it as KeyboardInterrupt does, in one line and with 128 + the signal's number; the second one
+    at once.
+    """
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write("idvl: interrupted\n")
+        code = 130
+    for number in ENDING:
+        if signal.getsignal(number) is stop:  # nothing is left that could be ended in order
+            signal.signal(number, signal.SIG_DFL)
+    return 128 + caught[0] if caught and code == 130 else code
+
+
+def _run() -> int:
     if find_spec("idvl.commands") is None:
         sys.stderr.write(
             "idvl: not installed: its commands live beside the package in a clone; "
             "run `make install` there, then .venv/bin/idvl\n"
         )
-        sys.exit(2)
-
+        return 2
     from idvl.commands import main
 
+    return main()
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -17,6 +17,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from idvl.errors import UsageError
 from idvl.files import write_text
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
+from idvl.words import (
+    Allocation,
+    Compat,
+    Criterion,
+    IdWeight,
+    MissingId,
+    Precision,
+    ScheduleName,
+    Smoothing,
+    Texts,
+)
 
 UNITS = {"": 1, "B": 1, **{p + "B": 1000**i for i, p in enumerate("KMGT", 1)}}
 UNITS |= {p + suffix: 1024**i for i, p in enumerate("KMGT", 1) for suffix in ("", "I", "IB")}
@@ -91,20 +102,83 @@ class EstimateSection(Section):
         return None if self.memory is None else parse_bytes(self.memory)
 
 
-class Recipe(Section):
-    """A run of estimate-id."""
+Share = Annotated[float, Field(ge=0, le=1)]
 
+
+class PruneSection(Section):
+    """Which weights go, and when. `initial` and `final` are shares of all steps."""
+
+    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: what N:M fixes, else 0.8
+    criterion: Criterion = "platon"
+    id_weight: IdWeight = "multiply"
+    id_exponent: Annotated[float, Field(gt=0)] = 1.0
+    profile: str = "auto"  # or a file, or published:NAME
+    missing_id: MissingId = "median"
+    refresh_profile: Annotated[int, Field(ge=1)] | None = None  # in epochs
+    scope: str = "all"  # vision, language, language-without-cross, or a pattern of layer names
+    allocation: Allocation | None = None  # None: global, and for N:M uniform
+    structure: Annotated[str, Field(pattern=r"^(unstructured|\d+:\d+)$")] = "unstructured"
+    floor: Share = 0.0  # the least sparsity of a layer
+    ceiling: Share = 1.0  # the most
+    min_keep: Annotated[int, Field(ge=0)] | None = None  # weights that every layer keeps
+    schedule: ScheduleName = "cubic"
+    initial: Share = 0.2
+    final: Share = 0.2
+    mask_every: Annotated[int, Field(ge=1)] = 10
+    monotone: bool = False
+    compat: Compat = "none"
+    beta1: Share = 0.85
+    beta2: Share = 0.95
+    window: Annotated[int, Field(ge=1)] = 10
+    smoothing_dtype: Smoothing = "float32"
+
+
+class TrainSection(Section):
+    """How the weights are trained meanwhile. `batch_size` is one process's."""
+
+    samples: Annotated[int, Field(ge=1)] | None = None  # None: all of the split
+    texts: Texts | None = None  # of a sample's captions, each epoch another or the first; None: a built-in model's way
+    epochs: Annotated[int, Field(ge=0)] | None = None  # None: 5, or what max_steps says
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 20
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: a built-in model's own, else 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr_schedule: str = "cosine"
+    warmup: Share = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = None
+    mixed_precision: Precision = "no"
+    gradient_checkpointing: bool = False
+    distill: Annotated[float, Field(ge=0)] = 0.0
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    report_to: Annotated[list[str], BeforeValidator(_words)] = []
+    new_head: bool = False
+
+
+class Recipe(Section):
+    """A run. estimate-id reads the first three sections, prune all of them.
+
+    `needs` says why a recipe cannot be carried out yet.
+    """
+
+    needs: str | None = None
     model: ModelSection
     data: DataSection = DataSection()
     estimate: EstimateSection = EstimateSection()
+    prune: PruneSection = PruneSection()
+    train: TrainSection = TrainSection()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The resolved recipe, YAML- and JSON-ready; `load` reads it back."""
-        return self.model_dump(mode="json")
+    def to_dict(self, *sections: str) -> dict[str, Any]:
+        """The resolved recipe, or these sections of it, YAML- and JSON-ready; `load` reads it back."""
+        return self.model_dump(mode="json", include=set(sections or SECTIONS))
 
     def save(self, path: Path | str) -> None:
         """Write the resolved recipe as YAML, atomically."""
         write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+SECTIONS = tuple(name for name in Recipe.model_fields if name != "needs")
+ESTIMATING = ("model", "data", "estimate")
 
 
 def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -115,14 +189,21 @@ def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = N
     values = {} if path is None else _read(Path(path))
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
+        if key in SECTIONS:
+            raise UsageError(
+                f"{key} is a section: set one of its keys, as in --set {key}.{next(iter(_names(key)))}=..."
+            )
         if not name or not isinstance(values.setdefault(section, {}), dict):
             raise UsageError(_unknown(key))
         values[section][name] = value
     try:
-        return Recipe.model_validate(values)
+        asked = Recipe.model_validate(values)
     except ValidationError as error:
         where = "" if path is None else f" (recipe {str(path)!r})"
         raise UsageError("; ".join(dict.fromkeys(_line(detail) for detail in error.errors())) + where) from error
+    if asked.needs:
+        raise UsageError(f"the recipe {str(path)!r} cannot be carried out yet: it needs {asked.needs}")
+    return asked
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -138,11 +219,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def keys() -> list[str]:
     """Every dotted key of a recipe."""
-    return [
-        f"{section}.{name}"
-        for section, field in Recipe.model_fields.items()
-        for name in field.annotation.model_fields  # type: ignore[union-attr]
-    ]
+    return [f"{section}.{name}" for section in SECTIONS for name in _names(section)]
+
+
+def _names(section: str) -> Iterable[str]:
+    return Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -155,8 +236,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"the recipe {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"the recipe {str(path)!r} holds no sections; it has {', '.join(Recipe.model_fields)}")
-    return {key: {} if value is None and key in Recipe.model_fields else value for key, value in values.items()}
+        raise UsageError(f"the recipe {str(path)!r} holds no sections; it has {', '.join(SECTIONS)}")
+    return {key: {} if value is None and key in SECTIONS else value for key, value in values.items()}
 
 
 def _line(detail: Mapping[str, Any]) -> str:
@@ -176,7 +257,7 @@ def _line(detail: Mapping[str, Any]) -> str:
 
 
 def _unknown(key: str) -> str:
-    sections = list(Recipe.model_fields)
+    sections = list(SECTIONS)
     section, _, name = key.partition(".")
     inside = [known for known in keys() if name and known.startswith(f"{section}.")]
     words = {known.partition(".")[2]: known for known in keys()}

@@ -7,6 +7,7 @@ and nothing else. It knows no torch.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -156,12 +157,19 @@ def default_folder(kind: str, model: str, dataset: str, base: Path | str = "runs
     """A folder that is not taken: runs/estimate-id-blip-shapes, then runs/estimate-id-blip-shapes-2, -3, ..."""
     words = [re.sub(r"[^A-Za-z0-9._-]+", "-", Path(word).name).strip("-.") for word in (model, dataset)]
     stem = "-".join([kind, *filter(None, words)])
-    number = 1
+    folders = (Path(base) / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def new_folder(kind: str, model: str, dataset: str, base: Path | str = "runs") -> Path:
+    """Make the `default_folder`, which no other run gets then, even one that asks at the same moment."""
     while True:
-        folder = Path(base) / (stem if number == 1 else f"{stem}-{number}")
-        if not folder.exists() or (folder.is_dir() and not _entries(folder)):
-            return folder
-        number += 1
+        folder = default_folder(kind, model, dataset, base)
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
 
 
 def provenance() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A Hub on the loopback address: serves folders as model and dataset repositories to the real clients.
+"""A Hub on the loopback address: serves folders as model and dataset repositories to the real clients, takes uploads.
 
     with Hub(models={"Salesforce/blip-image-captioning-base": folder}, datasets={...}) as hub:
         subprocess.run(["idvl", ...], env=hub.env(tmp_path / "cache"))
@@ -8,6 +8,7 @@ The clients read HF_ENDPOINT when they are imported, so what is tested runs in a
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -28,6 +29,9 @@ from PIL import Image
 DATE = "2026-01-01T00:00:00.000Z"
 API = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+?)(?:/(?P<verb>revision|tree|paths-info)/(?P<rest>.+))?"
+)
+UPLOAD = re.compile(
+    r"/api/(?:repos/(?P<create>create)|validate-yaml|models/(?P<repo>.+)/(?P<verb>preupload|commit)/main)"
 )
 FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
@@ -73,7 +77,8 @@ class Hub:
 
     Files of the repositories in `gated` need a token. `fault(method, path)` may be set to make requests fail: it
     returns an HTTP status, or "cut" to close the connection in the middle of the body, or None. `requests` lists what
-    was asked, `sent` counts the bytes of each path that went out.
+    was asked, `sent` counts the bytes of each path that went out. `created` holds what was asked of new repositories,
+    `uploaded` the files of each that took a commit.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class Hub:
         self.fault = fault
         self.requests: list[tuple[str, str]] = []
         self.sent: Counter[str] = Counter()
+        self.created: list[dict[str, Any]] = []
+        self.uploaded: dict[str, dict[str, bytes]] = {}
 
     def __enter__(self) -> Hub:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -140,6 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.fault(self.command, path) if self.hub.fault else None
         if isinstance(fault, int):
             return self._error(fault, "Fault", "on purpose")
+        if self.command == "POST" and (found := UPLOAD.fullmatch(path)):
+            return self._upload(found, posted)
         if found := API.fullmatch(path):
             return self._api(found, parse_qs(url.query), posted)
         if found := FILE.fullmatch(path):
@@ -163,6 +172,22 @@ class _Handler(BaseHTTPRequestHandler):
             paths = json.loads(posted)["paths"] if form else parse_qs(posted).get("paths", [])
             return self._json([repo.entry(name) for name in paths if name in repo.files])
         return self._json(repo.info())
+
+    def _upload(self, found: re.Match[str], posted: str) -> None:
+        """A repository made, a card checked, files announced or committed; all travel inside of the commit."""
+        if found["create"]:
+            asked = json.loads(posted)
+            self.hub.created.append(asked)
+            return self._json({"url": f"{self.hub.endpoint}/{asked['organization']}/{asked['name']}"})
+        if found["verb"] == "preupload":
+            plain = {"uploadMode": "regular", "shouldIgnore": False}
+            return self._json({"files": [{"path": file["path"], **plain} for file in json.loads(posted)["files"]]})
+        if found["verb"] == "commit":
+            files = [line["value"] for line in map(json.loads, posted.splitlines()) if line["key"] == "file"]
+            self.hub.uploaded[found["repo"]] = {file["path"]: base64.b64decode(file["content"]) for file in files}
+            commit = {"commitOid": "0" * 40, "commitUrl": f"{self.hub.endpoint}/{found['repo']}/commit/{'0' * 40}"}
+            return self._json({"success": True, **commit})
+        return self._json({"errors": [], "warnings": []})
 
     def _file(self, found: re.Match[str], *, cut: bool) -> None:
         repo = self.hub.repos.get(("datasets" if found["kind"] else "models", found["repo"]))

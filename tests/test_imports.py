@@ -17,15 +17,26 @@ ROWS = [
     {"models"},
     {"data", "sparsity", "metrics", "builtin"},
     {"geometry"},
-    # the words of a protocol are spelled once, in profile: recipe's schema is made of them
+    # the words of a protocol are spelled once, in profile and words: recipe's schema is made of them
     {"recipe", "runs"},
     {"profile"},
     {"files"},
-    {"errors"},
+    {"errors", "words"},
 ]
 RECIPE_READERS = {"commands", "workflows"}
-WITHOUT_TRANSFORMERS = {"geometry", "sparsity", "metrics", "profile", "recipe", "runs", "errors", "files", "reporting"}
-WITHOUT_TORCH = {"profile", "recipe", "runs", "errors", "files", "reporting", "commands"}
+WITHOUT_TRANSFORMERS = {
+    "geometry",
+    "sparsity",
+    "metrics",
+    "profile",
+    "recipe",
+    "runs",
+    "errors",
+    "files",
+    "words",
+    "reporting",
+}
+WITHOUT_TORCH = {"profile", "recipe", "runs", "errors", "files", "words", "reporting", "commands"}
 
 
 def sources() -> Iterator[tuple[str, Path]]:

@@ -10,7 +10,6 @@ import pytest
 from idvl.errors import UsageError
 from idvl.recipe import keys, load, parse_assignments, parse_bytes
 
-ROOT = Path(__file__).parents[1]
 NAME = {"model.name": "builtin/blip"}
 
 
@@ -35,12 +34,6 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert recipe.estimate.modality == ["vision", "cross"]
     assert recipe.estimate.memory_bytes == 3 * 2**29
     assert load(None, NAME).estimate.memory_bytes is None
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_recipes_load_and_open_with_their_command(path: Path) -> None:
-    assert load(path).model.name
-    assert path.read_text().startswith(f"# idvl estimate-id --recipe recipes/{path.name}")
 
 
 @pytest.mark.parametrize(

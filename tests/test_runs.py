@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import yaml
 from idvl import files, runs
 from idvl.errors import RunError, UsageError
 from idvl.files import write_bytes, write_json
-from idvl.runs import Run, check, default_folder, read_metrics
+from idvl.runs import Run, check, default_folder, new_folder, read_metrics
 
 RECIPE = {"model": {"name": "builtin/blip"}, "data": {"seed": 3}}
 SIGNATURE = {"model": "builtin/blip", "samples": ["a", "b"]}
@@ -202,8 +204,6 @@ def test_default_folders_are_new(tmp_path: Path) -> None:
         return default_folder("estimate-id", "builtin/blip", "shapes", tmp_path).name
 
     assert name() == "estimate-id-blip-shapes"
-    (tmp_path / "estimate-id-blip-shapes").mkdir()
-    assert name() == "estimate-id-blip-shapes"
     finished(tmp_path / "estimate-id-blip-shapes")
     assert name() == "estimate-id-blip-shapes-2"
     finished(tmp_path / "estimate-id-blip-shapes-2")
@@ -211,6 +211,22 @@ def test_default_folders_are_new(tmp_path: Path) -> None:
     assert default_folder("estimate-id", "./a b/", "/data/my images.parquet").as_posix() == (
         "runs/estimate-id-a-b-my-images.parquet"
     )
+
+
+def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path: Path) -> None:
+    start_line = threading.Barrier(8)
+
+    def take(_: int) -> Path:
+        start_line.wait()
+        return new_folder("estimate-id", "builtin/blip", "shapes", tmp_path / "runs")
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(take, range(8)))
+    assert len(set(taken)) == 8 and all(folder.is_dir() for folder in taken)
+    assert {folder.name for folder in taken} >= {"estimate-id-blip-shapes", "estimate-id-blip-shapes-8"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="choose another --output"):
+        new_folder("estimate-id", "m", "d", tmp_path / "file")
 
 
 def test_the_commit_of_the_working_folder_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 from idvl.errors import UsageError
 
@@ -26,4 +27,13 @@ def dataset_of(name: str) -> str:
     """The dataset that a built-in model was trained on. Raises UsageError for any other model: it has no default."""
     if not name.startswith("builtin/"):
         raise UsageError(f"no dataset for {name}: add --dataset NAME, a folder or a Hub id (built-in models have one)")
-    return json.loads((path(name) / "card.json").read_text(encoding="utf-8"))["dataset"]
+    return _card(name)["dataset"]
+
+
+def learning_rate_of(name: str) -> float:
+    """The peak learning rate that a built-in model was trained with."""
+    return _card(name)["recipe"]["learning_rate"]
+
+
+def _card(name: str) -> dict[str, Any]:
+    return json.loads((path(name) / "card.json").read_text(encoding="utf-8"))

@@ -99,6 +99,8 @@ _ENTRIES = (
 CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 SAME_SPLIT = (("validation", "val", "valid", "dev"), ("train", "training"), ("test", "testing"))
+# asked for in the place of a split: train where there is one, else the dataset's default
+TRAINING = "train?"
 SPLIT_ORDER = ("validation", "val", "valid", "dev", "test", "testing", "train", "training")
 
 
@@ -113,17 +115,18 @@ def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> Usag
 def choose_split(asked: str | None, available: Iterable[str], *, where: str, entry: Entry | None = None) -> str:
     """The split to read: the one asked for under any of its usual spellings, or the dataset's default.
 
-    Without a default the first of SPLIT_ORDER is taken: samples that were not trained on come first.
-    Raises UsageError, with the splits there are, for one that does not exist.
+    Without a default the first of SPLIT_ORDER is taken: samples that were not trained on come first. TRAINING is a
+    wish, not a demand. Raises UsageError, with the splits there are, for one that does not exist.
     """
     available = list(available)
-    wanted = asked or (entry.default_split if entry else None)
-    if wanted in available:
-        return wanted
-    spellings = next((group for group in SAME_SPLIT if wanted in group), ())
-    for spelling in spellings:
-        if spelling in available:
-            return spelling
+    default = entry.default_split if entry else None
+    for wanted in ("train", default) if asked == TRAINING else (asked or default,):
+        spellings = next((group for group in SAME_SPLIT if wanted in group), ())
+        for spelling in (wanted, *spellings):
+            if spelling in available:
+                return spelling
+    if asked == TRAINING:
+        asked = None
     if asked is not None:
         notes = f"; {entry.notes}" if entry and entry.notes else ""
         raise unknown("split", asked, available, hint=f"in {where}{notes}")

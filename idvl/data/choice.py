@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MIN_SAMPLES = 100
 # the share of unusable samples, among those looked at, above which a dataset is refused
 MAX_UNUSABLE = 0.05
+# samples looked at before that share is judged, where not fewer are asked for
+LOOKED_AT = 2_000
 
 Progress = Callable[[int, int], None]
 
@@ -44,6 +46,11 @@ class Choice:
     looked_at: int = 0
     content: Any = field(default_factory=hashlib.sha256)
 
+    def take(self, sample: Sample, digest: str | None) -> None:
+        """Take a sample as it is."""
+        self.samples.append(sample)
+        self.content.update(f"{digest}\0{sample.texts[0] if sample.texts else None}\0".encode())
+
     def consider(self, sample: Sample, digest: str | None) -> None:
         """Take a sample, unless its image or all of its texts have been taken before.
 
@@ -59,14 +66,18 @@ class Choice:
             self.captions.add(fresh.casefold())
             rest = tuple(text for text in sample.texts if text != fresh)
             sample = replace(sample, texts=(fresh, *rest))
-        self.samples.append(sample)
-        self.content.update(f"{digest}\0{fresh}\0".encode())
+        self.take(sample, digest)
 
 
 def choose(
-    candidates: Iterable[Sample | dict[str, str]], n: int, *, name: str, progress: Progress | None = None
+    candidates: Iterable[Sample | dict[str, str]],
+    n: int,
+    *,
+    name: str,
+    distinct: bool = True,
+    progress: Progress | None = None,
 ) -> Choice:
-    """The first n usable and distinct candidates. Raises UsageError as soon as too many are unusable."""
+    """The first n usable (and distinct) candidates. Raises UsageError as soon as too many are unusable."""
     choice = Choice()
     if progress is not None:
         progress(0, n)
@@ -80,9 +91,9 @@ def choose(
             name_of = candidate["id"] if isinstance(candidate, dict) else candidate.id
             choice.skipped.append({"id": name_of, "reason": str(error)})
             log.info("skipped %s: %s", name_of, error)
-            _refuse_unusable(choice, max(choice.looked_at, n), name)
+            _refuse_unusable(choice, max(choice.looked_at, min(n, LOOKED_AT)), name)
             continue
-        choice.consider(candidate, digest)
+        (choice.consider if distinct else choice.take)(candidate, digest)
         if progress is not None:
             progress(len(choice.samples), n)
         if len(choice.samples) == n:

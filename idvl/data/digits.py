@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import random
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -49,6 +50,11 @@ def samples(split: str = DEFAULT_SPLIT, n: int | None = None, seed: int = 0) -> 
         )
         for index in chosen
     ]
+
+
+def candidates(split: str, n: int, seed: int) -> Iterator[Sample]:
+    """The samples one by one."""
+    return iter(samples(split, n, seed))
 
 
 @cache

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from idvl.data import tables
-from idvl.data.catalog import SAME_SPLIT, SPLIT_ORDER, Entry, choose_split
+from idvl.data.catalog import SAME_SPLIT, SPLIT_ORDER, TRAINING, Entry, choose_split
 from idvl.data.rows import Source, find_columns
 from idvl.data.tables import WHOLE, Row, Table
 from idvl.errors import UsageError
@@ -118,7 +118,7 @@ def _of_split(files: list[Path], root: Path, split: str | None, entry: Entry | N
         groups.setdefault(next((part for part in words if part in spelled), WHOLE), []).append(file)
     if WHOLE in groups:
         groups[WHOLE] = files
-        if split is None:
+        if split is None or (split == TRAINING and not groups.keys() & {"train", "training"}):
             return files, WHOLE
     name = choose_split(split, groups, where=str(root), entry=entry)
     return groups[name], name

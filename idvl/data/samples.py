@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -71,9 +72,13 @@ def select(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     force: bool = False,
+    distinct: bool = True,
     progress: Progress | None = None,
 ) -> Selection:
     """`n` samples (None: the dataset's default) with distinct images and distinct first texts, the same for a seed.
+
+    With `distinct=False`, as for training, any usable ones, repeated or not (None: all; of images drawn by program
+    the default number).
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
@@ -82,6 +87,8 @@ def select(
     """
     entry = CATALOG.get(dataset)
     wanted = n if n is not None else entry.default_samples if entry else DEFAULT_SAMPLES
+    if n is None and not distinct:
+        wanted = _all_of(entry)
     if wanted < 1 or (wanted < MIN_SAMPLES and not force):
         raise UsageError(
             f"{wanted} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force"
@@ -103,7 +110,9 @@ def select(
             access = {"revision": pinned, "token": token, "cache_dir": cache_dir}
             source = _on_hub(dataset, place, entry=entry, **access, **chosen, **columns)
         method, details, candidates = source.method, _details(source), _candidates(source)
-    choice = choose(candidates, wanted, name=dataset, progress=progress)
+        if not distinct:
+            wanted = min(wanted, details.get("rows", wanted))
+    choice = choose(candidates, wanted, name=dataset, distinct=distinct, progress=progress)
     warnings = faults(choice, n, name=dataset, split=details["split"], force=force)
     description = {
         "dataset": dataset,
@@ -121,6 +130,12 @@ def select(
         "warnings": warnings,
     }
     return Selection(samples=choice.samples, description=description)
+
+
+def _all_of(entry: Entry | None) -> int:
+    """As many as there may be."""
+    built_in = entry is not None and entry.module is not None
+    return max(entry.default_samples, *(size or 0 for size in entry.splits.values())) if built_in else sys.maxsize
 
 
 def _place(
@@ -154,7 +169,7 @@ def _built_in(
     entry: Entry, *, split: str | None, wanted: int, seed: int
 ) -> tuple[str, dict[str, Any], Iterator[Sample]]:
     split = choose_split(split, entry.splits, where=entry.name, entry=entry)
-    return "uniform", {"split": split}, iter(import_module(entry.module).samples(split, wanted, seed))
+    return "uniform", {"split": split}, import_module(entry.module).candidates(split, wanted, seed)
 
 
 def _details(source: Source) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
@@ -103,18 +104,26 @@ def samples(split: str = DEFAULT_SPLIT, n: int | None = None, seed: int = 0) -> 
     distinct too; beyond that, scenes come again in other drawings. Raises UsageError for an unknown split or an n
     below 1.
     """
+    return list(_drawn(split, DEFAULT_SAMPLES if n is None else n, seed))
+
+
+def candidates(split: str, n: int, seed: int) -> Iterator[Sample]:
+    """The first of `samples`, as they are drawn; no more than there are captions, which are to be distinct in a run."""
+    return _drawn(split, min(n, sum(len(scene.captions) for scene in scenes(split))), seed)
+
+
+def _drawn(split: str, n: int, seed: int) -> Iterator[Sample]:
     known = scenes(split)
-    n = DEFAULT_SAMPLES if n is None else n
     if n < 1:
         raise UsageError(f"{n} samples were asked for: at least 1 is needed")
-    n = min(n, len(known) * VARIATIONS)
+    left = min(n, len(known) * VARIATIONS)
     chance = random.Random(f"shapes/{split}/{seed}")
     drawings = [chance.sample(range(VARIATIONS), VARIATIONS) for _ in known]
-    chosen: list[Sample] = []
-    while len(chosen) < n:
-        for index in chance.sample(range(len(known)), min(len(known), n - len(chosen))):
-            chosen.append(_sample(split, index + len(known) * drawings[index].pop()))
-    return chosen
+    while left:
+        chosen = chance.sample(range(len(known)), min(len(known), left))
+        left -= len(chosen)
+        for index in chosen:
+            yield _sample(split, index + len(known) * drawings[index].pop())
 
 
 def _sample(split: str, number: int) -> Sample:

@@ -40,7 +40,7 @@ def encode(
     resize images, 0 does it in the caller's; `progress` counts batches. Raises UsageError for a sample that lacks what
     the model needs or whose image cannot be decoded.
     """
-    _check(loaded, samples)
+    check(loaded, samples)
     family, processor = loaded.family, loaded.processor
     length = family.text_length(processor, samples)
     numbers = range(-(-len(samples) // batch_size)) if part is None else part
@@ -117,7 +117,8 @@ def image_processor_of(processor: Any) -> Any | None:
     return processor if hasattr(processor, "preprocess") else None
 
 
-def _check(loaded: Loaded, samples: Sequence[Sample]) -> None:
+def check(loaded: Loaded, samples: Sequence[Sample]) -> None:
+    """Raise UsageError for a sample that lacks an image or a text that the model reads."""
     if not samples:
         raise UsageError("no samples to encode; choose a dataset that has some")
     for sample in samples:

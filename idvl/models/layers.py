@@ -14,6 +14,14 @@ from idvl.errors import UsageError
 from idvl.models.families import Family
 from idvl.profile import MODALITIES, Modality
 
+# what a scope of pruning means; cross-attention belongs to the language stack that holds it
+SCOPES: dict[str, tuple[Modality, ...]] = {
+    "all": MODALITIES,
+    "vision": ("vision",),
+    "language": ("language", "cross"),
+    "language-without-cross": ("language",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -57,6 +65,21 @@ def find_layers(
         near = difflib.get_close_matches(pattern, chosen, n=3, cutoff=0) or list(chosen)[:3]
         raise UsageError(f"no layer is named like {pattern!r} (wildcards: * ? [...]); near it: {', '.join(near)}")
     return matching
+
+
+def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
+    """The layers of one of SCOPES, or those whose name matches a pattern. Raises UsageError if there is none."""
+    if scope not in SCOPES:
+        near = difflib.get_close_matches(scope, SCOPES, n=1)
+        if not near:
+            return find_layers(model, family, pattern=scope)
+        raise UsageError(f"no scope {scope!r}; did you mean {near[0]!r}? (there is {', '.join(SCOPES)}, or a pattern)")
+    found = find_layers(model, family)
+    chosen = {name: layer for name, layer in found.items() if layer.modality in SCOPES[scope]}
+    if not chosen:
+        present = dict.fromkeys(layer.modality for layer in found.values())
+        raise UsageError(f"scope {scope} is empty: the model has {', '.join(present)} layers only")
+    return chosen
 
 
 def block_names(model: nn.Module, family: Family) -> list[str]:

@@ -60,7 +60,7 @@ def load(
     `dtype` "auto" keeps the checkpoint's; `device` None is the first GPU, or the CPU where there is none. Raises
     UsageError, in one line, for whatever keeps a model from being loaded whole.
     """
-    place = _device(device)
+    place = find_device(device)
     if dtype not in DTYPES:
         raise UsageError(f"no dtype {dtype!r}; choose {', '.join(DTYPES)}")
     source, folder = _locate(name)
@@ -71,7 +71,7 @@ def load(
         "token": token,
         "revision": None if folder else revision,
     }
-    with one_line(name, folder), _quiet():
+    with one_line(name, folder), quiet():
         from transformers import AutoConfig
 
         if not folder:
@@ -86,7 +86,8 @@ def load(
         processor = _processor(target, family, config, options)
         loaded = wrap(model.to(place), processor, name=name)
     resolved = getattr(options["revision"], "resolved", options["revision"])
-    about = {"source": source, "revision": resolved}
+    stored = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
+    about = {"source": source, "revision": resolved, "stored_dtype": stored}
     for warning in warnings:
         logger.warning(warning)
     noted = [*loaded.description["warnings"], *warnings]
@@ -161,16 +162,21 @@ def _locate(name: str) -> tuple[str, Path | None]:
     return "folder", path
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
+def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.float32) -> torch.device:
+    """The device asked for; None is the first GPU, or the CPU where there is none.
+
+    Raises UsageError for one that is not there or does not compute in `dtype`.
+    """
+    if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        device = torch.device(asked)
+        torch.empty(1, dtype=dtype, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"no device {str(device)!r} on this machine; choose {there}") from error
-    return place
+        what = str(dtype).removeprefix("torch.")
+        raise UsageError(f"no device {str(asked)!r} that computes in {what} on this machine; choose {there}") from error
+    return device
 
 
 def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str | None, local: bool) -> dict[str, Any]:
@@ -179,6 +185,7 @@ def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str |
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     local = local or constants.is_offline_mode()
+    unreachable = None
     try:
         if not local:
             HfApi().model_info(name, revision=revision, token=token)
@@ -186,9 +193,10 @@ def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str |
         raise
     except Exception as error:
         # each of the many files would be tried several times, with pauses
-        logger.warning("the hub cannot be reached (%s): taking %s from the local cache", first_line(error), name)
-        local = True
+        unreachable, local = error, True
     pinned = resolve_revision(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local)
+    if unreachable:
+        logger.warning("the hub cannot be reached (%s): taking %s from the local cache", first_line(unreachable), name)
     return {"revision": pinned, "local_files_only": local}
 
 
@@ -276,7 +284,7 @@ def _listed(items: Iterable[str], most: int = 8) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers without its reports, which are checked here, and without bars where no terminal shows them."""
     from transformers.utils import logging as theirs
 

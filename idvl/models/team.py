@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from idvl.errors import RunError, UsageError
+
 
 class Team:
     """`rank` of `size` processes; with size > 1 torch.distributed must be initialised."""
@@ -61,16 +63,27 @@ class Team:
         """What `make` gives on the first process, on all; an error there is raised on all."""
         if self.size == 1:
             return make()
-        box: list = [None, None]
-        if self.rank == 0:
-            try:
-                box = [make(), None]
-            except Exception as error:
-                box = [None, error]
+        box = [self.each(make if self.rank == 0 else lambda: None)]
         dist.broadcast_object_list(box, src=0)
-        if box[1] is not None:
-            raise box[1]
         return box[0]
+
+    def each(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives on each process; an error on any is raised on all. `make` must not communicate."""
+        if self.size == 1:
+            return make()
+        made = own = None
+        try:
+            made = make()
+        except Exception as error:
+            own = error
+        known = own is None or isinstance(own, UsageError | RunError)
+        errors: list = [None] * self.size
+        dist.all_gather_object(errors, own if known else RunError(f"process {self.rank}: {type(own).__name__}: {own}"))
+        if own is not None:
+            raise own
+        for error in filter(None, errors):
+            raise error
+        return made
 
     def _bounds(self, count: int) -> list[tuple[int, int]]:
         return list(pairwise(count * rank // self.size for rank in range(self.size + 1)))

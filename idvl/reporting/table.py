@@ -35,14 +35,14 @@ class ProfileTable:
         taken = sum(numbers) + GAP * (len(numbers) + 1) + NOTE
         longest = max((len(_inner(name, layer)) for name, layer in self.profile.layers.items()), default=0) + INDENT
         widths = [max(NARROWEST, min(longest, options.max_width - taken)), *numbers]
-        yield _rows([header], widths, style="bold")
+        yield grid([header], widths, style="bold")
         yield Rule(style="dim", characters="─")
         for modality, layers in by_modality(self.profile).items():
             yield Text(modality, style="bold")
             for block, inside in groupby(layers.items(), key=lambda item: item[1].block):
                 if block is not None:
                     yield Text(f" {block}", style="dim", overflow="fold")
-                yield _rows([self._cells(name, layer, widths[0]) for name, layer in inside], widths)
+                yield grid([self._cells(name, layer, widths[0]) for name, layer in inside], widths)
             yield Text()
         if self.other is not None:
             yield Text(f"Δ is the difference to {self.label}", style="dim")
@@ -51,7 +51,7 @@ class ProfileTable:
         dimension, stderr = layer.estimate.dimension, layer.estimate.stderr
         number = "-" if dimension is None else f"{dimension:.1f}" + ("" if stderr is None else f" ± {stderr:>4.1f}")
         ratio = "" if dimension is None else f"{100 * dimension / layer.width:.1f} %"
-        cells = [_folded(_inner(name, layer), width), number, str(layer.width), ratio]
+        cells = [folded(_inner(name, layer), width), number, str(layer.width), ratio]
         if self.other is not None:
             cells.append(_difference(layer, self.other.layers.get(name)))
         return [*cells, note(layer)]
@@ -103,7 +103,7 @@ def _inner(name: str, layer: LayerProfile) -> str:
     return name if layer.block is None else name.removeprefix(f"{layer.block}.")
 
 
-def _folded(name: str, width: int) -> str:
+def folded(name: str, width: int) -> str:
     """The name, indented, on lines of at most `width` that break at its dots."""
     lines = [""]
     for part in name.split("."):
@@ -115,7 +115,8 @@ def _folded(name: str, width: int) -> str:
     return "\n".join(" " * INDENT + line for line in lines)
 
 
-def _rows(rows: Iterable[Sequence[str]], widths: Sequence[int], style: str = "") -> Table:
+def grid(rows: Iterable[Sequence[str]], widths: Sequence[int], style: str = "") -> Table:
+    """Rows of a name, numbers and a note, in columns of these widths; the note takes what is left."""
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0), style=style)
     made.add_column(width=widths[0], overflow="fold")
     for width in widths[1:]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import shlex
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,9 +31,9 @@ from idvl.models.loading import Loaded, load, wrap
 from idvl.models.plan import Plan
 from idvl.models.team import Team
 from idvl.profile import Capture, EstimatorName, Knn, LayerProfile, Modality, Profile, Tokens, load_profile
-from idvl.recipe import Recipe
+from idvl.recipe import ESTIMATING, Recipe, parse_bytes
 from idvl.reporting.plot import plot
-from idvl.workflows.launch import free_memory, join_team
+from idvl.workflows.launch import join_team
 from idvl.workflows.measure import Measurement, Progress, Settings
 
 
@@ -50,9 +52,12 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run ends with. `profile` and `folder` are None after a plan alone, and beside the first process."""
+    """What a run ends with: `profile` and `folder` after a measurement (beside the first process neither).
 
-    plan: Plan
+    `plan` is None where everything had been measured before.
+    """
+
+    plan: Plan | None
     profile: Profile | None = None
     folder: Path | None = None
 
@@ -71,23 +76,35 @@ def run(
 
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
-    other = [(str(compare), load_profile(compare))] if compare else []
+    others = [(str(compare), load_profile(compare))] if compare else []
     dataset = recipe.data.dataset or dataset_of(recipe.model.name)
-    if folder:
-        runs.check(folder, resume=resume, overwrite=overwrite)
+    settings = _settings(recipe)
+    named = "estimate-id", recipe.model.name, dataset
+    runs.check(folder or runs.default_folder(*named), resume=resume, overwrite=overwrite)
     device, team = join_team(recipe.model.device)
     loaded, selection, layers = _gather(recipe, dataset, device, team, reporter)
-    settings = _settings(recipe)
     signature = _signature(loaded, selection, layers, settings)
-    folder = team.first(lambda: folder or runs.default_folder("estimate-id", recipe.model.name, dataset))
-    done = team.first(lambda: _done(folder, signature, layers) if resume else {})
+    resolved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
+    options = {
+        "recipe": resolved.to_dict(*ESTIMATING),
+        "signature": signature,
+        "resume": resume,
+        "overwrite": overwrite,
+    }
+    done = team.first(lambda: _done(folder, signature, layers) if folder and resume else {})
+    if done.keys() == layers.keys() and not plan_only:
+        finished = team.first(lambda: _finished(folder, options, loaded.name, others))
+        if finished:
+            reporter.note("everything is measured already")
+            _judge(finished.layers, reporter)
+            return Result(plan=None, profile=finished, folder=folder)
     with reporter.progress("preparing") as progress:
         work = Measurement(
             loaded,
             selection.samples,
             layers,
             settings,
-            memory=recipe.estimate.memory_bytes or free_memory(device, team) // 4,
+            memory=recipe.estimate.memory_bytes,
             spill=recipe.estimate.spill,
             team=team,
             done=done,
@@ -97,32 +114,24 @@ def run(
         return Result(plan=work.plan)
     for line in work.plan.lines():
         reporter.note(line)
-    resolved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
-    options = {"recipe": resolved.to_dict(), "signature": signature, "resume": resume, "overwrite": overwrite}
     with ExitStack() as held:
         opened: list[runs.Run] = []
-        team.first(lambda: opened.append(held.enter_context(runs.Run.open(folder, **options))))
-        start = time.perf_counter()
+        team.first(
+            lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options)))
+        )
         if not opened:
             for _ in work.estimates():
                 pass
             return Result(plan=work.plan)
-        measured = done | _measured(work, opened[0], reporter)
-        facts = _facts(work, time.perf_counter() - start)
-        profile = _profile(measured, loaded, selection, settings, {**runs.provenance(), **facts})
-        backends = Counter(
-            layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values()
-        )
-        reporter.note(f"neighbours by {', '.join(f'{name} in {n} layers' for name, n in backends.items() if name)}")
-        profile.save(opened[0].path("profile.json"))
-        plot([(recipe.model.name, profile), *other], opened[0].path("profile.png"))
-    _judge(measured, reporter)
-    return Result(plan=work.plan, profile=profile, folder=folder)
+        profile = _recorded(work, selection, opened[0], done, reporter)
+        plot([(loaded.name, profile), *others], opened[0].path("profile.png"))
+    _judge(profile.layers, reporter)
+    return Result(plan=work.plan, profile=profile, folder=opened[0].folder)
 
 
 def estimate_id(
-    model: str | nn.Module,
-    samples: str | Sequence[Sample],
+    model: str | Path | nn.Module,
+    samples: str | Path | Sequence[Sample],
     *,
     processor: Any = None,
     n: int | None = None,
@@ -134,7 +143,7 @@ def estimate_id(
     modality: Sequence[Modality] | None = None,
     knn: Knn = "auto",
     batch_size: int = 16,
-    memory: int | None = None,
+    memory: int | str | None = None,
     spill: str | Path | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -144,41 +153,64 @@ def estimate_id(
 
     `model`: a Hub id, a folder, a built-in name, or a transformers model, which then needs its `processor` (a model
     keeps its device). `samples`: a dataset's name or path, of which `n` are drawn from `split`, or a list of Sample.
-    `memory`: bytes held beside the model, a quarter of what is free by default. Raises UsageError and RunError with
-    one line each.
+    `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. Calls from
+    several threads take turns. Raises UsageError and RunError with one line each.
     """
-    device, team = join_team(device)
-    if not isinstance(model, str) and (processor is None or not hasattr(model, "config")):
-        raise UsageError("a model in memory must be a transformers model and come with its processor=")
-    # measured in eval mode, and put back
-    modes = [] if isinstance(model, str) else [(module, module.training) for module in model.modules()]
-    loaded = load(model, device=device) if isinstance(model, str) else wrap(model, processor)
-    if isinstance(samples, str):
-        selection = select(samples, split=split, n=n, seed=seed)
-    else:
-        samples = list(samples)
-        if not all(isinstance(sample, Sample) for sample in samples):
-            raise UsageError(
-                "samples must be a dataset's name or path, or a list of idvl.Sample(id=, source=, texts=(...,))"
-            )
-        selection = Selection(samples=samples, description={"dataset": None, "ids": [sample.id for sample in samples]})
     settings = Settings(tokens=tokens, capture=capture, estimator=estimator, knn=knn, batch_size=batch_size, seed=seed)
-    chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
-    work = Measurement(
-        loaded,
-        selection.samples,
-        chosen,
-        settings,
-        memory=memory or free_memory(loaded.model.device, team) // 4,
-        spill=Path(spill) if spill else None,
-        team=team,
-    )
-    start = time.perf_counter()
-    measured = dict(work.estimates(progress))
-    for module, training in modes:
-        module.training = training
-    facts = _facts(work, time.perf_counter() - start)
-    return _profile(measured, loaded, selection, settings, {**runs.provenance(), **facts})
+    budget = _budget(memory)
+    with _turn, _put_back(model):
+        place, team = join_team(device)
+        loaded = _loaded(model, processor, place)
+        selection = _selection(samples, split=split, n=n, seed=seed)
+        chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
+        spill = Path(spill) if spill else None
+        work = Measurement(loaded, selection.samples, chosen, settings, memory=budget, spill=spill, team=team)
+        start = time.perf_counter()
+        measured = dict(work.estimates(progress))
+        return _profile(measured, work, selection, time.perf_counter() - start)
+
+
+# forwards are suspended and precision is set for the whole process
+_turn = threading.Lock()
+
+
+@contextmanager
+def _put_back(model: Any) -> Iterator[None]:
+    """Leave a model in memory in training or eval mode as it was; it is measured in eval mode."""
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _budget(memory: int | str | None) -> int | None:
+    try:
+        return None if memory is None else parse_bytes(memory)
+    except ValueError as error:
+        raise UsageError(f"memory takes {error}") from error
+
+
+def _loaded(model: str | Path | nn.Module, processor: Any, device: torch.device) -> Loaded:
+    if isinstance(model, str | Path):
+        return load(str(model), device=device)
+    if processor is None or not hasattr(model, "config"):
+        raise UsageError("a model in memory must be a transformers model and come with its processor=")
+    return wrap(model, processor)
+
+
+def _selection(samples: str | Path | Sequence[Sample], *, split: str | None, n: int | None, seed: int) -> Selection:
+    if isinstance(samples, str | Path):
+        return select(str(samples), split=split, n=n, seed=seed)
+    if n is not None or split is not None:
+        raise UsageError("n= and split= choose from a dataset's name or path; of a list of samples all are taken")
+    samples = list(samples)
+    if not all(isinstance(sample, Sample) for sample in samples):
+        raise UsageError(
+            "samples must be a dataset's name or path, or a list of idvl.Sample(id=, source=, texts=(...,))"
+        )
+    return Selection(samples=samples, description={"dataset": None, "ids": [sample.id for sample in samples]})
 
 
 def _gather(
@@ -186,14 +218,16 @@ def _gather(
 ) -> tuple[Loaded, Selection, dict[str, Layer]]:
     """Model, samples and layers of a recipe. The first process chooses the samples for all."""
     asked, data = recipe.model, recipe.data
-    loaded = load(
-        asked.name,
-        revision=asked.revision,
-        dtype=asked.dtype,
-        device=device,
-        trust_remote_code=asked.trust_remote_code,
-        cache_dir=asked.cache_dir,
-        local_files_only=asked.local_files_only,
+    loaded = team.each(
+        lambda: load(
+            asked.name,
+            revision=asked.revision,
+            dtype=asked.dtype,
+            device=device,
+            trust_remote_code=asked.trust_remote_code,
+            cache_dir=asked.cache_dir,
+            local_files_only=asked.local_files_only,
+        )
     )
     layers = find_layers(loaded.model, loaded.family, pattern=recipe.estimate.layers, modality=recipe.estimate.modality)
     with reporter.progress("choosing samples") as progress:
@@ -228,12 +262,12 @@ def _settings(recipe: Recipe) -> Settings:
 
 
 def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer], settings: Settings) -> dict[str, Any]:
-    """What a resumed run must share with the one it continues."""
+    """What a resumed run must share with the one it continues: all that its numbers depend on."""
     return {
         **{key: loaded.description[key] for key in ("fingerprint", "revision", "class", "dtype")},
         "samples": selection.description["fingerprint"],
         "layers": hashlib.sha256("\n".join(layers).encode()).hexdigest(),
-        **asdict(settings),
+        **{key: value for key, value in asdict(settings).items() if key not in ("batch_size", "knn")},
     }
 
 
@@ -250,6 +284,33 @@ def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) 
     return done
 
 
+def _finished(
+    folder: Path, options: Mapping[str, Any], name: str, others: Sequence[tuple[str, Profile]]
+) -> Profile | None:
+    """The profile of a run that has measured everything, None if it was not written; drawn anew beside `others`."""
+    try:
+        profile = load_profile(folder / "profile.json")
+    except UsageError:
+        return None
+    if others:
+        with runs.Run.open(folder, **options) as opened:
+            plot([(name, profile), *others], opened.path("profile.png"))
+    return profile
+
+
+def _recorded(
+    work: Measurement, selection: Selection, opened: runs.Run, done: dict[str, LayerProfile], reporter: Reporter
+) -> Profile:
+    """Measure what is left, and write the profile."""
+    start = time.perf_counter()
+    measured = done | _measured(work, opened, reporter)
+    profile = _profile(measured, work, selection, time.perf_counter() - start)
+    backends = Counter(layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values())
+    reporter.note(f"neighbours by {', '.join(f'{name} in {n} layers' for name, n in backends.items() if name)}")
+    profile.save(opened.path("profile.json"))
+    return profile
+
+
 def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[str, LayerProfile]:
     """Measure what is left, each layer written down as soon as it is known."""
     measured = {}
@@ -259,7 +320,8 @@ def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[s
                 opened.log_metric({"layer": name, "profile": asdict(layer)})
                 measured[name] = layer
     except KeyboardInterrupt:
-        reporter.warn(f"stopped: the same command with --output {opened.folder} --resume goes on where this ends")
+        place = shlex.quote(str(opened.folder))
+        reporter.warn(f"stopped: the same command with --output {place} --resume goes on where this ends")
         raise
     return measured
 
@@ -296,17 +358,11 @@ def _peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _profile(
-    measured: Mapping[str, LayerProfile],
-    loaded: Loaded,
-    selection: Selection,
-    settings: Settings,
-    provenance: dict[str, Any],
-) -> Profile:
+def _profile(measured: Mapping[str, LayerProfile], work: Measurement, selection: Selection, seconds: float) -> Profile:
     return Profile(
         layers=dict(sorted(measured.items(), key=lambda item: item[1].depth)),
-        model=loaded.description,
+        model=work.loaded.description,
         dataset=selection.description,
-        protocol={**asdict(settings), "n_samples": len(selection.samples)},
-        provenance=provenance,
+        protocol={**asdict(work.settings), "n_samples": len(selection.samples)},
+        provenance={**runs.provenance(), **_facts(work, seconds)},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 from contextlib import suppress
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import psutil
 import torch
+
+# its functions keep whatever group there is when it is first imported, and with it the group's threads
+import torch.distributed.nn.functional  # noqa: F401
 from accelerate import PartialState
 
 from idvl.errors import UsageError
+from idvl.models.loading import find_device
 from idvl.models.team import Team
 
 
@@ -32,7 +37,10 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
         raise UsageError(_relaunch(launched, cpu, "Accelerate sees one, so each would do all the work"))
     if state.num_processes == 1:
         # Accelerate's state outlives a call, and keeps the device of the first one
-        return _named(device or ("cpu" if cpu else "cuda")), Team()
+        return find_device(device, torch.float64), Team()
+    if state.device.type == "cpu":
+        # a thread of the group that outlives the interpreter aborts the process
+        atexit.register(state.destroy_process_group)
     return state.device, Team(state.process_index, state.num_processes)
 
 
@@ -64,13 +72,3 @@ def free_memory(device: torch.device, team: Team) -> int:
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
         free = min(free, max(int(text) - int(used.read_text()), 0))
     return free // team.size
-
-
-def _named(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, dtype=torch.float64, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--device {name} cannot be used ({reason}); leave it out to take what there is") from error
-    return device

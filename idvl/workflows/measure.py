@@ -6,16 +6,19 @@ recipes, run folders or terminals.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from idvl.data.catalog import unknown
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.files import disk_errors
@@ -33,7 +36,7 @@ from idvl.models.survey import Survey, survey
 from idvl.models.team import Team
 from idvl.models.traverse import traverse
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
-from idvl.workflows.launch import give_back_freed_memory
+from idvl.workflows.launch import free_memory, give_back_freed_memory
 
 Progress = Callable[[int, int], None]
 
@@ -42,6 +45,8 @@ MOST_ECHOES = 16
 MOST_BATCHES = 4096
 # the share of the budget above which a plan leaves no room for memory that the allocator keeps
 TIGHT = 0.7
+# what every generator that a run seeds takes
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +60,22 @@ class Settings:
     batch_size: int = 16
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        words = {"tokens": Tokens, "capture": Capture, "estimator": EstimatorName, "knn": Knn}
+        for key, known in words.items():
+            if getattr(self, key) not in get_args(known):
+                raise unknown(key, str(getattr(self, key)), get_args(known))
+        for key, least, most in (("batch_size", 1, sys.maxsize), ("seed", 0, LARGEST_SEED)):
+            value = getattr(self, key)
+            if not (isinstance(value, Integral) and least <= value <= most):
+                raise UsageError(f"{key} must be a whole number from {least} to {most}, not {value!r}")
+
 
 class Measurement:
     """All that is known before the work starts (batches, survey, plan); `estimates()` then does the work.
 
-    `memory`: bytes that may be held beside the model, per process. `done`: names of layers that need not be measured.
-    Raises UsageError where the memory or the samples are too few.
+    `memory`: bytes that may be held beside the model, per process; a quarter of what is free by default. `done`: names
+    of layers that need not be measured. Raises UsageError where the memory or the samples are too few.
     """
 
     def __init__(
@@ -70,7 +85,7 @@ class Measurement:
         layers: Mapping[str, Layer],
         settings: Settings,
         *,
-        memory: int,
+        memory: int | None = None,
         spill: Path | None = None,
         team: Team | None = None,
         done: Collection[str] = (),
@@ -79,13 +94,14 @@ class Measurement:
         self.loaded, self.layers, self.settings = loaded, layers, settings
         self.n, self.team = len(samples), team or Team()
         self.device = next(loaded.model.parameters()).device
+        memory = free_memory(self.device, self.team) // 4 if memory is None else memory
         self._done = frozenset(done)
         self._spill = spill / f"process-{self.team.rank}" if spill else None
         if self._spill:
             with disk_errors(self._spill, "--spill"):
                 self._spill.mkdir(parents=True, exist_ok=True)
-        self._encode(samples, progress)
-        seen = self._survey()
+        self.team.each(lambda: self._encode(samples, progress))
+        seen = self.team.each(self._survey)
         self.features = {
             name: point_features(seen.shapes[name], seen.batch_size, settings.tokens) for name in seen.order()
         }
@@ -95,7 +111,7 @@ class Measurement:
         if self.device.type == "cpu" and self.plan.held_bytes > TIGHT * self.plan.budget:
             give_back_freed_memory()
             # which takes time of its own
-            seen = self._survey()
+            seen = self.team.each(self._survey)
             self.plan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
 
     def _survey(self) -> Survey:

@@ -110,7 +110,7 @@ def test_without_arguments_help_is_shown_and_the_code_is_2(capsys: pytest.Captur
 
 
 def test_every_setting_of_a_recipe_has_a_flag_that_sets_it(workflow: Workflow) -> None:
-    from idvl.recipe import keys
+    from idvl.recipe import ESTIMATING, keys
 
     given = {
         "revision": "v1", "dtype": "float16", "device": "cpu", "trust_remote_code": True, "cache_dir": "/c",
@@ -124,8 +124,9 @@ def test_every_setting_of_a_recipe_has_a_flag_that_sets_it(workflow: Workflow) -
         flag = f"--{name.replace('_', '-')}"
         args += [flag] if value is True else [flag, str(value[0] if isinstance(value, list) else value)]
     assert main(["estimate-id", "some/model", *args]) == 0
-    found = workflow.recipe.to_dict()
-    assert {f"{section}.{name}" for section in found for name in found[section]} == set(keys())
+    found = workflow.recipe.to_dict(*ESTIMATING)
+    known = {key for key in keys() if key.startswith(tuple(f"{section}." for section in ESTIMATING))}
+    assert {f"{section}.{name}" for section in found for name in found[section]} == known
     flat = {name: value for section in found.values() for name, value in section.items()}
     assert flat == {"name": "some/model", **given}
 
@@ -193,6 +194,11 @@ def test_beside_the_main_process_all_is_silent(
     workflow.error = RunError("it broke")
     assert main(["estimate-id", "m"]) == 1
     assert "idvl [process 1]: it broke\n" in capsys.readouterr().err
+    monkeypatch.setattr("idvl.commands.PATIENCE", 0)
+    for error, code in ((UsageError("not a model"), 2), (KeyboardInterrupt(), 130)):
+        workflow.error = error
+        assert main(["estimate-id", "m"]) == code
+        assert "idvl" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -232,6 +238,7 @@ def test_a_mistake_is_one_line_and_code_2(
         (KeyError("two\nlines"), 1, "idvl: KeyError: 'two\\nlines' (--debug shows where)"),
         (MemoryError(), 1, "idvl: out of memory: give a smaller --memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "idvl: out of memory"),
+        (RuntimeError("[gloo/pair.cc] Connection closed by peer"), 1, "idvl: the connection to the other processes"),
         (KeyboardInterrupt(), 130, "idvl: interrupted"),
     ],
 )
@@ -250,6 +257,38 @@ def test_debug_shows_the_traceback(workflow: Workflow, capsys: pytest.CaptureFix
     workflow.error = RunError("it broke")
     assert main(args) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+SIGNALLED = """
+import os, signal, sys
+
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.{signal})
+
+sys.meta_path.insert(0, Importing())
+sys.argv = ["idvl", "estimate-id", "builtin/blip"]
+from idvl.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["idvl.commands", "typer", "idvl.workflows", "torch"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_it_in_one_line_at_any_time(module: str, name: str, code: int) -> None:
+    done = run_python(SIGNALLED.format(module=module, signal=name))
+    assert (done.returncode, done.stderr, done.stdout) == (code, "idvl: interrupted\n", "")
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    done = run_python(
+        "import os, signal, sys\nfrom idvl import __main__ as entry\n"
+        "def hang():\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "entry._run = hang\nsys.exit(entry.main())"
+    )
+    assert (done.returncode, done.stderr) == (143, "")
 
 
 def test_a_bare_clone_says_what_to_do(tmp_path: Path) -> None:

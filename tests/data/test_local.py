@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from idvl.data.catalog import TRAINING
 from idvl.data.samples import select
 from idvl.errors import UsageError
 from tests.hub import caption, jpeg, write_dataset
@@ -184,3 +185,29 @@ def test_damaged_tables(name: str, content: bytes, message: str, tmp_path: Path)
     with pytest.raises(UsageError, match=message) as caught:
         select(str(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+def test_training_takes_every_usable_row_of_train(tmp_path: Path) -> None:
+    images(tmp_path / "train", 110)
+    images(tmp_path / "test", 5)
+    for n in range(3):  # the same picture again
+        (tmp_path / "train" / f"again-{n}.jpg").write_bytes(jpeg(0))
+    (tmp_path / "train" / "broken.jpg").write_bytes(b"")
+    training = select(str(tmp_path), split=TRAINING, distinct=False, force=True)
+    assert training.description["split"] == "train"
+    assert (len(training.samples), training.description["duplicates"]) == (113, 0)
+    assert len(training.description["skipped"]) == 1
+    assert len(select(str(tmp_path), split="train").samples) == 110
+
+
+@pytest.mark.parametrize("split", ["test", None])
+def test_training_without_a_split_for_it_takes_what_there_is(tmp_path: Path, split: str | None) -> None:
+    images(tmp_path / split if split else tmp_path, 5)
+    found = select(str(tmp_path), split=TRAINING, distinct=False, force=True)
+    assert (found.description["split"], len(found.samples)) == (split or "all", 5)
+
+
+def test_training_on_the_built_in_data() -> None:
+    found = select("digits", split=TRAINING, distinct=False, force=True)
+    assert (found.description["split"], len(found.samples)) == ("train", 898)
+    assert len(select("shapes", split=TRAINING, n=30, distinct=False, force=True).samples) == 30

@@ -57,6 +57,16 @@ def test_beyond_the_scenes_they_come_again_in_other_drawings():
     assert len({s.texts for s in samples}) == len(shapes.scenes("test"))
 
 
+def test_a_run_draws_one_by_one_and_no_more_than_it_can_use(monkeypatch):
+    assert list(shapes.candidates("validation", 300, 3)) == shapes.samples("validation", 300, 3)
+    drawn = []
+    monkeypatch.setattr(shapes, "_sample", lambda split, number: drawn.append(number))
+    pictures = shapes.candidates("test", 10_000_000, 0)
+    next(pictures)
+    assert len(drawn) == 1
+    assert 1 + sum(1 for _ in pictures) == len(set(drawn)) == 4 * len(shapes.scenes("test"))
+
+
 def test_the_drawing_of_a_known_sample_never_changes():
     scene = Scene(Thing("small", "red", "circle"), "left of", Thing("large", "blue", "square"))
     assert scene.captions == (

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from idvl.errors import UsageError
 from idvl.models.causes import one_line
 from idvl.models.inputs import encode, process
-from idvl.models.loading import fingerprint, load, wrap
+from idvl.models.loading import find_device, fingerprint, load, wrap
 from tests import tiny
 from tests.hub import Hub
 
@@ -229,8 +229,13 @@ def test_what_the_hub_answers_is_told_apart():
 
 
 HUB_SESSION = """
-import json, time
+import json, logging, time
 from idvl.models.loading import load
+
+warned = []
+handler = logging.Handler()
+handler.emit = lambda record: warned.append(record.getMessage())
+logging.getLogger("idvl").addHandler(handler)
 
 def tried(name, **options):
     start = time.time()
@@ -248,6 +253,7 @@ print(json.dumps({
     "token": tried("meta/bert", token="hf_x"),
     "unknown": tried("google/vitt"),
     "incomplete": tried("google/bare"),
+    "warnings": warned,
 }))
 """
 
@@ -277,11 +283,24 @@ def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
     said = session()
     assert said["plain"][0] == "loaded" and said["plain"][3] < 20
     assert "the hub was not reached" in said["unknown"][1]
+    taken = [warning.split("taking ")[1] for warning in said["warnings"] if "cannot be reached" in warning]
+    assert "google/vit from the local cache" in taken and "google/vitt from the local cache" not in taken
 
 
 def test_an_unknown_device():
     with pytest.raises(UsageError, match="no device 'cup'"):
         load("./x", device="cup")
+
+
+def test_a_device_without_the_precision_asked_for(monkeypatch):
+    def lacks(*size, dtype, device):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a tensor to float64: the framework does not support it.\nMore lines")
+
+    monkeypatch.setattr(torch, "empty", lacks)
+    assert find_device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match="no device 'cpu' that computes in float64 on this machine; choose cpu"):
+        find_device("cpu", torch.float64)
 
 
 def test_out_of_memory_is_not_explained_away():

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.models.team import Team
 
 COUNTS = [3, 2, 4]
@@ -36,6 +36,13 @@ def _work(rank, folder):
     assert team.first(lambda: {"rank": rank}) == {"rank": 0}
     with pytest.raises(UsageError, match="by 0"):
         team.first(lambda: _refuse(rank))
+    assert team.each(lambda: rank) == rank
+    with pytest.raises(UsageError, match="by 2"):
+        team.each(lambda: _refuse(rank) if rank == 2 else None)
+    with pytest.raises(
+        KeyError if rank == 1 else RunError, match="here" if rank == 1 else "process 1: KeyError: 'here'"
+    ):
+        team.each(lambda: {}["here"] if rank == 1 else None)
     assert list(team.part(10)) == [list(range(3)), list(range(3, 6)), list(range(6, 10))][rank]
     dist.destroy_process_group()
 
@@ -49,4 +56,4 @@ def test_alone_everything_is_the_identity():
     assert team.share(rows(), [9]) is not None and torch.equal(team.share(rows(), [9]), rows())
     assert team.counts(5) == [5]
     assert list(team.part(4)) == [0, 1, 2, 3]
-    assert team.first(lambda: "x") == "x"
+    assert team.first(lambda: "x") == team.each(lambda: "x") == "x"

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,8 +204,60 @@ def test_a_run_cut_off_goes_on_where_it_stopped(blip, tmp_path, monkeypatch):
     result = run(recipe(blip), folder=tmp_path / "cut", resume=True, reporter=Silent())
     assert result.plan.n_layers == len(whole.layers) - 7
     assert result.profile.layers == whole.layers
-    again = run(recipe(blip), folder=tmp_path / "cut", resume=True, reporter=Silent())
-    assert again.profile.layers == whole.layers
+
+
+def test_a_finished_run_is_shown_again_without_a_measurement(blip, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    profile = run(recipe(blip), folder=folder, reporter=Silent()).profile
+    before = (folder / "profile.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("idvl.workflows.estimate_id.Measurement", None)
+        reporter = Silent()
+        again = run(recipe(blip, data__batch_size=5), folder=folder, resume=True, reporter=reporter)
+        assert again.plan is None and again.profile == profile and again.folder == folder
+        assert reporter.notes == ["everything is measured already"]
+        assert (folder / "profile.json").read_bytes() == before
+        (folder / "profile.png").unlink()
+        run(recipe(blip), folder=folder, resume=True, compare=folder, reporter=Silent())
+        assert (folder / "profile.png").exists()
+    (folder / "profile.json").unlink()
+    assert run(recipe(blip), folder=folder, resume=True, reporter=Silent()).profile.layers == profile.layers
+
+
+def test_a_run_goes_on_with_batches_and_neighbours_of_another_kind(blip, tmp_path):
+    folder = tmp_path / "run"
+    run(recipe(blip), folder=folder, reporter=Silent())
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:3]))
+    changed = recipe(blip, data__batch_size=5, estimate__knn="torch", estimate__memory="2GiB")
+    result = run(changed, folder=folder, resume=True, reporter=Silent())
+    assert result.plan.n_layers == len(result.profile.layers) - 3
+    assert (result.profile.protocol["batch_size"], result.profile.protocol["knn"]) == (5, "torch")
+
+
+STOPPED = """
+import os, signal, sys
+from idvl import runs
+
+def log(self, values, log=runs.Run.log_metric):
+    log(self, values)
+    os.kill(os.getpid(), signal.{signal})
+
+runs.Run.log_metric = log
+sys.argv = ["idvl", "estimate-id", {model!r}, "--dataset", "shapes", "--samples", "100", "--output", {folder!r}]
+from idvl.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_says_how_to_go_on(blip, tmp_path, name, code):
+    folder = tmp_path / "a run"
+    program = STOPPED.format(signal=name, model=blip, folder=str(folder))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code
+    assert f"--output '{folder}' --resume goes on" in done.stderr and "Traceback" not in done.stderr
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_plan_alone_writes_nothing(blip, tmp_path):
@@ -217,6 +271,47 @@ def test_the_library_takes_a_model_and_samples(loaded):
     profile = estimate_id(loaded.model, tiny.samples(N), processor=loaded.processor, modality=["vision"])
     assert {layer.modality for layer in profile.layers.values()} == {"vision"}
     assert profile.protocol["n_samples"] == N
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"tokens": "mena"}, "no tokens 'mena'; did you mean 'mean'"),
+        ({"capture": "inputs"}, "did you mean 'input'"),
+        ({"estimator": "towonn"}, "did you mean 'twonn'"),
+        ({"knn": None}, "no knn 'None'"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
+        ({"batch_size": "8"}, "batch_size must be a whole number from 1 to .*, not '8'"),
+        ({"seed": 2**63}, "seed must be a whole number from 0 to 4294967295"),
+        ({"seed": -1}, "seed must be"),
+        ({"memory": "lots"}, "memory takes a size such as 8GiB or 500MB, not 'lots'"),
+        ({"memory": 0}, "memory takes a size"),
+        ({"n": 50}, "n= and split= choose from a dataset"),
+        ({"split": "test"}, "n= and split= choose"),
+        ({"samples": []}, "no samples"),
+        ({"samples": ["a", "b"]}, "list of idvl.Sample"),
+        ({"processor": None}, "processor="),
+        ({"modality": ["visoin"]}, "did you mean vision"),
+    ],
+)
+def test_the_library_refuses_in_one_line(loaded, asked, said):
+    with pytest.raises(UsageError, match=said) as refused:
+        estimate_id(loaded.model, **{"samples": tiny.samples(3), "processor": loaded.processor, **asked})
+    assert "\n" not in str(refused.value)
+
+
+def test_the_library_takes_paths_and_sizes(blip, loaded):
+    chosen = {"layers": "vision_model.*0.mlp.fc1", "seed": 2**32 - 1, "n": 100, "memory": "2GiB"}
+    profile = estimate_id(Path(blip), "shapes", **chosen)
+    assert profile.provenance["memory_budget"] == 2**31 and profile.dataset["seed"] == 2**32 - 1
+
+
+def test_two_threads_take_turns_at_a_model(loaded):
+    samples = tiny.samples(N)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(estimate_id, loaded.model, samples, processor=loaded.processor) for _ in range(2)]
+        first, second = (call.result() for call in calls)
+    assert first.layers == second.layers
 
 
 def test_batches_on_different_paths_end_in_one_line(loaded, monkeypatch):
@@ -266,6 +361,16 @@ def test_two_processes_give_the_profile_of_one(blip, tmp_path, launcher):
         assert two["layers"][name]["estimate"]["dimension"] == pytest.approx(layer["estimate"]["dimension"], rel=1e-6)
 
 
+def test_a_mistake_is_told_by_one_of_several_processes(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [*launch, "-m", "idvl", "estimate-id", "./no-such-model", "--dataset", "shapes"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("no-such-model does not exist") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_processes_that_do_not_know_of_each_other_are_refused(blip, tmp_path):
     environment = {**os.environ, "WORLD_SIZE": "2"}
     command = [
@@ -289,6 +394,8 @@ def test_a_model_in_training_is_put_back(blip):
     loaded.model.train()
     loaded.model.vision_model.eval()
     estimate_id(loaded.model, tiny.samples(N), processor=loaded.processor, layers="vision_model.*0.mlp.fc1")
+    with pytest.raises(UsageError):
+        estimate_id(loaded.model, tiny.samples(N), processor=loaded.processor, memory=1)
     assert loaded.model.training and loaded.model.text_decoder.training and not loaded.model.vision_model.training
     with pytest.raises(UsageError, match="processor="):
         estimate_id(loaded.model, tiny.samples(N))

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from idvl.data.samples import Sample
+from idvl.models.objective import Gather, Objective
 from idvl.profile import Modality
 
 FALLBACK = "generic"
@@ -33,6 +35,28 @@ def call(model: nn.Module, inputs: dict[str, Tensor], **more: Any) -> Any:
     given = {key: value for key, value in inputs.items() if key in named}
     dtype = getattr(model, "dtype", torch.float32)
     return model(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How a model is trained on samples: what it is shown, and what it should have said."""
+
+    # (model, inputs, gather) -> Objective; `gather` is None where there is but one process
+    loss: Callable[[nn.Module, dict[str, Tensor], Gather | None], Objective]
+    # (processor, samples, text_length, config) -> model inputs on the CPU, and "labels": one for each term that the
+    # loss counts, IGNORED where there is nothing to learn
+    inputs: Callable[..., dict[str, Tensor]]
+    # (sample, config) -> what is wrong with a sample that cannot be learnt from, else None
+    lacks: Callable[[Sample, Any], str | None] = lambda sample, config: None
+    # the first texts of a sample that are always read; of the others, which say the same, training reads one
+    fixed_texts: int = 0
+    # whether a sample's loss depends on the others of its batch, over all processes
+    contrastive: bool = False
+    least_batch: int = 1
+    # whether the loss leaves out parts of the model, which then get no gradient
+    partial: bool = False
+    # whether a block may run a second time in the backward pass
+    checkpointing: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +84,8 @@ class Family:
     token_mask: Callable[[str, int, dict[str, Tensor]], Tensor | None]
     # (model, model inputs) -> whatever the model returns
     call: Callable[[nn.Module, dict[str, Tensor]], Any] = call
+    # None where idvl knows no loss for what the checkpoint's class returns
+    lesson: Lesson | None = None
     guessed: bool = False
     # what was guessed, and what the numbers do not cover: one sentence each
     notes: tuple[str, ...] = ()
@@ -78,6 +104,11 @@ class Family:
             if auto.startswith("AutoModel") and automatic[auto].endswith(named):
                 return getattr(transformers, auto)
         return getattr(transformers, named, None) or transformers.AutoModel
+
+
+def unlabelled(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs without their labels, from which transformers would make a mean of its own."""
+    return {key: value for key, value in inputs.items() if key != "labels"}
 
 
 def names() -> list[str]:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import Any
 
-from idvl.models.families import Family
+import torch
+from torch import Tensor, nn
+
+from idvl.data.samples import Sample
+from idvl.models.families import Family, Lesson, call, unlabelled
 from idvl.models.inputs import longest_text, process
+from idvl.models.objective import Gather, Objective, contrastive
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
     """Real tokens of the text tower; all tokens of the vision tower count."""
     return inputs["attention_mask"].bool() if layer_name.startswith("text_model.") else None
+
+
+def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """The symmetric contrastive loss, its temperature learnt, over the pairs of all processes."""
+    output = call(model, unlabelled(inputs))
+    return contrastive(output.image_embeds, output.text_embeds, model.logit_scale.exp(), gather)
+
+
+def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """Inputs of n pairs; the label of each is its own place."""
+    return {**process(processor, samples, text_length), "labels": torch.arange(len(samples))}
 
 
 FAMILY = Family(
@@ -26,4 +43,5 @@ FAMILY = Family(
     inputs=process,
     text_length=longest_text,
     token_mask=token_mask,
+    lesson=Lesson(loss=loss, inputs=training_inputs, contrastive=True, least_batch=2),
 )

@@ -2,10 +2,12 @@
 
 Guesses rest on the names of modules and on the modalities that the model's class declares. Where a text sits among a
 layer's tokens is not guessed but tried: changing the tokens at padded positions must change those positions alone.
+Models that write text, or classify images, are trained with the loss that they compute by themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -20,8 +22,9 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models import families
 from idvl.models.causes import first_line
-from idvl.models.families import Family
+from idvl.models.families import Family, Lesson, vit
 from idvl.models.inputs import NO_LIMIT, image_processor_of, longest_text, process, tokenizer_of
+from idvl.models.objective import IGNORED, Gather, Objective
 from idvl.profile import Modality
 
 CROSS = r"(cross_?attention|cross_?attn|encoder_attn|EncDecAttention|xattn)(\.|$)"
@@ -85,6 +88,7 @@ def for_config(config: Any) -> Family:
         reads_image=rf"{CROSS}.*{KEY_OR_VALUE}" if len(needs) == 2 else None,
         inputs=partial(process, needs=needs),
         text_length=partial(longest_text, needs=needs) if "text" in needs else lambda processor, samples: 0,
+        lesson=_lesson(config, needs, {}),
         notes=(
             f"{config.model_type} is no architecture idvl knows: that it reads {' and '.join(needs)}, "
             "and the modality of each layer, are guessed from names",
@@ -101,13 +105,43 @@ def fit(family: Family, model: nn.Module, processor: Any) -> Family:
         notes.append(f"the processor's sizes vary with the image: images are resized to {side} x {side} pixels first")
     if family.needs == ("image", "text"):
         how["placeholder"] = _placeholder(processor, how)
-    family = replace(family, inputs=partial(process, **how))
+    family = replace(family, inputs=partial(process, **how), lesson=_lesson(model.config, family.needs, how))
     if "text" in family.needs:
         family = replace(family, text_length=partial(longest_text, **how))
         offsets, said = _text_offsets(family, model, processor)
         family = replace(family, token_mask=partial(mask_at, offsets))
         notes += said
     return replace(family, notes=tuple(notes))
+
+
+def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """The model's own mean loss, times the number of its terms."""
+    mean = getattr(families.call(model, inputs), "loss", None)
+    if mean is None:
+        raise UsageError(f"{type(model).__name__} returns no loss for labels: idvl does not know how to train it")
+    count = int((inputs["labels"] != IGNORED).sum())
+    return Objective(mean * count, count, None)
+
+
+def writing_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, **how: Any
+) -> dict[str, Tensor]:
+    """Inputs with their own tokens as labels, which the model shifts: all but the first, padding and the image."""
+    shown = process(processor, samples, text_length, **how)
+    tokens = shown["input_ids"]
+    learnt = shown.get("attention_mask", torch.ones_like(tokens)).bool()
+    learnt[:, 0] = False
+    for name in ("image_token_id", "image_token_index"):
+        learnt &= tokens != getattr(config, name, IGNORED)
+    return {**shown, "labels": torch.where(learnt, tokens, IGNORED)}
+
+
+def classifying_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, **how: Any
+) -> dict[str, Tensor]:
+    """pixel_values and labels (n,)."""
+    labels = torch.tensor([sample.label for sample in samples])
+    return {**process(processor, samples, text_length, **how), "labels": labels}
 
 
 def mask_at(offsets: dict[str, int], layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
@@ -125,6 +159,20 @@ def mask_by_length(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) ->
     """Before a model is loaded: as many tokens as the text has are taken for the text."""
     mask = inputs.get("attention_mask")
     return mask.bool() if mask is not None and mask.shape[1] == n_tokens else None
+
+
+def _lesson(config: Any, needs: Sequence[str], how: dict[str, Any]) -> Lesson | None:
+    """How a class that transformers lists as a writer or a classifier of images is trained; None for any other."""
+    from transformers.models.auto import modeling_auto as auto
+
+    how = {"needs": needs, **how}
+    name = FAMILY.model_class(config).__name__
+    writers = (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    if not config.is_encoder_decoder and any(name in names.values() for names in writers):
+        return Lesson(loss=loss, inputs=partial(writing_inputs, **how), partial=True)
+    if any(name in names for names in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()):
+        return Lesson(loss=loss, inputs=partial(classifying_inputs, **how), lacks=vit.lacks, partial=True)
+    return None
 
 
 def _picture(width: int, height: int) -> Image.Image:

@@ -1,0 +1,79 @@
+"""The flags that several commands share: how each is spelled and explained, once. It knows no command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from idvl.profile import MODALITIES, Capture, Dtype, EstimatorName, Knn, Tokens
+
+DATA, MEASURE, MODEL, RUN, SHOWN = "Data", "Measurement", "Model", "Run", "What is shown"
+
+
+def choices(words: Any) -> str:
+    """What a Literal allows; its first word is the default."""
+    first, *others = get_args(words)
+    return ", ".join([f"{first} (default)", *others])
+
+
+def text(panel: str, help_: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help_, rich_help_panel=panel)
+
+
+def number(panel: str, help_: str, *names: str, **bounds: float) -> Any:
+    """An option that takes a number within bounds (min=, max=)."""
+    return typer.Option(*names, metavar="N", help=help_, rich_help_panel=panel, **bounds)
+
+
+def flag(panel: str, help_: str, name: str, *others: str) -> Any:
+    """An option without a value: off unless it is given."""
+    return typer.Option(name, *others, metavar="", help=help_, rich_help_panel=panel)
+
+
+Model = Annotated[
+    str | None, typer.Argument(help="Hub id, local folder, builtin/blip or builtin/vit.", show_default=False)
+]
+Dataset = Annotated[str | None, text(DATA, "shapes, digits, coco, flickr30k, textvqa, or a local path.")]
+DataDir = Annotated[Path | None, text(DATA, "Local copy of the dataset.")]
+DatasetId = Annotated[str | None, text(DATA, "Hub repository to read it from instead.")]
+ImageColumn = Annotated[str | None, text(DATA, "Column of the images.")]
+TextColumn = Annotated[str | None, text(DATA, "Column of the texts.")]
+Split = Annotated[str | None, text(DATA, "Split, the dataset's own by default.")]
+Samples = Annotated[int | None, number(DATA, "How many, the dataset's own number by default.", min=1)]
+Seed = Annotated[int | None, number(DATA, "Chooses the samples; 0 by default.", min=0, max=2**32 - 1)]
+Force = Annotated[bool | None, flag(DATA, "Estimate from fewer than 100 samples.", "--force")]
+TokensOption = Annotated[Tokens | None, text(MEASURE, f"What one point is: {choices(Tokens)}.", metavar="WORD")]
+CaptureOption = Annotated[Capture | None, text(MEASURE, f"Which side of a layer: {choices(Capture)}.", metavar="WORD")]
+EstimatorOption = Annotated[EstimatorName | None, text(MEASURE, f"{choices(EstimatorName)}.", metavar="WORD")]
+Layers = Annotated[str | None, text(MEASURE, "Only layers of these names.", metavar="PATTERN")]
+ModalityOption = Annotated[
+    list[str] | None, text(MEASURE, f"Only {', '.join(MODALITIES)}; repeatable.", metavar="WORD")
+]
+KnnOption = Annotated[
+    Knn | None, text(MEASURE, f"Who looks for neighbours: {choices(Knn)}; all find the same.", metavar="WORD")
+]
+Memory = Annotated[str | None, text(MEASURE, "Budget, as in 8GiB; a quarter of what is free.", metavar="SIZE")]
+Spill = Annotated[Path | None, text(MEASURE, "Put on disk what exceeds memory.", metavar="DIR")]
+Revision = Annotated[str | None, text(MODEL, "Branch, tag or commit.")]
+DtypeOption = Annotated[Dtype | None, text(MODEL, f"{choices(Dtype)}.", metavar="WORD")]
+Device = Annotated[str | None, text(MODEL, "As in cpu or cuda:0.")]
+TrustRemoteCode = Annotated[bool | None, flag(MODEL, "Run code of the repository.", "--trust-remote-code")]
+CacheDir = Annotated[Path | None, text(MODEL, "Where downloads are kept.")]
+LocalFilesOnly = Annotated[bool | None, flag(MODEL, "Download nothing.", "--local-files-only")]
+Recipe = Annotated[Path | None, text(RUN, "Settings in YAML.", metavar="FILE")]
+Set = Annotated[list[str] | None, text(RUN, "One setting of the recipe; repeatable.", "--set", metavar="KEY=VALUE")]
+Plan = Annotated[bool, flag(RUN, "Show the plan and stop.", "--plan")]
+Output = Annotated[Path | None, text(RUN, "Run folder; new under runs/.", "--output", metavar="DIR")]
+Resume = Annotated[bool, flag(RUN, "Continue the run in --output.", "--resume")]
+Overwrite = Annotated[bool, flag(RUN, "Replace the run in --output.", "--overwrite")]
+Quiet = Annotated[bool, flag(SHOWN, "Result and warnings only.", "--quiet", "-q")]
+Debug = Annotated[bool, flag(SHOWN, "Log and traceback.", "--debug")]
+
+
+def settings(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """The settings given as flags: recipe key -> value. `sections`: section -> the flags that set its keys."""
+    given = {"model.name": params["model"]}
+    given |= {f"{section}.{name}": params[name] for section, names in sections.items() for name in names}
+    return {key: value for key, value in given.items() if value is not None and value not in ([], ())}

@@ -1,0 +1,172 @@
+"""The model card of a pruned model: README.md in the Hub's format. It measures nothing and writes nothing."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from idvl import builtin
+
+logger = logging.getLogger(__name__)
+
+TAGS = ("pruned", "sparse", "idvl")
+# what the Hub calls the tasks of transformers' classes; the first pattern found in the class name wins
+TASKS = (
+    (r"ForImageClassification$", "image-classification"),
+    (r"^(Blip|Vilt)ForQuestionAnswering$", "visual-question-answering"),
+    (r"^(CLIP|Siglip2?)Model$", "zero-shot-image-classification"),
+    (r"^(Blip2?|Git)For(ConditionalGeneration|CausalLM)$", "image-to-text"),
+    (r"^Llava\w*ForConditionalGeneration$", "image-text-to-text"),
+)
+# what the card of the base model says that holds for the pruned one too
+INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
+
+_WEIGHTED = """
+The importance of each weight was taken times a factor from the intrinsic dimension of its layer (*Exploring Intrinsic
+Dimension for Vision-Language Model Pruning*, ICML 2024).
+"""
+_PAGE = """\
+# {title}
+
+{name} with {sparsity:.2%} of its weights in scope set to zero.
+{weighted}
+```python
+from transformers import AutoProcessor, {class_name}
+
+model = {class_name}.from_pretrained(FOLDER_OR_HUB_ID)
+processor = AutoProcessor.from_pretrained(FOLDER_OR_HUB_ID)
+```
+
+The zeros are stored like other weights: the model is neither smaller on disk nor faster until something makes use of
+them.
+
+## Sparsity
+
+{sparsities}
+
+Weights in scope are those of the layers that were pruned; all prunable weights are those of the linear layers inside
+transformer blocks; all weights include embeddings, norms, heads and biases.
+
+## Evaluation
+
+{evaluation}
+
+## How it was made
+
+{command}
+
+with the recipe
+
+{recipe}
+
+and {versions}.
+"""
+
+
+def page(
+    report: Mapping[str, Any],
+    *,
+    model: Mapping[str, Any],
+    command: str,
+    recipe: str,
+    versions: Mapping[str, str],
+    base: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, float] | None = None,
+) -> str:
+    """The text of README.md.
+
+    `model` is the description of the dense model (name, source, class), `recipe` the resolved recipe as YAML, `base`
+    what `base_facts` found, `evaluation` a number for each metric.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    facts = {"pipeline_tag": task(model["class"]), **(base or {})}
+    if model["source"] == "hub":
+        facts["base_model"] = model["name"]
+    data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
+    name = model["name"] if model["source"] != "folder" else Path(model["name"]).name
+    factors = {layer["factor"] for layer in report["layers"].values()}
+    body = _PAGE.format(
+        title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
+        name=_escaped(name),
+        sparsity=report["total"]["sparsity"],
+        weighted=_WEIGHTED if len(factors) > 1 else "",
+        class_name=model["class"],
+        sparsities=_sparsities(report),
+        evaluation=_evaluation(evaluation),
+        command=_fenced(command, "bash"),
+        recipe=_fenced(recipe.strip(), "yaml"),
+        versions=_escaped(", ".join(f"{package} {number}" for package, number in versions.items())),
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def task(class_name: str) -> str | None:
+    """What the Hub calls the task of a transformers class, None where that is not known."""
+    return next((tag for pattern, tag in TASKS if re.search(pattern, class_name)), None)
+
+
+def base_facts(
+    model: Mapping[str, Any], *, cache_dir: str | Path | None = None, local_files_only: bool = False
+) -> dict[str, Any]:
+    """What the card of the dense model says that holds for the pruned one: licence, language, task.
+
+    `model` is the description of the dense model; a hub model's card is taken from there or from the cache. {} where
+    there is no card, or none that can be read.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.repocard import metadata_load
+
+    name = model["name"]
+    try:
+        if model["source"] == "hub":
+            options = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+            readme = Path(hf_hub_download(name, "README.md", revision=model["revision"], **options))
+        else:
+            readme = (builtin.path(name) if model["source"] == "builtin" else Path(name).expanduser()) / "README.md"
+        said = metadata_load(readme) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        logger.info("no facts from the card of %s: %s", name, error)
+        return {}
+    return {key: said[key] for key in INHERITED if said.get(key)}
+
+
+def _sparsities(report: Mapping[str, Any]) -> str:
+    total = report["total"]
+    rows = [
+        (_escaped(name), f"{part['layers']}", f"{part['weights']:,}", f"{part['zeros']:,}", f"{part['sparsity']:.2%}")
+        for name, part in {**report["modalities"], "in scope": total}.items()
+    ]
+    for name, key in (("all prunable weights", "prunable"), ("all weights", "model")):
+        weights, sparsity = total[f"{key}_weights"], total[f"{key}_sparsity"]
+        rows.append((name, "", f"{weights:,}", f"{total['zeros']:,}", f"{sparsity:.2%}"))
+    return _table(("", "layers", "weights", "zeros", "sparsity"), rows)
+
+
+def _evaluation(metrics: Mapping[str, float] | None) -> str:
+    if not metrics:
+        return "It has not been evaluated since it was pruned."
+    return _table(("metric", "value"), [(_escaped(name), f"{value:.4g}") for name, value in metrics.items()])
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _escaped(text: str) -> str:
+    """Any text as plain words of a markdown line or table cell."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
+
+
+def _fenced(text: str, language: str) -> str:
+    """Any text as a block of code: the fence is longer than any inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"

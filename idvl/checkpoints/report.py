@@ -1,0 +1,107 @@
+"""What was pruned, as plain data: by layer, by modality and in total, each share with its denominator.
+
+Three denominators: the weights in scope (what `sparsity` refers to), all prunable weights of the model, and all of its
+weights, embeddings, norms and biases included, tied ones once. It writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from idvl.models.layers import Layer
+from idvl.profile import MODALITIES, Profile
+from idvl.sparsity.masks import Masks
+
+VERSION = 1
+SCHEMA = f"idvl/report/{VERSION}"
+
+
+def plan(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    *,
+    prunable: Mapping[str, Layer],
+    asked: float,
+    by_layer: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """What is going to be pruned: the report without what only the masks know.
+
+    `layers` are those in scope, `prunable` all that the model has. `asked` is the sparsity of all weights in scope;
+    `by_layer` that of each layer where the allocation fixes it, None under one global threshold.
+    """
+    rows = {
+        name: {
+            "modality": layer.modality,
+            "block": layer.block,
+            "weights": layer.in_features * layer.out_features,
+            "asked": by_layer[name] if by_layer else None,
+        }
+        for name, layer in layers.items()
+    }
+    everything = {
+        "prunable_weights": sum(layer.in_features * layer.out_features for layer in prunable.values()),
+        "model_weights": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    return _summed(rows, asked, everything)
+
+
+def report(
+    planned: Mapping[str, Any],
+    masks: Masks,
+    *,
+    profile: Profile | None = None,
+    factors: Mapping[str, float] | None = None,
+    substituted: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The documented object of report.json: {"schema", "layers": {name: {...}}, "modalities": {...}, "total": {...}}.
+
+    A layer: modality, block, weights, asked (None under a global threshold), zeros (those of its mask), sparsity,
+    dimension and stderr from `profile`, the factor that its scores were multiplied by, and the reason why this is not
+    its own dimension's. JSON values only.
+    """
+    rows = {}
+    for name, layer in planned["layers"].items():
+        estimate = profile.layers[name].estimate if profile and name in profile.layers else None
+        zeros = masks.zeros[name]
+        rows[name] = {
+            **layer,
+            "zeros": zeros,
+            "sparsity": zeros / layer["weights"],
+            "dimension": estimate.dimension if estimate else None,
+            "stderr": estimate.stderr if estimate else None,
+            "factor": factors[name] if factors else None,
+            "substituted": (substituted or {}).get(name),
+        }
+    total = planned["total"]
+    return _summed(rows, total["asked"], {key: total[key] for key in ("prunable_weights", "model_weights")})
+
+
+def _summed(rows: Mapping[str, dict[str, Any]], asked: float, everything: Mapping[str, int]) -> dict[str, Any]:
+    """The rows with their sums, per modality in the order of MODALITIES and in total."""
+    modalities = {}
+    for modality in MODALITIES:
+        inside = [row for row in rows.values() if row["modality"] == modality]
+        if inside:
+            modalities[modality] = _sum(inside)
+    total = {**_sum(list(rows.values())), "asked": asked, **everything}
+    if "zeros" in total:
+        total["prunable_sparsity"] = total["zeros"] / everything["prunable_weights"]
+        total["model_sparsity"] = total["zeros"] / everything["model_weights"]
+    return {"schema": SCHEMA, "layers": dict(rows), "modalities": modalities, "total": total}
+
+
+def _sum(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    weights = sum(row["weights"] for row in rows)
+    fixed = all(row["asked"] is not None for row in rows)
+    summed = {
+        "layers": len(rows),
+        "weights": weights,
+        "asked": sum(row["asked"] * row["weights"] for row in rows) / weights if fixed else None,
+    }
+    if all("zeros" in row for row in rows):
+        zeros = sum(row["zeros"] for row in rows)
+        summed |= {"zeros": zeros, "sparsity": zeros / weights}
+    return summed

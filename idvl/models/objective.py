@@ -1,0 +1,64 @@
+"""What a model learns: a loss summed over terms, so that it can be divided by the number of terms of a whole step.
+
+A mean would weigh a term by its neighbours in the batch. Knows no architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# the label of a term that is not learnt; cross-entropy's own convention
+IGNORED = -100
+
+# (rows of this process) -> (the rows of all processes, differentiable; where this process's begin)
+Gather = Callable[[Tensor], tuple[Tensor, int]]
+
+
+class Objective(NamedTuple):
+    """`total`: the loss summed over `count` terms (tokens, images, pairs).
+
+    `logits` (rows, classes): what the loss compares, for distillation; None where only the model knows it.
+    """
+
+    total: Tensor
+    count: int
+    logits: Tensor | None
+
+
+def over_labels(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Objective:
+    """Cross-entropy of logits (..., classes) at the terms whose label (...) is not IGNORED."""
+    learnt = labels != IGNORED
+    logits, labels = logits[learnt].float(), labels[learnt]
+    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    return Objective(total, len(labels), logits)
+
+
+def contrastive(images: Tensor, texts: Tensor, scale: Tensor, gather: Gather | None = None) -> Objective:
+    """The symmetric loss of CLIP (Radford et al. 2021, section 2.3) over this process's pairs.
+
+    `images`, `texts`: (n, d), normalised, one pair a row; each is told apart from those of all processes. The totals
+    of all processes add up to the loss of one process that holds all pairs.
+    """
+    every_image, start = gather(images) if gather else (images, 0)
+    every_text, _ = gather(texts) if gather else (texts, 0)
+    logits = torch.cat([scale * images @ every_text.T, scale * texts @ every_image.T]).float()
+    pairs = torch.arange(start, start + len(images), device=images.device)
+    return Objective(F.cross_entropy(logits, pairs.repeat(2), reduction="sum") / 2, len(images), logits)
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of logits (rows, classes), averaged over rows."""
+    student, teacher = (F.log_softmax(logits.float(), dim=-1) for logits in (student, teacher))
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def next_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Labels (n, length) of a decoder that reads `tokens`: at each position the next real token, else IGNORED."""
+    labels = torch.full_like(tokens, IGNORED)
+    labels[:, :-1] = torch.where(mask[:, 1:].bool(), tokens[:, 1:], IGNORED)
+    return labels

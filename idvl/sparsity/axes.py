@@ -1,0 +1,133 @@
+"""The axes of pruning, and which values of two of them do not go together.
+
+It needs no weights, so that a run is refused before any is read.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+from idvl.errors import UsageError
+from idvl.sparsity import criteria
+from idvl.sparsity.allocation import ALLOCATIONS
+from idvl.sparsity.schedule import CURVES
+from idvl.sparsity.structure import parse
+from idvl.sparsity.weighting import MODES
+
+COMPATS = ("none", "icml24")
+
+# an axis -> its values in words; of a structure only the kind, of a limit only whether it is set
+AXES: dict[str, tuple[str, ...]] = {
+    "criterion": tuple(criteria.names()),
+    "id_weight": tuple(MODES),
+    "allocation": tuple(ALLOCATIONS),
+    "structure": ("unstructured", "N:M"),
+    "schedule": tuple(CURVES),
+    "floor": ("none", "set"),
+    "ceiling": ("none", "set"),
+    "min_keep": ("none", "set"),
+    "monotone": ("no", "yes"),
+    "compat": COMPATS,
+}
+
+_COMPARES = "weights are compared within a layer only, where a factor of the layer changes nothing"
+_PAPER = "the paper's code has no such thing"
+
+# two values -> why they do not go together; every other pair does
+REFUSED: dict[frozenset[tuple[str, str]], str] = {
+    frozenset(pair): reason
+    for reason, pairs in {
+        f"{_COMPARES}: set id_weight none": [
+            (("id_weight", mode), other)
+            for mode in MODES
+            if mode != "none"
+            for other in (("allocation", "uniform"), ("structure", "N:M"))
+        ],
+        "every layer gets the sparsity 1 - N/M: set allocation uniform": [
+            (("structure", "N:M"), ("allocation", "global"))
+        ],
+        "every layer gets the same sparsity, which no limit can change: leave it out": [
+            (other, (limit, "set"))
+            for other in (("allocation", "uniform"), ("structure", "N:M"))
+            for limit in ("floor", "ceiling")
+        ],
+        "N of every M weights stay, which no minimum can change: leave min_keep out": [
+            (("structure", "N:M"), ("min_keep", "set"))
+        ],
+        "masks are set once, so nothing can come back: leave monotone out": [
+            (("schedule", "one-shot"), ("monotone", "yes"))
+        ],
+        f"{_PAPER}: leave compat out": [
+            (("compat", "icml24"), other)
+            for other in (
+                ("id_weight", "divide"),
+                ("allocation", "uniform"),
+                ("structure", "N:M"),
+                ("schedule", "linear"),
+                ("schedule", "one-shot"),
+                ("floor", "set"),
+                ("ceiling", "set"),
+                ("min_keep", "set"),
+                ("monotone", "yes"),
+            )
+        ],
+    }.items()
+    for pair in pairs
+}
+
+
+def reason(first: tuple[str, str], second: tuple[str, str]) -> str | None:
+    """Why two values (axis, value) do not go together, or None where they do."""
+    return REFUSED.get(frozenset((first, second)))
+
+
+def refuse(
+    *,
+    criterion: str = "magnitude",
+    id_weight: str = "none",
+    allocation: str = "global",
+    structure: str = "unstructured",
+    schedule: str = "cubic",
+    floor: float | None = None,
+    ceiling: float | None = None,
+    min_keep: int | None = None,
+    monotone: bool = False,
+    compat: str = "none",
+    sparsity: float | None = None,
+    total_steps: int | None = None,
+    window: int | None = None,
+) -> None:
+    """UsageError, with the reason, for settings that do not exist or do not go together.
+
+    None, like a floor of 0 and a ceiling of 1, is a limit that is not set. `total_steps` and `window`, where given,
+    are those of the schedule and of PLATON.
+    """
+    nm = parse(structure)
+    chosen = {
+        "criterion": criterion,
+        "id_weight": id_weight,
+        "allocation": allocation,
+        "structure": "N:M" if nm.grouped else "unstructured",
+        "schedule": schedule,
+        "floor": "set" if floor else "none",
+        "ceiling": "set" if ceiling not in (None, 1) else "none",
+        "min_keep": "set" if min_keep else "none",
+        "monotone": "yes" if monotone else "no",
+        "compat": compat,
+    }
+    given: dict[str, Any] = chosen | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
+    for axis, value in chosen.items():
+        if value not in AXES[axis]:
+            raise UsageError(f"{axis} must be one of {', '.join(AXES[axis])}, not {value!r}")
+    for first, second in combinations(chosen.items(), 2):
+        if why := reason(first, second):
+            raise UsageError(f"{first[0]} {given[first[0]]} and {second[0]} {given[second[0]]}: {why}")
+    if sparsity is not None and not 0 < sparsity < 1:
+        raise UsageError(f"sparsity must lie between 0 and 1, not {sparsity}")
+    if nm.grouped and sparsity is not None and abs(sparsity - nm.sparsity) > 1e-9:
+        raise UsageError(f"structure {structure} has sparsity {nm.sparsity:g}, not {sparsity}: set sparsity to it")
+    if schedule == "one-shot" and None not in (window, total_steps) and window > total_steps:
+        raise UsageError(
+            f"the criterion smooths over windows of {window} steps, and {total_steps} steps are observed: lower window"
+        )

@@ -1,0 +1,55 @@
+"""What one weight is worth: one file a criterion, found by listing this folder.
+
+A criterion file exposes CRITERION, a class that takes the criterion's settings; its key is the file's name. A criterion
+knows weights and gradients by name, nothing of IDs, budgets or masks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from idvl.errors import UsageError
+
+
+class Criterion(Protocol):
+    """A score for every weight; larger = keep.
+
+    `observe` is called for every weight after each optimizer step, with the gradient that the step used. `score`
+    returns float32 of the weight's shape, 0 or more, in a tensor of its own, and gives the same bits each time that it
+    is called between two observations. Where `needs_gradient` is False, `grad` may be None.
+    """
+
+    needs_gradient: bool
+
+    def observe(self, name: str, weight: Tensor, grad: Tensor | None) -> None: ...
+
+    def score(self, name: str, weight: Tensor, grad: Tensor | None) -> Tensor: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+def names() -> list[str]:
+    """The keys of all criteria."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str, **settings: Any) -> Criterion:
+    """A new criterion. UsageError for an unknown name, or a setting that it does not have."""
+    if name not in names():
+        near = get_close_matches(str(name), names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(names())}"
+        raise UsageError(f"unknown criterion {name!r}; {hint}")
+    criterion = import_module(f"{__name__}.{name}").CRITERION
+    known = inspect.signature(criterion).parameters
+    if unknown := [key for key in settings if key not in known]:
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise UsageError(f"the criterion {name} has no setting {unknown[0]!r}; {has}")
+    return criterion(**settings)

@@ -1,0 +1,74 @@
+"""How sparse at which step. Steps count from 1: step t is asked after the t-th optimizer step. It knows no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from idvl.errors import UsageError
+
+# fraction of the way through the pruning phase -> fraction of the target; the corrected Eq. 2 of the paper (appendix A)
+CURVES = {
+    "cubic": lambda passed: 1 - (1 - passed) ** 3,
+    "linear": lambda passed: passed,
+    "one-shot": lambda passed: 0.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Dense, then rising, then final.
+
+    `initial` and `final` are fractions of `total_steps`: nothing is pruned before t_i = initial T, and from T - t_f on
+    (t_f = final T, at least the last step) the sparsity is `target`. In between masks are due every `mask_every` steps,
+    at r(t) = target c((t - t_i) / (T - t_i - t_f)). One-shot observes all `total_steps` and prunes at the last.
+    """
+
+    kind: str = "cubic"
+    target: float
+    total_steps: int
+    initial: float = 0.0
+    final: float = 0.0
+    mask_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.kind not in CURVES:
+            raise UsageError(f"schedule must be one of {', '.join(CURVES)}, not {self.kind!r}")
+        if not 0 < self.target < 1:
+            raise UsageError(f"sparsity must lie between 0 and 1, not {self.target}")
+        if self.mask_every < 1:
+            raise UsageError(f"mask_every must be at least 1 step, not {self.mask_every}")
+        if self.total_steps < 1:
+            raise UsageError(f"a schedule needs at least 1 step, not {self.total_steps}")
+        if not (self.initial >= 0 and self.final >= 0 and self.initial + self.final < 1):
+            raise UsageError(
+                f"initial and final are fractions of all steps that leave some between them, "
+                f"not {self.initial} and {self.final}"
+            )
+
+    @property
+    def first(self) -> int:
+        """Steps before pruning begins, t_i."""
+        return min(round(self.initial * self.total_steps), self.total_steps - 1)
+
+    @property
+    def last(self) -> int:
+        """The step after which the final phase begins, T - t_f."""
+        return max(self.first, self.total_steps - max(1, round(self.final * self.total_steps)))
+
+    def sparsity(self, step: int) -> float:
+        """The sparsity asked for at a step."""
+        if step > self.last:
+            return self.target
+        if step <= self.first:
+            return 0.0
+        return self.target * CURVES[self.kind]((step - self.first) / (self.last - self.first))
+
+    def due(self, step: int) -> bool:
+        """Whether masks are set at a step: every `mask_every` steps of the pruning phase, and once as it ends."""
+        if step > self.last:
+            return step == self.last + 1
+        return step % self.mask_every == 0 and self.sparsity(step) > 0
+
+    def is_final(self, step: int) -> bool:
+        """Whether the sparsity is the target's from here on."""
+        return step > self.last

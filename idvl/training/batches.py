@@ -1,0 +1,134 @@
+"""Which samples a step learns from, and these as model inputs: the same for any number of processes.
+
+Everything follows from a seed and a position, counted in steps from the start of the run, so that a resumed run goes
+on exactly where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from idvl.data.samples import Sample
+from idvl.models.families import Family
+from idvl.models.loading import Loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of `samples` samples. Each epoch is a permutation of its own; what fills no whole step is dropped.
+
+    A step's samples are consecutive in the permutation. Each of its `accumulate` parts is `batch_size` samples of
+    rank 0, then of rank 1, and so on.
+    """
+
+    samples: int
+    batch_size: int
+    accumulate: int
+    ranks: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self.samples // (self.batch_size * self.accumulate * self.ranks)
+
+    def parts(self, rank: int, position: int) -> Iterator[list[tuple[int, int]]]:
+        """The batches of `rank` from the step at `position` on, without end: (epoch, index) of each sample."""
+        while True:
+            epoch, step = divmod(position, self.steps)
+            generator = torch.Generator().manual_seed(_number(self.seed, epoch))
+            permutation = torch.randperm(self.samples, generator=generator).tolist()
+            for part in range(step * self.accumulate, self.steps * self.accumulate):
+                start = (part * self.ranks + rank) * self.batch_size
+                yield [(epoch, index) for index in permutation[start : start + self.batch_size]]
+            position = (epoch + 1) * self.steps
+
+
+class Reading(Dataset):
+    """Samples by (epoch, index), each with the one text that it is read with in that epoch.
+
+    Of texts that say the same, captions or answers, a choice seeded by epoch and sample takes one; the lesson's
+    `fixed_texts` first ones, a question, are always read.
+    """
+
+    def __init__(self, samples: Sequence[Sample], fixed_texts: int, seed: int):
+        self._samples, self._fixed, self._seed = samples, fixed_texts, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        sample = self._samples[index]
+        choices = sample.texts[self._fixed :]
+        if len(choices) < 2:
+            return sample
+        chosen = choices[_number(self._seed, epoch, index) % len(choices)]
+        return replace(sample, texts=(*sample.texts[: self._fixed], chosen))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Samples -> model inputs with labels on the CPU, texts padded to the longest of the batch."""
+
+    family: Family
+    processor: Any
+    config: Any
+
+    def __call__(self, samples: list[Sample]) -> dict[str, Tensor]:
+        length = self.family.text_length(self.processor, samples)
+        return self.family.lesson.inputs(self.processor, samples, length, self.config)
+
+
+def load(
+    loaded: Loaded, samples: Sequence[Sample], order: Order, *, rank: int, position: int, workers: int
+) -> Iterator[dict[str, Tensor]]:
+    """The batches of `order.parts` as model inputs, prepared by `workers` processes ahead of time (0: by this one)."""
+    loader = DataLoader(
+        Reading(samples, loaded.family.lesson.fixed_texts, order.seed),
+        batch_sampler=_Endless(order, rank, position),
+        collate_fn=Collate(loaded.family, loaded.processor, loaded.model.config),
+        num_workers=workers,
+        pin_memory=loaded.model.device.type == "cuda",
+        # without one of its own it would draw from the generator of dropout
+        generator=torch.Generator().manual_seed(order.seed),
+    )
+    logging.getLogger("idvl.models.inputs").addFilter(_Once())
+    return iter(loader)
+
+
+@dataclass(frozen=True)
+class _Endless:
+    order: Order
+    rank: int
+    position: int
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self.order.parts(self.rank, self.position)
+
+
+class _Once(logging.Filter):
+    """Lets one message of each wording through: every batch may have texts that are cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        new = record.msg not in self._seen
+        self._seen.add(record.msg)
+        return new
+
+
+def _number(*of: int) -> int:
+    """A number below 2**63 that depends on all of `of`, and on nothing else."""
+    digest = hashlib.blake2b("/".join(map(str, of)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

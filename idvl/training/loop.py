@@ -1,0 +1,249 @@
+"""The training loop: steps, hooks, checkpoints. It knows neither recipes nor what its hooks do."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from idvl.data.samples import Sample
+from idvl.errors import RunError, UsageError
+from idvl.models.loading import Loaded
+from idvl.training import accelerating, batches, checkpoint, ranks
+from idvl.training.checkpoint import Stateful
+from idvl.training.interrupts import Interrupts, stop
+from idvl.training.settings import Training, steps_per_epoch, total_steps
+from idvl.training.stepper import Diverged, Stepper
+
+logger = logging.getLogger(__name__)
+
+# steps in a row that fp16 may skip while it looks for a scale
+MOST_SKIPPED = 100
+# what a resumed run must share with the one before, beside the number of samples and processes
+DECISIVE = ("batch_size", "accumulate", "seed", "mixed_precision", "update_weights")
+
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run did: its steps, the one it was resumed at (0: none), steps that fp16 skipped, the last loss a term."""
+
+    steps: int
+    resumed_at: int
+    skipped: int
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What is called when, as `train` says."""
+
+    on_step: Callable[[int], None] | None = None
+    on_epoch: Callable[[int], None] | None = None
+    progress: Callable[[int, int, Numbers], None] | None = None
+    log: Callable[[Numbers], None] | None = None
+
+
+def train(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    training: Training,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    state: Mapping[str, Stateful] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+    progress: Callable[[int, int, Numbers], None] | None = None,
+    log: Callable[[Numbers], None] | None = None,
+    teacher: nn.Module | None = None,
+) -> Outcome:
+    """Train `loaded.model` in place; every process of a launch calls this alike. The model ends in eval mode.
+
+    `on_step(step)`, step = 1, 2, ..., comes after the optimizer's step and before gradients are cleared: these are
+    unscaled, clipped, and averaged over processes and terms; a step that fp16 skipped does not count. `on_epoch(epoch)`
+    comes after each whole epoch, in eval mode, and draws no random number that training would. `progress` gets every
+    step, `log` each `log_every`-th: loss (a term's), lr, norm (the gradient's, before clipping). Both are called on
+    the first process alone.
+
+    `folder` takes checkpoints: every `checkpoint_every` steps, and on Ctrl-C or SIGTERM, which then end the run as
+    KeyboardInterrupt or SystemExit(143). They hold the objects of `state` too. With `resume` the newest one is gone on
+    from, if there is one; on a CPU with as many threads, or with torch's deterministic algorithms, the weights then
+    end bit by bit as if never interrupted. `teacher`: the dense model to distill from (None: a copy of the model as
+    it is given). Python's, numpy's and torch's random numbers are seeded.
+
+    Raises UsageError for samples, settings or launches that cannot work, RunError when the loss or the gradient is
+    no number any more, memory runs out, or another process failed.
+    """
+    accelerating.check(loaded, samples, training)
+    with accelerating.session(loaded, training, folder) as accelerator, ranks.failing_together():
+        run = Run(loaded, samples, training, accelerator, teacher=teacher, folder=folder, state=state or {})
+        if resume:
+            run.resume()
+        with run.prepared():
+            return run.go(Hooks(on_step=on_step, on_epoch=on_epoch, progress=progress, log=log))
+
+
+class Run:
+    """One training and its position: optimizer steps made, steps of data read, how many of these fp16 skipped."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        samples: Sequence[Sample],
+        training: Training,
+        accelerator: Accelerator,
+        *,
+        teacher: nn.Module | None,
+        folder: Path | None,
+        state: Mapping[str, Stateful],
+    ):
+        self.loaded, self.samples, self.training, self.accelerator = loaded, samples, training, accelerator
+        self.model, self.folder = loaded.model, folder
+        processes = accelerator.num_processes
+        self.per_epoch = steps_per_epoch(training, len(samples), processes)
+        self.total = total_steps(training, len(samples), processes)
+        set_seed(training.seed, device_specific=True)
+        self.stepper = Stepper(loaded, training, accelerator, total=self.total, teacher=teacher)
+        self.parts = {"model": checkpoint.Weights(self.model), "optimizer": self.stepper.moments, **state}
+        self.step = self.position = self.skipped = self.resumed_at = 0
+
+    def go(self, hooks: Hooks) -> Outcome:
+        """All steps that are left."""
+        loader, loss, in_a_row = self._loader(), None, 0
+        with Interrupts(several=self.accelerator.num_processes > 1) as interrupts:
+            while self.step < self.total:
+                loss, asked, moved = self._one(loader, hooks, interrupts)
+                in_a_row = 0 if moved else in_a_row + 1
+                if in_a_row > MOST_SKIPPED:
+                    raise RunError(f"fp16 overflowed {in_a_row} times in a row after step {self.step}: use bf16")
+                if hooks.on_epoch and self.position % self.per_epoch == 0:
+                    self._between(hooks.on_epoch)
+                self._keep(asked, moved)
+        return Outcome(steps=self.step, resumed_at=self.resumed_at, skipped=self.skipped, loss=loss)
+
+    def _one(self, loader: Iterator, hooks: Hooks, interrupts: Interrupts) -> tuple[float, int, bool]:
+        """One step. (the loss of a term, the signal that a process got or 0, whether the optimizer made its step).
+
+        A process that has others to wait for heeds a signal that came after the backward pass in its next step.
+        """
+        signals = (signal.SIGINT, signal.SIGTERM)
+        parts = [next(loader) for _ in range(self.training.accumulate)]
+        rate = self.stepper.rate
+        try:
+            loss, raised = self.stepper.backward(parts, lambda: [interrupts.asked == number for number in signals])
+            norm, moved = self.stepper.move()
+        except Diverged as error:
+            raise RunError(f"{error} at step {self.step + 1}: {self._last_good()}") from error
+        self.position += 1
+        self.step += moved
+        self.skipped += not moved
+        if moved and hooks.on_step:
+            hooks.on_step(self.step)
+        self.stepper.optimizer.zero_grad()
+        if moved:
+            self._tell({"loss": loss, "lr": rate, "norm": norm}, hooks)
+        asked = next((number for number, yes in zip(signals, raised, strict=True) if yes), 0)
+        return loss, interrupts.asked if self.accelerator.num_processes == 1 else asked, moved
+
+    def _between(self, on_epoch: Callable[[int], None]) -> None:
+        random = checkpoint.random_state()
+        self.model.eval()
+        on_epoch(self.position // self.per_epoch)
+        self.model.train()
+        checkpoint.set_random_state(random)
+
+    def _tell(self, numbers: Numbers, hooks: Hooks) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        if hooks.progress:
+            hooks.progress(self.step, self.total, numbers)
+        if self.step % self.training.log_every == 0 or self.step == self.total:
+            self.accelerator.log(numbers, step=self.step)
+            if hooks.log:
+                hooks.log({"step": self.step, "epoch": self.position / self.per_epoch, **numbers})
+
+    def _keep(self, asked: int, moved: bool) -> None:
+        """Save if it is time, or if the run was asked to stop, which it then does."""
+        every = self.training.checkpoint_every
+        due = moved and every and self.step % every == 0
+        if self.folder and (due or asked):
+            self.save()
+        if asked:
+            kept = "saved" if self.folder else "not saved: there is no folder for checkpoints"
+            logger.warning("stopped after step %d of %d, %s", self.step, self.total, kept)
+            stop(asked)
+
+    def save(self) -> None:
+        """A checkpoint of this moment, written by the first process."""
+        randoms = ranks.objects(checkpoint.random_state())
+        if self.accelerator.is_main_process:
+            place = {"step": self.step, "position": self.position, "skipped": self.skipped}
+            record = {**self._identity(), **place, **self.stepper.record(), "random": randoms}
+            checkpoint.save(self.folder, self.step, self.parts, record)
+        # nobody goes on before the checkpoint is whole
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one. UsageError for one of another run."""
+        path = checkpoint.latest(self.folder) if self.folder else None
+        if path is None:
+            return
+        record = checkpoint.read(path)
+        for key, value in self._identity().items():
+            if record.get(key) != value:
+                raise UsageError(
+                    f"cannot resume {str(path)!r}: {key} was {record.get(key)}, is {value}; use the same or --overwrite"
+                )
+        checkpoint.restore(path, self.parts)
+        self.stepper.load(record)
+        checkpoint.set_random_state(record["random"][self.accelerator.process_index])
+        self.step, self.position, self.skipped = (record[key] for key in ("step", "position", "skipped"))
+        self.resumed_at = self.step
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The model in training mode, and back in eval mode in the end."""
+        if self.training.gradient_checkpointing:
+            accelerating.checkpoint_blocks(self.model, True)
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+            self.stepper.optimizer.zero_grad()
+            if self.training.gradient_checkpointing:
+                accelerating.checkpoint_blocks(self.model, False)
+
+    def _identity(self) -> dict[str, Any]:
+        settings = {key: value for key, value in asdict(self.training).items() if key in DECISIVE}
+        processes, samples = self.accelerator.num_processes, len(self.samples)
+        return {"total": self.total, "processes": processes, "samples": samples, **settings}
+
+    def _loader(self) -> Iterator:
+        training, workers = self.training, self.training.workers
+        order = batches.Order(
+            samples=len(self.samples),
+            batch_size=training.batch_size,
+            accumulate=training.accumulate,
+            ranks=self.accelerator.num_processes,
+            seed=training.seed,
+        )
+        if workers is None:
+            workers = 4 if self.model.device.type == "cuda" else 0
+        place = {"rank": self.accelerator.process_index, "position": self.position}
+        return batches.load(self.loaded, self.samples, order, workers=workers, **place)
+
+    def _last_good(self) -> str:
+        kept = checkpoint.latest(self.folder) if self.folder else None
+        stays = f"the last good checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
+        return f"{stays}; use a lower learning rate, or mixed_precision no"

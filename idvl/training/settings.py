@@ -1,0 +1,88 @@
+"""What a training run is asked for, and how many steps that makes. It knows neither models nor samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from idvl.errors import UsageError
+
+# they need a number that this loop does not feed back into the rate
+WITHOUT_METRIC = ("reduce_lr_on_plateau", "greedy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The settings of `train`. Raises UsageError for values that make no sense.
+
+    `batch_size` is a process's; a step learns from batch_size x accumulate x processes samples. `max_steps` replaces
+    `epochs`. `warmup` is a fraction of all steps, `lr_schedule` a name of transformers' schedulers, `clip` the
+    largest norm of the gradient (None: unclipped). AdamW decays every trainable weight alike, biases and norms too, as
+    the code of the ICML 2024 paper does. `distill` weighs KL(dense model || model), added to the loss.
+    `update_weights=False` computes gradients for the hook, and leaves the weights alone. `workers` processes prepare
+    samples (None: none on a CPU, 4 a GPU). `checkpoint_every` and `log_every` count steps.
+    """
+
+    epochs: int = 5
+    max_steps: int | None = None
+    batch_size: int = 20
+    accumulate: int = 1
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    lr_schedule: str = "cosine"
+    warmup: float = 0.0
+    clip: float | None = 1.0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    distill: float = 0.0
+    checkpoint_every: int | None = 500
+    log_every: int = 10
+    update_weights: bool = True
+    workers: int | None = None
+    seed: int = 0
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("max_steps", 0), ("batch_size", 1), ("accumulate", 1), ("log_every", 1)):
+            _at_least(name, getattr(self, name), least)
+        for name in ("learning_rate", "weight_decay", "distill", "workers"):
+            _at_least(name, getattr(self, name), 0)
+        _at_least("checkpoint_every", self.checkpoint_every, 1)
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"warmup is a fraction of all steps, at least 0 and below 1, not {self.warmup}")
+        if self.clip is not None and not self.clip > 0:
+            raise UsageError(f"clip is a norm above 0, or none at all, not {self.clip}")
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise UsageError(f"no mixed_precision {self.mixed_precision!r}; choose no, fp16 or bf16")
+        if self.lr_schedule in WITHOUT_METRIC:
+            raise UsageError(f"lr_schedule {self.lr_schedule!r} follows a metric, which training does not measure")
+        if self.lr_schedule == "constant" and self.warmup:
+            raise UsageError("lr_schedule 'constant' has no warmup: use 'constant_with_warmup', or warmup 0")
+
+
+def global_batch(training: Training, processes: int) -> int:
+    """Samples that one step learns from."""
+    return training.batch_size * training.accumulate * processes
+
+
+def steps_per_epoch(training: Training, samples: int, processes: int = 1) -> int:
+    """Whole steps in one pass over the samples; the rest is dropped. UsageError if there is not even one."""
+    size = global_batch(training, processes)
+    if samples < size:
+        parts = f"batch_size {training.batch_size} x accumulate {training.accumulate} x {processes} processes"
+        fits = samples // (training.accumulate * processes)
+        way_out = f"a batch_size of at most {fits}" if fits else "fewer processes or less accumulation"
+        raise UsageError(f"{samples} samples are fewer than one step learns from ({size}: {parts}); use {way_out}")
+    return samples // size
+
+
+def total_steps(training: Training, samples: int, processes: int = 1) -> int:
+    """Optimizer steps of the whole run (with `update_weights=False`, gradients)."""
+    each = steps_per_epoch(training, samples, processes)
+    return training.epochs * each if training.max_steps is None else training.max_steps
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not (least <= value < math.inf):
+        raise UsageError(f"{name} must be at least {least}, not {value}")

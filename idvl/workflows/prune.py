@@ -1,0 +1,570 @@
+"""Prune a model while it trains, and leave a folder behind that plain transformers opens.
+
+recipe -> model, samples -> plan -> profile -> pruner -> training -> model/, masks, report, card. The profile is a run
+of estimate-id in a folder inside this one's. It does not know how a terminal looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from idvl import runs
+from idvl.builtin import dataset_of, learning_rate_of
+from idvl.checkpoints.card import base_facts, page
+from idvl.checkpoints.hub import check as check_hub
+from idvl.checkpoints.hub import push
+from idvl.checkpoints.report import plan as planned_report
+from idvl.checkpoints.report import report as finished_report
+from idvl.checkpoints.save import save_pruned
+from idvl.data.catalog import TRAINING
+from idvl.data.samples import Selection, select
+from idvl.errors import UsageError
+from idvl.files import disk_errors, write_text
+from idvl.models.heads import with_new_head
+from idvl.models.layers import find_layers, in_scope
+from idvl.models.loading import Loaded, load
+from idvl.models.team import Team
+from idvl.profile import Profile, load_profile, published
+from idvl.recipe import PruneSection, Recipe
+from idvl.sparsity import criteria, icml24
+from idvl.sparsity.axes import refuse
+from idvl.sparsity.pruner import Pruner, Update
+from idvl.sparsity.schedule import Schedule
+from idvl.sparsity.structure import parse
+from idvl.sparsity.weighting import Weights, multipliers
+from idvl.training import Training, agree, steps_per_epoch, total_steps, train
+from idvl.training.checkpoint import latest
+from idvl.training.rehearsal import rehearse
+from idvl.workflows import estimate_id
+from idvl.workflows.estimate_id import Reporter
+from idvl.workflows.launch import join_team
+
+# what a recipe leaves open
+SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
+# steps and batches a step that one-shot pruning looks at: 50 batches (Table 8, rows 5 and 6), smoothed over steps or in
+# one gradient, and none that matter to magnitude
+ONE_SHOT = {"platon": (50, 1), "gradient": (1, 50), "magnitude": (1, 1)}
+PUBLISHED = "published:"
+# folders inside a run's: the run that estimates its profile, and the dense model with a new head
+PROFILE, DENSE = "profile", "dense"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is going to do. `report` is report.json without what only the masks know."""
+
+    report: dict[str, Any]
+    schedule: Schedule
+    steps_per_epoch: int
+    samples: int
+    memory: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        schedule = self.schedule
+        hours, minutes = divmod(round(self.seconds / 60), 60)
+        took = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{self.seconds:.0f} s"
+        return [
+            f"{schedule.total_steps:,} steps, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
+            f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} at step {schedule.last + 1:,}, masks every "
+            f"{schedule.mask_every} steps",
+            f"{self.memory / 2**30:.2f} GiB for weights, gradients, optimizer and criterion, beside a batch's "
+            f"activations; about {took} of training",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for programs; memory in bytes."""
+        return {
+            "report": self.report,
+            "schedule": asdict(self.schedule),
+            "steps_per_epoch": self.steps_per_epoch,
+            "samples": self.samples,
+            "memory": self.memory,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run ends with: the report and its folder, or after a plan (and beside the first process) neither."""
+
+    plan: Plan | None
+    report: dict[str, Any] | None = None
+    folder: Path | None = None
+
+
+def run(
+    recipe: Recipe,
+    *,
+    folder: Path | None,
+    reporter: Reporter,
+    resume: bool = False,
+    overwrite: bool = False,
+    plan_only: bool = False,
+    push_to: str | None = None,
+    private: bool = True,
+) -> Result:
+    """Carry out a recipe. `folder` None: a new one under runs/. `push_to`: the Hub repository to upload the model to.
+
+    Raises UsageError, before anything is written, for what cannot be carried out.
+    """
+    recipe = _resolved(recipe)
+    _refuse(recipe.prune)
+    if push_to:
+        check_hub(push_to)
+    named = "prune", recipe.model.name, recipe.data.dataset
+    runs.check(folder or runs.default_folder(*named), resume=resume, overwrite=overwrite)
+    device, team = join_team(recipe.model.device)
+    work = _gather(recipe, device, team, reporter)
+    if plan_only:
+        return Result(plan=work.plan())
+    with ExitStack() as held:
+        opened: list[runs.Run] = []
+        options = {"recipe": recipe.to_dict(), "signature": work.signature(), "resume": resume, "overwrite": overwrite}
+        team.first(
+            lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options)))
+        )
+        folder = team.first(lambda: opened[0].folder)
+        finished = team.first(lambda: _finished(folder))
+        if finished:
+            reporter.note("the model is pruned already")
+            return Result(plan=None, report=finished, folder=folder)
+        plan = work.plan()
+        for line in plan.lines():
+            reporter.note(line)
+        if recipe.train.new_head:
+            work.learn_head(folder, opened[0] if opened else None, reporter)
+        if opened:
+            opened[0].path(PROFILE)
+        profile = work.profile(folder, reporter, resume=resume)
+        report = work.prune(profile, plan, folder, opened[0] if opened else None, reporter, resume=resume)
+        if opened and push_to:
+            reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
+    return Result(plan=plan, report=report, folder=folder if opened else None)
+
+
+def _resolved(recipe: Recipe) -> Recipe:
+    """The recipe with every value that it leaves open."""
+    prune, train = recipe.prune, recipe.train
+    structure = parse(prune.structure)
+    built_in = recipe.model.name.startswith("builtin/")
+    rate = learning_rate_of(recipe.model.name) if built_in else LEARNING_RATE
+    once = prune.schedule == "one-shot"
+    pruning = {
+        "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else SPARSITY),
+        "allocation": prune.allocation or ("uniform" if structure.grouped else "global"),
+    }
+    training = {
+        "learning_rate": train.learning_rate or rate,
+        # they were trained on the first caption
+        "texts": train.texts or ("first" if built_in else "any"),
+        "epochs": EPOCHS if train.epochs is None else train.epochs,
+    }
+    if once and train.max_steps is None:
+        steps, batches = ONE_SHOT[prune.criterion]
+        training |= {"epochs": 0, "max_steps": steps, "accumulate": max(batches, train.accumulate)}
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"dataset": recipe.data.dataset or dataset_of(recipe.model.name)}),
+            "prune": prune.model_copy(update=pruning),
+            "train": train.model_copy(update=training),
+        }
+    )
+
+
+def _refuse(prune: PruneSection) -> None:
+    limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
+    axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
+    refuse(**axes, **limits)
+    if prune.schedule == "one-shot" and prune.refresh_profile:
+        raise UsageError("refresh_profile and schedule one-shot: masks are set once; leave refresh_profile out")
+    if prune.id_weight == "none" and prune.refresh_profile:
+        raise UsageError("refresh_profile and id_weight none: no dimension is used; leave refresh_profile out")
+
+
+def _gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter) -> Work:
+    """Model, layers and training samples of a recipe."""
+    asked, data = recipe.model, recipe.data
+    loaded = load(
+        asked.name,
+        revision=asked.revision,
+        dtype="float32",
+        device=device,
+        trust_remote_code=asked.trust_remote_code,
+        cache_dir=asked.cache_dir,
+        local_files_only=asked.local_files_only,
+    )
+    with reporter.progress("choosing training samples") as progress:
+        selection = team.first(
+            lambda: select(
+                data.dataset,
+                split=data.split or TRAINING,
+                n=recipe.train.samples,
+                distinct=False,
+                seed=data.seed,
+                data_dir=data.data_dir,
+                dataset_id=data.dataset_id,
+                image_column=data.image_column,
+                text_column=data.text_column,
+                cache_dir=asked.cache_dir,
+                force=True,
+                progress=progress,
+            )
+        )
+    if recipe.train.new_head:
+        known = {sample.label for sample in selection.samples} - {None}
+        if not known:
+            raise UsageError(f"--new-head needs labels to learn, and {data.dataset} has none")
+        loaded = with_new_head(loaded, [str(label) for label in range(max(known) + 1)], seed=data.seed)
+    if recipe.train.texts == "first" and loaded.family.lesson:
+        read = loaded.family.lesson.fixed_texts + 1
+        selection = replace(
+            selection, samples=[replace(sample, texts=sample.texts[:read]) for sample in selection.samples]
+        )
+    return Work(recipe, loaded, selection, team)
+
+
+class Work:
+    """One pruning run: what is pruned, what it learns from, and in which steps. Nothing has been written yet."""
+
+    def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team):
+        self.recipe, self.selection, self.team = recipe, selection, team
+        self._take(loaded)
+        self.training = _training(recipe)
+        samples = selection.samples
+        self.per_epoch = steps_per_epoch(self.training, len(samples), team.size)
+        prune = recipe.prune
+        self.schedule = Schedule(
+            kind=prune.schedule,
+            target=prune.sparsity,
+            total_steps=total_steps(self.training, len(samples), team.size),
+            initial=0.0 if prune.schedule == "one-shot" else prune.initial,
+            final=0.0 if prune.schedule == "one-shot" else prune.final,
+            mask_every=prune.mask_every,
+        )
+        if prune.criterion == "platon":
+            refuse(schedule=prune.schedule, window=prune.window, total_steps=self.schedule.total_steps)
+        parse(prune.structure).check({name: layer.module.weight.shape for name, layer in self.layers.items()})
+
+    def _take(self, loaded: Loaded) -> None:
+        self.loaded, self.layers = loaded, in_scope(loaded.model, loaded.family, self.recipe.prune.scope)
+
+    def signature(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        asked = {f"prune.{key}": value for key, value in self.recipe.prune.model_dump(mode="json").items()}
+        skipped = ("checkpoint_every", "report_to")
+        training = self.recipe.train.model_dump(mode="json").items()
+        return {
+            **{key: self.loaded.description[key] for key in ("fingerprint", "revision", "class")},
+            "samples": self.selection.description["fingerprint"],
+            "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
+            **asked,
+            **{f"train.{key}": value for key, value in training if key not in skipped},
+            "seed": self.recipe.data.seed,
+            "processes": self.team.size,
+        }
+
+    def plan(self) -> Plan:
+        """What is going to happen, after a rehearsal of one step."""
+        model, prune = self.loaded.model, self.recipe.prune
+        once = prune.allocation == "uniform"
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        pruned = sum(layer.in_features * layer.out_features for layer in self.layers.values())
+        smoothing = {"platon": 12 if prune.smoothing_dtype == "float32" else 8}.get(prune.criterion, 0)
+        seconds = rehearse(self.loaded, self.selection.samples, self.training) * self.schedule.total_steps
+        return Plan(
+            report=planned_report(
+                model,
+                self.layers,
+                prunable=find_layers(model, self.loaded.family),
+                asked=prune.sparsity,
+                by_layer=dict.fromkeys(self.layers, prune.sparsity) if once else None,
+            ),
+            schedule=self.schedule,
+            steps_per_epoch=self.per_epoch,
+            samples=len(self.selection.samples),
+            memory=weights * (4 if self.training.update_weights else 2) + pruned * smoothing + pruned // 8,
+            seconds=seconds,
+        )
+
+    def learn_head(self, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
+        """Train the model with its new head, dense, and go on from folder/dense; at once where that is there."""
+        dense = folder / DENSE
+        if not self.team.first(dense.exists):
+            checkpoints = folder / "dense-checkpoints"
+            if opened:
+                opened.path(DENSE)
+                opened.path(checkpoints.name)
+            with reporter.progress("training the new head") as progress:
+                learning = replace(self.training, update_weights=True)
+                train(
+                    self.loaded,
+                    self.selection.samples,
+                    learning,
+                    folder=checkpoints,
+                    resume=True,
+                    progress=lambda step, total, numbers: progress(step, total, f"loss {numbers['loss']:.3f}"),
+                )
+            if opened:
+                with disk_errors(dense):
+                    fresh = folder / f".{DENSE}.0.tmp"
+                    self.loaded.model.save_pretrained(fresh)
+                    self.loaded.processor.save_pretrained(fresh)
+                    fresh.replace(dense)
+                shutil.rmtree(checkpoints, ignore_errors=True)
+        self.team.first(lambda: None)
+        self._take(load(str(dense), dtype="float32", device=self.loaded.model.device))
+
+    def profile(self, folder: Path, reporter: Reporter, *, resume: bool) -> Profile | None:
+        """The dimensions that weigh: estimated first, read, or published. None where they do not weigh."""
+        prune = self.recipe.prune
+        if prune.id_weight == "none":
+            return None
+        if prune.profile != "auto":
+            return self.team.first(self._read_profile)
+        inside = folder / PROFILE
+        again = resume and self.team.first(lambda: runs.read_record(inside) is not None)
+        done = estimate_id.run(self._estimating(), folder=inside, reporter=reporter, resume=again)
+        return self.team.first(lambda: done.profile)
+
+    def _read_profile(self) -> Profile:
+        """The profile that the recipe names. UsageError where layers of a name are not as wide."""
+        name = self.recipe.prune.profile
+        profile = published(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else load_profile(name)
+        for layer in self.layers.values():
+            known = profile.layers.get(layer.name)
+            if known is not None and known.width not in (layer.in_features, layer.out_features):
+                raise UsageError(
+                    f"the profile {name} is of another model: {layer.name} has {known.width} features there, "
+                    f"{layer.out_features} here"
+                )
+        return profile
+
+    def _estimating(self) -> Recipe:
+        """The recipe of the profile: the layers in scope, on samples of the split that is trained on."""
+        data = self.recipe.data.model_copy(update={"split": self.selection.description["split"]})
+        modalities = sorted({layer.modality for layer in self.layers.values()})
+        update = {"modality": modalities}
+        if self.recipe.prune.compat == "icml24":
+            update["estimator"] = "icml24"
+        estimate = self.recipe.estimate.model_copy(update=update)
+        model = self.recipe.model.model_copy(update={"name": self.loaded.name})
+        return self.recipe.model_copy(update={"model": model, "data": data, "estimate": estimate})
+
+    def prune(
+        self,
+        profile: Profile | None,
+        plan: Plan,
+        folder: Path,
+        opened: runs.Run | None,
+        reporter: Reporter,
+        *,
+        resume: bool,
+    ) -> dict[str, Any] | None:
+        """Train and prune, then save; the report, on the first process."""
+        weights = self._weights(profile)
+        for name, reason in weights.substituted.items():
+            reporter.warn(f"{name}: {reason}")
+        pruner = self._pruner(weights)
+        checkpoints = folder / "checkpoints"
+        if opened:
+            opened.path("checkpoints")
+            if resume:
+                kept = latest(checkpoints)
+                _forget(folder / "metrics.jsonl", int(kept.name.rpartition("-")[2]) if kept else 0)
+        last: list[Update] = []
+
+        def on_step(step: int) -> None:
+            update = pruner.step(step)
+            if update is not None:
+                agree(update.digest, f"the masks at step {step}")
+                last[:] = [update]
+
+        def on_epoch(epoch: int) -> None:
+            every = self.recipe.prune.refresh_profile
+            if every and epoch % every == 0 and not self.schedule.is_final(epoch * self.per_epoch + 1):
+                pruner.set_factors(self._weights(self._refreshed(pruner, opened, epoch)).factors)
+
+        def log(numbers: dict[str, float]) -> None:
+            opened.log_metric({**numbers, **self._sparsities(pruner)})
+
+        with reporter.progress("pruning") as progress:
+            start = time.perf_counter()
+            outcome = train(
+                self.loaded,
+                self.selection.samples,
+                self.training,
+                folder=checkpoints,
+                resume=resume,
+                state={"pruner": pruner},
+                on_step=on_step,
+                on_epoch=on_epoch if self.recipe.prune.refresh_profile else None,
+                progress=lambda step, total, numbers: progress(
+                    step, total, f"loss {numbers['loss']:.3f}, {pruner.sparsity():.1%} of {self.schedule.target:.1%}"
+                ),
+                log=log,
+            )
+            seconds = time.perf_counter() - start
+        report = None
+        if opened:
+            facts = {**asdict(outcome), "seconds": round(seconds, 3), **runs.provenance()}
+            report = self._save(pruner, weights, profile, plan, opened, facts)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        self.team.first(lambda: None)  # nobody leaves before the model is written
+        return report
+
+    def _weights(self, profile: Profile | None) -> Weights:
+        prune = self.recipe.prune
+        modalities = {name: layer.modality for name, layer in self.layers.items()}
+        return multipliers(
+            profile, modalities, mode=prune.id_weight, exponent=prune.id_exponent, missing=prune.missing_id
+        )
+
+    def _pruner(self, weights: Weights) -> Pruner:
+        prune = self.recipe.prune
+        settings = {}
+        if prune.criterion == "platon":
+            settings = {key: getattr(prune, key) for key in ("beta1", "beta2", "window", "smoothing_dtype")}
+        modules = {name: layer.module for name, layer in self.layers.items()}
+        targets = {name: module.weight for name, module in modules.items()}
+        common = {"factors": weights.factors, "schedule": self.schedule}
+        if prune.compat == "icml24":
+            return icml24.Icml24(
+                targets,
+                criterion=icml24.load(prune.criterion, **settings),
+                steps_per_epoch=self.per_epoch,
+                biases={
+                    name: layer.module.bias for name, layer in self.layers.items() if layer.module.bias is not None
+                },
+                **common,
+            )
+        return Pruner(
+            targets,
+            criterion=criteria.load(prune.criterion, **settings),
+            allocation=prune.allocation,
+            structure=prune.structure,
+            floor=prune.floor,
+            ceiling=prune.ceiling,
+            min_keep=prune.min_keep,
+            monotone=prune.monotone,
+            **common,
+        )
+
+    def _refreshed(self, pruner: Pruner, opened: runs.Run | None, epoch: int) -> Profile:
+        """The dimensions of the model as it is now, masked."""
+        data, wanted = self.recipe.data, self.recipe.estimate
+        with pruner.masked():
+            profile = estimate_id.estimate_id(
+                self.loaded.model,
+                self._drawn(),
+                processor=self.loaded.processor,
+                tokens=wanted.tokens,
+                capture=wanted.capture,
+                estimator=wanted.estimator,
+                batch_size=data.batch_size,
+                memory=wanted.memory,
+                seed=data.seed,
+            )
+        if opened:
+            profile.save(opened.path(f"profile-epoch-{epoch}.json"))
+        return profile
+
+    def _drawn(self) -> Sequence[Any]:
+        """The samples that dimensions are estimated from, on all processes."""
+        data = self.recipe.data
+        drawn = self.team.first(
+            lambda: select(
+                data.dataset,
+                split=self.selection.description["split"],
+                n=data.samples,
+                seed=data.seed,
+                data_dir=data.data_dir,
+                dataset_id=data.dataset_id,
+                image_column=data.image_column,
+                text_column=data.text_column,
+                cache_dir=self.recipe.model.cache_dir,
+                force=data.force,
+            )
+        )
+        return drawn.samples
+
+    def _sparsities(self, pruner: Pruner) -> dict[str, float]:
+        """The share of zeros in scope and of each modality in it."""
+        found = {"sparsity": pruner.sparsity()}
+        for modality in dict.fromkeys(layer.modality for layer in self.layers.values()):
+            inside = [name for name, layer in self.layers.items() if layer.modality == modality]
+            size = sum(self.layers[name].module.weight.numel() for name in inside)
+            found[f"sparsity.{modality}"] = sum(pruner.masks.zeros[name] for name in inside) / size
+        return found
+
+    def _save(
+        self,
+        pruner: Pruner,
+        weights: Weights,
+        profile: Profile | None,
+        plan: Plan,
+        opened: runs.Run,
+        facts: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Write model/ and what belongs to it, verified; report.json comes last."""
+        report = finished_report(
+            plan.report, pruner.masks, profile=profile, factors=weights.factors, substituted=weights.substituted
+        )
+        report["made"] = dict(facts)
+        asked, model = self.recipe.model, self.loaded
+        card = page(
+            report,
+            model=model.description,
+            command=facts["command"],
+            recipe=yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True),
+            versions=facts["versions"],
+            base=base_facts(model.description, cache_dir=asked.cache_dir, local_files_only=asked.local_files_only),
+        )
+        for name in ("model", "masks.safetensors", "profile.json", "README.md", "report.json"):
+            opened.path(name)
+        stored = model.description.get("stored_dtype")
+        with pruner.masked():
+            verdict = save_pruned(
+                opened.folder / "model",
+                model.model,
+                model.processor,
+                masks=pruner.masks,
+                profile=profile,
+                report=report,
+                card=card,
+                structure=self.recipe.prune.structure,
+                dtype=getattr(torch, stored) if stored else None,
+                trust_remote_code=asked.trust_remote_code,
+            )
+        return {**report, "verified": asdict(verdict)}
+
+
+def _training(recipe: Recipe) -> Training:
+    asked = recipe.train.model_dump(exclude={"samples", "texts", "new_head", "report_to"})
+    once = recipe.prune.schedule == "one-shot"
+    return Training(**asked, report_to=tuple(recipe.train.report_to), seed=recipe.data.seed, update_weights=not once)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The report of a run that has ended, None of one that has not."""
+    path = folder / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _forget(path: Path, step: int) -> None:
+    """Drop the metrics of steps after this one: they will be made again."""
+    kept = [line for line in runs.read_metrics(path) if line["step"] <= step]
+    if path.exists():
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

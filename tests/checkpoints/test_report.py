@@ -1,0 +1,123 @@
+"""The report adds up: every share has its denominator, and the sums are those of the masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from idvl.checkpoints.report import plan, report
+from idvl.models.families import family_of
+from idvl.models.layers import find_layers
+from idvl.profile import Estimate, LayerProfile, Profile
+from idvl.sparsity.masks import Masks
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def blip():
+    torch.manual_seed(0)
+    model, _ = tiny.KINDS["blip"]()
+    return model, find_layers(model, family_of(model.config))
+
+
+def profile_of(layers, without: str) -> Profile:
+    def estimate(name: str, i: int) -> Estimate:
+        known = {"n_points": 100, "n_duplicates": 0, "estimator": "twonn"}
+        if name == without:
+            return Estimate(dimension=None, stderr=None, reason="constant output", **known)
+        return Estimate(dimension=float(i + 1), stderr=0.25, **known)
+
+    rows = {
+        name: LayerProfile(
+            modality=layer.modality,
+            block=layer.block,
+            depth=i,
+            width=layer.out_features,
+            n_features=None,
+            reads_image=layer.reads_image,
+            estimate=estimate(name, i),
+        )
+        for i, (name, layer) in enumerate(layers.items())
+    }
+    return Profile(layers=rows, model={}, dataset={}, protocol={}, provenance={})
+
+
+def masks_of(layers, zeros: dict[str, int]) -> Masks:
+    masks = Masks({name: layer.module.weight.shape for name, layer in layers.items()})
+    for name, n in zeros.items():
+        masks.set(name, torch.arange(layers[name].module.weight.numel()) >= n)
+    return masks
+
+
+def test_the_three_denominators(blip) -> None:
+    model, layers = blip
+    vision = {name: layer for name, layer in layers.items() if layer.modality == "vision"}
+    made = report(plan(model, vision, prunable=layers, asked=0.25), masks_of(vision, dict.fromkeys(vision, 100)))
+    total = made["total"]
+    # 2 blocks of qkv 32 x 96, projection 32 x 32, fc1 and fc2 32 x 64
+    assert total["weights"] == 2 * (32 * 96 + 32 * 32 + 2 * 32 * 64)
+    assert total["prunable_weights"] == sum(layer.module.weight.numel() for layer in layers.values())
+    assert total["model_weights"] == sum(parameter.numel() for parameter in model.parameters())
+    assert (total["layers"], total["zeros"], total["asked"]) == (8, 800, 0.25)
+    for key, weights in (("sparsity", "weights"), ("prunable_sparsity", "prunable_weights")):
+        assert total[key] == 800 / total[weights]
+    assert total["model_sparsity"] == 800 / total["model_weights"]
+
+
+def test_modalities_and_layers_add_up(blip) -> None:
+    model, layers = blip
+    zeros = {name: 7 * i for i, name in enumerate(layers)}
+    made = report(plan(model, layers, prunable=layers, asked=0.5), masks_of(layers, zeros))
+    assert list(made["layers"]) == list(layers)
+    assert list(made["modalities"]) == ["vision", "language", "cross"]
+    for key in ("layers", "weights", "zeros"):
+        assert sum(part[key] for part in made["modalities"].values()) == made["total"][key]
+    assert {name: layer["zeros"] for name, layer in made["layers"].items()} == zeros
+    assert made["total"]["zeros"] == sum(zeros.values())
+    assert all(layer["sparsity"] == layer["zeros"] / layer["weights"] for layer in made["layers"].values())
+
+
+def test_a_layer_has_its_dimension_its_factor_and_why_it_is_another(blip) -> None:
+    model, layers = blip
+    first, second = list(layers)[:2]
+    made = report(
+        plan(model, layers, prunable=layers, asked=0.5),
+        masks_of(layers, {}),
+        profile=profile_of(layers, without=first),
+        factors={name: float(i + 1) for i, name in enumerate(layers)},
+        substituted={first: "no estimate: constant output"},
+    )
+    layer = made["layers"][first]
+    assert (layer["dimension"], layer["stderr"], layer["factor"]) == (None, None, 1.0)
+    assert layer["substituted"] == "no estimate: constant output"
+    layer = made["layers"][second]
+    assert (layer["dimension"], layer["stderr"], layer["factor"], layer["substituted"]) == (2.0, 0.25, 2.0, None)
+
+
+def test_without_a_profile_it_says_so(blip) -> None:
+    model, layers = blip
+    made = report(plan(model, layers, prunable=layers, asked=0.5), masks_of(layers, {}))
+    assert {layer["dimension"] for layer in made["layers"].values()} == {None}
+    assert {layer["factor"] for layer in made["layers"].values()} == {None}
+
+
+def test_asked_is_none_under_one_threshold_and_a_weighted_mean_where_it_is_fixed(blip) -> None:
+    model, layers = blip
+    free = plan(model, layers, prunable=layers, asked=0.5)
+    assert free["total"]["asked"] == 0.5
+    assert {part["asked"] for part in free["modalities"].values()} == {None}
+    by_layer = {name: 0.25 if layer.modality == "vision" else 0.75 for name, layer in layers.items()}
+    fixed = plan(model, layers, prunable=layers, asked=0.6, by_layer=by_layer)
+    assert [part["asked"] for part in fixed["modalities"].values()] == [0.25, 0.75, 0.75]
+    assert fixed["total"]["asked"] == 0.6
+
+
+def test_it_is_plain_json(blip, tmp_path: Path) -> None:
+    model, layers = blip
+    made = report(plan(model, layers, prunable=layers, asked=0.5), masks_of(layers, {}))
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["schema"] == "idvl/report/1"
+    assert list(made) == ["schema", "layers", "modalities", "total"]

@@ -1,0 +1,195 @@
+"""What each family learns: the sum over terms of the loss that the literature, or transformers, defines."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from idvl.errors import UsageError
+from idvl.models.families import family_of
+from idvl.models.heads import with_new_head
+from idvl.models.loading import load
+from idvl.models.objective import IGNORED, contrastive, divergence, next_tokens, over_labels
+from idvl.training import Training
+from idvl.training.accelerating import check
+from tests import tiny
+
+ANSWERED = [dataclasses.replace(sample, texts=(sample.texts[0], "two red")) for sample in tiny.samples(6)]
+LABELLED = [dataclasses.replace(sample, label=i % 3, texts=()) for i, sample in enumerate(tiny.samples(6))]
+SAMPLES = {"blip-vqa": ANSWERED, "vit": LABELLED}
+KINDS = ["blip", "blip-vqa", "blip-itm", "clip", "vit", "git", "gpt2", "llava", "blip2"]
+
+
+@pytest.fixture(scope="module")
+def get(tmp_path_factory):
+    models = {}
+
+    def load_once(kind):
+        if kind not in models:
+            models[kind] = load(str(tiny.save(kind, tmp_path_factory.mktemp(kind))), device="cpu")
+        return models[kind]
+
+    return load_once
+
+
+def shown(loaded, samples):
+    length = loaded.family.text_length(loaded.processor, samples)
+    return loaded.family.lesson.inputs(loaded.processor, samples, length, loaded.model.config)
+
+
+def learn(loaded, samples):
+    return loaded.family.lesson.loss(loaded.model, shown(loaded, samples), None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_count_the_terms(get, kind):
+    samples = SAMPLES.get(kind, tiny.samples(6))
+    inputs = shown(get(kind), samples)
+    total, count, logits = get(kind).family.lesson.loss(get(kind).model, inputs, None)
+    assert count == int((inputs["labels"] != IGNORED).sum()) > 0
+    assert total.ndim == 0 and total.isfinite() and total > 0
+    assert logits is None or len(logits) in (count, 2 * count)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("clip", "blip-itm")])
+def test_totals_add_up_whatever_the_batches(get, kind):
+    samples = SAMPLES.get(kind, tiny.samples(6))
+    whole = learn(get(kind), samples)
+    parts = [learn(get(kind), samples[i : i + 2]) for i in (0, 2, 4)]
+    assert sum(part.count for part in parts) == whole.count
+    torch.testing.assert_close(sum(part.total for part in parts), whole.total, rtol=1e-5, atol=1e-5)
+
+
+def test_a_captions_loss_is_that_of_transformers(get):
+    loaded = get("blip")
+    inputs = shown(loaded, tiny.samples(6))
+    total, count, logits = loaded.family.lesson.loss(loaded.model, inputs, None)
+    tokens = inputs["input_ids"].clone()
+    tokens[:, 0] = loaded.model.config.text_config.bos_token_id
+    theirs = loaded.model(
+        pixel_values=inputs["pixel_values"],
+        input_ids=tokens,
+        attention_mask=inputs["attention_mask"],
+        labels=tokens.masked_fill(inputs["attention_mask"] == 0, IGNORED),
+    )
+    torch.testing.assert_close(total / count, theirs.loss)
+    assert count == int(inputs["attention_mask"][:, 1:].sum())
+    assert logits.shape == (count, loaded.model.config.text_config.vocab_size)
+
+
+def test_an_answers_loss_is_that_of_transformers_where_questions_are_equally_long(get):
+    loaded = get("blip-vqa")
+    sample = dataclasses.replace(ANSWERED[0], texts=("a red star", "two blue"))
+    inputs = shown(loaded, [sample])
+    total, count, _ = loaded.family.lesson.loss(loaded.model, inputs, None)
+    tokens = inputs["decoder_input_ids"].clone()
+    tokens[:, 0] = loaded.model.config.text_config.bos_token_id
+    theirs = loaded.model(
+        **{key: inputs[key] for key in ("pixel_values", "input_ids", "attention_mask", "decoder_attention_mask")},
+        decoder_input_ids=tokens,
+        labels=tokens.masked_fill(inputs["decoder_attention_mask"] == 0, IGNORED),
+    )
+    torch.testing.assert_close(total / count, theirs.loss)
+    assert count == 3  # two words and the end
+
+
+def test_the_contrastive_loss_is_that_of_transformers(get):
+    loaded = get("clip")
+    inputs = shown(loaded, tiny.samples(6))
+    total, count, logits = loaded.family.lesson.loss(loaded.model, inputs, None)
+    theirs = loaded.model(**{k: v for k, v in inputs.items() if k != "labels"}, return_loss=True)
+    torch.testing.assert_close(total / count, theirs.loss)
+    assert logits.shape == (12, 6)
+    total.backward()
+    assert loaded.model.logit_scale.grad is not None
+    loaded.model.zero_grad()
+
+
+def test_a_class_is_learnt_by_cross_entropy(get):
+    inputs = shown(get("vit"), LABELLED)
+    total, count, logits = get("vit").family.lesson.loss(get("vit").model, inputs, None)
+    torch.testing.assert_close(total, F.cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1, 2]), reduction="sum"))
+    assert count == 6
+
+
+def test_matching_tells_an_images_text_from_another_ones(get):
+    samples = tiny.samples(3)
+    twice = [samples[0], samples[0], samples[1]]
+    inputs = shown(get("blip-itm"), twice)
+    # the second pair's wrong text would be right
+    assert inputs["labels"].tolist() == [1, 1, 1, 0, IGNORED, 0]
+    assert torch.equal(inputs["pixel_values"][:3], inputs["pixel_values"][3:])
+    assert torch.equal(inputs["input_ids"][3:], inputs["input_ids"][[2, 0, 1]])
+
+
+def test_processes_that_share_pairs_have_one_loss():
+    torch.manual_seed(0)
+    images, texts = (F.normalize(torch.randn(6, 4), dim=-1) for _ in range(2))
+    whole = contrastive(images, texts, torch.tensor(3.0))
+    parts = []
+    for start in (0, 3):
+        everything = iter(((images, start), (texts, start)))
+        mine = slice(start, start + 3)
+        parts.append(contrastive(images[mine], texts[mine], torch.tensor(3.0), lambda _, of=everything: next(of)))
+    torch.testing.assert_close(parts[0].total + parts[1].total, whole.total)
+
+
+def test_the_divergence_is_the_mean_over_rows():
+    student, teacher = torch.randn(5, 7), torch.randn(5, 7)
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    torch.testing.assert_close(divergence(student, teacher), (p * (p / q).log()).sum(1).mean())
+    assert divergence(student, student).abs() < 1e-6
+
+
+def test_the_next_tokens_end_with_the_last_real_one():
+    tokens, mask = torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    labels = next_tokens(tokens, mask)
+    assert labels.tolist() == [[6, 7, IGNORED, IGNORED], [6, 7, 8, IGNORED]]
+    logits = torch.randn(2, 4, 9)
+    assert over_labels(logits, labels).count == 5
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "siglip", "dinov2", "flava"])
+def test_models_without_a_known_loss_are_refused(get, kind):
+    with pytest.raises(UsageError, match="knows no loss"):
+        check(get(kind), tiny.samples(2), Training(batch_size=2))
+
+
+def test_a_bare_vit_is_refused_until_it_has_a_head(get, tmp_path):
+    get("vit").model.base_model.save_pretrained(tmp_path)
+    get("vit").processor.save_pretrained(tmp_path)
+    bare = load(str(tmp_path), device="cpu")
+    with pytest.raises(UsageError, match="ViTForImageClassification"):
+        check(bare, LABELLED, Training(batch_size=2))
+    headed = with_new_head(bare, ["cat", "dog", "bird"])
+    check(headed, LABELLED, Training(batch_size=2))
+    assert learn(headed, LABELLED).logits.shape == (6, 3)
+    for name, value in headed.model.base_model.state_dict().items():
+        assert torch.equal(value, bare.model.state_dict()[name])
+    again = with_new_head(get("vit"), ["cat", "dog", "bird"])
+    assert torch.equal(again.model.classifier.weight, headed.model.classifier.weight)
+    assert again.model.config.id2label == {0: "cat", 1: "dog", 2: "bird"}
+    assert family_of(again.model.config).lesson is not None
+
+
+def test_a_reader_of_text_gets_no_new_head(get):
+    with pytest.raises(UsageError, match="reads text"):
+        with_new_head(get("clip"), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples", "settings", "said"),
+    [
+        ("clip", tiny.samples(4), {"accumulate": 2, "batch_size": 2}, "accumulate 1 and a batch_size of 4"),
+        ("clip", tiny.samples(4), {"batch_size": 1}, "at least 2"),
+        ("blip-vqa", tiny.samples(4), {}, "no answer"),
+        ("blip-vqa", ANSWERED, {"gradient_checkpointing": True}, "checkpointing"),
+        ("vit", tiny.samples(4), {}, "no label"),
+        ("vit", [dataclasses.replace(LABELLED[0], label=10)], {}, "classes are 0 to 9"),
+        ("blip", [dataclasses.replace(tiny.samples(1)[0], texts=())], {}, "no text"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused_first(get, kind, samples, settings, said):
+    with pytest.raises(UsageError, match=said):
+        check(get(kind), samples, Training(**{"batch_size": 2, **settings}))

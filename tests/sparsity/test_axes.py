@@ -1,0 +1,83 @@
+"""Every pair of values of two axes is supported, and prunes as asked, or refused with its reason."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+
+from idvl.errors import UsageError
+from idvl.sparsity import criteria, icml24
+from idvl.sparsity.axes import AXES, REFUSED, reason, refuse
+from idvl.sparsity.icml24 import Icml24
+from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.schedule import Schedule
+from tests.sparsity.layers import layers, train, zeros
+
+VALUES = [(axis, value) for axis, values in AXES.items() for value in values]
+PAIRS = [pair for pair in combinations(VALUES, 2) if pair[0][0] != pair[1][0]]
+FACTORS = {"multiply": [10.0, 2.0, 0.5], "divide": [0.1, 0.5, 2.0], "none": [1.0, 1.0, 1.0]}
+
+
+def settings(*values: tuple[str, str]) -> dict[str, Any]:
+    """The settings of some axes' values; the others are left alone, or where only one value fits take that."""
+    chosen = dict(values)
+    limits = {"floor": 0.2, "ceiling": 0.8, "min_keep": 5}
+    asked: dict[str, Any] = {axis: limits[axis] for axis in limits if chosen.get(axis) == "set"}
+    asked |= {axis: chosen[axis] for axis in ("criterion", "id_weight", "allocation", "schedule") if axis in chosen}
+    if chosen.get("structure") == "N:M":
+        asked |= {"structure": "2:4"} | ({} if "allocation" in chosen else {"allocation": "uniform"})
+    asked |= {"monotone": True} if chosen.get("monotone") == "yes" else {}
+    return asked | ({"compat": chosen["compat"]} if "compat" in chosen else {})
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join("=".join(value) for value in pair))
+def test_every_pair_works_or_says_why_not(pair: tuple[tuple[str, str], tuple[str, str]]) -> None:
+    asked = settings(*pair)
+    why = reason(*pair)
+    if why is not None:
+        with pytest.raises(UsageError) as refused:
+            refuse(**asked, sparsity=0.5)
+        assert str(refused.value).endswith(why) and len(why) > 20
+        return
+    refuse(**asked, sparsity=0.5)
+    weights = layers()
+    schedule = Schedule(kind=asked.pop("schedule", "cubic"), target=0.5, total_steps=20, mask_every=4)
+    factors = dict(zip(weights, FACTORS[asked.pop("id_weight", "none")], strict=True))
+    criterion, compat = asked.pop("criterion", "magnitude"), asked.pop("compat", "none")
+    make, name = {"none": (Pruner, criteria.load), "icml24": (partial(Icml24, steps_per_epoch=10), icml24.load)}[compat]
+    pruner = make(
+        weights, criterion=name(criterion), schedule=schedule, factors=factors, **({} if compat == "icml24" else asked)
+    )
+    train(weights, pruner, range(1, 21), torch.optim.SGD(weights.values(), lr=1e-3))
+    assert zeros(weights) == sum(pruner.masks.zeros.values())
+    assert zeros(weights) == round(0.5 * pruner.total) if compat == "none" else zeros(weights) > 0
+    pruner.masks.verify(weights, asked.get("structure", "unstructured"))
+
+
+def test_the_table_names_axes_and_values_that_exist() -> None:
+    assert all(len(pair) == 2 and pair <= set(VALUES) for pair in REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"id_weight": "multiply", "allocation": "uniform"}, "id_weight multiply and allocation uniform: weights are"),
+        ({"structure": "2:4"}, "allocation global and structure 2:4: every layer gets the sparsity 1 - N/M"),
+        ({"structure": "2:4", "allocation": "uniform", "sparsity": 0.8}, "2:4 has sparsity 0.5, not 0.8"),
+        ({"criterion": "wanda"}, "criterion must be one of gradient, magnitude, platon, not 'wanda'"),
+        ({"compat": "icml23"}, "compat must be one of none, icml24"),
+        ({"sparsity": 1.2}, "between 0 and 1, not 1.2"),
+        ({"schedule": "one-shot", "window": 10, "total_steps": 5}, "windows of 10 steps, and 5 steps are observed"),
+    ],
+)
+def test_messages(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        refuse(**asked)
+
+
+def test_a_short_run_that_trains_may_end_before_its_first_window() -> None:
+    refuse(criterion="platon", window=10, total_steps=5)

@@ -1,0 +1,113 @@
+"""IDs -> factors: by name, sound ones only, the rest by a stated policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from idvl.errors import UsageError
+from idvl.profile import Estimate, LayerProfile, Profile, published
+from idvl.sparsity.weighting import multipliers, unsound
+
+GOOD: dict[str, Any] = {"stderr": 0.5, "n_points": 2000, "n_duplicates": 0}
+
+
+def estimate(dimension: float | None, **more: Any) -> Estimate:
+    reason = "all points are equal" if dimension is None else None
+    return Estimate(dimension=dimension, estimator="twonn", reason=reason, **{**GOOD, **more})
+
+
+def profile(**estimates: tuple[str, Estimate]) -> Profile:
+    layers = {
+        name: LayerProfile(
+            modality=modality, block=None, depth=i, width=8, n_features=8, reads_image=False, estimate=found
+        )
+        for i, (name, (modality, found)) in enumerate(estimates.items())
+    }
+    return Profile(layers=layers, model={}, dataset={}, protocol={}, provenance={})
+
+
+MEASURED = profile(
+    v1=("vision", estimate(10.0)),
+    v2=("vision", estimate(20.0)),
+    v3=("vision", estimate(60.0)),
+    l1=("language", estimate(4.0)),
+    l2=("language", estimate(0.1, stderr=0.09)),
+    l3=("language", estimate(None)),
+)
+LAYERS = {name: layer.modality for name, layer in MEASURED.layers.items()}
+
+
+def test_multiply_divide_none() -> None:
+    sound = {name: LAYERS[name] for name in ("v1", "v2", "v3", "l1")}
+    assert multipliers(MEASURED, sound).factors == {"v1": 10, "v2": 20, "v3": 60, "l1": 4}
+    assert multipliers(MEASURED, sound, mode="divide").factors["l1"] == 0.25
+    assert multipliers(MEASURED, sound, exponent=0.5).factors["l1"] == 2
+    assert multipliers(None, sound, mode="none").factors == dict.fromkeys(sound, 1.0)
+
+
+def test_layers_without_a_sound_id_take_their_modalitys_median() -> None:
+    layers = LAYERS | {"v4": "vision", "x1": "cross"}
+    weights = multipliers(MEASURED, layers)
+    assert weights.factors == {"v1": 10, "v2": 20, "v3": 60, "l1": 4, "l2": 4, "l3": 4, "v4": 20, "x1": 15}
+    assert list(weights.factors) == list(layers)
+    assert weights.substituted["l2"] == "an ID of 0.1 with a standard error of 0.09; it takes the language median, 4"
+    assert weights.substituted["l3"].startswith("no estimate: all points are equal")
+    assert weights.substituted["v4"].startswith("not in the profile")
+    assert weights.substituted["x1"] == "not in the profile; it takes the all layers' median, 15"
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (estimate(20.0), None),
+        (estimate(20.0, stderr=None), None),
+        (estimate(-3.0), "an ID of -3"),
+        (estimate(0.0), "an ID of 0"),
+        (estimate(20.0, n_points=99), "99 distinct points"),
+        (estimate(20.0, n_points=900, n_duplicates=1100), "1100 of 2000 points are duplicates"),
+        (estimate(20.0, stderr=10.1), "standard error of 10.1"),
+        (estimate(20.0, stderr=float("nan")), "standard error of nan"),
+        (estimate(None), "no estimate"),
+    ],
+)
+def test_what_is_sound(found: Estimate, why: str | None) -> None:
+    assert (unsound(found) is None) if why is None else (why in unsound(found))
+
+
+def test_refuse_names_the_layer_and_the_reason() -> None:
+    with pytest.raises(UsageError, match=r"2 of 6 layers have no sound ID, l2 first \(an ID of 0.1"):
+        multipliers(MEASURED, LAYERS, missing="refuse")
+
+
+def test_a_profile_of_another_model_shows_both_sides() -> None:
+    with pytest.raises(UsageError, match=r"lacks 3 of 4 layers \(b1, b2, b3, ...\) and names others \(v2, v3, l1"):
+        multipliers(MEASURED, {"v1": "vision", "b1": "vision", "b2": "vision", "b3": "vision"})
+
+
+def test_without_any_sound_id_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="no layer of the profile has a sound ID"):
+        multipliers(profile(l3=("language", estimate(None))), {"l3": "language"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "add"}, "none, multiply, divide, not 'add'"),
+        ({"missing": "mean"}, "median, refuse, not 'mean'"),
+        ({"exponent": 0.0}, "above 0, not 0.0"),
+        ({"exponent": -1.0}, "above 0, not -1.0"),
+        ({"exponent": 400.0}, "to the power 400 is no usable factor"),
+    ],
+)
+def test_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        multipliers(MEASURED, LAYERS, **settings)
+
+
+def test_the_published_profile_is_sound() -> None:
+    blip = published("blip-coco")
+    weights = multipliers(blip, {name: layer.modality for name, layer in blip.layers.items()})
+    assert len(weights.factors) == 168 and not weights.substituted
+    assert max(weights.factors.values()) / min(weights.factors.values()) == pytest.approx(74.6, abs=0.1)

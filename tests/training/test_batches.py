@@ -1,0 +1,61 @@
+"""The order of samples: the same for any number of processes, and from any position on."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from idvl.training.batches import Order, Reading
+from tests import tiny
+
+SIZES = [(12, 1, 1), (6, 2, 1), (6, 1, 2), (3, 2, 2), (1, 4, 3)]
+
+
+def order(batch_size=12, accumulate=1, ranks=1, samples=100, seed=5):
+    return Order(samples=samples, batch_size=batch_size, accumulate=accumulate, ranks=ranks, seed=seed)
+
+
+def steps(order, n, position=0):
+    """The samples of each of n steps, over all ranks."""
+    readers = [order.parts(rank, position) for rank in range(order.ranks)]
+    taken = [[next(reader) for _ in range(order.accumulate) for reader in readers] for _ in range(n)]
+    return [list(itertools.chain(*parts)) for parts in taken]
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate", "ranks"), SIZES)
+def test_a_step_learns_from_the_same_samples_however_it_is_split(batch_size, accumulate, ranks):
+    assert steps(order(batch_size, accumulate, ranks), 20) == steps(order(), 20)
+
+
+def test_an_epoch_takes_no_sample_twice_and_drops_the_rest():
+    first, second = (
+        [index for step in steps(order(), 8, position) for _, index in step] for position in (0, 8)
+    )  # fmt: skip
+    for epoch in (first, second):
+        assert len(epoch) == len(set(epoch)) == 96
+    assert first != second
+    assert {epoch for step in steps(order(), 8, 8) for epoch, _ in step} == {1}
+
+
+@pytest.mark.parametrize("position", [1, 7, 8, 21])
+def test_any_position_can_be_gone_on_from(position):
+    assert steps(order(3, 2, 2), 30)[position:] == steps(order(3, 2, 2), 30 - position, position)
+
+
+def test_another_seed_is_another_order():
+    assert steps(order(), 1) != steps(order(seed=6), 1)
+
+
+def test_each_epoch_reads_one_of_a_samples_captions():
+    sample = dataclasses.replace(tiny.samples(1)[0], texts=("a", "b", "c"))
+    reading = Reading([sample] * 40, 0, seed=1)
+    chosen = [reading[(epoch, index)].texts for epoch in range(3) for index in range(40)]
+    assert set(chosen) == {("a",), ("b",), ("c",)}
+    assert chosen == [reading[(epoch, index)].texts for epoch in range(3) for index in range(40)]
+    assert chosen[:40] != chosen[40:80]
+
+
+def test_a_question_stays_before_the_answer_chosen():
+    sample = dataclasses.replace(tiny.samples(1)[0], texts=("q", "x", "y"))
+    reading = Reading([sample] * 40, 1, seed=1)
+    assert {reading[(0, index)].texts for index in range(40)} == {("q", "x"), ("q", "y")}

@@ -1,0 +1,126 @@
+"""A checkpoint is whole or not there, and a resumed run ends as if it had never been interrupted."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from idvl.errors import RunError, UsageError
+from idvl.models.loading import load
+from idvl.training import Training, checkpoint, train
+from tests import tiny
+from tests.training.interrupted import STORIES
+
+ROOT = Path(__file__).parents[2]
+
+
+class Box:
+    """The smallest thing with state."""
+
+    def __init__(self, **tensors):
+        self.tensors = tensors
+
+    def state_dict(self):
+        return self.tensors
+
+    def load_state_dict(self, state):
+        self.tensors = {name: state[name] for name in self.tensors}
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory):
+    """What became of each story, all told by one process."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    model = tiny.save("blip", folder / "model")
+    command = [sys.executable, "-m", "tests.training.interrupted", str(model), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_resumed_run_ends_bit_by_bit_as_an_uninterrupted_one(stories, story):
+    told = stories[story]
+    assert told["codes"] == told["expected"]
+    assert told["differing"] == []
+    assert told["kept"] == ["step-000000015"]
+
+
+def test_what_is_saved_comes_back_and_the_one_before_goes(tmp_path):
+    box = Box(a=torch.randn(3), b=torch.arange(4), c=torch.tensor(2.5))
+    before = {name: value.clone() for name, value in box.tensors.items()}
+    checkpoint.save(tmp_path, 5, {"box": box}, {"step": 5})
+    (tmp_path / ".step-000000007.tmp").mkdir()
+    checkpoint.save(tmp_path, 10, {"box": box}, {"step": 10})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010"]
+    path = checkpoint.latest(tmp_path)
+    assert checkpoint.read(path) == {"step": 10}
+    box.tensors = {name: torch.zeros_like(value) for name, value in box.tensors.items()}
+    checkpoint.restore(path, {"box": box})
+    assert all(torch.equal(box.tensors[name], value) for name, value in before.items())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    box = Box(a=torch.randn(3))
+    checkpoint.save(tmp_path, 5, {"box": box}, {"step": 5})
+
+    def full(tensors, path):
+        Path(path).write_bytes(b"half")
+        raise checkpoint.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match="full"):
+        checkpoint.save(tmp_path, 10, {"box": box}, {"step": 10})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000005"]
+
+
+def test_random_numbers_go_on_where_they_were():
+    state = json.loads(json.dumps(checkpoint.random_state()))
+    first = random.random(), np.random.rand(), torch.rand(1).item()
+    checkpoint.set_random_state(state)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+
+
+def test_tied_weights_are_saved_once_and_stay_tied(tmp_path):
+    model = load(str(tiny.save("blip", tmp_path / "m")), device="cpu").model
+    part = checkpoint.Weights(model)
+    assert "text_decoder.cls.predictions.decoder.weight" not in part.state_dict()
+    saved = {name: torch.ones_like(value) for name, value in part.state_dict().items()}
+    part.load_state_dict(saved)
+    decoder = model.text_decoder
+    assert decoder.cls.predictions.decoder.weight is decoder.bert.embeddings.word_embeddings.weight
+    assert (decoder.cls.predictions.decoder.weight == 1).all()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    model = str(tiny.save("blip", tmp_path / "m"))
+    settings = {"batch_size": 4, "max_steps": 2, "checkpoint_every": 2}
+    train(load(model), tiny.samples(8), Training(**settings), folder=tmp_path / "c")
+    for other, said in (({"max_steps": 3}, "total was 2, is 3"), ({"seed": 1}, "seed was 0, is 1")):
+        with pytest.raises(UsageError, match=said):
+            train(load(model), tiny.samples(8), Training(**settings | other), folder=tmp_path / "c", resume=True)
+    vit = str(tiny.save("git", tmp_path / "v"))
+    with pytest.raises(UsageError, match="not of this run's model"):
+        train(load(vit), tiny.samples(8), Training(**settings), folder=tmp_path / "c", resume=True)
+    (checkpoint.latest(tmp_path / "c") / "optimizer.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(RunError, match="cannot be read"):
+        train(load(model), tiny.samples(8), Training(**settings), folder=tmp_path / "c", resume=True)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+    model = str(tiny.save("blip", tmp_path / "m"))
+    settings = Training(batch_size=4, max_steps=2, checkpoint_every=2)
+    first = load(model)
+    train(first, tiny.samples(8), settings, folder=tmp_path / "c")
+    again = load(model)
+    outcome = train(again, tiny.samples(8), settings, folder=tmp_path / "c", resume=True)
+    assert (outcome.steps, outcome.resumed_at, outcome.loss) == (2, 2, None)
+    for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,32 @@
+"""Processes that were launched together find each other, and end."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import atexit, os
+from pathlib import Path
+
+def gloo():
+    return [name for name in (path.read_text() for path in Path("/proc/self/task").glob("*/comm")) if "gloo" in name]
+
+atexit.register(lambda: print(gloo()))  # called after those that are registered later
+from idvl.workflows.launch import join_team
+
+device, team = join_team("cpu")
+import transformers.models.blip.modeling_blip
+
+assert team.counts(team.rank) == [0, 1] and gloo()
+"""
+
+
+def test_no_thread_of_the_team_outlives_it():
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
+    command = [sys.executable, "-c", PROGRAM]
+    processes = [
+        subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    assert [process.communicate()[0] for process in processes] == ["[]\n", "[]\n"]
+    assert [process.returncode for process in processes] == [0, 0]

@@ -1,0 +1,317 @@
+"""A pruned model: exactly as sparse as asked for, the same after a break and from several processes, or refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import BlipForConditionalGeneration
+
+from idvl.errors import RunError, UsageError
+from idvl.profile import Profile
+from idvl.recipe import load as load_recipe
+from idvl.sparsity.masks import Masks
+from idvl.workflows.prune import run
+from tests import tiny
+
+N = 104
+# 26 steps, pruning from the 5th on
+STEPS = {"train.batch_size": 8, "train.epochs": 2, "train.checkpoint_every": 4, "train.learning_rate": 1e-3}
+PRUNE = {"prune.mask_every": 3, "prune.window": 3, "prune.sparsity": 0.6}
+
+
+class Silent:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.notes, self.warnings = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    @contextmanager
+    def progress(self, label):
+        yield lambda done, total, detail="": None
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a checkpoint, blip/, and a dataset, pictures/."""
+    folder = tmp_path_factory.mktemp("prune")
+    tiny.save("blip", folder / "blip")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    lines = []
+    for sample in tiny.samples(N):
+        sample.source.save(pictures / f"{sample.id}.png")
+        lines.append(json.dumps({"file_name": f"{sample.id}.png", "text": sample.texts[0]}))
+    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def settings(place, **changes):
+    wanted = {"model.name": str(place / "blip"), "data.dataset": str(place / "pictures"), **STEPS, **PRUNE}
+    return wanted | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def pruned(place, folder, *, resume=False, overwrite=False, plan_only=False, **changes):
+    recipe = load_recipe(None, settings(place, **changes))
+    torch.set_num_threads(1)
+    reporter = Silent()
+    result = run(recipe, folder=folder, reporter=reporter, resume=resume, overwrite=overwrite, plan_only=plan_only)
+    return result, reporter
+
+
+def weights(folder):
+    return BlipForConditionalGeneration.from_pretrained(folder / "model").state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory):
+    """A run from beginning to end: its folder and report."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    result, _ = pruned(place, folder)
+    return folder, result.report
+
+
+def test_plain_transformers_opens_what_is_exactly_as_sparse_as_asked(whole):
+    folder, report = whole
+    found, masks = weights(folder), Masks.load(folder / "masks.safetensors")
+    total = report["total"]
+    assert total["zeros"] == round(0.6 * total["weights"]) == sum(masks.zeros.values())
+    assert total["weights"] == sum(found[f"{name}.weight"].numel() for name in masks.shapes)
+    for name in masks.shapes:
+        assert torch.equal(found[f"{name}.weight"] == 0, ~masks.kept(name)), name
+        assert report["layers"][name]["zeros"] == masks.zeros[name]
+    assert report == json.loads((folder / "report.json").read_text())
+    assert not (folder / "checkpoints").exists()
+
+
+def test_factors_are_the_dimensions_of_the_profile_that_was_estimated_first(whole):
+    folder, report = whole
+    profile = Profile.load(folder / "profile" / "profile.json")
+    assert Profile.load(folder / "profile.json").layers.keys() == profile.layers.keys() == report["layers"].keys()
+    for name, layer in report["layers"].items():
+        if layer["substituted"] is None:
+            assert layer["factor"] == layer["dimension"] == profile.layers[name].estimate.dimension
+    assert profile.dataset["split"] == "all"
+    assert profile.protocol["n_samples"] == N
+
+
+def test_each_logged_step_tells_the_sparsity_of_every_modality(whole):
+    folder, report = whole
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 26]
+    assert lines[0]["sparsity"] < lines[1]["sparsity"] < lines[2]["sparsity"]
+    assert lines[-1]["sparsity"] == report["total"]["sparsity"]
+    assert lines[-1]["sparsity.vision"] == report["modalities"]["vision"]["sparsity"]
+
+
+def test_a_second_resume_shows_what_is_there(place, whole):
+    folder, report = whole
+    again, reporter = pruned(place, folder, resume=True)
+    assert again.report == report
+    assert reporter.notes == ["the model is pruned already"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prune__criterion": "magnitude", "prune__id_weight": "divide", "prune__scope": "vision"},
+        {"prune__criterion": "gradient", "prune__id_weight": "none", "prune__schedule": "one-shot"},
+        {
+            "prune__criterion": "magnitude",
+            "prune__id_weight": "none",
+            "prune__structure": "2:4",
+            "prune__sparsity": None,
+        },
+        {"prune__criterion": "gradient", "prune__refresh_profile": 1, "prune__monotone": True},
+        {"prune__compat": "icml24"},
+        {"prune__scope": "*.mlp.fc1", "train__distill": 0.1, "train__mixed_precision": "bf16"},
+    ],
+    ids=lambda changes: "-".join(str(value) for value in changes.values()),
+)
+def test_every_kind_of_run_ends_verified(place, tmp_path, changes):
+    if changes.get("prune__schedule") == "one-shot":
+        changes |= {"train__max_steps": 1, "train__accumulate": 3}
+    report = pruned(place, tmp_path / "run", **changes)[0].report
+    total, masks = report["total"], Masks.load(tmp_path / "run" / "masks.safetensors")
+    if changes.get("prune__compat"):
+        # its strict comparison prunes a few less, its inverted minimum a few more
+        assert abs(total["zeros"] - 0.6 * total["weights"]) < 0.02 * total["weights"]
+    else:
+        assert total["zeros"] == round(total["asked"] * total["weights"])
+    masks.verify(
+        {name: weights(tmp_path / "run")[f"{name}.weight"] for name in masks.shapes},
+        changes.get("prune__structure", "unstructured"),
+    )
+    assert report["verified"]["zeros"] == total["zeros"]
+
+
+def test_one_shot_leaves_the_weights_that_stay_as_they_were(place, tmp_path):
+    pruned(place, tmp_path / "run", prune__schedule="one-shot", train__epochs=None, train__max_steps=3)
+    found, dense = weights(tmp_path / "run"), BlipForConditionalGeneration.from_pretrained(place / "blip").state_dict()
+    masks = Masks.load(tmp_path / "run" / "masks.safetensors")
+    for name, tensor in dense.items():
+        layer = name.removesuffix(".weight")
+        kept = masks.kept(layer) if layer in masks.shapes else torch.ones_like(tensor, dtype=torch.bool)
+        assert torch.equal(found[name], tensor * kept), name
+
+
+def test_a_plan_writes_nothing(place, tmp_path):
+    result, _ = pruned(place, tmp_path / "run", plan_only=True)
+    assert result.report is None
+    assert not (tmp_path / "run").exists()
+    planned = result.plan.to_json()
+    assert planned["schedule"]["total_steps"] == 26
+    assert planned["report"]["total"]["asked"] == 0.6
+    assert planned["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prune__structure": "2:4"}, "set sparsity to it|id_weight none"),
+        ({"prune__allocation": "uniform"}, "id_weight multiply and allocation uniform: .*set id_weight none"),
+        ({"prune__scope": "vison"}, "no scope 'vison'; did you mean 'vision'"),
+        ({"prune__scope": "nothing.*"}, "no layer is named like 'nothing"),
+        ({"prune__profile": "published:blip-coco"}, "of another model: .* has 2304 features there, 96 here"),
+        ({"prune__profile": "there-is-none.json"}, "there is no profile"),
+        ({"train__batch_size": 200}, "fewer than one step"),
+        (
+            {"prune__schedule": "one-shot", "train__max_steps": 5, "prune__window": 6},
+            "over windows of 6 steps, and 5 steps",
+        ),
+        ({"train__lr_schedule": "cosin"}, "lr_schedule 'cosin'"),
+        ({"train__report_to": "nothing"}, "no tracker 'nothing'"),
+        ({"prune__id_weight": "none", "prune__refresh_profile": 1}, "refresh_profile and id_weight none"),
+        ({"train__new_head": True}, "new_head|new-head"),
+        ({"data__split": "test"}, "no split 'test'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(place, tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message) as refusal:
+        pruned(place, tmp_path / "run", **changes)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(place, tmp_path):
+    with pytest.raises(RunError, match="lower learning rate"):
+        pruned(place, tmp_path / "run", train__learning_rate=1e12, prune__id_weight="none")
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def command(place, folder, *more, **changes):
+    recipe = folder.with_name(f"{folder.name}.yaml")
+    nested: dict = {}
+    for key, value in settings(place, **changes).items():
+        section, _, name = key.partition(".")
+        nested.setdefault(section, {})[name] = value
+    recipe.write_text(yaml.safe_dump(nested))
+    return ["-m", "idvl", "prune", "--recipe", str(recipe), "--output", str(folder), "--quiet", *more]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def same(first, second):
+    ours, theirs = weights(first), weights(second)
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+@pytest.mark.parametrize("moment", ["profile", "step-000000004", "step-000000016", "SIGTERM"])
+def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, *command(place, folder)], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    waited = {
+        "profile": folder / "profile" / "metrics.jsonl",
+        "SIGTERM": folder / "checkpoints" / "step-000000004",
+    }.get(moment, folder / "checkpoints" / moment)
+    deadline = time.monotonic() + 120
+    while not waited.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM if moment == "SIGTERM" else signal.SIGKILL)
+    said = process.communicate()[1]
+    assert process.returncode == (143 if moment == "SIGTERM" else -signal.SIGKILL), said
+    assert not (folder / "report.json").exists()
+    subprocess.run([sys.executable, *command(place, folder, "--resume")], env=environment(), check=True)
+    assert same(whole[0], folder) == []
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 26]
+
+
+def test_a_changed_recipe_is_refused_with_its_key(place, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(RunError):
+        pruned(place, folder, train__learning_rate=1e12, prune__id_weight="none")
+    with pytest.raises(UsageError, match=r"prune\.sparsity was 0\.6, is 0\.7"):
+        pruned(place, folder, resume=True, train__learning_rate=1e12, prune__id_weight="none", prune__sparsity=0.7)
+
+
+def test_two_processes_prune_almost_the_same_weights_as_one(place, tmp_path):
+    alone, pair = tmp_path / "alone", tmp_path / "pair"
+    same_steps = {"prune__profile": "auto", "prune__criterion": "magnitude"}
+    subprocess.run([sys.executable, *command(place, alone, **same_steps)], env=environment(), check=True)
+    launcher = str(Path(sys.executable).with_name("torchrun"))
+    subprocess.run(
+        [launcher, "--standalone", "--nproc_per_node", "2", *command(place, pair, **same_steps, train__batch_size=4)],
+        env={**environment(), "ACCELERATE_USE_CPU": "true"},
+        check=True,
+        capture_output=True,
+    )
+    one, two = (Masks.load(folder / "masks.safetensors") for folder in (alone, pair))
+    equal = sum(int((one.kept(name) == two.kept(name)).sum()) for name in one.shapes)
+    assert one.zeros.keys() == two.zeros.keys() and sum(one.zeros.values()) == sum(two.zeros.values())
+    assert equal / one.total >= 0.995
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+READY = [
+    path
+    for path in sorted(RECIPES.glob("*.yaml"))
+    if "prune" in (said := yaml.safe_load(path.read_text())) and "needs" not in said
+]
+
+
+@pytest.fixture(scope="module")
+def karpathy(place):
+    """The pictures again, as coco and flickr30k lie on a user's disk."""
+    for name in ("coco", "flickr30k"):
+        folder = place / name
+        folder.mkdir()
+        images = []
+        for sample in tiny.samples(N):
+            sample.source.save(folder / f"{sample.id}.png")
+            sentences = [{"raw": sample.texts[0]}, {"raw": f"a {sample.texts[0]}"}]
+            images.append({"filename": f"{sample.id}.png", "split": "train", "sentences": sentences})
+        (folder / f"dataset_{name}.json").write_text(json.dumps({"images": images}))
+    tiny.save("clip", place / "clip")
+    return place
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_shipped_recipes_plan(path, karpathy, tmp_path):
+    recipe = load_recipe(path)
+    if not recipe.model.name.startswith("builtin/"):
+        model = karpathy / ("clip" if "clip" in recipe.model.name else "blip")
+        data = {"data.data_dir": str(karpathy / recipe.data.dataset), "data.dataset_id": None}
+        recipe = load_recipe(path, {"model.name": str(model), **data})
+    planned = run(recipe, folder=tmp_path / "run", reporter=Silent(), plan_only=True).plan
+    assert planned.report["total"]["asked"] == recipe.prune.sparsity
+    assert planned.schedule.total_steps == (
+        recipe.train.max_steps or planned.steps_per_epoch * (recipe.train.epochs or 5)
+    )
+    assert not (tmp_path / "run").exists()
