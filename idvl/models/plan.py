@@ -58,6 +58,8 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan in words, a line each."""
+        if not self.n_layers:
+            return ["everything is measured already"]
         way = (
             f"walk block by block, {len(self.groups)} blocks"
             if self.walks

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 # its functions keep whatever group there is when it is first imported, and with it the group's threads
-import torch.distributed.nn.functional  # noqa: F401
+import torch.distributed.nn.functional
 from accelerate import PartialState
 
 from idvl.errors import UsageError

@@ -220,6 +220,8 @@ def test_a_finished_run_is_shown_again_without_a_measurement(blip, tmp_path, mon
         (folder / "profile.png").unlink()
         run(recipe(blip), folder=folder, resume=True, compare=folder, reporter=Silent())
         assert (folder / "profile.png").exists()
+    plan = run(recipe(blip), folder=folder, resume=True, plan_only=True, reporter=Silent()).plan
+    assert plan.lines() == ["everything is measured already"]
     (folder / "profile.json").unlink()
     assert run(recipe(blip), folder=folder, resume=True, reporter=Silent()).profile.layers == profile.layers
 
