@@ -37,10 +37,11 @@ def main() -> int:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write("idvl: interrupted\n")
         code = 130
+    ending = 128 + caught[0] if caught and code == 130 else code
     for number in ENDING:
-        if signal.getsignal(number) is stop:  # nothing is left that could be ended in order
-            signal.signal(number, signal.SIG_DFL)
-    return 128 + caught[0] if caught and code == 130 else code
+        if signal.getsignal(number) is stop:  # all is done but for tidying up
+            signal.signal(number, lambda *_: os._exit(ending))
+    return ending
 
 
 def _run() -> int:
