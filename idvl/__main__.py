@@ -37,11 +37,12 @@ def main() -> int:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write("idvl: interrupted\n")
         code = 130
-    ending = 128 + caught[0] if caught and code == 130 else code
+    if caught and code == 130:
+        os._exit(128 + caught[0])  # Python itself would end with SIGINT's code where it met the signal within exec
     for number in ENDING:
         if signal.getsignal(number) is stop:  # all is done but for tidying up
-            signal.signal(number, lambda *_: os._exit(ending))
-    return ending
+            signal.signal(number, lambda *_: os._exit(code))
+    return code
 
 
 def _run() -> int:

@@ -35,6 +35,8 @@ def limits(sizes: Sizes, *, sparsity: float, floor: float = 0.0, ceiling: float 
         most = min(math.ceil(round(ceiling * size, 6)), max(size - min_keep, 0))
         bounds[name] = min(math.floor(round(floor * size, 6)), most), most
     total = sum(sizes.values())
+    if sparsity > 0 and not quota(sparsity, total):
+        raise UsageError(f"sparsity {sparsity} of {total:,} weights prunes none: ask for at least {1 / total:.2g}")
     lowest, highest = (sum(bound[side] for bound in bounds.values()) for side in (0, 1))
     if not lowest <= quota(sparsity, total) <= highest:
         raise UsageError(

@@ -55,7 +55,7 @@ REFUSED: dict[frozenset[tuple[str, str]], str] = {
         "N of every M weights stay, which no minimum can change: leave min_keep out": [
             (("structure", "N:M"), ("min_keep", "set"))
         ],
-        "masks are set once, so nothing can come back: leave monotone out": [
+        "weights are not trained, so nothing can come back: leave monotone out": [
             (("schedule", "one-shot"), ("monotone", "yes"))
         ],
         f"{_PAPER}: leave compat out": [
@@ -123,6 +123,8 @@ def refuse(
     for first, second in combinations(chosen.items(), 2):
         if why := reason(first, second):
             raise UsageError(f"{first[0]} {given[first[0]]} and {second[0]} {given[second[0]]}: {why}")
+    if id_weight != "none" and floor and floor == ceiling:
+        raise UsageError(f"floor and ceiling {floor} and id_weight {id_weight}: {_COMPARES}: set id_weight none")
     if sparsity is not None and not 0 < sparsity < 1:
         raise UsageError(f"sparsity must lie between 0 and 1, not {sparsity}")
     if nm.grouped and sparsity is not None and abs(sparsity - nm.sparsity) > 1e-9:

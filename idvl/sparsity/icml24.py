@@ -103,6 +103,12 @@ class Icml24(Pruner):
         with self.masks.applied(self.weights), self._bias_masks.applied(self._biases):
             yield
 
+    def digest(self) -> str:
+        return f"{super().digest()} {self._bias_masks.hash()}"
+
+    def digests(self) -> dict[str, str]:
+        return super().digests() | self._bias_masks.hashes()
+
     def state_dict(self) -> dict[str, Tensor]:
         biases = {f"bias_mask.{name}": packed for name, packed in self._bias_masks.state_dict().items()}
         return super().state_dict() | biases
@@ -151,5 +157,5 @@ class Icml24(Pruner):
             total=self.total,
             per_layer=dict(self.masks.zeros),
             threshold=threshold.score_of(key),
-            digest=self.masks.hash(),
+            digest=self.digest(),
         )

@@ -115,6 +115,10 @@ class Masks:
             self._hash = digest.hexdigest()
         return self._hash
 
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each mask, by layer name."""
+        return {name: hashlib.sha256(packed.cpu().numpy()).hexdigest() for name, packed in self._packed.items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The packed masks by name."""
         return dict(self._packed)

@@ -123,6 +123,10 @@ class Pruner:
         """The hash of the masks: equal on all ranks that prune alike."""
         return self.masks.hash()
 
+    def digests(self) -> dict[str, str]:
+        """The hash of each layer's mask."""
+        return self.masks.hashes()
+
     def set_factors(self, factors: Mapping[str, float]) -> None:
         """Take other factors from the next update on. UsageError unless there is a positive one for every layer."""
         if missing := [name for name in self.weights if name not in factors]:
@@ -208,7 +212,7 @@ class Pruner:
             total=self.total,
             per_layer=dict(self.masks.zeros),
             threshold=threshold.score_of(max(key - self._monotone, 0)) if shared else None,
-            digest=self.masks.hash(),
+            digest=self.digest(),
         )
 
     def _quota(self, sparsity: float) -> int:

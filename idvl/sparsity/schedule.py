@@ -10,7 +10,7 @@ from idvl.errors import UsageError
 CURVES = {
     "cubic": lambda passed: 1 - (1 - passed) ** 3,
     "linear": lambda passed: passed,
-    "one-shot": lambda passed: 0.0,
+    "one-shot": lambda passed: passed,
 }
 
 
@@ -20,7 +20,8 @@ class Schedule:
 
     `initial` and `final` are fractions of `total_steps`: nothing is pruned before t_i = initial T, and from T - t_f on
     (t_f = final T, at least the last step) the sparsity is `target`. In between masks are due every `mask_every` steps,
-    at r(t) = target c((t - t_i) / (T - t_i - t_f)). One-shot observes all `total_steps` and prunes at the last.
+    at r(t) = target c((t - t_i) / (T - t_i - t_f)). One-shot, whose weights are not trained, rises evenly (appendix A
+    sets a rate for each of its 50 steps, and does not say which).
     """
 
     kind: str = "cubic"

@@ -27,6 +27,9 @@ FEWEST_POINTS = 100
 MOST_ERROR = 0.5
 # With more points removed as duplicates than left over, the layer hardly tells samples apart.
 MOST_DUPLICATES = 0.5
+# Points that vary at all vary along a line, which reads 1 to within a few percent. What reads lower are clumps, and as
+# a factor it would empty the layer; the lowest of the 168 published IDs is 1.9.
+LEAST_DIMENSION = 0.9
 # A profile that names fewer of the layers than this is of another model, not one with gaps.
 FEWEST_MATCHES = 0.5
 # Factors beyond this range would push float32 scores to zero or infinity.
@@ -90,8 +93,8 @@ def unsound(estimate: Estimate) -> str | None:
     dimension, n = estimate.dimension, estimate.n_points
     if dimension is None:
         return f"no estimate: {estimate.reason}"
-    if not dimension > 0:
-        return f"an ID of {dimension:.4g}"
+    if not dimension >= LEAST_DIMENSION:
+        return f"an ID of {dimension:.4g}, less than a line's"
     if n < FEWEST_POINTS:
         return f"estimated from {n} distinct points, fewer than {FEWEST_POINTS}"
     if estimate.n_duplicates > MOST_DUPLICATES * (n + estimate.n_duplicates):

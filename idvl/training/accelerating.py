@@ -16,7 +16,7 @@ from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.models.causes import first_line
 from idvl.models.inputs import check as check_inputs
 from idvl.models.loading import Loaded
@@ -28,9 +28,6 @@ REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MUL
 @contextlib.contextmanager
 def session(loaded: Loaded, training: Training, folder: Path | None) -> Iterator[Accelerator]:
     """Accelerate for one training, its trackers started and, in the end, closed; `loaded` has a lesson."""
-    _check_trackers(training.report_to)
-    if training.mixed_precision == "fp16" and loaded.model.device.type == "cpu":
-        raise UsageError("mixed_precision fp16 needs a GPU, whose scaler keeps small gradients: use bf16 or no")
     AcceleratorState._reset_state()  # of a training before this one, in another precision maybe
     try:
         accelerator = Accelerator(
@@ -76,6 +73,10 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
         raise UsageError(f"the loss of {kind} needs a batch_size of at least {lesson.least_batch}")
     if training.gradient_checkpointing and not (lesson.checkpointing and model.supports_gradient_checkpointing):
         raise UsageError(f"gradient checkpointing does not work with {kind}: leave it out, or use a smaller batch_size")
+    _check_trackers(training.report_to)
+    if training.mixed_precision == "fp16" and model.device.type == "cpu":
+        raise UsageError("mixed_precision fp16 needs a GPU, whose scaler keeps small gradients: use bf16 or no")
+    schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate), training, 2)
     check_inputs(loaded, samples)
     for sample in samples:
         if lacking := lesson.lacks(sample, model.config):
@@ -106,6 +107,15 @@ def checkpoint_blocks(model: nn.Module, on: bool) -> None:
     # the name until transformers 5.2x
     old = f"gradient_checkpointing_{verb}"
     getattr(model, f"activation_checkpointing_{verb}", getattr(model, old))()
+
+
+@contextlib.contextmanager
+def fitting(training: Training, contrastive: bool) -> Iterator[None]:
+    """RunError, with a batch size that fits, where a GPU's memory gets full inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(too_large(training, contrastive)) from error
 
 
 def too_large(training: Training, contrastive: bool) -> str:

@@ -122,7 +122,8 @@ class Run:
         loader, loss, in_a_row = self._loader(), None, 0
         with Interrupts(several=self.accelerator.num_processes > 1) as interrupts:
             while self.step < self.total:
-                loss, asked, moved = self._one(loader, hooks, interrupts)
+                with accelerating.fitting(self.training, self.loaded.family.lesson.contrastive):
+                    loss, asked, moved = self._one(loader, hooks, interrupts)
                 in_a_row = 0 if moved else in_a_row + 1
                 if in_a_row > MOST_SKIPPED:
                     raise RunError(f"fp16 overflowed {in_a_row} times in a row after step {self.step}: use bf16")

@@ -30,7 +30,7 @@ class Stepper:
         self, loaded: Loaded, training: Training, accelerator: Accelerator, *, total: int, teacher: nn.Module | None
     ):
         self.training, self.accelerator, self.model = training, accelerator, loaded.model
-        self.device, self.contrastive = loaded.model.device, loaded.family.lesson.contrastive
+        self.device = loaded.model.device
         if training.distill:
             teacher = teacher or copy.deepcopy(self.model)
             teacher = teacher.to(self.device).eval().requires_grad_(False)
@@ -68,16 +68,13 @@ class Stepper:
         (count,) = ranks.sums([float(sum(terms(part) for part in parts))], self.device)
         count = max(count, 1)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        try:
-            for part in parts:
-                last = part is parts[-1]
-                with contextlib.nullcontext() if last else self.accelerator.no_sync(self.learner):
-                    total = self.learner({k: v.to(self.device, non_blocking=True) for k, v in part.items()})
-                    # data-parallel wrappers average gradients over processes
-                    self.accelerator.backward(total * (world / count))
-                loss += total.detach()
-        except torch.OutOfMemoryError as error:
-            raise RunError(accelerating.too_large(self.training, self.contrastive)) from error
+        for part in parts:
+            last = part is parts[-1]
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.learner):
+                total = self.learner({k: v.to(self.device, non_blocking=True) for k, v in part.items()})
+                # data-parallel wrappers average gradients over processes
+                self.accelerator.backward(total * (world / count))
+            loss += total.detach()
         summed, *raised = ranks.sums([loss.item(), *map(float, flags())], self.device)
         if not math.isfinite(summed):
             raise Diverged(f"the loss became {summed}")

@@ -6,10 +6,12 @@ import atexit
 import ctypes
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import torch
+import torch.distributed as dist
 
 # its functions keep whatever group there is when it is first imported, and with it the group's threads
 import torch.distributed.nn.functional
@@ -18,6 +20,9 @@ from accelerate import PartialState
 from idvl.errors import UsageError
 from idvl.models.loading import find_device
 from idvl.models.team import Team
+
+# how long processes wait for each other: to find each other at the start, and in any exchange afterwards
+MEETING, WAITING = timedelta(seconds=90), timedelta(hours=12)
 
 
 def join_team(device: str | None) -> tuple[torch.device, Team]:
@@ -30,14 +35,18 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
     cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     try:
-        state = PartialState(cpu=cpu)
+        state = PartialState(cpu=cpu, timeout=MEETING)
     except ValueError as error:
         raise UsageError(_relaunch(launched, cpu, f"they cannot find each other ({error})")) from error
+    except dist.DistError as error:
+        raise UsageError(_relaunch(launched, cpu, f"not all came within {MEETING.seconds} s")) from error
     if launched > 1 and state.num_processes == 1:
         raise UsageError(_relaunch(launched, cpu, "Accelerate sees one, so each would do all the work"))
     if state.num_processes == 1:
         # Accelerate's state outlives a call, and keeps the device of the first one
         return find_device(device, torch.float64), Team()
+    # others wait while the first one reads a dataset or saves
+    dist.distributed_c10d._set_pg_timeout(WAITING, dist.group.WORLD)
     if state.device.type == "cpu":
         # a thread of the group that outlives the interpreter aborts the process
         atexit.register(state.destroy_process_group)

@@ -32,18 +32,19 @@ from idvl.data.samples import Selection, select
 from idvl.errors import UsageError
 from idvl.files import disk_errors, write_text
 from idvl.models.heads import with_new_head
-from idvl.models.layers import find_layers, in_scope
+from idvl.models.layers import SCOPES, find_layers, in_scope
 from idvl.models.loading import Loaded, load
 from idvl.models.team import Team
 from idvl.profile import Profile, load_profile, published
 from idvl.recipe import PruneSection, Recipe
 from idvl.sparsity import criteria, icml24
 from idvl.sparsity.axes import refuse
-from idvl.sparsity.pruner import Pruner, Update
+from idvl.sparsity.pruner import Pruner
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import Weights, multipliers
 from idvl.training import Training, agree, steps_per_epoch, total_steps, train
+from idvl.training.accelerating import check
 from idvl.training.checkpoint import latest
 from idvl.training.rehearsal import rehearse
 from idvl.workflows import estimate_id
@@ -52,12 +53,11 @@ from idvl.workflows.launch import join_team
 
 # what a recipe leaves open
 SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
-# steps and batches a step that one-shot pruning looks at: 50 batches (Table 8, rows 5 and 6), smoothed over steps or in
-# one gradient, and none that matter to magnitude
-ONE_SHOT = {"platon": (50, 1), "gradient": (1, 50), "magnitude": (1, 1)}
-PUBLISHED = "published:"
-# folders inside a run's: the run that estimates its profile, and the dense model with a new head
-PROFILE, DENSE = "profile", "dense"
+# pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
+ONE_SHOT_STEPS = 50
+AUTO, PUBLISHED = "auto", "published:"
+# folders inside a run's: the run that estimates its profile, the dense model with a new head, and checkpoints
+PROFILE, DENSE, CHECKPOINTS = "profile", "dense", "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,16 @@ class Plan:
     memory: int
     seconds: float
 
+    def scope(self) -> list[str]:
+        """What is pruned, a line for each modality."""
+        total = self.report["total"]["weights"]
+        return [
+            f"{name}: {part['layers']} layers, {part['weights']:,} weights, {part['weights'] / total:.1%} of the scope"
+            for name, part in self.report["modalities"].items()
+        ]
+
     def lines(self) -> list[str]:
-        """The plan in words."""
+        """When, and what it takes."""
         schedule = self.schedule
         hours, minutes = divmod(round(self.seconds / 60), 60)
         took = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{self.seconds:.0f} s"
@@ -120,8 +128,9 @@ def run(
 
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
+    _refuse(recipe)
     recipe = _resolved(recipe)
-    _refuse(recipe.prune)
+    _refuse_axes(recipe.prune)
     if push_to:
         check_hub(push_to)
     named = "prune", recipe.model.name, recipe.data.dataset
@@ -129,7 +138,9 @@ def run(
     device, team = join_team(recipe.model.device)
     work = _gather(recipe, device, team, reporter)
     if plan_only:
-        return Result(plan=work.plan())
+        return Result(plan=team.each(work.plan))
+    ended = folder is not None and resume and team.first((folder / "report.json").exists)
+    plan = None if ended else team.each(work.plan)
     with ExitStack() as held:
         opened: list[runs.Run] = []
         options = {"recipe": recipe.to_dict(), "signature": work.signature(), "resume": resume, "overwrite": overwrite}
@@ -137,19 +148,13 @@ def run(
             lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options)))
         )
         folder = team.first(lambda: opened[0].folder)
-        finished = team.first(lambda: _finished(folder))
-        if finished:
+        if ended:
             reporter.note("the model is pruned already")
-            return Result(plan=None, report=finished, folder=folder)
-        plan = work.plan()
-        for line in plan.lines():
-            reporter.note(line)
-        if recipe.train.new_head:
-            work.learn_head(folder, opened[0] if opened else None, reporter)
-        if opened:
-            opened[0].path(PROFILE)
-        profile = work.profile(folder, reporter, resume=resume)
-        report = work.prune(profile, plan, folder, opened[0] if opened else None, reporter, resume=resume)
+            report = team.first(lambda: json.loads((folder / "report.json").read_text(encoding="utf-8")))
+        else:
+            for line in (*plan.scope(), *plan.lines()):
+                reporter.note(line)
+            report = work.carry_out(plan, folder, opened[0] if opened else None, reporter, resume=resume)
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
     return Result(plan=plan, report=report, folder=folder if opened else None)
@@ -172,9 +177,8 @@ def _resolved(recipe: Recipe) -> Recipe:
         "texts": train.texts or ("first" if built_in else "any"),
         "epochs": EPOCHS if train.epochs is None else train.epochs,
     }
-    if once and train.max_steps is None:
-        steps, batches = ONE_SHOT[prune.criterion]
-        training |= {"epochs": 0, "max_steps": steps, "accumulate": max(batches, train.accumulate)}
+    if once:
+        training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"dataset": recipe.data.dataset or dataset_of(recipe.model.name)}),
@@ -184,12 +188,20 @@ def _resolved(recipe: Recipe) -> Recipe:
     )
 
 
-def _refuse(prune: PruneSection) -> None:
+def _refuse(recipe: Recipe) -> None:
+    prune = recipe.prune
+    if recipe.model.dtype != "float32":
+        raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
+    if prune.schedule == "one-shot" and recipe.train.epochs:
+        raise UsageError("schedule one-shot trains nothing: leave epochs out, or give max_steps")
+
+
+def _refuse_axes(prune: PruneSection) -> None:
     limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
     axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
     refuse(**axes, **limits)
     if prune.schedule == "one-shot" and prune.refresh_profile:
-        raise UsageError("refresh_profile and schedule one-shot: masks are set once; leave refresh_profile out")
+        raise UsageError("refresh_profile and schedule one-shot: no epoch passes; leave refresh_profile out")
     if prune.id_weight == "none" and prune.refresh_profile:
         raise UsageError("refresh_profile and id_weight none: no dimension is used; leave refresh_profile out")
 
@@ -197,21 +209,26 @@ def _refuse(prune: PruneSection) -> None:
 def _gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter) -> Work:
     """Model, layers and training samples of a recipe."""
     asked, data = recipe.model, recipe.data
-    loaded = load(
-        asked.name,
-        revision=asked.revision,
-        dtype="float32",
-        device=device,
-        trust_remote_code=asked.trust_remote_code,
-        cache_dir=asked.cache_dir,
-        local_files_only=asked.local_files_only,
+    loaded = team.each(
+        lambda: load(
+            asked.name,
+            revision=asked.revision,
+            dtype="float32",
+            device=device,
+            trust_remote_code=asked.trust_remote_code,
+            cache_dir=asked.cache_dir,
+            local_files_only=asked.local_files_only,
+        )
     )
+    # no more than the steps take
+    train = recipe.train
+    wanted = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
     with reporter.progress("choosing training samples") as progress:
         selection = team.first(
             lambda: select(
                 data.dataset,
                 split=data.split or TRAINING,
-                n=recipe.train.samples,
+                n=train.samples or wanted,
                 distinct=False,
                 seed=data.seed,
                 data_dir=data.data_dir,
@@ -223,12 +240,14 @@ def _gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter
                 progress=progress,
             )
         )
-    if recipe.train.new_head:
+    if train.samples and len(selection.samples) < train.samples:
+        reporter.warn(f"{train.samples} training samples were asked for, there are {len(selection.samples)}")
+    if train.new_head:
         known = {sample.label for sample in selection.samples} - {None}
         if not known:
             raise UsageError(f"--new-head needs labels to learn, and {data.dataset} has none")
         loaded = with_new_head(loaded, [str(label) for label in range(max(known) + 1)], seed=data.seed)
-    if recipe.train.texts == "first" and loaded.family.lesson:
+    if train.texts == "first" and loaded.family.lesson:
         read = loaded.family.lesson.fixed_texts + 1
         selection = replace(
             selection, samples=[replace(sample, texts=sample.texts[:read]) for sample in selection.samples]
@@ -252,14 +271,20 @@ class Work:
             total_steps=total_steps(self.training, len(samples), team.size),
             initial=0.0 if prune.schedule == "one-shot" else prune.initial,
             final=0.0 if prune.schedule == "one-shot" else prune.final,
-            mask_every=prune.mask_every,
+            mask_every=1 if prune.schedule == "one-shot" else prune.mask_every,
         )
         if prune.criterion == "platon":
             refuse(schedule=prune.schedule, window=prune.window, total_steps=self.schedule.total_steps)
-        parse(prune.structure).check({name: layer.module.weight.shape for name, layer in self.layers.items()})
+        check(loaded, samples, self.training)
+        self.known = None if prune.id_weight == "none" or prune.profile == AUTO else team.first(self._read_profile)
+        # refuses what does not go together before anything is written
+        self._pruner(self._weights(self.known) if self.known else None)
 
     def _take(self, loaded: Loaded) -> None:
         self.loaded, self.layers = loaded, in_scope(loaded.model, loaded.family, self.recipe.prune.scope)
+        for layer in self.layers.values() if parse(self.recipe.prune.structure).grouped else ():
+            if layer.module.weight.shape[1] != layer.in_features:
+                raise UsageError(f"{self.recipe.prune.structure} groups inputs, which {layer.name} stores as rows")
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
@@ -274,12 +299,15 @@ class Work:
             **{f"train.{key}": value for key, value in training if key not in skipped},
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
+            "profile": hashlib.sha256(self.known.dumps().encode()).hexdigest() if self.known else None,
         }
 
     def plan(self) -> Plan:
         """What is going to happen, after a rehearsal of one step."""
         model, prune = self.loaded.model, self.recipe.prune
-        once = prune.allocation == "uniform"
+        alike = prune.allocation == "uniform"
+        # beside the weights: a gradient and two moments, or a gradient; and the dense model
+        copies = (4 if self.training.update_weights else 2) + (self.training.distill > 0)
         weights = sum(parameter.nbytes for parameter in model.parameters())
         pruned = sum(layer.in_features * layer.out_features for layer in self.layers.values())
         smoothing = {"platon": 12 if prune.smoothing_dtype == "float32" else 8}.get(prune.criterion, 0)
@@ -290,12 +318,12 @@ class Work:
                 self.layers,
                 prunable=find_layers(model, self.loaded.family),
                 asked=prune.sparsity,
-                by_layer=dict.fromkeys(self.layers, prune.sparsity) if once else None,
+                by_layer=dict.fromkeys(self.layers, prune.sparsity) if alike else None,
             ),
             schedule=self.schedule,
             steps_per_epoch=self.per_epoch,
             samples=len(self.selection.samples),
-            memory=weights * (4 if self.training.update_weights else 2) + pruned * smoothing + pruned // 8,
+            memory=weights * copies + pruned * smoothing + pruned // 8,
             seconds=seconds,
         )
 
@@ -308,7 +336,9 @@ class Work:
                 opened.path(DENSE)
                 opened.path(checkpoints.name)
             with reporter.progress("training the new head") as progress:
-                learning = replace(self.training, update_weights=True)
+                once = self.recipe.prune.schedule == "one-shot"
+                steps = {"epochs": EPOCHS, "max_steps": None} if once else {}
+                learning = replace(self.training, update_weights=True, distill=0.0, **steps)
                 train(
                     self.loaded,
                     self.selection.samples,
@@ -317,26 +347,38 @@ class Work:
                     resume=True,
                     progress=lambda step, total, numbers: progress(step, total, f"loss {numbers['loss']:.3f}"),
                 )
+            self.team.first(lambda: self._keep_dense(dense))
             if opened:
-                with disk_errors(dense):
-                    fresh = folder / f".{DENSE}.0.tmp"
-                    self.loaded.model.save_pretrained(fresh)
-                    self.loaded.processor.save_pretrained(fresh)
-                    fresh.replace(dense)
                 shutil.rmtree(checkpoints, ignore_errors=True)
-        self.team.first(lambda: None)
-        self._take(load(str(dense), dtype="float32", device=self.loaded.model.device))
+        learnt = self.team.each(lambda: load(str(dense), dtype="float32", device=self.loaded.model.device))
+        origin = {key: self.loaded.description[key] for key in ("name", "source", "revision")}
+        self._take(replace(learnt, description={**learnt.description, **origin}))
 
-    def profile(self, folder: Path, reporter: Reporter, *, resume: bool) -> Profile | None:
-        """The dimensions that weigh: estimated first, read, or published. None where they do not weigh."""
-        prune = self.recipe.prune
-        if prune.id_weight == "none":
-            return None
-        if prune.profile != "auto":
-            return self.team.first(self._read_profile)
-        inside = folder / PROFILE
-        again = resume and self.team.first(lambda: runs.read_record(inside) is not None)
-        done = estimate_id.run(self._estimating(), folder=inside, reporter=reporter, resume=again)
+    def _keep_dense(self, dense: Path) -> None:
+        fresh = dense.with_name(f".{dense.name}.0.tmp")
+        with disk_errors(dense):
+            self.loaded.model.save_pretrained(fresh)
+            self.loaded.processor.save_pretrained(fresh)
+            fresh.replace(dense)
+
+    def carry_out(
+        self, plan: Plan, folder: Path, opened: runs.Run | None, reporter: Reporter, *, resume: bool
+    ) -> dict[str, Any] | None:
+        """Learn the head, estimate the profile, prune; the report, on the first process."""
+        if opened:
+            for name in (PROFILE, CHECKPOINTS):
+                opened.path(name)
+        if self.recipe.train.new_head:
+            self.learn_head(folder, opened, reporter)
+        profile = self.known
+        if self.recipe.prune.id_weight != "none" and profile is None:
+            profile = self._estimated(folder / PROFILE, reporter, resume=resume)
+        return self.prune(profile, plan, folder, opened, reporter, resume=resume)
+
+    def _estimated(self, folder: Path, reporter: Reporter, *, resume: bool) -> Profile:
+        """The profile of the dense model, from a run of its own inside this one's folder."""
+        again = resume and self.team.first(lambda: runs.read_record(folder) is not None)
+        done = estimate_id.run(self._estimating(), folder=folder, reporter=reporter, resume=again)
         return self.team.first(lambda: done.profile)
 
     def _read_profile(self) -> Profile:
@@ -355,8 +397,9 @@ class Work:
     def _estimating(self) -> Recipe:
         """The recipe of the profile: the layers in scope, on samples of the split that is trained on."""
         data = self.recipe.data.model_copy(update={"split": self.selection.description["split"]})
+        scope = self.recipe.prune.scope
         modalities = sorted({layer.modality for layer in self.layers.values()})
-        update = {"modality": modalities}
+        update = {"modality": modalities, "layers": None if scope in SCOPES else scope}
         if self.recipe.prune.compat == "icml24":
             update["estimator"] = "icml24"
         estimate = self.recipe.estimate.model_copy(update=update)
@@ -378,28 +421,32 @@ class Work:
         for name, reason in weights.substituted.items():
             reporter.warn(f"{name}: {reason}")
         pruner = self._pruner(weights)
-        checkpoints = folder / "checkpoints"
-        if opened:
-            opened.path("checkpoints")
-            if resume:
-                kept = latest(checkpoints)
-                _forget(folder / "metrics.jsonl", int(kept.name.rpartition("-")[2]) if kept else 0)
-        last: list[Update] = []
+        checkpoints = folder / CHECKPOINTS
+        if opened and resume:
+            kept = latest(checkpoints)
+            _forget(folder / "metrics.jsonl", int(kept.name.rpartition("-")[2]) if kept else 0)
 
         def on_step(step: int) -> None:
             update = pruner.step(step)
             if update is not None:
-                agree(update.digest, f"the masks at step {step}")
-                last[:] = [update]
+                agree(update.digest, f"the masks at step {step}", pruner.digests)
 
         def on_epoch(epoch: int) -> None:
             every = self.recipe.prune.refresh_profile
             if every and epoch % every == 0 and not self.schedule.is_final(epoch * self.per_epoch + 1):
                 pruner.set_factors(self._weights(self._refreshed(pruner, opened, epoch)).factors)
 
+        def told(numbers: dict[str, float]) -> str:
+            found = self._sparsities(pruner)
+            parts = (f"{name.partition('.')[2]} {share:.0%}" for name, share in found.items() if "." in name)
+            return (
+                f"loss {numbers['loss']:.3f}, {pruner.sparsity():.1%} of {self.schedule.target:.1%}: {', '.join(parts)}"
+            )
+
         def log(numbers: dict[str, float]) -> None:
             opened.log_metric({**numbers, **self._sparsities(pruner)})
 
+        made = runs.provenance()
         with reporter.progress("pruning") as progress:
             start = time.perf_counter()
             outcome = train(
@@ -411,18 +458,14 @@ class Work:
                 state={"pruner": pruner},
                 on_step=on_step,
                 on_epoch=on_epoch if self.recipe.prune.refresh_profile else None,
-                progress=lambda step, total, numbers: progress(
-                    step, total, f"loss {numbers['loss']:.3f}, {pruner.sparsity():.1%} of {self.schedule.target:.1%}"
-                ),
+                progress=lambda step, total, numbers: progress(step, total, told(numbers)),
                 log=log,
             )
             seconds = time.perf_counter() - start
-        report = None
+        facts = {**made, **asdict(outcome), "seconds": round(seconds, 3)}
+        report = self.team.first(lambda: self._save(pruner, profile, plan, opened, facts))
         if opened:
-            facts = {**asdict(outcome), "seconds": round(seconds, 3), **runs.provenance()}
-            report = self._save(pruner, weights, profile, plan, opened, facts)
             shutil.rmtree(checkpoints, ignore_errors=True)
-        self.team.first(lambda: None)  # nobody leaves before the model is written
         return report
 
     def _weights(self, profile: Profile | None) -> Weights:
@@ -432,22 +475,20 @@ class Work:
             profile, modalities, mode=prune.id_weight, exponent=prune.id_exponent, missing=prune.missing_id
         )
 
-    def _pruner(self, weights: Weights) -> Pruner:
+    def _pruner(self, weights: Weights | None) -> Pruner:
         prune = self.recipe.prune
         settings = {}
         if prune.criterion == "platon":
             settings = {key: getattr(prune, key) for key in ("beta1", "beta2", "window", "smoothing_dtype")}
         modules = {name: layer.module for name, layer in self.layers.items()}
         targets = {name: module.weight for name, module in modules.items()}
-        common = {"factors": weights.factors, "schedule": self.schedule}
+        common = {"factors": weights.factors if weights else None, "schedule": self.schedule}
         if prune.compat == "icml24":
             return icml24.Icml24(
                 targets,
                 criterion=icml24.load(prune.criterion, **settings),
                 steps_per_epoch=self.per_epoch,
-                biases={
-                    name: layer.module.bias for name, layer in self.layers.items() if layer.module.bias is not None
-                },
+                biases={name: module.bias for name, module in modules.items() if module.bias is not None},
                 **common,
             )
         return Pruner(
@@ -464,21 +505,20 @@ class Work:
 
     def _refreshed(self, pruner: Pruner, opened: runs.Run | None, epoch: int) -> Profile:
         """The dimensions of the model as it is now, masked."""
-        data, wanted = self.recipe.data, self.recipe.estimate
+        asked = self._estimating()
+        wanted = asked.estimate.model_dump(exclude={"spill"})
         with pruner.masked():
             profile = estimate_id.estimate_id(
                 self.loaded.model,
                 self._drawn(),
                 processor=self.loaded.processor,
-                tokens=wanted.tokens,
-                capture=wanted.capture,
-                estimator=wanted.estimator,
-                batch_size=data.batch_size,
-                memory=wanted.memory,
-                seed=data.seed,
+                batch_size=asked.data.batch_size,
+                seed=asked.data.seed,
+                spill=asked.estimate.spill,
+                **wanted,
             )
         if opened:
-            profile.save(opened.path(f"profile-epoch-{epoch}.json"))
+            profile.save(opened.path(f"profile-epoch-{epoch:04d}.json"))
         return profile
 
     def _drawn(self) -> Sequence[Any]:
@@ -510,15 +550,12 @@ class Work:
         return found
 
     def _save(
-        self,
-        pruner: Pruner,
-        weights: Weights,
-        profile: Profile | None,
-        plan: Plan,
-        opened: runs.Run,
-        facts: Mapping[str, Any],
+        self, pruner: Pruner, profile: Profile | None, plan: Plan, opened: runs.Run, facts: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Write model/ and what belongs to it, verified; report.json comes last."""
+        if refreshed := sorted(opened.folder.glob("profile-epoch-*.json")):
+            profile = Profile.load(refreshed[-1])
+        weights = self._weights(profile)
         report = finished_report(
             plan.report, pruner.masks, profile=profile, factors=weights.factors, substituted=weights.substituted
         )
@@ -555,12 +592,6 @@ def _training(recipe: Recipe) -> Training:
     asked = recipe.train.model_dump(exclude={"samples", "texts", "new_head", "report_to"})
     once = recipe.prune.schedule == "one-shot"
     return Training(**asked, report_to=tuple(recipe.train.report_to), seed=recipe.data.seed, update_weights=not once)
-
-
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """The report of a run that has ended, None of one that has not."""
-    path = folder / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _forget(path: Path, step: int) -> None:

@@ -79,3 +79,8 @@ def test_what_cannot_be_reached_is_refused_with_what_can(settings: dict, message
 @pytest.mark.parametrize("sparsity", [0.1, 0.33, 0.5, 0.8, 0.95])
 def test_equal_floor_and_ceiling_reach_their_own_sparsity(sparsity: float) -> None:
     limits(SIZES, sparsity=sparsity, floor=sparsity, ceiling=sparsity)
+
+
+def test_a_sparsity_that_rounds_to_no_weight_is_refused() -> None:
+    with pytest.raises(UsageError, match="sparsity 1e-09 of 1,140 weights prunes none: ask for at least 0.00088"):
+        limits(SIZES, sparsity=1e-9)

@@ -21,10 +21,10 @@ def test_linear_values() -> None:
     assert [schedule.sparsity(step) for step in (10, 15, 20, 25, 30, 31)] == [0, 0.125, 0.25, 0.375, 0.5, 0.5]
 
 
-def test_one_shot_prunes_at_its_last_step() -> None:
-    schedule = Schedule(kind="one-shot", target=0.9, total_steps=50)
-    assert [step for step in range(1, 51) if schedule.due(step)] == [50]
-    assert [schedule.sparsity(step) for step in (1, 49, 50)] == [0, 0, 0.9]
+def test_one_shot_rises_evenly_in_its_steps() -> None:
+    schedule = Schedule(kind="one-shot", target=0.98, total_steps=50, mask_every=1)
+    assert all(schedule.due(step) for step in range(1, 51))
+    assert [schedule.sparsity(step) for step in (1, 25, 49, 50)] == pytest.approx([0.02, 0.5, 0.98, 0.98])
 
 
 @pytest.mark.parametrize("kind", ["cubic", "linear"])
