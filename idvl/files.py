@@ -50,16 +50,9 @@ def disk_errors(path: Path, flag: str = "--output") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"the disk of {str(path)!r} is full: free some space, or choose another {flag}") from error
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.ENOENT,
-            errno.ENAMETOOLONG,
-        ):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            what = "allows no file so large" if error.errno == errno.EFBIG else "is full"
+            raise RunError(f"the disk of {str(path)!r} {what}: free some space, or choose another {flag}") from error
+        if error.errno in REFUSALS:
             raise UsageError(f"cannot write to {str(path)!r}: {error.strerror}; choose another {flag}") from error
         raise

@@ -79,7 +79,7 @@ class DataSection(Section):
     text_column: str | None = None
     split: str | None = None  # None: the dataset's own
     samples: Annotated[int, Field(ge=1)] | None = None  # None: the dataset's own number
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 16
     force: bool = False  # estimate from fewer than 100 samples all the same
 

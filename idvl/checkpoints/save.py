@@ -93,7 +93,10 @@ def _write(folder: Path, model: nn.Module, processor: Any, card: str, dtype: tor
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    mode = folder.stat().st_mode & 0o666
     for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file():
+            path.chmod(mode)  # safetensors makes files that nobody else may read
         _to_disk(path)
     _to_disk(folder)
     return state
@@ -136,6 +139,9 @@ def _settle(folder: Path) -> None:
             os.replace(left, folder)
         else:
             shutil.rmtree(left)
+    for name in ("masks.safetensors", "profile.json", "README.md", "report.json"):
+        for left in folder.parent.glob(f".{name}.*.tmp"):
+            left.unlink()
 
 
 def _replace(folder: Path, fresh: Path) -> None:

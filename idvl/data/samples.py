@@ -151,7 +151,9 @@ def _place(
         if data_dir is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", dataset):
             if data_dir is None and not re.search(r"[/\\.~]", dataset):
                 raise unknown("dataset", dataset, CATALOG, hint="a folder, a file or a Hub id ORG/NAME works as well")
-            raise UsageError(f"{path} does not exist: pass a folder of images, a table, or one of {', '.join(CATALOG)}")
+            where = f"--data-dir {path}" if data_dir is not None else path
+            named = "" if data_dir is not None else f", or one of {', '.join(CATALOG)}"
+            raise UsageError(f"{where} does not exist: pass a folder of images or a table{named}")
         return (dataset,)
     return entry.ids if dataset_id is None else (dataset_id,)
 

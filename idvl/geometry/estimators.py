@@ -57,6 +57,8 @@ def intrinsic_dimension(
     equal rows count once. Raises UsageError for what is no matrix of real numbers; points that allow no estimate give
     one without a dimension, and the reason.
     """
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed}")
     needs = requirements(estimator, seed)
     return estimate(nearest(Matrix(points, device=device), backend=knn, **needs), estimator)
 

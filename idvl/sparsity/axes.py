@@ -107,8 +107,8 @@ def refuse(
     chosen = {
         "criterion": criterion,
         "id_weight": id_weight,
-        "allocation": allocation,
         "structure": "N:M" if nm.grouped else "unstructured",
+        "allocation": allocation,
         "schedule": schedule,
         "floor": "set" if floor else "none",
         "ceiling": "set" if ceiling not in (None, 1) else "none",

@@ -109,7 +109,10 @@ def latest(folder: Path) -> Path | None:
 def read(path: Path) -> dict[str, Any]:
     """The record of a checkpoint. RunError for one that cannot be read."""
     try:
-        return json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError("it holds no step")
+        return record
     except (OSError, ValueError) as error:
         raise RunError(f"the checkpoint {str(path)!r} cannot be read ({error}): start anew with --overwrite") from error
 

@@ -33,7 +33,10 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
     """
     # distances need float64, which Apple's GPUs lack
     cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal():
+        raise UsageError(f"WORLD_SIZE is the number of processes that a launcher started, not {said!r}: unset it")
+    launched = int(said)
     try:
         state = PartialState(cpu=cpu, timeout=MEETING)
     except ValueError as error:

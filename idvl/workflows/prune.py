@@ -29,11 +29,11 @@ from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
 from idvl.data.catalog import TRAINING
 from idvl.data.samples import Selection, select
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.files import disk_errors, write_text
 from idvl.models.heads import with_new_head
 from idvl.models.layers import SCOPES, find_layers, in_scope
-from idvl.models.loading import Loaded, load
+from idvl.models.loading import Loaded, load, quiet
 from idvl.models.team import Team
 from idvl.profile import Profile, load_profile, published
 from idvl.recipe import PruneSection, Recipe
@@ -42,7 +42,7 @@ from idvl.sparsity.axes import refuse
 from idvl.sparsity.pruner import Pruner
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.structure import parse
-from idvl.sparsity.weighting import Weights, multipliers
+from idvl.sparsity.weighting import FEWEST_POINTS, Weights, multipliers
 from idvl.training import Training, agree, steps_per_epoch, total_steps, train
 from idvl.training.accelerating import check
 from idvl.training.checkpoint import latest
@@ -150,7 +150,7 @@ def run(
         folder = team.first(lambda: opened[0].folder)
         if ended:
             reporter.note("the model is pruned already")
-            report = team.first(lambda: json.loads((folder / "report.json").read_text(encoding="utf-8")))
+            report = team.first(lambda: _read_report(folder / "report.json"))
         else:
             for line in (*plan.scope(), *plan.lines()):
                 reporter.note(line)
@@ -192,6 +192,12 @@ def _refuse(recipe: Recipe) -> None:
     prune = recipe.prune
     if recipe.model.dtype != "float32":
         raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
+    few = recipe.data.samples is not None and recipe.data.samples < FEWEST_POINTS
+    if few and prune.id_weight != "none" and prune.profile == AUTO:
+        raise UsageError(
+            f"{recipe.data.samples} samples give no sound dimension: ask for {FEWEST_POINTS} or more, for another "
+            "profile, or for id_weight none"
+        )
     if prune.schedule == "one-shot" and recipe.train.epochs:
         raise UsageError("schedule one-shot trains nothing: leave epochs out, or give max_steps")
 
@@ -351,13 +357,15 @@ class Work:
             if opened:
                 shutil.rmtree(checkpoints, ignore_errors=True)
         learnt = self.team.each(lambda: load(str(dense), dtype="float32", device=self.loaded.model.device))
-        origin = {key: self.loaded.description[key] for key in ("name", "source", "revision")}
+        kept = ("name", "source", "revision", "stored_dtype")
+        origin = {key: self.loaded.description.get(key) for key in kept}
         self._take(replace(learnt, description={**learnt.description, **origin}))
 
     def _keep_dense(self, dense: Path) -> None:
         fresh = dense.with_name(f".{dense.name}.0.tmp")
         with disk_errors(dense):
-            self.loaded.model.save_pretrained(fresh)
+            with quiet():
+                self.loaded.model.save_pretrained(fresh)
             self.loaded.processor.save_pretrained(fresh)
             fresh.replace(dense)
 
@@ -594,8 +602,15 @@ def _training(recipe: Recipe) -> Training:
     return Training(**asked, report_to=tuple(recipe.train.report_to), seed=recipe.data.seed, update_weights=not once)
 
 
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{str(path)!r} is damaged ({error}): start anew with --overwrite") from error
+
+
 def _forget(path: Path, step: int) -> None:
     """Drop the metrics of steps after this one: they will be made again."""
-    kept = [line for line in runs.read_metrics(path) if line["step"] <= step]
+    kept = [line for line in runs.read_metrics(path) if line.get("step", 0) <= step]
     if path.exists():
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

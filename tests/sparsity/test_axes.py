@@ -66,7 +66,7 @@ def test_the_table_names_axes_and_values_that_exist() -> None:
     ("asked", "message"),
     [
         ({"id_weight": "multiply", "allocation": "uniform"}, "id_weight multiply and allocation uniform: weights are"),
-        ({"structure": "2:4"}, "allocation global and structure 2:4: every layer gets the sparsity 1 - N/M"),
+        ({"structure": "2:4"}, "structure 2:4 and allocation global: every layer gets the sparsity 1 - N/M"),
         ({"structure": "2:4", "allocation": "uniform", "sparsity": 0.8}, "2:4 has sparsity 0.5, not 0.8"),
         ({"criterion": "wanda"}, "criterion must be one of gradient, magnitude, platon, not 'wanda'"),
         ({"compat": "icml23"}, "compat must be one of none, icml24"),

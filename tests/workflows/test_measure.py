@@ -343,7 +343,7 @@ class _Sometimes(torch.nn.Module):
         return x if next(self.seen) % 2 else self.block(x, *args, **kwargs)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes_give_the_profile_of_one(blip, tmp_path, launcher):
     arguments = ["-m", "idvl", "estimate-id", blip, "--dataset", "shapes", "--samples", str(N), "--quiet", "--output"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

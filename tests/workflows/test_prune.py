@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import BlipForConditionalGeneration
+from transformers import BlipForConditionalGeneration, ViTForImageClassification
 
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
@@ -183,6 +183,12 @@ def test_a_plan_writes_nothing(place, tmp_path):
     [
         ({"prune__structure": "2:4"}, "set sparsity to it|id_weight none"),
         ({"prune__allocation": "uniform"}, "id_weight multiply and allocation uniform: .*set id_weight none"),
+        ({"prune__schedule": "one-shot"}, "one-shot trains nothing: leave epochs out"),
+        ({"prune__ceiling": 0.5}, "sparsity 0.6 cannot be reached"),
+        ({"prune__floor": 0.6, "prune__ceiling": 0.6}, "floor and ceiling 0.6 and id_weight multiply"),
+        ({"train__mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"model__dtype": "bfloat16"}, "trained in float32, not bfloat16"),
+        ({"data__samples": 50, "data__force": True}, "50 samples give no sound dimension: ask for 100 or more"),
         ({"prune__scope": "vison"}, "no scope 'vison'; did you mean 'vision'"),
         ({"prune__scope": "nothing.*"}, "no layer is named like 'nothing"),
         ({"prune__profile": "published:blip-coco"}, "of another model: .* has 2304 features there, 96 here"),
@@ -231,7 +237,15 @@ def same(first, second):
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
-@pytest.mark.parametrize("moment", ["profile", "step-000000004", "step-000000016", "SIGTERM"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("profile", marks=pytest.mark.slow),
+        pytest.param("step-000000004", marks=pytest.mark.slow),
+        "step-000000016",
+        "SIGTERM",
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
     folder = tmp_path / "run"
     process = subprocess.Popen(
@@ -317,3 +331,19 @@ def test_shipped_recipes_plan(path, karpathy, tmp_path):
         recipe.train.max_steps or planned.steps_per_epoch * (recipe.train.epochs or 5)
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_new_head_is_trained_dense_first(tmp_path):
+    tiny.save("vit", tmp_path / "vit")
+    changes = {"model.name": str(tmp_path / "vit"), "data.dataset": "digits", "train.new_head": True}
+    steps = {"train.max_steps": 12, "train.batch_size": 16, "train.learning_rate": 1e-3, "data.samples": 120}
+    recipe = load_recipe(None, {**PRUNE, **changes, **steps})
+    torch.set_num_threads(1)
+    report = run(recipe, folder=tmp_path / "run", reporter=Silent()).report
+    dense, sparse = (ViTForImageClassification.from_pretrained(tmp_path / "run" / name) for name in ("dense", "model"))
+    assert dense.config.num_labels == sparse.config.num_labels == 10
+    masks = Masks.load(tmp_path / "run" / "masks.safetensors")
+    assert all(int((dense.get_submodule(name).weight == 0).sum()) == 0 for name in masks.shapes)
+    assert sum(masks.zeros.values()) == report["total"]["zeros"] == round(0.6 * report["total"]["weights"])
+    assert Profile.load(tmp_path / "run" / "profile.json").model["name"] == str(tmp_path / "run" / "dense")
+    assert (tmp_path / "run" / "README.md").read_text().count("# vit, 60.0% sparse") == 1
