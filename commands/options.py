@@ -7,8 +7,6 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from idvl.profile import MODALITIES, Capture, Dtype, EstimatorName, Knn, Tokens
-
 DATA, MEASURE, MODEL, RUN, SHOWN = "Data", "Measurement", "Model", "Run", "What is shown"
 
 
@@ -40,24 +38,10 @@ DataDir = Annotated[Path | None, text(DATA, "Local copy of the dataset.")]
 DatasetId = Annotated[str | None, text(DATA, "Hub repository to read it from instead.")]
 ImageColumn = Annotated[str | None, text(DATA, "Column of the images.")]
 TextColumn = Annotated[str | None, text(DATA, "Column of the texts.")]
-Split = Annotated[str | None, text(DATA, "Split, the dataset's own by default.")]
-Samples = Annotated[int | None, number(DATA, "How many, the dataset's own number by default.", min=1)]
 Seed = Annotated[int | None, number(DATA, "Chooses the samples; 0 by default.", min=0, max=2**32 - 1)]
 Force = Annotated[bool | None, flag(DATA, "Estimate from fewer than 100 samples.", "--force")]
-TokensOption = Annotated[Tokens | None, text(MEASURE, f"What one point is: {choices(Tokens)}.", metavar="WORD")]
-CaptureOption = Annotated[Capture | None, text(MEASURE, f"Which side of a layer: {choices(Capture)}.", metavar="WORD")]
-EstimatorOption = Annotated[EstimatorName | None, text(MEASURE, f"{choices(EstimatorName)}.", metavar="WORD")]
-Layers = Annotated[str | None, text(MEASURE, "Only layers of these names.", metavar="PATTERN")]
-ModalityOption = Annotated[
-    list[str] | None, text(MEASURE, f"Only {', '.join(MODALITIES)}; repeatable.", metavar="WORD")
-]
-KnnOption = Annotated[
-    Knn | None, text(MEASURE, f"Who looks for neighbours: {choices(Knn)}; all find the same.", metavar="WORD")
-]
 Memory = Annotated[str | None, text(MEASURE, "Budget, as in 8GiB; a quarter of what is free.", metavar="SIZE")]
-Spill = Annotated[Path | None, text(MEASURE, "Put on disk what exceeds memory.", metavar="DIR")]
 Revision = Annotated[str | None, text(MODEL, "Branch, tag or commit.")]
-DtypeOption = Annotated[Dtype | None, text(MODEL, f"{choices(Dtype)}.", metavar="WORD")]
 Device = Annotated[str | None, text(MODEL, "As in cpu or cuda:0.")]
 TrustRemoteCode = Annotated[bool | None, flag(MODEL, "Run code of the repository.", "--trust-remote-code")]
 CacheDir = Annotated[Path | None, text(MODEL, "Where downloads are kept.")]
