@@ -34,8 +34,9 @@ demo: $(STAMP)
 	$(BIN)/idvl prune --recipe recipes/demo-prune.yaml --output runs/demo-prune --overwrite
 	@echo "The pruned model is runs/demo-prune/model"
 
+# two at a time, with a thread each: most tests keep one core busy
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
