@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from idvl import words
 from idvl.errors import UsageError
 from idvl.sparsity import criteria, icml24
 from idvl.sparsity.axes import AXES, REFUSED, reason, refuse
+from idvl.sparsity.criteria.platon import DTYPES
 from idvl.sparsity.icml24 import Icml24
 from idvl.sparsity.pruner import Pruner
 from idvl.sparsity.schedule import Schedule
+from idvl.sparsity.weighting import MISSING
 from tests.sparsity.layers import layers, train, zeros
 
 VALUES = [(axis, value) for axis, values in AXES.items() for value in values]
@@ -81,3 +84,22 @@ def test_messages(asked: dict[str, Any], message: str) -> None:
 
 def test_a_short_run_that_trains_may_end_before_its_first_window() -> None:
     refuse(criterion="platon", window=10, total_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("axis", "word"),
+    [
+        ("criterion", words.Criterion),
+        ("id_weight", words.IdWeight),
+        ("allocation", words.Allocation),
+        ("schedule", words.ScheduleName),
+        ("compat", words.Compat),
+    ],
+)
+def test_the_words_of_a_recipe_are_those_of_its_axis(axis: str, word: Any) -> None:
+    assert sorted(get_args(word)) == sorted(AXES[axis])
+
+
+def test_the_words_for_missing_ids_and_smoothing_are_those_that_are_known() -> None:
+    assert sorted(get_args(words.MissingId)) == sorted(MISSING)
+    assert sorted(get_args(words.Smoothing)) == sorted(DTYPES)
