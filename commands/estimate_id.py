@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, speak
+from idvl.commands.console import Reporter, output, rank
 from idvl.commands.options import MEASURE, choices, flag, number, text
-from idvl.errors import UsageError
 from idvl.profile import MODALITIES, Capture, Dtype, EstimatorName, Knn, Tokens, compare, load_profile
 
 EPILOG = """[bold]Examples[/bold]
@@ -93,13 +92,7 @@ def command(
 
     Shows a table and leaves a run folder with profile.json, profile.png and the recipe that repeats the run.
     """
-    if (resume or overwrite) and output_dir is None:
-        raise UsageError(f"--{'resume' if resume else 'overwrite'} needs the folder of the run: --output DIR")
-    reporter = Reporter(quiet=quiet)
-    speak(reporter, debug=debug)
-    from idvl import recipe as recipes
-
-    asked = recipes.load(recipe, recipes.parse_assignments(set_ or []) | o.settings(context.params, SETTINGS))
+    reporter, asked = o.begin(context.params, SETTINGS)
     other = load_profile(compare_with) if compare_with else None
     from idvl.workflows import estimate_id
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+from idvl.commands.console import Reporter, speak
+from idvl.errors import UsageError
+
+if TYPE_CHECKING:
+    from idvl import recipe as recipes
 
 DATA, MEASURE, MODEL, RUN, SHOWN = "Data", "Measurement", "Model", "Run", "What is shown"
 
@@ -54,6 +60,19 @@ Resume = Annotated[bool, flag(RUN, "Continue the run in --output.", "--resume")]
 Overwrite = Annotated[bool, flag(RUN, "Replace the run in --output.", "--overwrite")]
 Quiet = Annotated[bool, flag(SHOWN, "Result and warnings only.", "--quiet", "-q")]
 Debug = Annotated[bool, flag(SHOWN, "Log and traceback.", "--debug")]
+
+
+def begin(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple[Reporter, recipes.Recipe]:
+    """The reporter of a run and the recipe that its flags, --set and file make. UsageError for what is refused."""
+    for name in ("resume", "overwrite"):
+        if params[name] and params["output_dir"] is None:
+            raise UsageError(f"--{name} needs the folder of the run: --output DIR")
+    reporter = Reporter(quiet=params["quiet"])
+    speak(reporter, debug=params["debug"])
+    from idvl import recipe as recipes
+
+    given = recipes.parse_assignments(params["set_"] or []) | settings(params, sections)
+    return reporter, recipes.load(params["recipe"], given)
 
 
 def settings(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> dict[str, Any]:

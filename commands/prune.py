@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, speak
+from idvl.commands.console import Reporter, output, rank
 from idvl.commands.options import choices, flag, number, text
-from idvl.errors import UsageError
 from idvl.words import Allocation, Compat, Criterion, IdWeight, MissingId, Precision, ScheduleName
 
 EPILOG = """[bold]Examples[/bold]
@@ -141,13 +140,7 @@ def command(
 
     Leaves a run folder: model/ opens with from_pretrained, masks.safetensors and report.json say what went.
     """
-    if (resume or overwrite) and output_dir is None:
-        raise UsageError(f"--{'resume' if resume else 'overwrite'} needs the folder of the run: --output DIR")
-    reporter = Reporter(quiet=quiet)
-    speak(reporter, debug=debug)
-    from idvl import recipe as recipes
-
-    asked = recipes.load(recipe, recipes.parse_assignments(set_ or []) | o.settings(context.params, SETTINGS))
+    reporter, asked = o.begin(context.params, SETTINGS)
     from idvl.workflows import prune
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, whatever a library prints

@@ -33,6 +33,7 @@ from idvl.models.team import Team
 from idvl.profile import Capture, EstimatorName, Knn, LayerProfile, Modality, Profile, Tokens, load_profile
 from idvl.recipe import ESTIMATING, Recipe, parse_bytes
 from idvl.reporting.plot import plot
+from idvl.workflows.asked import choose_samples, open_model
 from idvl.workflows.launch import join_team
 from idvl.workflows.measure import Measurement, Progress, Settings
 
@@ -217,34 +218,12 @@ def _gather(
     recipe: Recipe, dataset: str, device: torch.device, team: Team, reporter: Reporter
 ) -> tuple[Loaded, Selection, dict[str, Layer]]:
     """Model, samples and layers of a recipe. The first process chooses the samples for all."""
-    asked, data = recipe.model, recipe.data
-    loaded = team.each(
-        lambda: load(
-            asked.name,
-            revision=asked.revision,
-            dtype=asked.dtype,
-            device=device,
-            trust_remote_code=asked.trust_remote_code,
-            cache_dir=asked.cache_dir,
-            local_files_only=asked.local_files_only,
-        )
-    )
+    data = recipe.data
+    loaded = open_model(recipe.model, device, team)
     layers = find_layers(loaded.model, loaded.family, pattern=recipe.estimate.layers, modality=recipe.estimate.modality)
     with reporter.progress("choosing samples") as progress:
-        selection = team.first(
-            lambda: select(
-                dataset,
-                split=data.split,
-                n=data.samples,
-                seed=data.seed,
-                data_dir=data.data_dir,
-                dataset_id=data.dataset_id,
-                image_column=data.image_column,
-                text_column=data.text_column,
-                cache_dir=asked.cache_dir,
-                force=data.force,
-                progress=progress,
-            )
+        selection = choose_samples(
+            recipe, dataset, team, split=data.split, n=data.samples, force=data.force, progress=progress
         )
     return loaded, selection, layers
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from idvl.checkpoints.report import plan as planned_report
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
 from idvl.data.catalog import TRAINING
-from idvl.data.samples import Selection, select
+from idvl.data.samples import Selection
 from idvl.errors import RunError, UsageError
 from idvl.files import disk_errors, write_text
 from idvl.models.heads import with_new_head
@@ -44,10 +44,10 @@ from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import FEWEST_POINTS, Weights, multipliers
 from idvl.training import Training, agree, steps_per_epoch, total_steps, train
-from idvl.training.accelerating import check
 from idvl.training.checkpoint import latest
 from idvl.training.rehearsal import rehearse
 from idvl.workflows import estimate_id
+from idvl.workflows.asked import choose_samples, open_model
 from idvl.workflows.estimate_id import Reporter
 from idvl.workflows.launch import join_team
 
@@ -179,6 +179,7 @@ def _resolved(recipe: Recipe) -> Recipe:
     }
     if once:
         training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
+        pruning |= {"initial": 0.0, "final": 0.0, "mask_every": 1}
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"dataset": recipe.data.dataset or dataset_of(recipe.model.name)}),
@@ -214,37 +215,20 @@ def _refuse_axes(prune: PruneSection) -> None:
 
 def _gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter) -> Work:
     """Model, layers and training samples of a recipe."""
-    asked, data = recipe.model, recipe.data
-    loaded = team.each(
-        lambda: load(
-            asked.name,
-            revision=asked.revision,
-            dtype="float32",
-            device=device,
-            trust_remote_code=asked.trust_remote_code,
-            cache_dir=asked.cache_dir,
-            local_files_only=asked.local_files_only,
-        )
-    )
+    train, data = recipe.train, recipe.data
+    loaded = open_model(recipe.model, device, team)
     # no more than the steps take
-    train = recipe.train
     wanted = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
     with reporter.progress("choosing training samples") as progress:
-        selection = team.first(
-            lambda: select(
-                data.dataset,
-                split=data.split or TRAINING,
-                n=train.samples or wanted,
-                distinct=False,
-                seed=data.seed,
-                data_dir=data.data_dir,
-                dataset_id=data.dataset_id,
-                image_column=data.image_column,
-                text_column=data.text_column,
-                cache_dir=asked.cache_dir,
-                force=True,
-                progress=progress,
-            )
+        selection = choose_samples(
+            recipe,
+            data.dataset,
+            team,
+            split=data.split or TRAINING,
+            n=train.samples or wanted,
+            force=True,
+            distinct=False,
+            progress=progress,
         )
     if train.samples and len(selection.samples) < train.samples:
         reporter.warn(f"{train.samples} training samples were asked for, there are {len(selection.samples)}")
@@ -275,13 +259,12 @@ class Work:
             kind=prune.schedule,
             target=prune.sparsity,
             total_steps=total_steps(self.training, len(samples), team.size),
-            initial=0.0 if prune.schedule == "one-shot" else prune.initial,
-            final=0.0 if prune.schedule == "one-shot" else prune.final,
-            mask_every=1 if prune.schedule == "one-shot" else prune.mask_every,
+            initial=prune.initial,
+            final=prune.final,
+            mask_every=prune.mask_every,
         )
         if prune.criterion == "platon":
             refuse(schedule=prune.schedule, window=prune.window, total_steps=self.schedule.total_steps)
-        check(loaded, samples, self.training)
         self.known = None if prune.id_weight == "none" or prune.profile == AUTO else team.first(self._read_profile)
         # refuses what does not go together before anything is written
         self._pruner(self._weights(self.known) if self.known else None)
@@ -448,7 +431,7 @@ class Work:
             found = self._sparsities(pruner)
             parts = (f"{name.partition('.')[2]} {share:.0%}" for name, share in found.items() if "." in name)
             return (
-                f"loss {numbers['loss']:.3f}, {pruner.sparsity():.1%} of {self.schedule.target:.1%}: {', '.join(parts)}"
+                f"loss {numbers['loss']:.3f}, {found['sparsity']:.1%} of {self.schedule.target:.1%}: {', '.join(parts)}"
             )
 
         def log(numbers: dict[str, float]) -> None:
@@ -513,12 +496,13 @@ class Work:
 
     def _refreshed(self, pruner: Pruner, opened: runs.Run | None, epoch: int) -> Profile:
         """The dimensions of the model as it is now, masked."""
-        asked = self._estimating()
+        asked, data = self._estimating(), self.recipe.data
+        drawn = choose_samples(asked, data.dataset, self.team, split=asked.data.split, n=data.samples, force=data.force)
         wanted = asked.estimate.model_dump(exclude={"spill"})
         with pruner.masked():
             profile = estimate_id.estimate_id(
                 self.loaded.model,
-                self._drawn(),
+                drawn.samples,
                 processor=self.loaded.processor,
                 batch_size=asked.data.batch_size,
                 seed=asked.data.seed,
@@ -528,25 +512,6 @@ class Work:
         if opened:
             profile.save(opened.path(f"profile-epoch-{epoch:04d}.json"))
         return profile
-
-    def _drawn(self) -> Sequence[Any]:
-        """The samples that dimensions are estimated from, on all processes."""
-        data = self.recipe.data
-        drawn = self.team.first(
-            lambda: select(
-                data.dataset,
-                split=self.selection.description["split"],
-                n=data.samples,
-                seed=data.seed,
-                data_dir=data.data_dir,
-                dataset_id=data.dataset_id,
-                image_column=data.image_column,
-                text_column=data.text_column,
-                cache_dir=self.recipe.model.cache_dir,
-                force=data.force,
-            )
-        )
-        return drawn.samples
 
     def _sparsities(self, pruner: Pruner) -> dict[str, float]:
         """The share of zeros in scope and of each modality in it."""

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,25 +21,9 @@ from idvl.recipe import parse_bytes
 from idvl.workflows.estimate_id import estimate_id, run
 from idvl.workflows.measure import Measurement, Settings
 from tests import tiny
+from tests.reporter import Silent
 
 N = 120
-
-
-class Silent:
-    """A reporter that remembers."""
-
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    @contextmanager
-    def progress(self, label):
-        yield lambda done, total: None
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,28 +19,12 @@ from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.workflows.prune import run
 from tests import tiny
+from tests.reporter import Silent
 
 N = 104
 # 26 steps, pruning from the 5th on
 STEPS = {"train.batch_size": 8, "train.epochs": 2, "train.checkpoint_every": 4, "train.learning_rate": 1e-3}
 PRUNE = {"prune.mask_every": 3, "prune.window": 3, "prune.sparsity": 0.6}
-
-
-class Silent:
-    """A reporter that remembers."""
-
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    @contextmanager
-    def progress(self, label):
-        yield lambda done, total, detail="": None
 
 
 @pytest.fixture(scope="module")
