@@ -25,7 +25,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@echo "Setting up .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[faiss,digits,peers,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[faiss,digits,caption,peers,dev]'
 	@touch $@
 
 demo: $(STAMP)

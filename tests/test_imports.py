@@ -18,7 +18,7 @@ ROWS = [
     {"data", "sparsity", "metrics", "builtin"},
     {"geometry"},
     # the words of a protocol are spelled once, in profile and words: recipe's schema is made of them
-    {"recipe", "runs"},
+    {"recipe", "runs", "predictions"},
     {"profile"},
     {"files"},
     {"errors", "words"},
@@ -31,12 +31,13 @@ WITHOUT_TRANSFORMERS = {
     "profile",
     "recipe",
     "runs",
+    "predictions",
     "errors",
     "files",
     "words",
     "reporting",
 }
-WITHOUT_TORCH = {"profile", "recipe", "runs", "errors", "files", "words", "reporting", "commands"}
+WITHOUT_TORCH = {"profile", "recipe", "runs", "predictions", "errors", "files", "words", "reporting", "commands"}
 
 
 def sources() -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,67 @@
+"""Metrics that idvl does not bring: a local folder, or one of the Hub, through the `evaluate` library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from idvl.errors import UsageError
+
+
+def load(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The metric `name`: a folder with a script of its own name in it, such a script, or a metric of the Hub.
+
+    UsageError for one that is not there, or, without `trust_remote_code`, of the Hub.
+    """
+    script = _script(name)
+    if script is None and not trust_remote_code:
+        raise UsageError(
+            f"{name!r} is no folder here, and a metric of the Hub is code that would run on this machine: "
+            "allow it with --trust-remote-code"
+        )
+    import evaluate
+
+    try:
+        return evaluate.load(str(script or name), keep_in_memory=True)
+    except Exception as error:
+        raise UsageError(f"the metric {name!r} cannot be loaded: {_line(error)}") from error
+
+
+def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
+    """What a metric gives for predictions and references, JSON-ready. UsageError where it does not take these."""
+    try:
+        found = metric.compute(predictions=list(predictions), references=list(references))
+    except Exception as error:
+        raise UsageError(f"the metric {metric.name!r} does not take these predictions: {_line(error)}") from error
+    return {key: _plain(value) for key, value in found.items()}
+
+
+def _script(name: str) -> Path | None:
+    """The script of a local metric; None for what can only be a name of the Hub."""
+    path = Path(name).expanduser()
+    script = path / f"{path.resolve().name}.py" if path.is_dir() else path
+    if script.is_file():
+        return script.resolve()
+    if path.is_dir():
+        raise UsageError(f"the metric folder {name!r} has no {script.name} in it")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UsageError(f"there is no metric folder {name!r}")
+    return None
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message that may have many."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _plain(value: Any) -> Any:
+    """A value of numpy or Python as JSON knows it; None for a number that is none."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,103 @@
+"""Retrieval: which rank the images and captions that belong together have among all others, by blocks.
+
+Equal similarities count against the model: a rank is 1 + the number of others at least as similar. It knows no model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from idvl.errors import UsageError
+from idvl.metrics.measured import Measured, mean
+
+KS = (1, 5, 10)
+INTERVAL = "images drawn anew, with their captions"
+# similarities held at a time; 4 bytes each, twice
+BLOCK = 2**23
+# images whose similarities to their own captions are computed together
+OWN = 64
+
+
+def ranks(images: Tensor, texts: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """The rank of each image's best caption among all captions (n,), and of each caption's image among all images (m,).
+
+    Embeddings (n, d) and (m, d) are compared by inner product; `owner` (m,): the image of each caption. Captions of the
+    same image do not count against each other. UsageError for embeddings that are not finite, and for images without
+    captions.
+    """
+    owned = _checked(images, texts, owner)
+    order = owner.argsort(stable=True)
+    images, texts, owner = images.float(), texts[order].float(), owner[order]
+    starts = [0, *owned.cumsum(0).tolist()]
+    own = _own(images, texts, owner, starts)
+    best = own.new_full((len(images),), -torch.inf).scatter_reduce(0, owner, own, "amax")
+    image_to_text, text_to_image = torch.ones_like(owned), torch.ones_like(owner)
+    rows = min(len(images), max(1, BLOCK // len(texts)))
+    similarities, at_least = images.new_empty(2, rows, len(texts))
+    for start in range(0, len(images), rows):
+        stop = min(start + rows, len(images))
+        similar = torch.mm(images[start:stop], texts.T, out=similarities[: stop - start])
+        mine = torch.arange(starts[start], starts[stop], device=owner.device)
+        similar[owner[mine] - start, mine] = -torch.inf
+        # as floats: sums of booleans take many times as long
+        above = torch.ge(similar, best[start:stop, None], out=at_least[: stop - start])
+        image_to_text[start:stop] += above.sum(1).long()
+        text_to_image += torch.ge(similar, own, out=above).sum(0).long()
+    return image_to_text, torch.empty_like(text_to_image).scatter_(0, order, text_to_image)
+
+
+def nearest(queries: Tensor, keys: Tensor, k: int) -> Tensor:
+    """The k keys (m, d) most similar to each query (n, d), the most similar first: their numbers (n, k)."""
+    queries, keys = queries.float(), keys.float()
+    rows = max(1, BLOCK // len(keys))
+    return torch.cat([(some @ keys.T).topk(k).indices for some in queries.split(rows)])
+
+
+def recalls(image_to_text: Tensor, text_to_image: Tensor, owner: Tensor) -> dict[str, Measured]:
+    """ "image-to-text R@1", 5 and 10, and "text-to-image R@1", 5 and 10, of what `ranks` gives."""
+    n = len(image_to_text)
+    owned = torch.bincount(owner, minlength=n)
+    found = {}
+    for k in KS:
+        name = f"image-to-text R@{k}"
+        found[name] = mean(name, (image_to_text <= k).cpu(), interval=INTERVAL)
+    for k in KS:
+        name = f"text-to-image R@{k}"
+        hits = torch.bincount(owner, weights=(text_to_image <= k).double(), minlength=n)
+        found[name] = mean(name, hits.cpu(), owned.cpu(), interval=INTERVAL)
+    return found
+
+
+def _checked(images: Tensor, texts: Tensor, owner: Tensor) -> Tensor:
+    """How many captions each image owns (n,)."""
+    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or owner.shape != texts.shape[:1]:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (images, texts, owner))
+        raise UsageError(f"retrieval compares (n, d) with (m, d), owned by (m,), not {shapes}")
+    if len(images) == 0:
+        raise UsageError("no predictions: there is nothing to score")
+    if len(texts) and not 0 <= int(owner.min()) <= int(owner.max()) < len(images):
+        raise UsageError(
+            f"captions belong to images 0 to {len(images) - 1}, not {int(owner.min())} to {int(owner.max())}"
+        )
+    for what, tensor in (("image", images), ("caption", texts)):
+        if not tensor.isfinite().all():
+            raise UsageError(f"embeddings of {what}s are not finite: was the model evaluated in float16?")
+    owned = torch.bincount(owner, minlength=len(images))
+    if (owned == 0).any():
+        raise UsageError(f"image {int(owned.argmin())} has no caption: leave it out")
+    return owned
+
+
+def _own(images: Tensor, texts: Tensor, owner: Tensor, starts: list[int]) -> Tensor:
+    """The similarity of each caption (m,) to its image; captions are sorted by image.
+
+    From matrix products too: those round like the others, so that equal embeddings are equal here.
+    """
+    parts = []
+    for start in range(0, len(images), OWN):
+        stop = min(start + OWN, len(images))
+        mine = slice(starts[start], starts[stop])
+        similar = images[start:stop] @ texts[mine].T
+        parts.append(similar.gather(0, (owner[mine] - start)[None])[0])
+    return torch.cat(parts)
