@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from idvl import profile
 from idvl.commands.console import Reporter, speak
 from idvl.errors import UsageError
 
@@ -44,10 +45,14 @@ DataDir = Annotated[Path | None, text(DATA, "Local copy of the dataset.")]
 DatasetId = Annotated[str | None, text(DATA, "Hub repository to read it from instead.")]
 ImageColumn = Annotated[str | None, text(DATA, "Column of the images.")]
 TextColumn = Annotated[str | None, text(DATA, "Column of the texts.")]
+LabelColumn = Annotated[str | None, text(DATA, "Column of the classes.")]
+AnswersColumn = Annotated[str | None, text(DATA, "Column of the answers to a question.")]
+SecondImageColumn = Annotated[str | None, text(DATA, "Column of the second of two images.")]
 Seed = Annotated[int | None, number(DATA, "Chooses the samples; 0 by default.", min=0, max=2**32 - 1)]
 Force = Annotated[bool | None, flag(DATA, "Estimate from fewer than 100 samples.", "--force")]
 Memory = Annotated[str | None, text(MEASURE, "Budget, as in 8GiB; a quarter of what is free.", metavar="SIZE")]
 Revision = Annotated[str | None, text(MODEL, "Branch, tag or commit.")]
+Dtype = Annotated[profile.Dtype | None, text(MODEL, f"{choices(profile.Dtype)}.", metavar="WORD")]
 Device = Annotated[str | None, text(MODEL, "As in cpu or cuda:0.")]
 TrustRemoteCode = Annotated[bool | None, flag(MODEL, "Run code of the repository.", "--trust-remote-code")]
 CacheDir = Annotated[Path | None, text(MODEL, "Where downloads are kept.")]

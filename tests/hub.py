@@ -17,7 +17,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -265,28 +265,122 @@ def _flickr30k(number: int) -> dict[str, Any]:
     return {"caption": captions, "sentids": sentids, "img_id": str(number), "filename": f"{1000 + number}.jpg"}
 
 
+def _karpathy(number: int) -> dict[str, Any]:
+    name = f"COCO_val2014_{number:012d}.jpg"
+    row = {"filepath": "val2014", "sentids": [10 * number], "filename": name, "imgid": number, "split": "test"}
+    sentences = [f"{caption(number, version)}, as listed" for version in range(5)]
+    return {**row, "sentences": sentences, "cocoid": number, "url": f"http://images.cocodataset.org/val2014/{name}"}
+
+
 def _textvqa(number: int) -> dict[str, Any]:
     row = {"image_id": f"{number // 2:016x}", "question_id": 34_602 + number, "answers": [caption(number)] * 10}
     row["question"] = f"what is written on {caption(number)}?"
     return {**row, "image_width": 48, "image_height": 40, "image_classes": ["Sign"], "ocr_tokens": ["stop"]}
 
 
-# kind: (a row without its image, the split, questions per image)
-KINDS = {"coco": (_coco, "val", 1), "flickr30k": (_flickr30k, "test", 1), "textvqa": (_textvqa, "validation", 2)}
+def _vqav2(number: int) -> dict[str, Any]:
+    given = ["yes"] * 7 + ["no"] * 3
+    answers = [
+        {"answer": word, "answer_confidence": "maybe", "answer_id": place} for place, word in enumerate(given, 1)
+    ]
+    row = {"question_type": "is there", "multiple_choice_answer": "yes", "answers": answers, "image_id": number // 3}
+    return {**row, "answer_type": "yes/no", "question_id": 1000 * number, "question": f"is there {caption(number)}?"}
 
 
-def write_dataset(kind: str, folder: Path, n: int, *, shards: int = 1, row_group: int = 100) -> Path:
-    """A dataset repository with n drawn rows and the real columns of `kind`; returns the folder."""
-    from datasets import Dataset
+def _nlvr2(number: int) -> dict[str, Any]:
+    return {"question_id": f"dev-{number}-0-0", "question": caption(number), "answer": str(number % 3 == 0)}
+
+
+def _cifar100(number: int) -> dict[str, Any]:
+    return {"fine_label": number % 100, "coarse_label": number % 100 // 5}
+
+
+def _imagenet(number: int) -> dict[str, Any]:
+    return {"label": number % 1000}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A catalogued dataset: its rows without images, its first split, its columns of images and of classes.
+
+    `per_image` rows share an image. `hidden` replaces what a split without public answers does not tell.
+    """
+
+    row: Callable[[int], dict[str, Any]]
+    split: str
+    images: tuple[str, ...] = ("image",)
+    per_image: int = 1
+    classes: Mapping[str, int] = field(default_factory=dict)
+    hidden: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS = {
+    "coco": Kind(_coco, "val", hidden={"answer": None}),
+    "coco-karpathy": Kind(_karpathy, "test", images=()),
+    "flickr30k": Kind(_flickr30k, "test"),
+    "textvqa": Kind(_textvqa, "validation", per_image=2, hidden={"answers": [""] * 10}),
+    "vqav2": Kind(_vqav2, "validation", per_image=3, hidden={"answers": None, "multiple_choice_answer": None}),
+    "nlvr2": Kind(_nlvr2, "unbalanced_test_public", images=("left_image", "right_image")),
+    "cifar100": Kind(_cifar100, "test", images=("img",), classes={"fine_label": 100, "coarse_label": 20}),
+    "imagenet-1k": Kind(_imagenet, "validation", classes={"label": 1000}, hidden={"label": -1}),
+}
+
+
+def class_name(number: int) -> str:
+    """The name of a class; those of the first classes do not come first in the alphabet."""
+    return f"class {999 - number:03d}"
+
+
+def write_dataset(
+    kind: str,
+    folder: Path,
+    n: int | Iterable[int],
+    *,
+    split: str | None = None,
+    shards: int = 1,
+    row_group: int = 100,
+    hidden: bool = False,
+) -> Path:
+    """A dataset repository with the real columns of `kind`; returns the folder. Another call adds another split.
+
+    `n`: how many rows, or which; `hidden`: as in a split whose answers are not public.
+    """
+    from datasets import ClassLabel, Dataset
     from datasets import Image as ImageFeature
 
-    make, split, per_image = KINDS[kind]
-    rows = [{**make(i), "image": {"bytes": jpeg(i // per_image), "path": None}} for i in range(n)]
-    data = Dataset.from_list(rows).cast_column("image", ImageFeature())
-    (folder / "data").mkdir(parents=True)
+    about = KINDS[kind]
+    split = split or about.split
+    rows = []
+    for number in range(n) if isinstance(n, int) else n:
+        pictures = {
+            column: {"bytes": jpeg(number // about.per_image + 5_000 * place), "path": None}
+            for place, column in enumerate(about.images)
+        }
+        rows.append({**about.row(number), **pictures, **(about.hidden if hidden else {})})
+    data = Dataset.from_list(rows)
+    for column in about.images:
+        data = data.cast_column(column, ImageFeature())
+    for column, count in about.classes.items():
+        data = data.cast_column(column, ClassLabel(names=[class_name(number) for number in range(count)]))
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         name = f"{split}-{shard:05d}-of-{shards:05d}.parquet"
         data.shard(shards, shard, contiguous=True).to_parquet(folder / "data" / name, batch_size=row_group)
-    config = f"configs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: data/{split}-*\n"
-    (folder / "README.md").write_text(f"---\n{config}---\n")
+    (folder / "sizes.json").write_text(json.dumps({**_sizes(folder), split: len(rows)}))
+    card = {
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in _sizes(folder)],
+            }
+        ],
+        "dataset_info": {"splits": [{"name": name, "num_examples": size} for name, size in _sizes(folder).items()]},
+    }
+    (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
     return folder
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The splits that a repository has so far."""
+    path = folder / "sizes.json"
+    return json.loads(path.read_text()) if path.is_file() else {}

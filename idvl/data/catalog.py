@@ -7,9 +7,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from idvl.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """A split that another repository lists: rows of `images_split` whose `key` is in `list_key` of the list's split.
+
+    The texts are the list's, from its column `texts`.
+    """
+
+    ids: tuple[str, ...]
+    split: str
+    images_split: str
+    key: str
+    list_key: str
+    texts: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +33,10 @@ class Entry:
     """One known dataset, either on the Hub (`ids`, tried in order) or built in (`module`, which makes its samples).
 
     `splits` are named as the Hub spells them, with the number of their samples where it is known; SAME_SPLIT lists
-    the spellings that are taken for one another.
+    the spellings that are taken for one another, `aliases` further ones, `joins` those that are put together from two
+    repositories. `default_split` and `default_samples` are what an estimate takes, `eval_split` what an evaluation
+    does: it is the one that published numbers are of, where its labels are public. `tasks` are those it can be used
+    for.
     """
 
     name: str
@@ -25,6 +44,8 @@ class Entry:
     splits: dict[str, int | None]
     default_split: str
     default_samples: int
+    eval_split: str
+    tasks: tuple[str, ...]
     licence: str
     ids: tuple[str, ...] = ()
     module: str | None = None
@@ -32,6 +53,11 @@ class Entry:
     image_column: str | None = None
     text_column: str | None = None
     id_column: str | None = None
+    label_column: str | None = None
+    answers_column: str | None = None
+    second_image_column: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    joins: dict[str, Join] = field(default_factory=dict)
     gated: bool = False
     notes: str = ""
 
@@ -44,6 +70,8 @@ _ENTRIES = (
         splits={"train": None, "validation": None, "test": None},
         default_split="validation",
         default_samples=2_000,
+        eval_split="test",
+        tasks=("caption", "retrieval"),
         licence="Apache-2.0",
     ),
     Entry(
@@ -53,6 +81,8 @@ _ENTRIES = (
         splits={"train": 898, "test": 899},
         default_split="test",
         default_samples=899,
+        eval_split="test",
+        tasks=("classification",),
         licence="CC-BY-4.0",
     ),
     Entry(
@@ -62,25 +92,94 @@ _ENTRIES = (
         image_column="image",
         text_column="answer",
         id_column="question_id",
-        splits={"val": 40_504, "test": 40_775},
+        splits={"val": 40_504, "test": 5_000},
         default_split="val",
         default_samples=2_000,
+        eval_split="test",
+        tasks=("caption", "retrieval"),
+        joins={
+            "test": Join(
+                ids=("yerevann/coco-karpathy",),
+                split="test",
+                images_split="val",
+                key="file_name",
+                list_key="filename",
+                texts="sentences",
+            )
+        },
         licence="CC-BY-4.0 (captions); the images under their owners' Flickr terms",
-        notes="val is COCO val2014, 40,504 images, and holds the Karpathy validation and test images; the captions of "
-        "test are not public. For the Karpathy splits give --data-dir a folder with the images and dataset_coco.json",
+        notes="val is COCO val2014, 40,504 images; test is Karpathy's, 5,000 of them, as yerevann/coco-karpathy lists "
+        "them. For the Karpathy train split give --data-dir a folder with the images and dataset_coco.json",
     ),
     Entry(
         name="flickr30k",
         holds="photographs, five captions each",
-        ids=("lmms-lab-encoder/flickr30k", "lmms-lab/flickr30k"),
+        ids=("umaru97/flickr30k_train_val_test",),
         image_column="image",
         text_column="caption",
         id_column="img_id",
-        splits={"test": 31_783},
+        splits={"train": 29_000, "val": 1_014, "test": 1_000},
+        default_split="val",
+        default_samples=1_000,
+        eval_split="test",
+        tasks=("caption", "retrieval"),
+        licence="non-commercial research, as the Flickr terms of the images say",
+        notes="the splits are Karpathy's; lmms-lab-encoder/flickr30k has all 31,783 images in one split that it calls "
+        "test",
+    ),
+    Entry(
+        name="nlvr2",
+        holds="pairs of photographs and a sentence that is true of them or not",
+        ids=("lmms-lab/NLVR2", "lmms-lab-encoder/NLVR2"),
+        image_column="left_image",
+        second_image_column="right_image",
+        text_column="question",
+        label_column="answer",
+        splits={
+            "balanced_dev": 2_300,
+            "balanced_test_public": None,
+            "balanced_test_unseen": None,
+            "unbalanced_dev": None,
+            "unbalanced_test_public": None,
+            "unbalanced_test_unseen": None,
+        },
+        aliases={"validation": "unbalanced_dev", "test": "unbalanced_test_public"},
+        default_split="unbalanced_dev",
+        default_samples=2_000,
+        eval_split="unbalanced_test_public",
+        tasks=("reasoning",),
+        licence="CC-BY-4.0 (sentences); the images as agreed with the authors of NLVR2",
+        notes="there is no train; the balanced and unbalanced splits are parts of dev, test-P and test-U, of whose "
+        "whole the published numbers are",
+    ),
+    Entry(
+        name="cifar100",
+        holds="images of 32 x 32 pixels in 100 classes",
+        ids=("uoft-cs/cifar100",),
+        image_column="img",
+        label_column="fine_label",
+        splits={"train": 50_000, "test": 10_000},
         default_split="test",
         default_samples=2_000,
-        licence="non-commercial research, as the Flickr terms of the images say",
-        notes="test holds all 31,783 images; --dataset-id umaru97/flickr30k_train_val_test has train, val and test",
+        eval_split="test",
+        tasks=("classification",),
+        licence="unknown",
+        notes="--label-column coarse_label for its 20 superclasses",
+    ),
+    Entry(
+        name="imagenet-1k",
+        holds="photographs in 1,000 classes",
+        ids=("ILSVRC/imagenet-1k",),
+        image_column="image",
+        label_column="label",
+        splits={"train": 1_281_167, "validation": 50_000, "test": 100_000},
+        default_split="validation",
+        default_samples=2_000,
+        eval_split="validation",
+        tasks=("classification",),
+        licence="non-commercial research and education, as the terms of its page on the Hub say",
+        gated=True,
+        notes="the labels of test are not public",
     ),
     Entry(
         name="textvqa",
@@ -88,20 +187,57 @@ _ENTRIES = (
         ids=("lmms-lab-encoder/textvqa", "lmms-lab/textvqa"),
         image_column="image",
         text_column="question",
+        answers_column="answers",
         id_column="question_id",
         splits={"train": 34_602, "validation": 5_000, "test": 5_734},
         default_split="validation",
         default_samples=2_000,
+        eval_split="validation",
+        tasks=("vqa",),
         licence="CC-BY-4.0",
-        notes="several questions share an image, of which one is taken; the answers of test are not public",
+        notes="several questions share an image, of which an estimate takes one; the answers of test are not public",
+    ),
+    Entry(
+        name="vqav2",
+        holds="photographs of COCO, a question and ten answers each",
+        ids=("lmms-lab/VQAv2", "lmms-lab-encoder/VQAv2"),
+        image_column="image",
+        text_column="question",
+        answers_column="answers",
+        id_column="question_id",
+        splits={"validation": 214_354, "testdev": 107_394, "test": 447_793},
+        default_split="validation",
+        default_samples=2_000,
+        eval_split="validation",
+        tasks=("vqa",),
+        licence="CC-BY-4.0 (questions and answers); the images under their owners' Flickr terms",
+        notes="there is no train; several questions share an image, of which an estimate takes one; the answers of "
+        "testdev and test are not public",
     ),
 )
 CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 SAME_SPLIT = (("validation", "val", "valid", "dev"), ("train", "training"), ("test", "testing"))
-# asked for in the place of a split: train where there is one, else the dataset's default
+# asked for in the place of a split. For training: train where there is one, else the dataset's default; for an
+# evaluation: the dataset's own for it, else test, validation, or what there is
 TRAINING = "train?"
+EVALUATION = "eval?"
 SPLIT_ORDER = ("validation", "val", "valid", "dev", "test", "testing", "train", "training")
+
+
+def listing() -> list[dict[str, Any]]:
+    """What is known of each dataset, JSON-ready; `id` is the Hub's, `columns` are those that hold what."""
+    shown = ("name", "holds", "tasks", "splits", "eval_split", "revision", "licence", "gated", "notes")
+    kinds = ("image", "second_image", "text", "label", "answers")
+    return [
+        {
+            **{key: getattr(entry, key) for key in shown},
+            "tasks": list(entry.tasks),
+            "id": next(iter(entry.ids), None),
+            "columns": {kind: column for kind in kinds if (column := getattr(entry, f"{kind}_column"))},
+        }
+        for entry in _ENTRIES
+    ]
 
 
 def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> UsageError:
@@ -112,22 +248,28 @@ def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> Usag
     return UsageError(f"no {kind} {value!r}{guess} (there is {', '.join(known) or 'none'}){hint and '; ' + hint}")
 
 
+def wished(asked: str | None, available: Iterable[str], entry: Entry | None = None) -> str | None:
+    """The first of the splits that are meant which exists, under any of its usual spellings; None if none does."""
+    default, evaluated = (entry.default_split, entry.eval_split) if entry else (None, None)
+    meant = {None: (default,), TRAINING: ("train", default), EVALUATION: (evaluated, "test", "validation")}
+    for wanted in meant.get(asked, (asked,)):
+        spellings = (wanted, *next((group for group in SAME_SPLIT if wanted in group), ()))
+        aliases = [entry.aliases.get(spelling) for spelling in spellings] if entry else []
+        found = next((split for split in (*spellings, *aliases) if split is not None and split in available), None)
+        if found is not None:
+            return found
+    return None
+
+
 def choose_split(asked: str | None, available: Iterable[str], *, where: str, entry: Entry | None = None) -> str:
     """The split to read: the one asked for under any of its usual spellings, or the dataset's default.
 
-    Without a default the first of SPLIT_ORDER is taken: samples that were not trained on come first. TRAINING is a
-    wish, not a demand. Raises UsageError, with the splits there are, for one that does not exist.
+    Without a default the first of SPLIT_ORDER is taken: samples that were not trained on come first. TRAINING and
+    EVALUATION are wishes, not demands. Raises UsageError, with the splits there are, for one that does not exist.
     """
     available = list(available)
-    default = entry.default_split if entry else None
-    for wanted in ("train", default) if asked == TRAINING else (asked or default,):
-        spellings = next((group for group in SAME_SPLIT if wanted in group), ())
-        for spelling in (wanted, *spellings):
-            if spelling in available:
-                return spelling
-    if asked == TRAINING:
-        asked = None
-    if asked is not None:
+    found = wished(asked, available, entry)
+    if found is None and asked not in (None, TRAINING, EVALUATION):
         notes = f"; {entry.notes}" if entry and entry.notes else ""
         raise unknown("split", asked, available, hint=f"in {where}{notes}")
-    return next((split for split in SPLIT_ORDER if split in available), available[0])
+    return found or next((split for split in SPLIT_ORDER if split in available), available[0])

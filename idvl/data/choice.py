@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
+from idvl.data.sample import Encoded, Sample, encoded
+from idvl.data.stored import Store
 from idvl.errors import UsageError
-
-if TYPE_CHECKING:
-    from idvl.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Choice:
-    """Samples taken so far, with distinct images and distinct first texts, and what was passed over.
+    """Samples taken so far, and what was passed over. Their encoded images go to `store`, their ids are distinct.
 
-    `content` is a running SHA-256 over the images and first texts taken.
+    `content` is a running SHA-256 over the images, first texts, labels and answers taken.
     """
 
+    store: Store
     samples: list[Sample] = field(default_factory=list)
+    ids: Counter[str] = field(default_factory=Counter)
     images: set[str] = field(default_factory=set)
     captions: set[str] = field(default_factory=set)
     skipped: list[dict[str, str]] = field(default_factory=list)
@@ -46,16 +47,27 @@ class Choice:
     looked_at: int = 0
     content: Any = field(default_factory=hashlib.sha256)
 
-    def take(self, sample: Sample, digest: str | None) -> None:
-        """Take a sample as it is."""
+    def take(self, sample: Sample, digests: list[str | None]) -> None:
+        """Take a sample; the second with an id gets "#2" behind it."""
+        self.ids[sample.id] += 1
+        repeated = self.ids[sample.id]
+        sample = replace(
+            sample,
+            id=f"{sample.id}#{repeated}" if repeated > 1 else sample.id,
+            source=self.store.keep(sample.source),
+            second=self.store.keep(sample.second),
+        )
         self.samples.append(sample)
-        self.content.update(f"{digest}\0{sample.texts[0] if sample.texts else None}\0".encode())
+        parts = [*digests, sample.texts[0] if sample.texts else None]
+        parts += [str(sample.label)] * (sample.label is not None)
+        self.content.update("".join(f"{part}\0" for part in (*parts, *sample.answers)).encode())
 
-    def consider(self, sample: Sample, digest: str | None) -> None:
-        """Take a sample, unless its image or all of its texts have been taken before.
+    def consider(self, sample: Sample, digests: list[str | None]) -> None:
+        """Take a sample, unless its (first) image or all of its texts have been taken before.
 
         The first text that is new comes first in the sample taken. Texts that differ in case only are the same.
         """
+        digest = digests[0]
         fresh = next((text for text in sample.texts if text.casefold() not in self.captions), None)
         if digest in self.images or (sample.texts and fresh is None):
             self.duplicates += 1
@@ -66,7 +78,7 @@ class Choice:
             self.captions.add(fresh.casefold())
             rest = tuple(text for text in sample.texts if text != fresh)
             sample = replace(sample, texts=(fresh, *rest))
-        self.take(sample, digest)
+        self.take(sample, digests)
 
 
 def choose(
@@ -75,10 +87,11 @@ def choose(
     *,
     name: str,
     distinct: bool = True,
+    store: Store,
     progress: Progress | None = None,
 ) -> Choice:
     """The first n usable (and distinct) candidates. Raises UsageError as soon as too many are unusable."""
-    choice = Choice()
+    choice = Choice(store)
     if progress is not None:
         progress(0, n)
     for candidate in candidates:
@@ -86,14 +99,15 @@ def choose(
         try:
             if isinstance(candidate, dict):
                 raise ValueError(candidate["reason"])
-            digest = None if candidate.source is None else _decodable(candidate.source)
+            digests = [None if candidate.source is None else _decodable(candidate.source)]
+            digests += [] if candidate.second is None else [_decodable(candidate.second)]
         except ValueError as error:
             name_of = candidate["id"] if isinstance(candidate, dict) else candidate.id
             choice.skipped.append({"id": name_of, "reason": str(error)})
             log.info("skipped %s: %s", name_of, error)
             _refuse_unusable(choice, max(choice.looked_at, min(n, LOOKED_AT)), name)
             continue
-        (choice.consider if distinct else choice.take)(candidate, digest)
+        (choice.consider if distinct else choice.take)(candidate, digests)
         if progress is not None:
             progress(len(choice.samples), n)
         if len(choice.samples) == n:
@@ -143,7 +157,7 @@ def faults(choice: Choice, asked: int | None, *, name: str, split: str, force: b
     return warnings
 
 
-def _decodable(source: bytes | Path | Image.Image) -> str:
+def _decodable(source: Encoded) -> str:
     """SHA-256 of an encoded image that decodes to its end, or of the pixels of a decoded one.
 
     Raises ValueError with what is wrong with it.
@@ -151,7 +165,7 @@ def _decodable(source: bytes | Path | Image.Image) -> str:
     if isinstance(source, Image.Image):
         return hashlib.sha256(f"{source.mode}{source.size}".encode() + source.tobytes()).hexdigest()
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        data = encoded(source)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     if not data:

@@ -6,12 +6,13 @@ It knows nothing of images or captions beyond which columns hold them.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import Entry, choose_split
-from idvl.data.rows import Source, find_columns
+from idvl.data.catalog import Entry, Join, choose_split, unknown
+from idvl.data.rows import Columns, Source, find_columns
 from idvl.errors import RunError, UsageError
 
 log = logging.getLogger(__name__)
@@ -26,57 +27,118 @@ def open_stream(
     ids: Sequence[str],
     *,
     split: str | None,
-    seed: int,
+    seed: int | None,
+    asked: Columns,
     entry: Entry | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Source:
-    """The rows of the first of `ids` that exists, shards and rows shuffled by seed, images left encoded.
+    """The rows of the first of `ids` that exists, images left encoded, in their own order or shuffled by seed.
 
     Raises UsageError when none can be reached or read, RunError when the connection breaks while rows are taken.
     """
-    from datasets import Image, load_dataset
-
-    dataset_id, commit = _find(ids, revision, token)
-    try:
-        cache_dir = None if cache_dir is None else str(cache_dir)
-        splits = load_dataset(dataset_id, revision=commit, streaming=True, token=token, cache_dir=cache_dir)
-    except Exception as error:
-        raise _explained(error, dataset_id) from error
-    split = choose_split(split, splits, where=dataset_id, entry=entry)
-    try:
-        stream = splits[split] if splits[split].features else splits[split]._resolve_features()
-    except Exception as error:
-        raise _explained(error, dataset_id) from error
+    access = {"token": token, "cache_dir": None if cache_dir is None else str(cache_dir)}
+    dataset_id, commit, splits = _open(ids, revision, **access)
+    joins = entry.joins if entry and ids is entry.ids else {}
+    split = choose_split(split, dict.fromkeys([*splits, *joins]), where=dataset_id, entry=entry)
+    join = joins.get(split)
+    stream = splits[choose_split(join.images_split if join else split, splits, where=dataset_id)]
+    size = _size(stream)
+    stream = _resolved(stream, dataset_id)
     kinds = dict(stream.features or {})
-    pixels = [name for name, kind in kinds.items() if isinstance(kind, Image) or _is_bytes(kind)]
     columns = find_columns(
-        list(kinds), where=dataset_id, image=image_column, text=text_column, entry=entry, pixels=pixels
+        list(kinds),
+        where=dataset_id,
+        asked=asked,
+        entry=entry,
+        pixels=[name for name, kind in kinds.items() if _is_pixels(kind)],
+        is_class=lambda name: _is_class(kinds[name]),
     )
-    stream = stream.select_columns([name for name in kinds if name in (columns.image, columns.text, columns.id)])
-    if isinstance(kinds.get(columns.image), Image):
-        stream = stream.cast_column(columns.image, Image(decode=False))
-    # one shard after the other: reading several at a time downloads batches ahead from each, and ends in a long pause
-    shuffled = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=1)
-    details = {
-        "dataset_id": dataset_id,
-        "revision": commit,
-        "split": split,
-        "shuffle": {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards},
-    }
+    details = {"dataset_id": dataset_id, "revision": commit, "split": split}
+    stream = _undecoded(stream, [*columns.read, *([join.key] if join else [])], dataset_id)
+    if seed is not None:
+        details["shuffle"] = {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards}
+        stream = _shuffled(stream, seed)
+    rows = _rows(stream, dataset_id)
+    if join:
+        texts, details["join"] = _listed(join, **access)
+        rows = ({**row, columns.text: texts[row[join.key]]} for row in rows if row[join.key] in texts)
+        size = len(texts)
     return Source(
-        rows=_rows(shuffled, columns.id, dataset_id), columns=columns, folder=None, method="stream", details=details
+        rows=((None if row.get(columns.id) is None else str(row[columns.id]), row) for row in rows),
+        columns=columns,
+        folder=None,
+        method="whole" if seed is None else "stream",
+        details=details,
+        size=size,
+        classes=getattr(kinds.get(columns.label), "names", None),
     )
 
 
-def _rows(stream: Any, id_column: str | None, dataset_id: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
+def _open(ids: Sequence[str], revision: str | None, **access: Any) -> tuple[str, str, Any]:
+    """The first of `ids` that exists, its commit, and its splits as streams."""
+    from datasets import load_dataset
+
+    dataset_id, commit = _find(ids, revision, access["token"])
     try:
-        for row in _patiently(stream):
-            name = None if id_column is None else row[id_column]
-            yield None if name is None else str(name), row
+        return dataset_id, commit, load_dataset(dataset_id, revision=commit, streaming=True, **access)
+    except Exception as error:
+        raise _explained(error, dataset_id) from error
+
+
+def _resolved(stream: Any, dataset_id: str) -> Any:
+    """The stream with known columns: where the repository does not say, its first rows are looked at."""
+    try:
+        return stream if stream.features else stream._resolve_features()
+    except Exception as error:
+        raise _explained(error, dataset_id) from error
+
+
+def _undecoded(stream: Any, names: Sequence[str], dataset_id: str) -> Any:
+    """The stream with these columns alone, images left encoded. UsageError for a column that it does not have."""
+    from datasets import Image
+
+    for name in names:
+        if name not in stream.features:
+            raise unknown("column", name, stream.features, hint=f"in {dataset_id}")
+    stream = stream.select_columns([name for name in stream.features if name in names])
+    for name in [name for name, kind in stream.features.items() if isinstance(kind, Image)]:
+        stream = stream.cast_column(name, Image(decode=False))
+    return stream
+
+
+def _shuffled(stream: Any, seed: int) -> Any:
+    """Shards and rows shuffled.
+
+    One shard after the other: reading several at a time downloads batches ahead from each, and ends in a long pause.
+    """
+    return stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=1)
+
+
+def _size(stream: Any) -> int | None:
+    """The number of rows, where the repository says it."""
+    known = (stream.info.splits or {}).get(str(stream.split))
+    return known.num_examples if known else None
+
+
+def _listed(join: Join, **access: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Key -> texts of a joined split, and how it is put together."""
+    try:
+        list_id, commit, splits = _open(join.ids, None, **access)
+    except UsageError as error:
+        raise UsageError(f"the split is listed in another repository: {error}") from error
+    split = choose_split(join.split, splits, where=list_id)
+    stream = _undecoded(_resolved(splits[split], list_id), [join.list_key, join.texts], list_id)
+    rows = _rows(stream, list_id)
+    texts = {row[join.list_key]: row[join.texts] for row in rows}
+    how = {"images": join.images_split, "on": f"{join.key} = {join.list_key}", "texts": join.texts}
+    return texts, {**how, "list": list_id, "list_revision": commit, "list_split": split, "listed": len(texts)}
+
+
+def _rows(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from _patiently(stream)
     except Exception as error:
         if _is_gated(error):
             raise _explained(error, dataset_id) from error
@@ -158,6 +220,15 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _is_bytes(kind: Any) -> bool:
-    """Whether a feature is plain binary, or the struct of bytes and path that an image is stored as."""
-    return getattr(kind, "dtype", None) in ("binary", "large_binary") or (isinstance(kind, dict) and "bytes" in kind)
+def _is_pixels(kind: Any) -> bool:
+    """Whether a feature is an image, plain binary, or the struct of bytes and path that an image is stored as."""
+    from datasets import Image
+
+    if isinstance(kind, Image) or (isinstance(kind, dict) and "bytes" in kind):
+        return True
+    return getattr(kind, "dtype", None) in ("binary", "large_binary")
+
+
+def _is_class(kind: Any) -> bool:
+    """Whether a feature is the number of a class."""
+    return hasattr(kind, "names") or bool(re.fullmatch(r"u?int\d+|bool", str(getattr(kind, "dtype", ""))))

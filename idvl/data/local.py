@@ -6,20 +6,24 @@ dataset_*.json beside its images, or what `save_to_disk` wrote. It knows nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from idvl.data import tables
-from idvl.data.catalog import SAME_SPLIT, SPLIT_ORDER, TRAINING, Entry, choose_split
-from idvl.data.rows import Source, find_columns
+from idvl.data.catalog import EVALUATION, SAME_SPLIT, SPLIT_ORDER, TRAINING, Entry, choose_split, wished
+from idvl.data.cells import names_a_class
+from idvl.data.rows import Columns, Source, find_columns
+from idvl.data.stored import Store
 from idvl.data.tables import WHOLE, Row, Table
 from idvl.errors import UsageError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 TABLE_NAMES = ("metadata.jsonl", "metadata.csv")
 KARPATHY_NAMES = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
+_SPELLED = {name for group in SAME_SPLIT for name in group} | set(SPLIT_ORDER)
 # rows drawn at a time once the first draw fell short
 REDRAW = 256
 
@@ -28,35 +32,92 @@ def open_path(
     path: Path,
     *,
     split: str | None,
-    seed: int,
+    seed: int | None,
     wanted: int,
+    store: Store,
+    asked: Columns,
     entry: Entry | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
 ) -> Source:
-    """The rows at a path in a uniformly random order; `wanted` of them are read together.
+    """The rows at a path in a uniformly random order, or without a seed in their own, one by one.
 
-    Raises UsageError for a path without data, an unknown split or column, or an unreadable table.
+    `wanted` of those drawn are read together, their images into `store`. Raises UsageError for a path without data,
+    an unknown split or column, or an unreadable table.
     """
     table = _table(path, split, entry)
     if table.size == 0:
         raise UsageError(f"{path} holds no rows: nothing to take samples from")
+    first = _firsts(table)
     columns = find_columns(
-        table.names, where=str(path), image=image_column, text=text_column, entry=entry, pixels=table.pixels
+        table.names,
+        where=str(path),
+        asked=asked,
+        entry=entry,
+        pixels=table.pixels,
+        is_class=lambda name: first(name) is not None and names_a_class(first(name)),
     )
 
-    def rows() -> Iterator[tuple[str | None, Row]]:
-        order = np.random.default_rng(seed).permutation(table.size)
-        start, size = 0, wanted
-        while start < table.size:
-            indices = order[start : start + size].tolist()
-            for index, row in zip(indices, table.take(indices), strict=True):
-                name = row.get(columns.id) if columns.id else None
-                yield str(index if name is None else name), row
-            start, size = start + size, REDRAW
+    def rows() -> Iterator[tuple[str, Row]]:
+        for index, row in _ordered(table, columns, seed=seed, wanted=wanted, store=store):
+            name = row.get(columns.id) if columns.id else None
+            yield str(index if name is None else name), row
 
-    details = {"path": str(path), "split": table.split, "rows": table.size}
-    return Source(rows=rows(), columns=columns, folder=table.folder, method="uniform", details=details)
+    return Source(
+        rows=rows(),
+        columns=columns,
+        folder=table.folder,
+        method="whole" if seed is None else "uniform",
+        details={"path": str(path), "split": table.split, "rows": table.size},
+        size=table.size,
+        classes=_classes(table, columns.label, first),
+    )
+
+
+def _ordered(
+    table: Table, columns: Columns, *, seed: int | None, wanted: int, store: Store
+) -> Iterator[tuple[int, Row]]:
+    """All rows with their indices: as they stand, or by seed, then read `wanted` at a time, later REDRAW."""
+    if seed is None:
+        yield from enumerate(table.read(range(table.size), columns.read))
+        return
+    order = np.random.default_rng(seed).permutation(table.size)
+    start, size = 0, wanted
+    while start < table.size:
+        indices = order[start : start + size].tolist()
+        inside = sorted(indices)
+        read = zip(inside, table.read(inside, columns.read), strict=True)
+        rows = {index: _put_away(row, columns, store) for index, row in read}
+        yield from ((index, rows[index]) for index in indices)
+        start, size = start + size, REDRAW
+
+
+def _firsts(table: Table) -> Callable[[str], Any]:
+    """The first cell of a column that is not empty; None where all are."""
+
+    def first(name: str) -> Any:
+        cells = (row.get(name) for row in table.read(range(table.size), [name]))
+        return next((cell for cell in cells if cell not in (None, "")), None)
+
+    return first
+
+
+def _put_away(row: Row, columns: Columns, store: Store) -> Row:
+    """The row, its encoded images in the store."""
+    row = dict(row)
+    for name in {columns.image, columns.second_image} - {None}:
+        cell = row.get(name)
+        data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        row[name] = store.keep(data) if isinstance(data, bytes) else cell
+    return row
+
+
+def _classes(table: Table, label: str | None, first: Callable[[str], Any]) -> Sequence[str] | None:
+    """The names of the classes: those that the table comes with, or all words that stand in the column, sorted."""
+    if label is None or label in table.classes:
+        return table.classes.get(label)
+    if not isinstance(first(label), str) or names_a_class(first(label)):
+        return None
+    cells = (row.get(label) for row in table.read(range(table.size), [label]))
+    return sorted({cell.strip() for cell in cells if isinstance(cell, str)} - {""})
 
 
 def _table(path: Path, split: str | None, entry: Entry | None) -> Table:
@@ -83,10 +144,24 @@ def _table(path: Path, split: str | None, entry: Entry | None) -> Table:
         return _file(lists[0], split, entry)
     if images := [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]:
         chosen, name = _of_split(images, path, split, entry)
-        return tables.listing([{"file_name": file.relative_to(path).as_posix()} for file in chosen], path, name)
+        classes = _class_folders(images, path)
+        rows = [{"file_name": file.relative_to(path).as_posix()} for file in chosen]
+        if classes:
+            rows = [{**row, "label": classes.index(file.parent.name)} for row, file in zip(rows, chosen, strict=True)]
+        return tables.listing(rows, path, name, classes={"label": classes} if classes else {})
     raise UsageError(
         f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet files or a dataset_coco.json"
     )
+
+
+def _class_folders(images: list[Path], root: Path) -> list[str]:
+    """The classes that folders of images stand for, sorted, as in `datasets`: all equally deep, and more than one.
+
+    Folders that are named like a split are none.
+    """
+    names = {file.parent.name for file in images}
+    depths = {len(file.relative_to(root).parts) for file in images}
+    return sorted(names) if len(names) > 1 and depths != {1} and len(depths) == 1 and not names & _SPELLED else []
 
 
 def _hidden(file: Path, root: Path) -> bool:
@@ -108,7 +183,7 @@ def _of_split(files: list[Path], root: Path, split: str | None, entry: Entry | N
 
     When some files belong to no split, all files together are the split "all", which is then the default.
     """
-    spelled = {name for group in SAME_SPLIT for name in group} | set(SPLIT_ORDER)
+    spelled = _SPELLED | set(entry.splits if entry else ())
     groups: dict[str, list[Path]] = {}
     for file in files:
         parts = file.relative_to(root).parts
@@ -118,7 +193,7 @@ def _of_split(files: list[Path], root: Path, split: str | None, entry: Entry | N
         groups.setdefault(next((part for part in words if part in spelled), WHOLE), []).append(file)
     if WHOLE in groups:
         groups[WHOLE] = files
-        if split is None or (split == TRAINING and not groups.keys() & {"train", "training"}):
+        if split is None or (split in (TRAINING, EVALUATION) and wished(split, groups, entry) is None):
             return files, WHOLE
     name = choose_split(split, groups, where=str(root), entry=entry)
     return groups[name], name

@@ -1,4 +1,4 @@
-"""Rows of a table: which column is the image, which the text, which names the row, and what a cell of each holds.
+"""Rows of a table: which column is the image, which the text, the class and so on, and which names the row.
 
 It knows neither where rows come from nor which of them a run takes.
 """
@@ -6,8 +6,8 @@ It knows neither where rows come from nor which of them a run takes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +19,52 @@ log = logging.getLogger(__name__)
 # the usual names, the likeliest first
 IMAGE_NAMES = (
     *("image", "img", "images", "picture", "photo", "pixels", "jpg", "jpeg", "png", "webp", "image_bytes"),
-    *("file_name", "filename", "image_path", "img_path", "filepath", "file", "path"),
+    *("file_name", "filename", "image_path", "img_path", "filepath", "file", "path", "left_image"),
 )
 TEXT_NAMES = (
     *("caption", "captions", "text", "texts", "sentences", "sentence", "txt", "description", "title", "alt_text"),
     *("question", "answer", "answers", "raw"),
 )
-ID_NAMES = ("id", "image_id", "img_id", "imgid", "cocoid", "question_id", "key", "__key__", "file_name", "filename")
+LABEL_NAMES = ("label", "labels", "fine_label", "class")
+# the second image and the answers are only looked for beside these
+SECOND_OF = {"left_image": "right_image"}
+ANSWERS_TO = {"question": "answers"}
+ID_NAMES = (*("id", "question_id", "image_id", "img_id", "imgid", "cocoid", "key", "__key__", "file_name", "filename"),)
 NO_COLUMN = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns that a run reads, None where there is none. `guessed` names those found by their usual names."""
+    """The columns that are asked for or read, None where there is none.
 
-    image: str | None
-    text: str | None
-    id: str | None
+    `second_image` is of tasks that show two. `guessed` names those found by their usual names.
+    """
+
+    image: str | None = None
+    text: str | None = None
+    id: str | None = None
+    label: str | None = None
+    answers: str | None = None
+    second_image: str | None = None
     guessed: tuple[str, ...] = ()
+
+    @property
+    def read(self) -> list[str]:
+        """The names of all columns that are read."""
+        return [name for name in self.by_use.values() if name is not None]
+
+    @property
+    def by_use(self) -> dict[str, str | None]:
+        """What is read from which column."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "guessed"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Rows, each with an id or None, in the order in which they are to be looked at.
 
-    `folder` is what relative image paths start from, `method` how the order came about ("uniform" or "stream"), and
+    `folder` is what relative image paths start from, `method` how the order came about ("uniform", "stream" or
+    "whole"), `size` the number of rows where it is known, `classes` the names of the classes where there are some;
     `details` goes into the description of the selection.
     """
 
@@ -52,75 +73,62 @@ class Source:
     folder: Path | None
     method: str
     details: dict[str, Any]
+    size: int | None = None
+    classes: Sequence[str] | None = None
 
 
 def find_columns(
     names: Sequence[str],
     *,
     where: str,
-    image: str | None = None,
-    text: str | None = None,
+    asked: Columns,
     entry: Entry | None = None,
     pixels: Sequence[str] | None = None,
+    is_class: Callable[[str], bool] = lambda name: False,
 ) -> Columns:
     """The columns to read: those asked for, else the catalogue's, else those with a usual name.
 
-    `pixels` lists the columns known to hold images (None: any may). `text="none"` takes the images alone. Raises
-    UsageError for a column that does not exist, for a catalogued dataset without its images, and when there is
-    neither image nor text.
+    `pixels` lists the columns known to hold images (None: any may), `is_class` tells whether a column holds numbers of
+    classes. "none" in place of a name reads nothing. Raises UsageError for a column that does not exist, for a
+    catalogued dataset without its images, and when there is neither image nor text.
     """
-    for asked in (image, text):
-        if asked not in (None, NO_COLUMN, *names):
-            raise unknown("column", asked, names, hint=f"in {where}")
-    found = Columns(
-        image=image or _pick(entry and entry.image_column, IMAGE_NAMES, names if pixels is None else pixels),
-        text=text or _pick(entry and entry.text_column, TEXT_NAMES, [name for name in names if name != image]),
-        id=_pick(entry and entry.id_column, ID_NAMES, names),
+    for name in asked.read:
+        if name not in (NO_COLUMN, *names):
+            raise unknown("column", name, names, hint=f"in {where}")
+    known = Columns(**{use: getattr(entry, f"{use}_column", None) for use in Columns().by_use})
+    image = asked.image or _pick(known.image, IMAGE_NAMES, names if pixels is None else pixels)
+    if image is None and pixels:
+        image = pixels[0]
+    text = asked.text or _pick(
+        known.text, TEXT_NAMES, [name for name in names if name not in (asked.image, asked.label)]
     )
-    if found.image is None and pixels:
-        found = Columns(image=pixels[0], text=found.text, id=found.id)
-    if found.image is None and (found.text is None or (entry and entry.image_column)):
+    classes = [name for name in names if name.lower() in LABEL_NAMES and name not in (image, text) and is_class(name)]
+    found = {
+        "image": image,
+        "text": text,
+        "id": _pick(known.id, ID_NAMES, names),
+        "label": asked.label or _pick(known.label, LABEL_NAMES, names, among=classes),
+        "answers": asked.answers or _pick(known.answers, [ANSWERS_TO.get(text, "")], names),
+        "second_image": asked.second_image or _pick(known.second_image, [SECOND_OF.get(image, "")], names),
+    }
+    found = {use: None if name == NO_COLUMN else name for use, name in found.items()}
+    if found["image"] is None and (found["text"] is None or known.image):
         raise UsageError(
-            f"{where} has no column of images{'' if found.text else ' or text'} (it has {', '.join(names) or 'none'}): "
+            f"{where} has no column of images{'' if text else ' or text'} (it has {', '.join(names) or 'none'}): "
             "name it with --image-column, or give --data-dir a folder with the images"
         )
-    declared = (image, text, entry and entry.image_column, entry and entry.text_column)
-    guessed = tuple(name for name in (found.image, found.text) if name is not None and name not in declared)
+    declared = (*asked.read, *known.read)
+    guessed = tuple(name for use, name in found.items() if use != "id" and name is not None and name not in declared)
     if guessed:
-        log.info("%s: taking image = %s, text = %s", where, found.image, found.text)
-    return Columns(
-        image=found.image, text=None if found.text == NO_COLUMN else found.text, id=found.id, guessed=guessed
-    )
+        log.info("%s: taking %s", where, ", ".join(f"{use} = {name}" for use, name in found.items() if name in guessed))
+    return Columns(**found, guessed=guessed)
 
 
-def _pick(expected: str | None, usual: Sequence[str], names: Sequence[str]) -> str | None:
+def _pick(
+    expected: str | None, usual: Sequence[str], names: Sequence[str], among: Sequence[str] | None = None
+) -> str | None:
+    """The expected name, else the first usual one, in any case, of those in `among`."""
     if expected in names:
         return expected
-    lowered = {name.lower(): name for name in reversed(names)}
+    lowered = {name.lower(): name for name in reversed(names if among is None else among)}
     return next((lowered[name] for name in usual if name in lowered), None)
-
-
-def encoded_image(cell: Any, folder: Path | None) -> bytes | Path:
-    """What a cell of an image column holds, still encoded: the bytes, or the path of the file.
-
-    Raises ValueError when it holds neither.
-    """
-    if isinstance(cell, Mapping):
-        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
-    if isinstance(cell, bytes):
-        return cell
-    if isinstance(cell, str | Path) and str(cell) and folder is not None:
-        return folder / cell
-    raise ValueError("no image" if not cell else f"a {type(cell).__name__} where an image is expected")
-
-
-def texts(cell: Any) -> tuple[str, ...]:
-    """The texts in a cell, which is a string, a list of them, or dicts with one (`raw`, `caption` or `text`)."""
-    if isinstance(cell, Mapping):
-        cell = next((cell[key] for key in ("raw", "caption", "text") if key in cell), None)
-    if isinstance(cell, str):
-        line = " ".join(cell.encode("utf-8", "ignore").decode("utf-8").split())  # lone surrogates are no text
-        return (line,) if line else ()
-    if isinstance(cell, Sequence) and not isinstance(cell, bytes):
-        return tuple(text for item in cell for text in texts(item))
-    return ()

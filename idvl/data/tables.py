@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,27 @@ from idvl.errors import UsageError
 WHOLE = "all"
 # rows of a parquet file decoded at a time
 PARQUET_BATCH = 64
+# bytes of a parquet column read ahead
+READ_BUFFER = 1 << 20
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """`size` rows with the columns `names`; `take` reads those at some indices. Image paths start from `folder`."""
+    """`size` rows with the columns `names`; `read` gives those at ascending indices, one by one.
+
+    It may leave out columns that it is not asked for. Image paths start from `folder`. `pixels` lists the columns
+    known to hold images (None: any may), `classes` the names of the classes of a column of numbers.
+    """
 
     names: list[str]
     size: int
-    take: Callable[[Sequence[int]], list[Row]]
+    read: Callable[[Sequence[int], Sequence[str]], Iterator[Row]]
     folder: Path
     split: str
     pixels: list[str] | None = None
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def whole(path: Path, split: str | None) -> str:
@@ -42,11 +49,16 @@ def whole(path: Path, split: str | None) -> str:
     return WHOLE if split is None else choose_split(split, [WHOLE], where=str(path))
 
 
-def listing(rows: list[Row], folder: Path, split: str) -> Table:
+def listing(rows: list[Row], folder: Path, split: str, classes: Mapping[str, Sequence[str]] | None = None) -> Table:
     """Rows that are in memory; a column that only some of them have counts."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Table(
-        names=names, size=len(rows), take=lambda indices: [rows[i] for i in indices], folder=folder, split=split
+        names=names,
+        size=len(rows),
+        read=lambda indices, columns: (rows[index] for index in indices),
+        folder=folder,
+        split=split,
+        classes=classes or {},
     )
 
 
@@ -118,54 +130,74 @@ def _layout(folder: Path, images: list[Row]) -> Callable[[Row], str | None]:
 
 
 def parquet(files: list[Path], split: str) -> Table:
-    """Parquet files one after the other, of which only the row groups asked for are read."""
+    """Parquet files one after the other, of which only the row groups and columns asked for are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         lengths = [pq.read_metadata(file).num_rows for file in files]
-        names = list(pq.read_schema(files[0]).names)
+        schema = pq.read_schema(files[0])
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{files[0].parent} holds a parquet file that cannot be read: {error}") from error
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    starts = np.cumsum([0, *lengths])
 
-    def take(indices: Sequence[int]) -> list[Row]:
-        found: dict[int, Row] = {}
+    def read(indices: Sequence[int], columns: Sequence[str]) -> Iterator[Row]:
+        wanted = np.asarray(indices)
         for number, file in enumerate(files):
-            inside = sorted(i - int(starts[number]) for i in indices if starts[number] <= i < starts[number + 1])
+            inside = _between(wanted, starts[number], starts[number + 1])
             try:
-                found.update((local + int(starts[number]), row) for local, row in _parquet_rows(file, inside))
+                yield from _parquet_rows(file, inside, columns)
             except (pa.ArrowException, OSError) as error:
                 raise UsageError(f"{file} is damaged: {error}") from error
-        return [found[index] for index in indices]
 
-    return Table(names=names, size=sum(lengths), take=take, folder=files[0].parent, split=split)
+    return Table(
+        names=list(schema.names),
+        size=sum(lengths),
+        read=read,
+        folder=files[0].parent,
+        split=split,
+        classes=_named_classes(schema.metadata or {}),
+    )
 
 
-def _parquet_rows(path: Path, indices: list[int]) -> Iterator[tuple[int, Row]]:
-    """The rows of one file at sorted indices; row groups without any are not read."""
+def _between(indices: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Those of the ascending indices that lie in [start, end), counted from start."""
+    first, last = np.searchsorted(indices, [start, end])
+    return indices[first:last] - start
+
+
+def _parquet_rows(path: Path, indices: np.ndarray, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of one file at ascending indices; row groups without any are not read."""
     import pyarrow.parquet as pq
 
-    if not indices:
+    if not len(indices):
         return
-    with pq.ParquetFile(path) as file:
+    # without a buffer a whole row group of images is held at once
+    with pq.ParquetFile(path, buffer_size=READ_BUFFER) as file:
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
-            inside = [i - start for i in indices if start <= i < end]
-            if inside:
-                at = 0
-                for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group]):
-                    here = [i for i in inside if at <= i < at + batch.num_rows]
-                    rows = batch.take([i - at for i in here]).to_pylist()
-                    yield from zip((start + i for i in here), rows, strict=True)
+            inside = _between(indices, start, end)
+            at = 0
+            if len(inside):
+                for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], columns=list(columns)):
+                    yield from batch.take(_between(inside, at, at + batch.num_rows)).to_pylist()
                     at += batch.num_rows
             start = end
 
 
+def _named_classes(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of the classes that `datasets` wrote into a file's metadata, by column."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    except ValueError:
+        return {}
+    return {name: kind["names"] for name, kind in features.items() if isinstance(kind, dict) and "names" in kind}
+
+
 def saved(path: Path, split: str | None, entry: Entry | None) -> Table:
     """What `datasets` wrote with save_to_disk, images left encoded."""
-    from datasets import DatasetDict, Image, load_from_disk
+    from datasets import ClassLabel, DatasetDict, Image, load_from_disk
 
     try:
         data = load_from_disk(str(path))
@@ -182,8 +214,9 @@ def saved(path: Path, split: str | None, entry: Entry | None) -> Table:
     return Table(
         names=data.column_names,
         size=len(data),
-        take=lambda indices: [data[int(i)] for i in indices],
+        read=lambda indices, columns: iter(data.select_columns(list(columns)).select(indices)),
         folder=path,
         split=name,
         pixels=pixels or None,
+        classes={name: kind.names for name, kind in data.features.items() if isinstance(kind, ClassLabel)},
     )

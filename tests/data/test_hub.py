@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hub import Hub, caption, write_dataset
+from idvl.data.catalog import CATALOG, EVALUATION
+from tests.hub import Hub, caption, class_name, write_dataset
 
 ROOT = Path(__file__).parents[2]
 COCO = "lmms-lab-encoder/COCO-Caption"
@@ -19,11 +21,27 @@ COCO = "lmms-lab-encoder/COCO-Caption"
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("repos")
-    return {
+    made = {
         "coco": write_dataset("coco", folder / "coco", 3_000, shards=15, row_group=50),
-        "flickr30k": write_dataset("flickr30k", folder / "flickr30k", 160),
+        "coco-karpathy": write_dataset("coco-karpathy", folder / "coco-karpathy", range(5, 3_000, 20)),
+        "flickr30k": write_dataset("flickr30k", folder / "flickr30k", 40),
         "textvqa": write_dataset("textvqa", folder / "textvqa", 240, shards=2),
+        "vqav2": write_dataset("vqav2", folder / "vqav2", 30),
+        "nlvr2": write_dataset("nlvr2", folder / "nlvr2", 40),
+        "cifar100": write_dataset("cifar100", folder / "cifar100", 120, shards=2),
+        "imagenet-1k": write_dataset("imagenet-1k", folder / "imagenet-1k", 20),
     }
+    write_dataset("flickr30k", made["flickr30k"], range(40, 160), split="val")
+    write_dataset("flickr30k", made["flickr30k"], range(160, 190), split="train")
+    for kind, split in (("coco", "test"), ("textvqa", "test"), ("vqav2", "testdev"), ("imagenet-1k", "test")):
+        write_dataset(kind, made[kind], 20, split=split, hidden=True)
+    return made
+
+
+def serve(repos: dict[str, Path], *kinds: str, **options: Any) -> Hub:
+    """A Hub that has these datasets where the catalogue looks for them."""
+    ids = {**{name: entry.ids for name, entry in CATALOG.items()}, "coco-karpathy": CATALOG["coco"].joins["test"].ids}
+    return Hub(datasets={ids[kind][0]: repos[kind] for kind in kinds or repos}, **options)
 
 
 def ask(hub: Hub, cache: Path, *calls: dict[str, Any], **env: str) -> list[dict[str, Any]]:
@@ -35,7 +53,10 @@ def ask(hub: Hub, cache: Path, *calls: dict[str, Any], **env: str) -> list[dict[
         "    try:\n"
         "        selection = select(**call)\n"
         "        first = selection.samples[0]\n"
-        "        about = {'texts': first.texts, 'size': first.image.size, **selection.description}\n"
+        "        sizes = [image.size for image in first.images]\n"
+        "        seen = {'texts': first.texts, 'size': first.image.size, 'sizes': sizes, 'answers': first.answers}\n"
+        "        labels = [sample.label for sample in selection.samples]\n"
+        "        about = {**seen, 'labels': labels, **selection.description}\n"
         "    except (ValueError, RuntimeError) as error:\n"
         "        about = {'error': type(error).__name__, 'message': str(error)}\n"
         "    print(json.dumps(about), flush=True)\n"
@@ -48,14 +69,17 @@ def ask(hub: Hub, cache: Path, *calls: dict[str, Any], **env: str) -> list[dict[
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+EVERYTHING = {"distinct": False, "force": True}
+
+
 def test_catalogue_entries_stream(repos: dict[str, Path], tmp_path: Path) -> None:
-    served = {COCO: "coco", "lmms-lab/flickr30k": "flickr30k", "lmms-lab-encoder/textvqa": "textvqa"}
+    served = {COCO: "coco", "umaru97/flickr30k_train_val_test": "flickr30k", "lmms-lab/textvqa": "textvqa"}
     with Hub(datasets={name: repos[kind] for name, kind in served.items()}) as hub:
         coco, flickr30k, textvqa = ask(
             hub,
             tmp_path,
             {"dataset": "coco", "n": 150},
-            {"dataset": "flickr30k", "n": 150},
+            {"dataset": "flickr30k", "n": 110},
             {"dataset": "textvqa", "n": 110},
         )
     assert (coco["dataset_id"], coco["split"], coco["method"], coco["size"]) == (COCO, "val", "stream", [48, 40])
@@ -63,8 +87,96 @@ def test_catalogue_entries_stream(repos: dict[str, Path], tmp_path: Path) -> Non
     assert coco["shuffle"]["shards"] == 15 and len(coco["revision"]) == 40
     assert coco["texts"][0] == caption(int(coco["ids"][0].removeprefix("COCO_val2014_").removesuffix(".jpg")))
     assert len(set(coco["ids"])) == 150
-    assert flickr30k["dataset_id"] == "lmms-lab/flickr30k" and flickr30k["split"] == "test"
+    # held out from training, and not what is evaluated on
+    assert flickr30k["split"] == "val" and {int(name) for name in flickr30k["ids"]} <= set(range(40, 160))
+    assert textvqa["dataset_id"] == "lmms-lab/textvqa"
     assert textvqa["texts"][0].startswith("what is written on") and textvqa["duplicates"] > 0
+
+
+def test_what_an_evaluation_reads_of_each_entry(repos: dict[str, Path], tmp_path: Path) -> None:
+    names = ("coco", "flickr30k", "textvqa", "vqav2", "nlvr2", "cifar100", "imagenet-1k")
+    with serve(repos, gated=CATALOG["imagenet-1k"].ids) as hub:
+        found = ask(
+            hub,
+            tmp_path,
+            *({"dataset": name, "split": EVALUATION, "token": "hf_secret", **EVERYTHING} for name in names),
+        )
+    about = dict(zip(names, found, strict=True))
+    assert {name: answer["split"] for name, answer in about.items()} == {n: CATALOG[n].eval_split for n in names}
+    assert {answer["dataset_id"] for answer in found} == {CATALOG[name].ids[0] for name in names}
+    sizes = {"coco": 150, "flickr30k": 40, "textvqa": 240, "vqav2": 30, "nlvr2": 40, "cifar100": 120, "imagenet-1k": 20}
+    assert {name: len(answer["ids"]) for name, answer in about.items()} == sizes
+    assert all(len(set(answer["ids"])) == answer["requested"] for answer in found)
+    assert not any("shuffle" in answer for answer in found)
+    assert about["textvqa"]["answers"] == [caption(0)] * 10 and about["textvqa"]["texts"] == [
+        f"what is written on {caption(0)}?"
+    ]
+    assert about["vqav2"]["answers"] == ["yes"] * 7 + ["no"] * 3 and about["vqav2"]["ids"][:2] == ["0", "1000"]
+    assert about["nlvr2"]["sizes"] == [[48, 40]] * 2 and about["nlvr2"]["labels"] == [1, 0, 0] * 13 + [1]
+    assert about["cifar100"]["classes"] == [class_name(i) for i in range(100)]
+    assert about["cifar100"]["labels"] == [i % 100 for i in range(120)]
+    assert len(about["imagenet-1k"]["classes"]) == 1_000 and about["imagenet-1k"]["labels"] == list(range(20))
+    # an incomplete copy says so
+    (told,) = about["flickr30k"]["warnings"]
+    assert "has 40 rows in umaru97/flickr30k_train_val_test, 1,000 as published: results do not compare" in told
+
+
+def test_karpathys_test_split_is_put_together_from_two_repositories(repos: dict[str, Path], tmp_path: Path) -> None:
+    with serve(repos, "coco", "coco-karpathy") as hub:
+        whole, drawn, again = ask(
+            hub,
+            tmp_path,
+            {"dataset": "coco", "split": "test", **EVERYTHING},
+            *({"dataset": "coco", "split": "test", "n": 30, **EVERYTHING} for _ in range(2)),
+        )
+    listed = [f"COCO_val2014_{number:012d}.jpg" for number in range(5, 3_000, 20)]
+    assert whole["ids"] == listed and whole["split"] == "test"
+    assert whole["texts"] == [f"{caption(5, version)}, as listed" for version in range(5)]
+    join = whole["join"]
+    assert (join["list"], join["images"], join["on"]) == ("yerevann/coco-karpathy", "val", "file_name = filename")
+    assert join["listed"] == 150 and len(join["list_revision"]) == 40
+    assert set(drawn["ids"]) < set(listed) and len(drawn["ids"]) == 30 and drawn == again
+
+
+def test_splits_whose_answers_are_not_public(repos: dict[str, Path], tmp_path: Path) -> None:
+    with serve(repos, "coco", "textvqa", "vqav2", "imagenet-1k", "nlvr2") as hub:
+        textvqa, vqav2, imagenet, coco, nlvr2, unlisted = ask(
+            hub,
+            tmp_path,
+            {"dataset": "textvqa", "split": "test", **EVERYTHING},
+            {"dataset": "vqav2", "split": "testdev", **EVERYTHING},
+            {"dataset": "imagenet-1k", "split": "test", **EVERYTHING},
+            {"dataset": COCO, "split": "test", "text_column": "answer", **EVERYTHING},
+            {"dataset": "nlvr2", "split": "train", **EVERYTHING},
+            {"dataset": "coco", "split": "test", **EVERYTHING},
+        )
+    assert textvqa["answers"] == vqav2["answers"] == [] and len(textvqa["texts"]) == len(vqav2["texts"]) == 1
+    assert imagenet["labels"] == [None] * 20
+    assert coco["error"] == "UsageError" and "no text in column 'answer'" in coco["message"]
+    assert "no split 'train' (there is unbalanced_test_public)" in nlvr2["message"] and "no train" in nlvr2["message"]
+    assert unlisted["error"] == "UsageError" and "listed in another repository" in unlisted["message"]
+    assert "no dataset yerevann/coco-karpathy" in unlisted["message"] and "\n" not in unlisted["message"]
+
+
+def test_passing_faults_change_nothing(repos: dict[str, Path], tmp_path: Path) -> None:
+    faults = {"cifar100": 500, "nlvr2": "cut", "imagenet-1k": 503, "coco": "cut"}
+    asked: Counter[str] = Counter()
+
+    def failing(method: str, path: str) -> int | str | None:
+        name = next((name for name in faults if CATALOG[name].ids[0] in path), None)
+        if method != "GET" or not path.endswith(".parquet") or name is None:
+            return None
+        asked[name] += 1
+        return faults[name] if asked[name] == 2 else None
+
+    calls = [{"dataset": name, "split": EVALUATION, **EVERYTHING} for name in faults if name != "coco"]
+    calls.append({"dataset": "coco", "n": 100})
+    with serve(repos) as hub:
+        whole = ask(hub, tmp_path / "whole", *calls)
+    with serve(repos, fault=failing) as hub:
+        assert ask(hub, tmp_path / "faulty", *calls) == whole
+    assert min(asked.values()) > 2 and set(asked) == set(faults)
+    assert [len(answer["ids"]) for answer in whole] == [120, 40, 20, 100]
 
 
 def test_a_stream_leaves_most_shards_alone(repos: dict[str, Path], tmp_path: Path) -> None:
@@ -81,10 +193,11 @@ def test_a_stream_leaves_most_shards_alone(repos: dict[str, Path], tmp_path: Pat
 
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:
     with Hub(datasets={COCO: repos["flickr30k"], "me/own": repos["flickr30k"]}) as hub:
-        moved, split, column, revision, typo, own = ask(
+        moved, pairs, split, column, revision, typo, own = ask(
             hub,
             tmp_path,
             {"dataset": "textvqa"},
+            {"dataset": "nlvr2"},
             {"dataset": "flickr30k", "dataset_id": "me/own", "split": "tes"},
             {"dataset": "flickr30k", "dataset_id": "me/own", "text_column": "captoin"},
             {"dataset": "flickr30k", "dataset_id": "me/own", "revision": "v9"},
@@ -93,23 +206,30 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
         )
     assert "no dataset lmms-lab-encoder/textvqa or lmms-lab/textvqa" in moved["message"]
     assert "--dataset-id" in moved["message"] and "--data-dir" in moved["message"]
-    assert "no split 'tes'; did you mean 'test'? (there is test)" in split["message"]
+    assert "no dataset lmms-lab/NLVR2 or lmms-lab-encoder/NLVR2" in pairs["message"]
+    assert "no split 'tes'; did you mean 'test'? (there is test, val, train)" in split["message"]
     assert "no column 'captoin'; did you mean 'caption'? (there is caption, sentids" in column["message"]
     assert "no revision 'v9'" in revision["message"]
     assert typo["message"].startswith("my/images is no local path; the Hub has no dataset my/images")
-    answers = (moved, split, column, revision, typo)
+    answers = (moved, pairs, split, column, revision, typo)
     assert {answer["error"] for answer in answers} == {"UsageError"}
     assert not any("\n" in answer["message"] for answer in answers)
     assert own["columns"] == {"image": "image", "text": "caption", "guessed": ["image", "caption"]}
 
 
 def test_gated_dataset(repos: dict[str, Path], tmp_path: Path) -> None:
-    with Hub(datasets={COCO: repos["coco"]}, gated={COCO}) as hub:
-        closed, opened = ask(
-            hub, tmp_path, {"dataset": "coco", "n": 100}, {"dataset": "coco", "n": 100, "token": "hf_secret"}
+    closed_ids = {COCO, *CATALOG["imagenet-1k"].ids}
+    with serve(repos, "coco", "imagenet-1k", gated=closed_ids) as hub:
+        *closed, opened = ask(
+            hub,
+            tmp_path,
+            {"dataset": "coco", "n": 100},
+            {"dataset": "imagenet-1k", **EVERYTHING},
+            {"dataset": "coco", "n": 100, "token": "hf_secret"},
         )
-        assert closed["error"] == "UsageError" and "is gated: accept its terms" in closed["message"]
-        assert "HF_TOKEN" in closed["message"] and "\n" not in closed["message"]
+        for answer in closed:
+            assert answer["error"] == "UsageError" and "is gated: accept its terms" in answer["message"]
+            assert "HF_TOKEN" in answer["message"] and "\n" not in answer["message"]
         assert len(opened["ids"]) == 100
         (by_variable,) = ask(hub, tmp_path / "other", {"dataset": "coco", "n": 100}, HF_TOKEN="hf_secret")
         assert by_variable["ids"] == opened["ids"]
@@ -133,22 +253,6 @@ def test_a_stream_that_breaks_off(repos: dict[str, Path], tmp_path: Path) -> Non
         (answer,) = ask(hub, tmp_path, {"dataset": "coco", "n": 100})
     assert answer["error"] == "RunError" and "\n" not in answer["message"]
     assert f"reading {COCO} from the Hub broke off" in answer["message"] and "again" in answer["message"]
-
-
-def test_a_connection_cut_once_is_taken_up_again(repos: dict[str, Path], tmp_path: Path) -> None:
-    cuts: list[str] = []
-
-    def fault(method: str, path: str) -> str | None:
-        if method == "GET" and path.endswith(".parquet") and "val-00000" not in path and not cuts:
-            cuts.append(path)
-            return "cut"
-        return None
-
-    with Hub(datasets={COCO: repos["coco"]}) as hub:
-        (whole,) = ask(hub, tmp_path / "whole", {"dataset": "coco", "n": 100})
-    with Hub(datasets={COCO: repos["coco"]}, fault=fault) as hub:
-        (resumed,) = ask(hub, tmp_path / "cut", {"dataset": "coco", "n": 100})
-    assert cuts and resumed == whole
 
 
 @pytest.mark.slow

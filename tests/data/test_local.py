@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from idvl.data.catalog import TRAINING
+from idvl.data.catalog import EVALUATION, TRAINING
 from idvl.data.samples import select
 from idvl.errors import UsageError
-from tests.hub import caption, jpeg, write_dataset
+from tests.hub import caption, class_name, jpeg, write_dataset
 
 
 def images(folder: Path, n: int) -> Path:
@@ -211,3 +211,138 @@ def test_training_on_the_built_in_data() -> None:
     found = select("digits", split=TRAINING, distinct=False, force=True)
     assert (found.description["split"], len(found.samples)) == ("train", 898)
     assert len(select("shapes", split=TRAINING, n=30, distinct=False, force=True).samples) == 30
+
+
+EVERYTHING = {"distinct": False, "force": True}
+
+
+@pytest.mark.parametrize("name", ["coco", "flickr30k", "textvqa", "vqav2", "nlvr2", "cifar100", "imagenet-1k"])
+def test_a_local_copy_reads_like_its_name(name: str, tmp_path: Path) -> None:
+    write_dataset(name, tmp_path, 30, shards=2)
+    by_name = select(name, data_dir=tmp_path, **EVERYTHING)
+    assert [sample.image.size for sample in by_name.samples] == [(48, 40)] * 30
+    assert by_name.description["method"] == "whole" and not by_name.description["columns"]["guessed"]
+    columns = {"coco": {"text_column": "answer"}, "nlvr2": {"label_column": "answer"}}
+    by_path = select(str(tmp_path), **EVERYTHING, **columns.get(name, {}))
+    plain = [(s.source, s.texts, s.label, s.answers, s.second) for s in by_path.samples]
+    assert plain == [(s.source, s.texts, s.label, s.answers, s.second) for s in by_name.samples]
+    assert by_path.description["classes"] == by_name.description["classes"]
+
+
+def test_labels_and_classes_of_parquet(tmp_path: Path) -> None:
+    write_dataset("cifar100", tmp_path, 130)
+    found = select("cifar100", data_dir=tmp_path, **EVERYTHING)
+    assert [sample.label for sample in found.samples] == [i % 100 for i in range(130)]
+    assert found.description["classes"] == [class_name(i) for i in range(100)]
+    coarse = select(str(tmp_path), label_column="coarse_label", **EVERYTHING)
+    assert [sample.label for sample in coarse.samples] == [i % 100 // 5 for i in range(130)]
+    assert len(coarse.description["classes"]) == 20
+    assert coarse.description["fingerprint"] != found.description["fingerprint"]
+    none = select(str(tmp_path), label_column="none", **EVERYTHING)
+    assert {sample.label for sample in none.samples} == {None} and none.description["classes"] is None
+
+
+def test_pairs_and_whether_a_sentence_is_true(tmp_path: Path) -> None:
+    write_dataset("nlvr2", tmp_path, 30)
+    write_dataset("nlvr2", tmp_path, 10, split="unbalanced_dev")
+    found = select("nlvr2", data_dir=tmp_path, split=EVALUATION, **EVERYTHING)
+    assert found.description["split"] == "unbalanced_test_public" and found.description["classes"] is None
+    assert [sample.label for sample in found.samples] == [1, 0, 0] * 10
+    assert found.samples[3].texts == (caption(3),) and found.samples[3].second == jpeg(5_003)
+    for split in ("dev", "validation", None):
+        assert len(select("nlvr2", data_dir=tmp_path, split=split, **EVERYTHING).samples) == 10
+    assert len(select("nlvr2", data_dir=tmp_path, split="test", **EVERYTHING).samples) == 30
+
+
+def test_hidden_answers_are_none(tmp_path: Path) -> None:
+    for name in ("textvqa", "vqav2", "imagenet-1k"):
+        write_dataset(name, tmp_path / name, 10, split="test", hidden=True)
+        found = select(name, data_dir=tmp_path / name, split="test", **EVERYTHING).samples
+        assert {(sample.label, sample.answers) for sample in found} == {(None, ())}
+
+
+def test_class_folders_are_numbered_as_datasets_does(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for split, names in (("train", ("zebra", "ant", "Bee")), ("test", ("zebra", "Bee"))):
+        for place, name in enumerate(names):
+            images(tmp_path / split / name, 2 + place)
+    theirs = load_dataset("imagefolder", data_dir=str(tmp_path), split="test", cache_dir=str(tmp_path / ".cache"))
+    found = select("cifar100", data_dir=tmp_path, split="test", **EVERYTHING)
+    assert found.description["classes"] == theirs.features["label"].names == ["Bee", "ant", "zebra"]
+    assert sorted(sample.label for sample in found.samples) == sorted(theirs["label"])
+    assert {(sample.source.parent.name, sample.label) for sample in found.samples} == {("zebra", 2), ("Bee", 0)}
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("only",), ("a", "b/deeper"), ("val", "cats")])
+def test_other_folders_are_no_classes(folders: tuple[str, ...], tmp_path: Path) -> None:
+    for folder in folders:
+        images(tmp_path / folder, 3)
+    found = select(str(tmp_path), **EVERYTHING)
+    assert found.description["classes"] is None and {sample.label for sample in found.samples} == {None}
+
+
+def test_metadata_takes_the_place_of_class_folders(tmp_path: Path) -> None:
+    images(tmp_path / "ant", 2), images(tmp_path / "bee", 2)
+    rows = [{"file_name": f"{name}/000{i}.jpg", "kind": f"kind {name}"} for name in ("bee", "ant") for i in range(2)]
+    jsonl(tmp_path / "metadata.jsonl", [{**rows[0], "kind": None}, *rows[1:]])
+    assert {sample.label for sample in select(str(tmp_path), **EVERYTHING).samples} == {None}
+    found = select(str(tmp_path), label_column="kind", **EVERYTHING)
+    assert found.description["classes"] == ["kind ant", "kind bee"]
+    assert [sample.label for sample in found.samples] == [None, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "labels"),
+    [
+        ("label", [None, 3, "1", 2.0, -1, ""], [None, 3, 1, 2, None, None]),
+        ("class", [True, False, "False", "true"], [1, 0, 0, 1]),
+        ("label", ["words", "are not", "a class"], [None] * 3),
+        ("label", [0.25, 0.5], [None] * 2),
+        ("labels", [[1, 2], [3]], [None] * 2),
+        ("score", [1, 2], [None] * 2),
+    ],
+)
+def test_only_numbers_of_classes_are_guessed(column: str, cells: list, labels: list, tmp_path: Path) -> None:
+    images(tmp_path, len(cells))
+    path = jsonl(tmp_path / "list.jsonl", [{"image": f"{i:04d}.jpg", column: cell} for i, cell in enumerate(cells)])
+    found = select(str(path), **EVERYTHING)
+    assert [sample.label for sample in found.samples] == labels
+    assert (column in found.description["columns"]["guessed"]) == any(label is not None for label in labels)
+
+
+def test_captions_are_not_answers_unless_asked(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    rows = [{"image": f"{i:04d}.jpg", "caption": caption(i), "answers": ["a", "b"]} for i in range(3)]
+    path = str(jsonl(tmp_path / "list.jsonl", rows))
+    assert {sample.answers for sample in select(path, **EVERYTHING).samples} == {()}
+    found = select(path, answers_column="answers", **EVERYTHING)
+    assert {sample.answers for sample in found.samples} == {("a", "b")}
+
+
+def test_everything_comes_in_its_own_order_and_what_is_drawn_by_seed(folder: Path) -> None:
+    whole = select(str(folder), seed=3, **EVERYTHING).description
+    assert whole["ids"] == [f"{i:04d}.jpg" for i in range(130)] and whole["method"] == "whole"
+    drawn, again, other = (select(str(folder), n=50, seed=seed, **EVERYTHING).description["ids"] for seed in (3, 3, 4))
+    assert drawn == again != other and len(set(drawn)) == 50 and drawn != sorted(drawn)
+
+
+def test_an_evaluation_takes_test_where_there_is_one(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 4), ("test", 5)):
+        images(tmp_path / split, count)
+    assert len(select(str(tmp_path), split=EVALUATION, **EVERYTHING).samples) == 5
+    assert len(select(str(tmp_path / "val"), split=EVALUATION, **EVERYTHING).samples) == 4
+
+
+def test_ids_are_distinct(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    rows = [{"image": f"{i:04d}.jpg", "image_id": "same", "question": caption(i)} for i in range(3)]
+    path = str(jsonl(tmp_path / "list.jsonl", rows))
+    assert select(path, **EVERYTHING).description["ids"] == ["same", "same#2", "same#3"]
+
+
+def test_a_class_that_is_not_in_the_list_is_unusable(tmp_path: Path) -> None:
+    images(tmp_path, 2)
+    rows = [{"image": "0000.jpg", "label": 1}, {"image": "0001.jpg", "label": "red"}]
+    with pytest.raises(UsageError, match=r"1 of the 2 samples .* 1 \(the class 'red' is not a number\)"):
+        select(str(jsonl(tmp_path / "list.jsonl", rows)), **EVERYTHING)

@@ -1,0 +1,90 @@
+"""What a cell of a table holds: an encoded image, texts, answers or a class. It does not know which column it is of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from idvl.data.stored import Stored
+
+# what statements are labelled with
+TRUTHS = {"true": 1, "false": 0}
+
+
+def encoded_image(cell: Any, folder: Path | None) -> bytes | Path | Stored:
+    """What a cell of an image column holds, still encoded: the bytes, or where they are.
+
+    Raises ValueError when it holds neither.
+    """
+    if isinstance(cell, Mapping):
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, bytes | Stored):
+        return cell
+    if isinstance(cell, str | Path) and str(cell) and folder is not None:
+        return folder / cell
+    raise ValueError("no image" if not cell else f"a {type(cell).__name__} where an image is expected")
+
+
+def texts(cell: Any) -> tuple[str, ...]:
+    """The texts in a cell, which is a string, a list of them, or dicts with one (`raw`, `caption` or `text`)."""
+    if isinstance(cell, Mapping):
+        cell = next((cell[key] for key in ("raw", "caption", "text") if key in cell), None)
+    if isinstance(cell, str):
+        line = _line(cell)
+        return (line,) if line else ()
+    if isinstance(cell, Sequence) and not isinstance(cell, bytes):
+        return tuple(text for item in cell for text in texts(item))
+    return ()
+
+
+def answers(cell: Any) -> tuple[str, ...]:
+    """The answers to a question, as often as given: strings, or dicts with an "answer". Blanks alone are none."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("answer")
+    given = [cell] if isinstance(cell, str) else cell if isinstance(cell, Sequence) else []
+    words = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in given]
+    lines = tuple(_line(word) for word in words if isinstance(word, str))
+    return lines if any(lines) else ()
+
+
+def label(cell: Any, classes: Sequence[str] | None) -> int | None:
+    """The number of a class, None where it is not given: -1, an empty cell.
+
+    True is 1 and False 0, in words too. Other words are looked up in `classes`. Raises ValueError for a class that is
+    none of these.
+    """
+    if isinstance(cell, str):
+        word = cell.strip()
+        if classes and word in classes:
+            return list(classes).index(word)
+        cell = TRUTHS.get(word.casefold(), _number(word))
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    number = isinstance(cell, int | float) and math.isfinite(cell) and cell == int(cell)
+    if not number or (classes and cell >= len(classes)):
+        raise ValueError(f"the class {cell!r} is {f'not one of {len(classes)}' if classes else 'not a number'}")
+    return int(cell) if cell >= 0 else None
+
+
+def names_a_class(cell: Any) -> bool:
+    """Whether a cell is a class without a list of names to look it up in."""
+    try:
+        label(cell, None)
+    except ValueError:
+        return False
+    return True
+
+
+def _line(text: str) -> str:
+    """A text in one line, its spaces single; lone surrogates are no text."""
+    return " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())
+
+
+def _number(word: str) -> Any:
+    """A number in words, None in an empty one, else the word itself."""
+    try:
+        return float(word) if word else None
+    except ValueError:
+        return word

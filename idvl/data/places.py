@@ -1,0 +1,132 @@
+"""Where a dataset is, and its samples one by one before any is chosen. It does not know which of them a run takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from idvl.data import hub, local
+from idvl.data.catalog import CATALOG, Entry, choose_split, unknown
+from idvl.data.cells import answers, encoded_image, label, texts
+from idvl.data.rows import Columns, Source
+from idvl.data.sample import Sample
+from idvl.data.stored import Store
+from idvl.errors import UsageError
+
+
+class Place(NamedTuple):
+    """What says where a dataset is: its name, path or Hub id, and what replaces these."""
+
+    dataset: str
+    entry: Entry | None
+    data_dir: Path | None = None
+    dataset_id: str | None = None
+    revision: str | None = None
+    token: str | None = None
+    cache_dir: str | Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Samples in the order in which they are to be looked at; {"id", "reason"} for a row that can't be one.
+
+    `size` is the number of rows where it is known, `details` goes into the description of the selection.
+    """
+
+    samples: Iterator[Sample | dict[str, str]]
+    method: str
+    details: dict[str, Any]
+    size: int | None = None
+    classes: Sequence[str] | None = None
+
+
+def built_in(place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int) -> Candidates:
+    """Samples of a built-in dataset, drawn by seed. Raises UsageError for settings that have no meaning there."""
+    entry = place.entry
+    if place.data_dir or place.dataset_id or asked.read:
+        raise UsageError(f"{entry.name} is built in: --data-dir, --dataset-id and names of columns do not apply")
+    split = choose_split(split, entry.splits, where=entry.name, entry=entry)
+    module = import_module(entry.module)
+    return Candidates(
+        samples=module.candidates(split, wanted, seed),
+        method="uniform",
+        details={"split": split},
+        classes=list(module.LABELS) if hasattr(module, "LABELS") else None,
+    )
+
+
+def elsewhere(
+    place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int | None, store: Store
+) -> Candidates:
+    """Samples at a path or on the Hub, shuffled by seed, in their own order without one."""
+    where = _path_or_ids(place)
+    order = {"split": split, "seed": seed, "entry": place.entry, "asked": asked}
+    source = (
+        local.open_path(where, wanted=wanted, store=store, **order)
+        if isinstance(where, Path)
+        else _on_hub(place, where, **order)
+    )
+    columns = {use: name for use, name in source.columns.by_use.items() if use != "id"}
+    shown = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
+    return Candidates(
+        samples=_samples(source),
+        method=source.method,
+        details={**source.details, "columns": {**shown, "guessed": list(source.columns.guessed)}},
+        size=source.size,
+        classes=None if source.classes is None else list(source.classes),
+    )
+
+
+def _path_or_ids(place: Place) -> Path | tuple[str, ...]:
+    """A path to read from, or the Hub ids to try."""
+    dataset, entry, data_dir, dataset_id = place[:4]
+    if data_dir is not None and dataset_id is not None:
+        raise UsageError("--data-dir and --dataset-id name two places for one dataset: pass one of them")
+    path = (Path(dataset) if data_dir is None else data_dir).expanduser()
+    if data_dir is not None or (entry is None and dataset_id is None):
+        if path.exists():
+            return path
+        if data_dir is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", dataset):
+            if data_dir is None and not re.search(r"[/\\.~]", dataset):
+                raise unknown("dataset", dataset, CATALOG, hint="a folder, a file or a Hub id ORG/NAME works as well")
+            where = f"--data-dir {path}" if data_dir is not None else path
+            named = "" if data_dir is not None else f", or one of {', '.join(CATALOG)}"
+            raise UsageError(f"{where} does not exist: pass a folder of images or a table{named}")
+        return (dataset,)
+    return entry.ids if dataset_id is None else (dataset_id,)
+
+
+def _on_hub(place: Place, ids: tuple[str, ...], **order: Any) -> Source:
+    pinned = place.revision or (place.entry.revision if place.entry and place.dataset_id is None else None)
+    try:
+        return hub.open_stream(ids, revision=pinned, token=place.token, cache_dir=place.cache_dir, **order)
+    except UsageError as error:
+        if ids == (place.dataset,):
+            raise UsageError(f"{place.dataset} is no local path; {error}") from error
+        raise
+
+
+def _samples(source: Source) -> Iterator[Sample | dict[str, str]]:
+    """A sample for each row, or {"id", "reason"} for a row that can't be one. Images are not decoded here."""
+    columns = source.columns
+    for number, (name, row) in enumerate(source.rows):
+        name = f"row {number} of the stream" if name is None else name
+        lines = texts(row.get(columns.text)) if columns.text else ()
+        if columns.text and not lines:
+            yield {"id": name, "reason": f"no text in column {columns.text!r}"}
+            continue
+        try:
+            yield Sample(
+                id=name,
+                source=encoded_image(row.get(columns.image), source.folder) if columns.image else None,
+                texts=lines,
+                label=label(row.get(columns.label), source.classes) if columns.label else None,
+                answers=answers(row.get(columns.answers)) if columns.answers else (),
+                second=encoded_image(row.get(columns.second_image), source.folder) if columns.second_image else None,
+            )
+        except ValueError as error:
+            yield {"id": name, "reason": str(error)}
