@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from idvl.data.samples import Sample
@@ -36,15 +36,16 @@ TEXT = {
 
 
 def samples(n: int, seed: int = 0) -> list[Sample]:
-    """`n` samples with distinct images (40 x 32 RGB) and distinct captions of 2 to 9 known words."""
+    """`n` samples with distinct images (40 x 32 RGB), mirrored as second ones, and captions of 2 to 9 known words."""
     rng = random.Random(seed)
     captions: dict[str, None] = {}
     while len(captions) < n:
         captions[" ".join(rng.choices(WORDS, k=rng.randint(2, 9)))] = None
     pixels = np.random.default_rng(seed).integers(0, 256, (n, 4, 5, 3), dtype=np.uint8)
+    images = [Image.fromarray(each).resize((40, 32)) for each in pixels]
     return [
-        Sample(id=f"tiny-{i}", source=Image.fromarray(pixels[i]).resize((40, 32)), texts=(caption,))
-        for i, caption in enumerate(captions)
+        Sample(id=f"tiny-{i}", source=image, second=ImageOps.mirror(image), texts=(caption,))
+        for i, (image, caption) in enumerate(zip(images, captions, strict=True))
     ]
 
 
@@ -140,6 +141,21 @@ def vilt():
     return transformers.ViltForQuestionAnswering(config), transformers.ViltProcessor(images, bert_tokenizer())
 
 
+def vilt_nlvr2(labels=("False", "True")):
+    import transformers
+
+    config = transformers.ViltConfig(
+        **TEXT,
+        image_size=SIDE,
+        patch_size=8,
+        num_images=2,
+        modality_type_vocab_size=3,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+    return transformers.ViltForImagesAndTextClassification(config), vilt()[1]
+
+
 def git():
     import transformers
 
@@ -193,14 +209,14 @@ def llava():
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
-def blip2():
+def blip2(language=None):
     import transformers
 
     text = {k: v for k, v in TEXT.items() if k not in ("intermediate_size", "sep_token_id")}
     config = transformers.Blip2Config(
         vision_config={**VISION, "initializer_range": 0.02},
         qformer_config={**TEXT, "encoder_hidden_size": 32},
-        text_config=transformers.OPTConfig(**text, ffn_dim=64, word_embed_proj_dim=32),
+        text_config=language or transformers.OPTConfig(**text, ffn_dim=64, word_embed_proj_dim=32),
         num_query_tokens=4,
         image_token_index=VOCAB["<image>"],
     )
@@ -241,6 +257,7 @@ KINDS = {
     "vit": vit,
     "siglip": siglip,
     "vilt": vilt,
+    "vilt-nlvr2": vilt_nlvr2,
     "git": git,
     "dinov2": dinov2,
     "bert": bert,

@@ -73,7 +73,7 @@ def process(
     """
     given: dict[str, Any] = {"return_tensors": "pt"}
     if "image" in needs:
-        given["images"] = [_pixels(sample, square) for sample in samples]
+        given["images"] = [pixels(sample, square) for sample in samples]
     if "text" in needs:
         given["text"] = [placeholder + sample.texts[0] for sample in samples]
         given |= {"padding": "max_length", "max_length": text_length, "truncation": True}
@@ -94,7 +94,7 @@ def longest_text(
         return limit
     lengths = [len(ids) for sample in samples for ids in tokenizer(list(sample.texts[:read]))["input_ids"]]
     if "image" in needs:
-        first = {"images": [_pixels(samples[0], how.get("square"))], "text": [how.get("placeholder", "") + "a"]}
+        first = {"images": [pixels(samples[0], how.get("square"))], "text": [how.get("placeholder", "") + "a"]}
         added = len(processor(**first)["input_ids"][0]) - len(tokenizer("a")["input_ids"])
         lengths = [length + added for length in lengths]
     cut = sum(length > limit for length in lengths) if limit else 0
@@ -134,7 +134,8 @@ def check(loaded: Loaded, samples: Sequence[Sample]) -> None:
             )
 
 
-def _pixels(sample: Sample, square: int | None) -> Any:
+def pixels(sample: Sample, square: int | None) -> Any:
+    """The decoded image, resized to `square` pixels a side if given. Raises UsageError where it cannot be decoded."""
     try:
         image = sample.image.convert("RGB")
     except OSError as error:

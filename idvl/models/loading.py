@@ -83,11 +83,12 @@ def load(
         cls = family.model_class(config)
         model, info = cls.from_pretrained(target, config=config, **reading, **options)
         warnings = _check_keys(name, model, family, info)
+        missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
         processor = _processor(target, family, config, options)
         loaded = wrap(model.to(place), processor, name=name)
     resolved = getattr(options["revision"], "resolved", options["revision"])
     stored = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
-    about = {"source": source, "revision": resolved, "stored_dtype": stored}
+    about = {"source": source, "revision": resolved, "stored_dtype": stored, "missing": missing}
     for warning in warnings:
         logger.warning(warning)
     noted = [*loaded.description["warnings"], *warnings]
@@ -102,6 +103,8 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded
     import transformers
 
     model.eval()
+    # one made in memory does not say which of its type's classes it is
+    model.config.architectures = model.config.architectures or [type(model).__name__]
     family = family_of(model.config)
     _fit_tokenizer(processor, model.config)
     if family.fit:

@@ -53,23 +53,21 @@ class Order:
 
 
 class Reading(Dataset):
-    """Samples by (epoch, index), each with the one text that it is read with in that epoch.
+    """Samples by (epoch, index), each with the one text, and the one answer, that it is read with in that epoch.
 
-    Of texts that say the same, captions or answers, a choice seeded by epoch and sample takes one; the lesson's
-    `fixed_texts` first ones, a question, are always read.
+    Of texts that say the same, and of answers, a choice seeded by epoch and sample takes one.
     """
 
-    def __init__(self, samples: Sequence[Sample], fixed_texts: int, seed: int):
-        self._samples, self._fixed, self._seed = samples, fixed_texts, seed
+    def __init__(self, samples: Sequence[Sample], seed: int):
+        self._samples, self._seed = samples, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         sample = self._samples[index]
-        choices = sample.texts[self._fixed :]
-        if len(choices) < 2:
+        if len(sample.texts) < 2 and len(sample.answers) < 2:
             return sample
-        chosen = choices[_number(self._seed, epoch, index) % len(choices)]
-        return replace(sample, texts=(*sample.texts[: self._fixed], chosen))
+        number = _number(self._seed, epoch, index)
+        return replace(sample, texts=_one(sample.texts, number), answers=_one(sample.answers, number))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -93,7 +91,7 @@ def load(
 ) -> Iterator[dict[str, Tensor]]:
     """The batches of `order.parts` as model inputs, prepared by `workers` processes ahead of time (0: by this one)."""
     loader = DataLoader(
-        Reading(samples, loaded.family.lesson.fixed_texts, order.seed),
+        Reading(samples, order.seed),
         batch_sampler=_Endless(order, rank, position),
         collate_fn=Collate(loaded.family, loaded.processor, loaded.model.config),
         num_workers=workers,
@@ -126,6 +124,10 @@ class _Once(logging.Filter):
         new = record.msg not in self._seen
         self._seen.add(record.msg)
         return new
+
+
+def _one(choices: tuple[str, ...], number: int) -> tuple[str, ...]:
+    return (choices[number % len(choices)],) if choices else ()
 
 
 def _number(*of: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 
@@ -23,6 +24,7 @@ FAMILY_OF = dict.fromkeys(tiny.KINDS, "generic") | {
     "blip-itm": "blip",
     "clip": "clip",
     "vit": "vit",
+    "vilt-nlvr2": "vilt",
 }
 MODALITIES_OF = {
     "blip": {"vision", "language", "cross"},
@@ -32,6 +34,7 @@ MODALITIES_OF = {
     "vit": {"vision"},
     "siglip": {"vision", "language"},
     "vilt": {"fusion"},
+    "vilt-nlvr2": {"fusion"},
     "git": {"vision", "fusion", "connector"},
     "dinov2": {"vision"},
     "bert": {"language"},
@@ -154,7 +157,7 @@ def test_guesses_are_said(loaded, kind):
 
 
 def test_families_are_the_files_of_the_folder():
-    assert families.names() == ["blip", "clip", "vit", "generic"]
+    assert families.names() == ["blip", "clip", "vilt", "vit", "generic"]
     assert family_of(tiny.KINDS["clip"]()[0].config) is families.import_module("idvl.models.families.clip").FAMILY
 
 
@@ -173,11 +176,9 @@ def test_a_model_without_image_and_text_is_refused():
         family_of(transformers.Wav2Vec2Config(architectures=["Wav2Vec2Model"]))
 
 
-def test_answering_reads_the_second_text(loaded):
-    import dataclasses
-
+def test_answering_reads_the_first_answer(loaded):
     got = loaded("blip-vqa")
-    sample = dataclasses.replace(SAMPLES[0], texts=("a red star", "two blue"))
+    sample = dataclasses.replace(SAMPLES[0], texts=("a red star",), answers=("two blue", "three"))
     batch = encode(got, [sample], batch_size=1)[0]
     plain = got.processor.tokenizer(["a red star", "two blue"])["input_ids"]
     assert batch["input_ids"][0].tolist() == plain[0]

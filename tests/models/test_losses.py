@@ -15,10 +15,11 @@ from idvl.training import Training
 from idvl.training.accelerating import check
 from tests import tiny
 
-ANSWERED = [dataclasses.replace(sample, texts=(sample.texts[0], "two red")) for sample in tiny.samples(6)]
+ANSWERED = [dataclasses.replace(sample, answers=("two red",)) for sample in tiny.samples(6)]
+JUDGED = [dataclasses.replace(sample, label=i % 2) for i, sample in enumerate(tiny.samples(6))]
 LABELLED = [dataclasses.replace(sample, label=i % 3, texts=()) for i, sample in enumerate(tiny.samples(6))]
-SAMPLES = {"blip-vqa": ANSWERED, "vit": LABELLED}
-KINDS = ["blip", "blip-vqa", "blip-itm", "clip", "vit", "git", "gpt2", "llava", "blip2"]
+SAMPLES = {"blip-vqa": ANSWERED, "vit": LABELLED, "vilt-nlvr2": JUDGED}
+KINDS = ["blip", "blip-vqa", "blip-itm", "clip", "vit", "vilt-nlvr2", "git", "gpt2", "llava", "blip2"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_captions_loss_is_that_of_transformers(get):
 
 def test_an_answers_loss_is_that_of_transformers_where_questions_are_equally_long(get):
     loaded = get("blip-vqa")
-    sample = dataclasses.replace(ANSWERED[0], texts=("a red star", "two blue"))
+    sample = dataclasses.replace(ANSWERED[0], texts=("a red star",), answers=("two blue",))
     inputs = shown(loaded, [sample])
     total, count, _ = loaded.family.lesson.loss(loaded.model, inputs, None)
     tokens = inputs["decoder_input_ids"].clone()

@@ -6,6 +6,7 @@ first steps.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from accelerate import PartialState
 
 from idvl.errors import RunError
 from idvl.models.loading import load
-from idvl.training import Training, agree, train
+from idvl.training import Training, agree, checkpoint, train
 from tests import tiny
 
 SETTINGS = {"max_steps": 4, "learning_rate": 1e-3, "lr_schedule": "linear", "clip": None, "checkpoint_every": 2}
@@ -26,7 +27,7 @@ SETTINGS = {"max_steps": 4, "learning_rate": 1e-3, "lr_schedule": "linear", "cli
 def first_steps(folder: Path, kind: str, name: str, **settings) -> dict:
     """Train; the first step's gradients and the last weights go to the folder. Rates and losses, on rank 0."""
     loaded, seen, rates = load(str(folder / kind), device="cpu"), {}, []
-    samples = [dataclasses.replace(sample, texts=(*sample.texts, "two red")) for sample in tiny.samples(16)]
+    samples = [dataclasses.replace(sample, answers=("two red",)) for sample in tiny.samples(16)]
 
     def note(step):
         if step == 1:
@@ -51,6 +52,10 @@ def refused(call) -> str:
     except RunError as error:
         return str(error)
     return "nothing"
+
+
+def full(tensors, path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def main() -> None:
@@ -80,6 +85,8 @@ def main() -> None:
             if fault == "raise":
                 raise RunError("layer fc1 has NaN scores")
 
+    if fault == "save" and rank == 0:
+        checkpoint.save_file = full
     loaded = load(str(folder / "blip"), device="cpu")
     settings = Training(**SETTINGS | {"max_steps": 2000}, batch_size=4)
     try:

@@ -48,14 +48,15 @@ def test_another_seed_is_another_order():
 
 def test_each_epoch_reads_one_of_a_samples_captions():
     sample = dataclasses.replace(tiny.samples(1)[0], texts=("a", "b", "c"))
-    reading = Reading([sample] * 40, 0, seed=1)
+    reading = Reading([sample] * 40, seed=1)
     chosen = [reading[(epoch, index)].texts for epoch in range(3) for index in range(40)]
     assert set(chosen) == {("a",), ("b",), ("c",)}
     assert chosen == [reading[(epoch, index)].texts for epoch in range(3) for index in range(40)]
     assert chosen[:40] != chosen[40:80]
 
 
-def test_a_question_stays_before_the_answer_chosen():
-    sample = dataclasses.replace(tiny.samples(1)[0], texts=("q", "x", "y"))
-    reading = Reading([sample] * 40, 1, seed=1)
-    assert {reading[(0, index)].texts for index in range(40)} == {("q", "x"), ("q", "y")}
+def test_a_question_stays_beside_the_answer_chosen():
+    sample = dataclasses.replace(tiny.samples(1)[0], texts=("q",), answers=("x", "y"))
+    reading = Reading([sample] * 40, seed=1)
+    read = [reading[(0, index)] for index in range(40)]
+    assert {(sample.texts, sample.answers) for sample in read} == {(("q",), ("x",)), (("q",), ("y",))}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from idvl.data.samples import Sample
 from idvl.models.objective import Gather, Objective
+from idvl.models.skills import Skill
 from idvl.profile import Modality
 
 FALLBACK = "generic"
@@ -48,8 +49,6 @@ class Lesson:
     inputs: Callable[..., dict[str, Tensor]]
     # (sample, config) -> what is wrong with a sample that cannot be learnt from, else None
     lacks: Callable[[Sample, Any], str | None] = lambda sample, config: None
-    # the first texts of a sample that are always read; of the others, which say the same, training reads one
-    fixed_texts: int = 0
     # whether a sample's loss depends on the others of its batch, over all processes
     contrastive: bool = False
     least_batch: int = 1
@@ -86,6 +85,8 @@ class Family:
     call: Callable[[nn.Module, dict[str, Tensor]], Any] = call
     # None where idvl knows no loss for what the checkpoint's class returns
     lesson: Lesson | None = None
+    # what the checkpoint's class can be asked to do, by the names in models/skills.py
+    skills: Mapping[str, Skill] = field(default_factory=dict)
     guessed: bool = False
     # what was guessed, and what the numbers do not cover: one sentence each
     notes: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """BLIP: captioning, question answering and image-text matching.
 
-The text of a sample is its first one. Captioning reads it as a given caption, its first token replaced by the decoder's
-start token, as in training and generation; matching reads it beside the image. Question answering reads it as the
-question, and the sample's second text, or the question again where there is none, as the answer.
+The text of a sample is its first one. Captioning reads it as a given caption; matching reads it beside the image.
+Question answering reads it as the question, and the sample's first answer, or the question again where there is none,
+as the answer. As in BLIP's training, what is written starts with [DEC] and what is read beside an image with [ENC].
 
 In training, captioning learns each next token of the caption, answering of the answer; matching learns to tell an
 image's own text from that of the sample before it in the batch.
@@ -10,8 +10,8 @@ image's own text from that of the sample before it in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,9 +20,27 @@ import torch
 from torch import Tensor, nn
 
 from idvl.data.samples import Sample
+from idvl.errors import UsageError
 from idvl.models.families import Family, Lesson, call, unlabelled
 from idvl.models.inputs import longest_text, process
 from idvl.models.objective import IGNORED, Gather, Objective, next_tokens, over_labels
+from idvl.models.skills import (
+    QUESTION,
+    Generation,
+    Skill,
+    generating,
+    lengths,
+    pictures,
+    place,
+    prompted,
+    sentences,
+    texts,
+    tokens,
+    unit,
+)
+
+# texts that the matching head reads together, which bounds its memory
+TEXTS_AT_ONCE = 64
 
 
 def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
@@ -32,7 +50,7 @@ def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[
 
 def answering_inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
     """`inputs` of the questions, with decoder_input_ids and decoder_attention_mask of the answers."""
-    answers = [replace(sample, texts=sample.texts[1:] or sample.texts) for sample in samples]
+    answers = [replace(sample, texts=sample.answers or sample.texts) for sample in samples]
     answered = process(processor.tokenizer, answers, text_length, needs=("text",))
     return {
         **inputs(processor, samples, text_length),
@@ -51,20 +69,34 @@ def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Ten
     return inputs["attention_mask" if reads_encoder else "decoder_attention_mask"].bool()
 
 
-def started_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
-    """A call whose decoder starts with its start token ([DEC]), which the tokenizer does not put there."""
-    key = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
-    tokens = inputs[key].clone()
+def started(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs whose texts start with [DEC] or [ENC], where the tokenizer, which knows neither, puts [CLS].
+
+    Both are the last rows of the embedding in checkpoints of BLIP; a model without [ENC] reads [CLS].
+    """
     text = model.config.text_config
-    if hasattr(model, "text_decoder") and text.bos_token_id < text.vocab_size:
-        tokens[:, 0] = text.bos_token_id
+    reads = hasattr(model, "text_encoder")
+    first = {"decoder_input_ids" if reads else "input_ids": text.bos_token_id}
+    if reads and text.bos_token_id == text.vocab_size - 2:
+        first["input_ids"] = text.bos_token_id + 1
+    changed = {
+        key: torch.cat([torch.full_like(inputs[key][:, :1], token), inputs[key][:, 1:]], dim=1)
+        for key, token in first.items()
+        if key in inputs and token < text.vocab_size
+    }
+    return {**inputs, **changed}
+
+
+def started_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
+    """A call whose texts start as in training."""
     # transformers makes the image's attention mask on the default device
-    with tokens.device:
-        return call(model, {**inputs, key: tokens})
+    with inputs["input_ids"].device:
+        return call(model, started(model, inputs))
 
 
-def answering_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
-    """A call whose decoder does not see the padding of the questions.
+@contextmanager
+def padded_questions(model: nn.Module) -> Iterator[None]:
+    """Inside, the decoder does not see the padding of the questions.
 
     transformers 5 hands the questions' mask to the decoder's cross-attention under a name that it does not read there.
     """
@@ -76,6 +108,12 @@ def answering_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
         for name, module in model.text_decoder.named_modules():
             if name.endswith("crossattention.self"):
                 stack.callback(module.register_forward_pre_hook(rename, with_kwargs=True).remove)
+        yield
+
+
+def answering_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
+    """A call whose decoder does not see the padding of the questions."""
+    with padded_questions(model):
         return started_call(model, inputs)
 
 
@@ -125,27 +163,117 @@ def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | 
 
 def lacks_answer(sample: Sample, config: Any) -> str | None:
     """An answer beside the question."""
-    return None if len(sample.texts) > 1 else "it has a question but no answer; choose a dataset that has both"
+    return None if sample.answers else "it has a question but no answer; choose a dataset that has both"
+
+
+def answering_length(processor: Any, samples: Sequence[Sample]) -> int:
+    """Tokens of the longest question or first answer."""
+    return longest_text(processor, [replace(s, texts=(*s.texts[:1], *s.answers[:1])) for s in samples], read=2)
+
+
+def prompts(loaded: Any, samples: Sequence[Sample], settings: Generation, *, skill: str) -> dict[str, Tensor]:
+    """The images, and input_ids and attention_mask of the prompts (n, length)."""
+    return {**pictures(loaded, samples, settings), **tokens(loaded, prompted(loaded, skill, samples, settings))}
+
+
+@torch.inference_mode()
+def caption(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> list[str]:
+    """Captions, as BLIP's `generate` writes them, without the prompt."""
+    model, given = loaded.model, place(loaded.model, inputs)
+    # the end that the tokenizer puts behind the prompt is cut by transformers
+    begun = given["input_ids"].shape[1] - 1
+    with generating(model, settings, **_bounds(loaded, "caption", settings, begun)):
+        written = model.generate(**given)
+    return texts(loaded, written[:, begun:])
+
+
+@torch.inference_mode()
+def answer(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> list[str]:
+    """Answers, as the model's `generate` writes them for one question alone, whatever the padding."""
+    model, given = loaded.model, started(loaded.model, place(loaded.model, inputs))
+    question, mask, text = given["input_ids"], given["attention_mask"], model.config.text_config
+    image = model.vision_model(given["pixel_values"]).last_hidden_state
+    read = model.text_encoder(question, attention_mask=mask, encoder_hidden_states=image).last_hidden_state
+    with padded_questions(model), generating(model, settings, **_bounds(loaded, "answer", settings, 1)):
+        written = model.text_decoder.generate(
+            torch.full_like(question[:, :1], text.bos_token_id),
+            eos_token_id=text.sep_token_id,
+            pad_token_id=text.pad_token_id,
+            encoder_hidden_states=read,
+            encoder_attention_mask=mask,
+        )
+    return texts(loaded, written[:, 1:])
+
+
+@torch.inference_mode()
+def embed_images(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
+    """The contrastive embeddings of images."""
+    image = loaded.model.vision_model(**place(loaded.model, inputs)).last_hidden_state
+    return unit(loaded.model.vision_proj(image[:, 0]))
+
+
+@torch.inference_mode()
+def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
+    """The contrastive embeddings of texts, read without an image and therefore from [CLS]."""
+    read = loaded.model.text_encoder(**place(loaded.model, inputs)).last_hidden_state
+    return unit(loaded.model.text_proj(read[:, 0]))
+
+
+def pairs(loaded: Any, items: Sequence[tuple[Sample, Sequence[str]]], settings: Generation) -> dict[str, Tensor]:
+    """One image, and the texts to match it with."""
+    ((sample, candidates),) = items
+    return {**pictures(loaded, [sample], settings), **tokens(loaded, candidates)}
+
+
+@torch.inference_mode()
+def match(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
+    """The matching head's logit of "they match" for each text: what BLIP's retrieval adds to the similarity."""
+    model, given = loaded.model, started(loaded.model, place(loaded.model, inputs))
+    image = model.vision_model(given["pixel_values"]).last_hidden_state
+    scores = []
+    for some, mask in zip(*(given[key].split(TEXTS_AT_ONCE) for key in ("input_ids", "attention_mask")), strict=True):
+        shown = image.expand(len(some), -1, -1)
+        read = model.text_encoder(some, attention_mask=mask, encoder_hidden_states=shown).last_hidden_state
+        scores.append(model.itm_head(read[:, 0])[:, 1])
+    return torch.cat(scores).float().cpu()
+
+
+def _bounds(loaded: Any, skill: str, settings: Generation, begun: int) -> dict[str, int]:
+    (least, most), room = lengths(loaded, skill, settings), loaded.model.config.text_config.max_position_embeddings
+    if not begun < most <= room:
+        raise UsageError(
+            f"a text of {most} tokens at most, the {begun} it begins with included, is out of range: choose a maximum "
+            f"length from {begun + 1} to {room}"
+        )
+    return {"min_length": least, "max_length": most}
 
 
 # a block that runs again in the backward pass would not find the questions' mask
-ANSWERING = Lesson(loss=answering_loss, inputs=learning_inputs, lacks=lacks_answer, fixed_texts=1, checkpointing=False)
+ANSWERING = Lesson(loss=answering_loss, inputs=learning_inputs, lacks=lacks_answer, checkpointing=False)
 MATCHING = Lesson(loss=matching_loss, inputs=matching_inputs, least_batch=2, partial=True)
+RETRIEVAL = {
+    "embed_images": Skill(prepare=pictures, perform=embed_images),
+    "embed_texts": Skill(prepare=sentences, perform=embed_texts),
+    "match": Skill(prepare=pairs, perform=match),
+}
 
 
 def for_config(config: Any) -> Family:
     """Question answering: its decoder's cross-attention reads the question, only its encoder's reads the image."""
     if "BlipForImageTextRetrieval" in (config.architectures or ()):
-        return replace(FAMILY, lesson=MATCHING)
+        return replace(FAMILY, lesson=MATCHING, skills=RETRIEVAL)
     if "BlipForQuestionAnswering" not in (config.architectures or ()):
         return FAMILY
+    # the lengths of BLIP's own `generate` (models/blip_vqa.py)
+    asked = Skill(prepare=partial(prompts, skill="answer"), perform=answer, prompt=QUESTION, lengths=(1, 10))
     return replace(
         FAMILY,
         reads_image=r"^text_encoder\..*crossattention\.self\.(key|value)$",
         inputs=answering_inputs,
         call=answering_call,
-        text_length=partial(longest_text, read=2),
+        text_length=answering_length,
         lesson=ANSWERING,
+        skills={"answer": asked},
     )
 
 
@@ -165,5 +293,7 @@ FAMILY = Family(
     token_mask=token_mask,
     call=started_call,
     lesson=Lesson(loss=captioning_loss, inputs=captioning_inputs),
+    # the words before every caption that BLIP was fine-tuned on (Li et al. 2022, section 5.2)
+    skills={"caption": Skill(prepare=partial(prompts, skill="caption"), perform=caption, prompt="a picture of ")},
     for_config=for_config,
 )

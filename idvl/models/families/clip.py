@@ -12,6 +12,7 @@ from idvl.data.samples import Sample
 from idvl.models.families import Family, Lesson, call, unlabelled
 from idvl.models.inputs import longest_text, process
 from idvl.models.objective import Gather, Objective, contrastive
+from idvl.models.skills import Generation, Skill, pictures, place, sentences, unit
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
@@ -30,6 +31,18 @@ def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int,
     return {**process(processor, samples, text_length), "labels": torch.arange(len(samples))}
 
 
+@torch.inference_mode()
+def embed_images(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
+    """The projected embeddings of images."""
+    return unit(loaded.model.get_image_features(**place(loaded.model, inputs)).pooler_output)
+
+
+@torch.inference_mode()
+def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
+    """The projected embeddings of texts."""
+    return unit(loaded.model.get_text_features(**place(loaded.model, inputs)).pooler_output)
+
+
 FAMILY = Family(
     model_types=("clip",),
     classes=("CLIPModel",),
@@ -44,4 +57,8 @@ FAMILY = Family(
     text_length=longest_text,
     token_mask=token_mask,
     lesson=Lesson(loss=loss, inputs=training_inputs, contrastive=True, least_batch=2),
+    skills={
+        "embed_images": Skill(prepare=pictures, perform=embed_images),
+        "embed_texts": Skill(prepare=sentences, perform=embed_texts),
+    },
 )

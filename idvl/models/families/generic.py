@@ -2,7 +2,8 @@
 
 Guesses rest on the names of modules and on the modalities that the model's class declares. Where a text sits among a
 layer's tokens is not guessed but tried: changing the tokens at padded positions must change those positions alone.
-Models that write text, or classify images, are trained with the loss that they compute by themselves.
+Models that write text, or classify images, are trained with the loss that they compute by themselves. What they write
+goes on from a prompt padded on the left.
 """
 
 from __future__ import annotations
@@ -23,8 +24,20 @@ from idvl.errors import UsageError
 from idvl.models import families
 from idvl.models.causes import first_line
 from idvl.models.families import Family, Lesson, vit
-from idvl.models.inputs import NO_LIMIT, image_processor_of, longest_text, process, tokenizer_of
+from idvl.models.inputs import NO_LIMIT, image_processor_of, longest_text, pixels, process, tokenizer_of
 from idvl.models.objective import IGNORED, Gather, Objective
+from idvl.models.skills import (
+    QUESTION,
+    Generation,
+    Skill,
+    generating,
+    lengths,
+    logits,
+    pictures,
+    place,
+    prompted,
+    texts,
+)
 from idvl.profile import Modality
 
 CROSS = r"(cross_?attention|cross_?attn|encoder_attn|EncDecAttention|xattn)(\.|$)"
@@ -89,6 +102,7 @@ def for_config(config: Any) -> Family:
         inputs=partial(process, needs=needs),
         text_length=partial(longest_text, needs=needs) if "text" in needs else lambda processor, samples: 0,
         lesson=_lesson(config, needs, {}),
+        skills=_skills(config, needs, {}),
         notes=(
             f"{config.model_type} is no architecture idvl knows: that it reads {' and '.join(needs)}, "
             "and the modality of each layer, are guessed from names",
@@ -105,7 +119,14 @@ def fit(family: Family, model: nn.Module, processor: Any) -> Family:
         notes.append(f"the processor's sizes vary with the image: images are resized to {side} x {side} pixels first")
     if family.needs == ("image", "text"):
         how["placeholder"] = _placeholder(processor, how)
-    family = replace(family, inputs=partial(process, **how), lesson=_lesson(model.config, family.needs, how))
+    tokenizer = tokenizer_of(processor)
+    ends = tokenizer is not None and tokenizer("a")["input_ids"][-1] in tokenizer.all_special_ids
+    family = replace(
+        family,
+        inputs=partial(process, **how),
+        lesson=_lesson(model.config, family.needs, how),
+        skills=_skills(model.config, family.needs, how, ends=ends),
+    )
     if "text" in family.needs:
         family = replace(family, text_length=partial(longest_text, **how))
         offsets, said = _text_offsets(family, model, processor)
@@ -144,6 +165,43 @@ def classifying_inputs(
     return {**process(processor, samples, text_length, **how), "labels": labels}
 
 
+def prompts(
+    loaded: Any,
+    samples: Sequence[Sample],
+    settings: Generation,
+    *,
+    skill: str,
+    encodes: bool,
+    ends: bool,
+    square: int | None = None,
+    placeholder: str = "",
+) -> dict[str, Tensor]:
+    """Images and prompts: padded on the left, without an end token, where what is written goes on from them.
+
+    An encoder reads them whole (`encodes`), and may know positions by their distance from the image's alone: it gets
+    the padding behind them.
+    """
+    images = [pixels(sample, square) for sample in samples]
+    read = prompted(loaded, skill, samples, settings)
+    read = [text if placeholder.strip() in text else placeholder + text for text in read]
+    side = "right" if encodes else "left"
+    shown = dict(loaded.processor(images=images, text=read, padding=True, padding_side=side, return_tensors="pt"))
+    if encodes or not ends:
+        return shown
+    size = shown["input_ids"].shape
+    return {key: value[:, :-1] if value.shape == size else value for key, value in shown.items()}
+
+
+@torch.inference_mode()
+def write(loaded: Any, inputs: dict[str, Tensor], settings: Generation, *, skill: str, encodes: bool) -> list[str]:
+    """What the model adds to each prompt, which one that `encodes` it does not repeat."""
+    given = place(loaded.model, inputs)
+    least, most = lengths(loaded, skill, settings)
+    with generating(loaded.model, settings, min_new_tokens=least, max_new_tokens=most):
+        written = loaded.model.generate(**given)
+    return texts(loaded, written[:, 0 if encodes else given["input_ids"].shape[1] :])
+
+
 def mask_at(offsets: dict[str, int], layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
     """Real tokens of a layer in which the text starts at `offsets[layer_name]`; None for layers that hold no text."""
     start = offsets.get(layer_name)
@@ -173,6 +231,28 @@ def _lesson(config: Any, needs: Sequence[str], how: dict[str, Any]) -> Lesson | 
     if any(name in names for names in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()):
         return Lesson(loss=loss, inputs=partial(classifying_inputs, **how), lacks=vit.lacks, partial=True)
     return None
+
+
+def _skills(config: Any, needs: Sequence[str], how: dict[str, Any], *, ends: bool = False) -> dict[str, Skill]:
+    """Text about images from a class that can generate, classes from one that transformers lists as a classifier.
+
+    `ends`: whether the tokenizer puts an end behind a text.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    cls = FAMILY.model_class(config)
+    if any(cls.__name__ in names for names in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()):
+        return {"classify": Skill(prepare=partial(pictures, square=how.get("square")), perform=logits)}
+    if len(needs) < 2 or not cls.can_generate():
+        return {}
+    encodes = bool(config.is_encoder_decoder or getattr(config.get_text_config(), "is_encoder_decoder", False))
+    asked = {**{key: how[key] for key in ("square", "placeholder") if key in how}, "encodes": encodes, "ends": ends}
+
+    def skill(name: str, **own: Any) -> Skill:
+        perform = partial(write, skill=name, encodes=encodes)
+        return Skill(prepare=partial(prompts, skill=name, **asked), perform=perform, **own)
+
+    return {"caption": skill("caption"), "answer": skill("answer", prompt=QUESTION, lengths=(1, 10))}
 
 
 def _picture(width: int, height: int) -> Image.Image:

@@ -15,14 +15,15 @@ from idvl.errors import UsageError
 from idvl.models.families import Family, Lesson, call, unlabelled
 from idvl.models.inputs import process
 from idvl.models.objective import Gather, Objective, over_labels
+from idvl.models.skills import Skill, logits, pictures
 
 
 def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
     """Cross-entropy of the classes."""
-    logits = getattr(call(model, unlabelled(inputs)), "logits", None)
-    if logits is None:
+    scores = getattr(call(model, unlabelled(inputs)), "logits", None)
+    if scores is None:
         raise UsageError(f"{type(model).__name__} has no classifier to train: load a ViTForImageClassification")
-    return over_labels(logits, inputs["labels"])
+    return over_labels(scores, inputs["labels"])
 
 
 def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
@@ -41,8 +42,8 @@ def lacks(sample: Sample, config: Any) -> str | None:
 
 
 def for_config(config: Any) -> Family:
-    """The bare encoder has no loss."""
-    return replace(FAMILY, lesson=None) if "ViTModel" in (config.architectures or ()) else FAMILY
+    """The bare encoder has no loss, and nothing to classify with."""
+    return replace(FAMILY, lesson=None, skills={}) if "ViTModel" in (config.architectures or ()) else FAMILY
 
 
 FAMILY = Family(
@@ -56,5 +57,6 @@ FAMILY = Family(
     text_length=lambda processor, samples: 0,
     token_mask=lambda layer_name, n_tokens, inputs: None,
     lesson=Lesson(loss=loss, inputs=training_inputs, lacks=lacks),
+    skills={"classify": Skill(prepare=pictures, perform=logits)},
     for_config=for_config,
 )

@@ -1,0 +1,105 @@
+"""ViLT with two images: is a sentence true of both together (NLVR2)? Other classes of ViLT are the generic family's.
+
+The stack reads text and patches of one image, then text and patches of the other. To be measured, images are resized to
+squares, so that all points have as many patches; trained and evaluated, they keep their shape, as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from idvl.data.samples import Sample
+from idvl.errors import UsageError
+from idvl.models.families import Family, Lesson, generic, unlabelled
+from idvl.models.inputs import image_processor_of, longest_text, process, tokenizer_of
+from idvl.models.objective import Gather, Objective, over_labels
+from idvl.models.skills import Generation, Skill, place, tokens
+
+
+def both(processor: Any, samples: Sequence[Sample], square: int | None = None) -> dict[str, Tensor]:
+    """pixel_values (n, 2, 3, height, width) and pixel_mask (n, 2, height, width), padded to the largest image."""
+    shown = []
+    for sample in samples:
+        if sample.source is None or sample.second is None:
+            raise UsageError(f"sample {sample.id} has no two images to compare; choose a dataset of pairs, as nlvr2")
+        shown += [sample, replace(sample, source=sample.second)]
+    given = process(processor, shown, 0, needs=("image",), square=square)
+    return {key: value.unflatten(0, (len(samples), 2)) for key, value in given.items()}
+
+
+def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
+    """input_ids and attention_mask (n, text_length) with `both` images as squares."""
+    written = process(tokenizer_of(processor), samples, text_length, needs=("text",))
+    return {**written, **both(processor, samples, square=image_processor_of(processor).size["shortest_edge"])}
+
+
+def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor:
+    """Real tokens of the text, which comes first, and all patches."""
+    text = inputs["attention_mask"].bool()
+    return F.pad(text, (0, n_tokens - text.shape[1]), value=True)
+
+
+def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """Texts, images in their own shapes, and labels (n,): the class that means what the sample's label says."""
+    written = process(tokenizer_of(processor), samples, text_length, needs=("text",))
+    labels = torch.tensor([classes(config)[sample.label] for sample in samples])
+    return {**written, **both(processor, samples), "labels": labels}
+
+
+def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """Cross-entropy of false and true."""
+    return over_labels(generic.call(model, unlabelled(inputs)).logits, inputs["labels"])
+
+
+def lacks(sample: Sample, config: Any) -> str | None:
+    """Two images, and whether the sentence is true of them."""
+    if sample.source is None or sample.second is None:
+        return "it has no two images; choose a dataset of pairs, as nlvr2"
+    return None if sample.label in (0, 1) else f"its label is {sample.label}, not 0 (false) or 1 (true)"
+
+
+def questions(loaded: Any, samples: Sequence[Sample], settings: Generation) -> dict[str, Tensor]:
+    """Both images in their own shapes, and the sentences."""
+    return {**both(loaded.processor, samples), **tokens(loaded, [sample.texts[0] for sample in samples])}
+
+
+@torch.inference_mode()
+def judge(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
+    """The logits of false and true, (n, 2)."""
+    scores = loaded.family.call(loaded.model, place(loaded.model, inputs)).logits
+    return scores[:, classes(loaded.model.config)].float().cpu()
+
+
+def classes(config: Any) -> list[int]:
+    """The classes that mean false and true, by their names, or in this order where they have other names."""
+    named = {str(name).lower(): number for number, name in config.id2label.items()}
+    return [named["false"], named["true"]] if {"false", "true"} <= set(named) else [0, 1]
+
+
+def for_config(config: Any) -> Family:
+    """A config that names neither a class nor a number of images is not that of this one."""
+    return FAMILY if config.architectures or config.num_images == 2 else generic.for_config(config)
+
+
+FAMILY = Family(
+    model_types=("vilt",),
+    classes=("ViltForImagesAndTextClassification",),
+    needs=("image", "text"),
+    blocks=r"vilt\.encoder\.layer\.\d+",
+    modalities=((r"^vilt\.encoder\.layer\.\d+\.", "fusion"),),
+    reads_image=None,
+    inputs=inputs,
+    text_length=longest_text,
+    token_mask=token_mask,
+    # without the shuffling of patches
+    call=generic.call,
+    lesson=Lesson(loss=loss, inputs=training_inputs, lacks=lacks),
+    skills={"judge": Skill(prepare=questions, perform=judge)},
+    for_config=for_config,
+)
