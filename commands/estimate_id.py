@@ -13,7 +13,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import Reporter, output, rank
 from idvl.commands.options import MEASURE, choices, flag, number, text
-from idvl.profile import MODALITIES, Capture, Dtype, EstimatorName, Knn, Tokens, compare, load_profile
+from idvl.profile import MODALITIES, Capture, EstimatorName, Knn, Tokens, compare, load_profile
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -33,8 +33,8 @@ Flags go before --set, --set before the recipe file, the file before the default
 SETTINGS = {
     "model": ("revision", "dtype", "device", "trust_remote_code", "cache_dir", "local_files_only"),
     "data": (
-        "dataset", "data_dir", "dataset_id", "image_column", "text_column", "split", "samples", "seed", "batch_size",
-        "force",
+        "dataset", "data_dir", "dataset_id", "image_column", "text_column", "label_column", "answers_column",
+        "second_image_column", "split", "samples", "seed", "batch_size", "force",
     ),
     "estimate": ("tokens", "capture", "estimator", "layers", "modality", "knn", "memory", "spill"),
 }  # fmt: skip
@@ -49,6 +49,9 @@ def command(
     dataset_id: o.DatasetId = None,
     image_column: o.ImageColumn = None,
     text_column: o.TextColumn = None,
+    label_column: o.LabelColumn = None,
+    answers_column: o.AnswersColumn = None,
+    second_image_column: o.SecondImageColumn = None,
     split: Annotated[str | None, text(o.DATA, "Split, the dataset's own by default.")] = None,
     samples: Annotated[int | None, number(o.DATA, "How many, the dataset's own number by default.", min=1)] = None,
     seed: o.Seed = None,
@@ -69,7 +72,7 @@ def command(
     memory: o.Memory = None,
     spill: Annotated[Path | None, text(MEASURE, "Put on disk what exceeds memory.", metavar="DIR")] = None,
     revision: o.Revision = None,
-    dtype: Annotated[Dtype | None, text(o.MODEL, f"{choices(Dtype)}.", metavar="WORD")] = None,
+    dtype: o.Dtype = None,
     device: o.Device = None,
     trust_remote_code: o.TrustRemoteCode = None,
     cache_dir: o.CacheDir = None,

@@ -33,7 +33,8 @@ PRUNE, TRAIN = "Pruning", "Training"
 SETTINGS = {
     "model": ("revision", "device", "trust_remote_code", "cache_dir", "local_files_only"),
     "data": (
-        "dataset", "data_dir", "dataset_id", "image_column", "text_column", "split", "samples", "seed", "force",
+        "dataset", "data_dir", "dataset_id", "image_column", "text_column", "label_column", "answers_column",
+        "second_image_column", "split", "samples", "seed", "force",
     ),
     "estimate": ("memory",),
     "prune": (
@@ -110,6 +111,9 @@ def command(
     dataset_id: o.DatasetId = None,
     image_column: o.ImageColumn = None,
     text_column: o.TextColumn = None,
+    label_column: o.LabelColumn = None,
+    answers_column: o.AnswersColumn = None,
+    second_image_column: o.SecondImageColumn = None,
     split: Annotated[str | None, text(o.DATA, "Split to train and estimate on; train by default.")] = None,
     samples: Annotated[
         int | None, number(o.DATA, "How many the dimensions are estimated from; 2,000 by default.", min=1)

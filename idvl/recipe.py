@@ -18,6 +18,7 @@ from idvl.errors import UsageError
 from idvl.files import write_text
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 from idvl.words import (
+    DEFAULT_CRITERION,
     Allocation,
     Compat,
     Criterion,
@@ -51,6 +52,10 @@ def _words(value: Any) -> Any:
     return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
 
 
+def _or_auto(value: Any) -> Any:
+    return 0 if value == "auto" else value
+
+
 class Section(BaseModel):
     """Settings that belong together. Unknown keys are refused."""
 
@@ -77,6 +82,9 @@ class DataSection(Section):
     dataset_id: str | None = None
     image_column: str | None = None
     text_column: str | None = None
+    label_column: str | None = None
+    answers_column: str | None = None
+    second_image_column: str | None = None  # of tasks that show two
     split: str | None = None  # None: the dataset's own
     samples: Annotated[int, Field(ge=1)] | None = None  # None: the dataset's own number
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
@@ -109,7 +117,7 @@ class PruneSection(Section):
     """Which weights go, and when. `initial` and `final` are shares of all steps."""
 
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: what N:M fixes, else 0.8
-    criterion: Criterion = "platon"
+    criterion: Criterion = DEFAULT_CRITERION
     id_weight: IdWeight = "multiply"
     id_exponent: Annotated[float, Field(gt=0)] = 1.0
     profile: str = "auto"  # or a file, or published:NAME
@@ -155,8 +163,28 @@ class TrainSection(Section):
     new_head: bool = False
 
 
+class EvalSection(Section):
+    """How well a model does its task. `split` and `batch_size` are those of the evaluation alone."""
+
+    task: str | None = None  # None: the first that the model can do and the dataset is for
+    split: str | None = None  # None: the dataset's own for evaluation
+    limit: Annotated[int, Field(ge=1)] | None = None  # None: all samples
+    batch_size: Annotated[int, BeforeValidator(_or_auto), Field(ge=0)] = 16  # 0, "auto": the largest that fits
+    prompt: str | None = None  # None: the model's own
+    beams: Annotated[int, Field(ge=1)] = 3
+    # None: the task's own, 5 to 20 tokens of a caption, 1 to 10 of an answer
+    min_length: Annotated[int, Field(ge=0)] | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}."]
+    rerank: Annotated[int, Field(ge=0)] = 128
+    metrics: Annotated[list[str], BeforeValidator(_words)] = []
+    resamples: Annotated[int, Field(ge=100)] = 1_000
+    every: Annotated[int, Field(ge=1)] | None = None  # in optimizer steps of prune
+    after: bool = True  # prune evaluates the pruned model
+
+
 class Recipe(Section):
-    """A run. estimate-id reads the first three sections, prune all of them.
+    """A run. estimate-id reads the first three sections, prune all of them, eval model, data and eval.
 
     `needs` says why a recipe cannot be carried out yet.
     """
@@ -167,6 +195,7 @@ class Recipe(Section):
     estimate: EstimateSection = EstimateSection()
     prune: PruneSection = PruneSection()
     train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
 
     def to_dict(self, *sections: str) -> dict[str, Any]:
         """The resolved recipe, or these sections of it, YAML- and JSON-ready; `load` reads it back."""
@@ -179,6 +208,7 @@ class Recipe(Section):
 
 SECTIONS = tuple(name for name in Recipe.model_fields if name != "needs")
 ESTIMATING = ("model", "data", "estimate")
+EVALUATING = ("model", "data", "eval")
 
 
 def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -61,8 +61,10 @@ class Run:
     ) -> Run:
         """Take `folder` for a run, and write recipe.yaml and run.json into it.
 
-        `signature` is what a resumed run must share with the one that was cut off; JSON values only. UsageError for a
-        folder that is not empty (unless `resume` or `overwrite`), in use, not writable, or of another signature.
+        `signature` is what a resumed run must share with the one that was cut off; JSON values only. With `resume` a
+        folder without a run begins one, with a warning: a job that is started again and again has one command.
+        UsageError for a folder that is not empty (unless `resume` or `overwrite`), in use, not writable, or of another
+        signature.
         """
         folder = Path(folder)
         check(folder, resume=resume, overwrite=overwrite)
@@ -71,6 +73,8 @@ class Run:
             lock = _acquire(folder)
         try:
             check(folder, resume=resume, overwrite=overwrite)  # another run may have ended since
+            if resume and read_record(folder) is None:
+                logger.warning("there is no run in %r to resume: a new one begins there", str(folder))
             with disk_errors(folder):
                 return cls(folder, _prepare(folder, recipe, json.loads(json.dumps(signature)), overwrite), lock)
         except BaseException:
@@ -178,9 +182,15 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _program() -> list[str]:
+    """What a user types for this program."""
+    path = Path(sys.argv[0])
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any], overwrite: bool) -> dict[str, Any]:

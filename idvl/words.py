@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-Criterion = Literal["platon", "magnitude", "gradient"]
+DEFAULT_CRITERION = "platon"
+# a criterion is a file: listed, not imported
+_CRITERIA = {path.stem for path in (Path(__file__).parent / "sparsity" / "criteria").glob("[a-z]*.py")}
+
+Criterion = Literal[DEFAULT_CRITERION, *sorted(_CRITERIA - {DEFAULT_CRITERION})]
 IdWeight = Literal["multiply", "divide", "none"]
 MissingId = Literal["median", "refuse"]
 Allocation = Literal["global", "uniform"]

@@ -60,6 +60,19 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) ->
     assert contents(tmp_path) == {"thesis.tex"}
 
 
+def test_a_resume_of_nothing_says_that_it_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start(tmp_path / "typo", resume=True).close()
+    assert caplog.messages == [f"there is no run in {str(tmp_path / 'typo')!r} to resume: a new one begins there"]
+    start(tmp_path / "typo", resume=True).close()
+    assert len(caplog.messages) == 1
+
+
+def test_the_program_is_told_as_a_user_types_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, said in (("/opt/idvl/__main__.py", "python -m idvl prune x"), ("/usr/bin/idvl", "idvl prune x")):
+        monkeypatch.setattr("sys.argv", [path, "prune", "x"])
+        assert runs.provenance()["command"] == said
+
+
 def test_a_foreign_run_json_is_no_licence_to_overwrite(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema": "other", "files": ["thesis.tex"]}')
     with pytest.raises(UsageError, match="holds no idvl run"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -73,15 +74,16 @@ def page(
     *,
     model: Mapping[str, Any],
     command: str,
-    recipe: str,
+    recipe: Mapping[str, Any],
     versions: Mapping[str, str],
     base: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, float] | None = None,
 ) -> str:
     """The text of README.md.
 
-    `model` is the description of the dense model (name, source, class), `recipe` the resolved recipe as YAML, `base`
-    what `base_facts` found, `evaluation` a number for each metric.
+    `model` is the description of the dense model (name, source, class), `recipe` the resolved recipe, `base` what
+    `base_facts` found, `evaluation` a number for each metric. Of places on this machine that command and recipe name,
+    only the last name is told.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -99,8 +101,8 @@ def page(
         class_name=model["class"],
         sparsities=_sparsities(report),
         evaluation=_evaluation(evaluation),
-        command=_fenced(command, "bash"),
-        recipe=_fenced(recipe.strip(), "yaml"),
+        command=_fenced(shlex.join(_public(word) for word in shlex.split(command)), "bash"),
+        recipe=_fenced(yaml.safe_dump(_public(recipe), sort_keys=False, allow_unicode=True).strip(), "yaml"),
         versions=_escaped(", ".join(f"{package} {number}" for package, number in versions.items())),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
@@ -152,6 +154,28 @@ def _evaluation(metrics: Mapping[str, float] | None) -> str:
     if not metrics:
         return "It has not been evaluated since it was pruned."
     return _table(("metric", "value"), [(_escaped(name), f"{value:.4g}") for name, value in metrics.items()])
+
+
+def _public(value: Any) -> Any:
+    """A value, or all in it, with the last name of each path that says where this machine keeps things.
+
+    Such a path is absolute, begins at a home folder or leads upwards; it may follow "key=".
+    """
+    if isinstance(value, Mapping):
+        return {key: _public(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    if _is_place(value):
+        return PurePath(value).name
+    key, equals, path = value.partition("=")
+    return f"{key}={PurePath(path).name}" if equals and _is_place(path) else value
+
+
+def _is_place(text: str) -> bool:
+    parts = PurePath(text).parts
+    return bool(parts) and (parts[0][0] in "/~" or ".." in parts)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

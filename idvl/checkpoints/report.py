@@ -6,6 +6,7 @@ weights, embeddings, norms and biases included, tied ones once. It writes nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,7 @@ def report(
     planned: Mapping[str, Any],
     masks: Masks,
     *,
+    biases: Masks | None = None,
     profile: Profile | None = None,
     factors: Mapping[str, float] | None = None,
     substituted: Mapping[str, str] | None = None,
@@ -60,7 +62,8 @@ def report(
 
     A layer: modality, block, weights, asked (None under a global threshold), zeros (those of its mask), sparsity,
     dimension and stderr from `profile`, the factor that its scores were multiplied by, and the reason why this is not
-    its own dimension's. JSON values only.
+    its own dimension's. With masks of `biases` ("<layer>.bias"), biases and bias_zeros too, which count in none of the
+    shares. JSON values only.
     """
     rows = {}
     for name, layer in planned["layers"].items():
@@ -75,6 +78,13 @@ def report(
             "factor": factors[name] if factors else None,
             "substituted": (substituted or {}).get(name),
         }
+        if biases is not None:
+            bias = f"{name}.bias"
+            there = bias in biases.shapes
+            rows[name] |= {
+                "biases": math.prod(biases.shapes[bias]) if there else 0,
+                "bias_zeros": biases.zeros[bias] if there else 0,
+            }
     total = planned["total"]
     return _summed(rows, total["asked"], {key: total[key] for key in ("prunable_weights", "model_weights")})
 
@@ -104,4 +114,6 @@ def _sum(rows: list[dict[str, Any]]) -> dict[str, Any]:
     if all("zeros" in row for row in rows):
         zeros = sum(row["zeros"] for row in rows)
         summed |= {"zeros": zeros, "sparsity": zeros / weights}
+    if all("biases" in row for row in rows):
+        summed |= {key: sum(row[key] for row in rows) for key in ("biases", "bias_zeros")}
     return summed

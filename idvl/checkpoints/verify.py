@@ -44,7 +44,8 @@ def verify(
     """Open `folder` with the model's own class and check every tensor of it.
 
     Every weight that a mask removed is zero, the masks have the `structure`, nothing is NaN or infinite, tied weights
-    are tied and no tensor is missing. With `report`, each layer has the zeros that it states. With `state`, what was
+    are tied and no tensor is missing. With `report`, each layer has the zeros that it states, and at least as many in
+    its bias (one may be too small for the dtype of the file). With `state`, what was
     written, every tensor is that, bit by bit, and the same ones are tied. Raises RunError that names the layer.
     """
     try:
@@ -64,7 +65,7 @@ def verify(
     weights = _weights(loaded.model, masks)
     masks.verify(weights, structure)
     if report is not None:
-        _check_report(masks, report)
+        _check_report(masks, report, found)
     zeros = sum(masks.zeros.values())
     return Verdict(
         layers=len(weights),
@@ -84,11 +85,15 @@ def _weights(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
     return {name: modules[name].weight.detach() for name in masks.shapes}
 
 
-def _check_report(masks: Masks, report: Mapping[str, Any]) -> None:
+def _check_report(masks: Masks, report: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
     stated = {name: layer["zeros"] for name, layer in report["layers"].items()}
     for name in dict.fromkeys([*masks.zeros, *stated]):
         if masks.zeros.get(name) != stated.get(name):
             raise RunError(f"{name}: {masks.zeros.get(name)} weights are masked, the report says {stated.get(name)}")
+        if asked := report["layers"][name].get("bias_zeros"):
+            zeros = int((found[f"{name}.bias"] == 0).count_nonzero())
+            if zeros < asked:
+                raise RunError(f"{name}: {zeros} biases are zero, the report says {asked}")
 
 
 def _check_finite(found: Mapping[str, Tensor]) -> None:

@@ -67,7 +67,8 @@ def load(name: str, **settings: Any) -> Criterion:
 class Icml24(Pruner):
     """`Pruner` as the paper's code has it, for `biases` (by layer name) too.
 
-    `masks` are those of the last update, and of weights alone; in the final phase every step updates them.
+    `masks` are those of the last update, and of weights alone, `bias_masks` those of biases, by the layer's name
+    and ".bias"; in the final phase every step updates them.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Icml24(Pruner):
         self._steps_per_epoch = steps_per_epoch
         self._biases = {f"{name}.bias": biases[name] for name in weights if name in (biases or {})}
         shapes = {name: bias.shape for name, bias in self._biases.items()}
-        self._bias_masks = Masks(shapes, next(iter(weights.values())).device)
+        self.bias_masks = Masks(shapes, next(iter(weights.values())).device)
 
     @torch.no_grad()
     def step(self, step: int) -> Update | None:
@@ -100,23 +101,23 @@ class Icml24(Pruner):
 
     @contextmanager
     def masked(self) -> Iterator[None]:
-        with self.masks.applied(self.weights), self._bias_masks.applied(self._biases):
+        with self.masks.applied(self.weights), self.bias_masks.applied(self._biases):
             yield
 
     def digest(self) -> str:
-        return f"{super().digest()} {self._bias_masks.hash()}"
+        return f"{super().digest()} {self.bias_masks.hash()}"
 
     def digests(self) -> dict[str, str]:
-        return super().digests() | self._bias_masks.hashes()
+        return super().digests() | self.bias_masks.hashes()
 
     def state_dict(self) -> dict[str, Tensor]:
-        biases = {f"bias_mask.{name}": packed for name, packed in self._bias_masks.state_dict().items()}
+        biases = {f"bias_mask.{name}": packed for name, packed in self.bias_masks.state_dict().items()}
         return super().state_dict() | biases
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         part = "bias_mask."
-        self._bias_masks.load_state_dict({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
+        self.bias_masks.load_state_dict({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
 
     def _tensors(self) -> dict[str, tuple[nn.Parameter, float]]:
         """Every weight, followed by its bias, with the layer's factor."""
@@ -149,7 +150,7 @@ class Icml24(Pruner):
             forced = scores.view(-1).topk(min(FORCED, scores.numel()), largest=False).values.max()
             tensor.masked_fill_(scores < forced.clamp(min=threshold.score_of(key)), 0)
             # that code has no masks: what is zero now, also from before, is what it shows
-            (self.masks if name in self.weights else self._bias_masks).set(name, tensor != 0)
+            (self.masks if name in self.weights else self.bias_masks).set(name, tensor != 0)
         return Update(
             step=step,
             asked=asked,

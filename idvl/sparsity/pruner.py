@@ -55,6 +55,9 @@ class Pruner:
     not go together, or cannot reach the schedule's target.
     """
 
+    # masks of biases, for a pruner that prunes them
+    bias_masks: Masks | None = None
+
     def __init__(
         self,
         weights: Mapping[str, nn.Parameter],

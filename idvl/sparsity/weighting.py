@@ -37,7 +37,7 @@ LARGEST_FACTOR = 1e12
 
 
 @dataclass(frozen=True)
-class Weights:
+class Multipliers:
     """A factor for every layer, and for each layer whose ID is a substitute the reason."""
 
     factors: dict[str, float]
@@ -51,7 +51,7 @@ def multipliers(
     mode: str = "multiply",
     exponent: float = 1.0,
     missing: str = "median",
-) -> Weights:
+) -> Multipliers:
     """The factors of `layers` (name -> modality), in their order.
 
     UsageError for a profile of another model, for settings that do not exist, and with missing="refuse" (or where no
@@ -62,7 +62,7 @@ def multipliers(
     if missing not in MISSING:
         raise UsageError(f"missing_id must be one of {', '.join(MISSING)}, not {missing!r}")
     if not MODES[mode]:
-        return Weights(dict.fromkeys(layers, 1.0))
+        return Multipliers(dict.fromkeys(layers, 1.0))
     if not (exponent > 0 and math.isfinite(exponent)):
         raise UsageError(f"id_exponent must be above 0, not {exponent}; id_weight divide inverts, none turns it off")
     if profile is None:
@@ -85,7 +85,8 @@ def multipliers(
             ids[name] = profile.layers[name].estimate.dimension
     if substituted:
         log.warning("%d of %d layers take a median for their ID", len(substituted), len(layers))
-    return Weights({name: _factor(name, value, MODES[mode] * exponent) for name, value in ids.items()}, substituted)
+    factors = {name: _factor(name, value, MODES[mode] * exponent) for name, value in ids.items()}
+    return Multipliers(factors, substituted)
 
 
 def unsound(estimate: Estimate) -> str | None:

@@ -111,21 +111,22 @@ def checkpoint_blocks(model: nn.Module, on: bool) -> None:
 
 @contextlib.contextmanager
 def fitting(training: Training, contrastive: bool) -> Iterator[None]:
-    """RunError, with a batch size that fits, where a GPU's memory gets full inside."""
+    """RunError, with half the batch size as the way out, where a GPU's memory gets full inside."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise RunError(too_large(training, contrastive)) from error
+        raise RunError(too_large(training, contrastive, training.batch_size // 2)) from error
 
 
-def too_large(training: Training, contrastive: bool) -> str:
-    """What to say when a GPU's memory is full."""
-    size = training.batch_size
-    said = f"the GPU's memory is full with a batch_size of {size}: "
-    if size == 1:
-        return f"{said}turn on gradient_checkpointing, or use mixed_precision bf16"
-    more = "" if contrastive else f" and accumulate {training.accumulate * -(-size // (size // 2))} for the same steps"
-    return f"{said}use batch_size {size // 2}{more}, or turn on gradient_checkpointing"
+def too_large(training: Training, contrastive: bool, fits: int) -> str:
+    """What to say when a GPU's memory is full, and batches of `fits` samples are smaller (0: there are none)."""
+    said = f"the GPU's memory is full with a batch_size of {training.batch_size}: "
+    less = "mixed_precision bf16" if training.gradient_checkpointing else "gradient_checkpointing"
+    if not fits:
+        return f"{said}no smaller one helps; use {less}, or a smaller model"
+    parts = training.accumulate * -(-training.batch_size // fits)
+    more = "" if contrastive else f" and accumulate {parts} for the same steps"
+    return f"{said}use batch_size {fits}{more}, or {less}"
 
 
 def _check_trackers(names: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from idvl.errors import RunError, UsageError
 from idvl.models.loading import Loaded
 from idvl.training import accelerating, batches, checkpoint, ranks
 from idvl.training.checkpoint import Stateful
+from idvl.training.hooks import Hooks
 from idvl.training.interrupts import Interrupts, stop
 from idvl.training.settings import Training, steps_per_epoch, total_steps
 from idvl.training.stepper import Diverged, Stepper
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 MOST_SKIPPED = 100
 # what a resumed run must share with the one before, beside the number of samples and processes
 DECISIVE = ("batch_size", "accumulate", "seed", "mixed_precision", "update_weights")
-
-Numbers = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +42,6 @@ class Outcome:
     loss: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What is called when, as `train` says."""
-
-    on_step: Callable[[int], None] | None = None
-    on_epoch: Callable[[int], None] | None = None
-    progress: Callable[[int, int, Numbers], None] | None = None
-    log: Callable[[Numbers], None] | None = None
-
-
 def train(
     loaded: Loaded,
     samples: Sequence[Sample],
@@ -61,19 +50,12 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     state: Mapping[str, Stateful] | None = None,
-    on_step: Callable[[int], None] | None = None,
-    on_epoch: Callable[[int], None] | None = None,
-    progress: Callable[[int, int, Numbers], None] | None = None,
-    log: Callable[[Numbers], None] | None = None,
     teacher: nn.Module | None = None,
+    **hooks: Callable,
 ) -> Outcome:
     """Train `loaded.model` in place; every process of a launch calls this alike. The model ends in eval mode.
 
-    `on_step(step)`, step = 1, 2, ..., comes after the optimizer's step and before gradients are cleared: these are
-    unscaled, clipped, and averaged over processes and terms; a step that fp16 skipped does not count. `on_epoch(epoch)`
-    comes after each whole epoch, in eval mode, and draws no random number that training would. `progress` gets every
-    step, `log` each `log_every`-th: loss (a term's), lr, norm (the gradient's, before clipping). Both are called on
-    the first process alone.
+    `hooks` are those of `Hooks`, by name.
 
     `folder` takes checkpoints: every `checkpoint_every` steps, and on Ctrl-C or SIGTERM, which then end the run as
     KeyboardInterrupt or SystemExit(143). They hold the objects of `state` too. With `resume` the newest one is gone on
@@ -90,7 +72,7 @@ def train(
         if resume:
             run.resume()
         with run.prepared():
-            return run.go(Hooks(on_step=on_step, on_epoch=on_epoch, progress=progress, log=log))
+            return run.go(Hooks(**hooks))
 
 
 class Run:
@@ -128,7 +110,10 @@ class Run:
                 if in_a_row > MOST_SKIPPED:
                     raise RunError(f"fp16 overflowed {in_a_row} times in a row after step {self.step}: use bf16")
                 if hooks.on_epoch and self.position % self.per_epoch == 0:
-                    self._between(hooks.on_epoch)
+                    self._between(lambda: hooks.on_epoch(self.position // self.per_epoch))
+                every = self.training.evaluate_every
+                if moved and hooks.evaluate and every and self.step % every == 0:
+                    self._log(self._between(lambda: hooks.evaluate(self.step)), hooks)
                 self._keep(asked, moved)
         return Outcome(steps=self.step, resumed_at=self.resumed_at, skipped=self.skipped, loss=loss)
 
@@ -156,22 +141,28 @@ class Run:
         asked = next((number for number, yes in zip(signals, raised, strict=True) if yes), 0)
         return loss, interrupts.asked if self.accelerator.num_processes == 1 else asked, moved
 
-    def _between(self, on_epoch: Callable[[int], None]) -> None:
+    def _between(self, hook: Callable[[], Any]) -> Any:
+        """What a hook returns that training does not notice."""
         random = checkpoint.random_state()
         self.model.eval()
-        on_epoch(self.position // self.per_epoch)
+        found = hook()
         self.model.train()
         checkpoint.set_random_state(random)
+        return found
 
-    def _tell(self, numbers: Numbers, hooks: Hooks) -> None:
+    def _tell(self, numbers: dict[str, float], hooks: Hooks) -> None:
         if not self.accelerator.is_main_process:
             return
+        numbers = numbers | (hooks.describe() if hooks.describe else {})
         if hooks.progress:
             hooks.progress(self.step, self.total, numbers)
         if self.step % self.training.log_every == 0 or self.step == self.total:
-            self.accelerator.log(numbers, step=self.step)
-            if hooks.log:
-                hooks.log({"step": self.step, "epoch": self.position / self.per_epoch, **numbers})
+            self._log(numbers, hooks)
+
+    def _log(self, numbers: dict[str, float], hooks: Hooks) -> None:
+        self.accelerator.log(numbers, step=self.step)
+        if hooks.log and self.accelerator.is_main_process:
+            hooks.log({"step": self.step, "epoch": self.position / self.per_epoch, **numbers})
 
     def _keep(self, asked: int, moved: bool) -> None:
         """Save if it is time, or if the run was asked to stop, which it then does."""

@@ -1,4 +1,7 @@
-"""One step tried before the run: how long it takes. It leaves weights, gradients and random numbers as they were."""
+"""One step tried before the run: how long it takes, and whether it fits into memory.
+
+It leaves weights, gradients and random numbers as they were.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from idvl.data.samples import Sample
+from idvl.errors import RunError
 from idvl.models.loading import Loaded
 from idvl.training import accelerating, checkpoint
 from idvl.training.batches import Collate
@@ -16,40 +20,57 @@ from idvl.training.learner import Learner
 from idvl.training.settings import Training
 
 
-def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training) -> float:
+def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training, *, beside: int = 0) -> float:
     """Seconds of one step on this machine, as far as forward, backward and preparing the batch go.
 
-    Raises the UsageError with which `train` would refuse this model, these samples or settings, and RunError where the
-    batch does not fit into a GPU's memory.
+    `beside`: bytes that training holds on a GPU beside weights, gradients and the batch; they are taken meanwhile.
+    Raises the UsageError with which `train` would refuse this model, these samples or settings, and RunError, with a
+    batch size that fits, where the batch does not fit into a GPU's memory.
     """
     accelerating.check(loaded, samples, training)
-    model, lesson = loaded.model, loaded.family.lesson
-    collate = Collate(loaded.family, loaded.processor, model.config)
+    model, lesson, size = loaded.model, loaded.family.lesson, training.batch_size
     # the dense model's pass takes as long as the model's own
     learner = Learner(model, lesson, teacher=model if training.distill else None, distill=training.distill)
-    random = checkpoint.random_state()
-    seconds = 0.0
+    random, seconds = checkpoint.random_state(), None
     model.train()
     if training.gradient_checkpointing:
         accelerating.checkpoint_blocks(model, True)
     try:
-        with accelerating.fitting(training, lesson.contrastive):
-            for _ in range(2):  # the first one warms up
-                start = time.perf_counter()
-                batch = collate(list(samples[: training.batch_size]))
-                with _precision(training, model.device):
-                    total = learner({key: value.to(model.device) for key, value in batch.items()})
-                total.backward()
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
-                seconds = time.perf_counter() - start
+        while seconds is None and size >= lesson.least_batch:
+            try:
+                seconds = _timed(learner, loaded, samples[:size], training, beside)
+            except torch.OutOfMemoryError:
+                size //= 2
+            finally:
                 model.zero_grad()
     finally:
         if training.gradient_checkpointing:
             accelerating.checkpoint_blocks(model, False)
         model.eval()
         checkpoint.set_random_state(random)
+    if size < training.batch_size:
+        raise RunError(accelerating.too_large(training, lesson.contrastive, 0 if seconds is None else size))
     return seconds * training.accumulate
+
+
+def _timed(learner: Learner, loaded: Loaded, samples: Sequence[Sample], training: Training, beside: int) -> float:
+    """Seconds of one batch, forward and backward."""
+    model = loaded.model
+    on_gpu = model.device.type == "cuda"
+    collate = Collate(loaded.family, loaded.processor, model.config)
+    held = torch.empty(beside if on_gpu else 0, dtype=torch.uint8, device=model.device)
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        batch = collate(list(samples))
+        with _precision(training, model.device):
+            total = learner({key: value.to(model.device) for key, value in batch.items()})
+        total.backward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        model.zero_grad()
+    del held
+    return seconds
 
 
 def _precision(training: Training, device: torch.device) -> contextlib.AbstractContextManager:

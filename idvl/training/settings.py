@@ -21,7 +21,7 @@ class Training:
     largest norm of the gradient (None: unclipped). AdamW decays every trainable weight alike, biases and norms too, as
     the code of the ICML 2024 paper does. `distill` weighs KL(dense model || model), added to the loss.
     `update_weights=False` computes gradients for the hook, and leaves the weights alone. `workers` processes prepare
-    samples (None: none on a CPU, 4 a GPU). `checkpoint_every` and `log_every` count steps.
+    samples (None: none on a CPU, 4 a GPU). `checkpoint_every`, `evaluate_every` and `log_every` count steps.
     """
 
     epochs: int = 5
@@ -32,11 +32,12 @@ class Training:
     weight_decay: float = 0.0
     lr_schedule: str = "cosine"
     warmup: float = 0.0
-    clip: float | None = 1.0
+    clip: float | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
     distill: float = 0.0
     checkpoint_every: int | None = 500
+    evaluate_every: int | None = None
     log_every: int = 10
     update_weights: bool = True
     workers: int | None = None
@@ -48,7 +49,8 @@ class Training:
             _at_least(name, getattr(self, name), least)
         for name in ("learning_rate", "weight_decay", "distill", "workers"):
             _at_least(name, getattr(self, name), 0)
-        _at_least("checkpoint_every", self.checkpoint_every, 1)
+        for name in ("checkpoint_every", "evaluate_every"):
+            _at_least(name, getattr(self, name), 1)
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup is a fraction of all steps, at least 0 and below 1, not {self.warmup}")
         if self.clip is not None and not self.clip > 0:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
 import torch
 
 from idvl.data.choice import Progress
 from idvl.data.samples import Selection, select
+from idvl.models.layers import Layer
 from idvl.models.loading import Loaded, load
 from idvl.models.team import Team
+from idvl.profile import Profile
 from idvl.recipe import ModelSection, Recipe
 
 
@@ -35,9 +43,13 @@ def choose_samples(
     n: int | None,
     force: bool,
     distinct: bool = True,
+    store: Path | None = None,
     progress: Progress | None = None,
 ) -> Selection:
-    """Samples of the recipe's dataset, chosen by the first process for all; `n` None is as many as `select` takes."""
+    """Samples of the recipe's dataset, chosen by the first process for all; `n` None is as many as `select` takes.
+
+    With a file `store`, images that are not local files go there, not into every process's memory.
+    """
     data = recipe.data
     return team.first(
         lambda: select(
@@ -49,9 +61,46 @@ def choose_samples(
             dataset_id=data.dataset_id,
             image_column=data.image_column,
             text_column=data.text_column,
+            label_column=data.label_column,
+            answers_column=data.answers_column,
+            second_image_column=data.second_image_column,
             cache_dir=recipe.model.cache_dir,
             force=force,
             distinct=distinct,
+            store=store,
             progress=progress,
         )
     )
+
+
+@contextlib.contextmanager
+def image_store(folder: Path, team: Team) -> Iterator[Path]:
+    """A file beside a run's folder for its images, removed at the end; what killed runs of it left is removed first."""
+    here = f".{folder.name}.{platform.node()}."
+
+    def clear() -> Path:
+        for left in folder.parent.glob(f"{here}*.images"):
+            pid = left.name.removeprefix(here).removesuffix(".images")
+            if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                left.unlink(missing_ok=True)
+        return folder.with_name(f"{here}{os.getpid()}.images")
+
+    new = not folder.parent.exists()
+    path = team.first(clear)
+    try:
+        yield path
+    finally:
+        if team.rank == 0:
+            path.unlink(missing_ok=True)
+            if new:
+                with contextlib.suppress(OSError):  # a run may be in it by now
+                    folder.parent.rmdir()
+
+
+def other_widths(profile: Profile, layers: Mapping[str, Layer]) -> dict[str, str]:
+    """The layers of a profile that are as wide as neither side of the model's layer of that name, each with how."""
+    return {
+        name: f"{name} has {known.width} features there, {layers[name].out_features} here"
+        for name, known in profile.layers.items()
+        if name in layers and known.width not in (layers[name].in_features, layers[name].out_features)
+    }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import resource
+import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -73,6 +75,14 @@ def _relaunch(launched: int, cpu: bool, cause: str) -> str:
     environment = "ACCELERATE_USE_CPU=true " if cpu else ""
     command = f"{environment}accelerate launch --multi_gpu --num_processes {launched} -m idvl ..."
     return f"{launched} processes were launched, but {cause}: use `{command}`, or unset WORLD_SIZE for one process"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most: on a GPU its tensors, on a CPU all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB, macOS in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def free_memory(device: torch.device, team: Team) -> int:

@@ -97,6 +97,21 @@ def test_a_layer_has_its_dimension_its_factor_and_why_it_is_another(blip) -> Non
     assert (layer["dimension"], layer["stderr"], layer["factor"], layer["substituted"]) == (2.0, 0.25, 2.0, None)
 
 
+def test_pruned_biases_are_counted_beside_the_weights(blip) -> None:
+    model, layers = blip
+    first, second = list(layers)[:2]
+    biases = Masks({f"{name}.bias": (32,) for name in layers if name != second})
+    biases.set(f"{first}.bias", torch.arange(32) >= 5)
+    planned = plan(model, layers, prunable=layers, asked=0.5)
+    made = report(planned, masks_of(layers, {first: 7}), biases=biases)
+    found = [(made["layers"][name]["biases"], made["layers"][name]["bias_zeros"]) for name in (first, second)]
+    assert found == [(32, 5), (0, 0)]
+    total = made["total"]
+    assert (total["biases"], total["bias_zeros"], total["zeros"]) == (32 * (len(layers) - 1), 5, 7)
+    assert made["modalities"]["vision"]["bias_zeros"] == 5
+    assert "biases" not in report(planned, masks_of(layers, {}))["total"]
+
+
 def test_without_a_profile_it_says_so(blip) -> None:
     model, layers = blip
     made = report(plan(model, layers, prunable=layers, asked=0.5), masks_of(layers, {}))

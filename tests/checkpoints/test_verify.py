@@ -105,6 +105,16 @@ def test_a_report_of_other_numbers(saved) -> None:
     assert refusal(pruned, folder, report=report) == f"{LAYER}: {n} weights are masked, the report says {n + 1}"
 
 
+def test_a_report_of_more_zero_biases(saved) -> None:
+    pruned, folder = saved
+    report = json.loads(json.dumps(pruned.report))
+    zeros = int((pruned.model.get_submodule(LAYER).bias == 0).sum())
+    report["layers"][LAYER]["bias_zeros"] = zeros
+    assert verify(folder, pruned.masks, report=report)
+    report["layers"][LAYER]["bias_zeros"] = zeros + 1
+    assert refusal(pruned, folder, report=report) == f"{LAYER}: {zeros} biases are zero, the report says {zeros + 1}"
+
+
 def test_a_folder_that_does_not_open(saved, tmp_path: Path) -> None:
     assert "the saved model does not open: " in refusal(saved[0], tmp_path / "none")
 

@@ -100,6 +100,10 @@ def test_the_words_of_a_recipe_are_those_of_its_axis(axis: str, word: Any) -> No
     assert sorted(get_args(word)) == sorted(AXES[axis])
 
 
+def test_the_first_criterion_is_the_default() -> None:
+    assert get_args(words.Criterion)[0] == words.DEFAULT_CRITERION
+
+
 def test_the_words_for_missing_ids_and_smoothing_are_those_that_are_known() -> None:
     assert sorted(get_args(words.MissingId)) == sorted(MISSING)
     assert sorted(get_args(words.Smoothing)) == sorted(DTYPES)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from idvl.errors import UsageError
+from idvl.recipe import PruneSection
 from idvl.sparsity import criteria
 from idvl.sparsity.criteria import platon
 from tests.sparsity.layers import layers, renew
@@ -132,15 +133,26 @@ def test_platon_tells_the_smallest_gradients_apart() -> None:
 
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 12), ("bfloat16", 8)])
 def test_platon_holds_no_more_bytes_a_weight(dtype: str, most: int) -> None:
-    weights = layers()
-    criterion = criteria.load("platon", smoothing_dtype=dtype)
-    observed(criterion, 12, weights)
-    held = sum(v.untyped_storage().nbytes() for v in criterion.state_dict().values() if v.dim())
-    assert held == most * sum(weight.numel() for weight in weights.values())
+    assert criteria.load("platon", smoothing_dtype=dtype).bytes_per_weight == most
     for name in ("magnitude", "gradient"):
-        criterion = criteria.load(name)
-        observed(criterion, 3, weights)
-        assert not criterion.state_dict()
+        assert criteria.load(name).bytes_per_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"), [*((name, {}) for name in criteria.names()), ("platon", {"smoothing_dtype": "bfloat16"})]
+)
+def test_a_criterion_holds_the_bytes_that_it_says(name: str, chosen: dict[str, Any]) -> None:
+    weights = layers()
+    criterion = criteria.load(name, **chosen)
+    observed(criterion, 12, weights)
+    held = sum(value.untyped_storage().nbytes() for value in criterion.state_dict().values() if value.dim())
+    assert held == criterion.bytes_per_weight * sum(weight.numel() for weight in weights.values())
+
+
+@pytest.mark.parametrize("name", criteria.names())
+def test_a_recipe_can_say_every_setting_and_has_its_default(name: str) -> None:
+    for key, default in criteria.settings(name).items():
+        assert PruneSection.model_fields[key].default == default, key
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from idvl.errors import RunError, UsageError
 from idvl.models.loading import load
 from idvl.training import Training, loop, train
 from idvl.training.batches import Collate, Order
+from idvl.training.rehearsal import rehearse
 from idvl.training.stepper import terms
 from tests import tiny
 
@@ -184,6 +185,44 @@ def test_numbers_are_logged_every_so_often(folders):
     assert set(logged[0]) == {"step", "epoch", "loss", "lr", "norm"}
 
 
+def test_what_hooks_describe_and_measure_is_logged_too(folders):
+    logged, sent, modes = [], [], []
+
+    def evaluate(step):
+        modes.append(loaded.model.training)
+        torch.rand(3)
+        return {"CIDEr": step}
+
+    loaded, settings = fresh(folders, "vit"), {"max_steps": 5, "batch_size": 8, "log_every": 2, **FAST}
+    train(
+        loaded,
+        LABELLED,
+        Training(**settings, evaluate_every=2),
+        log=logged.append,
+        progress=lambda step, total, numbers: sent.append(numbers),
+        describe=lambda: {"sparsity": 0.5},
+        evaluate=evaluate,
+    )
+    assert [(numbers["step"], "loss" in numbers, numbers.get("CIDEr")) for numbers in logged] == [
+        *((2, True, None), (2, False, 2), (4, True, None), (4, False, 4), (5, True, None))
+    ]
+    assert modes == [False, False]
+    assert [numbers["sparsity"] for numbers in sent] == [0.5] * 5
+    plain = fresh(folders, "vit")
+    train(plain, LABELLED, Training(**settings))
+    assert all(torch.equal(value, weights(loaded)[name]) for name, value in weights(plain).items())
+
+
+def test_trackers_get_what_is_logged(folders, monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        loop.Accelerator, "log", lambda self, numbers, step: sent.append((step, set(numbers))), raising=True
+    )
+    settings = Training(max_steps=2, batch_size=8, log_every=2, **FAST)
+    train(fresh(folders, "vit"), LABELLED, settings, describe=lambda: {"sparsity": 0.5, "sparsity.vision": 0.5})
+    assert sent == [(2, {"loss", "lr", "norm", "sparsity", "sparsity.vision"})]
+
+
 def test_a_loss_that_is_no_number_stops_the_run(folders, tmp_path):
     loaded = fresh(folders, "vit")
 
@@ -225,7 +264,7 @@ def test_steps_that_fp16_skips_reach_nobody(folders, monkeypatch):
     outcome = train(
         loaded,
         LABELLED,
-        Training(max_steps=4, batch_size=8, **FAST | {"lr_schedule": "constant"}),
+        Training(max_steps=4, batch_size=8, clip=1.0, **FAST | {"lr_schedule": "constant"}),
         on_step=note,
         progress=lambda step, total, numbers: told.append((step, numbers["norm"])),
     )
@@ -263,6 +302,35 @@ def test_a_full_gpu_is_told_in_one_line(folders, monkeypatch):
     loaded = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, lesson=lesson))
     with pytest.raises(RunError, match="batch_size of 8: use batch_size 4 and accumulate 2"):
         train(loaded, LABELLED, Training(max_steps=2, batch_size=8, **FAST))
+
+
+@pytest.mark.parametrize(
+    ("room", "settings", "said"),
+    [
+        (2, {}, "batch_size of 8: use batch_size 2 and accumulate 4 for the same steps, or gradient_checkpointing"),
+        (2, {"accumulate": 3}, "use batch_size 2 and accumulate 12 for the same steps"),
+        (2, {"batch_size": 7}, "batch_size of 7: use batch_size 1 and accumulate 7"),
+        (0, {}, "batch_size of 8: no smaller one helps; use gradient_checkpointing, or a smaller model"),
+    ],
+)
+def test_a_rehearsal_finds_the_batch_that_fits(folders, monkeypatch, room, settings, said):
+    loaded = fresh(folders, "vit")
+    layer = loaded.model.vit.layers[1].mlp.fc1
+    before, forward = weights(loaded), layer.forward
+
+    def full(x):
+        if len(x) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+        return forward(x)
+
+    monkeypatch.setattr(layer, "forward", full)
+    with pytest.raises(RunError, match=said) as refusal:
+        rehearse(loaded, LABELLED, Training(max_steps=2, **{"batch_size": 8} | settings))
+    assert "\n" not in str(refusal.value)
+    assert not loaded.model.training and all(weight.grad is None for weight in loaded.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in weights(loaded).items())
+    if room:
+        assert rehearse(loaded, LABELLED, Training(max_steps=2, batch_size=room)) > 0
 
 
 @pytest.mark.parametrize(

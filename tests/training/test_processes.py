@@ -101,6 +101,7 @@ def test_processes_that_disagree_all_stop(said):
             "raise",
             [["RunError", "process 1 failed: layer fc1 has NaN scores"], ["RunError", "layer fc1 has NaN scores"]],
         ),
+        ("save", [["RunError", "the disk of "], ["RunError", "process 0 failed: the disk of "]]),
         pytest.param(
             "kill", [["RunError", "another process ended without a word, killed "], None], marks=pytest.mark.slow
         ),

@@ -1,8 +1,11 @@
 """How many steps a training makes, and which settings make no sense."""
 
+import dataclasses
+
 import pytest
 
 from idvl.errors import UsageError
+from idvl.recipe import TrainSection
 from idvl.training import Training, global_batch, steps_per_epoch, total_steps
 
 
@@ -41,8 +44,17 @@ def test_fewer_samples_than_one_step_learns_from():
         ({"lr_schedule": "reduce_lr_on_plateau"}, "metric"),
         ({"lr_schedule": "constant", "warmup": 0.1}, "constant_with_warmup"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"evaluate_every": 0}, "evaluate_every"),
     ],
 )
 def test_settings_that_make_no_sense(setting, said):
     with pytest.raises(UsageError, match=said):
         Training(**setting)
+
+
+def test_a_recipe_says_the_same_where_it_says_nothing():
+    """`epochs` None is a recipe's word for the default, `learning_rate` None for one that depends on the model."""
+    asked = {key: field.default for key, field in TrainSection.model_fields.items()}
+    for field in dataclasses.fields(Training):
+        if field.name in asked and field.name not in ("epochs", "learning_rate", "report_to"):
+            assert asked[field.name] == field.default, field.name

@@ -37,3 +37,25 @@ def test_no_thread_of_the_team_outlives_it():
     ]
     assert [process.communicate()[0] for process in processes] == ["[]\n", "[]\n"]
     assert [process.returncode for process in processes] == [0, 0]
+
+
+ALONE = """
+from datetime import timedelta
+from idvl.workflows import launch
+
+launch.MEETING = timedelta(seconds=1)
+try:
+    launch.join_team("cpu")
+except launch.UsageError as error:
+    print(error)
+"""
+
+
+def test_fewer_processes_than_were_said_are_told_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {**os.environ, **place, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("2 processes were launched, but not all came within 1 s: use `")
+    assert done.stdout.count("\n") == 1

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -194,7 +194,7 @@ def test_a_finished_run_is_shown_again_without_a_measurement(blip, tmp_path, mon
     profile = run(recipe(blip), folder=folder, reporter=Silent()).profile
     before = (folder / "profile.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("idvl.workflows.estimate_id.Measurement", None)
+        patch.setattr("idvl.workflows.estimation.Measurement", None)
         reporter = Silent()
         again = run(recipe(blip, data__batch_size=5), folder=folder, resume=True, reporter=reporter)
         assert again.plan is None and again.profile == profile and again.folder == folder
@@ -400,3 +400,21 @@ def test_foreign_lines_in_the_metrics_are_refused(blip, tmp_path):
         file.write('{"a": 1}\n')
     with pytest.raises(RunError, match="metrics.jsonl"):
         run(recipe(blip), folder=folder, resume=True, reporter=Silent())
+
+
+def test_layers_of_another_width_are_not_compared(blip, tmp_path):
+    folder = tmp_path / "run"
+    profile = run(recipe(blip), folder=folder, reporter=Silent()).profile
+    first = next(iter(profile.layers))
+    wide = {name: replace(layer, width=777) for name, layer in profile.layers.items()}
+    reporter = Silent()
+    replace(profile, layers={**profile.layers, first: wide[first]}).save(tmp_path / "one.json")
+    run(recipe(blip), folder=folder, resume=True, compare=tmp_path / "one.json", reporter=reporter)
+    (said,) = reporter.warnings
+    width = profile.layers[first].width
+    assert said.endswith(f"one.json are not drawn: {first} has 777 features there, {width} here")
+    assert said.startswith(f"1 of {len(profile.layers)} layers")
+    replace(profile, layers=wide).save(tmp_path / "all.json")
+    with pytest.raises(UsageError, match="all.json is of another model: .* has 777 features there"):
+        run(recipe(blip), folder=tmp_path / "none", compare=tmp_path / "all.json", reporter=Silent())
+    assert not (tmp_path / "none").exists()

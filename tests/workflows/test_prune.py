@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from transformers import BlipForConditionalGeneration, ViTForImageClassification
+from transformers.models.blip.modeling_blip import BlipMLP
 
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
@@ -47,12 +48,11 @@ def settings(place, **changes):
     return wanted | {key.replace("__", "."): value for key, value in changes.items()}
 
 
-def pruned(place, folder, *, resume=False, overwrite=False, plan_only=False, **changes):
+def pruned(place, folder, *, resume=False, overwrite=False, plan_only=False, evaluate=None, **changes):
     recipe = load_recipe(None, settings(place, **changes))
     torch.set_num_threads(1)
-    reporter = Silent()
-    result = run(recipe, folder=folder, reporter=reporter, resume=resume, overwrite=overwrite, plan_only=plan_only)
-    return result, reporter
+    reporter, how = Silent(), {"resume": resume, "overwrite": overwrite, "plan_only": plan_only}
+    return run(recipe, folder=folder, reporter=reporter, evaluate=evaluate, **how), reporter
 
 
 def weights(folder):
@@ -100,6 +100,15 @@ def test_each_logged_step_tells_the_sparsity_of_every_modality(whole):
     assert lines[-1]["sparsity.vision"] == report["modalities"]["vision"]["sparsity"]
 
 
+def test_what_is_shared_names_no_place_of_this_machine(place, whole):
+    folder, _ = whole
+    shared = [path for path in (folder / "model").rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    assert {"README.md", "config.json"} <= {path.name for path in shared}
+    for path in shared:
+        assert str(place.parent) not in path.read_text(), path.name
+    assert "name: blip\n" in (folder / "model" / "README.md").read_text()
+
+
 def test_a_second_resume_shows_what_is_there(place, whole):
     folder, report = whole
     again, reporter = pruned(place, folder, resume=True)
@@ -132,6 +141,10 @@ def test_every_kind_of_run_ends_verified(place, tmp_path, changes):
     if changes.get("prune__compat"):
         # its strict comparison prunes a few less, its inverted minimum a few more
         assert abs(total["zeros"] - 0.6 * total["weights"]) < 0.02 * total["weights"]
+        biases = {name: weights(tmp_path / "run")[f"{name}.bias"] for name in masks.shapes}
+        found = {name: (len(bias), int((bias == 0).sum())) for name, bias in biases.items()}
+        assert found == {name: (row["biases"], row["bias_zeros"]) for name, row in report["layers"].items()}
+        assert total["biases"] > total["bias_zeros"] > 0
     else:
         assert total["zeros"] == round(total["asked"] * total["weights"])
     masks.verify(
@@ -195,6 +208,45 @@ def test_what_makes_no_sense_is_refused_in_one_line(place, tmp_path, changes, me
     assert not (tmp_path / "run").exists()
 
 
+def test_a_budget_that_is_too_small_is_refused_before_the_old_run_is_removed(place, whole):
+    folder, report = whole
+    with pytest.raises(UsageError, match="--memory"):
+        pruned(place, folder, overwrite=True, estimate__memory="1KiB")
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert weights(folder) and Profile.load(folder / "profile" / "profile.json")
+
+
+def test_a_full_gpu_is_told_with_a_batch_size_that_fits(place, tmp_path, monkeypatch):
+    def full(self, hidden_states, **more):
+        if len(hidden_states) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total of ...")
+        return forward(self, hidden_states, **more)
+
+    forward = BlipMLP.forward
+    monkeypatch.setattr(BlipMLP, "forward", full)
+    with pytest.raises(RunError, match=r"full with a batch_size of 8: use batch_size 2 and accumulate 4") as refusal:
+        pruned(place, tmp_path / "run", prune__id_weight="none")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_sees_the_masked_model_and_is_told(place, tmp_path):
+    seen = []
+
+    def evaluate(loaded, step):
+        layers = [layer for name, layer in loaded.model.named_modules() if name.endswith("mlp.fc1")]
+        seen.append((step, loaded.model.training, any(bool((layer.weight == 0).any()) for layer in layers)))
+        return {"CIDEr": 100.0 + step}
+
+    folder = tmp_path / "run"
+    report = pruned(place, folder, evaluate=evaluate, eval__every=10, prune__criterion="magnitude")[0].report
+    assert seen == [(10, False, True), (20, False, True), (26, False, True)]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["CIDEr"]) for line in lines if "CIDEr" in line] == [(10, 110.0), (20, 120.0)]
+    assert report["evaluation"] == {"CIDEr": 126.0}
+    assert "| CIDEr | 126 |" in (folder / "model" / "README.md").read_text()
+
+
 def test_a_loss_that_is_no_number_ends_the_run(place, tmp_path):
     with pytest.raises(RunError, match="lower learning rate"):
         pruned(place, tmp_path / "run", train__learning_rate=1e12, prune__id_weight="none")
@@ -249,6 +301,24 @@ def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
     assert same(whole[0], folder) == []
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 26]
+
+
+def test_a_killed_run_that_measures_anew_resumes_to_the_same_bits(place, tmp_path):
+    asked = {"prune__refresh_profile": 1, "train__epochs": 3, "prune__criterion": "gradient", "prune__final": 0.1}
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    pruned(place, whole, **asked)
+    process = subprocess.Popen([sys.executable, *command(place, folder, **asked)], env=environment())
+    waited = folder / "checkpoints" / "step-000000016"  # an epoch has 13 steps
+    deadline = time.monotonic() + 120
+    while not waited.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    pruned(place, folder, resume=True, **asked)
+    for name in ("profile-epoch-0001.json", "profile-epoch-0002.json", "profile.json"):
+        assert Profile.load(folder / name).layers == Profile.load(whole / name).layers
+    assert same(whole, folder) == []
+    assert len({Masks.load(place / "masks.safetensors").hash() for place in (whole, folder)}) == 1
 
 
 def test_a_changed_recipe_is_refused_with_its_key(place, tmp_path):

@@ -1,7 +1,7 @@
 """What one weight is worth: one file a criterion, found by listing this folder.
 
-A criterion file exposes CRITERION, a class that takes the criterion's settings; its key is the file's name. A criterion
-knows weights and gradients by name, nothing of IDs, budgets or masks.
+A criterion file exposes CRITERION, a class that takes the criterion's settings, each with a default; its key is the
+file's name. A criterion knows weights and gradients by name, nothing of IDs, budgets or masks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ class Criterion(Protocol):
 
     `observe` is called for every weight after each optimizer step, with the gradient that the step used. `score`
     returns float32 of the weight's shape, 0 or more, in a tensor of its own, and gives the same bits each time that it
-    is called between two observations. Where `needs_gradient` is False, `grad` may be None.
+    is called between two observations. Where `needs_gradient` is False, `grad` may be None. Its state takes
+    `bytes_per_weight`.
     """
 
     needs_gradient: bool
+    bytes_per_weight: int
 
     def observe(self, name: str, weight: Tensor, grad: Tensor | None) -> None: ...
 
@@ -41,15 +43,23 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def load(name: str, **settings: Any) -> Criterion:
+def settings(name: str) -> dict[str, Any]:
+    """What a criterion can be set to, with its defaults. UsageError for an unknown name."""
+    return {key: parameter.default for key, parameter in inspect.signature(_find(name)).parameters.items()}
+
+
+def load(name: str, **chosen: Any) -> Criterion:
     """A new criterion. UsageError for an unknown name, or a setting that it does not have."""
+    known = settings(name)
+    if unknown := [key for key in chosen if key not in known]:
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise UsageError(f"the criterion {name} has no setting {unknown[0]!r}; {has}")
+    return _find(name)(**chosen)
+
+
+def _find(name: str) -> type:
     if name not in names():
         near = get_close_matches(str(name), names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(names())}"
         raise UsageError(f"unknown criterion {name!r}; {hint}")
-    criterion = import_module(f"{__name__}.{name}").CRITERION
-    known = inspect.signature(criterion).parameters
-    if unknown := [key for key in settings if key not in known]:
-        has = f"it has {', '.join(known)}" if known else "it has none"
-        raise UsageError(f"the criterion {name} has no setting {unknown[0]!r}; {has}")
-    return criterion(**settings)
+    return import_module(f"{__name__}.{name}").CRITERION

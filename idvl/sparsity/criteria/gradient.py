@@ -9,6 +9,7 @@ class Gradient:
     """|w g| of the gradient at hand (Molchanov et al., 2019), not smoothed."""
 
     needs_gradient = True
+    bytes_per_weight = 0
 
     def observe(self, name: str, weight: Tensor, grad: Tensor | None) -> None:
         pass

@@ -9,6 +9,7 @@ class Magnitude:
     """|w| (Zhu & Gupta, 2017)."""
 
     needs_gradient = False
+    bytes_per_weight = 0
 
     def observe(self, name: str, weight: Tensor, grad: Tensor | None) -> None:
         pass

@@ -45,6 +45,7 @@ class Platon:
             raise UsageError(f"smoothing_dtype must be one of {', '.join(DTYPES)}, not {smoothing_dtype!r}")
         self.beta1, self.beta2, self.window = beta1, beta2, window
         self._dtype = DTYPES[smoothing_dtype]
+        self.bytes_per_weight = torch.float32.itemsize + 2 * self._dtype.itemsize
         self._seen: dict[str, int] = {}
         self._sums: dict[str, Tensor] = {}
         self._importance: dict[str, Tensor] = {}

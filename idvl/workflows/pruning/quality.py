@@ -1,0 +1,69 @@
+"""How well the model does its task while it is pruned, and at the end. It prunes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from idvl.errors import UsageError
+from idvl.files import write_json
+from idvl.models.loading import Loaded, fingerprint
+from idvl.workflows import judging
+from idvl.workflows.judging import Judgement
+from idvl.workflows.pruning.job import Job
+from idvl.workflows.reporter import Reporter
+
+# folders inside a run's: the evaluation of what it ends with, and those on the way
+FINAL, STEPS = "eval", "evaluations"
+SIGNATURE = "signature.json"
+
+
+def prepare(job: Job, reporter: Reporter, *, store: Path) -> Judgement | None:
+    """How the job's model is judged; None where it isn't asked for, or cannot be.
+
+    Raises UsageError for what was asked for by name and cannot be done.
+    """
+    asked = job.recipe.eval
+    if not asked.after and asked.every is None:
+        return None
+    try:
+        work = judging.prepare(job.recipe, job.loaded, job.team, reporter, store=store)
+        work.tried()
+    except UsageError as error:
+        if asked.task or asked.split or asked.every:
+            raise
+        reporter.note(f"not evaluated: {error}")
+        return None
+    trained, judged = (one.description["split"] for one in (job.selection, work.selection))
+    if judged == trained and not asked.split:
+        reporter.note(f"not evaluated: {job.recipe.data.dataset} has no split beside {trained}, which is trained on")
+        return None
+    return work
+
+
+def measure(
+    work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter, *, name: str
+) -> tuple[dict[str, Any] | None, dict[str, float]]:
+    """The masked model judged in a folder: (the results, on the first process; every metric's value).
+
+    What is in the folder is gone on with if it is of the same weights and settings, else made anew.
+    """
+    description = {**loaded.description, "name": name, "fingerprint": fingerprint(loaded.model)}
+    work = work.of(replace(loaded, description=description))
+    work.team.first(lambda: _claim(folder, work.signature()))
+    walk = work.tried()
+    results = work.carry_out(walk, folder, reporter, batch_size=work.batch_size(walk, reporter))
+    values = work.team.first(lambda: {key: found["value"] for key, found in results["metrics"].items()})
+    return results, {key: value for key, value in values.items() if value is not None}
+
+
+def _claim(folder: Path, signature: dict[str, Any]) -> None:
+    """Make the folder, without what is of another model or other settings."""
+    path, ours = folder / SIGNATURE, json.loads(json.dumps(signature))
+    if folder.exists() and (not path.exists() or json.loads(path.read_text(encoding="utf-8")) != ours):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, ours)

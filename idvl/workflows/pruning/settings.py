@@ -1,0 +1,93 @@
+"""What a pruning recipe leaves open, and what it asks for that cannot be. It reads neither models nor samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from idvl.builtin import dataset_of, learning_rate_of
+from idvl.errors import UsageError
+from idvl.recipe import PruneSection, Recipe
+from idvl.sparsity.axes import refuse as refuse_axes
+from idvl.sparsity.structure import parse
+from idvl.sparsity.weighting import FEWEST_POINTS
+from idvl.training import Training
+
+# what a recipe leaves open
+SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
+# pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
+ONE_SHOT_STEPS = 50
+# the profile that is estimated first
+AUTO = "auto"
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
+    _refuse(recipe)
+    prune, train = recipe.prune, recipe.train
+    structure = parse(prune.structure)
+    built_in = recipe.model.name.startswith("builtin/")
+    rate = learning_rate_of(recipe.model.name) if built_in else LEARNING_RATE
+    pruning = {
+        "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else SPARSITY),
+        "allocation": prune.allocation or ("uniform" if structure.grouped else "global"),
+    }
+    training = {
+        "learning_rate": train.learning_rate or rate,
+        # they were trained on the first caption
+        "texts": train.texts or ("first" if built_in else "any"),
+        "epochs": EPOCHS if train.epochs is None else train.epochs,
+    }
+    if prune.schedule == "one-shot":
+        training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
+        pruning |= {"initial": 0.0, "final": 0.0, "mask_every": 1}
+    made = recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"dataset": recipe.data.dataset or dataset_of(recipe.model.name)}),
+            "prune": prune.model_copy(update=pruning),
+            "train": train.model_copy(update=training),
+        }
+    )
+    _refuse_together(made.prune)
+    return made
+
+
+def training_of(recipe: Recipe) -> Training:
+    """The settings of the loop."""
+    asked = recipe.train.model_dump(exclude={"samples", "texts", "new_head", "report_to"})
+    return Training(
+        **asked,
+        report_to=tuple(recipe.train.report_to),
+        evaluate_every=recipe.eval.every,
+        seed=recipe.data.seed,
+        update_weights=recipe.prune.schedule != "one-shot",
+    )
+
+
+def head_training(training: Training) -> Training:
+    """The settings with which a new head is learnt before: as many steps, or what one-shot pruning leaves out."""
+    steps = {} if training.update_weights else {"epochs": EPOCHS, "max_steps": None}
+    return replace(training, update_weights=True, distill=0.0, evaluate_every=None, **steps)
+
+
+def _refuse(recipe: Recipe) -> None:
+    prune = recipe.prune
+    if recipe.model.dtype != "float32":
+        raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
+    few = recipe.data.samples is not None and recipe.data.samples < FEWEST_POINTS
+    if few and prune.id_weight != "none" and prune.profile == AUTO:
+        raise UsageError(
+            f"{recipe.data.samples} samples give no sound dimension: ask for {FEWEST_POINTS} or more, for another "
+            "profile, or for id_weight none"
+        )
+    if prune.schedule == "one-shot" and recipe.train.epochs:
+        raise UsageError("schedule one-shot trains nothing: leave epochs out, or give max_steps")
+
+
+def _refuse_together(prune: PruneSection) -> None:
+    limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
+    axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
+    refuse_axes(**axes, **limits)
+    if prune.refresh_profile and prune.schedule == "one-shot":
+        raise UsageError("refresh_profile and schedule one-shot: no epoch passes; leave refresh_profile out")
+    if prune.refresh_profile and prune.id_weight == "none":
+        raise UsageError("refresh_profile and id_weight none: no dimension is used; leave refresh_profile out")
