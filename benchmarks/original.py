@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
+from setups.blip import build
 
 from idvl.data.shapes import samples
 from idvl.models.layers import find_layers
@@ -27,6 +27,7 @@ from idvl.workflows.measure import Measurement, Settings
 
 RESULTS = Path(__file__).parent / "results" / "original.json"
 SAMPLES, BATCH, SEED = 2000, 16, 0
+WIDE = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 768}
 
 
 def fitted(distances: np.ndarray) -> float:
@@ -73,18 +74,6 @@ def original_way(work: Measurement, folder: Path) -> dict[str, float]:
     return found
 
 
-def build_wide(folder: Path) -> None:
-    torch.manual_seed(SEED)
-    words = sorted({word for sample in samples("train", SAMPLES, SEED) for word in sample.texts[0].split()})
-    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    size = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 768}
-    vision = {**size, "image_size": 224, "initializer_range": 0.02}
-    text = {**size, "encoder_hidden_size": 192, "vocab_size": len(vocabulary), "bos_token_id": 2, "sep_token_id": 3}
-    BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=text)).save_pretrained(folder)
-    images = BlipImageProcessorPil(size={"height": 224, "width": 224})
-    BlipProcessor(images, BertTokenizer(vocab=vocabulary)).save_pretrained(folder)
-
-
 def race(model: str, estimators: tuple[str, ...]) -> dict:
     loaded = load(model)
     layers = find_layers(loaded.model, loaded.family)
@@ -117,7 +106,7 @@ def race(model: str, estimators: tuple[str, ...]) -> dict:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as wide:
-        build_wide(Path(wide))
+        build(Path(wide), samples("train", SAMPLES, SEED), size=WIDE)
         models = {"builtin/blip": "builtin/blip", "wide BLIP": wide}
         results = {name: race(model, ("twonn", "icml24")) for name, model in models.items()}
     result = {"samples": SAMPLES, "models": results}

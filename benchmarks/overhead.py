@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
+from setups.blip import build
 
 from idvl.data.shapes import samples
 from idvl.models.layers import find_layers
@@ -27,18 +27,6 @@ from idvl.training import Training, train
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 GOALS = {"magnitude": 1.02, "platon": 1.05}
 BATCH = 20
-
-
-def build(folder: Path, drawn: list) -> None:
-    torch.manual_seed(0)
-    words = sorted({word for sample in drawn for text in sample.texts for word in text.split()})
-    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    size = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048}
-    vision = {**size, "image_size": 224, "initializer_range": 0.02}
-    text = {**size, "encoder_hidden_size": 512, "vocab_size": len(vocabulary), "bos_token_id": 2, "sep_token_id": 3}
-    BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=text)).save_pretrained(folder)
-    images = BlipImageProcessorPil(size={"height": 224, "width": 224})
-    BlipProcessor(images, BertTokenizer(vocab=vocabulary)).save_pretrained(folder)
 
 
 def timed(folder: Path, drawn: list, steps: int, criterion: str | None) -> dict[str, float]:

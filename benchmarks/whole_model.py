@@ -21,27 +21,6 @@ RESULTS = Path(__file__).parent / "results" / "whole_model.json"
 BATCH = 8
 
 
-def build(folder: Path) -> None:
-    """Save the checkpoint, with a tokenizer for the captions of `shapes`."""
-    import torch
-    from transformers import (
-        BertTokenizer,
-        BlipConfig,
-        BlipForConditionalGeneration,
-        BlipImageProcessorPil,
-        BlipProcessor,
-    )
-
-    torch.manual_seed(0)
-    # with its default initializer_range of 1e-10 a random vision tower is constant
-    config = BlipConfig(vision_config={"image_size": 224, "initializer_range": 0.02})
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    words = sorted({word for sample in drawn(2000) for word in sample.texts[0].split()})
-    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    images = BlipImageProcessorPil(size={"height": 224, "width": 224})
-    BlipProcessor(images, BertTokenizer(vocab=vocabulary)).save_pretrained(folder)
-
-
 def drawn(n: int):
     from idvl.data.shapes import samples
 
@@ -135,7 +114,9 @@ def main() -> None:
         return
     n, few = options.samples, options.few
     with tempfile.TemporaryDirectory() as folder:
-        build(Path(folder))
+        from setups.blip import build
+
+        build(Path(folder), drawn(2000), size=None)
         first = part("bare", folder, n)
         products = part("raw", first["features"], n)
         full = part("idvl", folder, n, 8 * 2**30)

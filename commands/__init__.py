@@ -18,6 +18,7 @@ import typer
 
 import idvl
 from idvl.commands import estimate_id, prune
+from idvl.commands import eval as evaluation
 from idvl.commands.console import rank
 from idvl.errors import RunError, UsageError
 
@@ -50,6 +51,7 @@ def root(
 
 app.command("estimate-id", epilog=estimate_id.EPILOG)(estimate_id.command)
 app.command("prune", epilog=prune.EPILOG)(prune.command)
+app.command("eval", epilog=evaluation.EPILOG)(evaluation.command)
 
 
 def main(args: Sequence[str] | None = None) -> int:

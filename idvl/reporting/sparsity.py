@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from idvl.reporting.table import GAP, INDENT, NARROWEST, NOTE, folded, grid
+from idvl.reporting.table import GAP, INDENT, NARROWEST, NOTE, folded, grid, number_table
 
 # the denominators of a report, in words: its key and what it counts
 WHOLE = (("prunable", "all prunable"), ("model", "all weights"))
@@ -30,7 +30,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
         for key, name in WHOLE
     ]
     shown = [(name, _count(n), _count(w), _percent(share, 1), _percent(asked)) for name, n, w, share, asked in rows]
-    return _summary(("", "layers", "weights", "share", "asked"), shown)
+    return number_table(("", "layers", "weights", "share", "asked"), shown)
 
 
 def result_table(report: Mapping[str, Any]) -> Group:
@@ -47,7 +47,7 @@ def result_table(report: Mapping[str, Any]) -> Group:
         (name, _count(n), _count(weights), _count(zeros), _percent(asked), _percent(sparsity))
         for name, n, weights, zeros, asked, sparsity in rows
     ]
-    return Group(LayerTable(report), _summary(("", "layers", "weights", "zeros", "asked", "sparsity"), shown))
+    return Group(LayerTable(report), number_table(("", "layers", "weights", "zeros", "asked", "sparsity"), shown))
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,6 @@ def _cells(name: str, layer: Mapping[str, Any], width: int) -> list[str]:
 
 def _inner(name: str, layer: Mapping[str, Any]) -> str:
     return name if layer["block"] is None else name.removeprefix(f"{layer['block']}.")
-
-
-def _summary(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    for number, name in enumerate(header):
-        made.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
 
 
 def _count(number: int | None) -> str:

@@ -127,6 +127,16 @@ def grid(rows: Iterable[Sequence[str]], widths: Sequence[int], style: str = "") 
     return made
 
 
+def number_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A header, then rows of a name and numbers, in columns as wide as they need."""
+    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for number, name in enumerate(header):
+        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
 def _difference(layer: LayerProfile, other: LayerProfile | None) -> str:
     if other is None or other.estimate.dimension is None or layer.estimate.dimension is None:
         return ""

@@ -1,0 +1,1 @@
+"""Models and data that several benchmarks measure on."""

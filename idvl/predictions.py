@@ -1,0 +1,94 @@
+"""Predictions on disk: JSON lines, one for each item of a dataset, written as they come and kept once.
+
+Several processes append to a file each; `settle` makes one of them, in the order of the items. It knows neither models
+nor what is in a line beyond its `number` and `id`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from idvl.errors import RunError, UsageError
+from idvl.files import disk_errors, write_text
+
+Record = dict[str, Any]
+
+
+def file_of(folder: Path, name: str, rank: int = 0) -> Path:
+    """The file that a process appends to; the first one's is the one that remains."""
+    return folder / (f"{name}-{rank}.jsonl" if rank else f"{name}.jsonl")
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+    """Add whole lines, in one write. RunError when the disk is full."""
+    lines = "".join(f"{_line(record)}\n" for record in records)
+    with disk_errors(path), path.open("ab", buffering=0) as file:
+        file.write(lines.encode())
+
+
+def collect(folder: Path, name: str, ids: Sequence[str]) -> tuple[dict[int, Record], int]:
+    """(item number -> its record, how many lines could not be used), over the files of all processes.
+
+    A line counts when it is a JSON object whose number and id are those of an item; of several the first.
+    """
+    found: dict[int, Record] = {}
+    dropped = 0
+    for path in _files(folder, name):
+        with disk_errors(path):
+            lines = path.read_bytes().split(b"\n")
+        for line in filter(None, lines):
+            record = _parsed(line)
+            number = record.get("number") if record else None
+            if type(number) is not int or not 0 <= number < len(ids) or record.get("id") != ids[number]:
+                dropped += 1
+            else:
+                found.setdefault(number, record)
+    return found, dropped
+
+
+def settle(folder: Path, name: str, records: Mapping[int, Record]) -> None:
+    """Make NAME.jsonl hold exactly these records, in the order of their numbers, and remove the other files."""
+    write_text(file_of(folder, name), "".join(f"{_line(records[number])}\n" for number in sorted(records)))
+    for path in _files(folder, name):
+        if path != file_of(folder, name):
+            path.unlink()
+
+
+def read(path: Path) -> list[Record]:
+    """All records of a finished file, in its order. UsageError for one that is missing, empty or damaged."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot read the predictions {str(path)!r}: {error.strerror}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            records.append(record := _parsed(line))
+            if record is None:
+                raise UsageError(f"{path} line {number} is no JSON object: repeat the run with --resume to redo it")
+    if not records:
+        raise UsageError(f"{path} holds no predictions: nothing to score")
+    return records
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    parts = (path for path in folder.glob(f"{name}-*.jsonl") if path.stem.removeprefix(f"{name}-").isdecimal())
+    return [path for path in (file_of(folder, name), *sorted(parts)) if path.exists()]
+
+
+def _line(record: Record) -> str:
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise RunError(f"the prediction for {record.get('id')} is not a number: is the model damaged?") from error
+
+
+def _parsed(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,133 @@
+"""What a model is for and how well it does it: one file a task, found by listing this folder.
+
+A task file exposes one object, TASK; its key is the file's name. A task asks a family for skills, never for a class.
+It knows neither files nor processes.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from idvl.data.catalog import unknown
+from idvl.data.samples import Sample
+from idvl.errors import UsageError
+from idvl.metrics.measured import Measured, Skipped
+from idvl.models.loading import Loaded
+from idvl.models.skills import Generation
+
+# what a line of a predictions file says of an item, JSON-ready
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The settings of all tasks; each reads its own.
+
+    `classes`: the names of the dataset's classes, None where it has none. `templates`: sentences with {} for a class,
+    for models that compare images with texts. `rerank`: candidates that a matching head looks at.
+    """
+
+    generation: Generation
+    classes: tuple[str, ...] | None = None
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    rerank: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One walk of a model over all items, in batches of any size.
+
+    `prepare` makes a batch of model inputs on the CPU, possibly in another process; `perform` a record for each item.
+    """
+
+    items: Sequence[Any]
+    ids: Sequence[str]
+    prepare: Callable[[Sequence[Any]], Any]
+    perform: Callable[[Sequence[Any], Any], list[Record]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What predictions are worth: metrics by name, those left out and why, and what the numbers depend on."""
+
+    measures: dict[str, Measured]
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task's contract.
+
+    `skills`: sets of skills, each of which is enough. `lacks`: what keeps a sample from being judged, None if nothing.
+    `predict` is the walk over the samples, `refine` a second one that depends on the first one's records, where a model
+    can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
+    """
+
+    headline: str
+    skills: tuple[frozenset[str], ...]
+    lacks: Callable[[Sample], str | None]
+    predict: Callable[[Loaded, Sequence[Sample], Asked], Pass]
+    score: Callable[[Sequence[Record], Sequence[Record]], Scores]
+    refine: Callable[[Loaded, Sequence[Sample], Asked, Sequence[Record]], Pass | None] | None = None
+
+
+def each(
+    loaded: Loaded, samples: Sequence[Sample], asked: Asked, *, skill: str, record: Callable[[Sample, Any], Record]
+) -> Pass:
+    """The walk of one skill over the samples: `record` is made of each and of what the skill gives for it."""
+    does = loaded.family.skills[skill]
+
+    def perform(some: Sequence[Sample], inputs: Any) -> list[Record]:
+        return [record(*pair) for pair in zip(some, does.perform(loaded, inputs, asked.generation), strict=True)]
+
+    return Pass(
+        items=samples,
+        ids=[sample.id for sample in samples],
+        prepare=lambda some: does.prepare(loaded, some, asked.generation),
+        perform=perform,
+    )
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The keys of all tasks."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> Task:
+    """The task of that name. Raises UsageError, with the nearest name, for one that does not exist."""
+    if name not in names():
+        raise unknown("task", name, names())
+    return import_module(f"{__name__}.{name}").TASK
+
+
+def possible(skills: Iterable[str]) -> list[str]:
+    """The tasks that a model with these skills can do."""
+    return [name for name in names() if any(needed <= set(skills) for needed in load(name).skills)]
+
+
+def choose(name: str | None, skills: Mapping[str, Any], *, model: str, offered: Sequence[str] | None) -> str:
+    """The task to do: the one asked for, or the first that the model can do and the dataset is for.
+
+    `offered`: what the dataset is for, None where that isn't known. Raises UsageError for what cannot be done.
+    """
+    able = possible(skills)
+    if name is not None:
+        if load(name) and name not in able:
+            raise UsageError(f"{model} cannot do {name}: {'it can do ' + ', '.join(able) if able else _nothing()}")
+        return name
+    fitting = [task for task in able if offered is None or task in offered]
+    if not fitting:
+        told = f"the dataset is for {', '.join(offered)}" if offered else "its dataset is for none"
+        raise UsageError(f"{model} can do {', '.join(able)}; {told}" if able else f"{model}: {_nothing()}")
+    return fitting[0]
+
+
+def _nothing() -> str:
+    return "it has no head for any task; load a checkpoint that writes, classifies or embeds"

@@ -1,0 +1,95 @@
+"""Image classification, with a fine-tuned head or zero-shot: by the class whose name is nearest to the image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.errors import UsageError
+from idvl.metrics import accuracy
+from idvl.models.loading import Loaded
+from idvl.tasks import Asked, Pass, Record, Scores, Task, each
+
+# classes that a record lists, the likeliest first
+KEPT = 5
+# sentences embedded together
+SENTENCES = 256
+
+
+def lacks(sample: Sample) -> str | None:
+    """An image and its class."""
+    return "no image" if sample.source is None else None if sample.label is not None else "no label"
+
+
+def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
+    """The likeliest classes of each image, numbered as the dataset does."""
+    has_head = "classify" in loaded.family.skills
+    likelihoods = _of_head(loaded, samples, asked) if has_head else _of_names(loaded, asked)
+
+    def record(sample: Sample, output: Tensor) -> Record:
+        scores = likelihoods(output)
+        return {"label": sample.label, "top": scores.topk(min(KEPT, len(scores))).indices.tolist()}
+
+    return each(loaded, samples, asked, skill="classify" if has_head else "embed_images", record=record)
+
+
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+    """The share of images whose class comes first, and among the first five."""
+    return Scores(measures=accuracy.topk([r["label"] for r in records], [r["top"] for r in records]))
+
+
+def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callable[[Tensor], Tensor]:
+    """An image's logits with the head's classes in the order of the dataset's.
+
+    Classes are matched by name where both have the same names, else by number. UsageError where the head is not of
+    this dataset.
+    """
+    config = loaded.model.config
+    own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
+    theirs = [_plain(name) for name in asked.classes or ()]
+    if theirs and len(set(own)) == len(own) and sorted(own) == sorted(theirs):
+        places = torch.tensor([own.index(name) for name in theirs])
+        return lambda logits: logits[places]
+    most = max(len(theirs), 1 + max(sample.label for sample in samples))
+    if most > len(own) or (theirs and len(theirs) != len(own)):
+        raise UsageError(
+            f"{loaded.name} tells {len(own)} classes apart, the dataset has {most}: evaluate it on the dataset that "
+            "its head was trained for, or train a head with idvl prune --new-head"
+        )
+    return lambda logits: logits
+
+
+def _of_names(loaded: Loaded, asked: Asked) -> Callable[[Tensor], Tensor]:
+    """An image's cosines with the classes, each the mean of its sentences' embeddings (Radford et al. 2021, 3.1.4)."""
+    if not asked.classes:
+        raise UsageError(f"{loaded.name} needs the names of the classes, and the dataset has none")
+    if bad := [template for template in asked.templates if template.count("{}") != 1]:
+        raise UsageError(f"a template has one {{}} for the class's name, not {bad[0]!r}")
+    skill = loaded.family.skills["embed_texts"]
+    named = [name.replace("_", " ") for name in asked.classes]
+    sentences = [template.replace("{}", name) for name in named for template in asked.templates]
+    parts = [sentences[start : start + SENTENCES] for start in range(0, len(sentences), SENTENCES)]
+    embedded = torch.cat(
+        [skill.perform(loaded, skill.prepare(loaded, part, asked.generation), asked.generation) for part in parts]
+    )
+    means = embedded.view(len(named), len(asked.templates), -1).mean(1)
+    classes = torch.nn.functional.normalize(means, dim=-1)
+    return lambda image: classes @ image
+
+
+def _plain(name: str) -> str:
+    """A class's name without case, punctuation and underscores."""
+    return re.sub(r"[\W_]+", " ", str(name)).strip().casefold()
+
+
+TASK = Task(
+    headline="top-1",
+    skills=(frozenset({"classify"}), frozenset({"embed_images", "embed_texts"})),
+    lacks=lacks,
+    predict=predict,
+    score=score,
+)

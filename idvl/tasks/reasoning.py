@@ -1,0 +1,37 @@
+"""Visual reasoning (NLVR2): is the sentence true of the two images?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.metrics import accuracy
+from idvl.models.loading import Loaded
+from idvl.tasks import Asked, Pass, Record, Scores, Task, each
+
+
+def lacks(sample: Sample) -> str | None:
+    """Two images, a sentence and whether it is true."""
+    if sample.source is None or sample.second is None:
+        return "not two images"
+    return "no sentence" if not sample.texts else None if sample.label is not None else "no label"
+
+
+def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
+    """1 for true, 0 for false, with the scores of false and true."""
+
+    def record(sample: Sample, scores: Tensor) -> Record:
+        judged = {"label": sample.label, "prediction": int(scores.argmax()), "scores": scores.tolist()}
+        return {"sentence": sample.texts[0], **judged}
+
+    return each(loaded, samples, asked, skill="judge", record=record)
+
+
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+    """The share of sentences judged rightly."""
+    return Scores(measures=accuracy.accuracy([r["label"] for r in records], [r["prediction"] for r in records]))
+
+
+TASK = Task(headline="accuracy", skills=(frozenset({"judge"}),), lacks=lacks, predict=predict, score=score)

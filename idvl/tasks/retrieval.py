@@ -1,0 +1,168 @@
+"""Retrieval: each image looks for its captions among those of all images, and each caption for its image.
+
+Images and captions are embedded; Recall@K counts how often one that belongs is among the K most similar. A model with a
+matching head then looks again at the most similar ones, as BLIP does (Li et al. 2022): the head's score is added to the
+similarity, and what it has not looked at comes after.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.metrics import retrieval
+from idvl.models.loading import Loaded
+from idvl.tasks import Asked, Pass, Record, Scores, Task
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """images (n, d), captions (m, d), and which image each caption belongs to (m,)."""
+
+    images: Tensor
+    texts: Tensor
+    owner: Tensor
+
+
+def lacks(sample: Sample) -> str | None:
+    """An image and its captions."""
+    return "no image" if sample.source is None else None if sample.texts else "no captions"
+
+
+def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
+    """The embeddings of each image and of its captions."""
+    look, read = (loaded.family.skills[name] for name in ("embed_images", "embed_texts"))
+
+    def prepare(some: Sequence[Sample]) -> dict[str, Any]:
+        texts = [text for sample in some for text in sample.texts]
+        return {
+            "images": look.prepare(loaded, some, asked.generation),
+            "texts": read.prepare(loaded, texts, asked.generation),
+        }
+
+    def perform(some: Sequence[Sample], inputs: Any) -> list[Record]:
+        images = look.perform(loaded, inputs["images"], asked.generation)
+        texts = read.perform(loaded, inputs["texts"], asked.generation).split([len(sample.texts) for sample in some])
+        return [
+            {"captions": list(sample.texts), "image": _packed(image), "texts": [_packed(text) for text in own]}
+            for sample, image, own in zip(some, images, texts, strict=True)
+        ]
+
+    return Pass(items=samples, ids=[sample.id for sample in samples], prepare=prepare, perform=perform)
+
+
+def refine(loaded: Loaded, samples: Sequence[Sample], asked: Asked, records: Sequence[Record]) -> Pass | None:
+    """The matching head's scores of each image with its most similar captions, and with those most similar to it.
+
+    Pairs of both directions are taken together by image, so that each image is encoded once.
+    """
+    if not asked.rerank or "match" not in loaded.family.skills:
+        return None
+    skill = loaded.family.skills["match"]
+    embedded = _unpacked(records)
+    captions = [caption for record in records for caption in record["captions"]]
+    wanted: list[set[int]] = [set(row) for row in _nearest(embedded.images, embedded.texts, asked.rerank)]
+    for number, row in enumerate(_nearest(embedded.texts, embedded.images, asked.rerank)):
+        for image in row:
+            wanted[image].add(number)
+    items = [(sample, sorted(numbers)) for sample, numbers in zip(samples, wanted, strict=True)]
+
+    def prepare(some: Sequence[tuple[Sample, list[int]]]) -> list[Any]:
+        return [
+            skill.prepare(loaded, [(sample, [captions[number] for number in numbers])], asked.generation)
+            for sample, numbers in some
+        ]
+
+    def perform(some: Sequence[tuple[Sample, list[int]]], inputs: list[Any]) -> list[Record]:
+        return [
+            {
+                "rerank": asked.rerank,
+                "captions": numbers,
+                "scores": skill.perform(loaded, given, asked.generation).tolist(),
+            }
+            for (_, numbers), given in zip(some, inputs, strict=True)
+        ]
+
+    return Pass(items=items, ids=[sample.id for sample in samples], prepare=prepare, perform=perform)
+
+
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+    """Recall@1, 5 and 10 in both directions."""
+    embedded = _unpacked(records)
+    if refined:
+        ranks = _reranked(embedded, refined)
+    else:
+        ranks = retrieval.ranks(embedded.images, embedded.texts, embedded.owner)
+    details = {"captions": len(embedded.texts), "reranked": refined[0]["rerank"] if refined else 0}
+    return Scores(measures=retrieval.recalls(*ranks, embedded.owner), details=details)
+
+
+def _reranked(embedded: Embedded, refined: Sequence[Record]) -> tuple[Tensor, Tensor]:
+    """Ranks (n,) and (m,) by similarity plus the head's score, of the candidates of each direction."""
+    k = refined[0]["rerank"]
+    scores = {
+        (image, text): score
+        for image, record in enumerate(refined)
+        for text, score in zip(record["captions"], record["scores"], strict=True)
+    }
+    owner = embedded.owner.tolist()
+    # what no candidate reaches comes after all others
+    images = torch.full((len(embedded.images),), len(embedded.texts))
+    texts = torch.full((len(embedded.texts),), len(embedded.images))
+    # another machine may round to other candidates than were looked at
+    for image, near in enumerate(_nearest(embedded.images, embedded.texts, k)):
+        row = [text for text in near if (image, text) in scores]
+        own = [text for text in row if owner[text] == image]
+        if own:
+            images[image] = _rank(embedded.images[image], embedded.texts, row, own, [scores[image, t] for t in row])
+    for text, near in enumerate(_nearest(embedded.texts, embedded.images, k)):
+        row = [image for image in near if (image, text) in scores]
+        if owner[text] in row:
+            found = [scores[image, text] for image in row]
+            texts[text] = _rank(embedded.texts[text], embedded.images, row, [owner[text]], found)
+    return images, texts
+
+
+def _rank(query: Tensor, keys: Tensor, row: list[int], own: list[int], scores: list[float]) -> int:
+    """The best rank among the candidates `row` of one of `own`; of equal ones it is the last."""
+    total = keys[row] @ query + torch.tensor(scores)
+    belongs = torch.tensor([candidate in own for candidate in row])
+    return 1 + int((total[~belongs] >= total[belongs].max()).sum())
+
+
+def _nearest(queries: Tensor, keys: Tensor, k: int) -> list[list[int]]:
+    return retrieval.nearest(queries, keys, min(k, len(keys))).tolist()
+
+
+def _packed(vector: Tensor) -> str:
+    """float32, little-endian, base64."""
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+
+
+def _unpacked(records: Sequence[Record]) -> Embedded:
+    def rows(packed: Sequence[str]) -> Tensor:
+        return torch.from_numpy(np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in packed]).copy())
+
+    owner = [image for image, record in enumerate(records) for _ in record["texts"]]
+    return Embedded(
+        rows([record["image"] for record in records]),
+        rows([text for record in records for text in record["texts"]]),
+        torch.tensor(owner),
+    )
+
+
+TASK = Task(
+    headline="image-to-text R@1",
+    skills=(frozenset({"embed_images", "embed_texts"}),),
+    lacks=lacks,
+    predict=predict,
+    score=score,
+    refine=refine,
+)

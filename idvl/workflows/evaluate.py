@@ -1,0 +1,103 @@
+"""Evaluate a model on a task: predictions as they come, then what they are worth; leaves a run folder behind.
+
+recipe -> model, samples, task -> predictions.jsonl -> results.json. It does not know how a terminal looks.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from idvl import runs
+from idvl.builtin import dataset_of
+from idvl.metrics import other
+from idvl.recipe import EVALUATING, Recipe
+from idvl.workflows import judging, scoring
+from idvl.workflows.asked import image_store, open_model
+from idvl.workflows.launch import join_team
+from idvl.workflows.reporter import Reporter
+
+# what a folder of this name holds is the model of a run one level up
+MODEL = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run ends with: results.json as a value, and its folder; beside the first process neither."""
+
+    results: dict[str, Any] | None
+    folder: Path | None
+
+
+def run(
+    recipe: Recipe,
+    *,
+    folder: Path | None,
+    reporter: Reporter,
+    resume: bool = False,
+    overwrite: bool = False,
+    compared: Path | None = None,
+) -> Result:
+    """Carry out a recipe. `folder` None: a new one, beside the model where that is of a run of ours.
+
+    Raises UsageError, before anything is written, for what cannot be carried out.
+    """
+    recipe = _resolved(recipe)
+    if compared:
+        scoring.read_results(compared)
+    more = other_metrics(recipe)
+    where = _where(recipe)
+    place = folder or runs.default_folder(**where)
+    runs.check(place, resume=resume, overwrite=overwrite)
+    device, team = join_team(recipe.model.device)
+    loaded = open_model(recipe.model, device, team)
+    with ExitStack() as held:
+        store = held.enter_context(image_store(place, team))
+        work = judging.prepare(recipe, loaded, team, reporter, store=store)
+        walk = work.tried()
+        begun = team.first(lambda: runs.read_record(place)) if resume else None
+        # batches stay those of the run that is gone on with
+        size = begun["signature"].get("batch_size") if begun else None
+        size = recipe.eval.batch_size or size or work.batch_size(walk, reporter)
+        opened: list[runs.Run] = []
+        options = {
+            "recipe": recipe.to_dict(*EVALUATING),
+            "signature": {**work.signature(), "batch_size": size},
+            "resume": resume,
+            "overwrite": overwrite,
+        }
+        team.first(
+            lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(**where), **options)))
+        )
+        for name in judging.FILES if opened else ():
+            opened[0].path(name)
+        folder = team.first(lambda: opened[0].folder)
+        results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)
+    return Result(results=results, folder=folder if opened else None)
+
+
+def other_metrics(recipe: Recipe) -> dict[str, Any]:
+    """The metrics that a recipe names beside the task's own. UsageError for one that cannot be loaded."""
+    trusted = recipe.model.trust_remote_code
+    return {name: other.load(name, trust_remote_code=trusted) for name in recipe.eval.metrics}
+
+
+def _resolved(recipe: Recipe) -> Recipe:
+    """The recipe with its dataset, and with the split of either section."""
+    dataset, split = recipe.data.dataset or dataset_of(recipe.model.name), recipe.eval.split or recipe.data.split
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"dataset": dataset}),
+            "eval": recipe.eval.model_copy(update={"split": split}),
+        }
+    )
+
+
+def _where(recipe: Recipe) -> dict[str, Any]:
+    """What a new folder is called: RUN/eval for the model of a run, else runs/eval-MODEL-DATASET."""
+    path = Path(recipe.model.name)
+    if path.name == MODEL and runs.read_record(path.parent):
+        return {"kind": "eval", "model": "", "dataset": "", "base": path.parent}
+    return {"kind": "eval", "model": recipe.model.name, "dataset": recipe.data.dataset}

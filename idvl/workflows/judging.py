@@ -1,0 +1,210 @@
+"""A model judged on a task: samples that it can be judged on, predictions in a folder, and what they are worth.
+
+It knows neither whose folder that is nor why the model is judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from idvl import predictions, runs, tasks
+from idvl.data.catalog import CATALOG, EVALUATION
+from idvl.data.samples import Selection
+from idvl.errors import UsageError
+from idvl.files import write_json
+from idvl.models.loading import Loaded
+from idvl.models.skills import Generation, settle
+from idvl.models.team import Team
+from idvl.recipe import Recipe
+from idvl.tasks import Asked, Pass, Task
+from idvl.workflows import predicting, scoring
+from idvl.workflows.asked import choose_samples
+from idvl.workflows.launch import peak_memory
+from idvl.workflows.reporter import Reporter
+from idvl.workflows.scoring import PREDICTIONS, REFINED, RESULTS
+
+# skills that a prompt is for
+WRITING = {"caption", "answer"}
+# files of a judgement in its folder
+FILES = (f"{PREDICTIONS}.jsonl", f"{REFINED}.jsonl", RESULTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A recipe's task with its samples, for one model. `left_out`: how many samples lack what."""
+
+    recipe: Recipe
+    name: str
+    loaded: Loaded
+    selection: Selection
+    left_out: Mapping[str, int]
+    asked: Asked
+    team: Team
+
+    @property
+    def task(self) -> Task:
+        return tasks.load(self.name)
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.model.device
+
+    def of(self, loaded: Loaded) -> Judgement:
+        """The same of another model of the same class."""
+        return replace(self, loaded=loaded)
+
+    def tried(self) -> Pass:
+        """The walk over the samples; what model or settings do not allow shows at the first one, on all processes."""
+
+        def make() -> Pass:
+            made = self.task.predict(self.loaded, self.selection.samples, self.asked)
+            with predicting.fitting(1):
+                made.perform(made.items[:1], made.prepare(made.items[:1]))
+            return made
+
+        return self.team.each(make)
+
+    def batch_size(self, walk: Pass, reporter: Reporter) -> int:
+        """The one asked for, or the largest that fits."""
+        if self.recipe.eval.batch_size:
+            return self.recipe.eval.batch_size
+        size = predicting.largest_batch(walk, self.device, self.team)
+        reporter.note(f"batches of {size}")
+        return size
+
+    def signature(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues: all that its predictions depend on."""
+        about = ("fingerprint", "revision", "class", "dtype")
+        return {
+            "task": self.name,
+            **{key: self.loaded.description[key] for key in about},
+            "samples": self.selection.description["fingerprint"],
+            **_settings(self.asked),
+        }
+
+    def carry_out(
+        self,
+        walk: Pass,
+        folder: Path,
+        reporter: Reporter,
+        *,
+        batch_size: int,
+        compared: Path | None = None,
+        other_metrics: Mapping[str, Any] = MappingProxyType({}),
+    ) -> dict[str, Any] | None:
+        """Predict what is missing in the folder, score it, write results.json; the results, on the first process."""
+        walked = self._predicted(walk, folder, batch_size, reporter)
+        if self.team.rank:
+            return None
+        reporter.note("scoring")
+        found = scoring.numbers(
+            self.name,
+            folder / f"{PREDICTIONS}.jsonl",
+            seed=self.recipe.data.seed,
+            resamples=self.recipe.eval.resamples,
+            compared=compared,
+            other_metrics=other_metrics,
+        )
+        results = found | self._facts(walked, batch_size)
+        write_json(folder / RESULTS, results)
+        return results
+
+    def _predicted(self, walk: Pass, folder: Path, batch_size: int, reporter: Reporter) -> predicting.Walked:
+        options = {"folder": folder, "team": self.team, "device": self.device}
+        with reporter.progress("predicting") as progress:
+            walked = predicting.walk(walk, name=PREDICTIONS, batch_size=batch_size, progress=progress, **options)
+        again = self.team.each(lambda: self._refined(folder)) if self.task.refine else None
+        if again:
+            with reporter.progress("matching") as progress:
+                walked += predicting.walk(again, name=REFINED, batch_size=1, progress=progress, **options)
+        if walked.redone:
+            reporter.warn(f"{walked.redone} lines were damaged or of unfinished batches, and were predicted again")
+        return walked
+
+    def _refined(self, folder: Path) -> Pass | None:
+        records = predictions.read(folder / f"{PREDICTIONS}.jsonl")
+        return self.task.refine(self.loaded, self.selection.samples, self.asked, records)
+
+    def _facts(self, walked: predicting.Walked, batch_size: int) -> dict[str, Any]:
+        """How the predictions came about."""
+        long = ("ids", "skipped")
+        cuda = self.device.type == "cuda"
+        return {
+            "model": self.loaded.description,
+            "dataset": {key: value for key, value in self.selection.description.items() if key not in long},
+            "samples": len(self.selection.samples),
+            "left_out": dict(self.left_out),
+            "limit": self.recipe.eval.limit,
+            "settings": {**_settings(self.asked), "batch_size": batch_size},
+            **walked.to_json(),
+            "peak_memory": peak_memory(self.device),
+            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
+            "processes": self.team.size,
+            "provenance": runs.provenance(),
+        }
+
+
+def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, store: Path) -> Judgement:
+    """The recipe's task for a model, on the samples that it can be judged on; `store` takes their images.
+
+    Raises UsageError for a model that is partly random or cannot do the task, and where no sample can be judged.
+    """
+    if missing := loaded.description.get("missing"):
+        raise UsageError(f"{loaded.name} lacks weights and would be partly random: {', '.join(missing[:3])}")
+    entry = CATALOG.get(recipe.data.dataset)
+    offered = entry.tasks if entry else None
+    name = tasks.choose(recipe.eval.task, loaded.family.skills, model=loaded.name, offered=offered)
+    with reporter.progress("choosing samples") as progress:
+        selection = choose_samples(
+            recipe,
+            recipe.data.dataset,
+            team,
+            split=recipe.eval.split or EVALUATION,
+            n=recipe.eval.limit,
+            force=True,
+            distinct=False,
+            store=store,
+            progress=progress,
+        )
+    kept, left_out = _judged(tasks.load(name), selection, recipe.data.dataset, reporter)
+    asked = _asked(recipe, loaded, tasks.load(name), kept)
+    return Judgement(recipe=recipe, name=name, loaded=loaded, selection=kept, left_out=left_out, asked=asked, team=team)
+
+
+def _judged(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:
+    """The samples that can be judged, and how many lack what."""
+    lacking = [task.lacks(sample) for sample in selection.samples]
+    left_out = dict(Counter(reason for reason in lacking if reason))
+    kept = [sample for sample, reason in zip(selection.samples, lacking, strict=True) if reason is None]
+    for reason, count in left_out.items():
+        told = f"{count} of {len(lacking)} samples of {dataset} (split {selection.description['split']}): {reason}"
+        if not kept:
+            raise UsageError(f"{told}; choose a split or a dataset that has them, or name their columns")
+        reporter.warn(f"{told}; they are left out")
+    return Selection(samples=kept, description=selection.description), left_out
+
+
+def _asked(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> Asked:
+    asked, classes = recipe.eval, selection.description.get("classes")
+    generation = Generation(
+        prompt=asked.prompt, beams=asked.beams, min_length=asked.min_length, max_length=asked.max_length
+    )
+    for skill in WRITING & set().union(*task.skills):
+        generation = settle(loaded, skill, generation)
+    return Asked(
+        generation=generation,
+        classes=tuple(classes) if classes else None,
+        templates=tuple(asked.templates),
+        rerank=asked.rerank,
+    )
+
+
+def _settings(asked: Asked) -> dict[str, Any]:
+    return {**asdict(asked.generation), "templates": list(asked.templates), "rerank": asked.rerank}

@@ -1,0 +1,188 @@
+"""The command as a user types it: every task on local copies of the real layouts, and from a Hub on loopback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from idvl import predictions
+from idvl.commands import main
+from tests import tiny
+from tests.hub import Hub, jpeg, write_dataset
+
+CLIP = "openai/clip-vit-large-patch14"
+N = 24
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Checkpoints and datasets, made when they are first asked for."""
+    root = tmp_path_factory.mktemp("eval")
+
+    def at(kind, make):
+        return str(root / kind) if (root / kind).exists() else str(make(kind, root / kind))
+
+    class Place:
+        def model(self, kind):
+            return at(kind, tiny.save)
+
+        def data(self, kind):
+            return at(kind, lambda kind, folder: write_dataset(kind, folder, N))
+
+    return Place()
+
+
+def evaluate(capsys, *arguments):
+    """(exit code, results, what was said on stderr)"""
+    code = main(["eval", *map(str, arguments), "--json"])
+    told = capsys.readouterr()
+    return code, json.loads(told.out) if told.out else None, told.err
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "task", "metric"),
+    [
+        ("clip", "flickr30k", "retrieval", "text-to-image R@10"),
+        ("blip-itm", "flickr30k", "retrieval", "image-to-text R@10"),
+        ("clip", "cifar100", "classification", "top-5"),
+        ("vilt-nlvr2", "nlvr2", "reasoning", "accuracy"),
+        ("blip-vqa", "textvqa", "vqa", "accuracy"),
+        ("blip-vqa", "vqav2", "vqa", "accuracy"),
+    ],
+)
+def test_every_task_runs_on_a_local_copy_and_comes_out_alike_in_other_batches(
+    place, tmp_path, capsys, model, dataset, task, metric
+):
+    asked = [place.model(model), "--dataset", dataset, "--data-dir", place.data(dataset)]
+    more = ["--rerank", 5, "--set", "eval.resamples=100"]
+    code, results, told = evaluate(capsys, *asked, *more, "--output", tmp_path / "run", "--batch-size", 5)
+    assert code == 0, told
+    assert (results["task"], results["samples"], results["left_out"]) == (task, N, {})
+    found = results["metrics"][metric]
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
+    code, other, _ = evaluate(capsys, *asked, *more, "--output", tmp_path / "other", "--batch-size", 24)
+    assert other["metrics"] == results["metrics"]
+    code, again, _ = evaluate(capsys, "--score", tmp_path / "run" / "predictions.jsonl", "--set", "eval.resamples=100")
+    assert again == results
+
+
+def test_the_matching_head_changes_what_retrieval_finds(place, tmp_path, capsys):
+    asked = [place.model("blip-itm"), "--dataset", "flickr30k", "--data-dir", place.data("flickr30k")]
+    _, with_head, _ = evaluate(capsys, *asked, "--rerank", 8, "--output", tmp_path / "with")
+    lines = predictions.read(tmp_path / "with" / "matches.jsonl")
+    assert len(lines) == N and all(len(line["captions"]) == len(line["scores"]) >= 8 for line in lines)
+    _, without, _ = evaluate(capsys, *asked, "--rerank", 0, "--output", tmp_path / "without")
+    assert not (tmp_path / "without" / "matches.jsonl").exists()
+    assert (with_head["scoring"]["reranked"], without["scoring"]["reranked"]) == (8, 0)
+    assert with_head["metrics"] != without["metrics"]
+
+
+def test_samples_without_an_answer_are_left_out_and_counted(place, tmp_path, capsys):
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    rows = [
+        {"image": {"bytes": jpeg(k), "path": None}, "question": f"a {k}", "answers": ["red"] * (k % 3)}
+        for k in range(6)
+    ]
+    path = tmp_path / "mine.parquet"
+    Dataset.from_list(rows).cast_column("image", ImageFeature()).to_parquet(path)
+    asked = [place.model("blip-vqa"), "--dataset", path, "--answers-column", "answers", "--output", tmp_path / "run"]
+    code, results, told = evaluate(capsys, *asked)
+    assert code == 0, told
+    assert (results["samples"], results["left_out"]) == (4, {"no answers": 2})
+    assert "2 of 6 samples" in told
+
+
+def test_plain_folders_with_columns_of_their_own_work_as_names_do(place, tmp_path, capsys):
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    rows = [{"photo": {"bytes": jpeg(k), "path": None}, "asked": f"a {k}", "said": ["red", "red"]} for k in range(4)]
+    path = tmp_path / "mine.parquet"
+    Dataset.from_list(rows).cast_column("photo", ImageFeature()).to_parquet(path)
+    columns = ["--image-column", "photo", "--text-column", "asked", "--answers-column", "said"]
+    code, results, told = evaluate(
+        capsys, place.model("blip-vqa"), "--dataset", path, *columns, "--output", tmp_path / "r"
+    )
+    assert code == 0, told
+    assert (results["task"], results["samples"]) == ("vqa", 4)
+    assert predictions.read(tmp_path / "r" / "predictions.jsonl")[0]["answers"] == ["red", "red"]
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "more", "told"),
+    [
+        ("vit", "imagenet-1k", (), "classes apart, the dataset has 1000"),
+        ("clip", "flickr30k", ("--task", "caption"), "cannot do caption: it can do classification, retrieval"),
+        ("clip", "flickr30k", ("--split", "tset"), "did you mean 'test'"),
+        ("clip", "cifar100", ("--template", "a photo"), r"one {} for the class's name, not 'a photo'"),
+        ("blip", "flickr30k", ("--max-length", "500"), "maximum length"),
+        ("blip", "flickr30k", ("--prompt", "a zebra of"), "does not know 'zebra'"),
+        ("clip", "flickr30k", ("--batch-size", "many"), "eval.batch_size"),
+        ("clip", "flickr30k", ("--resume",), "--resume needs the folder"),
+        ("clip", "flickr30k", ("--compare", "none.json"), "none.json"),
+        ("blip", "flickr30k", ("--metric", "accuracy"), "--trust-remote-code"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line(place, tmp_path, capsys, monkeypatch, model, dataset, more, told):
+    monkeypatch.chdir(tmp_path)
+    arguments = [place.model(model), "--dataset", dataset, "--data-dir", place.data(dataset), *more]
+    code, results, said = evaluate(capsys, *arguments)
+    assert (code, results) == (2, None)
+    assert told in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_split_without_labels_is_refused(place, tmp_path, capsys):
+    hidden = write_dataset("imagenet-1k", tmp_path / "hidden", 6, split="test", hidden=True)
+    code, _, said = evaluate(capsys, place.model("vit"), "--dataset", "imagenet-1k", "--data-dir", hidden)
+    assert code == 2 and "no label" in said
+
+
+def test_the_catalogue_is_listed_without_a_model(capsys):
+    assert main(["eval", "--list"]) == 0
+    told = capsys.readouterr().out
+    for name in ("coco", "flickr30k", "nlvr2", "cifar100", "imagenet-1k", "textvqa", "vqav2", "gated"):
+        assert name in told
+    assert main(["eval", "--list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["imagenet-1k"]["gated"] and rows["nlvr2"]["tasks"] == ["reasoning"]
+
+
+def test_a_metric_of_ones_own_is_computed_beside_the_others(tmp_path, capsys):
+    folder = tmp_path / "words"
+    folder.mkdir()
+    (folder / "words.py").write_text(
+        "import datasets\nimport evaluate\n\n\nclass Words(evaluate.Metric):\n    def _info(self):\n"
+        "        features = datasets.Features({'predictions': datasets.Value('string'), 'references': "
+        "datasets.Sequence(datasets.Value('string'))})\n"
+        "        return evaluate.MetricInfo(description='', citation='', features=features)\n\n"
+        "    def _compute(self, predictions, references):\n"
+        "        return {'words': sum(len(text.split()) for text in predictions) / len(predictions)}\n"
+    )
+    asked = ["builtin/blip", "--dataset", "shapes", "--limit", 6, "--metric", folder]
+    code, results, told = evaluate(capsys, *asked, "--output", tmp_path / "run")
+    assert code == 0, told
+    lines = predictions.read(tmp_path / "run" / "predictions.jsonl")
+    words = sum(len(line["prediction"].split()) for line in lines) / len(lines)
+    assert results["other_metrics"][str(folder)]["words"] == pytest.approx(words)
+
+
+def on_hub(hub, cache, *arguments):
+    command = [sys.executable, "-m", "idvl", "eval", *map(str, arguments), "--json"]
+    return subprocess.run(command, env=hub.env(cache), capture_output=True, text=True, timeout=200)
+
+
+def test_a_hub_model_finds_flickr30k_images(place, tmp_path):
+    models = {CLIP: place.model("clip")}
+    with Hub(models=models, datasets={"umaru97/flickr30k_train_val_test": place.data("flickr30k")}) as hub:
+        asked = [CLIP, "--task", "retrieval", "--dataset", "flickr30k"]
+        done = on_hub(hub, tmp_path / "cache", *asked, "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert (results["samples"], results["scoring"]["captions"]) == (N, 5 * N)
+    assert results["dataset"]["split"] == "test" and results["model"]["name"] == CLIP
+    assert not list(tmp_path.glob(".*images"))

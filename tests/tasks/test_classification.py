@@ -1,0 +1,73 @@
+"""A prediction is the dataset's class, however the head numbers its own; zero-shot it is the nearest name's."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from idvl.data.samples import Sample
+from idvl.errors import UsageError
+from idvl.models.skills import Generation, Skill
+from idvl.tasks import Asked, classification
+
+
+def head(names, logits):
+    """A classifier with these class names whose logits are given."""
+    config = SimpleNamespace(num_labels=len(names), id2label=dict(enumerate(names)))
+    skill = Skill(prepare=lambda _, some, settings: some, perform=lambda _, some, settings: torch.tensor(logits))
+    family = SimpleNamespace(skills={"classify": skill})
+    return SimpleNamespace(name="head", model=SimpleNamespace(config=config), family=family)
+
+
+def predicted(loaded, samples, **asked):
+    done = classification.predict(loaded, samples, Asked(generation=Generation(), **asked))
+    return done.perform(samples, done.prepare(samples))
+
+
+def labelled(*labels):
+    return [Sample(id=str(k), source=b"", label=label) for k, label in enumerate(labels)]
+
+
+def test_classes_are_matched_by_name_where_both_have_the_same_names():
+    loaded = head(["Sea_lion", "cat", "dog"], [[9.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
+    records = predicted(loaded, labelled(2, 1), classes=("dog", "cat", "sea lion"))
+    assert [record["top"] for record in records] == [[2, 0, 1], [1, 0, 2]]
+    assert classification.score(records).measures["top-1"].value == 100
+
+
+def test_classes_are_matched_by_number_where_names_differ():
+    loaded = head(["LABEL_0", "LABEL_1"], [[1.0, 3.0]])
+    assert predicted(loaded, labelled(1), classes=("no", "yes"))[0]["top"] == [1, 0]
+    assert predicted(loaded, labelled(1))[0]["top"] == [1, 0]
+
+
+@pytest.mark.parametrize(("labels", "classes"), [((0, 2), None), ((0,), ("a", "b", "c")), ((0,), ("a",))])
+def test_a_head_of_another_dataset_is_refused(labels, classes):
+    loaded = head(["LABEL_0", "LABEL_1"], [[1.0, 3.0]] * len(labels))
+    with pytest.raises(UsageError, match="tells 2 classes apart"):
+        predicted(loaded, labelled(*labels), classes=classes)
+
+
+def test_without_a_head_the_nearest_mean_of_a_classs_sentences_wins():
+    table = {
+        "a red": (1.0, 0.0),
+        "the red": (0.8, 0.6),
+        "a blue cat": (0.0, 1.0),
+        "the blue cat": (-0.6, 0.8),
+    }
+    texts = Skill(
+        prepare=lambda _, some, settings: some,
+        perform=lambda _, some, settings: torch.tensor([table[text] for text in some]),
+    )
+    images = Skill(
+        prepare=lambda _, some, settings: some,
+        perform=lambda _, some, settings: torch.tensor([[0.9, 0.4], [0.3, 0.95]]),
+    )
+    family = SimpleNamespace(skills={"embed_images": images, "embed_texts": texts})
+    loaded = SimpleNamespace(name="clip", family=family)
+    asked = {"classes": ("red", "blue_cat"), "templates": ("a {}", "the {}")}
+    assert [record["top"] for record in predicted(loaded, labelled(0, 1), **asked)] == [[0, 1], [1, 0]]
+    with pytest.raises(UsageError, match="names of the classes"):
+        predicted(loaded, labelled(0))
+    with pytest.raises(UsageError, match="one {} for the class's name"):
+        predicted(loaded, labelled(0), classes=("red",), templates=("no place",))

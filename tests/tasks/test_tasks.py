@@ -1,0 +1,57 @@
+"""What every task keeps to, whichever it is; and which task a model is given."""
+
+import pytest
+
+from idvl import tasks
+from idvl.data.samples import Sample
+from idvl.errors import UsageError
+
+SKILLS = {"caption", "answer", "embed_images", "embed_texts", "match", "classify", "judge"}
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_a_task_names_skills_that_families_have_and_says_what_a_sample_lacks(name):
+    task = tasks.load(name)
+    assert task.skills
+    assert set().union(*task.skills) <= SKILLS
+    assert task.lacks(Sample(id="bare"))
+
+
+def test_all_tasks_are_found():
+    assert tasks.names() == ("caption", "classification", "reasoning", "retrieval", "vqa")
+
+
+@pytest.mark.parametrize(
+    ("skills", "expected"),
+    [
+        ({"caption"}, ["caption"]),
+        ({"embed_images", "embed_texts"}, ["classification", "retrieval"]),
+        ({"embed_images"}, []),
+        ({"classify"}, ["classification"]),
+        ({"judge", "answer"}, ["reasoning", "vqa"]),
+    ],
+)
+def test_what_a_model_can_do_follows_from_its_skills(skills, expected):
+    assert tasks.possible(skills) == expected
+
+
+def test_without_a_wish_the_first_task_that_model_and_dataset_share_is_done():
+    both = {"embed_images": 1, "embed_texts": 1}
+    assert tasks.choose(None, both, model="m", offered=["caption", "retrieval"]) == "retrieval"
+    assert tasks.choose(None, both, model="m", offered=None) == "classification"
+    assert tasks.choose("retrieval", both, model="m", offered=["caption"]) == "retrieval"
+
+
+@pytest.mark.parametrize(
+    ("asked", "skills", "offered", "told"),
+    [
+        ("vqa", {"caption": 1}, None, "m cannot do vqa: it can do caption"),
+        ("captions", {"caption": 1}, None, "did you mean 'caption'"),
+        (None, {"caption": 1}, ["vqa"], "m can do caption; the dataset is for vqa"),
+        (None, {}, None, "no head for any task"),
+        ("caption", {}, None, "no head for any task"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_what_can(asked, skills, offered, told):
+    with pytest.raises(UsageError, match=told):
+        tasks.choose(asked, skills, model="m", offered=offered)

@@ -1,0 +1,196 @@
+"""Predictions are made once, whoever makes them and however often the run stops; and what cannot be judged says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from idvl import predictions
+from idvl.errors import UsageError
+from idvl.recipe import load as load_recipe
+from idvl.workflows import scoring
+from idvl.workflows.evaluate import run
+from tests.reporter import Silent
+
+N = 20
+BLIP = {"model.name": "builtin/blip", "data.dataset": "shapes", "eval.limit": N, "eval.batch_size": 3}
+VIT = {"model.name": "builtin/vit", "data.dataset": "digits", "eval.limit": 100, "eval.batch_size": 8}
+
+
+def evaluated(folder, settings, *, resume=False, compared=None, **changes):
+    wanted = settings | {key.replace("__", "."): value for key, value in changes.items()}
+    reporter = Silent()
+    result = run(load_recipe(None, wanted), folder=folder, reporter=reporter, resume=resume, compared=compared)
+    return result.results, reporter
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory):
+    """The built-in captioner's run on a few shapes: its folder and results."""
+    folder = tmp_path_factory.mktemp("captions") / "run"
+    return folder, evaluated(folder, BLIP)[0]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    return folder, evaluated(folder, VIT)[0]
+
+
+def test_the_built_in_models_do_what_they_were_trained_for(captions, digits):
+    assert captions[1]["metrics"]["CIDEr"]["value"] > 100
+    assert digits[1]["metrics"]["top-1"]["value"] > 90
+
+
+def test_results_say_what_the_numbers_rest_on(captions):
+    folder, results = captions
+    assert results == json.loads((folder / "results.json").read_text())
+    assert (results["task"], results["samples"], results["limit"]) == ("caption", N, N)
+    assert results["scoring"]["tokenizer"] in ("ptb", "plain")
+    assert results["settings"] | {"beams": 3, "min_length": 5, "max_length": 20, "prompt": ""} == results["settings"]
+    assert results["predicted"] == N and results["seconds_per_sample"] > 0 and results["peak_memory"] > 0
+    cider = results["metrics"]["CIDEr"]
+    assert cider["low"] <= cider["value"] <= cider["high"]
+    assert results["metrics"]["SPICE"]["value"] is None and "IDVL_SPICE_DIR" in results["metrics"]["SPICE"]["hint"]
+
+
+def test_predictions_hold_one_line_for_each_sample_in_order(captions):
+    lines = predictions.read(captions[0] / "predictions.jsonl")
+    assert [line["number"] for line in lines] == list(range(N))
+    assert all(line["prediction"] and len(line["references"]) == 4 for line in lines)
+
+
+def test_scoring_again_gives_the_same_numbers_without_a_model(captions):
+    folder, results = captions
+    again = scoring.score_again(folder / "predictions.jsonl", seed=0, resamples=1_000)
+    assert again == results
+
+
+def test_batches_change_no_prediction(captions, tmp_path):
+    evaluated(tmp_path / "run", BLIP, eval__batch_size=7)
+    one, other = (predictions.read(folder / "predictions.jsonl") for folder in (captions[0], tmp_path / "run"))
+    assert one == other
+
+
+def test_auto_finds_a_batch_and_a_resumed_run_keeps_it(tmp_path):
+    results, _ = evaluated(tmp_path / "run", VIT, eval__batch_size="auto", eval__limit=20)
+    assert results["settings"]["batch_size"] in (1, 2, 4, 8, 16)
+    again, _ = evaluated(tmp_path / "run", VIT, eval__batch_size="auto", eval__limit=20, resume=True)
+    assert again["settings"]["batch_size"] == results["settings"]["batch_size"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost", "twice", "foreign", "empty"])
+def test_a_damaged_file_is_repaired_by_predicting_what_is_missing(tmp_path, damage):
+    folder = tmp_path / "run"
+    evaluated(folder, VIT)
+    path = folder / "predictions.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    other = json.dumps({"number": 4, "id": "another", "prediction": "x"}).encode() + b"\n"
+    path.write_bytes({
+        "cut": whole[: len(whole) // 2],
+        "lost": b"".join(lines[:7] + lines[9:]),
+        "twice": whole + lines[3],
+        "foreign": b"".join(lines[:4]) + other + b"".join(lines[5:]),
+        "empty": b"",
+    }[damage])  # fmt: skip
+    results, reporter = evaluated(folder, VIT, resume=True)
+    assert path.read_bytes() == whole
+    assert results["predicted"] + results["found"] == VIT["eval.limit"]
+    assert (results["redone"] > 0) == (damage in ("cut", "lost", "foreign"))
+    assert bool(reporter.warnings) == (results["redone"] > 0)
+
+
+def arguments(settings, folder):
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["-m", "idvl", "eval", *given, "--output", str(folder)]
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def succeeded(command, **more):
+    done = subprocess.run(command, env=environment(**more), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_file(captions, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, *arguments(BLIP, folder)]
+    killed = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = folder / "predictions.jsonl"
+    deadline = time.monotonic() + 120
+    while killed.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") >= 3:
+            killed.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    killed.wait()
+    succeeded([*command, "--resume"])
+    assert path.read_bytes() == (captions[0] / "predictions.jsonl").read_bytes()
+    results = json.loads((folder / "results.json").read_text())
+    assert results["metrics"] == captions[1]["metrics"]
+
+
+def test_two_processes_predict_every_sample_once(digits, tmp_path):
+    folder = tmp_path / "run"
+    launcher = str(Path(sys.executable).with_name("torchrun"))
+    succeeded([launcher, "--standalone", "--nproc_per_node", "2", *arguments(VIT, folder)], ACCELERATE_USE_CPU="true")
+    assert (folder / "predictions.jsonl").read_bytes() == (digits[0] / "predictions.jsonl").read_bytes()
+    results = json.loads((folder / "results.json").read_text())
+    assert results["metrics"] == digits[1]["metrics"]
+    assert results["processes"] == 2
+
+
+def test_a_run_compared_with_itself_differs_by_nothing(digits, tmp_path):
+    folder, _ = digits
+    results, _ = evaluated(tmp_path / "run", VIT, compared=folder / "results.json")
+    difference = results["compared"]["differences"]["top-1"]
+    assert (difference["value"], difference["low"], difference["high"]) == (0, 0, 0)
+
+
+def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
+    with pytest.raises(UsageError, match="task caption, not of classification"):
+        evaluated(tmp_path / "run", VIT, compared=captions[0] / "results.json")
+    with pytest.raises(UsageError, match="other samples"):
+        evaluated(tmp_path / "less", VIT, compared=digits[0] / "results.json", eval__limit=50)
+    with pytest.raises(UsageError, match=r"no results\.json"):
+        evaluated(tmp_path / "none", VIT, compared=captions[0] / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "told"),
+    [
+        (BLIP, {"eval__task": "vqa"}, "builtin/blip cannot do vqa: it can do caption"),
+        (BLIP, {"eval__task": "captioning"}, "did you mean 'caption'"),
+        (BLIP, {"data__dataset": "digits"}, "can do caption; the dataset is for classification"),
+        (BLIP, {"data__dataset": "digits", "eval__task": "caption"}, r"digits \(split test\): no reference captions"),
+        (VIT, {"data__dataset": "shapes", "eval__task": "classification"}, r"shapes \(split test\): no label"),
+        (VIT, {"eval__split": "tset"}, "did you mean 'test'"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_is_written(tmp_path, settings, changes, told):
+    with pytest.raises(UsageError, match=told):
+        evaluated(tmp_path / "run", settings, **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_other_settings_is_not_resumed(captions):
+    with pytest.raises(UsageError, match="beams was 3, is 1"):
+        evaluated(captions[0], BLIP, resume=True, eval__beams=1)
+
+
+def test_predictions_of_another_task_are_not_scored(captions, tmp_path):
+    text = (captions[0] / "predictions.jsonl").read_text()
+    (tmp_path / "predictions.jsonl").write_text(text)
+    with pytest.raises(UsageError, match="name it with --task"):
+        scoring.score_again(tmp_path / "predictions.jsonl", seed=0, resamples=100)
+    with pytest.raises(UsageError, match="no predictions of the task classification"):
+        scoring.score_again(tmp_path / "predictions.jsonl", task="classification", seed=0, resamples=100)
+    assert scoring.score_again(tmp_path / "predictions.jsonl", task="caption", seed=0, resamples=100)["samples"] == N
