@@ -27,7 +27,7 @@ accelerate launch -m idvl prune --recipe recipes/blip-coco-platon-id-80.yaml
 Flags go before --set, --set before the recipe file, the file before the defaults. Every setting of a recipe can be
 given with --set."""
 
-PRUNE, TRAIN = "Pruning", "Training"
+PRUNE, TRAIN, EVALUATION = "Pruning", "Training", "Evaluation"
 
 # recipe section -> the flags that set its keys
 SETTINGS = {
@@ -46,6 +46,7 @@ SETTINGS = {
         "epochs", "max_steps", "batch_size", "accumulate", "learning_rate", "weight_decay", "clip", "mixed_precision",
         "gradient_checkpointing", "distill", "checkpoint_every", "report_to", "new_head",
     ),
+    "eval": ("task", "every", "limit", "after"),
 }  # fmt: skip
 
 
@@ -106,6 +107,15 @@ def command(
     ] = None,
     report_to: Annotated[list[str] | None, text(TRAIN, "tensorboard, wandb or trackio.", metavar="NAME")] = None,
     new_head: Annotated[bool | None, flag(TRAIN, "A classifier for this dataset's labels.", "--new-head")] = None,
+    task: Annotated[
+        str | None, text(EVALUATION, "caption, retrieval, ...; what model and dataset are for.", metavar="WORD")
+    ] = None,
+    every: Annotated[int | None, number(EVALUATION, "Evaluate every N steps.", "--eval-every", min=1)] = None,
+    limit: Annotated[int | None, number(EVALUATION, "On so many samples only.", "--eval-limit", min=1)] = None,
+    after: Annotated[
+        bool | None,
+        typer.Option("--eval/--no-eval", help="Evaluate the pruned model; on.", rich_help_panel=EVALUATION),
+    ] = None,
     dataset: o.Dataset = None,
     data_dir: o.DataDir = None,
     dataset_id: o.DatasetId = None,

@@ -24,6 +24,13 @@ TASKS = (
     (r"^(Blip2?|Git)For(ConditionalGeneration|CausalLM)$", "image-to-text"),
     (r"^Llava\w*ForConditionalGeneration$", "image-text-to-text"),
 )
+# what the Hub calls idvl's tasks
+HUB_TASKS = {
+    "caption": "image-to-text",
+    "retrieval": "image-text-retrieval",
+    "classification": "image-classification",
+    "vqa": "visual-question-answering",
+}
 # what the card of the base model says that holds for the pruned one too
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 
@@ -77,12 +84,12 @@ def page(
     recipe: Mapping[str, Any],
     versions: Mapping[str, str],
     base: Mapping[str, Any] | None = None,
-    evaluation: Mapping[str, float] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of README.md.
 
     `model` is the description of the dense model (name, source, class), `recipe` the resolved recipe, `base` what
-    `base_facts` found, `evaluation` a number for each metric. Of places on this machine that command and recipe name,
+    `base_facts` found, `evaluation` its part of report.json. Of places on this machine that command and recipe name,
     only the last name is told.
     """
     from huggingface_hub import ModelCard, ModelCardData
@@ -90,8 +97,10 @@ def page(
     facts = {"pipeline_tag": task(model["class"]), **(base or {})}
     if model["source"] == "hub":
         facts["base_model"] = model["name"]
-    data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
     name = model["name"] if model["source"] != "folder" else Path(model["name"]).name
+    if evaluation:
+        facts |= {"model_name": f"{name} pruned", "eval_results": _model_index(evaluation)}
+    data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
     factors = {layer["factor"] for layer in report["layers"].values()}
     body = _PAGE.format(
         title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
@@ -150,10 +159,41 @@ def _sparsities(report: Mapping[str, Any]) -> str:
     return _table(("", "layers", "weights", "zeros", "sparsity"), rows)
 
 
-def _evaluation(metrics: Mapping[str, float] | None) -> str:
-    if not metrics:
+def _evaluation(found: Mapping[str, Any] | None) -> str:
+    if not found:
         return "It has not been evaluated since it was pruned."
-    return _table(("metric", "value"), [(_escaped(name), f"{value:.4g}") for name, value in metrics.items()])
+    dataset, level = found["dataset"], f"{found['bootstrap']['level']:.0%} interval"
+    limited = f" (limit {found['limit']:,}: not comparable with the whole split)" if found["limit"] else ""
+    where = f"{found['task']} on {_public(dataset['dataset'])} ({dataset['split']}), {found['samples']:,} samples"
+    rows = [
+        (_escaped(name), f"{metric['value']:.2f}", f"{metric['low']:.2f} to {metric['high']:.2f}")
+        for name, metric in found["metrics"].items()
+        if metric["value"] is not None
+    ]
+    skipped = [_escaped(name) for name, metric in found["metrics"].items() if metric["value"] is None]
+    without = f"\n\nNot computed: {', '.join(skipped)}." if skipped else ""
+    told = f"{_escaped(where)}{limited}. In percent; the interval is a bootstrap's."
+    return f"{told}\n\n{_table(('metric', 'value', level), rows)}{without}"
+
+
+def _model_index(found: Mapping[str, Any]) -> list[Any]:
+    """The evaluation in the form in which the Hub lists results."""
+    from huggingface_hub import EvalResult
+
+    dataset = found["dataset"]
+    return [
+        EvalResult(
+            task_type=HUB_TASKS.get(found["task"], found["task"]),
+            dataset_type=dataset["dataset_id"] or _public(dataset["dataset"]),
+            dataset_name=_public(dataset["dataset"]),
+            dataset_split=dataset["split"],
+            metric_type=name.lower(),
+            metric_name=name,
+            metric_value=round(metric["value"], 4),
+        )
+        for name, metric in found["metrics"].items()
+        if metric["value"] is not None
+    ]
 
 
 def _public(value: Any) -> Any:

@@ -164,7 +164,7 @@ def unit(embeddings: Tensor) -> Tensor:
     return F.normalize(embeddings.float(), dim=-1).cpu()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def logits(loaded: Loaded, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The logits of a classifier, (n, classes)."""
     return loaded.family.call(loaded.model, place(loaded.model, inputs)).logits.float().cpu()

@@ -74,9 +74,9 @@ def choose_samples(
 
 
 @contextlib.contextmanager
-def image_store(folder: Path, team: Team) -> Iterator[Path]:
+def image_store(folder: Path, team: Team, kind: str) -> Iterator[Path]:
     """A file beside a run's folder for its images, removed at the end; what killed runs of it left is removed first."""
-    here = f".{folder.name}.{platform.node()}."
+    here = f".{folder.name}.{kind}.{platform.node()}."
 
     def clear() -> Path:
         for left in folder.parent.glob(f"{here}*.images"):

@@ -54,7 +54,7 @@ def run(
     device, team = join_team(recipe.model.device)
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
-        store = held.enter_context(image_store(place, team))
+        store = held.enter_context(image_store(place, team, "judging"))
         work = judging.prepare(recipe, loaded, team, reporter, store=store)
         walk = work.tried()
         begun = team.first(lambda: runs.read_record(place)) if resume else None

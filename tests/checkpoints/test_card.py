@@ -81,8 +81,23 @@ def test_it_says_how_it_was_made_and_that_it_was_not_evaluated() -> None:
     assert "intrinsic dimension" not in made(report=report((None, None))).split("## Sparsity")[0]
 
 
-def test_an_evaluation_is_a_table() -> None:
-    assert rows(made(evaluation={"CIDEr": 129.2, "BLEU@4": 39.1}))[-2:] == [["CIDEr", "129.2"], ["BLEU@4", "39.1"]]
+def evaluation(name="CIDEr", dataset="coco", limit=None):
+    metrics = {
+        name: {"value": 129.2, "low": 127.0, "high": 131.5, "interval": "images"},
+        "SPICE": {"value": None, "skipped": "no jars", "hint": "get them"},
+    }
+    about = {"task": "caption", "headline": name, "samples": 5000, "limit": limit, "bootstrap": {"level": 0.95}}
+    return {**about, "metrics": metrics, "dataset": {"dataset": dataset, "dataset_id": None, "split": "test"}}
+
+
+def test_an_evaluation_is_a_table_and_a_result_that_the_hub_lists() -> None:
+    text = made(evaluation=evaluation())
+    assert rows(text)[-1] == ["CIDEr", "129.20", "127.00 to 131.50"]
+    assert "caption on coco (test), 5,000 samples. In percent" in text and "Not computed: SPICE." in text
+    assert "limit 500" in made(evaluation=evaluation(limit=500))
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.task_type, result.dataset_name, result.metric_value) == ("image-to-text", "coco", 129.2)
+    assert "/home" not in made(evaluation=evaluation(dataset="/home/someone/pictures"))
 
 
 def test_no_place_on_the_machine_is_told() -> None:
@@ -95,9 +110,9 @@ def test_no_place_on_the_machine_is_told() -> None:
 
 def test_no_string_breaks_the_page() -> None:
     model = {"name": "a|b\n# c `d` <e>", "source": "memory", "class": "ViTForImageClassification"}
-    text = made(model=model, command="idvl prune '```\n| x |'", evaluation={"a|b\nc": 1.0})
+    text = made(model=model, command="idvl prune '```\n| x |'", evaluation=evaluation("a|b\nc"))
     assert r"# a\|b \# c \`d\` \<e\>, 80.0% sparse" in text.splitlines()
-    assert r"| a\|b c | 1 |" in text.splitlines()
+    assert r"| a\|b c | 129.20 | 127.00 to 131.50 |" in text.splitlines()
     assert "````bash\nidvl prune '```\n| x |'\n````" in text
     ModelCard(text)
 

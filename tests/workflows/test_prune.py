@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import BlipForConditionalGeneration, ViTForImageClassification
+from huggingface_hub import ModelCard
+from transformers import BlipForConditionalGeneration, ViTForImageClassification, ViTImageProcessorPil
 from transformers.models.blip.modeling_blip import BlipMLP
 
+from idvl import predictions
+from idvl.data.samples import select
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
 from idvl.recipe import load as load_recipe
@@ -48,11 +51,11 @@ def settings(place, **changes):
     return wanted | {key.replace("__", "."): value for key, value in changes.items()}
 
 
-def pruned(place, folder, *, resume=False, overwrite=False, plan_only=False, evaluate=None, **changes):
+def pruned(place, folder, *, resume=False, overwrite=False, plan_only=False, **changes):
     recipe = load_recipe(None, settings(place, **changes))
     torch.set_num_threads(1)
     reporter, how = Silent(), {"resume": resume, "overwrite": overwrite, "plan_only": plan_only}
-    return run(recipe, folder=folder, reporter=reporter, evaluate=evaluate, **how), reporter
+    return run(recipe, folder=folder, reporter=reporter, **how), reporter
 
 
 def weights(folder):
@@ -230,21 +233,80 @@ def test_a_full_gpu_is_told_with_a_batch_size_that_fits(place, tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_sees_the_masked_model_and_is_told(place, tmp_path):
-    seen = []
+@pytest.fixture
+def digits(tmp_path):
+    """How a tiny classifier of digits is pruned in 26 steps."""
+    tiny.save("vit", tmp_path / "vit")
+    changes = {"model.name": str(tmp_path / "vit"), "data.dataset": "digits", "train.new_head": True}
+    changes |= {"prune.id_weight": "none", "train.samples": N, "eval.batch_size": 50, "eval.resamples": 100}
+    return changes
 
-    def evaluate(loaded, step):
-        layers = [layer for name, layer in loaded.model.named_modules() if name.endswith("mlp.fc1")]
-        seen.append((step, loaded.model.training, any(bool((layer.weight == 0).any()) for layer in layers)))
-        return {"CIDEr": 100.0 + step}
 
+def test_the_pruned_model_is_judged_on_the_split_it_was_not_trained_on(place, tmp_path, digits):
     folder = tmp_path / "run"
-    report = pruned(place, folder, evaluate=evaluate, eval__every=10, prune__criterion="magnitude")[0].report
-    assert seen == [(10, False, True), (20, False, True), (26, False, True)]
+    result, _ = pruned(place, folder, **digits, eval__every=10)
+    found = result.report["evaluation"]
+    assert (found["task"], found["samples"], found["dataset"]["split"]) == ("classification", 899, "test")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["CIDEr"]) for line in lines if "CIDEr" in line] == [(10, 110.0), (20, 120.0)]
-    assert report["evaluation"] == {"CIDEr": 126.0}
-    assert "| CIDEr | 126 |" in (folder / "model" / "README.md").read_text()
+    assert [line["step"] for line in lines if "top-1" in line] == [10, 20]
+    saved = ViTForImageClassification.from_pretrained(folder / "model").eval()
+    processor = ViTImageProcessorPil.from_pretrained(folder / "model")
+    first = [json.loads(line) for line in (folder / "eval" / "predictions.jsonl").read_text().splitlines()][:40]
+    pictures = {sample.id: sample for sample in select("digits", split="test", n=899, distinct=False).samples}
+    pixels = processor([pictures[line["id"]].image for line in first], return_tensors="pt")
+    with torch.no_grad():
+        best = saved(**pixels).logits.argmax(1).tolist()
+    assert [line["top"][0] for line in first] == best
+    card = ModelCard((folder / "model" / "README.md").read_text())
+    measured = {one.metric_name: one.metric_value for one in card.data.eval_results}
+    assert measured["top-1"] == pytest.approx(found["metrics"]["top-1"]["value"], abs=1e-4)
+    assert (folder / "README.md").read_text() == (folder / "model" / "README.md").read_text()
+
+
+def test_a_run_cut_off_while_it_is_judged_goes_on_there(place, tmp_path, digits, monkeypatch):
+    folder = tmp_path / "run"
+    append, calls = predictions.append, []
+
+    def broken(path, records):
+        append(path, records)
+        calls.append(path)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictions, "append", broken)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(place, folder, **digits)
+    assert "evaluation" not in json.loads((folder / "report.json").read_text())
+    before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    monkeypatch.undo()
+    result, reporter = pruned(place, folder, resume=True, **digits)
+    assert "the model is pruned already" in reporter.notes
+    results = json.loads((folder / "eval" / "results.json").read_text())
+    assert (results["found"], results["samples"]) == (250, 899)
+    assert result.report["evaluation"]["metrics"] == results["metrics"]
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_predictions_of_other_weights_are_not_taken_for_these(place, tmp_path, digits):
+    folder = tmp_path / "run"
+    pruned(place, folder, **digits, eval__after=False)
+    stale = folder / "eval"
+    stale.mkdir()
+    (stale / "signature.json").write_text('{"fingerprint": "another"}')
+    line = {"number": 0, "id": "digits/test/0000", "label": 0, "top": [9, 8, 7, 6, 5]}
+    (stale / "predictions.jsonl").write_text(json.dumps(line))
+    report = pruned(place, folder, resume=True, **digits)[0].report
+    assert report["evaluation"]["samples"] == 899
+    assert json.loads((stale / "results.json").read_text())["found"] == 0
+
+
+def test_without_a_split_beside_the_trained_one_nothing_is_judged(place, tmp_path):
+    result, reporter = pruned(place, tmp_path / "run", prune__criterion="magnitude", prune__id_weight="none")
+    assert "evaluation" not in result.report
+    assert any("no split beside all" in note for note in reporter.notes)
+    with pytest.raises(UsageError, match="cannot do vqa"):
+        pruned(place, tmp_path / "other", eval__task="vqa")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(place, tmp_path):

@@ -176,7 +176,7 @@ def prompts(loaded: Any, samples: Sequence[Sample], settings: Generation, *, ski
     return {**pictures(loaded, samples, settings), **tokens(loaded, prompted(loaded, skill, samples, settings))}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def caption(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> list[str]:
     """Captions, as BLIP's `generate` writes them, without the prompt."""
     model, given = loaded.model, place(loaded.model, inputs)
@@ -187,7 +187,7 @@ def caption(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> lis
     return texts(loaded, written[:, begun:])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def answer(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> list[str]:
     """Answers, as the model's `generate` writes them for one question alone, whatever the padding."""
     model, given = loaded.model, started(loaded.model, place(loaded.model, inputs))
@@ -205,14 +205,14 @@ def answer(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> list
     return texts(loaded, written[:, 1:])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_images(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The contrastive embeddings of images."""
     image = loaded.model.vision_model(**place(loaded.model, inputs)).last_hidden_state
     return unit(loaded.model.vision_proj(image[:, 0]))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The contrastive embeddings of texts, read without an image and therefore from [CLS]."""
     read = loaded.model.text_encoder(**place(loaded.model, inputs)).last_hidden_state
@@ -225,7 +225,7 @@ def pairs(loaded: Any, items: Sequence[tuple[Sample, Sequence[str]]], settings: 
     return {**pictures(loaded, [sample], settings), **tokens(loaded, candidates)}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def match(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The matching head's logit of "they match" for each text: what BLIP's retrieval adds to the similarity."""
     model, given = loaded.model, started(loaded.model, place(loaded.model, inputs))

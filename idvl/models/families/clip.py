@@ -31,13 +31,13 @@ def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int,
     return {**process(processor, samples, text_length), "labels": torch.arange(len(samples))}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_images(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The projected embeddings of images."""
     return unit(loaded.model.get_image_features(**place(loaded.model, inputs)).pooler_output)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The projected embeddings of texts."""
     return unit(loaded.model.get_text_features(**place(loaded.model, inputs)).pooler_output)

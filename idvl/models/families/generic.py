@@ -192,7 +192,7 @@ def prompts(
     return {key: value[:, :-1] if value.shape == size else value for key, value in shown.items()}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def write(loaded: Any, inputs: dict[str, Tensor], settings: Generation, *, skill: str, encodes: bool) -> list[str]:
     """What the model adds to each prompt, which one that `encodes` it does not repeat."""
     given = place(loaded.model, inputs)

@@ -69,7 +69,7 @@ def questions(loaded: Any, samples: Sequence[Sample], settings: Generation) -> d
     return {**both(loaded.processor, samples), **tokens(loaded, [sample.texts[0] for sample in samples])}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def judge(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The logits of false and true, (n, 2)."""
     scores = loaded.family.call(loaded.model, place(loaded.model, inputs)).logits

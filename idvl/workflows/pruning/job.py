@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ from idvl.workflows.reporter import Reporter
 INDIFFERENT = ("checkpoint_every", "report_to")
 
 
-def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter) -> Job:
-    """Model, layers and training samples of a resolved recipe."""
+def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path) -> Job:
+    """Model, layers and training samples of a resolved recipe; `store` takes their images."""
     train, data = recipe.train, recipe.data
     loaded = open_model(recipe.model, device, team)
     # no more than the steps take
@@ -47,6 +48,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter)
             n=train.samples or wanted,
             force=True,
             distinct=False,
+            store=store,
             progress=progress,
         )
     if train.samples and len(selection.samples) < train.samples:

@@ -44,20 +44,21 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> Judgement | None:
     return work
 
 
-def measure(
-    work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter, *, name: str
-) -> tuple[dict[str, Any] | None, dict[str, float]]:
-    """The masked model judged in a folder: (the results, on the first process; every metric's value).
+def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any] | None:
+    """The results of a model, pruned, judged in a folder; on the first process.
 
     What is in the folder is gone on with if it is of the same weights and settings, else made anew.
     """
-    description = {**loaded.description, "name": name, "fingerprint": fingerprint(loaded.model)}
+    description = {**loaded.description, "fingerprint": fingerprint(loaded.model)}
     work = work.of(replace(loaded, description=description))
     work.team.first(lambda: _claim(folder, work.signature()))
     walk = work.tried()
-    results = work.carry_out(walk, folder, reporter, batch_size=work.batch_size(walk, reporter))
-    values = work.team.first(lambda: {key: found["value"] for key, found in results["metrics"].items()})
-    return results, {key: value for key, value in values.items() if value is not None}
+    return work.carry_out(walk, folder, reporter, batch_size=work.batch_size(walk, reporter))
+
+
+def values(results: dict[str, Any]) -> dict[str, float]:
+    """The value of every metric that has one."""
+    return {name: found["value"] for name, found in results["metrics"].items() if found["value"] is not None}
 
 
 def _claim(folder: Path, signature: dict[str, Any]) -> None:

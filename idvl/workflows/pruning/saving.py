@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +14,15 @@ from idvl import runs
 from idvl.checkpoints.card import base_facts, page
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
+from idvl.errors import RunError
+from idvl.files import write_json, write_text
 from idvl.profile import Profile
 from idvl.sparsity.pruner import Pruner
 from idvl.workflows.pruning import dimensions
 from idvl.workflows.pruning.job import Job
 from idvl.workflows.pruning.plan import Plan
+
+REPORT = "report.json"
 
 
 def save(
@@ -26,11 +32,10 @@ def save(
     plan: Plan,
     opened: runs.Run,
     made: Mapping[str, Any],
-    evaluation: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Write the pruned model, its masks, profile and card; report.json comes last, and is returned.
 
-    `made`: how it came about, `evaluation`: how well it does its task.
+    `made`: how it came about.
     """
     profile = dimensions.newest(opened.folder, profile)
     weighted = job.multipliers(profile)
@@ -43,19 +48,7 @@ def save(
         substituted=weighted.substituted,
     )
     report["made"] = dict(made)
-    if evaluation:
-        report["evaluation"] = dict(evaluation)
-    asked = job.recipe.model
-    card = page(
-        report,
-        model=job.origin,
-        command=made["command"],
-        recipe=job.recipe.to_dict(),
-        versions=made["versions"],
-        base=base_facts(job.origin, cache_dir=asked.cache_dir, local_files_only=asked.local_files_only),
-        evaluation=evaluation,
-    )
-    for name in ("model", "masks.safetensors", "profile.json", "README.md", "report.json"):
+    for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
         opened.path(name)
     stored = job.origin.get("stored_dtype")
     with pruner.masked():
@@ -66,9 +59,43 @@ def save(
             masks=pruner.masks,
             profile=profile,
             report=report,
-            card=card,
+            card=_card(job, report),
             structure=job.recipe.prune.structure,
             dtype=getattr(torch, stored) if stored else None,
-            trust_remote_code=asked.trust_remote_code,
+            trust_remote_code=job.recipe.model.trust_remote_code,
         )
     return {**report, "verified": asdict(verdict)}
+
+
+def add_evaluation(job: Job, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell the report and the card of a saved run how well its model does; the report."""
+    report = read_report(folder)
+    about = ("task", "headline", "metrics", "samples", "limit", "bootstrap")
+    dataset = {key: results["dataset"][key] for key in ("dataset", "dataset_id", "split")}
+    report["evaluation"] = {**{key: results[key] for key in about}, "dataset": dataset}
+    card = _card(job, report)
+    for place in (folder / "model", folder):
+        write_text(place / "README.md", card)
+    write_json(folder / REPORT, report)
+    return report
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report.json of a run that has saved its model."""
+    try:
+        return json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{str(folder / REPORT)!r} is damaged ({error}): start anew with --overwrite") from error
+
+
+def _card(job: Job, report: Mapping[str, Any]) -> str:
+    asked = job.recipe.model
+    return page(
+        report,
+        model=job.origin,
+        command=report["made"]["command"],
+        recipe=job.recipe.to_dict(),
+        versions=report["made"]["versions"],
+        base=base_facts(job.origin, cache_dir=asked.cache_dir, local_files_only=asked.local_files_only),
+        evaluation=report.get("evaluation"),
+    )

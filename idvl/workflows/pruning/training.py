@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from idvl import runs
@@ -12,14 +12,13 @@ from idvl.profile import Profile
 from idvl.sparsity.pruner import Pruner
 from idvl.training import Outcome, agree, train
 from idvl.training.checkpoint import latest
-from idvl.workflows.pruning import dimensions
+from idvl.workflows.judging import Judgement
+from idvl.workflows.pruning import dimensions, quality
 from idvl.workflows.pruning.job import Job
 from idvl.workflows.reporter import Reporter
 
 # the folder inside a run's that holds its checkpoints
 CHECKPOINTS = "checkpoints"
-# (step) -> the numbers of the masked model; on every process
-Evaluate = Callable[[int], Mapping[str, float]]
 
 
 def prune(
@@ -30,7 +29,7 @@ def prune(
     reporter: Reporter,
     *,
     resume: bool,
-    evaluate: Evaluate | None = None,
+    judge: Judgement | None = None,
 ) -> tuple[Pruner, Outcome]:
     """All steps that are left of a job. The pruner at the end, and what training did."""
     weighted = job.multipliers(profile)
@@ -51,9 +50,10 @@ def prune(
             anew = dimensions.refreshed(job, pruner, opened, epoch)
             pruner.set_factors(job.multipliers(anew).factors)
 
-    def evaluated(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> dict[str, float]:
         with pruner.masked():
-            return dict(evaluate(step))
+            results = quality.measure(judge, job.loaded, folder / quality.STEPS / f"step-{step:09d}", reporter)
+        return job.team.first(lambda: quality.values(results))
 
     with reporter.progress("pruning") as progress:
         outcome = train(
@@ -65,7 +65,7 @@ def prune(
             state={"pruner": pruner},
             on_step=on_step,
             on_epoch=on_epoch if job.recipe.prune.refresh_profile else None,
-            evaluate=evaluated if evaluate else None,
+            evaluate=evaluate if judge else None,
             describe=lambda: sparsities(job, pruner),
             progress=lambda step, total, numbers: progress(step, total, _told(numbers, job.schedule.target)),
             log=opened.log_metric if opened else None,
