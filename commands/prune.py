@@ -174,6 +174,7 @@ def command(
 
 def _show(result: Any, *, json: bool, reporter: Reporter) -> None:
     """Print what a run came to, or its plan."""
+    from idvl.reporting.results import rests_on, results_table
     from idvl.reporting.sparsity import plan_table, result_table
 
     console = output()
@@ -185,5 +186,10 @@ def _show(result: Any, *, json: bool, reporter: Reporter) -> None:
             console.print(line, soft_wrap=True)
     else:
         console.print(result_table(result.report))
+        if evaluation := result.report.get("evaluation"):
+            console.print()
+            console.print(results_table(evaluation))
+            for line in rests_on(evaluation):
+                console.print(line, soft_wrap=True)
     if result.folder:
         reporter.note(f"model/, masks.safetensors, report.json and README.md are in {result.folder}")
