@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 help:
 	@echo "make install     .venv with everything the other targets need"
-	@echo "make demo        the intrinsic dimension of the built-in model's layers, and the model pruned with it"
+	@echo "make demo        the IDs of the built-in model's layers, the model pruned with them, and what it can still do"
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
 	@echo "make lint        ruff"

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from transformers import BlipForConditionalGeneration, ViTForImageClassification, ViTImageProcessorPil
+from transformers import BlipForConditionalGeneration, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 from transformers.models.blip.modeling_blip import BlipMLP
 
 from idvl import predictions
@@ -23,6 +23,7 @@ from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.workflows.prune import run
 from tests import tiny
+from tests.hub import write_dataset
 from tests.reporter import Silent
 
 N = 104
@@ -417,8 +418,8 @@ READY = [
 
 
 @pytest.fixture(scope="module")
-def karpathy(place):
-    """The pictures again, as coco and flickr30k lie on a user's disk."""
+def disk(place):
+    """The pictures again, as datasets lie on a user's disk, and checkpoints of the families."""
     for name in ("coco", "flickr30k"):
         folder = place / name
         folder.mkdir()
@@ -428,17 +429,22 @@ def karpathy(place):
             sentences = [{"raw": sample.texts[0]}, {"raw": f"a {sample.texts[0]}"}]
             images.append({"filename": f"{sample.id}.png", "split": "train", "sentences": sentences})
         (folder / f"dataset_{name}.json").write_text(json.dumps({"images": images}))
+    for name in ("cifar100", "imagenet-1k"):
+        write_dataset(name, place / name, 140, split="train")
     tiny.save("clip", place / "clip")
+    tiny.save("vit", place / "vit")
+    config = ViTConfig.from_pretrained(place / "vit", num_labels=1000)
+    ViTForImageClassification(config).save_pretrained(place / "vit")
     return place
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
-def test_shipped_recipes_plan(path, karpathy, tmp_path):
+def test_shipped_recipes_plan(path, disk, tmp_path):
     recipe = load_recipe(path)
     if not recipe.model.name.startswith("builtin/"):
-        model = karpathy / ("clip" if "clip" in recipe.model.name else "blip")
+        model = disk / next(name for name in ("clip", "blip", "vit") if name in recipe.model.name)
         # the published profile is as wide as the real model
-        data = {"data.data_dir": str(karpathy / recipe.data.dataset), "data.dataset_id": None, "prune.profile": "auto"}
+        data = {"data.data_dir": str(disk / recipe.data.dataset), "data.dataset_id": None, "prune.profile": "auto"}
         recipe = load_recipe(path, {"model.name": str(model), **data})
     planned = run(recipe, folder=tmp_path / "run", reporter=Silent(), plan_only=True).plan
     assert planned.report["total"]["asked"] == recipe.prune.sparsity
