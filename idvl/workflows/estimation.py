@@ -6,7 +6,6 @@ recipe, model -> samples, layers -> measurement -> metrics.jsonl, profile.json, 
 from __future__ import annotations
 
 import hashlib
-import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from idvl.reporting.plot import plot
 from idvl.workflows.asked import choose_samples
 from idvl.workflows.launch import peak_memory
 from idvl.workflows.measure import Measurement, Settings
-from idvl.workflows.reporter import Reporter
+from idvl.workflows.reporter import Reporter, resumable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +79,12 @@ class Estimation:
         resume: bool = False,
         overwrite: bool = False,
         others: Sequence[tuple[str, Profile]] = (),
+        part: bool = False,
     ) -> Result:
-        """Measure what is left, into a folder (None: a new one), and draw it beside `others`."""
+        """Measure what is left, into a folder (None: a new one), and draw it beside `others`.
+
+        As a `part` of another run it leaves it to that run to tell how to go on.
+        """
         written = self.recipe.to_dict(*ESTIMATING)
         options = {"recipe": written, "signature": self.signature, "resume": resume, "overwrite": overwrite}
         if self.is_done:
@@ -106,6 +109,8 @@ class Estimation:
                 for _ in work.estimates():
                     pass
                 return Result(plan=work.plan)
+            if not part:
+                held.enter_context(resumable(opened[0].folder, reporter))
             profile = _recorded(work, self.selection, opened[0], self.done, reporter)
             plot([(self.loaded.name, profile), *others], opened[0].path("profile.png"))
         _judge(profile.layers, reporter)
@@ -197,15 +202,10 @@ def _recorded(
 def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[str, LayerProfile]:
     """Measure what is left, each layer written down as soon as it is known."""
     measured = {}
-    try:
-        with reporter.progress("measuring layers") as progress:
-            for name, layer in work.estimates(progress):
-                opened.log_metric({"layer": name, "profile": asdict(layer)})
-                measured[name] = layer
-    except KeyboardInterrupt:
-        place = shlex.quote(str(opened.folder))
-        reporter.warn(f"stopped: the same command with --output {place} --resume goes on where this ends")
-        raise
+    with reporter.progress("measuring layers") as progress:
+        for name, layer in work.estimates(progress):
+            opened.log_metric({"layer": name, "profile": asdict(layer)})
+            measured[name] = layer
     return measured
 
 

@@ -17,7 +17,7 @@ from idvl.recipe import EVALUATING, Recipe
 from idvl.workflows import judging, scoring
 from idvl.workflows.asked import image_store, open_model
 from idvl.workflows.launch import join_team
-from idvl.workflows.reporter import Reporter
+from idvl.workflows.reporter import Reporter, resumable
 
 # what a folder of this name holds is the model of a run one level up
 MODEL = "model"
@@ -74,7 +74,8 @@ def run(
         for name in judging.FILES if opened else ():
             opened[0].path(name)
         folder = team.first(lambda: opened[0].folder)
-        results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)
+        with resumable(folder, reporter):
+            results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)
     return Result(results=results, folder=folder if opened else None)
 
 

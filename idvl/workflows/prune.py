@@ -30,7 +30,7 @@ from idvl.workflows.pruning.plan import make as make_plan
 from idvl.workflows.pruning.saving import REPORT, add_evaluation, read_report, save
 from idvl.workflows.pruning.settings import resolved
 from idvl.workflows.pruning.training import CHECKPOINTS, prune
-from idvl.workflows.reporter import Reporter
+from idvl.workflows.reporter import Reporter, resumable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,11 @@ def run(
         else:
             for line in (*plan.scope(), *plan.lines()):
                 reporter.note(line)
-            Work(job, plan, folder, opened[0] if opened else None, reporter, resume).carry_out(estimation, judge)
-        if judge and recipe.eval.after:
-            _judge(job, judge, folder, opened[0] if opened else None, reporter)
+        with resumable(folder, reporter):
+            if not ended:
+                Work(job, plan, folder, opened[0] if opened else None, reporter, resume).carry_out(estimation, judge)
+            if judge and recipe.eval.after:
+                _judge(job, judge, folder, opened[0] if opened else None, reporter)
         report = team.first(lambda: read_report(folder))
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
@@ -149,5 +151,5 @@ class Work:
         place = self.folder / dimensions.FOLDER
         if estimation is None:
             estimation = dimensions.estimation(self.job, self.reporter, begun=place if self.resume else None)
-        done = estimation.carry_out(place, self.reporter, resume=estimation.begun is not None)
+        done = estimation.carry_out(place, self.reporter, resume=estimation.begun is not None, part=True)
         return self.job.team.first(lambda: done.profile)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import shlex
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from idvl.workflows.measure import Progress
@@ -19,3 +22,14 @@ class Reporter(Protocol):
 
     def progress(self, label: str) -> AbstractContextManager[Progress]:
         """A bar for as long as the context lasts; it takes (done, total)."""
+
+
+@contextmanager
+def resumable(folder: Path, reporter: Reporter) -> Iterator[None]:
+    """Tell how to go on with the run in a folder where it is interrupted."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        place = shlex.quote(str(folder))
+        reporter.warn(f"stopped: the same command with --output {place} --resume goes on where this ends")
+        raise
