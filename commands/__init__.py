@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import idvl
-from idvl.commands import estimate_id, prune
+from idvl.commands import analyze, estimate_id, prune
 from idvl.commands import eval as evaluation
 from idvl.commands.console import rank
 from idvl.errors import RunError, UsageError
@@ -52,6 +52,7 @@ def root(
 app.command("estimate-id", epilog=estimate_id.EPILOG)(estimate_id.command)
 app.command("prune", epilog=prune.EPILOG)(prune.command)
 app.command("eval", epilog=evaluation.EPILOG)(evaluation.command)
+app.command("analyze", epilog=analyze.EPILOG)(analyze.command)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -123,10 +123,11 @@ def _drawn(split: str, n: int, seed: int) -> Iterator[Sample]:
         chosen = chance.sample(range(len(known)), min(len(known), left))
         left -= len(chosen)
         for index in chosen:
-            yield _sample(split, index + len(known) * drawings[index].pop())
+            yield sample(split, index + len(known) * drawings[index].pop())
 
 
-def _sample(split: str, number: int) -> Sample:
+def sample(split: str, number: int) -> Sample:
+    """Picture `number` of a split; its id says both."""
     known = scenes(split)
     scene = known[number % len(known)]
     image = draw(scene, random.Random(f"{scene.captions[0]}/{number // len(known)}"))

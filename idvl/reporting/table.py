@@ -127,11 +127,16 @@ def grid(rows: Iterable[Sequence[str]], widths: Sequence[int], style: str = "") 
     return made
 
 
-def number_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A header, then rows of a name and numbers, in columns as wide as they need."""
+def number_table(header: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 1) -> Table:
+    """A header, then rows of some words (`labels` of them) and numbers, in columns as wide as they need.
+
+    With several words cells fold where the terminal is narrow.
+    """
     made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for number, name in enumerate(header):
-        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+        made.add_column(
+            Text(name), justify="left" if number < labels else "right", no_wrap=labels == 1, overflow="fold"
+        )
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made

@@ -60,7 +60,7 @@ def test_beyond_the_scenes_they_come_again_in_other_drawings():
 def test_a_run_draws_one_by_one_and_no_more_than_it_can_use(monkeypatch):
     assert list(shapes.candidates("validation", 300, 3)) == shapes.samples("validation", 300, 3)
     drawn = []
-    monkeypatch.setattr(shapes, "_sample", lambda split, number: drawn.append(number))
+    monkeypatch.setattr(shapes, "sample", lambda split, number: drawn.append(number))
     pictures = shapes.candidates("test", 10_000_000, 0)
     next(pictures)
     assert len(drawn) == 1

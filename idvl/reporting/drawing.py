@@ -1,0 +1,107 @@
+"""A figure as a picture: its panels below each other, as PNG or SVG. It does not know what they show."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from idvl.reporting.figures.panel import Figure, Panel, Series
+from idvl.reporting.plot import COLOURS, INK, QUIET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# panels of one picture; a page shows more, one at a time
+MOST = 8
+PALETTE = ("#4a5560", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#6a4fb3", "#7a6a55")
+STROKES = {"solid": (0, (1, 0)), "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5))}
+
+
+def drawn(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """The first `MOST` panels of a figure. The same figure gives the same bytes."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    panels = figure.panels[:MOST]
+    with rc_context({"svg.hashsalt": "idvl", "svg.fonttype": "none", "font.size": 9.5}):
+        made = Canvas(figsize=(10, 0.5 + 3.7 * len(panels)), layout="constrained")
+        FigureCanvasAgg(made)
+        made.suptitle(figure.title, color=INK, x=0.01, ha="left", fontsize=12, parse_math=False)
+        for axes, panel in zip(made.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+            _panel(axes, figure, panel)
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        made.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _panel(axes: Axes, figure: Figure, panel: Panel) -> None:
+    for low, high in panel.shaded:
+        axes.axvspan(low, high, color="#f3f3f1", zorder=0, lw=0)
+    for series in panel.series:
+        _series(axes, figure, series)
+    axes.set_title(panel.name, loc="left", color=QUIET, fontsize=9.5, parse_math=False)
+    axes.set_xlabel(figure.x_label, color=INK, parse_math=False)
+    axes.set_ylabel(panel.y_label or figure.y_label, color=INK, parse_math=False)
+    if figure.log_x:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+    if figure.zero and all(value >= 0 for series in panel.series for value in series.y):
+        axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color="#e3e3e3", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
+    axes.tick_params(colors=INK, length=3)
+    _legend(axes, figure, panel)
+
+
+def _series(axes: Axes, figure: Figure, series: Series) -> None:
+    colour = colour_of(series.tone)
+    axes.plot(
+        series.x, series.y, color=colour, linestyle=STROKES[series.dash] if series.joined else "none",
+        linewidth=0.7 if figure.picked else 1.3, marker="" if figure.picked else "o", markersize=3.4,
+        markerfacecolor="white" if series.hollow else colour, zorder=3,
+    )  # fmt: skip
+    if series.low is None or series.high is None:
+        return
+    known = [
+        (x, low, high)
+        for x, low, high in zip(series.x, series.low, series.high, strict=True)
+        if low is not None and high is not None
+    ]
+    if known and figure.bars:
+        axes.vlines(*zip(*known, strict=True), color=colour, linewidth=1.2, alpha=0.55, zorder=2)
+    elif known:
+        axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.16, linewidth=0, zorder=1)
+
+
+def _legend(axes: Axes, figure: Figure, panel: Panel) -> None:
+    from matplotlib.lines import Line2D
+
+    def key(series: Series) -> Line2D:
+        colour = colour_of(series.tone)
+        return Line2D(
+            [], [], color=colour, linestyle=STROKES[series.dash] if series.joined else "none",
+            marker="" if figure.picked else "o", markersize=4, markerfacecolor="white" if series.hollow else colour,
+        )  # fmt: skip
+
+    # of a picture with a curve for each layer, colours are modalities
+    named: Iterable[tuple[str, Series]] = ((one.tone if figure.picked else one.name, one) for one in panel.series)
+    entries = dict(reversed(list(named)))
+    entries = {name: entries[name] for name in reversed(entries)}
+    made = axes.legend(
+        [key(series) for series in entries.values()], list(entries), frameon=False, fontsize=8.5, labelcolor=INK,
+        loc="center left", bbox_to_anchor=(1.0, 0.5),
+    )  # fmt: skip
+    for text in made.get_texts():
+        text.set_parse_math(False)
+
+
+def colour_of(tone: str) -> str:
+    """The colour of a modality, of "ink", or of a number in the palette."""
+    if tone == "ink":
+        return "#111111"
+    return COLOURS[tone] if tone in COLOURS else PALETTE[int(tone) % len(PALETTE)]

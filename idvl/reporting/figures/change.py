@@ -1,0 +1,126 @@
+"""Dimensions before and after pruning: by method (Figure 5), and of all layers when one modality is pruned (6)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from idvl.profile import Profile
+from idvl.reporting.cells import Cell, model_of, pruned_by
+from idvl.reporting.collect import Run, Study
+from idvl.reporting.figures.panel import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
+from idvl.reporting.tables import percent, profiles_of
+
+
+@dataclass(frozen=True, eq=False)
+class After:
+    """The profile of a model after it was pruned: its cell, and the run that measured it.
+
+    `before`: the run and profile of the dense model, with as many layers as there are, and measured alike if possible.
+    """
+
+    cell: Cell
+    run: Run
+    profile: Profile
+    before: tuple[Run, Profile] | None
+
+
+def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
+    """What was measured of the models that runs of prune saved."""
+    home = {run.label: cell for cell in cells for run in cell.runs}
+    known = [pair for pair in profiles_of(study) if pruned_by(pair[0], study) is None]
+    found = []
+    for run in study.of("estimate-id"):
+        pruned = pruned_by(run, study)
+        if run.profile and pruned and pruned.label in home:
+            dense = [pair for pair in known if pair[1].model.get("fingerprint") == pruned.signature.get("fingerprint")]
+            before = max(dense, key=lambda pair: _fit(pair[1], run.profile), default=None)
+            found.append(After(home[pruned.label], run, run.profile, before))
+    return found
+
+
+def _fit(profile: Profile, other: Profile) -> tuple[int, bool]:
+    """How well a dense profile goes with one after: first the layers that both have, then the protocol."""
+    return len(profile.layers.keys() & other.layers.keys()), profile.protocol == other.protocol
+
+
+def by_method(after: Sequence[After]) -> Figure:
+    """A panel for each sparsity, a curve for each method."""
+    ours = [found for found in after if found.cell.scope == "all"]
+    panels = (
+        _panel(percent(sparsity), group, lambda cell: str(cell.method), tones=lambda cell: cell)
+        for (_, sparsity), group in grouped(ours, lambda found: (found.cell.subject, found.cell.sparsity))
+    )
+    title = "Intrinsic dimension before and after pruning, by method"
+    return make(panels, key="after", title=title, paper="Figure 5", x_label=DEPTH, y_label="intrinsic dimension")
+
+
+def by_scope(after: Sequence[After]) -> Figure:
+    """A panel for each method, a curve for each scope (its colour) and sparsity."""
+    ours = [found for found in after if found.cell.scope != "all"]
+    panels = (
+        _panel(
+            str(method), group, lambda cell: f"{cell.scope} pruned, {percent(cell.sparsity)}",
+            tones=lambda cell: cell.scope,
+        )
+        for (_, method), group in grouped(ours, lambda found: (found.cell.subject, found.cell.method))
+    )  # fmt: skip
+    title = "Pruning one modality: the dimensions of all"
+    return make(panels, key="other", title=title, paper="Figure 6", x_label=DEPTH, y_label="intrinsic dimension")
+
+
+def _panel(word: str, group: Sequence[After], name: Callable[[Cell], str], tones: Callable[[Cell], Hashable]) -> Panel:
+    """The dense model's curve and one for each cell; cells of one tone differ by their strokes."""
+    cells = grouped(group, lambda found: found.cell)
+    starts = {found.before[0].label: found.before for found in group if found.before}
+    dense, sources = (
+        [profile for _, profile in starts.values()],
+        [run.source("profile.json") for run, _ in starts.values()],
+    )
+    before = dense[0] if dense else None
+    order = before or group[0].profile
+    series = [_curve("dense model", "ink", dense, order, tuple(sources))] if dense else []
+    colours: dict[Hashable, int] = {}
+    strokes: Counter[Hashable] = Counter()
+    for cell, found in cells:
+        tone = tones(cell)
+        colour = colours.setdefault(tone, len(colours) + 1)
+        behind = tuple(one.run.source("profile.json") for one in found)
+        dash = DASHES[strokes[tone] % len(DASHES)]
+        strokes[tone] += 1
+        series.append(_curve(name(cell), str(colour), [one.profile for one in found], order, behind, dash))
+    return Panel(
+        name=f"{word}: {model_of([cell for cell, _ in cells])} on {group[0].cell.subject.dataset}",
+        series=tuple(series), shaded=blocks(order), said=_unmatched(before, group),
+    )  # fmt: skip
+
+
+def _curve(
+    name: str, tone: str, profiles: Sequence[Profile], order: Profile, sources: tuple[str, ...], dash: str = "solid"
+) -> Series:
+    """Each layer's dimension, a mean over profiles, at its place in `order`."""
+    points = []
+    for layer, described in sorted(order.layers.items(), key=lambda item: item[1].depth):
+        found = [p.layers[layer].estimate.dimension for p in profiles if layer in p.layers]
+        known = [value for value in found if value is not None]
+        if known:
+            points.append((layer, described, math.fsum(known) / len(known)))
+    return Series(
+        name=name + runs_of(len(profiles)), tone=tone, dash=dash,
+        x=tuple(float(described.depth) for _, described, _ in points), y=tuple(mean for *_, mean in points),
+        names=tuple(layer for layer, *_ in points),
+        facts={"modality": tuple(described.modality for _, described, _ in points)}, sources=sources,
+    )  # fmt: skip
+
+
+def _unmatched(before: Profile | None, group: Sequence[After]) -> str:
+    if before is None:
+        return "the dense model's dimensions are not among these runs"
+    names = {name for found in group for name in found.profile.layers}
+    only = len(names ^ before.layers.keys())
+    said = [f"{only} layers are in some of the models only, and left out"] if only else []
+    if any(found.profile.protocol != before.protocol for found in group):
+        said.append("before and after were not measured alike (samples, tokens or estimator)")
+    return "; ".join(said)

@@ -1,0 +1,88 @@
+"""Dimension against depth, a curve for each modality of each distinct profile (the paper's Figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from idvl.profile import MODALITIES, LayerProfile, Profile
+from idvl.reporting.cells import pruned_by
+from idvl.reporting.collect import Run, Study
+from idvl.reporting.figures.panel import DEPTH, Figure, Panel, Series, blocks, make, share
+from idvl.reporting.statistics import Z
+from idvl.reporting.tables import profile_name, profiles_of
+
+
+def figure(study: Study) -> Figure:
+    """Several profiles have a panel each; the layers of pruned models tell their sparsity."""
+    weights = _weights(study)
+
+    def panels() -> Iterator[Panel]:
+        for run, profile in profiles_of(study):
+            sparsity = {name: layer["sparsity"] for name, layer in _pruned_layers(run, profile, study).items()}
+            groups: dict[tuple[str, bool], dict[str, LayerProfile]] = {}
+            for name, layer in profile.layers.items():
+                if layer.estimate.dimension is not None:
+                    groups.setdefault((layer.modality, layer.reads_image), {})[name] = layer
+            order = sorted(groups, key=lambda key: (MODALITIES.index(key[0]), key[1]))
+            missing = sum(layer.estimate.dimension is None for layer in profile.layers.values())
+            series = tuple(_dimensions(run, key, groups[key], weights, sparsity) for key in order)
+            name = profile_name(run, profile, study)
+            said = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
+            yield Panel(name=name, series=series, shaded=blocks(profile), said=f"{said}; {_protocol(profile)}")
+
+    return make(
+        panels(), key="depth", title="Intrinsic dimension against depth", paper="Figure 2",
+        x_label=DEPTH, y_label="intrinsic dimension",
+    )  # fmt: skip
+
+
+def _dimensions(
+    run: Run, key: tuple[str, bool], layers: Mapping[str, LayerProfile], weights: Mapping[str, int],
+    sparsity: Mapping[str, float],
+) -> Series:  # fmt: skip
+    modality, reads_image = key
+    estimates = [layer.estimate for layer in layers.values()]
+    errors = [Z * estimate.stderr if estimate.stderr is not None else None for estimate in estimates]
+    values = [estimate.dimension or 0.0 for estimate in estimates]
+    facts = {}
+    if any(name in weights for name in layers):
+        facts["weights"] = tuple(f"{weights[name]:,}" if name in weights else "–" for name in layers)
+    if any(name in sparsity for name in layers):
+        facts["sparsity"] = tuple(share(sparsity.get(name)) for name in layers)
+    return Series(
+        name=f"{modality}: keys, values (image tokens)" if reads_image else modality, tone=modality,
+        x=tuple(float(layer.depth) for layer in layers.values()), y=tuple(values),
+        low=tuple(None if e is None else v - e for v, e in zip(values, errors, strict=True)),
+        high=tuple(None if e is None else v + e for v, e in zip(values, errors, strict=True)),
+        names=tuple(layers), facts=facts, sources=(run.source("profile.json"),), hollow=reads_image,
+    )  # fmt: skip
+
+
+def _pruned_layers(run: Run, profile: Profile, study: Study) -> dict[str, Any]:
+    """What a report says of these layers: of the model measured, or of the one run that rests on the profile."""
+    pruned = pruned_by(run, study) if run.kind == "estimate-id" else None
+    if pruned:
+        return pruned.report.get("layers") or {}
+    same = profile.model.get("fingerprint")
+    own = [
+        other
+        for other in study.of("prune")
+        if other.profile and other.profile.model.get("fingerprint") == same and other.profile.layers == profile.layers
+    ]
+    return own[0].report.get("layers") or {} if len(own) == 1 else {}
+
+
+def _weights(study: Study) -> dict[str, int]:
+    """How many weights a layer has, from any report; a name that has several numbers is left out."""
+    found: dict[str, set[int]] = {}
+    for run in study.runs:
+        for name, layer in (run.report.get("layers") or {}).items():
+            found.setdefault(name, set()).add(layer.get("weights"))
+    return {name: counts.pop() for name, counts in found.items() if len(counts) == 1}
+
+
+def _protocol(profile: Profile) -> str:
+    points = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
+    protocol = profile.protocol
+    return f"{points:,} points, {protocol.get('estimator', '?')}, tokens: {protocol.get('tokens', '?')}"

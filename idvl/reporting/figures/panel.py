@@ -1,0 +1,106 @@
+"""What a figure is: panels of series of points, and what hovering over one tells. Plain values, drawn elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from idvl.profile import Profile
+
+# panels of one figure beyond which a page would grow too large to open on a phone
+MOST = 24
+DASHES = ("solid", "dashed", "dotted")
+# colours are numbers of a palette, modalities' words or "ink"; the same thing has the same one in every figure
+WEIGHTINGS = {"none": "0", "multiply": "1", "divide": "2"}
+SCOPES = {"all": "6", "vision": "vision", "language": "language", "language-without-cross": "connector"}
+# what most figures have along the bottom
+DEPTH = "depth (layers in the order in which they run)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Points that belong together. `tone`: a modality or a number, told apart by colour. `low`, `high`: None or as y.
+
+    `names`: what each point is, a layer's name as a rule; `facts`: more of each, by title; `about`: of all of them.
+    """
+
+    name: str
+    tone: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float | None, ...] | None = None
+    high: tuple[float | None, ...] | None = None
+    names: tuple[str, ...] = ()
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    dash: str = "solid"
+    hollow: bool = False
+    joined: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One drawing of a figure. `shaded`: spans of x behind it; `said`: what it shows, in words; `y_label`: its own."""
+
+    name: str
+    series: tuple[Series, ...]
+    shaded: tuple[tuple[float, float], ...] = ()
+    said: str = ""
+    y_label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure with its counterpart in the paper. `picked`: one series at a time, the others faint behind.
+
+    `bars`: intervals are drawn at the points, else as a band along the curve.
+    """
+
+    key: str
+    title: str
+    paper: str | None
+    x_label: str
+    y_label: str
+    panels: tuple[Panel, ...]
+    log_x: bool = False
+    picked: bool = False
+    bars: bool = False
+    zero: bool = True
+    left_out: int = 0
+
+
+def make(panels: Iterable[Panel], *, most: int = MOST, **values: Any) -> Figure:
+    """A figure of the panels that have points, the first `most` of them."""
+    kept = [panel for panel in panels if any(series.x for series in panel.series)]
+    return Figure(panels=tuple(kept[:most]), left_out=max(0, len(kept) - most), **values)
+
+
+def grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> list[tuple[Any, list[Any]]]:
+    """Items by key, in order of first appearance."""
+    found: dict[Any, list[Any]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return list(found.items())
+
+
+def blocks(profile: Profile) -> tuple[tuple[float, float], ...]:
+    """Every other block, as spans of depth."""
+    layers = sorted(profile.layers.values(), key=lambda layer: layer.depth)
+    spans: list[list[Any]] = []
+    for layer in layers:
+        if spans and spans[-1][2] == layer.block:
+            spans[-1][1] = layer.depth
+        else:
+            spans.append([layer.depth, layer.depth, layer.block])
+    return tuple((low - 0.5, high + 0.5) for low, high, _ in spans[1::2])
+
+
+def share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def runs_of(n: int) -> str:
+    """What stands behind the name of a mean over runs."""
+    return f" ({n} runs)" if n > 1 else ""

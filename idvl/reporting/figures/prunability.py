@@ -1,0 +1,78 @@
+"""Dimension against prunability: how the loss grows when one layer alone, or one modality alone, is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from idvl.profile import MODALITIES
+from idvl.reporting.collect import Run, Study
+from idvl.reporting.figures.panel import DASHES, Figure, Panel, Series, make
+from idvl.reporting.prunability import correlation, growth, ratios
+from idvl.reporting.statistics import Z
+from idvl.reporting.tables import percent
+
+SOURCE, GROWTH = "sensitivity.json", "loss above the dense model's"
+
+
+def figure(study: Study) -> Figure:
+    """A panel for each run and ratio, the largest first: a point for each layer, with Spearman's rho."""
+
+    def panels() -> Iterator[Panel]:
+        for run in study.of("sensitivity"):
+            for ratio in reversed(ratios(run)):
+                groups = [_points(run, modality, ratio) for modality in MODALITIES]
+                name = f"{percent(ratio)} of each layer alone: {run.model} on {run.dataset}"
+                yield Panel(name=name, series=tuple(one for one in groups if one.x), said=_told(run, ratio))
+
+    return make(
+        panels(), key="prunability", title="Intrinsic dimension against what pruning a layer alone costs",
+        paper="the hypothesis behind Figures 2 and 3", x_label="intrinsic dimension", y_label=GROWTH,
+    )  # fmt: skip
+
+
+def alone(study: Study) -> Figure:
+    """How the loss grows with the share pruned of each modality alone."""
+    made = (
+        Panel(name=f"{run.model} on {run.dataset}", series=tuple(_modalities(run))) for run in study.of("sensitivity")
+    )
+    return make(
+        made, key="alone", title="What pruning one modality alone costs, one-shot", paper="Figures 1 and 4",
+        x_label="sparsity of the modality, %", y_label=GROWTH,
+    )  # fmt: skip
+
+
+def _points(run: Run, modality: str, ratio: float) -> Series:
+    found: list[tuple[str, float, float, Mapping[str, Any]]] = []
+    for name, layer in run.sensitivity["layers"].items():
+        grown = growth(run, layer, ratio)
+        if layer["modality"] == modality and layer["dimension"] is not None and grown is not None:
+            found.append((name, layer["dimension"], grown, layer))
+    errors = [None if layer["stderr"] is None else Z * layer["stderr"] for *_, layer in found]
+    return Series(
+        name=modality, tone=modality, joined=False,
+        x=tuple(x for _, x, *_ in found), y=tuple(y for _, _, y, _ in found),
+        names=tuple(name for name, *_ in found), sources=(run.source(SOURCE),),
+        facts={
+            "± of the ID, 95 %": tuple("–" if error is None else f"{error:.2f}" for error in errors),
+            "weights": tuple(f"{layer['weights']:,}" for *_, layer in found),
+        },
+    )  # fmt: skip
+
+
+def _modalities(run: Run) -> Iterator[Series]:
+    for place, (modality, part) in enumerate(run.sensitivity["modalities"].items()):
+        known = [(ratio, grown) for ratio in ratios(run) if (grown := growth(run, part, ratio)) is not None]
+        yield Series(
+            name=f"{modality} ({part['layers']} layers)", tone=modality, dash=DASHES[place % len(DASHES)],
+            x=(0.0, *(100 * ratio for ratio, _ in known)), y=(0.0, *(grown for _, grown in known)),
+            names=("dense model", *(f"{percent(ratio)} of {modality}" for ratio, _ in known)),
+            sources=(run.source(SOURCE),),
+        )  # fmt: skip
+
+
+def _told(run: Run, ratio: float) -> str:
+    found = correlation(run, ratio)
+    if found is None:
+        return "too few layers with a dimension for a correlation"
+    return f"Spearman's rho {found.rho:.2f}, p = {found.p:.4f} by permutation, {found.n} layers"

@@ -1,0 +1,86 @@
+"""The sparsity of each layer, a curve for each weighting by ID (the paper's Figure 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from idvl.reporting.cells import TITLES, Cell, model_of
+from idvl.reporting.figures.panel import DEPTH, WEIGHTINGS, Figure, Panel, Series, blocks, grouped, make, runs_of
+from idvl.reporting.tables import percent
+
+
+def figure(cells: Sequence[Cell]) -> Figure:
+    """Figure 3: each layer's sparsity, a curve for each weighting by ID."""
+
+    def panels() -> Iterator[Panel]:
+        for key, group in grouped(
+            cells, lambda c: (c.subject, c.method.criterion, c.method.extra, c.scope, c.sparsity)
+        ):
+            subject, criterion, extra, scope, sparsity = key
+            depths = _depths(group)
+            dimensions = _dimensions(group)
+            series = tuple(_curve(cell, depths, dimensions) for cell in group)
+            words = [TITLES.get(criterion, criterion), percent(sparsity), *filter(None, (extra,))]
+            words += [] if scope == "all" else [scope]
+            profile = next((run.profile for cell in group for run in cell.runs if run.profile), None)
+            shaded = blocks(profile) if profile else ()
+            several = any(len(cell.runs) > 1 for cell in group)
+            yield Panel(
+                name=f"{', '.join(words)}: {model_of(group)} on {subject.dataset}", series=series, shaded=shaded,
+                said="means over runs; bands go from the smallest to the largest" if several else "",
+            )  # fmt: skip
+
+    return make(
+        panels(), key="sparsity", title="Sparsity of each layer, with and without weighting by ID", paper="Figure 3",
+        x_label=DEPTH, y_label="sparsity, %",
+    )  # fmt: skip
+
+
+def _depths(cells: Sequence[Cell]) -> dict[str, int]:
+    """Layer -> its place, in order: the depth of a profile, else the order of the reports."""
+    runs = [run for cell in cells for run in cell.runs]
+    names = list(dict.fromkeys(name for run in runs for name in run.report.get("layers") or {}))
+    known = {name: layer.depth for run in runs if run.profile for name, layer in run.profile.layers.items()}
+    if all(name in known for name in names):
+        return {name: known[name] for name in sorted(names, key=known.__getitem__)}
+    return {name: place for place, name in enumerate(names)}
+
+
+def _dimensions(cells: Sequence[Cell]) -> dict[str, str]:
+    """Layer -> its dimension with its error, in words; runs without weighting show that of the others."""
+    found: dict[str, list[tuple[float, float | None]]] = {}
+    for run in (run for cell in cells for run in cell.runs):
+        for name, layer in (run.report.get("layers") or {}).items():
+            if layer.get("dimension") is not None:
+                found.setdefault(name, []).append((layer["dimension"], layer.get("stderr")))
+    words = {}
+    for name, known in found.items():
+        error = known[0][1] if len(set(known)) == 1 else None
+        mean = math.fsum(value for value, _ in known) / len(known)
+        words[name] = f"{mean:.1f}" + (f" ± {error:.1f}" if error else "")
+    return words
+
+
+def _curve(cell: Cell, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
+    """Each layer's mean sparsity over a cell's runs, with the smallest and the largest."""
+    points: list[tuple[str, list[float], int]] = []
+    for name in depths:
+        found = [run.report["layers"][name] for run in cell.runs if name in run.report.get("layers", {})]
+        shares = [100 * layer["sparsity"] for layer in found if layer.get("sparsity") is not None]
+        if shares:
+            points.append((name, shares, found[0].get("weights") or 0))
+    several, weighting = len(cell.runs) > 1, cell.method.id_weight
+    facts = {"weights": tuple(f"{weights:,}" for *_, weights in points)}
+    if dimensions:
+        facts = {"ID": tuple(dimensions.get(name, "no estimate") for name, *_ in points)} | facts
+    return Series(
+        name=str(cell.method) + runs_of(len(cell.runs)), tone=WEIGHTINGS.get(weighting, "3"),
+        dash="solid" if weighting == "multiply" else "dotted" if weighting == "divide" else "dashed",
+        x=tuple(float(depths[name]) for name, *_ in points),
+        y=tuple(math.fsum(shares) / len(shares) for _, shares, _ in points),
+        low=tuple(min(shares) for _, shares, _ in points) if several else None,
+        high=tuple(max(shares) for _, shares, _ in points) if several else None,
+        names=tuple(name for name, *_ in points), facts=facts,
+        sources=tuple(run.source("report.json") for run in cell.runs),
+    )  # fmt: skip

@@ -1,0 +1,222 @@
+"use strict";
+// Draws the figures from the data in the page. Texts enter as text nodes, never as markup.
+(() => {
+  const SVG = "http://www.w3.org/2000/svg";
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const dashes = { solid: "", dashed: "6 3.5", dotted: "1.5 3.2" };
+  const root = document.documentElement;
+
+  const node = (tag, attributes = {}, text) => {
+    const made = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+  const element = (tag, text, name) => {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (name) made.className = name;
+    return made;
+  };
+  const tone = (word) => (word === "ink" ? "var(--ink)" : /^\d+$/.test(word) ? `var(--t${word % 8})` : `var(--${word})`);
+  const number = (value) => {
+    const size = Math.abs(value);
+    const text = size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : size >= 0.1 || !size ? value.toFixed(2) : value.toPrecision(2);
+    return text.replace("-", "−");
+  };
+  const ticks = (low, high, wanted) => {
+    const raw = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999);
+    const found = [];
+    for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) found.push(Math.abs(at) < step / 1e6 ? 0 : at);
+    return found;
+  };
+  const plain = (value) => `${+value.toPrecision(6)}`.replace("-", "−");
+  const present = (values) => values.filter((value) => value !== null && value !== undefined);
+
+  function draw(place, figure, panel, chosen) {
+    const shown = figure.picked ? [chosen] : panel.series.map((_, at) => at);
+    const width = Math.max(260, place.clientWidth), height = Math.round(Math.min(400, Math.max(250, width * 0.4)));
+    const box = { left: 46, right: width - 10, top: 22, bottom: height - 44 };
+    const xs = panel.series.flatMap((one) => one.x);
+    const ys = present(panel.series.flatMap((one, at) => (shown.includes(at) ? [...one.y, ...(one.low || []), ...(one.high || [])] : one.y)));
+    const bend = figure.log ? Math.log2 : (value) => value;
+    let [x0, x1] = [Math.min(...xs.map(bend)), Math.max(...xs.map(bend))];
+    let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
+    if (figure.zero) y0 = Math.min(0, y0);
+    const spare = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
+    y1 += spare;
+    if (!figure.zero || y0 < 0) y0 -= spare;
+    const margin = (x1 - x0 || 1) * 0.025;
+    x0 -= margin; x1 += margin;
+    const X = (value) => box.left + ((bend(value) - x0) / (x1 - x0)) * (box.right - box.left);
+    const Y = (value) => box.bottom - ((value - y0) / (y1 - y0)) * (box.bottom - box.top);
+
+    const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0, "aria-label": `${figure.title}. ${panel.name}. ${panel.said} Arrow keys go from point to point.` });
+    svg.append(node("title", {}, `${figure.title}: ${panel.name}`));
+    for (const [low, high] of panel.shaded) {
+      const from = Math.max(box.left, X(low)), to = Math.min(box.right, X(high));
+      svg.append(node("rect", { class: "band", x: from, y: box.top, width: Math.max(0, to - from), height: box.bottom - box.top }));
+    }
+    for (const at of ticks(y0, y1, 5)) {
+      svg.append(node("line", { class: "grid", x1: box.left, x2: box.right, y1: Y(at), y2: Y(at) }));
+      svg.append(node("text", { x: box.left - 8, y: Y(at) + 4, "text-anchor": "end" }, plain(at)));
+    }
+    const marks = figure.log ? [...new Set(xs)].sort((a, b) => a - b) : ticks(x0, x1, width < 500 ? 4 : 8);
+    for (const at of marks) if (X(at) >= box.left - 1) svg.append(node("text", { x: X(at), y: box.bottom + 18, "text-anchor": "middle" }, plain(at)));
+    svg.append(node("text", { x: box.left, y: 11 }, panel.y || figure.y));
+    svg.append(node("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, figure.x));
+
+    const points = [];
+    panel.series.forEach((one, at) => {
+      const faint = figure.picked && at !== chosen;
+      const colour = faint ? "var(--line)" : tone(one.tone);
+      const group = node("g", { stroke: colour, fill: "none", opacity: faint ? 0.8 : 1 });
+      const bars = !faint && one.low && one.high;
+      if (bars && one.joined && !figure.bars) {
+        const spans = [];
+        one.x.forEach((x, i) => {
+          if (one.low[i] === null) { spans.push([]); return; }
+          if (!spans.length) spans.push([]);
+          spans.at(-1).push(i);
+        });
+        for (const span of spans.filter((found) => found.length > 1)) {
+          const edge = [...span.map((i) => `${X(one.x[i])},${Y(one.high[i])}`), ...span.reverse().map((i) => `${X(one.x[i])},${Y(one.low[i])}`)];
+          group.append(node("polygon", { points: edge.join(" "), fill: colour, "fill-opacity": 0.15, stroke: "none" }));
+        }
+      } else if (bars) {
+        one.x.forEach((x, i) => {
+          if (one.low[i] !== null && one.high[i] !== null) group.append(node("line", { x1: X(x), x2: X(x), y1: Y(one.low[i]), y2: Y(one.high[i]), "stroke-width": 1.4, opacity: 0.55 }));
+        });
+      }
+      if (one.joined) group.append(node("polyline", { points: one.x.map((x, i) => `${X(x)},${Y(one.y[i])}`).join(" "), "stroke-width": 1.5, "stroke-linejoin": "round", "stroke-dasharray": dashes[one.dash] }));
+      if (!faint) one.x.forEach((x, i) => {
+        group.append(node("circle", { cx: X(x), cy: Y(one.y[i]), r: one.x.length > 90 ? 2.1 : 2.9, fill: one.hollow ? "var(--paper)" : colour, "stroke-width": 1.3 }));
+        points.push({ at, i, px: X(x), py: Y(one.y[i]) });
+      });
+      group.setAttribute("class", faint ? "faint" : "drawn");
+      faint ? svg.insertBefore(group, svg.querySelector(".drawn")) : svg.append(group);
+    });
+    const ring = node("circle", { r: 6, fill: "none", stroke: "var(--ink)", "stroke-width": 1.6, visibility: "hidden" });
+    svg.append(ring);
+    place.replaceChildren(svg);
+    hover(place, svg, ring, figure, panel, points, width);
+  }
+
+  function hover(place, svg, ring, figure, panel, points, width) {
+    const tip = element("div", undefined, "tip");
+    tip.setAttribute("role", "status");
+    tip.hidden = true;
+    place.append(tip);
+    let current = -1;
+    const show = (index) => {
+      current = index;
+      const { at, i, px, py } = points[index], one = panel.series[at];
+      ring.setAttribute("cx", px); ring.setAttribute("cy", py); ring.setAttribute("visibility", "visible");
+      const error = one.high && one.high[i] !== null ? ` (${number(one.low[i])} to ${number(one.high[i])})` : "";
+      const lines = [element("b", one.names ? data.names[one.names[i]] : one.name)];
+      lines.push(element("div", one.name), element("div", `${panel.y || figure.y}: ${number(one.y[i])}${error}`));
+      if (!/^depth/.test(figure.x)) lines.push(element("div", `${figure.x}: ${number(one.x[i])}`));
+      for (const [title, values] of Object.entries(one.facts || {})) lines.push(element("div", `${title}: ${values[i]}`));
+      tip.replaceChildren(...lines);
+      tip.hidden = false;
+      const half = tip.offsetWidth / 2;
+      tip.style.left = `${Math.min(Math.max(px - half, 0), width - 2 * half)}px`;
+      tip.style.top = `${py - tip.offsetHeight - 14 < -30 ? py + 14 : py - tip.offsetHeight - 14}px`;
+    };
+    const hide = () => { tip.hidden = true; ring.setAttribute("visibility", "hidden"); };
+    svg.addEventListener("pointermove", (event) => {
+      const bounds = svg.getBoundingClientRect();
+      const [x, y] = [event.clientX - bounds.left, event.clientY - bounds.top];
+      let best = -1, least = 40 ** 2;
+      points.forEach((point, index) => {
+        const distance = (point.px - x) ** 2 + (point.py - y) ** 2;
+        if (distance < least) { best = index; least = distance; }
+      });
+      best < 0 ? hide() : show(best);
+    });
+    svg.addEventListener("pointerleave", hide);
+    svg.addEventListener("blur", hide);
+    svg.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (event.key === "Escape") hide();
+      if (!step || !points.length) return;
+      event.preventDefault();
+      show((current + step + points.length) % points.length);
+    });
+  }
+
+  function legend(place, figure, panel) {
+    place.replaceChildren(...(figure.picked ? [] : panel.series.map((one) => {
+      const item = element("li"), key = node("svg", { width: 26, height: 12, "aria-hidden": "true" });
+      if (one.joined) key.append(node("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: tone(one.tone), "stroke-width": 1.6, "stroke-dasharray": dashes[one.dash] }));
+      key.append(node("circle", { cx: 13, cy: 6, r: 3, stroke: tone(one.tone), "stroke-width": 1.3, fill: one.hollow ? "var(--paper)" : tone(one.tone) }));
+      item.append(key, document.createTextNode(one.name));
+      return item;
+    })));
+  }
+
+  function facts(place, series) {
+    place.replaceChildren(...Object.entries(series.about || {}).map(([title, value]) => {
+      const pair = element("div");
+      pair.append(element("dt", title), element("dd", value));
+      return pair;
+    }));
+  }
+
+  function listing(place, figure, panel) {
+    const table = element("table"), head = element("tr"), body = element("tbody");
+    for (const title of ["series", "point", figure.x, panel.y || figure.y, "low", "high"]) head.append(element("th", title));
+    for (const one of panel.series) one.x.forEach((x, i) => {
+      const row = element("tr");
+      const cells = [one.name, one.names ? data.names[one.names[i]] : "", plain(x), number(one.y[i])];
+      for (const bound of [one.low, one.high]) cells.push(bound && bound[i] !== null ? number(bound[i]) : "");
+      for (const cell of cells) row.append(element("td", cell));
+      body.append(row);
+    });
+    const top = element("thead");
+    top.append(head);
+    table.append(top, body);
+    place.replaceChildren(table);
+  }
+
+  for (const place of document.querySelectorAll("figure[data-figure]")) {
+    const figure = data.figures[place.dataset.figure];
+    const plot = place.querySelector(".plot"), about = place.querySelector(".facts"), numbers = place.querySelector(".numbers");
+    const [which, layer] = [place.querySelector(".which"), place.querySelector(".layer")];
+    const panel = () => figure.panels[which ? which.value : 0];
+    const redraw = () => {
+      draw(plot, figure, panel(), layer ? +layer.value : 0);
+      legend(place.querySelector(".legend"), figure, panel());
+      if (layer) facts(about, panel().series[layer.value]);
+      place.querySelector(".said").textContent = panel().said;
+      place.querySelector(".sources").textContent = panel().sources;
+      if (numbers.parentElement.open) listing(numbers, figure, panel());
+    };
+    const layers = () => layer && layer.replaceChildren(...panel().series.map((one, at) => new Option(one.name, at)));
+    layers();
+    if (which) which.addEventListener("change", () => { layers(); redraw(); });
+    if (layer) layer.addEventListener("change", redraw);
+    numbers.parentElement.addEventListener("toggle", redraw);
+    let width = 0;
+    new ResizeObserver(() => {
+      if (plot.clientWidth !== width) { width = plot.clientWidth; redraw(); }
+    }).observe(plot);
+  }
+
+  const button = document.getElementById("theme");
+  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+  const label = () => { button.textContent = dark() ? "Light" : "Dark"; };
+  const asked = location.hash.match(/^#(dark|light)$/);
+  if (asked) root.dataset.theme = asked[1];
+  button.hidden = false;
+  button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; label(); });
+  label();
+  // paper has no folds
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.print:not([open])")];
+    for (const one of opened) one.open = true;
+  });
+  addEventListener("afterprint", () => { for (const one of opened) one.open = false; });
+})();

@@ -1,0 +1,259 @@
+"""A study as one HTML file that needs nothing else: tables and samples as markup, figures as data that a script draws.
+
+Whatever comes from a run is escaped on its way in: `said` for markup, `embedded` for the script's data.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import idvl
+from idvl.reporting.cells import Entry
+from idvl.reporting.collect import Study
+from idvl.reporting.figures.panel import Figure, Panel, Series
+from idvl.reporting.formats import decimal, interval, numbered
+from idvl.reporting.made import Made
+from idvl.reporting.samples import Gallery
+from idvl.reporting.tables import Table
+
+HERE = Path(__file__).parent
+# what tells a page of ours from any other file, so that it may be replaced
+MARK = '<meta name="generator" content="idvl analyze">'
+# tables that are folded: they repeat numbers of others in more detail
+FOLDED = ("metrics", "sparsity")
+# characters of a word that a narrow table need not break
+SHORT = 22
+Picture = Callable[[str], bytes | None]
+
+
+def page(
+    study: Study,
+    *,
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    galleries: Sequence[Gallery],
+    made: Made,
+    picture: Picture,
+    beside: str | None = None,
+) -> str:
+    """The HTML. `picture`: a sample's id -> PNG, None where there is none; `beside`: the folder of drawn figures."""
+    published = [table for table in tables if table.key.startswith("expected")]
+    parts = {
+        "Results": "".join(_table(table) for table in tables if table not in published),
+        "Figures": "".join(_figure(place, figure, beside) for place, figure in enumerate(figures)),
+        "Published": "".join(map(_table, published)),
+        "Samples": "".join(_gallery(gallery, picture) for gallery in galleries),
+        "Runs": _made(made),
+    }
+    parts = {title: body for title, body in parts.items() if body}
+    links = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in parts)
+    body = "".join(f'<section id="{title.lower()}"><h2>{title}</h2>{text}</section>' for title, text in parts.items())
+    title = f"idvl: {', '.join(made.models)}"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{MARK}\n<title>{said(title)}</title>\n<style>\n{_shipped('page.css')}</style>\n</head>\n<body>\n"
+        f'<header><h1>{said(made.title)}</h1><p class="quiet">{said(made.summary)}</p>{_troubles(made)}'
+        f'<nav aria-label="Sections">{links}</nav><button id="theme" type="button" hidden>Dark</button></header>\n'
+        f"<main>{body}</main>\n<footer>Made by idvl {said(idvl.__version__)} from {len(study.runs):,} run folders. "
+        "“In the paper” is <em>Exploring Intrinsic Dimension for Vision-Language Model Pruning</em>, ICML 2024."
+        "</footer>\n"
+        f'<script type="application/json" id="data">{embedded(_data(figures))}</script>\n'
+        f"<script>\n{_shipped('page.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+def said(text: Any) -> str:
+    """Text of any origin as markup."""
+    return html.escape(str(text), quote=True)
+
+
+def embedded(values: Any) -> str:
+    """JSON for a script element: nothing in it ends the element or opens a comment, whatever a string says."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _shipped(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _paper(paper: str | None) -> str:
+    return f' <span class="paper">in the paper: {said(paper)}</span>' if paper else ""
+
+
+def _notes(notes: Sequence[str]) -> str:
+    def line(note: str) -> str:
+        caution = note.startswith("CAUTION: ")
+        text = note.removeprefix("CAUTION: ")
+        return f'<p class="note{" caution" if caution else ""}">{said(text[:1].upper() + text[1:])}.</p>'
+
+    return "".join(map(line, notes))
+
+
+def _troubles(made: Made) -> str:
+    if not made.troubles:
+        return ""
+    items = "".join(f"<li><code>{said(name)}</code>: {said(why)}</li>" for name, why in made.troubles)
+    summary = f'<summary class="caution">{_count(len(made.troubles), "trouble")} with these folders</summary>'
+    return f'<details class="print">{summary}<ul class="quiet">{items}</ul></details>'
+
+
+def _table(table: Table) -> str:
+    files, marks = numbered(table)
+    first = "".join(f'<th scope="col">{said(label)}</th>' for label in table.labels)
+    rest = "".join(f'<th scope="col" class="n">{said(column)}</th>' for column in table.columns)
+    signed = table.key.startswith("gain")
+    rows = "".join(
+        "<tr>" + _words(words) + "".join(_entry(found, marks(found), signed) for found in entries) + "</tr>"
+        for words, entries in table.rows
+    )
+    listed = "".join(f"<li><code>{said(source)}</code></li>" for source in files)
+    behind = f"<details><summary>{_count(len(files), 'file')} behind these numbers</summary><ol>{listed}</ol></details>"
+    body = (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{said(table.title)}"><table><thead><tr>{first}{rest}'
+        f"</tr></thead><tbody>{rows}</tbody></table></div>{_notes(table.notes)}{behind if files else ''}"
+    )
+    if table.key.startswith(FOLDED):
+        body = f'<details class="print"><summary>{_count(len(table.rows), "row")}</summary>{body}</details>'
+    return f"<h3>{said(table.title)}{_paper(table.paper)}</h3>{body}"
+
+
+def _words(words: Sequence[str]) -> str:
+    """The first cells of a row: short words stay on a line, paths and lists fold."""
+    short = [' class="short"' if len(word) <= SHORT else "" for word in words]
+    first, *others = (f"{kind}>{said(word)}" for kind, word in zip(short, words, strict=True))
+    return f'<th scope="row"{first}</th>' + "".join(f"<td{word}</td>" for word in others)
+
+
+def _entry(found: Entry, marks: str, signed: bool) -> str:
+    """A number with its interval below; a difference whose interval leaves out 0 is tinted."""
+    if found.value is None:
+        return f'<td class="n quiet">{said(found.text)}</td>'
+    number = decimal(found.value, found.decimals).replace("-", "−")
+    plus = "+" if signed and found.value > 0 and number != "0.0" else ""
+    bounds = interval(found).strip(" []").replace("-", "−")
+    below = f'<span class="ci">{said(bounds.replace(", ", " to "))}</span>' if bounds else ""
+    sure = signed and found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+    tint = (" up" if found.value > 0 else " down") if sure else ""
+    raised = f"<sup>{said(marks.replace('-', '–'))}</sup>" if marks else ""
+    return f'<td class="n{tint}">{plus}{said(number)}{raised}{below}</td>'
+
+
+def _figure(place: int, figure: Figure, beside: str | None) -> str:
+    options = "".join(f'<option value="{at}">{said(panel.name)}</option>' for at, panel in enumerate(figure.panels))
+    which = f'<label>show <select class="which">{options}</select></label>' if len(figure.panels) > 1 else ""
+    layer = '<label>layer <select class="layer"></select></label>' if figure.picked else ""
+    choose = f'<div class="choose">{which}{layer}</div>' if which or layer else ""
+    single = "" if which else f'<p class="note">{said(figure.panels[0].name)}</p>'
+    left_out = f"The first {len(figure.panels)} of {len(figure.panels) + figure.left_out}. " if figure.left_out else ""
+    about = f'{said(left_out)}<span class="said"></span>'
+    drawn = ""
+    if beside:
+        links = (f'<a href="{said(f"{beside}/{figure.key}.{kind}")}">{kind.upper()}</a>' for kind in ("png", "svg"))
+        drawn = f"Drawn: {', '.join(links)}. "
+    return (
+        f'<h3>{said(figure.title)}{_paper(figure.paper)}</h3><figure data-figure="{place}">{single}{choose}'
+        '<ul class="legend"></ul><div class="plot"><noscript>Figures are drawn by a script of this page; the files '
+        'beside it need none.</noscript></div><dl class="facts"></dl>'
+        f'<figcaption>{about} {drawn}<span class="quiet sources"></span></figcaption>'
+        '<details><summary>the numbers</summary><div class="wide numbers"></div></details></figure>'
+    )
+
+
+def _data(figures: Sequence[Figure]) -> dict[str, Any]:
+    """What the script draws. Names of points are numbers into `names`; floats have five digits."""
+    places: dict[str, int] = {}
+
+    def series(one: Series) -> dict[str, Any]:
+        values = {
+            **{"name": one.name, "tone": one.tone, "dash": one.dash, "hollow": one.hollow, "joined": one.joined},
+            **{"x": _short(one.x), "y": _short(one.y)},
+            **({"low": _short(one.low)} if one.low else {}),
+            **({"high": _short(one.high)} if one.high else {}),
+            **({"facts": {title: list(found) for title, found in one.facts.items()}} if one.facts else {}),
+            **({"about": dict(one.about)} if one.about else {}),
+        }
+        if one.names:
+            values["names"] = [places.setdefault(name, len(places)) for name in one.names]
+        return values
+
+    def panel(one: Panel) -> dict[str, Any]:
+        sources = list(dict.fromkeys(source for made in one.series for source in made.sources))
+        more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
+        told = f"From {', '.join(sources[:3])}{more}." if sources else ""
+        about = f"{one.said[:1].upper()}{one.said[1:]}." if one.said else ""
+        return {
+            **{"name": one.name, "said": about, "shaded": [list(span) for span in one.shaded], "sources": told},
+            **({"y": one.y_label} if one.y_label else {}),
+            "series": [series(made) for made in one.series],
+        }
+
+    drawn = [
+        {
+            **{"title": figure.title, "x": figure.x_label, "y": figure.y_label, "log": figure.log_x},
+            **{
+                "picked": figure.picked,
+                "bars": figure.bars,
+                "zero": figure.zero,
+                "panels": [panel(one) for one in figure.panels],
+            },
+        }
+        for figure in figures
+    ]
+    return {"figures": drawn, "names": list(places)}
+
+
+def _short(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else float(f"{value:.5g}") for value in values]
+
+
+def _gallery(gallery: Gallery, picture: Picture) -> str:
+    cards, without = [], False
+    for sample in gallery.samples:
+        image = picture(sample.id)
+        without |= image is None
+        shown = ""
+        if image is not None:
+            code = base64.b64encode(image).decode()
+            shown = f'<img src="data:image/png;base64,{code}" alt="the image {said(sample.id)}">'
+        references = "".join(f'<dd class="reference">{said(text)}</dd>' for text in sample.references)
+        models = "".join(
+            f"<dt>{said(name)}</dt><dd{'' if same else ' class=differs'}>{said(text) or '<em>nothing</em>'}</dd>"
+            for name, text, same in sample.said
+        )
+        head = f"<dt>{said(sample.id)}</dt>{references}"
+        cards.append(f'<div class="sample">{shown}<dl>{head}{models}</dl></div>')
+    notes = [*gallery.notes, *(["images are only drawn for built-in datasets"] if without else [])]
+    return f'<h3>{said(gallery.title)}</h3>{_notes(notes)}<div class="samples">{"".join(cards)}</div>'
+
+
+def _made(made: Made) -> str:
+    head = "".join(f'<th scope="col">{said(title)}</th>' for title in made.columns)
+    rows = "".join(f"<tr>{_words(row)}</tr>" for row in made.rows)
+    shared = "".join(_settings(title, values) for title, values in made.settings)
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="Runs"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{shared}"
+    )
+
+
+def _settings(title: str, values: Mapping[str, str]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row"><code>{said(key)}</code></th><td>{said(value)}</td></tr>' for key, value in values.items()
+    )
+    return (
+        f'<details class="print"><summary>{said(title)}</summary><div class="wide"><table><tbody>{rows}</tbody></table>'
+        "</div></details>"
+    )

@@ -1,0 +1,115 @@
+"""Samples side by side: what several runs said about the same image, beside what it is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from idvl.reporting.cells import Cell, cells_of, dense_runs, model_of
+from idvl.reporting.collect import Run, Study
+from idvl.reporting.tables import percent
+
+SAMPLES, MODELS = 9, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image: what it is compared with, and (model, what it said, whether that is what the dense model said)."""
+
+    id: str
+    references: tuple[str, ...]
+    said: tuple[tuple[str, str, bool], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Samples of one subject. `notes` say how they were chosen and what is missing."""
+
+    title: str
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...]
+
+
+def galleries(study: Study) -> list[Gallery]:
+    """For every subject with predictions some samples; those on which models differ come first."""
+    made = []
+    cells = cells_of(study)
+    for subject in dict.fromkeys(cell.subject for cell in cells):
+        ours = [cell for cell in cells if cell.subject == subject]
+        made.append(_gallery(f"{model_of(ours)} on {subject.dataset}", ours, dense_runs(ours, study)))
+    alone = [run for run in study.of("eval") if not cells]
+    made += [_gallery(f"{run.model} on {run.dataset}", [], [run]) for run in alone]
+    return [gallery for gallery in made if gallery.samples or gallery.notes]
+
+
+def _gallery(title: str, cells: Sequence[Cell], dense: Sequence[Run]) -> Gallery:
+    notes, columns = [], []
+    chosen = [("dense model", dense[0])] if dense else []
+    judged = [cell for cell in cells if any(run.results for run in cell.runs)]
+    chosen += [(f"{cell.method}, {cell.scope}, {percent(cell.sparsity)}", _judged(cell)) for cell in judged[:MODELS]]
+    for name, run in chosen:
+        records, trouble = _predictions(run)
+        if trouble:
+            notes.append(f"{name}: {trouble}")
+        elif records:
+            columns.append((name, records, run))
+    if cells and not dense:
+        notes.append("what the dense model says is not among these runs: add its idvl eval")
+    if len(judged) > MODELS:
+        notes.append(f"the first {MODELS} of {len(judged)} settings are shown")
+    shared = [id_ for id_ in columns[0][1] if all(id_ in records for _, records, _ in columns)] if columns else []
+    differ = [id_ for id_ in shared if len({_said(records[id_], run) for _, records, run in columns}) > 1]
+    ids = list(dict.fromkeys([*differ[: SAMPLES - 2], *shared]))[:SAMPLES]
+    if shared and len(columns) > 1:
+        notes.insert(0, f"models differ on {len(differ):,} of {len(shared):,} samples, which come first")
+    return Gallery(title=title, samples=tuple(_sample(id_, columns) for id_ in ids), notes=tuple(notes))
+
+
+def _judged(cell: Cell) -> Run:
+    return next(run for run in cell.runs if run.results)
+
+
+def _predictions(run: Run) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """(sample's id -> its record, what is wrong); neither for tasks whose predictions are no words."""
+    path = run.folder / run.evaluated.replace("results.json", "predictions.jsonl")
+    found = {}
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                record = json.loads(line)
+                if _said(record, run) is None:
+                    return {}, None
+                found[str(record.get("id"))] = record
+    except FileNotFoundError:
+        return {}, f"no {path.name} in {run.label}"
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return {}, f"{path.name} of {run.label} cannot be read: {error}"
+    return found, None
+
+
+def _said(record: Mapping[str, Any], run: Run) -> str | None:
+    """A prediction in words; None where it has none (retrieval)."""
+    if record.get("prediction") is not None:
+        return _class(record["prediction"], run)
+    top = record.get("top")
+    return _class(top[0], run) if top else None
+
+
+def _class(value: Any, run: Run) -> str:
+    """The name of a class where the dataset has one."""
+    classes = (run.results.get("dataset") or {}).get("classes") or []
+    return str(classes[value]) if isinstance(value, int) and 0 <= value < len(classes) else str(value)
+
+
+def _sample(id_: str, columns: Sequence[tuple[str, Mapping[str, Mapping[str, Any]], Run]]) -> Sample:
+    _, records, run = columns[0]
+    record = records[id_]
+    references = record.get("references") or record.get("answers") or ()
+    if record.get("label") is not None:
+        references = [_class(record["label"], run)]
+    question = [f"question: {record['question']}"] if record.get("question") else []
+    first = _said(record, run)
+    said = [(name, _said(of[id_], which) or "", _said(of[id_], which) == first) for name, of, which in columns]
+    return Sample(id=id_, references=tuple(dict.fromkeys([*question, *map(str, references)])), said=tuple(said))

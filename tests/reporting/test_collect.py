@@ -1,0 +1,107 @@
+"""Run folders of every kind, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from idvl.errors import UsageError
+from idvl.reporting.collect import collect
+from tests.reporting import folders
+
+
+def test_kinds_are_told_by_what_is_in_a_folder(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a")
+    folders.evaluated(tmp_path / "b")
+    folders.measured(tmp_path / "c")
+    folders.sensitivity(tmp_path / "d")
+    study = collect([tmp_path])
+    assert [run.kind for run in study.runs] == ["prune", "eval", "estimate-id", "sensitivity"]
+    assert all(run.finished and not run.troubles for run in study.runs)
+
+
+def test_every_number_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders.pruned(tmp_path / "runs" / "a", 51.5)
+    monkeypatch.chdir(tmp_path)
+    for given in (Path("runs/a"), tmp_path / "runs" / "a", Path("./runs")):
+        (run,) = collect([given]).runs
+        number = run.metrics()["CIDEr"]
+        assert (number.value, number.low, number.high) == (51.5, 50.5, 52.5)
+        assert number.source == "runs/a/eval/results.json" and Path(number.source).exists()
+
+
+def test_a_run_is_taken_once_and_what_is_inside_of_it_not_at_all(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a")
+    folders.measured(tmp_path / "a" / "profile")
+    study = collect([tmp_path, tmp_path / "a"])
+    assert [run.kind for run in study.runs] == ["prune"] and study.runs[0].dense is not None
+
+
+def test_what_is_no_run_is_told_with_the_reason(tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text("[]")
+    study = collect(sorted(tmp_path.iterdir()))
+    assert len(study.runs) == 1
+    assert [why.split(",")[0] for _, why in study.refused] == ["empty", "a file", "its run.json is no record of idvl's"]
+    with pytest.raises(UsageError, match="no run to analyze .*empty"):
+        collect([tmp_path / "empty"])
+    with pytest.raises(UsageError, match="there is no folder"):
+        collect([tmp_path / "nowhere"])
+
+
+def test_an_unfinished_run_is_one_and_says_how_far_it_came(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "a")
+    (run / "report.json").unlink()
+    (run / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"ste')
+    (found,) = collect([run]).runs
+    assert found.kind == "prune" and not found.finished and found.last == {"step": 20}
+    assert collect([run]).of("prune") == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ("idvl/profile/2", "written by a newer idvl"),
+        ("idvl/profile/0", "lacks layers"),
+        (None, "is not an idvl profile"),
+    ],
+)
+def test_profiles_of_another_schema_are_refused_with_a_reason(tmp_path: Path, schema: str | None, told: str) -> None:
+    run = folders.pruned(tmp_path / "a", id_weight="multiply")
+    old = folders.profile()
+    del old["layers"]
+    folders.write(run / "profile.json", {**old, "schema": schema})
+    (found,) = collect([run]).runs
+    assert found.finished and found.profile is None
+    assert any(told in trouble for trouble in found.troubles)
+
+
+def test_missing_damaged_and_newer_documents_are_told(tmp_path: Path) -> None:
+    without = folders.pruned(tmp_path / "a")
+    (without / "eval" / "results.json").unlink()
+    damaged = folders.evaluated(tmp_path / "b")
+    (damaged / "results.json").write_text('{"schema": "idvl/results/1", ')
+    newer = folders.evaluated(tmp_path / "c")
+    folders.write(newer / "results.json", {"schema": "idvl/results/2"})
+    bare = folders.evaluated(tmp_path / "d")
+    (bare / "run.json").unlink()
+    (bare / "recipe.yaml").write_text("a: [")
+    a, b, c, d = collect([tmp_path]).runs
+    assert a.finished and a.metrics() == {} and "not evaluated" in a.troubles[0]
+    assert not b.finished and "results.json cannot be read" in b.troubles[0]
+    assert not c.finished and "'idvl/results/2'" in c.troubles[0]
+    assert d.finished and "no run.json" in d.troubles[0] and "recipe.yaml cannot be read" in d.troubles[1]
+
+
+def test_a_cell_that_is_no_number_has_no_value(tmp_path: Path) -> None:
+    run = folders.evaluated(tmp_path / "a")
+    text = (run / "results.json").read_text().replace('"value": 90.0', '"value": NaN')
+    (run / "results.json").write_text(text)
+    (found,) = collect([run]).runs
+    assert found.metrics()["CIDEr"].value is None and found.metrics()["CIDEr"].reason == "not a number"
+    assert json.dumps(found.results, allow_nan=False)

@@ -1,0 +1,157 @@
+"""Every figure: the data behind it, never its pixels, and that a picture can be drawn of it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from idvl.reporting.collect import collect
+from idvl.reporting.drawing import colour_of, drawn
+from idvl.reporting.figures import figures_of
+from idvl.reporting.figures.panel import MOST, Figure, Series
+from tests.reporting import folders
+
+DIMENSIONS = {name: dimension for name, (*_, dimension) in folders.LAYERS.items()}
+
+
+def figure(folder: Path, key: str) -> Figure:
+    return next(one for one in figures_of(collect([folder])) if one.key == key)
+
+
+def series(made: Figure, panel: int = 0) -> dict[str, Series]:
+    return {one.name: one for one in made.panels[panel].series}
+
+
+def test_dimension_against_depth_has_a_curve_for_each_modality(tmp_path: Path) -> None:
+    folders.measured(tmp_path / "a")
+    folders.pruned(tmp_path / "b", id_weight="multiply", dense="other")
+    made = figure(tmp_path, "depth")
+    found = series(made)
+    assert made.paper == "Figure 2" and len(made.panels) == 2
+    assert list(found) == ["vision", "language", "cross: keys, values (image tokens)"]
+    vision = found["vision"]
+    assert (vision.x, vision.y, vision.names) == ((0.0, 1.0), (12.0, 14.0), ("vision.0.qkv", "vision.0.fc1"))
+    assert vision.high[0] == pytest.approx(12 + 1.96 * 0.5) and vision.facts["weights"] == ("100", "300")
+    assert "sparsity" not in vision.facts and series(made, 1)["vision"].facts["sparsity"] == ("80.0 %", "80.0 %")
+    assert made.panels[0].shaded == ((1.5, 4.5),)
+
+
+def test_a_profile_that_several_runs_share_is_drawn_once(tmp_path: Path) -> None:
+    for seed in range(3):
+        folders.pruned(tmp_path / f"{seed}", id_weight="multiply", seed=seed)
+    assert len(figure(tmp_path, "depth").panels) == 1
+
+
+def test_layers_without_an_estimate_are_counted_and_leave_a_gap(tmp_path: Path) -> None:
+    run = folders.measured(tmp_path / "a")
+    made = folders.profile()
+    made["layers"]["vision.0.fc1"]["estimate"] |= {"dimension": None, "stderr": None, "reason": "constant"}
+    folders.write(run / "profile.json", made)
+    panel = figure(tmp_path, "depth").panels[0]
+    assert panel.series[0].names == ("vision.0.qkv",) and "1 without an estimate" in panel.said
+
+
+def test_sparsity_of_layers_has_a_curve_for_each_weighting(tmp_path: Path) -> None:
+    for seed, sparsity in enumerate((0.5, 0.7)):
+        run = folders.pruned(tmp_path / f"m{seed}", id_weight="multiply", seed=seed)
+        report = (
+            (run / "report.json").read_text().replace('"sparsity": 0.8, "factor"', f'"sparsity": {sparsity}, "factor"')
+        )
+        (run / "report.json").write_text(report)
+    folders.pruned(tmp_path / "n", id_weight="none")
+    found = series(figure(tmp_path, "sparsity"))
+    weighted = found["PLATON × ID (2 runs)"]
+    assert weighted.y == pytest.approx((60.0,) * 5)
+    assert (weighted.low, weighted.high) == ((50.0,) * 5, (70.0,) * 5)
+    assert found["PLATON"].y == (80.0,) * 5 and found["PLATON"].low is None
+    # what was measured for the weighted runs is told of the same layers of the other
+    assert found["PLATON"].facts["ID"][0] == "12.0 ± 0.5" and found["PLATON"].names == tuple(folders.LAYERS)
+
+
+def test_quality_against_sparsity_has_a_curve_for_each_scope_and_the_dense_model(tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "dense", 90.0)
+    for scope, values in {"vision": (70.0, 40.0), "language": (88.0, 85.0)}.items():
+        for sparsity, value in zip((0.4, 0.8), values, strict=True):
+            folders.pruned(tmp_path / f"{scope}-{sparsity}", value, sparsity=sparsity, scope=scope)
+    made = figure(tmp_path, "quality")
+    found = series(made)
+    assert made.paper == "Figures 1 and 4" and made.panels[0].y_label == "CIDEr"
+    assert (found["vision, without ID"].x, found["vision, without ID"].y) == ((40.0, 80.0), (70.0, 40.0))
+    assert found["language, without ID"].low == (87.0, 84.0)
+    assert (found["dense model"].x, found["dense model"].y) == ((0.0,), (90.0,))
+    assert found["vision, without ID"].facts["of all weights"] == ("20.0 %", "40.0 %")
+
+
+def test_dimensions_after_pruning_stand_beside_those_before(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="unknown", scale=0.5)
+    vision = folders.pruned(tmp_path / "vision", id_weight="multiply", scope="vision")
+    only = folders.profile()
+    only["layers"] = {name: layer for name, layer in only["layers"].items() if layer["modality"] == "vision"}
+    folders.write(vision / "profile.json", only)
+    folders.measured(tmp_path / "after-v", model="moved", fingerprint=f"pruned {vision.name}", scale=0.25)
+    both, one = figure(tmp_path, "after"), figure(tmp_path, "other")
+    assert (both.paper, one.paper) == ("Figure 5", "Figure 6")
+    assert series(both)["dense model"].y == tuple(DIMENSIONS.values())
+    assert series(both)["PLATON × ID"].y == pytest.approx([0.5 * value for value in DIMENSIONS.values()])
+    # a run of one modality has measured that alone: what was measured of all layers is what they are compared with
+    assert series(one)["dense model"].y == tuple(DIMENSIONS.values())
+    assert series(one)["vision pruned, 80 %"].y == pytest.approx([0.25 * value for value in DIMENSIONS.values()])
+
+
+def test_layers_are_put_together_by_name_and_the_others_said(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    after = folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="after")
+    made = folders.profile(model=str(run / "model"), fingerprint="after")
+    made["layers"]["elsewhere"] = made["layers"].pop("vision.0.qkv")
+    folders.write(after / "profile.json", made)
+    panel = figure(tmp_path, "after").panels[0]
+    assert "2 layers are in some of the models only" in panel.said
+    assert "elsewhere" not in panel.series[1].names and "vision.0.qkv" not in panel.series[1].names
+
+
+def test_prunability_is_drawn_against_dimension_with_its_correlation(tmp_path: Path) -> None:
+    folders.sensitivity(tmp_path / "s")
+    made = figure(tmp_path, "prunability")
+    assert [panel.name.split(" of ")[0] for panel in made.panels] == ["80 %", "40 %"]
+    found = series(made)
+    assert found["vision"].x == (12.0, 14.0) and found["vision"].y == pytest.approx((9.6, 11.2))
+    assert "Spearman's rho 1.00" in made.panels[0].said and "5 layers" in made.panels[0].said
+    alone = series(figure(tmp_path, "alone"))["vision (2 layers)"]
+    assert alone.x == (0.0, 40.0, 80.0) and alone.y == pytest.approx((0.0, 1.2, 2.4))
+
+
+def test_scale_curves_come_with_diagnostics(tmp_path: Path) -> None:
+    folders.measured(tmp_path / "a")
+    made = figure(tmp_path, "scale")
+    found = series(made)["vision.0.qkv"]
+    assert made.picked and (found.x, found.y) == ((2.0, 4.0, 8.0), (12.0,) * 3)
+    assert found.about["duplicates removed"] == "1" and found.about["r squared"] == "0.99"
+    assert found.about["certified points"] == "200"
+
+
+def test_a_figure_without_points_is_none(tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "dense")
+    assert figures_of(collect([tmp_path])) == []
+
+
+def test_more_panels_than_a_page_holds_are_counted(tmp_path: Path) -> None:
+    for number in range(MOST + 2):
+        folders.measured(tmp_path / f"{number:02d}", fingerprint=str(number))
+    assert (len(figure(tmp_path, "depth").panels), figure(tmp_path, "depth").left_out) == (MOST, 2)
+
+
+def test_every_figure_can_be_drawn_and_comes_out_the_same_again(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run $x_{", id_weight="multiply")
+    folders.evaluated(tmp_path / "dense")
+    folders.measured(tmp_path / "after", model=str(run / "model"), scale=0.5)
+    folders.sensitivity(tmp_path / "s")
+    made = figures_of(collect([tmp_path]))
+    assert [one.key for one in made] == ["depth", "sparsity", "quality", "after", "prunability", "alone", "scale"]
+    pictures = [drawn(one, "svg") for one in made]
+    assert all(b"<svg" in picture for picture in pictures) and drawn(made[0], "svg") == pictures[0]
+    assert Image.open(io.BytesIO(drawn(made[-1], "png"))).width > 1000
+    assert colour_of("vision") != colour_of("0") != colour_of("ink")

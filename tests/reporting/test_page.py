@@ -1,0 +1,221 @@
+"""The page: one file that needs no other, escapes what runs hold, and stays small. In a browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from idvl.reporting.collect import collect
+from idvl.reporting.figures import figures_of
+from idvl.reporting.made import made_of
+from idvl.reporting.page import embedded, page
+from idvl.reporting.samples import galleries
+from idvl.reporting.tables import tables_of
+from tests.reporting import folders
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--virtual-time-budget=4000",
+)  # fmt: skip
+EVIL = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"> & 'q' \u2028"
+
+
+def made(*places: Path, picture: bytes | None = None) -> str:
+    study = collect(places)
+    return page(
+        study, tables=tables_of(study), figures=figures_of(study), galleries=galleries(study), made=made_of(study),
+        picture=lambda _: picture, beside="report-figures",
+    )  # fmt: skip
+
+
+def data(text: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and whether they close as they open."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.seen: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> Path:
+    """A run whose every string tries to become markup."""
+    run = folders.pruned(tmp_path / "a<b>&", id_weight="multiply", model=EVIL, criterion=EVIL)
+    folders.evaluated(tmp_path / "dense")
+    made = folders.profile(model=EVIL)
+    made["layers"][EVIL] = made["layers"].pop("vision.0.qkv")
+    folders.write(run / "profile.json", made)
+    found = folders.results({EVIL: 1.0, "CIDEr": 2.0}, "x")
+    folders.write(run / "eval" / "results.json", found)
+    folders.predictions(run / "eval", EVIL, "a dog", "a bird")
+    (run / "recipe.yaml").write_text(
+        json.dumps({"model": {"name": EVIL}, "data": {"dataset": EVIL}, EVIL: {EVIL: EVIL}})
+    )
+    return tmp_path
+
+
+def test_the_page_needs_no_other_file_and_no_network(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a", id_weight="multiply")
+    tags = Tags(made(tmp_path, picture=b"png"))
+    assert not tags.open
+    for tag, attributes in tags.seen:
+        assert tag not in ("link", "iframe", "object") and not (tag == "script" and "src" in attributes)
+        if tag == "img":
+            assert attributes["src"].startswith("data:image/png;base64,") and attributes["alt"]
+        if tag == "a":
+            assert attributes["href"].startswith(("#", "report-figures/"))
+    assert "@import" not in made(tmp_path) and "url(" not in made(tmp_path)
+
+
+def test_strings_of_runs_stay_text(evil: Path) -> None:
+    text = made(evil)
+    tags = Tags(text)
+    assert not tags.open
+    assert [tag for tag, _ in tags.seen].count("script") == 2 and "img" not in [tag for tag, _ in tags.seen]
+    assert EVIL in data(text)["names"]
+    assert not any(name.startswith("on") for _, attributes in tags.seen for name in attributes)
+
+
+def test_json_in_a_script_ends_nothing() -> None:
+    for string in ("</script>", "<!--<script>", "]]>", "\u2028\u2029", "&lt;"):
+        text = embedded({string: [string, None, 1.5]})
+        assert not re.search("[<>&\u2028\u2029]", text) and json.loads(text) == {string: [string, None, 1.5]}
+    with pytest.raises(ValueError):
+        embedded(float("nan"))
+
+
+def test_the_script_has_the_points_of_every_figure(tmp_path: Path) -> None:
+    folders.measured(tmp_path / "a")
+    text = data(made(tmp_path))
+    depth = text["figures"][0]["panels"][0]["series"][0]
+    assert depth["y"] == [12.0, 14.0] and [text["names"][place] for place in depth["names"]] == list(folders.LAYERS)[:2]
+
+
+def test_troubles_and_cautions_are_on_the_page(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a")
+    cut = folders.pruned(tmp_path / "b", seed=1)
+    (cut / "report.json").unlink()
+    (tmp_path / "empty").mkdir()
+    text = made(tmp_path / "a", cut, tmp_path / "empty")
+    assert "2 troubles with these folders" in text and "not finished: go on with the same command" in text
+    assert "empty</code>: empty" in text and "1 not finished" in text
+
+
+def test_samples_are_side_by_side_with_the_dense_model(tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "dense")
+    folders.pruned(tmp_path / "a", 50.0)
+    (gallery,) = galleries(collect([tmp_path]))
+    first = gallery.samples[0]
+    assert first.id == "shapes/test/000002" and first.references == ("reference 2",)
+    assert first.said == (("dense model", "a bird", True), ("PLATON, all, 80 %", "at 50.0", False))
+    assert gallery.notes == ("models differ on 1 of 3 samples, which come first",)
+    assert [sample.id[-1] for sample in gallery.samples] == ["2", "0", "1"]
+    assert "images are only drawn for built-in datasets" in made(tmp_path).lower()
+
+
+def test_missing_predictions_are_said(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "a")
+    (run / "eval" / "predictions.jsonl").unlink()
+    (gallery,) = galleries(collect([tmp_path]))
+    assert not gallery.samples and any("no predictions.jsonl" in note for note in gallery.notes)
+    (run / "eval" / "predictions.jsonl").write_text('{"id": "x", "prediction": "y"}\n{"id"')
+    (gallery,) = galleries(collect([tmp_path]))
+    assert any("cannot be read" in note for note in gallery.notes)
+
+
+def test_how_runs_were_made_tells_shared_settings_once(tmp_path: Path) -> None:
+    for seed in range(2):
+        folders.pruned(tmp_path / f"{seed}", id_weight="multiply", seed=seed)
+    found = made_of(collect([tmp_path]))
+    assert "torch 2.13.0" in found.summary and found.models == ("m",)
+    assert dict(found.settings)["settings of all runs of pruning"]["prune.criterion"] == "platon"
+    row = dict(zip(found.columns, found.rows[1], strict=True))
+    assert row["differs in"] == "seed 1" and row["time"] == "2 min 05 s" and row["memory"] == "1.00 GiB"
+    assert row["started"] == "2026-01-02 03:04:05" and row["state"] == "finished"
+
+
+def test_two_hundred_runs_make_a_page_below_two_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model with as many layers as BLIP-base."""
+    kinds = [("vision", f"vision_model.encoder.layers.{n}") for n in range(12)]
+    kinds += [("language", f"text_decoder.bert.encoder.layer.{n}") for n in range(12)]
+    layers = {
+        f"{block}.attention.self.part{k}": (kind, block, 589824, 30.0 + k) for kind, block in kinds for k in range(7)
+    }
+    monkeypatch.setattr(folders, "LAYERS", layers)
+    for number in range(200):
+        criterion, weight = (
+            ("platon", "magnitude", "gradient")[number % 3],
+            ("none", "multiply", "divide")[number // 3 % 3],
+        )
+        folders.pruned(
+            tmp_path / f"{number:03d}", 50 + number / 10, criterion=criterion, id_weight=weight,
+            sparsity=(0.4, 0.8, 0.9, 0.95)[number // 9 % 4], seed=number // 36, dense=f"dense-{number // 36}",
+        )  # fmt: skip
+    text = made(tmp_path)
+    assert len(data(text)["figures"]) >= 3
+    assert len(text.encode()) < 2_000_000
+
+
+def dom(tmp_path: Path, text: str, *flags: str, address: str = "") -> str:
+    """What a browser makes of a page: its document after the scripts have run."""
+    file = tmp_path / "page" / "report.html"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    place = f"--user-data-dir={tmp_path / 'browser'}"
+    command = [BROWSER, *FLAGS, place, *flags, "--dump-dom", f"{file.as_uri()}{address}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_draws_the_figures_and_runs_nothing_of_a_run(evil: Path, tmp_path: Path) -> None:
+    study = made(evil)
+    found = dom(tmp_path, study, "--window-size=400,800", address="#dark")
+    assert "<title>broken</title>" not in found and '<img src="x"' not in found
+    assert 'data-theme="dark"' in found and "</button>" in found
+    figures = len(data(study)["figures"])
+    assert figures >= 3 and found.count('role="img"') == figures
+    assert "NaN" not in re.sub(r"<script.*?</script>", "", found, flags=re.S)
+    # a layer's name is drawn as it is
+    assert "&lt;/script&gt;&lt;script&gt;" in found
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_point_tells_its_layer_by_mouse_and_by_keys(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "runs" / "a", id_weight="multiply")
+    # until both are told: a page that is laid out anew draws its figures anew
+    script = """<script>setInterval(() => {
+        const plots = [...document.querySelectorAll(".plot")].slice(0, 2);
+        const [first, second] = plots.map((plot) => plot.querySelector("svg"));
+        const told = plots.map((plot) => plot.querySelector(".tip b"));
+        if (first && !told[0]) first.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+        if (second && !told[1]) {
+            const dot = second.querySelector("circle").getBoundingClientRect();
+            second.dispatchEvent(new PointerEvent("pointermove", { clientX: dot.x + 3, clientY: dot.y + 3 }));
+        }
+    }, 50)</script>"""
+    found = dom(tmp_path, made(tmp_path / "runs").replace("</body>", f"{script}</body>"), "--window-size=900,900")
+    tips = [re.sub("<[^>]+>", "|", tip) for tip in re.findall(r'<div class="tip"[^>]*>(.*?)</div></div>', found)]
+    assert tips[0] == "|vision.0.qkv||vision||intrinsic dimension: 12.0 (11.0 to 13.0)||weights: 100||sparsity: 80.0 %"
+    assert tips[1].startswith("|vision.0.qkv||PLATON × ID||sparsity, %: 80.0") and "ID: 12.0 ± 0.5" in tips[1]

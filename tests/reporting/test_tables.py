@@ -1,0 +1,164 @@
+"""Tables: what belongs to one cell, means and intervals with known answers, the file behind every number."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from idvl.reporting.cells import Entry, cells_of, gains
+from idvl.reporting.collect import collect
+from idvl.reporting.expected import expected
+from idvl.reporting.formats import FORMATS, as_json, shown, written
+from idvl.reporting.statistics import mean_interval, spearman
+from idvl.reporting.tables import Table, tables_of
+from tests.reporting import folders
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three seeds of PLATON without and with ID at 80 %, one at 95 %, and the dense model."""
+    for seed, (plain, weighted) in enumerate([(50.0, 53.0), (52.0, 54.0), (54.0, 58.0)]):
+        folders.pruned(tmp_path / f"none-{seed}", plain, seed=seed)
+        folders.pruned(tmp_path / f"multiply-{seed}", weighted, id_weight="multiply", seed=seed)
+    folders.pruned(tmp_path / "none-95", 20.0, sparsity=0.95)
+    folders.evaluated(tmp_path / "dense", 90.0)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def table(study: Path, start: str) -> Table:
+    return next(table for table in tables_of(collect([study])) if table.key.startswith(start))
+
+
+def test_replicates_are_averaged_with_a_t_interval(study: Path) -> None:
+    rows = dict(table(study, "quality").rows)
+    assert table(study, "quality").columns == ("0 %", "80 %", "95 %")
+    found = rows["PLATON", "all"][1]
+    # mean 52, standard deviation 2: 4.303 x 2 / sqrt(3)
+    assert (found.value, found.n) == (52.0, 3)
+    assert found.low == pytest.approx(52 - 4.9686, abs=1e-3) and found.high == pytest.approx(52 + 4.9686, abs=1e-3)
+    assert found.sources == tuple(f"none-{seed}/eval/results.json" for seed in range(3))
+    single = rows["PLATON", "all"][2]
+    assert (single.value, single.low, single.high) == (20.0, 19.0, 21.0)
+    assert rows["dense model", ""][0].value == 90.0
+    assert rows["PLATON × ID", "all"][2].value is None
+
+
+def test_gains_are_paired_by_model_and_seed(study: Path) -> None:
+    (row,) = table(study, "gain").rows
+    (found,) = row[1]
+    assert (found.value, found.n) == (3.0, 3)
+    assert found.low == pytest.approx(3 - 4.303 / 3**0.5, abs=1e-3)
+    # a seed that only one of the two has is no pair
+    folders.pruned(study / "multiply-3", 99.0, id_weight="multiply", seed=3)
+    cells = cells_of(collect([study]))
+    assert [made.n for _, made in gains(cells, "CIDEr")] == [3]
+
+
+def test_settings_that_differ_from_most_runs_are_named(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a", prune__schedule="cubic", prune__window=10)
+    folders.pruned(tmp_path / "b", prune__schedule="cubic", prune__window=10, seed=1)
+    folders.pruned(tmp_path / "c", prune__schedule="one-shot", prune__window=10, train__epochs=0)
+    folders.pruned(tmp_path / "d", prune__schedule="cubic", prune__window=5)
+    names = {str(cell.method): len(cell.runs) for cell in cells_of(collect([tmp_path]))}
+    assert names == {"PLATON": 2, "PLATON, one-shot": 1, "PLATON, window 5": 1}
+
+
+def test_a_repeat_is_left_out_and_said(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a", 50.0)
+    folders.pruned(tmp_path / "b", 60.0)
+    (row,) = table(tmp_path, "quality").rows
+    assert row[1][0].value == 50.0 and row[1][0].n == 1
+    assert any("left out, as repeats" in note and "b" in note for note in table(tmp_path, "quality").notes)
+
+
+def test_other_samples_and_missing_evaluations_are_cautioned(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a")
+    other = folders.pruned(tmp_path / "b", seed=1)
+    folders.write(other / "eval" / "results.json", folders.results({"CIDEr": 1.0}, "x", limit=2))
+    third = folders.pruned(tmp_path / "c", seed=2)
+    (third / "eval" / "results.json").unlink()
+    notes = " ".join(table(tmp_path, "quality").notes)
+    assert "not all runs were judged on the same samples" in notes and "part of the split" in notes
+    assert "not evaluated" in notes
+
+
+def test_models_of_another_size_have_tables_of_their_own(study: Path) -> None:
+    other = folders.pruned(study / "other", 10.0)
+    report = (other / "report.json").read_text().replace('"model_weights": 1000', '"model_weights": 2000')
+    (other / "report.json").write_text(report)
+    assert sum(one.key.startswith("quality") for one in tables_of(collect([study]))) == 2
+
+
+def test_csv_has_a_line_for_every_number_with_its_files(study: Path) -> None:
+    tables = tables_of(collect([study]))
+    lines = list(csv.DictReader(io.StringIO(written(tables, "csv"))))
+    assert len(lines) == sum(found.value is not None for one in tables for _, row in one.rows for found in row)
+    for line in lines:
+        assert line["files"] and all((study / file).exists() for file in line["files"].split("; "))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_survives_what_names_may_hold(tmp_path: Path, form: str) -> None:
+    folders.pruned(tmp_path / "a|b_&%$#{x}", criterion="a|b\\_<i>", model="=cmd|x\n| y")
+    text = written(tables_of(collect([tmp_path])), form)
+    if form == "markdown":
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert all(line.replace("\\|", "").count("|") in (4, 7, 11) for line in rows) and "<i>" not in text
+    if form == "latex":
+        body = [line for line in text.splitlines() if not line.startswith("%")]
+        assert r"a\textbar{}b\textbackslash{}\_$<$i$>$" in "\n".join(body)
+    if form == "csv":
+        assert all(len(row) == 8 for row in csv.reader(io.StringIO(text)))
+
+
+def test_markdown_numbers_the_files(study: Path) -> None:
+    text = written([table(study, "quality")], "markdown")
+    assert "52.0 [47.0, 57.0] (2-4)" in text and "2. `none-0/eval/results.json`" in text
+
+
+def test_json_has_words_numbers_and_files(study: Path) -> None:
+    made = as_json(table(study, "quality"))
+    row = next(row for row in made["rows"] if row["method"] == "PLATON")
+    assert row["numbers"]["95 %"]["value"] == 20.0 and row["numbers"]["95 %"]["sources"] == [
+        "none-95/eval/results.json"
+    ]
+
+
+def test_a_missing_value_and_zero_are_written_plainly() -> None:
+    assert shown(Entry()) == "–" and shown(Entry(value=-0.04)) == "0.0" and shown(Entry(value=-0.06)) == "-0.1"
+
+
+def test_published_numbers_stand_beside_the_measured_ones(study: Path) -> None:
+    tables = expected(collect([study]))
+    first = next(one for one in tables if one.paper == "Table 1")
+    row = dict(first.rows)["PLATON × ID", "all", "80 %"]
+    assert [found.value for found in row[:2]] == [129.2, 55.0]
+    assert "compare their order" in first.notes[0] and len(first.rows) == 25
+    assert not any(one.paper == "Table 7, without fine-tuning" for one in tables)
+    for run in collect([study]).of("prune"):
+        recipe = (run.folder / "recipe.yaml").read_text().replace("shapes", "coco")
+        (run.folder / "recipe.yaml").write_text(recipe)
+    first = expected(collect([study]))[0]
+    assert first.columns[:3] == ("CIDEr, paper", "CIDEr, here", "CIDEr, difference") and not first.notes
+    assert dict(first.rows)["PLATON × ID", "all", "80 %"][2].value == pytest.approx(55.0 - 129.2)
+
+
+def test_intervals_and_correlations_have_known_answers() -> None:
+    assert mean_interval([3.0]) == (3.0, None, None)
+    mean, low, high = mean_interval([0.0, 2.0])
+    assert (mean, low, high) == (1.0, pytest.approx(-11.706), pytest.approx(13.706))
+    scipy = pytest.importorskip("scipy.stats")
+    x, y = [1.0, 5.0, 2.0, 2.0, 9.0, 7.0, 3.0], [2.0, 4.0, 4.0, 1.0, 8.0, 3.0, 2.0]
+    ours, theirs = spearman(x, y), scipy.spearmanr(x, y)
+    assert ours.rho == pytest.approx(theirs.statistic) and ours.p == pytest.approx(theirs.pvalue, abs=0.03)
+    assert spearman(range(40), range(40)).p == pytest.approx(1 / 10_001)
+    assert spearman([1, 2, 3], [1, 2, 3]) is None and spearman([1] * 9, range(9)) is None
+    for n in (2, 5, 31):
+        values = list(range(n))
+        mean, low, high = mean_interval(values)
+        half = scipy.t.ppf(0.975, n - 1) * scipy.sem(values)
+        assert (high - mean, mean - low) == pytest.approx((half, half), rel=1e-3)

@@ -1,0 +1,63 @@
+"""The page with what lies beside it, what it may replace, and images drawn again from their ids."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idvl.data import digits, shapes
+from idvl.errors import UsageError
+from idvl.workflows import analyze
+from tests.reporter import Silent
+from tests.reporting import folders
+
+
+def test_page_and_figures_are_written(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "runs" / "a", id_weight="multiply")
+    page = tmp_path / "new" / "report.html"
+    found = analyze.run([tmp_path / "runs"], page_at=page, reporter=Silent())
+    files = {path.name for path in analyze.figures_beside(page).iterdir()}
+    assert files == {f"{figure.key}.{kind}" for figure in found.figures for kind in ("png", "svg")}
+    assert 'href="report-figures/depth.svg"' in page.read_text()
+    assert page.read_text().count("data:image/png") == 3
+
+
+def test_another_file_is_not_replaced(tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "run")
+    page = tmp_path / "thesis.html"
+    page.write_text("mine")
+    with pytest.raises(UsageError, match="no report of idvl's: add --overwrite"):
+        analyze.run([tmp_path / "run"], page_at=page, reporter=Silent())
+    assert page.read_text() == "mine"
+    for overwrite in (True, False):  # the second time it is ours
+        analyze.run([tmp_path / "run"], page_at=page, overwrite=overwrite, reporter=Silent())
+    assert analyze.MARK in page.read_text()
+    with pytest.raises(UsageError, match="is a folder"):
+        analyze.run([tmp_path / "run"], page_at=tmp_path, reporter=Silent())
+
+
+def test_built_in_images_are_those_that_were_judged() -> None:
+    for sample in [*shapes.samples("test", 3, seed=5), *digits.samples("test", 2, seed=5)]:
+        drawn = Image.open(io.BytesIO(analyze.picture(sample.id)))
+        assert np.array_equal(np.asarray(drawn), np.asarray(sample.image))
+    for other in ("coco/test/1", "shapes/nowhere/000001", "digits/test/9999", "shapes/test/../x", "", "shapes"):
+        assert analyze.picture(other) is None
+
+
+def test_the_document_is_json_with_a_file_for_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders.pruned(tmp_path / "a")
+    folders.pruned(tmp_path / "b", float("nan"), seed=1)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = analyze.run([Path("a"), Path("b"), Path("empty")], page_at=None, expect=True, reporter=Silent())
+    document = json.loads(json.dumps(analyze.document(found), allow_nan=False))
+    assert [run["folder"] for run in document["runs"]] == ["a", "b"] and document["refused"] == {"empty": "empty"}
+    for table in document["tables"]:
+        for number in (number for row in table["rows"] for number in row["numbers"].values()):
+            assert number["sources"] or table["key"].startswith("expected")
+            assert all(Path(source).exists() for source in number["sources"])
