@@ -4,11 +4,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo test slow lint builtins benchmarks clean
+# the small study: what it trains first, what it then runs in this order, and options for each, as in OPTIONS="--budget 2h"
+STUDY := runs/small
+DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/dense/vit-$(seed)/card.json)
+MATRICES ?= judged core sparsities scopes after dimensions vit
+OPTIONS ?=
+
+.PHONY: help install demo replicate test slow lint builtins benchmarks clean
 
 help:
 	@echo "make install     .venv with everything the other targets need"
 	@echo "make demo        the IDs of the built-in model's layers, the model pruned with them, and what it can still do"
+	@echo "make replicate   the paper's experiments on small models, hours in all; goes on where it was stopped"
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
 	@echo "make lint        ruff"
@@ -33,6 +40,19 @@ demo: $(STAMP)
 	@echo "The plot is runs/demo/profile.png"
 	$(BIN)/idvl prune --recipe recipes/demo-prune.yaml --output runs/demo-prune --overwrite
 	@echo "The pruned model is runs/demo-prune/model"
+
+# a matrix with failed cells does not keep the next one from running; an interruption does
+replicate: $(DENSE)
+	@failed=; for name in $(MATRICES); do \
+		$(BIN)/idvl prune --matrix recipes/small/$$name.yaml --output $(STUDY)/$$name --resume $(OPTIONS); code=$$?; \
+		[ $$code -lt 128 ] || exit $$code; [ $$code -eq 0 ] || failed="$$failed $$name"; \
+	done; [ -z "$$failed" ] || { echo "not all cells are there:$$failed"; exit 1; }
+
+$(STUDY)/dense/blip-%/card.json: | $(STAMP)
+	$(BIN)/python -m idvl.builtin.make blip --seed $* --steps 3000 --pictures 32000 --output $(@D)
+
+$(STUDY)/dense/vit-%/card.json: | $(STAMP)
+	$(BIN)/python -m idvl.builtin.make vit --seed $* --steps 1500 --output $(@D)
 
 # two at a time, with a thread each: most tests keep one core busy
 test: $(STAMP)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from json import dumps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from idvl.commands import matrix as matrices
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank
+from idvl.commands.console import Reporter, output, rank, results_alone
 from idvl.commands.options import choices, flag, number, text
 from idvl.words import Allocation, Compat, Criterion, IdWeight, MissingId, Precision, ScheduleName
 
@@ -24,7 +25,9 @@ idvl prune --recipe recipes/blip-coco-platon-id-80.yaml --set prune.sparsity=0.9
 
 accelerate launch -m idvl prune --recipe recipes/blip-coco-platon-id-80.yaml
 
-Flags go before --set, --set before the recipe file, the file before the defaults. Every setting of a recipe can be
+idvl prune --matrix recipes/small/core.yaml --output runs/core --budget 2h --resume
+
+Flags win over --set, --set over the recipe file, the file over the defaults. Every setting of a recipe can be
 given with --set."""
 
 PRUNE, TRAIN, EVALUATION = "Pruning", "Training", "Evaluation"
@@ -142,6 +145,12 @@ def command(
     output_dir: o.Output = None,
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
+    matrix: Annotated[
+        Path | None, text(o.RUN, "Run every cell of a matrix of recipes, each in its own folder.", metavar="FILE")
+    ] = None,
+    budget: Annotated[
+        str | None, text(o.RUN, "Start no cell that would end later, as in 2h or 90m.", metavar="TIME")
+    ] = None,
     push_to_hub: Annotated[
         str | None, text(o.RUN, "Upload the pruned model to this repository of the Hub.", metavar="ID")
     ] = None,
@@ -154,10 +163,13 @@ def command(
 
     Leaves a run folder: model/ opens with from_pretrained, masks.safetensors and report.json say what went.
     """
+    if matrix or budget:
+        matrices.carry_out(context.params, SETTINGS)
+        return
     reporter, asked = o.begin(context.params, SETTINGS)
     from idvl.workflows import prune
 
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, whatever a library prints
+    with results_alone():
         result = prune.run(
             asked,
             folder=output_dir,

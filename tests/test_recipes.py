@@ -10,6 +10,7 @@ import yaml
 
 from idvl.errors import UsageError
 from idvl.recipe import load
+from idvl.workflows.cells import read
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -76,3 +77,71 @@ def test_what_cannot_be_carried_out_yet_is_refused_in_one_line(path: Path) -> No
 
 def test_only_rows_without_their_family_or_dataset_need_something() -> None:
     assert {path.stem.split("-")[1] for path in NEEDY} == {"nlvr2"}
+
+
+MATRICES = sorted(FOLDER.glob("*/*.yaml"))
+# Table 1 of the paper: CIDEr at 40, 80, 90 and 95 %
+TABLE_1 = {
+    ("magnitude", "none"): (131.5, 84.9, 35.3, 17.6),
+    ("magnitude", "multiply"): (131.0, 102.7, 56.5, 26.5),
+    ("gradient", "none"): (108.0, 47.2, 29.0, 20.8),
+    ("gradient", "multiply"): (110.4, 69.7, 40.4, 24.9),
+    ("platon", "none"): (130.7, 124.1, 93.1, 39.5),
+    ("platon", "multiply"): (131.4, 129.2, 106.4, 39.0),
+}
+# file -> its cells
+CELLS = {
+    "small/core": 54, "small/sparsities": 54, "small/scopes": 36, "small/after": 12, "small/judged": 6,
+    "small/dimensions": 26, "small/vit": 108,
+    "paper/table-1": 24, "paper/table-2": 12, "paper/table-3": 12, "paper/table-4": 12, "paper/table-5": 2,
+    "paper/table-6": 9, "paper/table-7": 4,
+    "paper/figure-1": 15, "paper/figure-2": 3, "paper/figure-2-others": 2, "paper/figure-3": 6, "paper/figure-4": 24,
+    "paper/figure-5": 6, "paper/figure-6": 4,
+}  # fmt: skip
+NEEDY_MATRICES = {"paper/table-2", "paper/figure-2-others"}
+
+
+def key_of(path: Path) -> str:
+    return path.relative_to(FOLDER).with_suffix("").as_posix()
+
+
+def test_every_matrix_is_known() -> None:
+    assert {key_of(path) for path in MATRICES} == set(CELLS)
+
+
+@pytest.mark.parametrize("path", MATRICES, ids=key_of)
+def test_every_cell_of_a_matrix_is_accepted(path: Path, tmp_path: Path) -> None:
+    found = read(without_needs(path, tmp_path))
+    assert (len(found.cells), found.left_out) == (CELLS[key_of(path)], {})
+    assert len({cell.name for cell in found.cells}) == len(found.cells)
+    if key_of(path) in NEEDY_MATRICES:
+        with pytest.raises(UsageError, match="yet: it needs .*"):
+            read(path)
+    else:
+        assert len(read(path).cells) == len(found.cells)
+
+
+@pytest.mark.parametrize("path", MATRICES, ids=key_of)
+def test_a_matrix_opens_with_its_command_hardware_and_time(path: Path) -> None:
+    key = key_of(path)
+    text = path.read_text()
+    assert text.startswith(f"# idvl prune --matrix recipes/{key}.yaml --output runs/{key} --resume\n")
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    words = ["Hardware: ", "Time: "] + ["ublished", "Checkpoint"] * key.startswith("paper/")
+    assert all(word in head for word in words)
+    assert max(map(len, head.splitlines())) <= 120
+
+
+def test_the_published_numbers_of_table_1_are_beside_their_cells() -> None:
+    found = read(FOLDER / "paper" / "table-1.yaml")
+    for cell in found.cells:
+        prune = cell.recipe.prune
+        numbers = TABLE_1[prune.criterion, prune.id_weight]
+        assert cell.published["CIDEr"] == dict(zip((0.4, 0.8, 0.9, 0.95), numbers, strict=True))[prune.sparsity]
+        assert cell.published.keys() == {"CIDEr", "BLEU@4", "SPICE"}
+
+
+@pytest.mark.parametrize("table", [1, 2, 3, 4, 5, 6, 7])
+def test_every_table_of_the_paper_has_its_numbers(table: int, tmp_path: Path) -> None:
+    found = read(without_needs(FOLDER / "paper" / f"table-{table}.yaml", tmp_path))
+    assert all(cell.published for cell in found.cells)

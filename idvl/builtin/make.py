@@ -1,5 +1,7 @@
 """Trains the built-in models and writes weights and cards: `python -m idvl.builtin.make [blip] [vit]`.
 
+With --output it trains one like them into another folder, by another seed, in fewer steps or on fewer pictures.
+
 A recipe fixes data, steps and seed; what a card reports is measured here, from the weights as they are stored.
 """
 
@@ -9,7 +11,7 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +25,23 @@ from idvl.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
+HERE = Path(__file__).parent
+# what may differ in a model that does not ship
+CHANGES = ("seed", "steps", "pictures")
+
 BLIP = Recipe(steps=12_000, batch=64, pictures=64_000, warmup=500, weight_decay=0.01)
 VIT = Recipe(steps=4_000, batch=64, pictures=digits.SIZES["train"], warmup=200, weight_decay=0.05)
 
 
-def make_blip(folder: Path) -> None:
+def make_blip(folder: Path, recipe: Recipe) -> None:
     """A BlipForConditionalGeneration that gives shapes/train their canonical captions."""
     started = time.perf_counter()
-    torch.manual_seed(BLIP.seed)
+    torch.manual_seed(recipe.seed)
     processor = _blip_processor()
     model = transformers.BlipForConditionalGeneration(_blip_config(processor.tokenizer))
-    pool = shapes.samples("train", BLIP.pictures, BLIP.seed)
+    pool = shapes.samples("train", recipe.pictures, recipe.seed)
     log.info("blip: %d pictures drawn in %.0f s", len(pool), time.perf_counter() - started)
-    fit(model, _caption_batches(processor, pool), BLIP, "blip")
+    fit(model, _caption_batches(processor, pool, recipe), recipe, "blip")
     _store(model, processor, folder)
     minutes = (time.perf_counter() - started) / 60
     model, processor = stored(transformers.BlipForConditionalGeneration, folder)
@@ -47,16 +53,16 @@ def make_blip(folder: Path) -> None:
         results[split] = {"samples": len(samples), "correct": correct}
     summary = "It captions pictures of two coloured shapes: 'a small red circle left of a large blue square'."
     metric = "Captions equal to the canonical one, word by word, by greedy decoding"
-    _card(folder, model, BLIP, dataset="shapes", summary=summary, metric=metric, results=results, minutes=minutes)
+    _card(folder, model, recipe, dataset="shapes", summary=summary, metric=metric, results=results, minutes=minutes)
 
 
-def make_vit(folder: Path) -> None:
+def make_vit(folder: Path, recipe: Recipe) -> None:
     """A ViTForImageClassification of digits/train, which it sees slightly moved, turned and scaled."""
     started = time.perf_counter()
-    torch.manual_seed(VIT.seed)
+    torch.manual_seed(recipe.seed)
     processor = transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}, resample=2)
     model = transformers.ViTForImageClassification(_vit_config())
-    fit(model, _digit_batches(processor, digits.samples("train", VIT.pictures)), VIT, "vit")
+    fit(model, _digit_batches(processor, digits.samples("train", recipe.pictures), recipe), recipe, "vit")
     _store(model, processor, folder)
     minutes = (time.perf_counter() - started) / 60
     model, processor = stored(transformers.ViTForImageClassification, folder)
@@ -67,7 +73,7 @@ def make_vit(folder: Path) -> None:
         correct = sum(label == sample.label for label, sample in zip(labels, samples, strict=True))
         results[split] = {"samples": len(samples), "correct": correct}
     summary = "It recognises handwritten digits of 8 x 8 pixels."
-    _card(folder, model, VIT, dataset="digits", summary=summary, metric="Accuracy", results=results, minutes=minutes)
+    _card(folder, model, recipe, dataset="digits", summary=summary, metric="Accuracy", results=results, minutes=minutes)
 
 
 @torch.no_grad()
@@ -143,20 +149,20 @@ def _pixels(image_processor: Any, samples: list[Sample]) -> torch.Tensor:
     return torch.cat([image_processor([s.image for s in part], return_tensors="pt")["pixel_values"] for part in parts])
 
 
-def _caption_batches(processor: Any, samples: list[Sample]) -> Iterator[dict[str, torch.Tensor]]:
+def _caption_batches(processor: Any, samples: list[Sample], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
     pixels = _pixels(processor.image_processor, samples)
     text = processor.tokenizer([sample.texts[0] for sample in samples], padding=True, return_tensors="pt")
     ids, mask = text["input_ids"], text["attention_mask"]
     labels = ids.masked_fill(mask == 0, -100)
-    for i in shuffled(len(samples), BLIP):
+    for i in shuffled(len(samples), recipe):
         yield {"pixel_values": pixels[i], "input_ids": ids[i], "attention_mask": mask[i], "labels": labels[i]}
 
 
-def _digit_batches(processor: Any, samples: list[Sample]) -> Iterator[dict[str, torch.Tensor]]:
+def _digit_batches(processor: Any, samples: list[Sample], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
     """Digits turned by up to 0.2 rad, scaled by up to 12 % and moved by up to 0.8 pixels."""
     pixels, labels = _pixels(processor, samples), torch.tensor([sample.label for sample in samples])
-    generator = torch.Generator().manual_seed(VIT.seed)
-    for i in shuffled(len(samples), VIT):
+    generator = torch.Generator().manual_seed(recipe.seed)
+    for i in shuffled(len(samples), recipe):
         turn, grow, right, down = (torch.rand(4, len(i), generator=generator) * 2 - 1).unbind()
         cos, sin, scale = torch.cos(0.2 * turn), torch.sin(0.2 * turn), 1 + 0.12 * grow
         upper = torch.stack([scale * cos, -scale * sin, 0.2 * right], -1)
@@ -174,7 +180,7 @@ def _store(model: transformers.PreTrainedModel, processor: Any, folder: Path) ->
 
 def _card(folder: Path, model: transformers.PreTrainedModel, recipe: Recipe, *, minutes: float, **facts: Any) -> None:
     card = {
-        "model": f"builtin/{folder.name}",
+        "model": f"builtin/{folder.name}" if folder.parent == HERE else folder.name,
         "class": type(model).__name__,
         "parameters": model.num_parameters(),
         **facts,
@@ -186,19 +192,33 @@ def _card(folder: Path, model: transformers.PreTrainedModel, recipe: Recipe, *, 
     log.info("%s: %s", card["model"], facts["results"])
 
 
-BUILDERS: dict[str, Callable[[Path], None]] = {"blip": make_blip, "vit": make_vit}
+BUILDERS: dict[str, tuple[Callable[[Path, Recipe], None], Recipe]] = {
+    "blip": (make_blip, BLIP),
+    "vit": (make_vit, VIT),
+}
 
 
 def main() -> None:
     """Builds the models named on the command line, all of them when none is."""
     parser = argparse.ArgumentParser(prog="python -m idvl.builtin.make", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(BUILDERS)}")
-    names = parser.parse_args().names or list(BUILDERS)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="train one model into this folder instead")
+    for name in CHANGES:
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"with --output: another number for {name}")
+    given = parser.parse_args()
+    names = given.names or list(BUILDERS)
     if unknown := set(names) - set(BUILDERS):
         parser.error(f"no built-in model {', '.join(sorted(unknown))}; choose from {', '.join(BUILDERS)}")
+    changes = {name: value for name in CHANGES if (value := getattr(given, name)) is not None}
+    if given.output is None and changes:
+        parser.error("the models that ship are made as their cards say: add --output DIR")
+    if given.output is not None and len(names) != 1:
+        parser.error("--output takes one model: name it")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names:
-        BUILDERS[name](Path(__file__).parent / name)
+        build, recipe = BUILDERS[name]
+        changed = replace(recipe, **changes)
+        build(given.output or HERE / name, replace(changed, warmup=min(recipe.warmup, changed.steps // 8)))
 
 
 if __name__ == "__main__":

@@ -96,13 +96,11 @@ def test_a_card_tells_how_the_model_was_made(name):
 
 
 def test_recipes_train_and_write_a_whole_folder(tmp_path, monkeypatch):
-    short = {"steps": 2, "warmup": 1, "weight_decay": 0.0}
-    monkeypatch.setattr(make, "BLIP", make.Recipe(batch=4, pictures=12, **short))
-    monkeypatch.setattr(make, "VIT", make.Recipe(batch=4, pictures=12, **short))
+    short = make.Recipe(steps=2, warmup=1, weight_decay=0.0, batch=4, pictures=12)
     monkeypatch.setattr(shapes, "DEFAULT_SAMPLES", 3)
-    make.make_blip(tmp_path / "blip")
+    make.make_blip(tmp_path / "blip", short)
     pytest.importorskip("sklearn")
-    make.make_vit(tmp_path / "vit")
+    make.make_vit(tmp_path / "vit", short)
     for name in ("blip", "vit"):
         shipped = {file.name for file in builtin.path(name).iterdir()}
         assert {file.name for file in (tmp_path / name).iterdir()} == shipped

@@ -1,0 +1,203 @@
+"""A matrix of runs: a base recipe and the settings that vary, turned into cells with a recipe each. It runs none."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from idvl import recipe as recipes
+from idvl.builtin import dataset_of
+from idvl.errors import UsageError
+from idvl.recipe import Recipe
+from idvl.workflows.pruning.settings import resolved
+
+Work = Literal["prune", "estimate-id", "eval"]
+KEYS = ("needs", "run", "base", "matrix", "cells", "except", "first", "published")
+# values that say nothing without their key, as numbers do
+MUTE = ("none", "auto", "all", "any", "first")
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a matrix. `settings`: dotted key -> value of what varies; `published`: metric -> the paper's value."""
+
+    name: str
+    settings: Settings
+    recipe: Recipe
+    published: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """The cells of a file in the order in which they run, and those that are refused, name -> reason.
+
+    `run`: what each cell does; estimate-id after prune measures the pruned model. `source`: the file's content.
+    """
+
+    path: Path
+    run: tuple[Work, ...]
+    cells: tuple[Cell, ...]
+    left_out: dict[str, str]
+    source: dict[str, Any]
+
+
+def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
+    """The matrix in a YAML file, with `given` (dotted key -> value) on top of its base.
+
+    Raises UsageError, in one line, for unknown keys and values, an empty matrix, and one that is refused as a whole.
+    """
+    path = Path(path)
+    source = _source(path)
+    if source.get("needs"):
+        raise UsageError(f"the matrix {str(path)!r} cannot be carried out yet: it needs {source['needs']}")
+    run = _run(source.get("run", ["prune"]), path)
+    base = _flat(source.get("base", {}), path) | dict(given or {})
+    every = list(_combinations(source, path))
+    varied = {key for settings in every for key in settings}
+    if clash := sorted(varied & set(given or {})):
+        raise UsageError(f"{clash[0]} varies in the matrix {str(path)!r}: leave it out of the command")
+    kept = [one for one in every if not any(_matches(one, some) for some in _patterns(source, "except", varied, path))]
+    if not kept:
+        raise UsageError(f"the matrix {str(path)!r} has no cells")
+    first = _patterns(source, "first", varied, path)
+    kept.sort(key=lambda one: next((i for i, some in enumerate(first) if _matches(one, some)), len(first)))
+    numbers = _published(source, varied, kept, path)
+    cells, left_out = {}, {}
+    for settings in kept:
+        name = name_of(settings)
+        if name in cells or name in left_out:
+            raise UsageError(f"two cells of {str(path)!r} are called {name}: {settings}")
+        recipe = recipes.load(None, base | settings)
+        try:
+            asked = resolved(recipe) if "prune" in run else _with_dataset(recipe)
+            cells[name] = Cell(name=name, settings=settings, recipe=asked, published=numbers(settings))
+        except UsageError as error:
+            left_out[name] = str(error)
+    if not cells:
+        raise UsageError(f"every cell of the matrix {str(path)!r} is refused: {next(iter(left_out.values()))}")
+    return Matrix(path=path, run=run, cells=tuple(cells.values()), left_out=left_out, source=source)
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """A folder's name that says the settings, as platon-sparsity-0.8; of a path its last part counts."""
+    words = []
+    for key, value in settings.items():
+        text = Path(value).name if isinstance(value, str) else json.dumps(value)
+        mute = not isinstance(value, str) or value in MUTE
+        told = f"{key.rpartition('.')[2]}-{text}" if mute else text
+        words.append(re.sub(r"[^A-Za-z0-9._]+", "-", told).strip("-."))
+    return "-".join(words) or "base"
+
+
+def _with_dataset(recipe: Recipe) -> Recipe:
+    dataset = recipe.data.dataset or dataset_of(recipe.model.name)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
+
+
+def _source(path: Path) -> dict[str, Any]:
+    try:
+        source = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no matrix {str(path)!r}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the matrix {str(path)!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"the matrix {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(source, dict):
+        raise UsageError(f"the matrix {str(path)!r} holds nothing; it has {', '.join(KEYS)}")
+    for key in source:
+        if key not in KEYS:
+            raise UsageError(f"unknown key {key!r} in the matrix {str(path)!r}{_near(key, KEYS)}")
+    return source
+
+
+def _run(run: Any, path: Path) -> tuple[Work, ...]:
+    """What a cell does, in order."""
+    allowed = [["prune"], ["prune", "estimate-id"], ["estimate-id"], ["eval"]]
+    if run not in allowed:
+        raise UsageError(f"run of {str(path)!r} is one of {', '.join(map(str, allowed))}, not {run!r}")
+    return tuple(run)
+
+
+def _flat(base: Any, path: Path) -> Settings:
+    """A recipe's sections as dotted keys."""
+    if not isinstance(base, dict):
+        raise UsageError(f"base of {str(path)!r} is a recipe, not {base!r}")
+    flat = {}
+    for section, values in base.items():
+        if not isinstance(values, dict):
+            raise UsageError(f"base.{section} of {str(path)!r} is a section with its settings, not {values!r}")
+        flat |= {f"{section}.{name}": value for name, value in values.items()}
+    return flat
+
+
+def _combinations(source: Mapping[str, Any], path: Path) -> Iterator[Settings]:
+    """Every combination of the matrix, its first key changing last, then the cells written out."""
+    varying = source.get("matrix") or {}
+    if not isinstance(varying, dict):
+        raise UsageError(f"matrix of {str(path)!r} is keys with lists of values, not {varying!r}")
+    for key, values in varying.items():
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"{key} in the matrix of {str(path)!r} takes a list of values, not {values!r}")
+    if varying:
+        for values in itertools.product(*varying.values()):
+            yield dict(zip(varying, values, strict=True))
+    for settings in _mappings(source, "cells", path):
+        yield dict(settings)
+
+
+def _patterns(source: Mapping[str, Any], key: str, varied: Collection[str], path: Path) -> list[Settings]:
+    """The entries of `except` or `first`: settings that a cell has, each a value or several."""
+    found = _mappings(source, key, path)
+    for name in (name for settings in found for name in settings):
+        if name not in varied:
+            raise UsageError(f"{name!r} in {key} of {str(path)!r} does not vary in the matrix{_near(name, varied)}")
+    return found
+
+
+def _published(
+    source: Mapping[str, Any], varied: Collection[str], cells: list[Settings], path: Path
+) -> Callable[[Settings], dict[str, float]]:
+    """Settings -> the metrics that the paper has for them: settings and metrics stand side by side in an entry."""
+    rows = [
+        ({key: row[key] for key in row if key in varied}, {key: row[key] for key in row if key not in varied})
+        for row in _mappings(source, "published", path)
+    ]
+    for where, numbers in rows:
+        if not any(_matches(cell, where) for cell in cells):
+            raise UsageError(f"published of {str(path)!r} has numbers for no cell: {where}")
+        for metric, value in numbers.items():
+            if "." in metric or not isinstance(value, int | float):
+                raise UsageError(f"published of {str(path)!r}: {metric}: {value!r} is neither a setting nor a number")
+    return lambda settings: {
+        key: value for where, row in rows if _matches(settings, where) for key, value in row.items()
+    }
+
+
+def _mappings(source: Mapping[str, Any], key: str, path: Path) -> list[Settings]:
+    entries = source.get(key) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry for entry in entries):
+        raise UsageError(f"{key} of {str(path)!r} is a list of settings, as in [{{prune.sparsity: 0.8}}]")
+    return entries
+
+
+def _matches(settings: Settings, some: Settings) -> bool:
+    """Whether a cell has the settings of a pattern, whose values may be lists."""
+    return all(
+        key in settings and (settings[key] in value if isinstance(value, list) else settings[key] == value)
+        for key, value in some.items()
+    )
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

@@ -1,0 +1,215 @@
+"""Carry out a matrix: every cell a run folder of its own inside one folder, each in a process of its own.
+
+cells -> shared profiles -> runs -> matrix.jsonl, a line a cell. A cell that fails is tried once more at the end, and
+does not stop the others; a folder that was left in the middle is gone on with. It does not know how a terminal looks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from idvl import runs
+from idvl.errors import UsageError
+from idvl.files import write_text
+from idvl.models.plan import duration
+from idvl.profile import finite
+from idvl.recipe import Recipe
+from idvl.workflows import cells, restartable, sharing
+from idvl.workflows.cells import Cell, Matrix
+from idvl.workflows.isolation import Failed, isolated
+from idvl.workflows.reporter import Reporter, resumable
+
+LINES, PROFILES = "matrix.jsonl", "profiles"
+TRIES = 2
+Work = Callable[..., dict[str, Any]]
+# what each word of a matrix's `run` does
+WORK: dict[str, Work] = {"prune": restartable.prune, "estimate-id": restartable.measure, "eval": restartable.judge}
+State = Literal["done", "failed", "waiting", "left out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """How far a cell is. `seconds` of the try that finished it; `value` of its `headline` among its `metrics`."""
+
+    name: str
+    state: State
+    settings: Mapping[str, Any]
+    published: Mapping[str, float]
+    tries: int = 0
+    seconds: float | None = None
+    headline: str | None = None
+    metrics: Mapping[str, float] | None = None
+    reason: str | None = None
+    trace: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Every cell's line, in the order in which they run, those left out last; `folder` None after a plan."""
+
+    lines: list[Line]
+    folder: Path | None = None
+
+
+def run(
+    path: Path | str,
+    *,
+    given: Mapping[str, Any],
+    folder: Path | None,
+    reporter: Reporter,
+    budget: float | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    plan_only: bool = False,
+) -> Result:
+    """Carry out the matrix in a YAML file. `given`: dotted key -> value on top of its base. `budget` in seconds.
+
+    Raises UsageError, before anything is written, for a matrix that is refused; a cell that is refused is left out.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("the cells of a matrix run one after the other, in one process each: launch one process")
+    matrix = cells.read(path, given)
+    left_out = [
+        Line(name=name, state="left out", settings={}, published={}, reason=reason)
+        for name, reason in matrix.left_out.items()
+    ]
+    for line in left_out:
+        reporter.warn(f"{line.name} is left out: {line.reason}")
+    if plan_only:
+        return Result(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
+    place = folder or runs.new_folder("matrix", matrix.path.stem, "")
+    with runs.Run.open(place, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
+        opened.path(LINES)
+        study = Study(matrix, opened, left_out, reporter)
+        with resumable(place, reporter):
+            study.carry_out(None if budget is None else time.monotonic() + budget)
+    return Result(lines=study.every(), folder=place)
+
+
+class Study:
+    """A matrix in its folder, and how far each cell is."""
+
+    def __init__(self, matrix: Matrix, opened: runs.Run, left_out: list[Line], reporter: Reporter):
+        self.matrix, self.opened, self.left_out, self.reporter = matrix, opened, left_out, reporter
+        before = {line["name"]: line for line in runs.read_metrics(opened.folder / LINES)}
+        self.lines = {cell.name: self._found(cell, before.get(cell.name)) for cell in matrix.cells}
+        self._write()
+
+    def every(self) -> list[Line]:
+        """All lines."""
+        return [*self.lines.values(), *self.left_out]
+
+    def carry_out(self, deadline: float | None) -> None:
+        """Run what is not done, as long as the time that a cell is expected to take ends before the deadline."""
+        left = deque(cell for cell in self.matrix.cells if self.lines[cell.name].state != "done")
+        if done := len(self.lines) - len(left):
+            self.reporter.note(f"{done} of {len(self.lines)} cells are done already")
+        with self.reporter.progress("matrix") as progress:
+            while left:
+                progress(len(self.lines) - len(left), len(self.lines), self._expected(len(left)))
+                each = self._seconds()
+                if deadline is not None and time.monotonic() + (each or 0.0) > deadline:
+                    self.reporter.warn(f"the budget ends before {len(left)} cells: --resume goes on with them")
+                    return
+                cell = left.popleft()
+                line = self._tried(cell)
+                if line.state == "waiting":
+                    left.append(cell)
+                self.lines[cell.name] = line
+                self._write()
+                self._tell(line, len(left))
+
+    def _tried(self, cell: Cell) -> Line:
+        """Run a cell. Its line: done, failed, or waiting for another try."""
+        self.opened.path(cell.name)
+        line = self.lines[cell.name]
+        line = replace(line, tries=line.tries + 1, reason=None, trace=None)
+        try:
+            return replace(line, state="done", **self._carried_out(cell))
+        except Failed as error:
+            again = line.tries < TRIES and not error.lasting
+            return replace(line, state="waiting" if again else "failed", reason=str(error), trace=error.trace)
+
+    def _carried_out(self, cell: Cell) -> dict[str, Any]:
+        """Each of a cell's runs in turn; what the first came to, and its seconds. Raises Failed."""
+        place, asked, run = self.opened.folder / cell.name, self._asked(cell), self.matrix.run
+        if asked is not cell.recipe:
+            shared = sharing.estimation_of(cell.recipe)
+            self._isolated(restartable.measure, shared, self._profile(shared).parent, f"the profile of {cell.name}")
+        start = time.perf_counter()
+        found = self._isolated(WORK[run[0]], asked, place, cell.name)
+        if run == ("prune", "estimate-id"):
+            after = sharing.of_pruned(cell.recipe, place / "model")
+            self._isolated(restartable.measure, after, self._profiles() / cell.name, f"{cell.name}, pruned")
+        return {**found, "seconds": round(time.perf_counter() - start, 1)}
+
+    def _isolated(self, work: Work, recipe: Recipe, place: Path, name: str) -> dict[str, Any]:
+        return isolated(work, recipe, place, reporter=self.reporter, name=name)
+
+    def _asked(self, cell: Cell) -> Recipe:
+        """A cell's recipe; where it would begin by estimating a profile, reading the one that it shares."""
+        needed = sharing.estimation_of(cell.recipe) if self.matrix.run[0] == "prune" else None
+        return sharing.with_profile(cell.recipe, self._profile(needed)) if needed else cell.recipe
+
+    def _profile(self, needed: Recipe) -> Path:
+        return self._profiles() / sharing.shared_name(needed) / "profile.json"
+
+    def _profiles(self) -> Path:
+        return self.opened.path(PROFILES)
+
+    def _found(self, cell: Cell, before: dict[str, Any] | None) -> Line:
+        """The line of a cell whose folder is finished; of any other one that has had no try yet."""
+        place = self.opened.folder / cell.name
+        if before is None or before["state"] != "done" or not (place / "run.json").exists():
+            return _waiting(cell)
+        _refuse_others(place, self._asked(cell))
+        return Line(**{**before, "settings": cell.settings, "published": cell.published})
+
+    def _seconds(self) -> float | None:
+        """What a cell takes: the mean of those that are done."""
+        measured = [line.seconds for line in self.lines.values() if line.state == "done"]
+        return statistics.fmean(measured) if measured else None
+
+    def _expected(self, left: int) -> str:
+        each = self._seconds()
+        return f"{left} to go, about {duration(each * left)}" if each is not None else ""
+
+    def _tell(self, line: Line, left: int) -> None:
+        if line.state == "done":
+            value = f"{line.headline} {line.metrics[line.headline]:.4g}, " if line.headline else ""
+            more = f"; {self._expected(left)}" if left else ""
+            self.reporter.note(f"{line.name}: {value}{duration(line.seconds)}{more}")
+        else:
+            more = "; it is tried again at the end" if line.state == "waiting" else ""
+            self.reporter.warn(f"{line.name} failed: {line.reason}{more}")
+
+    def _write(self) -> None:
+        text = "".join(json.dumps(line.to_json(), allow_nan=False) + "\n" for line in self.every())
+        write_text(self.opened.folder / LINES, text)
+
+
+def _waiting(cell: Cell) -> Line:
+    return Line(name=cell.name, state="waiting", settings=cell.settings, published=cell.published)
+
+
+def _refuse_others(place: Path, asked: Recipe) -> None:
+    """UsageError where a finished cell's folder holds a run of other settings."""
+    written = yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8"))
+    pairs = [
+        {f"{section}.{key}": value for section in written for key, value in recipe[section].items()}
+        for recipe in (written, asked.to_dict(*written))
+    ]
+    runs.refuse_difference(place, *pairs)

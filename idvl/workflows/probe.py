@@ -1,0 +1,99 @@
+"""The loss of a model with some of its layers pruned in one shot, on samples that are held in memory as inputs.
+
+The model is as it was afterwards. It knows neither files nor recipes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from idvl.data.samples import Sample
+from idvl.errors import RunError, UsageError
+from idvl.models.loading import Loaded
+from idvl.sparsity.criteria.magnitude import Magnitude
+from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.schedule import Schedule
+from idvl.training.batches import Collate
+
+
+class Probe:
+    """A model and `samples` in batches of `batch_size`, with the loss that its family trains with.
+
+    UsageError where idvl knows no loss for the model, a sample cannot be learnt from, or the inputs take more bytes
+    than `budget`.
+    """
+
+    def __init__(self, loaded: Loaded, samples: Sequence[Sample], *, batch_size: int, budget: int):
+        lesson, config = loaded.family.lesson, loaded.model.config
+        if lesson is None:
+            raise UsageError(f"idvl knows no loss for {type(loaded.model).__name__}: sensitivity needs one")
+        for sample in samples:
+            if reason := lesson.lacks(sample, config):
+                raise UsageError(f"no loss of sample {sample.id}: {reason}")
+        self.model, self._loss = loaded.model, lesson.loss
+        collate = Collate(loaded.family, loaded.processor, config)
+        parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+        if len(parts) > 1 and len(parts[-1]) < lesson.least_batch:
+            parts.pop()
+        needed = _bytes(collate(list(parts[0]))) * len(parts)
+        if needed > budget:
+            raise UsageError(
+                f"{len(samples)} prepared samples take {needed / 2**30:.1f} GiB and {budget / 2**30:.1f} GiB are free: "
+                "set a smaller eval.limit"
+            )
+        self.batches = [collate(list(part)) for part in parts]
+        self._about = {"samples": sum(map(len, parts)), "batch_size": batch_size}
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the inputs."""
+        return sum(map(_bytes, self.batches))
+
+    def about(self) -> dict[str, int]:
+        """What a loss is measured on, JSON-ready."""
+        return self._about
+
+    def seconds(self) -> float:
+        """What one loss takes, by the second of two passes over the first batch."""
+        for _ in range(2):
+            start = time.perf_counter()
+            self._measured(self.batches[:1])
+            taken = time.perf_counter() - start
+        return taken * len(self.batches)
+
+    def loss(self) -> float:
+        """The mean loss of a term over all samples. RunError where it is no number."""
+        return self._measured(self.batches)
+
+    @torch.no_grad()
+    def _measured(self, batches: list[dict[str, Tensor]]) -> float:
+        total, count = 0.0, 0
+        for batch in batches:
+            inputs = {key: value.to(self.model.device) for key, value in batch.items()}
+            part = self._loss(self.model, inputs, None)
+            total, count = total + float(part.total), count + part.count
+        if total != total:
+            raise RunError("the loss is no number: the model, or the data, holds NaN")
+        return total / count
+
+
+def _bytes(batch: dict[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in batch.values())
+
+
+@contextmanager
+def pruned(weights: dict[str, nn.Parameter], ratio: float) -> Iterator[int]:
+    """Inside, round(ratio x weights) of the smallest weights of all these tensors together are zero; how many."""
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    pruner = Pruner(weights, criterion=Magnitude(), schedule=Schedule(kind="one-shot", target=ratio, total_steps=1))
+    try:
+        yield pruner.step(1).zeros
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(before[name])
