@@ -31,6 +31,25 @@ def output() -> Console:
     return Console(width=PIPE_WIDTH if fixed else None, highlight=False)
 
 
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Inside, what is printed goes to stderr, whoever prints it: stdout is for the result."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            kept = os.dup(1)
+        except OSError:  # closed
+            yield
+            return
+        os.dup2(2, 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
 class Reporter:
     """Progress, notes and warnings of a run. `quiet` keeps the warnings; beside the main process all is silent."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from json import dumps
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank
+from idvl.commands.console import Reporter, output, rank, results_alone
 from idvl.commands.options import MEASURE, choices, flag, number, text
 from idvl.profile import MODALITIES, Capture, EstimatorName, Knn, Tokens, compare, load_profile
 
@@ -27,7 +26,7 @@ idvl estimate-id ./my-checkpoint --dataset ./my-images --samples 500 --output ru
 
 idvl estimate-id --recipe runs/mine/recipe.yaml --set estimate.tokens=mean
 
-Flags go before --set, --set before the recipe file, the file before the defaults."""
+Flags win over --set, --set over the recipe file, the file over the defaults."""
 
 # recipe section -> the flags that set its keys
 SETTINGS = {
@@ -99,7 +98,7 @@ def command(
     other = load_profile(compare_with) if compare_with else None
     from idvl.workflows import estimate_id
 
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, whatever a library prints
+    with results_alone():
         result = estimate_id.run(
             asked,
             folder=output_dir,

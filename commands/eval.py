@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from json import dumps
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank
+from idvl.commands.console import Reporter, output, rank, results_alone
 from idvl.commands.options import flag, number, text
 from idvl.errors import UsageError
 
@@ -25,8 +24,8 @@ idvl eval --score runs/blip-80/eval/predictions.jsonl
 
 accelerate launch -m idvl eval openai/clip-vit-large-patch14 --task retrieval --dataset flickr30k
 
-Values are in percent, CIDEr times 100, as in the tables of papers. Flags go before --set, --set before the recipe file,
-the file before the defaults."""
+Values are in percent, CIDEr times 100, as in the tables of papers. Flags win over --set, --set over the recipe file,
+the file over the defaults."""
 
 EVALUATION = "Evaluation"
 
@@ -55,7 +54,7 @@ def command(
     batch_size: Annotated[
         str | None, text(EVALUATION, "Samples at a time; 16 by default. auto: as many as fit.", metavar="N")
     ] = None,
-    prompt: Annotated[str | None, text(EVALUATION, "What a caption starts with, or how a question is put.")] = None,
+    prompt: Annotated[str | None, text(EVALUATION, "What captions start with, or how a question is put.")] = None,
     beams: Annotated[int | None, number(EVALUATION, "Beams of the search; 3 by default.", min=1)] = None,
     min_length: Annotated[
         int | None, number(EVALUATION, "Fewest tokens; 5 of a caption, 1 of an answer.", min=0)
@@ -114,16 +113,19 @@ def command(
         return _list(json=json)
     if score and model:
         raise UsageError(f"--score reads predictions and no model: leave out {model}")
+    ignored = ("output_dir", "resume", "overwrite", "recipe", "limit", "split", "dataset")
+    if score and (given := [name for name in ignored if context.params[name]]):
+        raise UsageError(f"--score reads predictions alone: leave out --{given[0].removesuffix('_dir')}")
     reporter, asked = o.begin({**context.params, "model": model or ("" if score else None)}, SETTINGS)
     from idvl.workflows import evaluate, scoring
 
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, whatever a library prints
+    with results_alone():
         if score:
             folder = None
             results = scoring.score_again(
                 score,
                 task=asked.eval.task,
-                seed=asked.data.seed,
+                seed=seed,
                 resamples=asked.eval.resamples,
                 compared=compare,
                 other_metrics=evaluate.other_metrics(asked),

@@ -40,7 +40,7 @@ def flag(panel: str, help_: str, name: str, *others: str) -> Any:
 Model = Annotated[
     str | None, typer.Argument(help="Hub id, local folder, builtin/blip or builtin/vit.", show_default=False)
 ]
-Dataset = Annotated[str | None, text(DATA, "shapes, digits, coco, flickr30k, textvqa, or a local path.")]
+Dataset = Annotated[str | None, text(DATA, "A name that idvl eval --list shows, or a local path.")]
 DataDir = Annotated[Path | None, text(DATA, "Local copy of the dataset.")]
 DatasetId = Annotated[str | None, text(DATA, "Hub repository to read it from instead.")]
 ImageColumn = Annotated[str | None, text(DATA, "Column of the images.")]
@@ -69,6 +69,14 @@ Debug = Annotated[bool, flag(SHOWN, "Log and traceback.", "--debug")]
 
 def begin(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple[Reporter, recipes.Recipe]:
     """The reporter of a run and the recipe that its flags, --set and file make. UsageError for what is refused."""
+    reporter, given = asked(params, sections)
+    from idvl import recipe as recipes
+
+    return reporter, recipes.load(params["recipe"], given)
+
+
+def asked(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple[Reporter, dict[str, Any]]:
+    """The reporter of a run and the settings that its flags and --set give. UsageError for what is refused."""
     for name in ("resume", "overwrite"):
         if params[name] and params["output_dir"] is None:
             raise UsageError(f"--{name} needs the folder of the run: --output DIR")
@@ -76,8 +84,7 @@ def begin(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple
     speak(reporter, debug=params["debug"])
     from idvl import recipe as recipes
 
-    given = recipes.parse_assignments(params["set_"] or []) | settings(params, sections)
-    return reporter, recipes.load(params["recipe"], given)
+    return reporter, recipes.parse_assignments(params["set_"] or []) | settings(params, sections)
 
 
 def settings(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> dict[str, Any]:

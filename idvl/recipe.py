@@ -53,7 +53,11 @@ def _words(value: Any) -> Any:
 
 
 def _or_auto(value: Any) -> Any:
-    return 0 if value == "auto" else value
+    if value == "auto":
+        return 0
+    if not str(value).isdecimal():
+        raise ValueError(f'a number of samples, or "auto", not {value!r}')
+    return value
 
 
 class Section(BaseModel):
@@ -178,7 +182,7 @@ class EvalSection(Section):
     templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}."]
     rerank: Annotated[int, Field(ge=0)] = 128
     metrics: Annotated[list[str], BeforeValidator(_words)] = []
-    resamples: Annotated[int, Field(ge=100)] = 1_000
+    resamples: Annotated[int, Field(ge=100)] | None = None  # None: 1,000
     every: Annotated[int, Field(ge=1)] | None = None  # in optimizer steps of prune
     after: bool = True  # prune evaluates the pruned model
 
@@ -277,7 +281,7 @@ def _line(detail: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         return _unknown(key)
     if kind == "missing":
-        return 'no model: name one, as in "idvl estimate-id builtin/blip", or as model.name in a recipe'
+        return "no model: name one, as builtin/blip, or as model.name in a recipe"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return f"{key}: {value!r} is not one of {', '.join(allowed)}{_near(str(value), allowed)}"

@@ -98,7 +98,8 @@ def page(
     if model["source"] == "hub":
         facts["base_model"] = model["name"]
     name = model["name"] if model["source"] != "folder" else Path(model["name"]).name
-    if evaluation:
+    # the Hub's lists do not tell that samples were left out
+    if evaluation and not evaluation["limit"]:
         facts |= {"model_name": f"{name} pruned", "eval_results": _model_index(evaluation)}
     data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
     factors = {layer["factor"] for layer in report["layers"].values()}
@@ -181,10 +182,11 @@ def _model_index(found: Mapping[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     dataset = found["dataset"]
+    listed = dataset.get("join")
     return [
         EvalResult(
             task_type=HUB_TASKS.get(found["task"], found["task"]),
-            dataset_type=dataset["dataset_id"] or _public(dataset["dataset"]),
+            dataset_type=listed["list"] if listed else dataset["dataset_id"] or _public(dataset["dataset"]),
             dataset_name=_public(dataset["dataset"]),
             dataset_split=dataset["split"],
             metric_type=name.lower(),

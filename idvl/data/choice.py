@@ -34,13 +34,13 @@ Progress = Callable[[int, int], None]
 class Choice:
     """Samples taken so far, and what was passed over. Their encoded images go to `store`, their ids are distinct.
 
-    `content` is a running SHA-256 over the images, first texts, labels and answers taken.
+    `content` is a running SHA-256 over the images, texts, labels and answers taken.
     """
 
     store: Store
     samples: list[Sample] = field(default_factory=list)
     ids: Counter[str] = field(default_factory=Counter)
-    images: set[str] = field(default_factory=set)
+    images: dict[str, int] = field(default_factory=dict)
     captions: set[str] = field(default_factory=set)
     skipped: list[dict[str, str]] = field(default_factory=list)
     duplicates: int = 0
@@ -49,18 +49,39 @@ class Choice:
 
     def take(self, sample: Sample, digests: list[str | None]) -> None:
         """Take a sample; the second with an id gets "#2" behind it."""
-        self.ids[sample.id] += 1
-        repeated = self.ids[sample.id]
+        # a file's name may be no text
+        name = sample.id.encode("utf-8", "replace").decode()
+        self.ids[name] += 1
+        repeated = self.ids[name]
         sample = replace(
             sample,
-            id=f"{sample.id}#{repeated}" if repeated > 1 else sample.id,
+            id=f"{name}#{repeated}" if repeated > 1 else name,
             source=self.store.keep(sample.source),
             second=self.store.keep(sample.second),
         )
         self.samples.append(sample)
-        parts = [*digests, sample.texts[0] if sample.texts else None]
-        parts += [str(sample.label)] * (sample.label is not None)
-        self.content.update("".join(f"{part}\0" for part in (*parts, *sample.answers)).encode())
+        self._note(*digests, *(sample.texts or (None,)), *([sample.label] if sample.label is not None else []))
+        self._note(*sample.answers)
+
+    def gather(self, sample: Sample, digests: list[str | None]) -> None:
+        """Take a sample, or add its texts to the sample that has its image."""
+        known = self.images.get(digests[0])
+        if known is None:
+            self.images[digests[0]] = len(self.samples)
+            self.take(sample, digests)
+            return
+        self.duplicates += 1
+        before = self.samples[known]
+        self.samples[known] = replace(before, texts=(*before.texts, *sample.texts))
+        self._note(digests[0], *sample.texts)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether further texts of the images taken may be in rows to come: no row has had more than one so far."""
+        return self.duplicates > 0 or all(len(sample.texts) == 1 for sample in self.samples)
+
+    def _note(self, *parts: Any) -> None:
+        self.content.update("".join(f"{part}\0" for part in parts).encode())
 
     def consider(self, sample: Sample, digests: list[str | None]) -> None:
         """Take a sample, unless its (first) image or all of its texts have been taken before.
@@ -73,7 +94,7 @@ class Choice:
             self.duplicates += 1
             return
         if digest is not None:
-            self.images.add(digest)
+            self.images[digest] = len(self.samples)
         if fresh is not None:
             self.captions.add(fresh.casefold())
             rest = tuple(text for text in sample.texts if text != fresh)
@@ -87,11 +108,16 @@ def choose(
     *,
     name: str,
     distinct: bool = True,
+    gathered: bool = False,
     store: Store,
     progress: Progress | None = None,
 ) -> Choice:
-    """The first n usable (and distinct) candidates. Raises UsageError as soon as too many are unusable."""
+    """The first n usable candidates, distinct, or, `gathered`, with all texts of each image.
+
+    Raises UsageError as soon as too many are unusable.
+    """
     choice = Choice(store)
+    add = choice.consider if distinct else choice.gather if gathered else choice.take
     if progress is not None:
         progress(0, n)
     for candidate in candidates:
@@ -107,10 +133,11 @@ def choose(
             log.info("skipped %s: %s", name_of, error)
             _refuse_unusable(choice, max(choice.looked_at, min(n, LOOKED_AT)), name)
             continue
-        (choice.consider if distinct else choice.take)(candidate, digests)
+        if len(choice.samples) < n or digests[0] in choice.images:
+            add(candidate, digests)
         if progress is not None:
             progress(len(choice.samples), n)
-        if len(choice.samples) == n:
+        if len(choice.samples) == n and not (gathered and choice.scattered):
             break
     _refuse_unusable(choice, choice.looked_at, name)
     return choice

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import Entry, Join, choose_split, unknown
+from idvl.data.catalog import TRAINING, Entry, Join, choose_split, unknown
 from idvl.data.rows import Columns, Source, find_columns
 from idvl.errors import RunError, UsageError
 
@@ -41,8 +41,11 @@ def open_stream(
     access = {"token": token, "cache_dir": None if cache_dir is None else str(cache_dir)}
     dataset_id, commit, splits = _open(ids, revision, **access)
     joins = entry.joins if entry and ids is entry.ids else {}
+    training = split == TRAINING
     split = choose_split(split, dict.fromkeys([*splits, *joins]), where=dataset_id, entry=entry)
     join = joins.get(split)
+    # what another split is made of is not trained on
+    held_out = [other for other in joins.values() if training and other.images_split == split]
     stream = splits[choose_split(join.images_split if join else split, splits, where=dataset_id)]
     size = _size(stream)
     stream = _resolved(stream, dataset_id)
@@ -56,11 +59,15 @@ def open_stream(
         is_class=lambda name: _is_class(kinds[name]),
     )
     details = {"dataset_id": dataset_id, "revision": commit, "split": split}
-    stream = _undecoded(stream, [*columns.read, *([join.key] if join else [])], dataset_id)
+    stream = _undecoded(stream, [*columns.read, *(one.key for one in [join, *held_out] if one)], dataset_id)
     if seed is not None:
         details["shuffle"] = {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards}
         stream = _shuffled(stream, seed)
     rows = _rows(stream, dataset_id)
+    for other in held_out:
+        listed, details["without"] = _listed(other, **access)
+        rows = _without(rows, other.key, listed)
+        size = size and size - len(listed)
     if join:
         texts, details["join"] = _listed(join, **access)
         rows = ({**row, columns.text: texts[row[join.key]]} for row in rows if row[join.key] in texts)
@@ -134,6 +141,10 @@ def _listed(join: Join, **access: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     texts = {row[join.list_key]: row[join.texts] for row in rows}
     how = {"images": join.images_split, "on": f"{join.key} = {join.list_key}", "texts": join.texts}
     return texts, {**how, "list": list_id, "list_revision": commit, "list_split": split, "listed": len(texts)}
+
+
+def _without(rows: Iterator[dict[str, Any]], key: str, listed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    return (row for row in rows if row[key] not in listed)
 
 
 def _rows(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:

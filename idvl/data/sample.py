@@ -29,6 +29,11 @@ class Sample:
     answers: tuple[str, ...] = ()
     second: Encoded | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("source", "second"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
+
     @property
     def image(self) -> Image.Image | None:
         """The decoded RGB image, turned upright; None without one. Raises OSError for a file that can't be decoded."""

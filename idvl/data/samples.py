@@ -56,13 +56,15 @@ def select(
     cache_dir: str | Path | None = None,
     force: bool = False,
     distinct: bool = True,
+    gathered: bool = False,
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Selection:
     """`n` samples (None: the dataset's default) with distinct images and distinct first texts, the same for a seed.
 
     With `distinct=False`, as for training and evaluation, any usable ones, repeated or not (None: all, in the
-    dataset's own order; of what is built in, all or the default number, by seed).
+    dataset's own order; of what is built in, all or the default number, by seed). `gathered` makes one sample of all
+    rows of an image, with all of their texts.
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
@@ -93,8 +95,10 @@ def select(
             found = elsewhere(place, asked, split=split, wanted=wanted, seed=order, store=kept)
         expected = wanted if distinct or found.size is None else min(wanted, found.size)
         told = progress and (lambda done, _: progress(done, expected))
-        choice = choose(found.samples, wanted, name=dataset, distinct=distinct, store=kept, progress=told)
-    warnings = faults(choice, n, name=dataset, split=found.details["split"], force=force)
+        choice = choose(
+            found.samples, wanted, name=dataset, distinct=distinct, gathered=gathered, store=kept, progress=told
+        )
+    warnings = faults(choice, n if distinct else None, name=dataset, split=found.details["split"], force=force)
     if n is None and not distinct:
         warnings += _unlike_published(entry, found, choice)
     return Selection(

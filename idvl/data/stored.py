@@ -5,6 +5,7 @@ It does not know what is in them.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,6 +40,7 @@ class Store:
 
     def __init__(self, path: Path | None):
         self._path, self._file, self._end = path, None, 0
+        self._known: dict[bytes, Stored] = {}
         if path is not None:
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,14 +54,18 @@ class Store:
             self._file.close()
 
     def keep(self, source: Any) -> Any:
-        """Where these bytes lie now; anything else, and everything without a path, as it is."""
+        """Where these bytes lie now, once however often they come; anything else, or without a path, as it is."""
         if self._path is None or not isinstance(source, bytes):
             return source
+        digest = hashlib.sha256(source).digest()
+        if digest in self._known:
+            return self._known[digest]
         with disk_errors(self._path):
             self._opened().write(source)
             self._opened().flush()
         stored = Stored(self._path, self._end, len(source))
         self._end += len(source)
+        self._known[digest] = stored
         return stored
 
     def _opened(self) -> BinaryIO:

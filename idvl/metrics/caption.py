@@ -61,11 +61,16 @@ def score(
     )
 
 
-def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+def ready() -> None:
+    """Raise UsageError where pycocoevalcap is not installed."""
     try:
         import pycocoevalcap  # noqa: F401
     except ImportError as error:
         raise UsageError("captions are scored by pycocoevalcap: pip install 'idvl[caption]'") from error
+
+
+def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    ready()
     matched(predictions, references)
     for number, texts in enumerate(references):
         if isinstance(texts, str) or not texts:

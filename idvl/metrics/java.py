@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import IO
@@ -21,6 +21,8 @@ from typing import IO
 from idvl.metrics.measured import Measured, Skipped
 
 METEOR = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
+# seconds that Java is given to load
+PATIENCE = 180.0
 SPICE_DIR = "IDVL_SPICE_DIR"
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 # SPICE writes its scores through the JavaScript engine that Java 15 dropped
@@ -80,7 +82,7 @@ def meteor(given: Texts, wanted: Texts) -> tuple[float, list[float]]:
     wanted = {number: [text.replace("|||", "") for text in texts] for number, texts in wanted.items()}
     with tempfile.TemporaryFile() as errors:
         try:
-            with contextlib.closing(Jar(errors)) as jar:
+            with contextlib.closing(Jar(errors)) as jar, _patience(jar.meteor_p, len(given)):
                 return jar.compute_score(wanted, given)
         except (OSError, ValueError) as error:
             errors.seek(0)
@@ -110,6 +112,17 @@ def spice(given: Texts, wanted: Texts, folder: Path | str | None = None) -> list
     return [scores[number] for number in given]
 
 
+@contextlib.contextmanager
+def _patience(process: subprocess.Popen, captions: int) -> Iterator[None]:
+    """Kill a process that does not come to an end; it loads for 30 s and takes 5 s for 5,000 captions."""
+    timer = threading.Timer(PATIENCE + captions / 10, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _corenlp(folder: Path) -> list[Path]:
     jars = [folder / name for name in CORENLP]
     if missing := [jar.name for jar in jars if not jar.exists()]:
@@ -119,7 +132,10 @@ def _corenlp(folder: Path) -> list[Path]:
 
 def _version() -> int:
     """The major version of java; 0 where it does not say."""
-    told = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
+    try:
+        told = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=PATIENCE).stderr
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable("java does not answer", JAVA_HINT) from error
     found = re.search(r'version "(?:1\.)?(\d+)', told)
     return int(found[1]) if found else 0
 

@@ -21,11 +21,11 @@ def load(name: str, *, trust_remote_code: bool = False) -> Any:
             f"{name!r} is no folder here, and a metric of the Hub is code that would run on this machine: "
             "allow it with --trust-remote-code"
         )
-    import evaluate
-
     try:
+        import evaluate
+
         return evaluate.load(str(script or name), keep_in_memory=True)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"the metric {name!r} cannot be loaded: {_line(error)}") from error
 
 
@@ -33,8 +33,10 @@ def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) 
     """What a metric gives for predictions and references, JSON-ready. UsageError where it does not take these."""
     try:
         found = metric.compute(predictions=list(predictions), references=list(references))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"the metric {metric.name!r} does not take these predictions: {_line(error)}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"the metric {metric.name!r} gives a {type(found).__name__}, not names with values")
     return {key: _plain(value) for key, value in found.items()}
 
 
@@ -64,4 +66,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, str | bool | int | None):
+        return value
+    return (value if math.isfinite(value) else None) if isinstance(value, float) else str(value)

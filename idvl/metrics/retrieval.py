@@ -15,6 +15,8 @@ KS = (1, 5, 10)
 INTERVAL = "images drawn anew, with their captions"
 # similarities held at a time; 4 bytes each, twice
 BLOCK = 2**23
+# cosines that differ by less are equal: products of other shapes round otherwise
+ROUNDING = 1e-6
 # images whose similarities to their own captions are computed together
 OWN = 64
 
@@ -30,7 +32,7 @@ def ranks(images: Tensor, texts: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]
     order = owner.argsort(stable=True)
     images, texts, owner = images.float(), texts[order].float(), owner[order]
     starts = [0, *owned.cumsum(0).tolist()]
-    own = _own(images, texts, owner, starts)
+    own = _own(images, texts, owner, starts) - ROUNDING * images.norm(dim=1)[owner] * texts.norm(dim=1)
     best = own.new_full((len(images),), -torch.inf).scatter_reduce(0, owner, own, "amax")
     image_to_text, text_to_image = torch.ones_like(owned), torch.ones_like(owner)
     rows = min(len(images), max(1, BLOCK // len(texts)))
@@ -74,7 +76,7 @@ def _checked(images: Tensor, texts: Tensor, owner: Tensor) -> Tensor:
     if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or owner.shape != texts.shape[:1]:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (images, texts, owner))
         raise UsageError(f"retrieval compares (n, d) with (m, d), owned by (m,), not {shapes}")
-    if len(images) == 0:
+    if len(images) == 0 or images.shape[1] == 0:
         raise UsageError("no predictions: there is nothing to score")
     if len(texts) and not 0 <= int(owner.min()) <= int(owner.max()) < len(images):
         raise UsageError(
@@ -90,10 +92,7 @@ def _checked(images: Tensor, texts: Tensor, owner: Tensor) -> Tensor:
 
 
 def _own(images: Tensor, texts: Tensor, owner: Tensor, starts: list[int]) -> Tensor:
-    """The similarity of each caption (m,) to its image; captions are sorted by image.
-
-    From matrix products too: those round like the others, so that equal embeddings are equal here.
-    """
+    """The similarity of each caption (m,) to its image; captions are sorted by image."""
     parts = []
     for start in range(0, len(images), OWN):
         stop = min(start + OWN, len(images))

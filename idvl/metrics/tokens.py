@@ -35,6 +35,8 @@ TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+# seconds that Java is given before the first caption
+PATIENCE = 60.0
 CLITIC = re.compile(r"(.+?)(n't|'(?:s|re|ve|ll|d|m))((?:'\w+)?)")
 PAIRS = {"cannot": "can not", "gonna": "gon na", "gotta": "got ta", "wanna": "wan na", "y'all": "y' all"}
 # the tokenizer loses what lies beyond the basic plane
@@ -48,7 +50,12 @@ def tokenize(texts: Sequence[str]) -> tuple[list[str], Tokenizer]:
         return _ptb(lines), "ptb"
     except FileNotFoundError:
         log.info("no Java: captions are split by the plain tokenizer")
-    except (OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        told = " ".join(error.stderr.decode("utf-8", "replace").split())[:200] or f"exit status {error.returncode}"
+        log.warning("the PTB tokenizer failed (%s): captions are split by the plain tokenizer", told)
+    except subprocess.TimeoutExpired as error:
+        log.warning("Java said nothing for %d s: captions are split by the plain tokenizer", error.timeout)
+    except (OSError, UnicodeDecodeError) as error:
         log.warning("the PTB tokenizer failed (%s): captions are split by the plain tokenizer", error)
     return [plain(line) for line in lines], "plain"
 
@@ -81,7 +88,9 @@ def _ptb(lines: Sequence[str]) -> list[str]:
     command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     # stdin instead of pycocoevalcap's temporary file, which lies beside the package
     text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+    # it takes a second for 20,000 captions
+    patience = PATIENCE + len(lines) / 100
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True, timeout=patience)
     split = done.stdout.decode().removesuffix("\n").split("\n")
     if len(split) != len(lines):
         raise OSError(f"{len(lines)} captions went in, {len(split)} came out")

@@ -69,17 +69,23 @@ def settle(loaded: Loaded, skill: str, settings: Generation) -> Generation:
     prompt = loaded.family.skills[skill].prompt if asked is None else asked
     if skill == "answer" and QUESTION not in prompt:
         raise UsageError(f"the prompt {prompt!r} has no place for the question: put {QUESTION} where it goes")
-    tokenizer = tokenizer_of(loaded.processor)
-    words = prompt.replace(QUESTION, " ").split()
-    unknown = [
-        word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
-    ]
+    unknown = strange(loaded.processor, prompt.replace(QUESTION, " "))
     if unknown and asked is None:
         prompt = ""
     elif unknown:
         raise UsageError(f"the tokenizer of {loaded.name} does not know {unknown[0]!r} in the prompt {prompt!r}")
     least, most = lengths(loaded, skill, settings)
     return replace(settings, prompt=prompt, min_length=least, max_length=most)
+
+
+def strange(processor: Any, text: str) -> list[str]:
+    """The words of a text that the tokenizer does not know."""
+    tokenizer = tokenizer_of(processor)
+    return [
+        word
+        for word in text.split()
+        if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
+    ]
 
 
 def lengths(loaded: Loaded, skill: str, settings: Generation) -> tuple[int, int]:
@@ -110,11 +116,15 @@ def pictures(
     return process(loaded.processor, samples, 0, needs=("image",), square=square)
 
 
-def tokens(loaded: Loaded, texts: Sequence[str]) -> dict[str, Tensor]:
-    """input_ids and attention_mask (n, length): padded on the right to the longest text, cut at the model's length."""
+def tokens(loaded: Loaded, texts: Sequence[str], *, most: int | None = None) -> dict[str, Tensor]:
+    """input_ids and attention_mask (n, length): padded on the right to the longest text, cut at `most` tokens.
+
+    `most` None is what the model takes.
+    """
     tokenizer = tokenizer_of(loaded.processor)
-    cut = tokenizer.model_max_length < NO_LIMIT
-    return dict(tokenizer(list(texts), padding=True, truncation=cut, return_tensors="pt", return_token_type_ids=False))
+    most = min(most or NO_LIMIT, tokenizer.model_max_length)
+    how = {"padding": True, "truncation": most < NO_LIMIT, "max_length": most if most < NO_LIMIT else None}
+    return dict(tokenizer(list(texts), return_tensors="pt", return_token_type_ids=False, **how))
 
 
 def sentences(loaded: Loaded, texts: Sequence[str], settings: Generation) -> dict[str, Tensor]:

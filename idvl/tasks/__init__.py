@@ -67,6 +67,8 @@ class Task:
     `skills`: sets of skills, each of which is enough. `lacks`: what keeps a sample from being judged, None if nothing.
     `predict` is the walk over the samples, `refine` a second one that depends on the first one's records, where a model
     can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
+    `ready` raises UsageError where something that scoring needs is not installed. `gathered`: whether all rows of an
+    image are one sample.
     """
 
     headline: str
@@ -75,6 +77,8 @@ class Task:
     predict: Callable[[Loaded, Sequence[Sample], Asked], Pass]
     score: Callable[[Sequence[Record], Sequence[Record]], Scores]
     refine: Callable[[Loaded, Sequence[Sample], Asked, Sequence[Record]], Pass | None] | None = None
+    ready: Callable[[], None] | None = None
+    gathered: bool = False
 
 
 def each(

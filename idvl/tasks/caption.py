@@ -30,4 +30,12 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     return Scores(measures=found.measures, skipped=found.skipped, details={"tokenizer": found.tokenizer})
 
 
-TASK = Task(headline="CIDEr", skills=(frozenset({"caption"}),), lacks=lacks, predict=predict, score=score)
+TASK = Task(
+    headline="CIDEr",
+    skills=(frozenset({"caption"}),),
+    lacks=lacks,
+    predict=predict,
+    score=score,
+    ready=caption.ready,
+    gathered=True,
+)

@@ -16,6 +16,8 @@ from idvl.tasks import Asked, Pass, Record, Scores, Task, each
 
 # classes that a record lists, the likeliest first
 KEPT = 5
+# the name of a class that says its number alone
+NUMBERED = r"(label|class)? ?\d+|"
 # sentences embedded together
 SENTENCES = 256
 
@@ -45,8 +47,8 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
 def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callable[[Tensor], Tensor]:
     """An image's logits with the head's classes in the order of the dataset's.
 
-    Classes are matched by name where both have the same names, else by number. UsageError where the head is not of
-    this dataset.
+    Classes are matched by name where both have the same names, else by number. UsageError where the head is of other
+    classes.
     """
     config = loaded.model.config
     own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
@@ -59,6 +61,11 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callabl
         raise UsageError(
             f"{loaded.name} tells {len(own)} classes apart, the dataset has {most}: evaluate it on the dataset that "
             "its head was trained for, or train a head with idvl prune --new-head"
+        )
+    if theirs and not set(own) & set(theirs) and not any(re.fullmatch(NUMBERED, name) for name in (*own, *theirs)):
+        raise UsageError(
+            f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({theirs[0]}, ...): evaluate it on "
+            "the dataset that its head was trained for"
         )
     return lambda logits: logits
 

@@ -38,10 +38,11 @@ def lacks(sample: Sample) -> str | None:
 
 def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
     """The embeddings of each image and of its captions."""
+    before = asked.generation.prompt or ""
     look, read = (loaded.family.skills[name] for name in ("embed_images", "embed_texts"))
 
     def prepare(some: Sequence[Sample]) -> dict[str, Any]:
-        texts = [text for sample in some for text in sample.texts]
+        texts = [f"{before}{text}" for sample in some for text in sample.texts]
         return {
             "images": look.prepare(loaded, some, asked.generation),
             "texts": read.prepare(loaded, texts, asked.generation),
@@ -67,7 +68,8 @@ def refine(loaded: Loaded, samples: Sequence[Sample], asked: Asked, records: Seq
         return None
     skill = loaded.family.skills["match"]
     embedded = _unpacked(records)
-    captions = [caption for record in records for caption in record["captions"]]
+    before = asked.generation.prompt or ""
+    captions = [f"{before}{caption}" for record in records for caption in record["captions"]]
     wanted: list[set[int]] = [set(row) for row in _nearest(embedded.images, embedded.texts, asked.rerank)]
     for number, row in enumerate(_nearest(embedded.texts, embedded.images, asked.rerank)):
         for image in row:
@@ -148,7 +150,8 @@ def _packed(vector: Tensor) -> str:
 
 def _unpacked(records: Sequence[Record]) -> Embedded:
     def rows(packed: Sequence[str]) -> Tensor:
-        return torch.from_numpy(np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in packed]).copy())
+        decoded = (base64.b64decode(row, validate=True) for row in packed)
+        return torch.from_numpy(np.stack([np.frombuffer(row, "<f4") for row in decoded]).copy())
 
     owner = [image for image, record in enumerate(records) for _ in record["texts"]]
     return Embedded(
@@ -165,4 +168,5 @@ TASK = Task(
     predict=predict,
     score=score,
     refine=refine,
+    gathered=True,
 )

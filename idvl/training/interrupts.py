@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -32,6 +33,16 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             if not (self._several and number == signal.SIGTERM and isinstance(error, Exception)):
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Inside, signals do what they did before: what runs there can be broken off at any moment."""
+        noting = {number: signal.signal(number, handler) for number, handler in self._before.items()}
+        try:
+            yield
+        finally:
+            for number, handler in noting.items():
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

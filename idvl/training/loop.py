@@ -103,6 +103,8 @@ class Run:
         """All steps that are left."""
         loader, loss, in_a_row = self._loader(), None, 0
         with Interrupts(several=self.accelerator.num_processes > 1) as interrupts:
+            if self.resumed_at:
+                self._evaluate(hooks, interrupts)
             while self.step < self.total:
                 with accelerating.fitting(self.training, self.loaded.family.lesson.contrastive):
                     loss, asked, moved = self._one(loader, hooks, interrupts)
@@ -111,10 +113,9 @@ class Run:
                     raise RunError(f"fp16 overflowed {in_a_row} times in a row after step {self.step}: use bf16")
                 if hooks.on_epoch and self.position % self.per_epoch == 0:
                     self._between(lambda: hooks.on_epoch(self.position // self.per_epoch))
-                every = self.training.evaluate_every
-                if moved and hooks.evaluate and every and self.step % every == 0:
-                    self._log(self._between(lambda: hooks.evaluate(self.step)), hooks)
                 self._keep(asked, moved)
+                if moved:
+                    self._evaluate(hooks, interrupts)
         return Outcome(steps=self.step, resumed_at=self.resumed_at, skipped=self.skipped, loss=loss)
 
     def _one(self, loader: Iterator, hooks: Hooks, interrupts: Interrupts) -> tuple[float, int, bool]:
@@ -140,6 +141,17 @@ class Run:
             self._tell({"loss": loss, "lr": rate, "norm": norm}, hooks)
         asked = next((number for number, yes in zip(signals, raised, strict=True) if yes), 0)
         return loss, interrupts.asked if self.accelerator.num_processes == 1 else asked, moved
+
+    def _evaluate(self, hooks: Hooks, interrupts: Interrupts) -> None:
+        """Evaluate if it is time: after a checkpoint, so that signals need not wait for it, nor is it lost."""
+        every = self.training.evaluate_every
+        if not hooks.evaluate or not every or self.step % every:
+            return
+        if self.folder and self.resumed_at != self.step:
+            self.save()
+        with interrupts.released():
+            found = self._between(lambda: hooks.evaluate(self.step))
+        self._log(found, hooks)
 
     def _between(self, hook: Callable[[], Any]) -> Any:
         """What a hook returns that training does not notice."""

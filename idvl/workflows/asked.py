@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,7 @@ def choose_samples(
     n: int | None,
     force: bool,
     distinct: bool = True,
+    gathered: bool = False,
     store: Path | None = None,
     progress: Progress | None = None,
 ) -> Selection:
@@ -67,6 +69,7 @@ def choose_samples(
             cache_dir=recipe.model.cache_dir,
             force=force,
             distinct=distinct,
+            gathered=gathered,
             store=store,
             progress=progress,
         )
@@ -76,14 +79,16 @@ def choose_samples(
 @contextlib.contextmanager
 def image_store(folder: Path, team: Team, kind: str) -> Iterator[Path]:
     """A file beside a run's folder for its images, removed at the end; what killed runs of it left is removed first."""
+    folder = folder.resolve()
     here = f".{folder.name}.{kind}.{platform.node()}."
 
     def clear() -> Path:
-        for left in folder.parent.glob(f"{here}*.images"):
+        for left in folder.parent.glob(f"{glob.escape(here)}*.images"):
             pid = left.name.removeprefix(here).removesuffix(".images")
             if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
                 left.unlink(missing_ok=True)
-        return folder.with_name(f"{here}{os.getpid()}.images")
+        name = f"{here}{os.getpid()}.images"
+        return folder / name if folder.is_dir() and not os.access(folder.parent, os.W_OK) else folder.with_name(name)
 
     new = not folder.parent.exists()
     path = team.first(clear)
@@ -91,7 +96,8 @@ def image_store(folder: Path, team: Team, kind: str) -> Iterator[Path]:
         yield path
     finally:
         if team.rank == 0:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             if new:
                 with contextlib.suppress(OSError):  # a run may be in it by now
                     folder.parent.rmdir()

@@ -25,10 +25,10 @@ MODEL = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run ends with: results.json as a value, and its folder; beside the first process neither."""
+    """What a run ends with: results.json as a value, and its folder."""
 
-    results: dict[str, Any] | None
-    folder: Path | None
+    results: dict[str, Any]
+    folder: Path
 
 
 def run(
@@ -45,8 +45,7 @@ def run(
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
     recipe = _resolved(recipe)
-    if compared:
-        scoring.read_results(compared)
+    compared = compared / scoring.RESULTS if compared and compared.is_dir() else compared
     more = other_metrics(recipe)
     where = _where(recipe)
     place = folder or runs.default_folder(**where)
@@ -56,15 +55,15 @@ def run(
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "judging"))
         work = judging.prepare(recipe, loaded, team, reporter, store=store)
+        if compared:
+            ids = [sample.id for sample in work.selection.samples]
+            team.each(lambda: scoring.comparable(compared, work.name, ids, work.selection.description["fingerprint"]))
         walk = work.tried()
-        begun = team.first(lambda: runs.read_record(place)) if resume else None
-        # batches stay those of the run that is gone on with
-        size = begun["signature"].get("batch_size") if begun else None
-        size = recipe.eval.batch_size or size or work.batch_size(walk, reporter)
+        size = work.batch_size(walk, reporter)
         opened: list[runs.Run] = []
         options = {
             "recipe": recipe.to_dict(*EVALUATING),
-            "signature": {**work.signature(), "batch_size": size},
+            "signature": work.signature(),
             "resume": resume,
             "overwrite": overwrite,
         }
@@ -76,7 +75,7 @@ def run(
         folder = team.first(lambda: opened[0].folder)
         with resumable(folder, reporter):
             results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)
-    return Result(results=results, folder=folder if opened else None)
+    return Result(results=results, folder=folder)
 
 
 def other_metrics(recipe: Recipe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ It knows neither whose folder that is nor why the model is judged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,8 @@ from idvl.workflows.scoring import PREDICTIONS, REFINED, RESULTS
 
 # skills that a prompt is for
 WRITING = {"caption", "answer"}
+# samples that show what a dataset holds
+FEW = 8
 # files of a judgement in its folder
 FILES = (f"{PREDICTIONS}.jsonl", f"{REFINED}.jsonl", RESULTS)
 
@@ -55,6 +57,12 @@ class Judgement:
     @property
     def device(self) -> torch.device:
         return self.loaded.model.device
+
+    @property
+    def limit(self) -> int | None:
+        """The limit, where it left samples out, as far as is known."""
+        asked, chosen = self.recipe.eval.limit, len(self.selection.samples) + sum(self.left_out.values())
+        return asked if asked is not None and chosen >= asked else None
 
     def of(self, loaded: Loaded) -> Judgement:
         """The same of another model of the same class."""
@@ -86,6 +94,7 @@ class Judgement:
             "task": self.name,
             **{key: self.loaded.description[key] for key in about},
             "samples": self.selection.description["fingerprint"],
+            "count": len(self.selection.samples),
             **_settings(self.asked),
         }
 
@@ -98,23 +107,26 @@ class Judgement:
         batch_size: int,
         compared: Path | None = None,
         other_metrics: Mapping[str, Any] = MappingProxyType({}),
-    ) -> dict[str, Any] | None:
-        """Predict what is missing in the folder, score it, write results.json; the results, on the first process."""
+    ) -> dict[str, Any]:
+        """Predict what is missing in the folder, score it, write results.json; the results."""
         walked = self._predicted(walk, folder, batch_size, reporter)
-        if self.team.rank:
-            return None
         reporter.note("scoring")
-        found = scoring.numbers(
-            self.name,
-            folder / f"{PREDICTIONS}.jsonl",
-            seed=self.recipe.data.seed,
-            resamples=self.recipe.eval.resamples,
-            compared=compared,
-            other_metrics=other_metrics,
-        )
-        results = found | self._facts(walked, batch_size)
-        write_json(folder / RESULTS, results)
-        return results
+
+        def score() -> dict[str, Any]:
+            found = scoring.numbers(
+                self.name,
+                folder / f"{PREDICTIONS}.jsonl",
+                seed=self.recipe.data.seed,
+                resamples=self.recipe.eval.resamples or scoring.RESAMPLES,
+                fingerprint=self.selection.description["fingerprint"],
+                compared=compared,
+                other_metrics=other_metrics,
+            )
+            results = found | self._facts(walked, batch_size)
+            write_json(folder / RESULTS, results)
+            return results
+
+        return self.team.first(score)
 
     def _predicted(self, walk: Pass, folder: Path, batch_size: int, reporter: Reporter) -> predicting.Walked:
         options = {"folder": folder, "team": self.team, "device": self.device}
@@ -125,7 +137,7 @@ class Judgement:
             with reporter.progress("matching") as progress:
                 walked += predicting.walk(again, name=REFINED, batch_size=1, progress=progress, **options)
         if walked.redone:
-            reporter.warn(f"{walked.redone} lines were damaged or of unfinished batches, and were predicted again")
+            reporter.warn(f"{walked.redone} lines were damaged or of unfinished batches, and were dropped")
         return walked
 
     def _refined(self, folder: Path) -> Pass | None:
@@ -141,7 +153,7 @@ class Judgement:
             "dataset": {key: value for key, value in self.selection.description.items() if key not in long},
             "samples": len(self.selection.samples),
             "left_out": dict(self.left_out),
-            "limit": self.recipe.eval.limit,
+            "limit": self.limit,
             "settings": {**_settings(self.asked), "batch_size": batch_size},
             **walked.to_json(),
             "peak_memory": peak_memory(self.device),
@@ -158,24 +170,35 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     """
     if missing := loaded.description.get("missing"):
         raise UsageError(f"{loaded.name} lacks weights and would be partly random: {', '.join(missing[:3])}")
-    entry = CATALOG.get(recipe.data.dataset)
-    offered = entry.tasks if entry else None
-    name = tasks.choose(recipe.eval.task, loaded.family.skills, model=loaded.name, offered=offered)
+    options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
+    name = _task(recipe, loaded, lambda: choose_samples(recipe, recipe.data.dataset, team, n=FEW, **options))
+    task = tasks.load(name)
+    if task.ready:
+        team.each(task.ready)
     with reporter.progress("choosing samples") as progress:
         selection = choose_samples(
             recipe,
             recipe.data.dataset,
             team,
-            split=recipe.eval.split or EVALUATION,
             n=recipe.eval.limit,
-            force=True,
-            distinct=False,
-            store=store,
+            gathered=task.gathered,
             progress=progress,
+            **options,
         )
-    kept, left_out = _judged(tasks.load(name), selection, recipe.data.dataset, reporter)
-    asked = _asked(recipe, loaded, tasks.load(name), kept)
+    kept, left_out = _judged(task, selection, recipe.data.dataset, reporter)
+    asked = _asked(recipe, loaded, task, kept)
     return Judgement(recipe=recipe, name=name, loaded=loaded, selection=kept, left_out=left_out, asked=asked, team=team)
+
+
+def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:
+    """The task asked for, or the first that the model can do and the dataset is for, as known or a few samples show."""
+    skills, entry = loaded.family.skills, CATALOG.get(recipe.data.dataset)
+    offered = list(entry.tasks) if entry else None
+    able = tasks.possible(skills)
+    if offered is None and recipe.eval.task is None and len(able) > 1:
+        samples = few().samples
+        offered = [name for name in able if any(tasks.load(name).lacks(sample) is None for sample in samples)] or None
+    return tasks.choose(recipe.eval.task, skills, model=loaded.name, offered=offered)
 
 
 def _judged(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:

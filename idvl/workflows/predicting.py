@@ -143,8 +143,8 @@ def fitting(size: int) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        smaller = f"--batch-size {max(size // 2, 1)} or auto" if size > 1 else "another --device"
-        raise RunError(f"a batch of {size} does not fit into memory: --resume with {smaller}") from error
+        smaller = f"a smaller eval.batch_size ({size // 2} or auto)" if size > 1 else "another --device"
+        raise RunError(f"evaluating a batch of {size} does not fit into memory: --resume with {smaller}") from error
 
 
 def largest_batch(asked: Pass, device: torch.device, team: Team) -> int:

@@ -67,8 +67,9 @@ def run(
     with ExitStack() as held:
         training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))
         job = gather(recipe, device, team, reporter, store=training)
-        judge = quality.prepare(job, reporter, store=judging)
         ended = resume and not plan_only and team.first((place / REPORT).exists)
+        judged = ended and team.first(lambda: "evaluation" in read_report(place))
+        judge = None if plan_only or judged else quality.prepare(job, reporter, store=judging)
         plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
         if plan_only:
             return Result(plan=plan)
@@ -96,8 +97,6 @@ def run(
 
 def _judge(job: Job, judge: Judgement, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
     """Evaluate the saved model, unless that is done; report and card tell how well it does."""
-    if "evaluation" in job.team.first(lambda: read_report(folder)):
-        return
     if opened:
         opened.path(quality.FINAL)
     path, asked = str(folder / "model"), job.recipe.model
@@ -134,7 +133,7 @@ class Work:
         """Learn the head, estimate the profile, prune, save."""
         job, made = self.job, runs.provenance()
         if self.opened:
-            for name in (dimensions.FOLDER, CHECKPOINTS):
+            for name in (dimensions.FOLDER, CHECKPOINTS, *([quality.STEPS] if job.recipe.eval.every else [])):
                 self.opened.path(name)
         if job.recipe.train.new_head:
             head.learn(job, self.folder, self.opened, self.reporter)

@@ -22,7 +22,7 @@ from idvl.tasks import Scores
 
 SCHEMA = "idvl/results/1"
 RESULTS, PREDICTIONS, REFINED = "results.json", "predictions", "matches"
-LEVEL = 0.95
+LEVEL, RESAMPLES = 0.95, 1_000
 
 
 def numbers(
@@ -31,12 +31,14 @@ def numbers(
     *,
     seed: int,
     resamples: int,
+    fingerprint: str | None = None,
     compared: Path | None = None,
     other_metrics: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What a predictions file is worth, as the part of results.json that needs no model.
 
-    `compared`: the results.json of another run. `other_metrics`: metrics of `evaluate` by the name that they get.
+    `fingerprint`: of the samples, where it is known. `compared`: the results.json of another run. `other_metrics`:
+    metrics of `evaluate` by the name that they get.
     UsageError for a file that is damaged, empty, or of another task.
     """
     draws = {"seed": seed, "resamples": resamples, "level": LEVEL}
@@ -52,27 +54,61 @@ def numbers(
     }
     if other_metrics:
         given, wanted = _pairs(predictions.read(path))
-        found["other_metrics"] = {name: other.compute(metric, given, wanted) for name, metric in other_metrics.items()}
+        found["other_metrics"] = {name: _computed(metric, given, wanted) for name, metric in other_metrics.items()}
     if compared:
-        found["compared"] = _difference(task, scores, path, compared, draws)
+        found["compared"] = _difference(task, scores, path, fingerprint, compared, draws)
     return found
 
 
-def score_again(path: Path, *, task: str | None = None, **options: Any) -> dict[str, Any]:
+def score_again(
+    path: Path, *, task: str | None = None, seed: int | None = None, resamples: int | None = None, **options: Any
+) -> dict[str, Any]:
     """Score a predictions file once more; the results.json beside it, where there is one, gets the new numbers.
 
-    `options` are those of `numbers`. UsageError where neither these files nor `task` say which task it is.
+    `seed` and `resamples` None are those of before; `options` are further ones of `numbers`. UsageError for a file that
+    is not whole, and where neither the files beside it nor `task` say which task it is.
     """
+    path = path / f"{PREDICTIONS}.jsonl" if path.is_dir() else path
+    if (compared := options.get("compared")) and compared.is_dir():
+        options["compared"] = compared / RESULTS
+    count = len(predictions.read(path))
     beside = path.parent / RESULTS
-    before = read_results(beside) if beside.exists() else {}
-    record = runs.read_record(path.parent) or {"signature": {}}
-    task = task or before.get("task") or record["signature"].get("task")
+    # another file is none of that run
+    before = read_results(beside) if beside.exists() and path.stem == PREDICTIONS else {}
+    begun = (runs.read_record(path.parent) or {"signature": {}})["signature"]
+    task = task or before.get("task") or begun.get("task")
     if task is None:
         raise UsageError(f"nothing beside {path} says which task it is: name it with --task")
-    results = before | numbers(task, path, **options)
+    if before and before["task"] != task:
+        raise UsageError(f"{path} is of the task {before['task']}, not of {task}")
+    expected = (begun.get("count") or before.get("samples")) if path.stem == PREDICTIONS else None
+    if expected is not None and count != expected:
+        raise UsageError(f"{path} holds {count} of {expected} predictions: finish the run with --resume first")
+    drawn = before.get("bootstrap", {"seed": 0, "resamples": RESAMPLES})
+    found = numbers(
+        task,
+        path,
+        seed=drawn["seed"] if seed is None else seed,
+        resamples=drawn["resamples"] if resamples is None else resamples,
+        fingerprint=before.get("dataset", {}).get("fingerprint"),
+        **options,
+    )
+    kept = {key: value for key, value in before.items() if key not in ("compared", "other_metrics")}
+    results = kept | found | {"samples": count}
     if before:
         write_json(beside, results)
-    return {"samples": len(predictions.read(path)), **results}
+    return results
+
+
+def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | None) -> dict[str, Any]:
+    """The results to compare with. UsageError for those of another task or of other samples."""
+    theirs = read_results(results)
+    if theirs["task"] != task:
+        raise UsageError(f"{results} is of the task {theirs['task']}, not of {task}: nothing to compare")
+    their_ids = [record.get("id") for record in predictions.read(results.with_name(f"{PREDICTIONS}.jsonl"))]
+    if list(ids) != their_ids or fingerprint not in (None, theirs["dataset"]["fingerprint"]):
+        raise UsageError(f"{results} is of other samples: compare runs of one dataset, --split, --limit and --seed")
+    return theirs
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -81,17 +117,34 @@ def read_results(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as results: {error}") from error
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+    known = isinstance(results, dict) and results.get("schema") == SCHEMA
+    if not known or any(key not in results for key in ("task", "metrics", "model", "dataset", "samples")):
         raise UsageError(f"{path} is no results.json of idvl eval (schema {SCHEMA})")
     return results
 
 
 def _score(task: str, path: Path) -> Scores:
-    records, refined = predictions.read(path), path.with_name(f"{REFINED}.jsonl")
+    records, beside = predictions.read(path), path.with_name(f"{REFINED}.jsonl")
+    refined = predictions.read(beside) if tasks.load(task).refine and beside.exists() else []
+    for found, place in ((records, path), (refined, beside)):
+        if [record.get("number", k) for k, record in enumerate(found)] != list(range(len(found))):
+            raise UsageError(f"{place} lacks predictions: finish the run with --resume first")
+    if refined and len(refined) != len(records):
+        raise UsageError(f"{beside} holds {len(refined)} of {len(records)} lines: finish the run with --resume first")
     try:
-        return tasks.load(task).score(records, predictions.read(refined) if refined.exists() else ())
-    except (KeyError, TypeError) as error:
+        return tasks.load(task).score(records, refined)
+    except KeyError as error:
         raise UsageError(f"{path} holds no predictions of the task {task}: no {error} in it") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UsageError(f"{path} holds no sound predictions of the task {task}: {error}") from error
+
+
+def _computed(metric: Any, given: Sequence[Any], wanted: Sequence[Any]) -> dict[str, Any]:
+    """What a metric gives, or why it does not: the others are not lost for it."""
+    try:
+        return other.compute(metric, given, wanted)
+    except UsageError as error:
+        return {"skipped": str(error)}
 
 
 def _metric(measured: Measured, draws: dict[str, Any]) -> dict[str, Any]:
@@ -103,18 +156,12 @@ def _skipped(skipped: Skipped) -> dict[str, Any]:
     return {"value": None, "skipped": skipped.reason, "hint": skipped.hint}
 
 
-def _difference(task: str, scores: Scores, path: Path, results: Path, draws: dict[str, Any]) -> dict[str, Any]:
+def _difference(
+    task: str, scores: Scores, path: Path, fingerprint: str | None, results: Path, draws: dict[str, Any]
+) -> dict[str, Any]:
     """The difference of every metric to another run's, over the same samples, paired."""
-    theirs = read_results(results)
-    if theirs["task"] != task:
-        raise UsageError(f"{results} is of the task {theirs['task']}, not of {task}: nothing to compare")
-    their_path = results.with_name(f"{PREDICTIONS}.jsonl")
-    ids, their_ids = ([record["id"] for record in predictions.read(each)] for each in (path, their_path))
-    if ids != their_ids:
-        raise UsageError(
-            f"{results} is of other samples: compare runs of the same dataset, --split, --limit and --seed"
-        )
-    measures = _score(task, their_path).measures
+    theirs = comparable(results, task, [record.get("id") for record in predictions.read(path)], fingerprint)
+    measures = _score(task, results.with_name(f"{PREDICTIONS}.jsonl")).measures
     differences = {
         name: asdict(bootstrap.paired(measured, measures[name], **draws))
         for name, measured in scores.measures.items()

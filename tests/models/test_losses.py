@@ -194,3 +194,19 @@ def test_a_reader_of_text_gets_no_new_head(get):
 def test_what_cannot_be_learnt_is_refused_first(get, kind, samples, settings, said):
     with pytest.raises(UsageError, match=said):
         check(get(kind), samples, Training(**{"batch_size": 2, **settings}))
+
+
+def test_captions_are_learnt_behind_the_prompt_that_they_are_written_behind(tmp_path, monkeypatch):
+    from idvl.models.families import blip
+
+    monkeypatch.setattr(blip, "PROMPT", "two red ")
+    loaded = load(str(tiny.save("blip", tmp_path / "blip")))
+    samples = [
+        dataclasses.replace(sample, texts=(text,))
+        for sample, text in zip(tiny.samples(2), ("a star", "a"), strict=True)
+    ]
+    tokenizer = loaded.processor.tokenizer
+    shown = loaded.family.lesson.inputs(loaded.processor, samples, 4, loaded.model.config)
+    assert tokenizer.batch_decode(shown["input_ids"], skip_special_tokens=True) == ["two red a star", "two red a"]
+    learnt = [tokenizer.decode(row[row != IGNORED]) for row in shown["labels"]]
+    assert learnt == ["a star [SEP]", "a [SEP]"]

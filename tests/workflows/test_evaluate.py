@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from idvl.errors import UsageError
 from idvl.recipe import load as load_recipe
 from idvl.workflows import scoring
 from idvl.workflows.evaluate import run
+from tests import tiny
 from tests.reporter import Silent
 
 N = 20
@@ -77,11 +79,15 @@ def test_batches_change_no_prediction(captions, tmp_path):
     assert one == other
 
 
-def test_auto_finds_a_batch_and_a_resumed_run_keeps_it(tmp_path):
+def test_auto_finds_a_batch_and_a_run_goes_on_with_another(tmp_path):
     results, _ = evaluated(tmp_path / "run", VIT, eval__batch_size="auto", eval__limit=20)
     assert results["settings"]["batch_size"] in (1, 2, 4, 8, 16)
-    again, _ = evaluated(tmp_path / "run", VIT, eval__batch_size="auto", eval__limit=20, resume=True)
-    assert again["settings"]["batch_size"] == results["settings"]["batch_size"]
+    path = tmp_path / "run" / "predictions.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:9]))
+    again, _ = evaluated(tmp_path / "run", VIT, eval__batch_size=4, eval__limit=20, resume=True)
+    assert (again["found"], again["predicted"]) == (8, 12)
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost", "twice", "foreign", "empty"])
@@ -194,3 +200,66 @@ def test_predictions_of_another_task_are_not_scored(captions, tmp_path):
     with pytest.raises(UsageError, match="no predictions of the task classification"):
         scoring.score_again(tmp_path / "predictions.jsonl", task="classification", seed=0, resamples=100)
     assert scoring.score_again(tmp_path / "predictions.jsonl", task="caption", seed=0, resamples=100)["samples"] == N
+
+
+def test_what_is_not_whole_is_not_scored(digits, tmp_path):
+    folder, results = digits
+    run_folder = tmp_path / "run"
+    shutil.copytree(folder, run_folder)
+    path = run_folder / "predictions.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for broken in (lines[:50], lines + lines[:1], lines[1:] + lines[:1]):
+        path.write_bytes(b"".join(broken))
+        with pytest.raises(UsageError, match="finish the run with --resume"):
+            scoring.score_again(path)
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(UsageError, match="is of the task classification, not of caption"):
+        scoring.score_again(path, task="caption")
+    assert json.loads((run_folder / "results.json").read_text()) == results
+
+
+def test_scoring_again_draws_as_before(tmp_path):
+    results, _ = evaluated(tmp_path / "run", VIT, data__seed=3, eval__resamples=200)
+    assert scoring.score_again(tmp_path / "run") == results
+
+
+def test_predictions_for_other_images_of_the_same_names_are_not_compared(digits, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(digits[0], folder)
+    theirs = json.loads((folder / "results.json").read_text())
+    theirs["dataset"]["fingerprint"] = "another"
+    (folder / "results.json").write_text(json.dumps(theirs))
+    with pytest.raises(UsageError, match="other samples"):
+        evaluated(tmp_path / "run", VIT, compared=folder / "results.json")
+
+
+def test_a_limit_that_leaves_nothing_out_is_none(tmp_path):
+    results, _ = evaluated(tmp_path / "run", VIT, eval__limit=5000)
+    assert (results["samples"], results["limit"]) == (899, None)
+
+
+@pytest.mark.parametrize("field", ['"prediction": null', '"prediction": 5', '"references": 7'])
+def test_damaged_fields_end_in_one_line(tmp_path, field):
+    line = '{"number": 0, "id": "a", "prediction": "x", "references": ["y"], FIELD}'.replace("FIELD", field)
+    (tmp_path / "predictions.jsonl").write_text(line)
+    with pytest.raises(UsageError, match="predictions of the task caption"):
+        scoring.score_again(tmp_path / "predictions.jsonl", task="caption")
+
+
+def test_captions_that_come_one_a_line_belong_to_one_image(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    drawn = tiny.samples(6)
+    lines = []
+    for sample in drawn:
+        sample.source.save(pictures / f"{sample.id}.png")
+        lines += [{"file_name": f"{sample.id}.png", "text": f"{sample.texts[0]} {k}"} for k in ("red", "blue")]
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tiny.save("clip", tmp_path / "clip")
+    settings = {"model.name": str(tmp_path / "clip"), "data.dataset": str(pictures)}
+    results, _ = evaluated(tmp_path / "run", settings)
+    assert (results["task"], results["samples"], results["scoring"]["captions"]) == ("retrieval", 6, 12)
+    records = predictions.read(tmp_path / "run" / "predictions.jsonl")
+    assert all(len(record["captions"]) == 2 for record in records)
+    limited, _ = evaluated(tmp_path / "few", settings, eval__limit=3)
+    assert (limited["samples"], limited["scoring"]["captions"]) == (3, 6)

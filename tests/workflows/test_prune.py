@@ -117,7 +117,7 @@ def test_a_second_resume_shows_what_is_there(place, whole):
     folder, report = whole
     again, reporter = pruned(place, folder, resume=True)
     assert again.report == report
-    assert reporter.notes == ["the model is pruned already"]
+    assert "the model is pruned already" in reporter.notes
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ image's own text from that of the sample before it in the batch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ from idvl.models.skills import (
     pictures,
     place,
     prompted,
-    sentences,
+    strange,
     texts,
     tokens,
     unit,
@@ -41,6 +42,12 @@ from idvl.models.skills import (
 
 # texts that the matching head reads together, which bounds its memory
 TEXTS_AT_ONCE = 64
+
+# the words before every caption, in fine-tuning and generation (Li et al. 2022, section 5.2)
+PROMPT = "a picture of "
+# what BLIP takes out of captions and questions, and where it cuts captions (data/utils.py, train_retrieval.py)
+MARKS = r"[.!\"()*#:;~]"
+MOST_WORDS, MOST_TOKENS = 30, 35
 
 
 def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
@@ -118,9 +125,14 @@ def answering_call(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
 
 
 def captioning_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
-    """`inputs` with the tokens to be said next as labels (n, text_length)."""
-    shown = inputs(processor, samples, text_length)
-    return {**shown, "labels": next_tokens(shown["input_ids"], shown["attention_mask"])}
+    """`inputs` of the captions behind the prompt, the tokens to be said next after it as labels (n, length)."""
+    prompt = "" if strange(processor, PROMPT) else PROMPT
+    begun = len(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    asked = [replace(sample, texts=(prompt + sample.texts[0],)) for sample in samples]
+    shown = inputs(processor, asked, min(text_length + begun, processor.tokenizer.model_max_length))
+    labels = next_tokens(shown["input_ids"], shown["attention_mask"])
+    labels[:, :begun] = IGNORED
+    return {**shown, "labels": labels}
 
 
 def captioning_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
@@ -172,7 +184,9 @@ def answering_length(processor: Any, samples: Sequence[Sample]) -> int:
 
 
 def prompts(loaded: Any, samples: Sequence[Sample], settings: Generation, *, skill: str) -> dict[str, Tensor]:
-    """The images, and input_ids and attention_mask of the prompts (n, length)."""
+    """The images, and input_ids and attention_mask of the prompts (n, length); questions cleaned as BLIP does."""
+    if skill == "answer":
+        samples = [replace(one, texts=(re.sub(MARKS, "", one.texts[0].lower()).rstrip(),)) for one in samples]
     return {**pictures(loaded, samples, settings), **tokens(loaded, prompted(loaded, skill, samples, settings))}
 
 
@@ -219,10 +233,16 @@ def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) ->
     return unit(loaded.model.text_proj(read[:, 0]))
 
 
+def captions(loaded: Any, items: Sequence[str], settings: Generation) -> dict[str, Tensor]:
+    """The tokens of captions, cleaned and cut as BLIP's retrieval does (data/utils.py, train_retrieval.py)."""
+    words = (re.sub(MARKS, " ", text.lower()).split() for text in items)
+    return tokens(loaded, [" ".join(some[:MOST_WORDS]) for some in words], most=MOST_TOKENS)
+
+
 def pairs(loaded: Any, items: Sequence[tuple[Sample, Sequence[str]]], settings: Generation) -> dict[str, Tensor]:
     """One image, and the texts to match it with."""
     ((sample, candidates),) = items
-    return {**pictures(loaded, [sample], settings), **tokens(loaded, candidates)}
+    return {**pictures(loaded, [sample], settings), **captions(loaded, candidates, settings)}
 
 
 @torch.no_grad()
@@ -253,7 +273,7 @@ ANSWERING = Lesson(loss=answering_loss, inputs=learning_inputs, lacks=lacks_answ
 MATCHING = Lesson(loss=matching_loss, inputs=matching_inputs, least_batch=2, partial=True)
 RETRIEVAL = {
     "embed_images": Skill(prepare=pictures, perform=embed_images),
-    "embed_texts": Skill(prepare=sentences, perform=embed_texts),
+    "embed_texts": Skill(prepare=captions, perform=embed_texts),
     "match": Skill(prepare=pairs, perform=match),
 }
 
@@ -293,7 +313,6 @@ FAMILY = Family(
     token_mask=token_mask,
     call=started_call,
     lesson=Lesson(loss=captioning_loss, inputs=captioning_inputs),
-    # the words before every caption that BLIP was fine-tuned on (Li et al. 2022, section 5.2)
-    skills={"caption": Skill(prepare=partial(prompts, skill="caption"), perform=caption, prompt="a picture of ")},
+    skills={"caption": Skill(prepare=partial(prompts, skill="caption"), perform=caption, prompt=PROMPT)},
     for_config=for_config,
 )

@@ -38,14 +38,17 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> Judgement | None:
         reporter.note(f"not evaluated: {error}")
         return None
     trained, judged = (one.description["split"] for one in (job.selection, work.selection))
+    seen = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
     if judged == trained and not asked.split:
         reporter.note(f"not evaluated: {job.recipe.data.dataset} has no split beside {trained}, which is trained on")
         return None
+    if judged == trained or (seen and work.selection.description.get("join")):
+        reporter.warn(f"{len(seen)} of the samples that are judged are trained on: that is no test")
     return work
 
 
-def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any] | None:
-    """The results of a model, pruned, judged in a folder; on the first process.
+def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """The results of a model, pruned, judged in a folder.
 
     What is in the folder is gone on with if it is of the same weights and settings, else made anew.
     """
@@ -64,7 +67,10 @@ def values(results: dict[str, Any]) -> dict[str, float]:
 def _claim(folder: Path, signature: dict[str, Any]) -> None:
     """Make the folder, without what is of another model or other settings."""
     path, ours = folder / SIGNATURE, json.loads(json.dumps(signature))
-    if folder.exists() and (not path.exists() or json.loads(path.read_text(encoding="utf-8")) != ours):
-        shutil.rmtree(folder)
+    if folder.exists() and any(folder.iterdir()):
+        if not path.exists():
+            raise UsageError(f"{str(folder)!r} holds another evaluation: move it, or add --no-eval")
+        if json.loads(path.read_text(encoding="utf-8")) != ours:
+            shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, ours)

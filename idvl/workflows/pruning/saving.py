@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ def save(
     plan: Plan,
     opened: runs.Run,
     made: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write the pruned model, its masks, profile and card; report.json comes last, and is returned.
+) -> None:
+    """Write the pruned model, its masks, profile and card; report.json comes last.
 
     `made`: how it came about.
     """
@@ -52,7 +51,7 @@ def save(
         opened.path(name)
     stored = job.origin.get("stored_dtype")
     with pruner.masked():
-        verdict = save_pruned(
+        save_pruned(
             opened.folder / "model",
             job.loaded.model,
             job.loaded.processor,
@@ -64,20 +63,18 @@ def save(
             dtype=getattr(torch, stored) if stored else None,
             trust_remote_code=job.recipe.model.trust_remote_code,
         )
-    return {**report, "verified": asdict(verdict)}
 
 
-def add_evaluation(job: Job, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell the report and the card of a saved run how well its model does; the report."""
+def add_evaluation(job: Job, folder: Path, results: Mapping[str, Any]) -> None:
+    """Tell the report and the card of a saved run how well its model does."""
     report = read_report(folder)
     about = ("task", "headline", "metrics", "samples", "limit", "bootstrap")
-    dataset = {key: results["dataset"][key] for key in ("dataset", "dataset_id", "split")}
+    dataset = {key: results["dataset"].get(key) for key in ("dataset", "dataset_id", "split", "join")}
     report["evaluation"] = {**{key: results[key] for key in about}, "dataset": dataset}
     card = _card(job, report)
     for place in (folder / "model", folder):
         write_text(place / "README.md", card)
     write_json(folder / REPORT, report)
-    return report
 
 
 def read_report(folder: Path) -> dict[str, Any]:

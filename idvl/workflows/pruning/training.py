@@ -53,7 +53,9 @@ def prune(
     def evaluate(step: int) -> dict[str, float]:
         with pruner.masked():
             results = quality.measure(judge, job.loaded, folder / quality.STEPS / f"step-{step:09d}", reporter)
-        return job.team.first(lambda: quality.values(results))
+        found = quality.values(results)
+        reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in found.items())}")
+        return found
 
     with reporter.progress("pruning") as progress:
         outcome = train(
@@ -90,9 +92,10 @@ def _told(numbers: Mapping[str, float], target: float) -> str:
 
 
 def _forget(folder: Path) -> None:
-    """Drop the metrics of steps after the last checkpoint: they will be made again."""
+    """Drop the metrics of steps after the last checkpoint, and its evaluation: they will be made again."""
     kept = latest(folder / CHECKPOINTS)
     step, path = int(kept.name.rpartition("-")[2]) if kept else 0, folder / "metrics.jsonl"
-    lines = [line for line in runs.read_metrics(path) if line.get("step", 0) <= step]
+    found = [(line.get("step", 0), line) for line in runs.read_metrics(path)]
+    lines = [line for at, line in found if at < step or (at == step and "loss" in line)]
     if path.exists():
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
