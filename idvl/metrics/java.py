@@ -29,7 +29,7 @@ CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 SPICE_JAVA = 14
 JAVA_HINT = "install a Java runtime, so that java is on the PATH"
 METEOR_HINT = f"it needs 2 GB of memory and a Java that works: {JAVA_HINT}"
-SPICE_HINT = f"set {SPICE_DIR} to the folder of {' and '.join(CORENLP)}, and put a Java 8 to {SPICE_JAVA} on the PATH"
+SPICE_HINT = f"set {SPICE_DIR} to a folder with {' and '.join(CORENLP)}; it needs Java 8 to {SPICE_JAVA}"
 
 # image number -> its tokenized texts, as pycocoevalcap takes them
 Texts = dict[int, list[str]]
@@ -125,8 +125,8 @@ def _patience(process: subprocess.Popen, captions: int) -> Iterator[None]:
 
 def _corenlp(folder: Path) -> list[Path]:
     jars = [folder / name for name in CORENLP]
-    if missing := [jar.name for jar in jars if not jar.exists()]:
-        raise Unavailable(f"no {' and '.join(missing)} in {folder}", SPICE_HINT)
+    if not all(jar.exists() for jar in jars):
+        raise Unavailable("the CoreNLP 3.6.0 jars are not there", SPICE_HINT)
     return jars
 
 

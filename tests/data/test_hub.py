@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from idvl.data.catalog import CATALOG, EVALUATION
+from idvl.data.catalog import CATALOG, EVALUATION, TRAINING
 from tests.hub import Hub, caption, class_name, write_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -123,15 +123,19 @@ def test_what_an_evaluation_reads_of_each_entry(repos: dict[str, Path], tmp_path
 
 def test_karpathys_test_split_is_put_together_from_two_repositories(repos: dict[str, Path], tmp_path: Path) -> None:
     with serve(repos, "coco", "coco-karpathy") as hub:
-        whole, drawn, again = ask(
+        learnt, whole, drawn, again = ask(
             hub,
             tmp_path,
+            {"dataset": "coco", "split": TRAINING, **EVERYTHING},
             {"dataset": "coco", "split": "test", **EVERYTHING},
             *({"dataset": "coco", "split": "test", "n": 30, **EVERYTHING} for _ in range(2)),
         )
     listed = [f"COCO_val2014_{number:012d}.jpg" for number in range(5, 3_000, 20)]
     assert whole["ids"] == listed and whole["split"] == "test"
     assert whole["texts"] == [f"{caption(5, version)}, as listed" for version in range(5)]
+    # what is judged is not trained on
+    assert learnt["split"] == "val" and len(learnt["ids"]) == 2_850 and not set(learnt["ids"]) & set(listed)
+    assert learnt["without"]["list"] == "yerevann/coco-karpathy"
     join = whole["join"]
     assert (join["list"], join["images"], join["on"]) == ("yerevann/coco-karpathy", "val", "file_name = filename")
     assert join["listed"] == 150 and len(join["list_revision"]) == 40

@@ -264,6 +264,40 @@ def test_the_pruned_model_is_judged_on_the_split_it_was_not_trained_on(place, tm
     assert (folder / "README.md").read_text() == (folder / "model" / "README.md").read_text()
 
 
+def test_a_run_killed_in_an_evaluation_on_the_way_goes_on_there(place, tmp_path, digits, monkeypatch):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    pruned(place, whole, **digits, eval__every=10, eval__after=False)
+    append, calls = predictions.append, []
+
+    def broken(path, records):
+        append(path, records)
+        calls.append(path)
+        if len(calls) == 25:  # 18 batches of the evaluation at step 10, then 7 of that at step 20
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictions, "append", broken)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(place, folder, **digits, eval__every=10, eval__after=False)
+    monkeypatch.undo()
+    pruned(place, folder, resume=True, **digits, eval__every=10, eval__after=False)
+    found = json.loads((folder / "evaluations" / "step-000000020" / "results.json").read_text())["found"]
+    assert found == 350
+    lines = [[json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()] for at in (whole, folder)]
+    assert lines[0] == lines[1]
+    files = [(at / "model" / "model.safetensors").read_bytes() for at in (whole, folder)]
+    assert files[0] == files[1]
+
+
+def test_an_evaluation_of_someone_elses_is_not_removed(place, tmp_path, digits):
+    folder = tmp_path / "run"
+    pruned(place, folder, **digits, eval__after=False)
+    (folder / "eval").mkdir()
+    (folder / "eval" / "predictions.jsonl").write_text("mine")
+    with pytest.raises(UsageError, match="holds another evaluation"):
+        pruned(place, folder, resume=True, **digits)
+    assert (folder / "eval" / "predictions.jsonl").read_text() == "mine"
+
+
 def test_a_run_cut_off_while_it_is_judged_goes_on_there(place, tmp_path, digits, monkeypatch):
     folder = tmp_path / "run"
     append, calls = predictions.append, []
