@@ -29,7 +29,7 @@ SEGMENTS = "segment scores, centred on the corpus score"
 
 @dataclass(frozen=True)
 class Captioned:
-    """BLEU@1-4, METEOR, ROUGE-L, CIDEr and SPICE: each measured or skipped."""
+    """BLEU@1-4, METEOR, ROUGE-L, CIDEr, SPICE, and the share of captions that are a reference: measured or skipped."""
 
     measures: dict[str, Measured]
     skipped: dict[str, Skipped]
@@ -53,6 +53,7 @@ def score(
         _rouge(given, wanted),
         _cider(given, wanted),
         java.attempt("SPICE", partial(_spice, given, wanted, spice_dir)),
+        mean("exact", [texts[0] in wanted[number] for number, texts in given.items()], interval=MEANS),
     ]
     return Captioned(
         measures={metric.name: metric for metric in found if isinstance(metric, Measured)},
