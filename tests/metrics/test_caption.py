@@ -17,7 +17,7 @@ from idvl.metrics.tokens import tokenize
 
 from .corpora import ADVERSARIAL, corpus
 
-FAST = {"BLEU@1", "BLEU@2", "BLEU@3", "BLEU@4", "ROUGE-L", "CIDEr"}
+FAST = {"BLEU@1", "BLEU@2", "BLEU@3", "BLEU@4", "ROUGE-L", "CIDEr", "exact"}
 
 
 @pytest.fixture
@@ -253,3 +253,9 @@ def test_without_the_package_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     with pytest.raises(UsageError, match=r"pip install 'idvl\[caption\]'"):
         score(["a dog"], [["a dog"]])
+
+
+def test_a_caption_that_equals_a_reference_token_by_token_is_exact() -> None:
+    found = score(["A dog runs.", "a  cat", "a cow", ""], [["x", "a dog runs"], ["a cat !"], ["a cow runs"], ["y"]])
+    assert found.measures["exact"].parts[:, 0].tolist() == [1, 1, 0, 0]
+    assert found.measures["exact"].value == 50
