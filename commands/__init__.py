@@ -75,7 +75,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     """One line for the user, and the exit code."""
     text = " ".join(str(error).split())
     if hasattr(error, "format_message"):  # what typer refuses
-        return f"{' '.join(error.format_message().split())} (see --help)", getattr(error, "exit_code", 2)
+        told = " ".join(error.format_message().split()).replace("Value error, ", "")
+        return f"{told} (see --help)", getattr(error, "exit_code", 2)
     if isinstance(error, UsageError):
         return text, 2
     if isinstance(error, RunError):

@@ -6,7 +6,6 @@ never takes another layer's by accident: it takes its modality's median, or the 
 
 from __future__ import annotations
 
-import logging
 import math
 import statistics
 from collections.abc import Mapping
@@ -14,8 +13,6 @@ from dataclasses import dataclass, field
 
 from idvl.errors import UsageError
 from idvl.profile import Estimate, Profile
-
-log = logging.getLogger(__name__)
 
 # the sign of the exponent
 MODES = {"none": 0, "multiply": 1, "divide": -1}
@@ -83,8 +80,6 @@ def multipliers(
             substituted[name] = f"{unsound[name]}; it takes the {whose} median, {ids[name]:.4g}"
         else:
             ids[name] = profile.layers[name].estimate.dimension
-    if substituted:
-        log.warning("%d of %d layers take a median for their ID", len(substituted), len(layers))
     factors = {name: _factor(name, value, MODES[mode] * exponent) for name, value in ids.items()}
     return Multipliers(factors, substituted)
 

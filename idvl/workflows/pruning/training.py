@@ -33,8 +33,10 @@ def prune(
 ) -> tuple[Pruner, Outcome]:
     """All steps that are left of a job. The pruner at the end, and what training did."""
     weighted = job.multipliers(profile)
-    for name, reason in weighted.substituted.items():
-        reporter.warn(f"{name}: {reason}")
+    if weighted.substituted:
+        name, reason = next(iter(weighted.substituted.items()))
+        told = f"{len(weighted.substituted)} of {len(job.layers)} layers have no sound ID, as report.json says of each"
+        reporter.warn(f"{told}; the first is {name}: {reason}")
     pruner = job.pruner(weighted)
     if resume:
         job.team.first(lambda: _forget(folder))
