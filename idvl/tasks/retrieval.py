@@ -21,6 +21,9 @@ from idvl.metrics import retrieval
 from idvl.models.loading import Loaded
 from idvl.tasks import Asked, Pass, Record, Scores, Task
 
+# queries whose candidates are compared together
+AT_ONCE = 128
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -70,11 +73,16 @@ def refine(loaded: Loaded, samples: Sequence[Sample], asked: Asked, records: Seq
     embedded = _unpacked(records)
     before = asked.generation.prompt or ""
     captions = [f"{before}{caption}" for record in records for caption in record["captions"]]
-    wanted: list[set[int]] = [set(row) for row in _nearest(embedded.images, embedded.texts, asked.rerank)]
-    for number, row in enumerate(_nearest(embedded.texts, embedded.images, asked.rerank)):
-        for image in row:
-            wanted[image].add(number)
-    items = [(sample, sorted(numbers)) for sample, numbers in zip(samples, wanted, strict=True)]
+    images, texts = len(embedded.images), len(embedded.texts)
+    pairs = torch.cat(
+        [
+            (torch.arange(images)[:, None] * texts + _nearest(embedded.images, embedded.texts, asked.rerank)).flatten(),
+            (_nearest(embedded.texts, embedded.images, asked.rerank) * texts + torch.arange(texts)[:, None]).flatten(),
+        ]
+    ).unique()
+    counts = torch.bincount(pairs // texts, minlength=images).tolist()
+    wanted = [some.tolist() for some in (pairs % texts).split(counts)]
+    items = list(zip(samples, wanted, strict=True))
 
     def prepare(some: Sequence[tuple[Sample, list[int]]]) -> list[Any]:
         return [
@@ -108,39 +116,42 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
 
 def _reranked(embedded: Embedded, refined: Sequence[Record]) -> tuple[Tensor, Tensor]:
     """Ranks (n,) and (m,) by similarity plus the head's score, of the candidates of each direction."""
-    k = refined[0]["rerank"]
-    scores = {
-        (image, text): score
-        for image, record in enumerate(refined)
-        for text, score in zip(record["captions"], record["scores"], strict=True)
-    }
-    owner = embedded.owner.tolist()
-    # what no candidate reaches comes after all others
-    images = torch.full((len(embedded.images),), len(embedded.texts))
-    texts = torch.full((len(embedded.texts),), len(embedded.images))
-    # another machine may round to other candidates than were looked at
-    for image, near in enumerate(_nearest(embedded.images, embedded.texts, k)):
-        row = [text for text in near if (image, text) in scores]
-        own = [text for text in row if owner[text] == image]
-        if own:
-            images[image] = _rank(embedded.images[image], embedded.texts, row, own, [scores[image, t] for t in row])
-    for text, near in enumerate(_nearest(embedded.texts, embedded.images, k)):
-        row = [image for image in near if (image, text) in scores]
-        if owner[text] in row:
-            found = [scores[image, text] for image in row]
-            texts[text] = _rank(embedded.texts[text], embedded.images, row, [owner[text]], found)
-    return images, texts
+    k, images, texts = refined[0]["rerank"], len(embedded.images), len(embedded.texts)
+    # a pair's number is image x texts + text
+    pairs = torch.cat([image * texts + torch.tensor(record["captions"]) for image, record in enumerate(refined)])
+    scores = torch.tensor([score for record in refined for score in record["scores"]])
+    order = pairs.argsort()
+    pairs, scores = pairs[order], scores[order]
+
+    def looked_at(asked: Tensor) -> Tensor:
+        """The scores of pairs, -inf where there is none: another machine may round to other candidates."""
+        place = torch.searchsorted(pairs, asked).clamp(max=len(pairs) - 1)
+        return torch.where(pairs[place] == asked, scores[place], -torch.inf)
+
+    near = _nearest(embedded.images, embedded.texts, k)
+    own = torch.arange(images)[:, None]
+    total = _cosines(embedded.images, embedded.texts, near) + looked_at(own * texts + near)
+    found_images = _best(total, embedded.owner[near] == own, texts)
+    near = _nearest(embedded.texts, embedded.images, k)
+    total = _cosines(embedded.texts, embedded.images, near) + looked_at(near * texts + torch.arange(texts)[:, None])
+    return found_images, _best(total, near == embedded.owner[:, None], images)
 
 
-def _rank(query: Tensor, keys: Tensor, row: list[int], own: list[int], scores: list[float]) -> int:
-    """The best rank among the candidates `row` of one of `own`; of equal ones it is the last."""
-    total = keys[row] @ query + torch.tensor(scores)
-    belongs = torch.tensor([candidate in own for candidate in row])
-    return 1 + int((total[~belongs] >= total[belongs].max()).sum())
+def _best(total: Tensor, belongs: Tensor, last: int) -> Tensor:
+    """The best rank (n,) among candidates (n, k) of one that belongs, equal ones before it; `last` without one."""
+    best = total.where(belongs, -torch.inf).amax(1)
+    ranks = 1 + ((total >= best[:, None]) & ~belongs).sum(1)
+    return ranks.where(best > -torch.inf, last)
 
 
-def _nearest(queries: Tensor, keys: Tensor, k: int) -> list[list[int]]:
-    return retrieval.nearest(queries, keys, min(k, len(keys))).tolist()
+def _cosines(queries: Tensor, keys: Tensor, near: Tensor) -> Tensor:
+    """Of each query (n, d) with its candidates (n, k) among the keys (m, d)."""
+    parts = zip(queries.split(AT_ONCE), near.split(AT_ONCE), strict=True)
+    return torch.cat([torch.einsum("nd,nkd->nk", some, keys[candidates]) for some, candidates in parts])
+
+
+def _nearest(queries: Tensor, keys: Tensor, k: int) -> Tensor:
+    return retrieval.nearest(queries, keys, min(k, len(keys)))
 
 
 def _packed(vector: Tensor) -> str:
