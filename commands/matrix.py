@@ -47,8 +47,8 @@ def carry_out(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> N
     if result.folder:
         reporter.note(f"a run folder a cell, and matrix.jsonl, are in {result.folder}")
     if failed := [line for line in result.lines if line.state == "failed"]:
-        names = ", ".join(line.name for line in failed)
-        raise RunError(f"{len(failed)} of {len(result.lines)} cells failed: {names}; the first: {failed[0].reason}")
+        first = failed[0]
+        raise RunError(f"{len(failed)} of {len(result.lines)} cells failed, {first.name} first: {first.reason}")
 
 
 def parse_time(text: str) -> float:
