@@ -21,6 +21,8 @@ from idvl.errors import RunError, UsageError
 from idvl.profile import Profile, finite
 
 Kind = Literal["estimate-id", "prune", "eval", "sensitivity"]
+# what the folder of a matrix of runs holds beside them
+MATRIX = "matrix.jsonl"
 # the file that a finished run of a kind ends with; a run of prune has profile.json too, so it comes first
 ENDS: dict[Kind, str] = {
     "prune": "report.json",
@@ -153,6 +155,8 @@ def _runs_in(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
+    if (folder / MATRIX).exists():  # its cells are the runs
+        return False
     return runs.read_record(folder) is not None or any(_schema(folder / name) for name in ENDS.values())
 
 

@@ -39,6 +39,14 @@ def test_a_run_is_taken_once_and_what_is_inside_of_it_not_at_all(tmp_path: Path)
     assert [run.kind for run in study.runs] == ["prune"] and study.runs[0].dense is not None
 
 
+def test_of_a_matrix_the_cells_are_the_runs(tmp_path: Path) -> None:
+    folders.record(tmp_path, {}, {})
+    (tmp_path / "matrix.jsonl").write_text("{}\n")
+    folders.pruned(tmp_path / "one")
+    folders.pruned(tmp_path / "two")
+    assert [run.label.rpartition("/")[2] for run in collect([tmp_path]).runs] == ["one", "two"]
+
+
 def test_what_is_no_run_is_told_with_the_reason(tmp_path: Path) -> None:
     folders.evaluated(tmp_path / "run")
     (tmp_path / "empty").mkdir()
