@@ -50,10 +50,10 @@ replicate: $(DENSE)
 	done; [ -z "$$failed" ] || { echo "not all cells are there:$$failed"; exit 1; }
 
 $(STUDY)/dense/blip-%/card.json: | $(STAMP)
-	$(BIN)/python -m idvl.builtin.make blip --seed $* --steps 3000 --pictures 32000 --output $(@D)
+	$(BIN)/python -m idvl.builtin.make blip --seed $* --steps 3000 --pictures 32000 --precision float32 --output $(@D)
 
 $(STUDY)/dense/vit-%/card.json: | $(STAMP)
-	$(BIN)/python -m idvl.builtin.make vit --seed $* --steps 1500 --output $(@D)
+	$(BIN)/python -m idvl.builtin.make vit --seed $* --steps 1500 --precision float32 --output $(@D)
 
 # two at a time, with a thread each: most tests keep one core busy
 test: $(STAMP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from json import dumps
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, speak
+from idvl.commands.console import Reporter, output, rank, results_alone, speak
 from idvl.commands.options import flag, number, text
 from idvl.errors import UsageError
 
@@ -57,7 +56,7 @@ def command(
     ] = None,
     ratios: Annotated[
         list[float] | None,
-        number(SENSITIVITY, "Sparsity of what is pruned; repeatable. 0.2 to 0.95 by default.", "--ratio"),
+        number(SENSITIVITY, "Sparsity of what is pruned; repeatable. 0.2 to 0.9 by default.", "--ratio"),
     ] = None,
     scope: Annotated[str | None, text(SENSITIVITY, "As of idvl prune; all by default.")] = None,
     profile: Annotated[
@@ -117,7 +116,7 @@ def _measure(params: dict[str, Any]) -> tuple[Reporter, Path | None]:
 
     given = {"ratios": params["ratios"]} if params["ratios"] else {}
     how = {name: params[name] for name in ("resume", "overwrite")}
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, whatever a library prints
+    with results_alone():
         done = sensitivity.run(
             asked, folder=params["page"], reporter=reporter, plan_only=params["plan"], **how, **given
         )

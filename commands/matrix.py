@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
 from json import dumps
@@ -11,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from idvl.commands import options as o
-from idvl.commands.console import output
+from idvl.commands.console import output, results_alone
 from idvl.errors import RunError, UsageError
 
 # flags of prune that make no sense for many runs at once
@@ -29,7 +28,7 @@ def carry_out(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> N
     reporter, asked = o.asked(params, sections)
     from idvl.workflows import matrix
 
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, whatever a library prints
+    with results_alone():
         result = matrix.run(
             params["matrix"],
             given=asked,

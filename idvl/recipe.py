@@ -260,15 +260,20 @@ def _names(section: str) -> Iterable[str]:
     return Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, kind: str) -> Any:
+    """What a YAML file holds. UsageError, in one line that calls it a `kind`, for one that cannot be read."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"there is no recipe {str(path)!r}") from None
+        raise UsageError(f"there is no {kind} {str(path)!r}") from None
     except OSError as error:
-        raise UsageError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from error
+        raise UsageError(f"cannot read the {kind} {str(path)!r}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the recipe {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"the {kind} {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = read_yaml(path, "recipe")
     if not isinstance(values, dict):
         raise UsageError(f"the recipe {str(path)!r} holds no sections; it has {', '.join(SECTIONS)}")
     return {key: {} if value is None and key in SECTIONS else value for key, value in values.items()}

@@ -1,6 +1,6 @@
 """Trains the built-in models and writes weights and cards: `python -m idvl.builtin.make [blip] [vit]`.
 
-With --output it trains one like them into another folder, by another seed, in fewer steps or on fewer pictures.
+With --output it trains one like them into another folder, by another seed, in fewer steps, on fewer pictures or in float32.
 
 A recipe fixes data, steps and seed; what a card reports is measured here, from the weights as they are stored.
 """
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 # what may differ in a model that does not ship
-CHANGES = ("seed", "steps", "pictures")
+CHANGES = {"seed": int, "steps": int, "pictures": int, "precision": str}
 
 BLIP = Recipe(steps=12_000, batch=64, pictures=64_000, warmup=500, weight_decay=0.01)
 VIT = Recipe(steps=4_000, batch=64, pictures=digits.SIZES["train"], warmup=200, weight_decay=0.05)
@@ -203,8 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m idvl.builtin.make", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(BUILDERS)}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="train one model into this folder instead")
-    for name in CHANGES:
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"with --output: another number for {name}")
+    for name, kind in CHANGES.items():
+        choices = ("bfloat16", "float32") if kind is str else None
+        parser.add_argument(f"--{name}", type=kind, choices=choices, help=f"with --output: another {name}")
     given = parser.parse_args()
     names = given.names or list(BUILDERS)
     if unknown := set(names) - set(BUILDERS):

@@ -6,11 +6,14 @@ import contextlib
 import glob
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from idvl import runs
+from idvl.builtin import dataset_of
 from idvl.data.choice import Progress
 from idvl.data.samples import Selection, select
 from idvl.models.layers import Layer
@@ -18,6 +21,24 @@ from idvl.models.loading import Loaded, load
 from idvl.models.team import Team
 from idvl.profile import Profile
 from idvl.recipe import ModelSection, Recipe
+
+
+def with_dataset(recipe: Recipe) -> Recipe:
+    """The recipe with its dataset: the one asked for, or a built-in model's. UsageError where there is neither."""
+    dataset = recipe.data.dataset or dataset_of(recipe.model.name)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
+
+
+def open_run(
+    held: contextlib.ExitStack, team: Team, folder: Path | None, named: Sequence[Any], **options: Any
+) -> tuple[runs.Run | None, Path]:
+    """The run of a folder (None: a new one called after `named`), which the first process alone holds, and the folder.
+
+    `options` are those of `Run.open`; an error of the first process is raised on all.
+    """
+    opened: list[runs.Run] = []
+    team.first(lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options))))
+    return (opened[0] if opened else None), team.first(lambda: opened[0].folder)
 
 
 def open_model(asked: ModelSection, device: torch.device, team: Team) -> Loaded:

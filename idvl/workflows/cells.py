@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from idvl import recipe as recipes
-from idvl.builtin import dataset_of
 from idvl.errors import UsageError
 from idvl.recipe import Recipe
+from idvl.workflows.asked import with_dataset
 from idvl.workflows.pruning.settings import resolved
 
 Work = Literal["prune", "estimate-id", "eval"]
@@ -78,7 +76,7 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
             raise UsageError(f"two cells of {str(path)!r} are called {name}: {settings}")
         recipe = recipes.load(None, base | settings)
         try:
-            asked = resolved(recipe) if "prune" in run else _with_dataset(recipe)
+            asked = resolved(recipe) if "prune" in run else with_dataset(recipe)
             cells[name] = Cell(name=name, settings=settings, recipe=asked, published=numbers(settings))
         except UsageError as error:
             left_out[name] = str(error)
@@ -98,20 +96,8 @@ def name_of(settings: Mapping[str, Any]) -> str:
     return "-".join(words) or "base"
 
 
-def _with_dataset(recipe: Recipe) -> Recipe:
-    dataset = recipe.data.dataset or dataset_of(recipe.model.name)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
-
-
 def _source(path: Path) -> dict[str, Any]:
-    try:
-        source = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no matrix {str(path)!r}") from None
-    except OSError as error:
-        raise UsageError(f"cannot read the matrix {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the matrix {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    source = recipes.read_yaml(path, "matrix")
     if not isinstance(source, dict):
         raise UsageError(f"the matrix {str(path)!r} holds nothing; it has {', '.join(KEYS)}")
     for key in source:

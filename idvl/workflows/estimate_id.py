@@ -18,14 +18,13 @@ import torch
 from torch import nn
 
 from idvl import runs
-from idvl.builtin import dataset_of
 from idvl.data.samples import Sample, Selection, select
 from idvl.errors import UsageError
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens, load_profile
 from idvl.recipe import Recipe, parse_bytes
-from idvl.workflows.asked import open_model, other_widths
+from idvl.workflows.asked import open_model, other_widths, with_dataset
 from idvl.workflows.estimation import Estimation, Result, named, profile_of, settings_of
 from idvl.workflows.launch import join_team
 from idvl.workflows.measure import Measurement, Progress, Settings
@@ -47,8 +46,7 @@ def run(
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
     others = [(str(compare), load_profile(compare))] if compare else []
-    dataset = recipe.data.dataset or dataset_of(recipe.model.name)
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
+    recipe = with_dataset(recipe)
     settings_of(recipe)
     runs.check(folder or runs.default_folder(*named(recipe)), resume=resume, overwrite=overwrite)
     device, team = join_team(recipe.model.device)

@@ -26,7 +26,7 @@ from idvl.models.team import Team
 from idvl.profile import LayerProfile, Profile, load_profile
 from idvl.recipe import ESTIMATING, Recipe
 from idvl.reporting.plot import plot
-from idvl.workflows.asked import choose_samples
+from idvl.workflows.asked import choose_samples, open_run
 from idvl.workflows.launch import peak_memory
 from idvl.workflows.measure import Measurement, Settings
 from idvl.workflows.reporter import Reporter, resumable
@@ -98,23 +98,17 @@ class Estimation:
         for line in work.plan.lines():
             reporter.note(line)
         with ExitStack() as held:
-            opened: list[runs.Run] = []
-
-            def take() -> None:
-                place = folder or runs.new_folder(*named(self.recipe))
-                opened.append(held.enter_context(runs.Run.open(place, **options)))
-
-            self.team.first(take)
-            if not opened:
+            opened, _ = open_run(held, self.team, folder, named(self.recipe), **options)
+            if opened is None:
                 for _ in work.estimates():
                     pass
                 return Result(plan=work.plan)
             if not part:
-                held.enter_context(resumable(opened[0].folder, reporter))
-            profile = _recorded(work, self.selection, opened[0], self.done, reporter)
-            plot([(self.loaded.name, profile), *others], opened[0].path("profile.png"))
+                held.enter_context(resumable(opened.folder, reporter))
+            profile = _recorded(work, self.selection, opened, self.done, reporter)
+            plot([(self.loaded.name, profile), *others], opened.path("profile.png"))
         _judge(profile.layers, reporter)
-        return Result(plan=work.plan, profile=profile, folder=opened[0].folder)
+        return Result(plan=work.plan, profile=profile, folder=opened.folder)
 
     def _measurement(self, reporter: Reporter) -> Measurement:
         if self._work is None:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from idvl import runs
-from idvl.builtin import dataset_of
 from idvl.metrics import other
 from idvl.recipe import EVALUATING, Recipe
 from idvl.workflows import judging, scoring
-from idvl.workflows.asked import image_store, open_model
+from idvl.workflows.asked import image_store, open_model, open_run, with_dataset
 from idvl.workflows.launch import join_team
 from idvl.workflows.reporter import Reporter, resumable
 
@@ -48,7 +47,7 @@ def run(
     compared = compared / scoring.RESULTS if compared and compared.is_dir() else compared
     more = other_metrics(recipe)
     where = _where(recipe)
-    place = folder or runs.default_folder(**where)
+    place = folder or runs.default_folder(*where)
     runs.check(place, resume=resume, overwrite=overwrite)
     device, team = join_team(recipe.model.device)
     loaded = open_model(recipe.model, device, team)
@@ -60,19 +59,10 @@ def run(
             team.each(lambda: scoring.comparable(compared, work.name, ids, work.selection.description["fingerprint"]))
         walk = work.tried()
         size = work.batch_size(walk, reporter)
-        opened: list[runs.Run] = []
-        options = {
-            "recipe": recipe.to_dict(*EVALUATING),
-            "signature": work.signature(),
-            "resume": resume,
-            "overwrite": overwrite,
-        }
-        team.first(
-            lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(**where), **options)))
-        )
+        options = {"signature": work.signature(), "resume": resume, "overwrite": overwrite}
+        opened, folder = open_run(held, team, folder, where, recipe=recipe.to_dict(*EVALUATING), **options)
         for name in judging.FILES if opened else ():
-            opened[0].path(name)
-        folder = team.first(lambda: opened[0].folder)
+            opened.path(name)
         with resumable(folder, reporter):
             results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)
     return Result(results=results, folder=folder)
@@ -86,18 +76,13 @@ def other_metrics(recipe: Recipe) -> dict[str, Any]:
 
 def _resolved(recipe: Recipe) -> Recipe:
     """The recipe with its dataset, and with the split of either section."""
-    dataset, split = recipe.data.dataset or dataset_of(recipe.model.name), recipe.eval.split or recipe.data.split
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update={"dataset": dataset}),
-            "eval": recipe.eval.model_copy(update={"split": split}),
-        }
-    )
+    split = recipe.eval.split or recipe.data.split
+    return with_dataset(recipe).model_copy(update={"eval": recipe.eval.model_copy(update={"split": split})})
 
 
-def _where(recipe: Recipe) -> dict[str, Any]:
+def _where(recipe: Recipe) -> tuple[Any, ...]:
     """What a new folder is called: RUN/eval for the model of a run, else runs/eval-MODEL-DATASET."""
     path = Path(recipe.model.name)
     if path.name == MODEL and runs.read_record(path.parent):
-        return {"kind": "eval", "model": "", "dataset": "", "base": path.parent}
-    return {"kind": "eval", "model": recipe.model.name, "dataset": recipe.data.dataset}
+        return "eval", "", "", path.parent
+    return "eval", recipe.model.name, recipe.data.dataset

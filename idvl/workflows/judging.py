@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -63,10 +63,6 @@ class Judgement:
         """The limit, where it left samples out, as far as is known."""
         asked, chosen = self.recipe.eval.limit, len(self.selection.samples) + sum(self.left_out.values())
         return asked if asked is not None and chosen >= asked else None
-
-    def of(self, loaded: Loaded) -> Judgement:
-        """The same of another model of the same class."""
-        return replace(self, loaded=loaded)
 
     def tried(self) -> Pass:
         """The walk over the samples; what model or settings do not allow shows at the first one, on all processes."""

@@ -88,7 +88,8 @@ def walk(
 
     team.each(work)
     seconds = time.perf_counter() - start
-    team.first(lambda: predictions.settle(folder, name, predictions.collect(folder, name, asked.ids)[0]))
+    if left:
+        team.first(lambda: predictions.settle(folder, name, predictions.collect(folder, name, asked.ids)[0]))
     missing = sum(map(len, left))
     return Walked(predicted=missing, found=total - missing, redone=redone, seconds=seconds)
 

@@ -19,7 +19,7 @@ from idvl.checkpoints.hub import push
 from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.recipe import Recipe
-from idvl.workflows.asked import image_store
+from idvl.workflows.asked import image_store, open_run
 from idvl.workflows.estimation import Estimation
 from idvl.workflows.judging import Judgement
 from idvl.workflows.launch import join_team
@@ -73,12 +73,8 @@ def run(
         plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
         if plan_only:
             return Result(plan=plan)
-        opened: list[runs.Run] = []
         options = {"recipe": recipe.to_dict(), "signature": job.signature(), "resume": resume, "overwrite": overwrite}
-        team.first(
-            lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options)))
-        )
-        folder = team.first(lambda: opened[0].folder)
+        opened, folder = open_run(held, team, folder, named, **options)
         if ended:
             reporter.note("the model is pruned already")
         else:
@@ -86,9 +82,9 @@ def run(
                 reporter.note(line)
         with resumable(folder, reporter):
             if not ended:
-                Work(job, plan, folder, opened[0] if opened else None, reporter, resume).carry_out(estimation, judge)
+                Work(job, plan, folder, opened, reporter, resume).carry_out(estimation, judge)
             if judge and recipe.eval.after:
-                _judge(job, judge, folder, opened[0] if opened else None, reporter)
+                _judge(job, judge, folder, opened, reporter)
         report = team.first(lambda: read_report(folder))
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
@@ -96,7 +92,7 @@ def run(
 
 
 def _judge(job: Job, judge: Judgement, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
-    """Evaluate the saved model, unless that is done; report and card tell how well it does."""
+    """Evaluate the saved model; report and card tell how well it does."""
     if opened:
         opened.path(quality.FINAL)
     path, asked = str(folder / "model"), job.recipe.model

@@ -12,7 +12,7 @@ from typing import Any
 from idvl import runs
 from idvl.profile import Profile, load_profile
 from idvl.recipe import Recipe
-from idvl.workflows import estimate_id, evaluate
+from idvl.workflows import estimate_id, evaluate, scoring
 from idvl.workflows import prune as pruning
 from idvl.workflows.reporter import Reporter
 
@@ -51,5 +51,5 @@ def _begun(place: Path) -> bool:
 
 
 def _told(results: dict[str, Any]) -> dict[str, Any]:
-    values = {name: found["value"] for name, found in results["metrics"].items() if found["value"] is not None}
+    values = scoring.values(results)
     return {"headline": results["headline"] if results["headline"] in values else None, "metrics": values}

@@ -123,6 +123,11 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
+def values(results: Mapping[str, Any]) -> dict[str, float]:
+    """The value of every metric that has one."""
+    return {name: found["value"] for name, found in results["metrics"].items() if found["value"] is not None}
+
+
 def _score(task: str, path: Path) -> Scores:
     records, beside = predictions.read(path), path.with_name(f"{REFINED}.jsonl")
     refined = predictions.read(beside) if tasks.load(task).refine and beside.exists() else []

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from idvl import runs
-from idvl.builtin import dataset_of
 from idvl.data.catalog import EVALUATION
 from idvl.data.samples import Selection
 from idvl.files import write_json
@@ -29,7 +28,7 @@ from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
 from idvl.workflows import sharing
-from idvl.workflows.asked import choose_samples, image_store, open_model
+from idvl.workflows.asked import choose_samples, image_store, open_model, open_run, with_dataset
 from idvl.workflows.estimation import Estimation
 from idvl.workflows.launch import free_memory, join_team
 from idvl.workflows.probe import Probe, pruned
@@ -97,9 +96,8 @@ def run(
     """
     for ratio in ratios:
         Schedule(kind="one-shot", target=ratio, total_steps=1)  # refuses what lies outside of 0 and 1
-    dataset = recipe.data.dataset or dataset_of(recipe.model.name)
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
-    named = "sensitivity", recipe.model.name, dataset
+    recipe = with_dataset(recipe)
+    named = "sensitivity", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
     runs.check(place, resume=resume, overwrite=overwrite)
     device, team = join_team(recipe.model.device)
@@ -110,16 +108,12 @@ def run(
         plan = work.plan(place if resume else None)
         if plan_only:
             return Result(plan=plan)
-        opened: list[runs.Run] = []
         options = {"recipe": recipe.to_dict(), "signature": work.signature(), "resume": resume, "overwrite": overwrite}
-        team.first(
-            lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options)))
-        )
-        place = team.first(lambda: opened[0].folder)
+        opened, place = open_run(held, team, folder, named, **options)
         for line in plan.lines():
             reporter.note(line)
         with resumable(place, reporter):
-            found = work.carry_out(place, opened[0] if opened else None)
+            found = work.carry_out(place, opened)
     return Result(plan=plan, found=found, folder=place if opened else None)
 
 

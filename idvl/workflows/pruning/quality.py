@@ -53,15 +53,10 @@ def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -
     What is in the folder is gone on with if it is of the same weights and settings, else made anew.
     """
     description = {**loaded.description, "fingerprint": fingerprint(loaded.model)}
-    work = work.of(replace(loaded, description=description))
+    work = replace(work, loaded=replace(loaded, description=description))
     work.team.first(lambda: _claim(folder, work.signature()))
     walk = work.tried()
     return work.carry_out(walk, folder, reporter, batch_size=work.batch_size(walk, reporter))
-
-
-def values(results: dict[str, Any]) -> dict[str, float]:
-    """The value of every metric that has one."""
-    return {name: found["value"] for name, found in results["metrics"].items() if found["value"] is not None}
 
 
 def _claim(folder: Path, signature: dict[str, Any]) -> None:

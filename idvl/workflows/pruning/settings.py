@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from idvl.builtin import dataset_of, learning_rate_of
+from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import PruneSection, Recipe
 from idvl.sparsity.axes import refuse as refuse_axes
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import FEWEST_POINTS
 from idvl.training import Training
+from idvl.workflows.asked import with_dataset
 
 # what a recipe leaves open
 SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
@@ -40,9 +41,8 @@ def resolved(recipe: Recipe) -> Recipe:
     if prune.schedule == "one-shot":
         training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
         pruning |= {"initial": 0.0, "final": 0.0, "mask_every": 1}
-    made = recipe.model_copy(
+    made = with_dataset(recipe).model_copy(
         update={
-            "data": recipe.data.model_copy(update={"dataset": recipe.data.dataset or dataset_of(recipe.model.name)}),
             "prune": prune.model_copy(update=pruning),
             "train": train.model_copy(update=training),
         }

@@ -12,6 +12,7 @@ from idvl.profile import Profile
 from idvl.sparsity.pruner import Pruner
 from idvl.training import Outcome, agree, train
 from idvl.training.checkpoint import latest
+from idvl.workflows import scoring
 from idvl.workflows.judging import Judgement
 from idvl.workflows.pruning import dimensions, quality
 from idvl.workflows.pruning.job import Job
@@ -55,7 +56,7 @@ def prune(
     def evaluate(step: int) -> dict[str, float]:
         with pruner.masked():
             results = quality.measure(judge, job.loaded, folder / quality.STEPS / f"step-{step:09d}", reporter)
-        found = quality.values(results)
+        found = scoring.values(results)
         reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in found.items())}")
         return found
 
