@@ -1,6 +1,6 @@
 """Trains the built-in models and writes weights and cards: `python -m idvl.builtin.make [blip] [vit]`.
 
-With --output it trains one like them into another folder, by another seed or in fewer steps, on fewer pictures, in float32.
+With --output it trains one like them into another folder: other seed, steps, pictures or precision.
 
 A recipe fixes data, steps and seed; what a card reports is measured here, from the weights as they are stored.
 """
