@@ -48,6 +48,8 @@ def _panel(axes: Axes, figure: Figure, panel: Panel) -> None:
     if figure.log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
+    if figure.log_y:
+        axes.set_yscale("log")
     if figure.zero and all(value >= 0 for series in panel.series for value in series.y):
         axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#e3e3e3", linewidth=0.7)

@@ -31,6 +31,17 @@
     for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) found.push(Math.abs(at) < step / 1e6 ? 0 : at);
     return found;
   };
+  // of a logarithmic axis, between powers of ten
+  const levels = (low, high) => {
+    const found = [];
+    for (let power = Math.floor(low); power <= high; power++) {
+      for (const one of [1, 2, 5]) found.push({ one, at: one * 10 ** power });
+    }
+    const inside = found.filter(({ at }) => Math.log10(at) >= low && Math.log10(at) <= high);
+    const tens = inside.filter(({ one }) => one === 1);
+    if (inside.length < 2) return ticks(10 ** low, 10 ** high, 4);
+    return (inside.length > 6 ? tens : inside).map(({ at }) => at);
+  };
   const plain = (value) => `${+value.toPrecision(6)}`.replace("-", "−");
   const present = (values) => values.filter((value) => value !== null && value !== undefined);
 
@@ -42,7 +53,8 @@
     const ys = present(panel.series.flatMap((one, at) => (shown.includes(at) ? [...one.y, ...(one.low || []), ...(one.high || [])] : one.y)));
     const bend = figure.log ? Math.log2 : (value) => value;
     let [x0, x1] = [Math.min(...xs.map(bend)), Math.max(...xs.map(bend))];
-    let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
+    const rise = figure.log_y ? Math.log10 : (value) => value;
+    let [y0, y1] = [Math.min(...ys.map(rise)), Math.max(...ys.map(rise))];
     if (figure.zero) y0 = Math.min(0, y0);
     const spare = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
     y1 += spare;
@@ -50,7 +62,7 @@
     const margin = (x1 - x0 || 1) * 0.025;
     x0 -= margin; x1 += margin;
     const X = (value) => box.left + ((bend(value) - x0) / (x1 - x0)) * (box.right - box.left);
-    const Y = (value) => box.bottom - ((value - y0) / (y1 - y0)) * (box.bottom - box.top);
+    const Y = (value) => box.bottom - ((rise(value) - y0) / (y1 - y0)) * (box.bottom - box.top);
 
     const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0, "aria-label": `${figure.title}. ${panel.name}. ${panel.said} Arrow keys go from point to point.` });
     svg.append(node("title", {}, `${figure.title}: ${panel.name}`));
@@ -58,7 +70,7 @@
       const from = Math.max(box.left, X(low)), to = Math.min(box.right, X(high));
       svg.append(node("rect", { class: "band", x: from, y: box.top, width: Math.max(0, to - from), height: box.bottom - box.top }));
     }
-    for (const at of ticks(y0, y1, 5)) {
+    for (const at of figure.log_y ? levels(y0, y1) : ticks(y0, y1, 5)) {
       svg.append(node("line", { class: "grid", x1: box.left, x2: box.right, y1: Y(at), y2: Y(at) }));
       svg.append(node("text", { x: box.left - 8, y: Y(at) + 4, "text-anchor": "end" }, plain(at)));
     }
@@ -198,10 +210,13 @@
     if (which) which.addEventListener("change", () => { layers(); redraw(); });
     if (layer) layer.addEventListener("change", redraw);
     numbers.parentElement.addEventListener("toggle", redraw);
-    let width = 0;
-    new ResizeObserver(() => {
+    let width;
+    const fit = () => {
       if (plot.clientWidth !== width) { width = plot.clientWidth; redraw(); }
-    }).observe(plot);
+    };
+    // at once, as a page that is printed straight away has no frame for the observer to come with
+    fit();
+    new ResizeObserver(fit).observe(plot);
   }
 
   const button = document.getElementById("theme");

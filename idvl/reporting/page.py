@@ -202,7 +202,13 @@ def _data(figures: Sequence[Figure]) -> dict[str, Any]:
 
     drawn = [
         {
-            **{"title": figure.title, "x": figure.x_label, "y": figure.y_label, "log": figure.log_x},
+            **{
+                "title": figure.title,
+                "x": figure.x_label,
+                "y": figure.y_label,
+                "log": figure.log_x,
+                "log_y": figure.log_y,
+            },
             **{
                 "picked": figure.picked,
                 "bars": figure.bars,

@@ -226,7 +226,7 @@ def _prunability(study: Study) -> Iterator[Table]:
         columns = tuple(f"{group or 'all layers'}, {word}" for group in groups for word in ("rho", "p"))
         yield Table(
             key=f"prunability-{number}", paper="the hypothesis behind Figures 2 and 3",
-            title=f"Spearman's rho of dimension and growth of the loss: {run.model} on {run.dataset}",
+            title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}",
             labels=("of each layer alone",), columns=columns, rows=tuple(rows),
             notes=("two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",),
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -118,10 +119,22 @@ def test_prunability_is_drawn_against_dimension_with_its_correlation(tmp_path: P
     made = figure(tmp_path, "prunability")
     assert [panel.name.split(" of ")[0] for panel in made.panels] == ["80 %", "40 %"]
     found = series(made)
-    assert found["vision"].x == (12.0, 14.0) and found["vision"].y == pytest.approx((9.6, 11.2))
+    assert found["vision"].x == (12.0, 14.0) and found["vision"].y == pytest.approx((10.6, 12.2))
     assert "Spearman's rho 1.00" in made.panels[0].said and "5 layers" in made.panels[0].said
     alone = series(figure(tmp_path, "alone"))["vision (2 layers)"]
-    assert alone.x == (0.0, 40.0, 80.0) and alone.y == pytest.approx((0.0, 1.2, 2.4))
+    assert alone.x == (0.0, 40.0, 80.0) and alone.y == pytest.approx((1.0, 2.2, 3.4))
+
+
+def test_a_loss_of_0_or_none_is_not_on_the_logarithmic_axis(tmp_path: Path) -> None:
+    run = folders.sensitivity(tmp_path / "s")
+    found = json.loads((run / "sensitivity.json").read_text())
+    first, second = list(found["layers"].values())[:2]
+    first["losses"][1]["loss"], second["losses"][1]["loss"] = 0.0, None
+    found["dense"]["loss"] = None
+    folders.write(run / "sensitivity.json", found)
+    drawn = [name for one in figure(tmp_path, "prunability").panels[0].series for name in one.names]
+    assert len(drawn) == len(found["layers"]) - 2
+    assert series(figure(tmp_path, "alone"))["vision (2 layers)"].x == (40.0, 80.0)
 
 
 def test_scale_curves_come_with_diagnostics(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class Figure:
     y_label: str
     panels: tuple[Panel, ...]
     log_x: bool = False
+    log_y: bool = False
     picked: bool = False
     bars: bool = False
     zero: bool = True

@@ -1,4 +1,4 @@
-"""Dimension against prunability: how the loss grows when one layer alone, or one modality alone, is pruned."""
+"""Dimension against prunability: the loss when one layer alone, or one modality alone, is pruned."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from idvl.profile import MODALITIES
 from idvl.reporting.collect import Run, Study
 from idvl.reporting.figures.panel import DASHES, Figure, Panel, Series, make
-from idvl.reporting.prunability import correlation, growth, ratios
+from idvl.reporting.prunability import correlation, loss_of, ratios
 from idvl.reporting.statistics import Z
 from idvl.reporting.tables import percent
 
-SOURCE, GROWTH = "sensitivity.json", "loss above the dense model's"
+SOURCE, LOSS = "sensitivity.json", "loss"
 
 
 def figure(study: Study) -> Figure:
@@ -27,27 +27,31 @@ def figure(study: Study) -> Figure:
 
     return make(
         panels(), key="prunability", title="Intrinsic dimension against what pruning a layer alone costs",
-        paper="the hypothesis behind Figures 2 and 3", x_label="intrinsic dimension", y_label=GROWTH,
+        paper="the hypothesis behind Figures 2 and 3", x_label="intrinsic dimension", y_label=LOSS, log_y=True,
+        zero=False,
     )  # fmt: skip
 
 
 def alone(study: Study) -> Figure:
-    """How the loss grows with the share pruned of each modality alone."""
+    """The loss against the share pruned of each modality alone."""
     made = (
-        Panel(name=f"{run.model} on {run.dataset}", series=tuple(_modalities(run))) for run in study.of("sensitivity")
+        Panel(name=f"{run.model} on {run.dataset}", series=tuple(one for one in _modalities(run) if one.x))
+        for run in study.of("sensitivity")
     )
     return make(
         made, key="alone", title="What pruning one modality alone costs, one-shot", paper="Figures 1 and 4",
-        x_label="sparsity of the modality, %", y_label=GROWTH,
+        x_label="sparsity of the modality, %", y_label=LOSS, log_y=True,
+        zero=False,
     )  # fmt: skip
 
 
 def _points(run: Run, modality: str, ratio: float) -> Series:
     found: list[tuple[str, float, float, Mapping[str, Any]]] = []
     for name, layer in run.sensitivity["layers"].items():
-        grown = growth(run, layer, ratio)
-        if layer["modality"] == modality and layer["dimension"] is not None and grown is not None:
-            found.append((name, layer["dimension"], grown, layer))
+        loss = loss_of(layer, ratio)
+        # a loss of 0 has no place on a logarithmic axis
+        if layer["modality"] == modality and layer["dimension"] is not None and loss:
+            found.append((name, layer["dimension"], loss, layer))
     errors = [None if layer["stderr"] is None else Z * layer["stderr"] for *_, layer in found]
     return Series(
         name=modality, tone=modality, joined=False,
@@ -62,11 +66,16 @@ def _points(run: Run, modality: str, ratio: float) -> Series:
 
 def _modalities(run: Run) -> Iterator[Series]:
     for place, (modality, part) in enumerate(run.sensitivity["modalities"].items()):
-        known = [(ratio, grown) for ratio in ratios(run) if (grown := growth(run, part, ratio)) is not None]
+        dense = run.sensitivity["dense"]["loss"]
+        known = [("dense model", 0.0, dense)] * bool(dense)
+        known += [
+            (f"{percent(ratio)} of {modality}", 100 * ratio, loss)
+            for ratio in ratios(run)
+            if (loss := loss_of(part, ratio))
+        ]
         yield Series(
             name=f"{modality} ({part['layers']} layers)", tone=modality, dash=DASHES[place % len(DASHES)],
-            x=(0.0, *(100 * ratio for ratio, _ in known)), y=(0.0, *(grown for _, grown in known)),
-            names=("dense model", *(f"{percent(ratio)} of {modality}" for ratio, _ in known)),
+            x=tuple(x for _, x, _ in known), y=tuple(y for *_, y in known), names=tuple(name for name, *_ in known),
             sources=(run.source(SOURCE),),
         )  # fmt: skip
 
