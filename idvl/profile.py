@@ -211,6 +211,8 @@ def _check_schema(values: Any, source: str) -> None:
         raise UsageError(
             f"{source} was written by a newer idvl (schema {version}, this one reads {VERSION}); update idvl"
         )
+    if int(version) < VERSION:
+        raise UsageError(f"{source} has the schema {version}, which no idvl has written; measure again")
 
 
 def _check_keys(kind: type, values: Any, where: str) -> None:

@@ -140,7 +140,7 @@ def read_record(folder: Path | str) -> dict[str, Any] | None:
     """The run.json of a run folder, None when there is none or it isn't ours."""
     try:
         record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     ours = isinstance(record, dict) and record.get("schema") == SCHEMA
     kinds = {"files": list, "resumed": list, "signature": dict}

@@ -6,7 +6,6 @@ read are told with the reason, not dropped in silence. It knows neither tables n
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,8 @@ import yaml
 
 from idvl import runs
 from idvl.errors import RunError, UsageError
-from idvl.profile import Profile, finite
+from idvl.profile import Profile
+from idvl.reporting import documents
 
 Kind = Literal["estimate-id", "prune", "eval", "sensitivity"]
 # what the folder of a matrix of runs holds beside them
@@ -189,22 +189,23 @@ def _read(folder: Path, label: str) -> Run:
     troubles: list[str] = []
     record = runs.read_record(folder) or {}
     if not record:
-        troubles.append("no run.json: versions and settings are not known")
+        why = "is no record of idvl's" if (folder / "run.json").exists() else "is not there"
+        troubles.append(f"run.json {why}: versions and settings are not known")
     kind = _kind(folder, record)
     found: dict[str, Any] = {}
     if kind == "prune":
-        found["report"] = _document(folder / "report.json", "idvl/report/1", troubles)
-        found["results"] = _document(folder / "eval" / "results.json", "idvl/results/1", troubles)
+        found["report"] = documents.read(folder / "report.json", "idvl/report/1", troubles)
+        found["results"] = documents.read(folder / "eval" / "results.json", "idvl/results/1", troubles)
         if (folder / "profile" / "profile.json").exists():
             found["dense"] = _profile(folder / "profile" / "profile.json", troubles)
     elif kind == "eval":
-        found["results"] = _document(folder / "results.json", "idvl/results/1", troubles)
+        found["results"] = documents.read(folder / "results.json", "idvl/results/1", troubles)
     elif kind == "sensitivity":
-        found["sensitivity"] = _document(folder / "sensitivity.json", "idvl/sensitivity/1", troubles)
+        found["sensitivity"] = documents.read(folder / "sensitivity.json", "idvl/sensitivity/1", troubles)
     if (folder / "profile.json").exists():
         found["profile"] = _profile(folder / "profile.json", troubles)
     finished = _finished(folder, kind, found)
-    if kind == "prune" and finished and not found["results"]:
+    if kind == "prune" and finished and not (folder / "eval" / "results.json").exists():
         troubles.append("not evaluated: no eval/results.json")
     return Run(
         folder=folder,
@@ -237,25 +238,6 @@ def _kind(folder: Path, record: dict[str, Any]) -> Kind:
         return "eval"
     # what an estimate of its own asks for, and a sensitivity run does not
     return "estimate-id" if "tokens" in signature or not signature else "sensitivity"
-
-
-def _document(path: Path, schema: str, troubles: list[str]) -> dict[str, Any]:
-    """A JSON document of ours; {} with the trouble told for one that is damaged or newer. {} where there is none.
-
-    NaN, which our files never hold, becomes None.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        troubles.append(f"{path.name} cannot be read: {error}")
-        return {}
-    found = values.get("schema") if isinstance(values, dict) else None
-    if found != schema:
-        troubles.append(f"{path.name} has the schema {found!r}; this idvl reads {schema!r}")
-        return {}
-    return finite(values)
 
 
 def _profile(path: Path, troubles: list[str]) -> Profile | None:

@@ -9,6 +9,8 @@ import pytest
 
 from idvl.errors import UsageError
 from idvl.reporting.collect import collect
+from idvl.reporting.figures import figures_of
+from idvl.reporting.tables import tables_of
 from tests.reporting import folders
 
 
@@ -75,7 +77,7 @@ def test_an_unfinished_run_is_one_and_says_how_far_it_came(tmp_path: Path) -> No
     ("schema", "told"),
     [
         ("idvl/profile/2", "written by a newer idvl"),
-        ("idvl/profile/0", "lacks layers"),
+        ("idvl/profile/0", "which no idvl has written"),
         (None, "is not an idvl profile"),
     ],
 )
@@ -103,7 +105,7 @@ def test_missing_damaged_and_newer_documents_are_told(tmp_path: Path) -> None:
     assert a.finished and a.metrics() == {} and "not evaluated" in a.troubles[0]
     assert not b.finished and "results.json cannot be read" in b.troubles[0]
     assert not c.finished and "'idvl/results/2'" in c.troubles[0]
-    assert d.finished and "no run.json" in d.troubles[0] and "recipe.yaml cannot be read" in d.troubles[1]
+    assert d.finished and "run.json is not there" in d.troubles[0] and "recipe.yaml cannot be read" in d.troubles[1]
 
 
 def test_a_cell_that_is_no_number_has_no_value(tmp_path: Path) -> None:
@@ -113,3 +115,40 @@ def test_a_cell_that_is_no_number_has_no_value(tmp_path: Path) -> None:
     (found,) = collect([run]).runs
     assert found.metrics()["CIDEr"].value is None and found.metrics()["CIDEr"].reason == "not a number"
     assert json.dumps(found.results, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "told"),
+    [
+        ("report.json", {"layers": [1]}, "'layers' of it is no object"),
+        ("report.json", {"layers": {"a": {"modality": "vision", "weights": 1, "sparsity": "x"}}}, "'sparsity' of 'a'"),
+        ("report.json", {"total": None}, "'total' of it is no object"),
+        ("eval/results.json", {"metrics": "x"}, "'metrics' of it is no object"),
+        ("eval/results.json", {"metrics": {"CIDEr": 1.0}}, "'CIDEr' of 'metrics' of it is no object"),
+    ],
+)
+def test_a_document_whose_parts_are_not_what_they_should_be_is_refused(
+    name: str, broken: dict, told: str, tmp_path: Path
+) -> None:
+    run = folders.pruned(tmp_path / "a")
+    folders.write(run / name, json.loads((run / name).read_text()) | broken)
+    study = collect([run])
+    assert any(f"{Path(name).name} is damaged: " in why and told in why for why in study.runs[0].troubles)
+    # and nothing stumbles over what is left of it
+    tables_of(study), figures_of(study)
+
+
+def test_a_sensitivity_run_whose_losses_are_none_is_refused(tmp_path: Path) -> None:
+    run = folders.sensitivity(tmp_path / "s")
+    found = json.loads((run / "sensitivity.json").read_text())
+    found["modalities"]["vision"]["losses"] = {"0.4": 1.0}
+    folders.write(run / "sensitivity.json", found)
+    (run,) = collect([run]).runs
+    assert not run.finished and "'losses' of 'vision' of 'modalities' of it is no list" in run.troubles[0]
+
+
+def test_json_too_deep_to_read_is_told(tmp_path: Path) -> None:
+    run = folders.evaluated(tmp_path / "a")
+    (run / "results.json").write_text('{"schema": "idvl/results/1", "metrics": ' + "[" * 100_000)
+    (found,) = collect([run]).runs
+    assert "results.json cannot be read" in found.troubles[0]
