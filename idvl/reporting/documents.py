@@ -16,7 +16,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "layers": {"*": {"modality": str, "weights": int, "sparsity": NUMBER, "dimension": NUMBER}},
         "modalities": {"*": {"sparsity": NUMBER}},
         "total": {"sparsity": NUMBER, "prunable_sparsity": NUMBER, "model_sparsity": NUMBER, "model_weights": NUMBER},
-        "made": {"seconds": NUMBER},
+        "made": {"seconds": NUMBER, "peak_memory": NUMBER},
     },
     "idvl/results/1": {
         "task": str,
@@ -26,11 +26,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "samples": NUMBER,
         "limit": NUMBER,
         "seconds": NUMBER,
+        "peak_memory": NUMBER,
     },
     "idvl/sensitivity/1": {
         "dense": {"loss": NUMBER},
         "layers": {"*": {"modality": str, "weights": int, "dimension": NUMBER, "stderr": NUMBER, "losses": LOSSES}},
         "modalities": {"*": {"layers": int, "losses": LOSSES}},
+        "provenance": {"seconds": NUMBER, "peak_memory": NUMBER},
     },
 }
 

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.reporting.cells import Cell, Entry, Method, cells_of, dense_runs, entry, model_of
+from idvl.reporting import naming
+from idvl.reporting.cells import Cell, Entry, cells_of, entry, model_of, runs_in
 from idvl.reporting.collect import Run, Study
-from idvl.reporting.tables import Table, percent
+from idvl.reporting.kinship import dense_runs
+from idvl.reporting.settings import is_one_shot
+from idvl.reporting.tables import Table, cautions
 
 PAPER = Path(__file__).parent / "paper.json"
 # sparsities this close are the same
@@ -37,36 +40,56 @@ def expected(study: Study) -> list[Table]:
 
 
 def _table(table: Mapping[str, Any], cells: Sequence[Cell], study: Study, number: int, *, same: bool) -> Table:
-    ours = f"{model_of(cells)} on {cells[0].subject.dataset}"
-    metrics = table["metrics"]
-    rows = []
-    if table["dense"]:
-        dense = dense_runs(cells, study)
-        rows.append((("dense model", "", ""), _entries(table["dense"], metrics, dense, same)))
+    """`same`: the runs are on the paper's dataset. Differences are shown where they are on its samples too."""
+    ours, theirs = f"{model_of(cells)} on {cells[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
+    metrics, runs = table["metrics"], [run for run in runs_in(cells) if run.results]
+    comparable = same and all(run.results.get("limit") is None for run in runs)
+    dense = dense_runs(runs, study)
+    rows = [(("dense model", "", ""), _entries(table["dense"], metrics, dense, comparable))] if table["dense"] else []
     for row in table["rows"]:
         criterion, id_weight, scope, sparsity, *values = row
         cell = _found(row, cells)
-        labels = (str(Method(criterion, id_weight)), scope, percent(sparsity))
-        rows.append((labels, _entries(values, metrics, cell.runs if cell else (), same)))
-    words = ("paper", "here", "difference") if same else ("paper", "here")
-    theirs = f"{table['model']} on {table['dataset']}"
-    caution = (
-        f"CAUTION: the paper's numbers are of {theirs}, those here of {ours}: compare their order, not their values"
-    )
+        labels = (naming.method(criterion, id_weight), scope, naming.percent(sparsity))
+        rows.append((labels, _entries(values, metrics, cell.runs if cell else (), comparable)))
+    used = list(dict.fromkeys(cell for row in table["rows"] if (cell := _found(row, cells))))
+    words = ("paper", "here", "difference") if comparable else ("paper", "here")
     return Table(
         key=f"expected-{number}", title=f"Published and measured: {theirs}, {ours}", paper=table["name"],
-        labels=("method", "scope", "sparsity"), rows=tuple(rows), notes=() if same else (caution,),
+        labels=("method", "scope", "sparsity"), rows=tuple(rows), published=True,
         columns=tuple(f"{metric}, {word}" for metric in metrics for word in words),
+        notes=(_dense(table, dense, same), *_special(used), *cautions(used)),
     )  # fmt: skip
 
 
-def _entries(published: Sequence[float], metrics: Sequence[str], runs: Sequence[Run], same: bool) -> tuple[Entry, ...]:
+def _dense(table: Mapping[str, Any], dense: Sequence[Run], same: bool) -> str:
+    """How far the numbers can be held against each other, by the models that they begin with."""
+    if not same:
+        theirs = f"{table['model']} on {table['dataset']}"
+        return f"CAUTION: the paper's numbers are of {theirs}: compare the order of the numbers here, not their values"
+    if not table["dense"]:
+        return f"the paper says of its dense {table['model']} no metric: whether it is the same is not known"
+    metric, value = table["metrics"][0], table["dense"][0]
+    ours = entry([run.metrics()[metric] for run in dense if metric in run.metrics()])
+    if ours.value is None:
+        return f"CAUTION: the paper's dense model has {metric} {value}; add the idvl eval of the one here to compare"
+    return f"the paper's dense model has {metric} {value}, the one here {ours.value:.1f}: compare what is lost of it"
+
+
+def _special(cells: Sequence[Cell]) -> list[str]:
+    """The settings of their own that cells of the table have."""
+    found = [str(cell.method) for cell in cells if cell.method.extra.removeprefix("one-shot") or cell.method.weighting]
+    return [f"CAUTION: here with settings of its own: {'; '.join(dict.fromkeys(found))}"] if found else []
+
+
+def _entries(
+    published: Sequence[float], metrics: Sequence[str], runs: Sequence[Run], comparable: bool
+) -> tuple[Entry, ...]:
     """For every metric the paper's number, the measured one, and the difference where it means something."""
     found = []
     for value, metric in zip(published, metrics, strict=True):
         measured = entry([run.metrics()[metric] for run in runs if metric in run.metrics()])
         found += [Entry(value=value), measured]
-        if same:
+        if comparable:
             found.append(Entry() if measured.value is None else Entry(value=measured.value - value))
     return tuple(found)
 
@@ -80,8 +103,8 @@ def _found(row: Sequence[Any], cells: Sequence[Cell]) -> Cell | None:
         if (cell.method.criterion, cell.method.id_weight, cell.scope) == (criterion, id_weight, scope)
         and abs(cell.sparsity - sparsity) < CLOSE
     ]
-    return min(fitting, key=lambda cell: len(cell.method.extra), default=None)
+    return min(fitting, key=lambda cell: len(cell.method.extra + cell.method.weighting), default=None)
 
 
 def _one_shot(cell: Cell) -> bool:
-    return any(run.signature.get("prune.schedule") == "one-shot" for run in cell.runs)
+    return any(map(is_one_shot, cell.runs))

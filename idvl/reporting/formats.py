@@ -42,6 +42,7 @@ def as_json(table: Table) -> dict[str, Any]:
     """A table as an object: rows with their words under `labels` and their numbers under `columns`."""
     return {
         **{"key": table.key, "title": table.title, "paper": table.paper, "notes": list(table.notes)},
+        **{"bounds": table.bounds, "counts": table.counts},
         "rows": [
             {
                 **dict(zip(table.labels, words, strict=True)),
@@ -160,10 +161,10 @@ def _tex_entry(found: Entry) -> str:
 
 
 def _csv(tables: Sequence[Table]) -> str:
-    """A line per number: table, row, column, value, bounds, number of runs, files."""
+    """A line per number: table, row, column, value, low and high with what they bound, n with of what, files."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "value", "low", "high", "n", "files"])
+    writer.writerow(["table", "row", "column", "value", "low", "high", "bounds", "n", "of", "files"])
     for table in tables:
         for words, entries in table.rows:
             row = "; ".join(f"{label}={_plain(word)}" for label, word in zip(table.labels, words, strict=True) if word)
@@ -171,7 +172,9 @@ def _csv(tables: Sequence[Table]) -> str:
                 if found.value is not None:
                     numbers = ["" if value is None else repr(value) for value in (found.value, found.low, found.high)]
                     files = "; ".join(map(_plain, found.sources))
-                    writer.writerow([table.key, _plain(row), _plain(column), *numbers, found.n, files])
+                    bounds = "" if found.low is None else table.bounds
+                    counted = ("", "") if not found.n else (found.n, table.counts)
+                    writer.writerow([table.key, _plain(row), _plain(column), *numbers, bounds, *counted, files])
     return buffer.getvalue()
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from idvl.reporting.cells import pruned_by
 from idvl.reporting.collect import Kind, Run, Study
+from idvl.reporting.kinship import pruned_by
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
 TITLES: dict[Kind, str] = {
@@ -111,18 +110,17 @@ def _versions(runs: Sequence[Run]) -> tuple[str, bool]:
 
 
 def _time(run: Run) -> str:
-    return _duration(sum(_seconds(run)))
+    return _duration(sum(_parts(run, "seconds")))
 
 
-def _seconds(run: Run) -> Iterator[float]:
-    """Of each part of a run: measuring dimensions, training, judging."""
+def _parts(run: Run, key: str) -> Iterator[float]:
+    """What each part of a run wrote down under `key`: measuring dimensions, training or losses, judging."""
     profile = run.dense or run.profile
-    measured = profile.provenance.get("seconds") if profile and run.kind in ("estimate-id", "prune") else None
-    if run.kind == "prune" and not (run.folder / "profile").is_dir():
-        measured = None  # it was given, not measured here
-    parts: list[Any] = [measured, (run.report.get("made") or {}).get("seconds"), run.results.get("seconds")]
-    parts.append((run.sensitivity.get("provenance") or {}).get("seconds"))
-    yield from (float(part) for part in parts if isinstance(part, int | float))
+    # a run of prune may have been given its dimensions
+    measured = run.kind == "estimate-id" or (run.kind == "prune" and (run.folder / "profile").is_dir())
+    parts = [profile.provenance if profile and measured else {}, run.report.get("made"), run.results]
+    parts.append(run.sensitivity.get("provenance"))
+    yield from (part[key] for part in parts if part and isinstance(part.get(key), int | float))
 
 
 def _duration(seconds: float) -> str:
@@ -137,7 +135,5 @@ def _duration(seconds: float) -> str:
 
 def _memory(run: Run) -> str:
     """The largest peak that any part of the run wrote down."""
-    provenance = run.profile.provenance if run.profile else {}
-    found = [one.get("peak_memory") for one in (provenance, run.results)]
-    peak = max((value for value in found if isinstance(value, int | float)), default=0)
+    peak = max(_parts(run, "peak_memory"), default=0)
     return f"{peak / 2**30:.2f} GiB" if peak else ""

@@ -24,8 +24,6 @@ from idvl.reporting.tables import Table
 HERE = Path(__file__).parent
 # what tells a page of ours from any other file, so that it may be replaced
 MARK = '<meta name="generator" content="idvl analyze">'
-# tables that are folded: they repeat numbers of others in more detail
-FOLDED = ("metrics", "sparsity")
 # characters of a word that a narrow table need not break
 SHORT = 22
 Picture = Callable[[str], bytes | None]
@@ -42,11 +40,10 @@ def page(
     beside: str | None = None,
 ) -> str:
     """The HTML. `picture`: a sample's id -> PNG, None where there is none; `beside`: the folder of drawn figures."""
-    published = [table for table in tables if table.key.startswith("expected")]
     parts = {
-        "Results": "".join(_table(table) for table in tables if table not in published),
+        "Results": "".join(_table(table) for table in tables if not table.published),
         "Figures": "".join(_figure(place, figure, beside) for place, figure in enumerate(figures)),
-        "Published": "".join(map(_table, published)),
+        "Published": "".join(_table(table) for table in tables if table.published),
         "Samples": "".join(_gallery(gallery, picture) for gallery in galleries),
         "Runs": _made(made),
     }
@@ -114,9 +111,8 @@ def _table(table: Table) -> str:
     files, marks = numbered(table)
     first = "".join(f'<th scope="col">{said(label)}</th>' for label in table.labels)
     rest = "".join(f'<th scope="col" class="n">{said(column)}</th>' for column in table.columns)
-    signed = table.key.startswith("gain")
     rows = "".join(
-        "<tr>" + _words(words) + "".join(_entry(found, marks(found), signed) for found in entries) + "</tr>"
+        "<tr>" + _words(words) + "".join(_entry(found, marks(found), table.signed) for found in entries) + "</tr>"
         for words, entries in table.rows
     )
     listed = "".join(f"<li><code>{said(source)}</code></li>" for source in files)
@@ -125,7 +121,7 @@ def _table(table: Table) -> str:
         f'<div class="wide" tabindex="0" role="region" aria-label="{said(table.title)}"><table><thead><tr>{first}{rest}'
         f"</tr></thead><tbody>{rows}</tbody></table></div>{_notes(table.notes)}{behind if files else ''}"
     )
-    if table.key.startswith(FOLDED):
+    if table.folded:
         body = f'<details class="print"><summary>{_count(len(table.rows), "row")}</summary>{body}</details>'
     return f"<h3>{said(table.title)}{_paper(table.paper)}</h3>{body}"
 

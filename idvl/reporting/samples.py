@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from idvl.reporting.cells import Cell, cells_of, dense_runs, model_of
+from idvl.reporting.cells import Cell, cells_of, model_of, runs_in
 from idvl.reporting.collect import Run, Study
-from idvl.reporting.tables import percent
+from idvl.reporting.kinship import dense_runs
+from idvl.reporting.naming import percent
 
 SAMPLES, MODELS = 9, 6
 
@@ -38,7 +39,7 @@ def galleries(study: Study) -> list[Gallery]:
     cells = cells_of(study)
     for subject in dict.fromkeys(cell.subject for cell in cells):
         ours = [cell for cell in cells if cell.subject == subject]
-        made.append(_gallery(f"{model_of(ours)} on {subject.dataset}", ours, dense_runs(ours, study)))
+        made.append(_gallery(f"{model_of(ours)} on {subject.dataset}", ours, dense_runs(runs_in(ours), study)))
     alone = [run for run in study.of("eval") if not cells]
     made += [_gallery(f"{run.model} on {run.dataset}", [], [run]) for run in alone]
     return [gallery for gallery in made if gallery.samples or gallery.notes]

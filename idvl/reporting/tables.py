@@ -7,32 +7,32 @@ its samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from idvl.profile import MODALITIES, LayerProfile, Profile
-from idvl.reporting.cells import (
-    Cell,
-    Entry,
-    Subject,
-    cells_of,
-    dense_runs,
-    entry,
-    gains,
-    judged_on,
-    model_of,
-    pruned_by,
-)
+from idvl.profile import MODALITIES, LayerProfile
+from idvl.reporting.cells import MISSING, Cell, Entry, Subject, cells_of, entry, gains, model_of, runs_in
 from idvl.reporting.collect import Number, Run, Study
-from idvl.reporting.prunability import correlation, ratios
+from idvl.reporting.kinship import Measured, dense_runs, judged_alike, profiles_of
+from idvl.reporting.naming import percent
+from idvl.reporting.prunability import correlation, loss_of, ratios
 
+SENSITIVITY, HYPOTHESIS = "sensitivity.json", "the hypothesis behind Figures 2 and 3"
+PAIRED = (
+    "paired: the same dense model and seed without weighting is subtracted; intervals are 95 % t intervals over pairs, "
+    "which a single pair does not have"
+)
 INTERVALS = "intervals are of 95 %: a t interval over runs, of a single run the bootstrap over its samples"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of words, then entries: one of `labels` and one of `columns` for each. `paper`: its counterpart there."""
+    """Rows of words, then entries: one of `labels` and one of `columns` for each. `paper`: its counterpart there.
+
+    `bounds`: what an entry's low and high are, `counts`: of what it has n. `signed`: its numbers are differences;
+    `folded`: it repeats numbers of others in more detail; `published`: it has the paper's numbers.
+    """
 
     key: str
     title: str
@@ -41,6 +41,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
     notes: tuple[str, ...] = ()
+    bounds: str = "95 % interval"
+    counts: str = "runs"
+    signed: bool = False
+    folded: bool = False
+    published: bool = False
 
 
 def tables_of(study: Study) -> list[Table]:
@@ -54,7 +59,7 @@ def tables_of(study: Study) -> list[Table]:
         made.append(_sparsity(number, subject, name, ours))
     return [
         table
-        for table in [*made, *_evaluations(study), _dimensions(study), *_prunability(study)]
+        for table in [*made, *_evaluations(study), _dimensions(study), *_prunability(study), _alone(study)]
         if table and table.rows
     ]
 
@@ -65,18 +70,13 @@ def headline(runs: Sequence[Run]) -> str | None:
     return max(dict.fromkeys(found), key=found.count) if found else None
 
 
-def percent(share: float) -> str:
-    """0.95 -> "95 %", 0.995 -> "99.5 %"."""
-    return f"{100 * share:.4g} %"
-
-
 def _quality(number: int, name: str, cells: Sequence[Cell], study: Study) -> Table | None:
     """The headline metric: a row per method and scope, a column per sparsity."""
-    metric = headline([run for cell in cells for run in cell.runs])
+    metric = headline(runs_in(cells))
     if metric is None:
         return None
     sparsities = sorted({cell.sparsity for cell in cells})
-    dense = [run.metrics()[metric] for run in dense_runs(cells, study) if metric in run.metrics()]
+    dense = [run.metrics()[metric] for run in dense_runs(runs_in(cells), study) if metric in run.metrics()]
     rows = [(("dense model", ""), (entry(dense), *(Entry(text="") for _ in sparsities)))] if dense else []
     blank = (Entry(text=""),) if dense else ()
     for method, scope in dict.fromkeys((cell.method, cell.scope) for cell in cells):
@@ -85,39 +85,45 @@ def _quality(number: int, name: str, cells: Sequence[Cell], study: Study) -> Tab
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
         labels=("method", "scope"), columns=("0 %",) * bool(dense) + tuple(map(percent, sparsities)), rows=tuple(rows),
-        notes=(INTERVALS, *_cautions(cells)),
+        notes=(INTERVALS, *cautions(cells)),
     )  # fmt: skip
 
 
 def _gains(number: int, name: str, cells: Sequence[Cell]) -> Table | None:
     """What weighting by ID changes: the difference to the same run without, replicate by replicate."""
-    metric = headline([run for cell in cells for run in cell.runs])
+    metric = headline(runs_in(cells))
     if metric is None:
         return None
     found = list(gains(cells, metric))
     sparsities = sorted({cell.sparsity for cell, _ in found})
-    rows = []
+    rows, intervals = [], sum(made.low is not None for _, made in found)
     for method, scope in dict.fromkeys((cell.method, cell.scope) for cell, _ in found):
         ours = {cell.sparsity: made for cell, made in found if (cell.method, cell.scope) == (method, scope)}
         rows.append(((str(method), scope), tuple(ours.get(sparsity, Entry()) for sparsity in sparsities)))
     return Table(
         key=f"gain-{number}", title=f"What weighting by ID changes, in points of {metric}: {name}",
         paper="Tables 1 to 6 (× ID and / ID against the criterion alone)",
-        labels=("method", "scope"), columns=tuple(map(percent, sparsities)), rows=tuple(rows),
-        notes=("paired: the same dense model and seed without weighting is subtracted; intervals are 95 % t intervals "
-               "over pairs, which a single pair does not have",),
+        labels=("method", "scope"), columns=tuple(map(percent, sparsities)), rows=tuple(rows), signed=True,
+        counts="pairs", notes=tuple(filter(None, (PAIRED, _by_chance(intervals)))),
     )  # fmt: skip
+
+
+def _by_chance(intervals: int) -> str:
+    """How many of several intervals of 95 % leave out 0 where there is no difference."""
+    if intervals < 2:
+        return ""
+    return f"if weighting changed nothing, {intervals / 20:.1f} of these {intervals} intervals would still leave out 0"
 
 
 def _metrics(number: int, name: str, cells: Sequence[Cell], study: Study) -> Table | None:
     """Every metric: a row per cell."""
-    runs = [run for cell in cells for run in cell.runs]
+    runs = runs_in(cells)
     names = [
         metric
         for metric in dict.fromkeys(metric for run in runs for metric in run.metrics())
-        if any(run.metrics().get(metric, _NONE).value is not None for run in runs)
+        if any(run.metrics().get(metric, MISSING).value is not None for run in runs)
     ]
-    dense = dense_runs(cells, study)
+    dense = dense_runs(runs_in(cells), study)
     rows = []
     if dense:
         every = tuple(entry([run.metrics()[metric] for run in dense if metric in run.metrics()]) for metric in names)
@@ -129,15 +135,13 @@ def _metrics(number: int, name: str, cells: Sequence[Cell], study: Study) -> Tab
     return Table(
         key=f"metrics-{number}", title=f"All metrics: {name}", paper="Tables 1 to 7",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(names), rows=tuple(rows), notes=(INTERVALS,),
+        folded=True,
     )  # fmt: skip
-
-
-_NONE = Number(value=None, source="")
 
 
 def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Cell]) -> Table:
     """What was pruned where: in scope, by modality, and of the other two denominators."""
-    reports = [run.report for cell in cells for run in cell.runs]
+    reports = [run.report for run in runs_in(cells)]
     modalities = [word for word in MODALITIES if any(word in (report.get("modalities") or {}) for report in reports)]
     picks: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
         ("in scope", lambda report: report["total"].get("sparsity")),
@@ -160,7 +164,7 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Cell]) -
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
         labels=("method", "scope", "asked", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
-        notes=(f"the model has {subject.weights:,} weights", "intervals are 95 % t intervals over runs"),
+        notes=(f"the model has {subject.weights:,} weights", "intervals are 95 % t intervals over runs"), folded=True,
     )  # fmt: skip
 
 
@@ -187,88 +191,104 @@ def _evaluations(study: Study) -> Iterator[Table]:
 def _dimensions(study: Study) -> Table:
     """Intrinsic dimensions by modality: median, smallest and largest of a profile's layers."""
     rows = []
-    for run, profile in profiles_of(study):
-        groups = {word: [layer for layer in profile.layers.values() if layer.modality == word] for word in MODALITIES}
-        entries = tuple(_spread(layers, run) for layers in groups.values())
-        points = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
-        without = sum(layer.estimate.dimension is None for layer in profile.layers.values())
-        protocol = profile.protocol
-        pruned = pruned_by(run, study)
-        labels = (
-            run.label, f"{profile.model.get('name', run.model)}" + (", pruned" if pruned else ""),
-            f"{points:,}", f"{protocol.get('estimator', '?')}, {protocol.get('tokens', '?')}", f"{without}",
-        )  # fmt: skip
-        rows.append((labels, entries))
+    for one in profiles_of(study):
+        layers, protocol = one.profile.layers.values(), one.profile.protocol
+        entries = [_spread([layer for layer in layers if layer.modality == word], one) for word in MODALITIES]
+        points = max((layer.estimate.n_points for layer in layers), default=0)
+        without = sum(layer.estimate.dimension is None for layer in layers)
+        how = f"{protocol.get('estimator', '?')}, {protocol.get('tokens', '?')}"
+        rows.append(((one.run.label, one.model, f"{points:,}", how, f"{without}"), entries))
     kept = [i for i, _ in enumerate(MODALITIES) if any(entries[i].value is not None for _, entries in rows)]
     return Table(
         key="dimensions", title="Intrinsic dimension by modality", paper="Figure 2",
         labels=("run", "model", "points", "protocol", "no estimate"), columns=tuple(MODALITIES[i] for i in kept),
         rows=tuple((labels, tuple(entries[i] for i in kept)) for labels, entries in rows),
         notes=("median over the layers, with the smallest and the largest",),
+        bounds="smallest and largest", counts="layers",
     )  # fmt: skip
 
 
+def _spread(layers: Sequence[LayerProfile], measured: Measured) -> Entry:
+    found = [layer.estimate.dimension for layer in layers if layer.estimate.dimension is not None]
+    if not found:
+        return Entry()
+    return Entry(value=median(found), low=min(found), high=max(found), n=len(found), sources=(measured.source,))
+
+
 def _prunability(study: Study) -> Iterator[Table]:
-    """Whether layers of higher dimension lose more when they alone are pruned."""
-    for number, run in enumerate(study.of("sensitivity"), 1):
-        groups = [None, *(word for word in MODALITIES if word in run.sensitivity["modalities"])]
-        source = (run.source("sensitivity.json"),)
+    """Whether layers of higher dimension lose more when they alone are pruned: of each model, then their mean."""
+    runs = study.of("sensitivity")
+    for number, run in enumerate(runs, 1):
+        source, modalities = (run.source(SENSITIVITY),), _modalities([run])
         rows = []
         for ratio in ratios(run):
             entries: list[Entry] = []
-            for group in groups:
+            for group in (None, *modalities):
                 found = correlation(run, ratio, group)
                 entries += [Entry(), Entry()] if found is None else [
                     Entry(value=found.rho, n=found.n, sources=source, decimals=2),
                     Entry(value=found.p, n=found.n, sources=source, decimals=4),
                 ]  # fmt: skip
             rows.append(((percent(ratio),), tuple(entries)))
-        columns = tuple(f"{group or 'all layers'}, {word}" for group in groups for word in ("rho", "p"))
         yield Table(
-            key=f"prunability-{number}", paper="the hypothesis behind Figures 2 and 3",
-            title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}",
-            labels=("of each layer alone",), columns=columns, rows=tuple(rows),
+            key=f"prunability-{number}", paper=HYPOTHESIS, counts="layers",
+            title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}", rows=tuple(rows),
+            labels=("of each layer alone",),
+            columns=tuple(f"{group or 'all layers'}, {word}" for group in (None, *modalities) for word in ("rho", "p")),
             notes=("two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",),
         )  # fmt: skip
+    if len(runs) > 1:
+        yield _mean_correlation(runs)
 
 
-def _spread(layers: Sequence[LayerProfile], run: Run) -> Entry:
-    found = [layer.estimate.dimension for layer in layers if layer.estimate.dimension is not None]
-    if not found:
-        return Entry()
-    return Entry(
-        value=median(found), low=min(found), high=max(found), n=len(found), sources=(run.source("profile.json"),)
-    )
+def _mean_correlation(runs: Sequence[Run]) -> Table:
+    groups = (None, *_modalities(runs))
+    rows = []
+    for ratio in sorted({ratio for run in runs for ratio in ratios(run)}):
+        entries = []
+        for group in groups:
+            found = [(run, correlation(run, ratio, group)) for run in runs]
+            made = entry([Number(value=one.rho, source=run.source(SENSITIVITY)) for run, one in found if one])
+            bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (made.low, made.high)]
+            entries.append(replace(made, low=bounds[0], high=bounds[1], decimals=2))
+        rows.append(((percent(ratio),), tuple(entries)))
+    return Table(
+        key="prunability", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
+        labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),
+        notes=(f"intervals are 95 % t intervals over {len(runs)} runs, cut at -1 and 1",),
+    )  # fmt: skip
 
 
-def profiles_of(study: Study) -> list[tuple[Run, Profile]]:
-    """Every distinct profile with the first run that has it, those of pruned models last.
-
-    Runs of one dense model share theirs; of equal ones that of a run of estimate-id stands for all.
-    """
-    found: dict[str, tuple[Run, Profile]] = {}
-    for run in sorted(study.runs, key=lambda run: run.kind != "estimate-id"):
-        for profile in (run.dense, run.profile):
-            if profile is not None and profile.layers:
-                estimates = [(name, layer.estimate.dimension) for name, layer in profile.layers.items()]
-                found.setdefault(repr((profile.model.get("fingerprint"), estimates)), (run, profile))
-    return sorted(found.values(), key=lambda pair: pruned_by(pair[0], study) is not None)
-
-
-def profile_name(run: Run, profile: Profile, study: Study) -> str:
-    """What a figure calls a profile: its model, pruned or not, its data and the run."""
-    pruned = pruned_by(run, study)
-    model = f"{pruned.model}, pruned," if pruned else profile.model.get("name", run.model)
-    return f"{model} on {profile.dataset.get('dataset', run.dataset)}: {run.label}"
+def _alone(study: Study) -> Table:
+    """The loss with a modality alone pruned."""
+    runs = study.of("sensitivity")
+    every = sorted({ratio for run in runs for ratio in ratios(run)})
+    rows = []
+    for run in runs:
+        source = (run.source(SENSITIVITY),)
+        dense = Entry(value=run.sensitivity["dense"]["loss"], sources=source, n=1, decimals=4)
+        for name, part in run.sensitivity["modalities"].items():
+            losses = [Entry(value=loss_of(part, ratio), sources=source, n=1, decimals=4) for ratio in every]
+            weights = part.get("weights")
+            words = (run.model, name, "" if weights is None else f"{weights:,}")
+            rows.append((words, (dense, *losses)))
+    return Table(
+        key="alone", title="Loss with one modality alone pruned, one-shot by magnitude", paper="Figures 1 and 4",
+        labels=("model", "modality", "weights"), columns=("0 %", *map(percent, every)), rows=tuple(rows),
+    )  # fmt: skip
 
 
-def _cautions(cells: Sequence[Cell]) -> list[str]:
+def _modalities(runs: Sequence[Run]) -> list[str]:
+    return [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
+
+
+def cautions(cells: Sequence[Cell]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
-    runs = [run for cell in cells for run in cell.runs if run.results]
+    runs = [run for run in runs_in(cells) if run.results]
     said = []
     if len(names := list(dict.fromkeys(run.model for run in runs))) > 1:
         said.append(f"means are over models that share their class and size: {', '.join(names)}")
-    if len({judged_on(run) for run in runs}) > 1:
+    if any(not judged_alike(runs[0], run) for run in runs):
         said.append("CAUTION: not all runs were judged on the same samples")
     if any(run.results.get("limit") for run in runs):
         said.append("CAUTION: some runs were judged on a part of the split (--eval-limit)")
@@ -276,7 +296,7 @@ def _cautions(cells: Sequence[Cell]) -> list[str]:
         said.append("CAUTION: not all runs were scored with the same tokenizer")
     if left_out := [run.label for cell in cells for run in cell.repeated]:
         said.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
-    blank = [run.label for cell in cells for run in cell.runs if not run.results]
+    blank = [run.label for run in runs_in(cells) if not run.results]
     if blank:
         said.append(f"not evaluated: {', '.join(blank)}")
     return said

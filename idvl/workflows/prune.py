@@ -22,7 +22,7 @@ from idvl.recipe import Recipe
 from idvl.workflows.asked import image_store, open_run
 from idvl.workflows.estimation import Estimation
 from idvl.workflows.judging import Judgement
-from idvl.workflows.launch import join_team
+from idvl.workflows.launch import join_team, peak_memory
 from idvl.workflows.pruning import dimensions, head, quality
 from idvl.workflows.pruning.job import Job, gather
 from idvl.workflows.pruning.plan import Plan
@@ -136,7 +136,10 @@ class Work:
         profile = self._estimated(estimation) if job.estimates else job.known
         start = time.perf_counter()
         pruner, outcome = prune(job, profile, self.folder, self.opened, self.reporter, resume=self.resume, judge=judge)
-        facts = {**made, **asdict(outcome), "seconds": round(time.perf_counter() - start, 3)}
+        facts = {
+            **{**made, **asdict(outcome), "seconds": round(time.perf_counter() - start, 3)},
+            "peak_memory": peak_memory(job.loaded.model.device),
+        }
         job.team.first(lambda: save(job, pruner, profile, self.plan, self.opened, facts))
         if self.opened:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

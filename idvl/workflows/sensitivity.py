@@ -18,7 +18,7 @@ from idvl import runs
 from idvl.data.catalog import EVALUATION
 from idvl.data.samples import Selection
 from idvl.files import write_json
-from idvl.models.layers import in_scope
+from idvl.models.layers import SCOPES, in_scope
 from idvl.models.loading import Loaded
 from idvl.models.plan import duration
 from idvl.models.team import Team
@@ -30,7 +30,7 @@ from idvl.training.ranks import objects
 from idvl.workflows import sharing
 from idvl.workflows.asked import choose_samples, image_store, open_model, open_run, with_dataset
 from idvl.workflows.estimation import Estimation
-from idvl.workflows.launch import free_memory, join_team
+from idvl.workflows.launch import free_memory, join_team, peak_memory
 from idvl.workflows.probe import Probe, pruned
 from idvl.workflows.pruning import dimensions
 from idvl.workflows.reporter import Reporter, resumable
@@ -159,10 +159,13 @@ class Work:
         self.estimation: Estimation | None = None
 
     def parts(self) -> dict[tuple[str, str], list[str]]:
-        """What is pruned alone: the layers of each modality, then each layer."""
+        """What is pruned alone: the layers of each modality, all of the scope "language", then each layer."""
         modalities: dict[str, list[str]] = {}
         for name, layer in self.layers.items():
             modalities.setdefault(layer.modality, []).append(name)
+        scope = SCOPES["language"]
+        if all(modality in modalities for modality in scope):
+            modalities[" and ".join(scope)] = [name for modality in scope for name in modalities[modality]]
         found = {("modality", modality): names for modality, names in modalities.items()}
         return found | {("layer", name): [name] for name in self.layers}
 
@@ -279,7 +282,10 @@ class Work:
             "dense": {"loss": done["dense", "", 0.0]["loss"]},
             "modalities": modalities,
             "layers": layers,
-            "provenance": {**runs.provenance(), "seconds": round(seconds, 3), "processes": self.team.size},
+            "provenance": {
+                **{**runs.provenance(), "seconds": round(seconds, 3), "processes": self.team.size},
+                "peak_memory": peak_memory(self.loaded.model.device),
+            },
         }
 
     def _bytes(self, names: Sequence[str]) -> int:

@@ -98,7 +98,7 @@ def pruned(
     total = {"layers": len(layers), "weights": 800, "asked": sparsity, "zeros": 640, "sparsity": sparsity}
     total |= {"prunable_sparsity": sparsity, "model_sparsity": sparsity / 2, "model_weights": 1000}
     modalities = {word: {"sparsity": sparsity} for word in ("vision", "language", "cross") if scope in ("all", word)}
-    made = {"seconds": 120.0, "versions": VERSIONS}
+    made = {"seconds": 120.0, "peak_memory": 3 * 2**29, "versions": VERSIONS}
     report = {"layers": layers, "modalities": modalities, "total": total, "made": made}
     write(folder / "report.json", {"schema": "idvl/report/1", **report})
     write(folder / "eval" / "results.json", results({"CIDEr": value, "BLEU@4": value / 2}, f"pruned {folder.name}"))
@@ -137,6 +137,6 @@ def sensitivity(folder: Path) -> Path:
         for depth, (name, (modality, block, weights, dimension)) in enumerate(LAYERS.items())
     }
     modalities = {word: {"layers": 2, "weights": 400, "losses": losses(3)} for word in ("vision", "language", "cross")}
-    found = {"dense": {"loss": 1.0}, "layers": layers, "modalities": modalities}
+    found = {"dense": {"loss": 1.0}, "layers": layers, "modalities": modalities, "provenance": {"seconds": 3.0}}
     write(folder / "sensitivity.json", {"schema": "idvl/sensitivity/1", **found})
     return folder

@@ -152,7 +152,7 @@ def test_how_runs_were_made_tells_shared_settings_once(tmp_path: Path) -> None:
     assert "torch 2.13.0" in found.summary and found.models == ("m",)
     assert dict(found.settings)["settings of all runs of pruning"]["prune.criterion"] == "platon"
     row = dict(zip(found.columns, found.rows[1], strict=True))
-    assert row["differs in"] == "seed 1" and row["time"] == "2 min 05 s" and row["memory"] == "1.00 GiB"
+    assert row["differs in"] == "seed 1" and row["time"] == "2 min 05 s" and row["memory"] == "1.50 GiB"
     assert row["started"] == "2026-01-02 03:04:05" and row["state"] == "finished"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,102 @@ def test_settings_that_differ_from_most_runs_are_named(tmp_path: Path) -> None:
     assert names == {"PLATON": 2, "PLATON, one-shot": 1, "PLATON, window 5": 1}
 
 
+def test_what_weights_by_id_is_named_apart_and_still_compared(tmp_path: Path) -> None:
+    """Runs without weighting have no profile to differ in."""
+    folders.pruned(tmp_path / "none", 50.0)
+    folders.pruned(tmp_path / "auto", 53.0, id_weight="multiply")
+    folders.pruned(tmp_path / "published", 55.0, id_weight="multiply", prune__profile="published:blip-coco")
+    short = folders.pruned(tmp_path / "short", 57.0, id_weight="multiply")
+    folders.write(short / "profile.json", folders.profile(protocol={"estimator": "icml24", "tokens": "flatten"}))
+    other = folders.pruned(tmp_path / "other", 59.0, id_weight="multiply")
+    folders.write(other / "profile.json", folders.profile(scale=2.0))
+    folders.pruned(tmp_path / "again", 53.0, id_weight="multiply", seed=1)
+    found = {str(cell.method): made.value for cell, made in gains(cells_of(collect([tmp_path])), "CIDEr")}
+    assert found == {
+        **{"PLATON × ID": 3.0, "PLATON × ID, ID estimator icml24": 7.0, "PLATON × ID, other IDs": 9.0},
+        "PLATON × ID, profile published:blip-coco": 5.0,
+    }
+
+
+def test_one_shot_runs_are_told_apart_by_their_own_training(tmp_path: Path) -> None:
+    shot = {"prune__schedule": "one-shot", "train__batch_size": 4}
+    for name, steps in (("a", 10), ("b", 10), ("c", 50)):
+        folders.pruned(tmp_path / name, seed="abc".index(name), train__max_steps=steps, **shot)
+    for seed in range(4):
+        folders.pruned(tmp_path / f"{seed}", prune__schedule="cubic", seed=seed, train__max_steps=900)
+    names = {str(cell.method): len(cell.runs) for cell in cells_of(collect([tmp_path]))}
+    assert names == {"PLATON": 4, "PLATON, one-shot": 2, "PLATON, one-shot, max_steps 50": 1}
+
+
+def test_runs_on_other_samples_are_no_replicates(tmp_path: Path) -> None:
+    for name, samples in (("a", "x"), ("b", "x"), ("c", "y")):
+        folders.pruned(tmp_path / name, samples=samples)
+    cells = {str(cell.method): cell for cell in cells_of(collect([tmp_path]))}
+    assert list(cells) == ["PLATON", "PLATON, other samples"] and len(cells["PLATON"].repeated) == 1
+
+
+def test_a_whole_split_is_the_same_samples_whatever_its_limit(study: Path) -> None:
+    results = folders.results({"CIDEr": 90.0, "BLEU@4": 45.0}, "dense", limit=3)
+    results["dataset"]["fingerprint"] = "in another order"
+    folders.write(study / "dense" / "results.json", results)
+    assert dict(table(study, "quality").rows)["dense model", ""][0].value == 90.0
+    # of two parts of a split it is not known
+    for run in study.glob("[mn]*"):
+        folders.write(run / "eval" / "results.json", folders.results({"CIDEr": 50.0}, f"pruned {run.name}", limit=3))
+    assert ("dense model", "") not in dict(table(study, "quality").rows)
+
+
+def test_bounds_and_counts_say_what_they_are(study: Path) -> None:
+    folders.measured(study / "profile")
+    folders.sensitivity(study / "alone")
+    lines = list(csv.DictReader(io.StringIO(written(tables_of(collect([study])), "csv"))))
+    found = {line["table"]: (line["bounds"], line["of"]) for line in lines if line["low"]}
+    assert found["dimensions"] == ("smallest and largest", "layers")
+    assert found["gain-1"] == ("95 % interval", "pairs") and found["quality-1"] == ("95 % interval", "runs")
+    vision = next(line for line in lines if line["table"] == "dimensions" and line["column"] == "vision")
+    assert [vision[key] for key in ("value", "low", "high", "n")] == ["13.0", "12.0", "14.0", "2"]
+
+
+def test_how_many_intervals_leave_out_0_by_chance_is_said(study: Path) -> None:
+    for seed, (plain, weighted) in enumerate([(20.0, 19.0), (22.0, 23.0), (21.0, 22.0)]):
+        folders.pruned(study / f"n{seed}", plain, sparsity=0.9, seed=seed)
+        folders.pruned(study / f"m{seed}", weighted, sparsity=0.9, seed=seed, id_weight="multiply")
+    assert "0.1 of these 2 intervals" in table(study, "gain").notes[1]
+
+
+def test_correlations_of_several_models_have_a_mean(tmp_path: Path) -> None:
+    first, second = folders.sensitivity(tmp_path / "a"), folders.sensitivity(tmp_path / "b")
+    assert not any(one.key == "prunability" for one in tables_of(collect([first])))
+    found = json.loads((second / "sensitivity.json").read_text())
+    for layer in found["layers"].values():
+        layer["losses"][1]["loss"] = -layer["losses"][1]["loss"]
+    folders.write(second / "sensitivity.json", found)
+    rows = dict(next(one for one in tables_of(collect([tmp_path])) if one.key == "prunability").rows)
+    assert (rows["40 %",][0].value, rows["40 %",][0].low) == (1.0, 1.0)
+    # 1 and -1: no interval within its range says more
+    assert (rows["80 %",][0].value, rows["80 %",][0].low, rows["80 %",][0].high) == (0.0, -1.0, 1.0)
+
+
+def test_losses_of_modalities_alone_stand_beside_the_dense_models(tmp_path: Path) -> None:
+    folders.sensitivity(tmp_path / "a")
+    alone = table(tmp_path, "alone")
+    assert alone.columns == ("0 %", "40 %", "80 %")
+    assert [found.value for found in dict(alone.rows)["m", "vision", "400"]] == pytest.approx([1.0, 2.2, 3.4])
+
+
+def test_dimensions_tell_whose_they_are_and_name_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply", prune__refresh_profile=10)
+    folders.write(run / "profile" / "profile.json", folders.profile())
+    folders.write(run / "profile.json", folders.profile(scale=0.5))
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="x", scale=0.4)
+    monkeypatch.chdir(tmp_path)
+    rows = {words[1]: entries[0].sources for words, entries in table(Path(), "dimensions").rows}
+    assert rows == {
+        **{"m, dense": ("run/profile/profile.json",), "m, on its way": ("run/profile.json",)},
+        "m, pruned": ("after/profile.json",),
+    }
+
+
 def test_a_repeat_is_left_out_and_said(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a", 50.0)
     folders.pruned(tmp_path / "b", 60.0)
@@ -78,7 +175,7 @@ def test_a_repeat_is_left_out_and_said(tmp_path: Path) -> None:
 def test_other_samples_and_missing_evaluations_are_cautioned(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a")
     other = folders.pruned(tmp_path / "b", seed=1)
-    folders.write(other / "eval" / "results.json", folders.results({"CIDEr": 1.0}, "x", limit=2))
+    folders.write(other / "eval" / "results.json", folders.results({"CIDEr": 1.0}, "x", limit=2, samples=2))
     third = folders.pruned(tmp_path / "c", seed=2)
     (third / "eval" / "results.json").unlink()
     notes = " ".join(table(tmp_path, "quality").notes)
@@ -112,7 +209,7 @@ def test_every_format_survives_what_names_may_hold(tmp_path: Path, form: str) ->
         body = [line for line in text.splitlines() if not line.startswith("%")]
         assert r"a\textbar{}b\textbackslash{}\_$<$i$>$" in "\n".join(body)
     if form == "csv":
-        assert all(len(row) == 8 for row in csv.reader(io.StringIO(text)))
+        assert all(len(row) == 10 for row in csv.reader(io.StringIO(text)))
 
 
 def test_markdown_numbers_the_files(study: Path) -> None:
@@ -137,14 +234,36 @@ def test_published_numbers_stand_beside_the_measured_ones(study: Path) -> None:
     first = next(one for one in tables if one.paper == "Table 1")
     row = dict(first.rows)["PLATON × ID", "all", "80 %"]
     assert [found.value for found in row[:2]] == [129.2, 55.0]
-    assert "compare their order" in first.notes[0] and len(first.rows) == 25
+    assert "compare the order" in first.notes[0] and len(first.rows) == 25
     assert not any(one.paper == "Table 7, without fine-tuning" for one in tables)
+
+
+def on_coco(study: Path) -> Table:
     for run in collect([study]).of("prune"):
         recipe = (run.folder / "recipe.yaml").read_text().replace("shapes", "coco")
         (run.folder / "recipe.yaml").write_text(recipe)
-    first = expected(collect([study]))[0]
-    assert first.columns[:3] == ("CIDEr, paper", "CIDEr, here", "CIDEr, difference") and not first.notes
+    return expected(collect([study]))[0]
+
+
+def test_differences_to_published_numbers_come_with_the_dense_models_numbers(study: Path) -> None:
+    first = on_coco(study)
+    assert first.columns[:3] == ("CIDEr, paper", "CIDEr, here", "CIDEr, difference")
     assert dict(first.rows)["PLATON × ID", "all", "80 %"][2].value == pytest.approx(55.0 - 129.2)
+    assert first.notes[0].startswith("the paper's dense model has CIDEr 133.3, the one here 90.0")
+    (study / "dense" / "results.json").unlink()
+    assert on_coco(study).notes[0].startswith("CAUTION: the paper's dense model has CIDEr 133.3; add the idvl eval")
+
+
+def test_a_part_of_the_split_or_other_settings_are_not_what_the_paper_measured(study: Path) -> None:
+    for seed in range(3):
+        run = folders.pruned(study / f"multiply-{seed}", 5.0, id_weight="multiply", seed=seed, prune__window=5)
+        folders.write(run / "eval" / "results.json", folders.results({"CIDEr": 5.0}, "x", limit=3))
+        folders.pruned(study / f"none-{seed}", 50.0, seed=seed, prune__window=10)
+    folders.pruned(study / "none-95", 20.0, sparsity=0.95, prune__window=10)
+    first = on_coco(study)
+    assert first.columns[:2] == ("CIDEr, paper", "CIDEr, here") and not any("difference" in c for c in first.columns)
+    told = " ".join(first.notes)
+    assert "part of the split" in told and "settings of its own: PLATON × ID, window 5" in told
 
 
 def test_intervals_and_correlations_have_known_answers() -> None:

@@ -81,6 +81,7 @@ def test_plain_transformers_opens_what_is_exactly_as_sparse_as_asked(whole):
         assert torch.equal(found[f"{name}.weight"] == 0, ~masks.kept(name)), name
         assert report["layers"][name]["zeros"] == masks.zeros[name]
     assert report == json.loads((folder / "report.json").read_text())
+    assert report["made"]["peak_memory"] > 2**20 and report["made"]["seconds"] > 0
     assert not (folder / "checkpoints").exists()
 
 

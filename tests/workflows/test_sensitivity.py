@@ -12,8 +12,9 @@ import torch
 from idvl import runs
 from idvl.data.samples import select
 from idvl.errors import RunError, UsageError
-from idvl.models.layers import find_layers
+from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import load
+from idvl.models.team import Team
 from idvl.recipe import load as load_recipe
 from idvl.workflows import sensitivity
 from idvl.workflows.probe import Probe, pruned
@@ -116,6 +117,17 @@ def test_a_plan_writes_nothing(tmp_path):
     result, _ = measured(tmp_path / "run", plan_only=True)
     assert result.found is None and result.plan.trials == 51 and result.plan.estimating > 0
     assert result.plan.memory > 0 and not (tmp_path / "run").exists()
+
+
+def test_the_language_stack_is_pruned_as_a_whole_too():
+    asked = {"model.name": "builtin/blip", "data.dataset": "shapes", "eval.limit": 4, "data.samples": 20}
+    loaded = load("builtin/blip", device="cpu")
+    selection = select("shapes", split="test", n=4, force=True)
+    work = sensitivity.Work(load_recipe(None, asked), loaded, selection, Team(), Silent(), [0.5])
+    parts = work.parts()
+    both = parts["modality", "language and cross"]
+    assert both == parts["modality", "language"] + parts["modality", "cross"]
+    assert set(both) == set(in_scope(loaded.model, loaded.family, "language"))
 
 
 @pytest.mark.parametrize(

@@ -8,37 +8,41 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from idvl.profile import Profile
-from idvl.reporting.cells import Cell, model_of, pruned_by
-from idvl.reporting.collect import Run, Study
+from idvl.reporting.cells import Cell, model_of
+from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.tables import percent, profiles_of
+from idvl.reporting.kinship import Measured, profiles_of
+from idvl.reporting.naming import percent
 
 
 @dataclass(frozen=True, eq=False)
 class After:
-    """The profile of a model after it was pruned: its cell, and the run that measured it.
+    """What was measured of a model after it was pruned, and the cell of that run.
 
-    `before`: the run and profile of the dense model, with as many layers as there are, and measured alike if possible.
+    `before`: what was measured of the dense model, with as many layers as there are, and alike if possible.
     """
 
     cell: Cell
-    run: Run
-    profile: Profile
-    before: tuple[Run, Profile] | None
+    found: Measured
+    before: Measured | None
+
+    @property
+    def profile(self) -> Profile:
+        return self.found.profile
 
 
 def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
     """What was measured of the models that runs of prune saved."""
     home = {run.label: cell for cell in cells for run in cell.runs}
-    known = [pair for pair in profiles_of(study) if pruned_by(pair[0], study) is None]
-    found = []
-    for run in study.of("estimate-id"):
-        pruned = pruned_by(run, study)
-        if run.profile and pruned and pruned.label in home:
-            dense = [pair for pair in known if pair[1].model.get("fingerprint") == pruned.signature.get("fingerprint")]
-            before = max(dense, key=lambda pair: _fit(pair[1], run.profile), default=None)
-            found.append(After(home[pruned.label], run, run.profile, before))
-    return found
+    every = profiles_of(study)
+    made = []
+    for one in every:
+        if one.run.kind == "estimate-id" and one.pruned and one.pruned.label in home:
+            wanted = one.pruned.signature.get("fingerprint")
+            dense = [other for other in every if not other.pruned and other.profile.model.get("fingerprint") == wanted]
+            before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
+            made.append(After(home[one.pruned.label], one, before))
+    return made
 
 
 def _fit(profile: Profile, other: Profile) -> tuple[int, bool]:
@@ -74,20 +78,17 @@ def by_scope(after: Sequence[After]) -> Figure:
 def _panel(word: str, group: Sequence[After], name: Callable[[Cell], str], tones: Callable[[Cell], Hashable]) -> Panel:
     """The dense model's curve and one for each cell; cells of one tone differ by their strokes."""
     cells = grouped(group, lambda found: found.cell)
-    starts = {found.before[0].label: found.before for found in group if found.before}
-    dense, sources = (
-        [profile for _, profile in starts.values()],
-        [run.source("profile.json") for run, _ in starts.values()],
-    )
+    starts = {found.before.source: found.before.profile for found in group if found.before}
+    dense = list(starts.values())
     before = dense[0] if dense else None
     order = before or group[0].profile
-    series = [_curve("dense model", "ink", dense, order, tuple(sources))] if dense else []
+    series = [_curve("dense model", "ink", dense, order, tuple(starts))] if dense else []
     colours: dict[Hashable, int] = {}
     strokes: Counter[Hashable] = Counter()
     for cell, found in cells:
         tone = tones(cell)
         colour = colours.setdefault(tone, len(colours) + 1)
-        behind = tuple(one.run.source("profile.json") for one in found)
+        behind = tuple(one.found.source for one in found)
         dash = DASHES[strokes[tone] % len(DASHES)]
         strokes[tone] += 1
         series.append(_curve(name(cell), str(colour), [one.profile for one in found], order, behind, dash))

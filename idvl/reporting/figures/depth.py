@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile, Profile
-from idvl.reporting.cells import pruned_by
-from idvl.reporting.collect import Run, Study
+from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DEPTH, Figure, Panel, Series, blocks, make, share
+from idvl.reporting.kinship import Measured, profiles_of
 from idvl.reporting.statistics import Z
-from idvl.reporting.tables import profile_name, profiles_of
 
 
 def figure(study: Study) -> Figure:
@@ -18,18 +17,18 @@ def figure(study: Study) -> Figure:
     weights = _weights(study)
 
     def panels() -> Iterator[Panel]:
-        for run, profile in profiles_of(study):
-            sparsity = {name: layer["sparsity"] for name, layer in _pruned_layers(run, profile, study).items()}
+        for one in profiles_of(study):
+            profile = one.profile
+            sparsity = {name: layer["sparsity"] for name, layer in _pruned_layers(one, study).items()}
             groups: dict[tuple[str, bool], dict[str, LayerProfile]] = {}
             for name, layer in profile.layers.items():
                 if layer.estimate.dimension is not None:
                     groups.setdefault((layer.modality, layer.reads_image), {})[name] = layer
             order = sorted(groups, key=lambda key: (MODALITIES.index(key[0]), key[1]))
             missing = sum(layer.estimate.dimension is None for layer in profile.layers.values())
-            series = tuple(_dimensions(run, key, groups[key], weights, sparsity) for key in order)
-            name = profile_name(run, profile, study)
+            series = tuple(_dimensions(one.source, key, groups[key], weights, sparsity) for key in order)
             said = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
-            yield Panel(name=name, series=series, shaded=blocks(profile), said=f"{said}; {_protocol(profile)}")
+            yield Panel(name=one.title, series=series, shaded=blocks(profile), said=f"{said}; {_protocol(profile)}")
 
     return make(
         panels(), key="depth", title="Intrinsic dimension against depth", paper="Figure 2",
@@ -38,7 +37,7 @@ def figure(study: Study) -> Figure:
 
 
 def _dimensions(
-    run: Run, key: tuple[str, bool], layers: Mapping[str, LayerProfile], weights: Mapping[str, int],
+    source: str, key: tuple[str, bool], layers: Mapping[str, LayerProfile], weights: Mapping[str, int],
     sparsity: Mapping[str, float],
 ) -> Series:  # fmt: skip
     modality, reads_image = key
@@ -55,15 +54,15 @@ def _dimensions(
         x=tuple(float(layer.depth) for layer in layers.values()), y=tuple(values),
         low=tuple(None if e is None else v - e for v, e in zip(values, errors, strict=True)),
         high=tuple(None if e is None else v + e for v, e in zip(values, errors, strict=True)),
-        names=tuple(layers), facts=facts, sources=(run.source("profile.json"),), hollow=reads_image,
+        names=tuple(layers), facts=facts, sources=(source,), hollow=reads_image,
     )  # fmt: skip
 
 
-def _pruned_layers(run: Run, profile: Profile, study: Study) -> dict[str, Any]:
+def _pruned_layers(measured: Measured, study: Study) -> dict[str, Any]:
     """What a report says of these layers: of the model measured, or of the one run that rests on the profile."""
-    pruned = pruned_by(run, study) if run.kind == "estimate-id" else None
-    if pruned:
-        return pruned.report.get("layers") or {}
+    if measured.pruned:
+        return measured.pruned.report.get("layers") or {}
+    profile = measured.profile
     same = profile.model.get("fingerprint")
     own = [
         other

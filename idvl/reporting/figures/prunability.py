@@ -8,11 +8,13 @@ from typing import Any
 from idvl.profile import MODALITIES
 from idvl.reporting.collect import Run, Study
 from idvl.reporting.figures.panel import DASHES, Figure, Panel, Series, make
+from idvl.reporting.naming import percent
 from idvl.reporting.prunability import correlation, loss_of, ratios
 from idvl.reporting.statistics import Z
-from idvl.reporting.tables import percent
 
 SOURCE, LOSS = "sensitivity.json", "loss"
+# the colour of modalities that were pruned together
+TOGETHER = "6"
 
 
 def figure(study: Study) -> Figure:
@@ -74,7 +76,8 @@ def _modalities(run: Run) -> Iterator[Series]:
             if (loss := loss_of(part, ratio))
         ]
         yield Series(
-            name=f"{modality} ({part['layers']} layers)", tone=modality, dash=DASHES[place % len(DASHES)],
+            name=f"{modality} ({part['layers']} layers)", tone=modality if modality in MODALITIES else TOGETHER,
+            dash=DASHES[place % len(DASHES)],
             x=tuple(x for _, x, _ in known), y=tuple(y for *_, y in known), names=tuple(name for name, *_ in known),
             sources=(run.source(SOURCE),),
         )  # fmt: skip

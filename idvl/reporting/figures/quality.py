@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from idvl.reporting.cells import TITLES, Cell, dense_runs, entry, model_of
+from idvl.reporting import naming
+from idvl.reporting.cells import Cell, entry, model_of, runs_in
 from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DASHES, SCOPES, WEIGHTINGS, Figure, Panel, Series, grouped, make, share
-from idvl.reporting.tables import headline, percent
+from idvl.reporting.kinship import dense_runs
+from idvl.reporting.tables import headline
 
 
 def figure(study: Study, cells: Sequence[Cell]) -> Figure:
@@ -15,13 +17,13 @@ def figure(study: Study, cells: Sequence[Cell]) -> Figure:
 
     def panels() -> Iterator[Panel]:
         for subject, ours in grouped(cells, lambda cell: cell.subject):
-            metric = headline([run for cell in ours for run in cell.runs])
+            metric = headline(runs_in(ours))
             if metric is None:
                 continue
             for (criterion, extra), group in grouped(ours, lambda cell: (cell.method.criterion, cell.method.extra)):
-                name = ", ".join(filter(None, (TITLES.get(criterion, criterion), extra)))
-                curves = grouped(group, lambda cell: (cell.scope, cell.method.id_weight))
-                series = [_curve(metric, key, found, group) for key, found in curves]
+                name = ", ".join(filter(None, (naming.criterion(criterion), extra)))
+                curves = grouped(group, lambda cell: (cell.scope, cell.method))
+                series = [_curve(metric, found, group) for _, found in curves]
                 yield Panel(
                     name=f"{name}: {model_of(ours)} on {subject.dataset}",
                     series=(*series, *_start(metric, ours, study)),
@@ -35,20 +37,20 @@ def figure(study: Study, cells: Sequence[Cell]) -> Figure:
     )  # fmt: skip
 
 
-def _curve(metric: str, key: tuple[str, str], cells: Sequence[Cell], group: Sequence[Cell]) -> Series:
-    scope, weighting = key
+def _curve(metric: str, cells: Sequence[Cell], group: Sequence[Cell]) -> Series:
+    scope, method = cells[0].scope, cells[0].method
     scopes = list(dict.fromkeys(cell.scope for cell in group))
-    weightings = list(dict.fromkeys(cell.method.id_weight for cell in group))
+    methods = list(dict.fromkeys(cell.method for cell in group))
     found = [(cell, made) for cell in cells if (made := cell.entry(metric)).value is not None]
-    title = {"none": "without ID", "multiply": "× ID", "divide": "/ ID"}.get(weighting, weighting)
+    title = ", ".join(filter(None, (naming.weighting(method.id_weight), method.weighting)))
     # the paper's colours are scopes, and weightings its strokes; with one scope, weightings have the colours
-    tone = SCOPES.get(scope, str(scopes.index(scope))) if len(scopes) > 1 else WEIGHTINGS.get(weighting, "3")
+    tone = SCOPES.get(scope, str(scopes.index(scope))) if len(scopes) > 1 else WEIGHTINGS.get(method.id_weight, "3")
     return Series(
         name=title if len(scopes) == 1 else f"{scope}, {title}", tone=tone,
-        dash=DASHES[weightings.index(weighting) % 3], hollow=weighting == "none",
+        dash=DASHES[methods.index(method) % 3], hollow=method.id_weight == "none",
         x=tuple(100 * cell.sparsity for cell, _ in found), y=tuple(made.value or 0.0 for _, made in found),
         low=tuple(made.low for _, made in found), high=tuple(made.high for _, made in found),
-        names=tuple(f"{cell.method}, {cell.scope}, {percent(cell.sparsity)}" for cell, _ in found),
+        names=tuple(f"{cell.method}, {cell.scope}, {naming.percent(cell.sparsity)}" for cell, _ in found),
         facts={
             "runs": tuple(f"{made.n}" for _, made in found),
             "of all weights": tuple(share(cell.runs[0].report["total"].get("model_sparsity")) for cell, _ in found),
@@ -59,7 +61,7 @@ def _curve(metric: str, key: tuple[str, str], cells: Sequence[Cell], group: Sequ
 
 def _start(metric: str, cells: Sequence[Cell], study: Study) -> Iterator[Series]:
     """The dense model, at sparsity 0, where its evaluation is among the runs."""
-    found = entry([run.metrics()[metric] for run in dense_runs(cells, study) if metric in run.metrics()])
+    found = entry([run.metrics()[metric] for run in dense_runs(runs_in(cells), study) if metric in run.metrics()])
     if found.value is not None:
         yield Series(
             name="dense model", tone="ink", x=(0.0,), y=(found.value,), low=(found.low,), high=(found.high,),

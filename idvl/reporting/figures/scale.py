@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from idvl.profile import LayerProfile
-from idvl.reporting.collect import Run, Study
+from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import Figure, Panel, Series, make
-from idvl.reporting.tables import profile_name, profiles_of
+from idvl.reporting.kinship import profiles_of
 
 # profiles shown: each has a curve for every layer
 MOST = 6
@@ -17,12 +17,9 @@ def figure(study: Study) -> Figure:
     """The dimension of each layer at growing numbers of neighbours, and what its estimator says about it."""
 
     def panels() -> Iterator[Panel]:
-        for run, profile in profiles_of(study):
-            series = tuple(
-                made for name, layer in profile.layers.items() if (made := _scale(name, layer, run)) is not None
-            )
-            name = profile_name(run, profile, study)
-            yield Panel(name=name, series=series)
+        for one in profiles_of(study):
+            found = (_scale(name, layer, one.source) for name, layer in one.profile.layers.items())
+            yield Panel(name=one.title, series=tuple(series for series in found if series))
 
     return make(
         panels(), most=MOST, key="scale", title="Dimension against scale, and diagnostics of a layer", paper=None,
@@ -30,7 +27,7 @@ def figure(study: Study) -> Figure:
     )  # fmt: skip
 
 
-def _scale(name: str, layer: LayerProfile, run: Run) -> Series | None:
+def _scale(name: str, layer: LayerProfile, source: str) -> Series | None:
     estimate = layer.estimate
     scales = [one for one in estimate.diagnostics.get("scales") or () if one.get("dimension") is not None]
     if not scales:
@@ -56,5 +53,5 @@ def _scale(name: str, layer: LayerProfile, run: Run) -> Series | None:
         y=tuple(one["dimension"] for one in scales),
         names=tuple(f"neighbours {one['neighbors'][0]} to {one['neighbors'][1]}" for one in scales),
         facts={"mean distance": tuple(f"{one.get('mean_distance') or 0:.4g}" for one in scales)},
-        about=about, sources=(run.source("profile.json"),),
+        about=about, sources=(source,),
     )  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from idvl.reporting.cells import TITLES, Cell, model_of
+from idvl.reporting import naming
+from idvl.reporting.cells import Cell, model_of, runs_in
 from idvl.reporting.figures.panel import DEPTH, WEIGHTINGS, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.tables import percent
 
 
 def figure(cells: Sequence[Cell]) -> Figure:
@@ -21,9 +21,9 @@ def figure(cells: Sequence[Cell]) -> Figure:
             depths = _depths(group)
             dimensions = _dimensions(group)
             series = tuple(_curve(cell, depths, dimensions) for cell in group)
-            words = [TITLES.get(criterion, criterion), percent(sparsity), *filter(None, (extra,))]
+            words = [naming.criterion(criterion), naming.percent(sparsity), *filter(None, (extra,))]
             words += [] if scope == "all" else [scope]
-            profile = next((run.profile for cell in group for run in cell.runs if run.profile), None)
+            profile = next((run.profile for run in runs_in(group) if run.profile), None)
             shaded = blocks(profile) if profile else ()
             several = any(len(cell.runs) > 1 for cell in group)
             yield Panel(
@@ -39,7 +39,7 @@ def figure(cells: Sequence[Cell]) -> Figure:
 
 def _depths(cells: Sequence[Cell]) -> dict[str, int]:
     """Layer -> its place, in order: the depth of a profile, else the order of the reports."""
-    runs = [run for cell in cells for run in cell.runs]
+    runs = runs_in(cells)
     names = list(dict.fromkeys(name for run in runs for name in run.report.get("layers") or {}))
     known = {name: layer.depth for run in runs if run.profile for name, layer in run.profile.layers.items()}
     if all(name in known for name in names):
@@ -50,7 +50,7 @@ def _depths(cells: Sequence[Cell]) -> dict[str, int]:
 def _dimensions(cells: Sequence[Cell]) -> dict[str, str]:
     """Layer -> its dimension with its error, in words; runs without weighting show that of the others."""
     found: dict[str, list[tuple[float, float | None]]] = {}
-    for run in (run for cell in cells for run in cell.runs):
+    for run in runs_in(cells):
         for name, layer in (run.report.get("layers") or {}).items():
             if layer.get("dimension") is not None:
                 found.setdefault(name, []).append((layer["dimension"], layer.get("stderr")))

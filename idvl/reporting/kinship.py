@@ -1,0 +1,93 @@
+"""How runs are related: which judged the model that another began with, which looked at the one that another saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from idvl.profile import Profile
+from idvl.reporting.collect import Run, Study
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A profile, the run that has it and its file. `pruned`: the run of prune that saved the model measured."""
+
+    profile: Profile
+    run: Run
+    source: str
+    pruned: Run | None
+
+    @property
+    def model(self) -> str:
+        """The model measured, in words."""
+        if self.pruned:
+            return f"{self.pruned.model}, pruned"
+        name = self.profile.model.get("name", self.run.model)
+        if self.run.kind != "prune":
+            return name
+        renewed = self.run.signature.get("prune.refresh_profile") and self.profile is not self.run.dense
+        return f"{name}, {'on its way' if renewed else 'dense'}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, on {self.profile.dataset.get('dataset', self.run.dataset)}: {self.run.label}"
+
+
+def profiles_of(study: Study) -> list[Measured]:
+    """Every distinct profile with the first run that has it, those of pruned models last.
+
+    Runs of one dense model share theirs; of equal ones that of a run of estimate-id stands for all.
+    """
+    found: dict[str, Measured] = {}
+    for run in sorted(study.runs, key=lambda run: run.kind != "estimate-id"):
+        pruned = pruned_by(run, study)
+        for profile, file in ((run.dense, "profile/profile.json"), (run.profile, "profile.json")):
+            if profile is not None and profile.layers:
+                estimates = [(name, layer.estimate.dimension) for name, layer in profile.layers.items()]
+                key = repr((profile.model.get("fingerprint"), estimates))
+                found.setdefault(key, Measured(profile, run, run.source(file), pruned))
+    return sorted(found.values(), key=lambda one: one.pruned is not None)
+
+
+def judged_alike(one: Run, other: Run) -> bool:
+    """Whether two evaluations are of the same samples. Of a whole split they are, in any order."""
+    first, second = (run.results.get("dataset") or {} for run in (one, other))
+    named = ("dataset", "dataset_id", "revision", "split")
+    if [first.get(key) for key in named] != [second.get(key) for key in named]:
+        return False
+    if one.results.get("samples") != other.results.get("samples"):
+        return False
+    whole = first.get("dataset") and (one.results.get("limit") is None or other.results.get("limit") is None)
+    return bool(whole) or first.get("fingerprint") == second.get("fingerprint")
+
+
+def dense_of(run: Run, study: Study) -> Run | None:
+    """The evaluation of the model that a run began with, on the samples that the run was judged on."""
+    wanted = run.signature.get("fingerprint")
+    for other in study.of("eval"):
+        same = wanted and (other.results.get("model") or {}).get("fingerprint") == wanted
+        if same and other.results.get("task") == run.results.get("task") and judged_alike(other, run):
+            return other
+    return None
+
+
+def dense_runs(runs: Iterable[Run], study: Study) -> list[Run]:
+    """The evaluations of the models that runs began with, each once."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        if dense := dense_of(run, study):
+            found.setdefault(dense.label, dense)
+    return list(found.values())
+
+
+def pruned_by(run: Run, study: Study) -> Run | None:
+    """The run of prune whose saved model `run` measured or judged; None for any other model."""
+    described = (run.profile.model if run.profile else None) or run.results.get("model") or {}
+    name, fingerprint = described.get("name") or run.model, described.get("fingerprint")
+    for other in study.of("prune"):
+        saved = (other.results.get("model") or {}).get("fingerprint")
+        if (fingerprint and saved == fingerprint) or Path(name).resolve() == (other.folder / "model").resolve():
+            return other if other is not run else None
+    return None

@@ -1,0 +1,110 @@
+"""The settings in which some runs of prune differ from most, in words. Runs that differ in nothing are replicates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from idvl.reporting.collect import Run
+
+# what a cell is told apart by, and what its replicates may differ in
+CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}
+REPLICATE = {"fingerprint", "revision", "seed", "processes", "class", "layers"}
+# hashes of what a run was given
+GIVEN = {"samples", "profile"}
+# what means nothing to a run that is not weighted by ID
+WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
+# what a run owes to its schedule: one-shot runs are compared in it among themselves
+SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
+Words = tuple[str, str]
+
+
+def replicate(run: Run) -> tuple[Any, Any]:
+    """What tells the runs of a cell apart: the dense model and the seed."""
+    return run.signature.get("fingerprint"), run.signature.get("seed")
+
+
+def is_one_shot(run: Run) -> bool:
+    return run.signature.get("prune.schedule") == "one-shot"
+
+
+def is_weighted(run: Run) -> bool:
+    return run.signature.get("prune.id_weight", "none") != "none"
+
+
+def differences(runs: Sequence[Run]) -> dict[Run, Words]:
+    """What is special of each of these runs, which prune the same: (in how it prunes, in what it is weighted by).
+
+    Samples and dimensions are told to be others where no setting says why they are.
+    """
+    prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run) for run in runs})
+    for run in _others(runs, prunes, lambda run: run.signature.get("samples")):
+        prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
+    weighted = [run for run in runs if is_weighted(run) and run.profile]
+    for run in _others(weighted, weights, _dimensions):
+        weights[run] = ", ".join(filter(None, (weights[run], "other IDs")))
+    return {run: (prunes[run], weights[run]) for run in runs}
+
+
+def _others(runs: Sequence[Run], words: Mapping[Run, str], given: Callable[[Run], Hashable]) -> list[Run]:
+    """The runs that were given something else than most of the same model, seed, layers and settings."""
+    groups = {run: (replicate(run), run.signature.get("layers"), words[run]) for run in runs}
+    common = _most_common((group, given(run)) for run, group in groups.items())
+    return [run for run, group in groups.items() if given(run) != common[group]]
+
+
+def _dimensions(run: Run) -> Hashable:
+    """What a run was weighted by, to six digits: further ones depend on the machine."""
+    profile = run.dense or run.profile
+    estimates = {name: layer.estimate.dimension for name, layer in profile.layers.items()} if profile else {}
+    return tuple((name, value and float(f"{value:.6g}")) for name, value in estimates.items())
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    left_out = CELL | REPLICATE | WEIGHTED | GIVEN
+    return {key: value for key, value in run.signature.items() if key not in left_out}
+
+
+def _weighted_by(run: Run) -> dict[str, Any]:
+    """The settings of a weighting; a measured profile is told by how it was measured, not by its place."""
+    if not is_weighted(run):
+        return {}
+    found = {key: value for key, value in run.signature.items() if key in WEIGHTED}
+    profile = run.dense or run.profile
+    if not str(found.get("prune.profile")).startswith("published:"):
+        found |= {"prune.profile": "measured"}
+        if profile:
+            found |= {f"ID {key}": profile.protocol.get(key) for key in ("estimator", "tokens", "n_samples")}
+            found["ID data"] = profile.dataset.get("dataset")
+    return found
+
+
+def _odd(settings: Mapping[Run, Mapping[str, Any]]) -> dict[Run, str]:
+    """For each run the settings whose value is not the most common one, in words."""
+    common = _most_common(
+        (_peers(run, key), repr(value)) for run, values in settings.items() for key, value in values.items()
+    )
+    found = {}
+    for run, values in settings.items():
+        odd = [key for key, value in values.items() if repr(value) != common[_peers(run, key)]]
+        odd.sort(key=lambda key: key != "prune.schedule")  # which explains others
+        found[run] = ", ".join(_said(key.removeprefix("prune.").removeprefix("train."), values[key]) for key in odd)
+    return found
+
+
+def _peers(run: Run, key: str) -> tuple[str, bool]:
+    """The runs that a run is compared with in a setting."""
+    return key, (key in SCHEDULED or key.startswith("train.")) and is_one_shot(run)
+
+
+def _said(name: str, value: Any) -> str:
+    return str(value) if name == "schedule" else f"no {name}" if value is None else f"{name} {value}"
+
+
+def _most_common(pairs: Iterable[tuple[Hashable, Any]]) -> dict[Any, Any]:
+    """The most common value of each group; of equally common ones the first."""
+    counts: dict[Any, Counter[Any]] = {}
+    for group, value in pairs:
+        counts.setdefault(group, Counter())[value] += 1
+    return {group: counter.most_common(1)[0][0] for group, counter in counts.items()}
