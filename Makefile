@@ -39,7 +39,8 @@ demo: $(STAMP)
 	$(BIN)/idvl estimate-id --recipe recipes/demo.yaml --output runs/demo --overwrite
 	@echo "The plot is runs/demo/profile.png"
 	$(BIN)/idvl prune --recipe recipes/demo-prune.yaml --output runs/demo-prune --overwrite
-	$(BIN)/idvl analyze runs/demo runs/demo-prune --output runs/demo-report.html
+	$(BIN)/idvl eval builtin/blip --dataset shapes --output runs/demo-eval --overwrite
+	$(BIN)/idvl analyze runs/demo runs/demo-prune runs/demo-eval --output runs/demo-report.html
 	@echo "The pruned model is runs/demo-prune/model, the report runs/demo-report.html"
 
 # a matrix with failed cells does not keep the next one from running; an interruption does
