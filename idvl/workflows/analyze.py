@@ -47,12 +47,12 @@ def run(
 ) -> Analysis:
     """Analyze the runs in `folders`, and write the page to `page_at` where it is given.
 
-    `expect` puts the paper's numbers beside the measured ones. UsageError, before anything is read, for a page that
-    would replace a file that is none of ours.
+    `expect` puts the paper's numbers beside the measured ones. Pages among `folders`, as runs/* may name, are passed
+    over. UsageError, before anything is read, for a page that would replace a file that is none of ours.
     """
     if page_at is not None:
         _check(page_at, overwrite)
-    study = collect(folders)
+    study = collect([folder for folder in folders if not _is_page(folder)] or folders)
     for name, why in study.refused:
         reporter.warn(f"{name} is left out: {why}")
     tables = tables_of(study)
@@ -85,12 +85,26 @@ def figures_beside(path: Path) -> Path:
     return path.with_name(f"{path.stem}-figures")
 
 
+def _is_page(path: Path) -> bool:
+    """Whether this is a page of ours, or the folder of the figures of one."""
+    name, _, rest = path.name.rpartition("-figures")
+    page = path.with_name(f"{name}.html") if path.is_dir() and not rest else path
+    try:
+        return page.suffix == ".html" and page.is_file() and _has_mark(page)
+    except OSError:
+        return False
+
+
+def _has_mark(path: Path) -> bool:
+    return MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
 def _check(path: Path, overwrite: bool) -> None:
     """A page of ours is made anew without a word; anything else is kept unless `overwrite`."""
     if path.is_dir():
         raise UsageError(f"{str(path)!r} is a folder: name a file, as in --output {path / 'report.html'}")
     try:
-        ours = not path.exists() or MARK in path.read_text(encoding="utf-8", errors="replace")
+        ours = not path.exists() or _has_mark(path)
     except OSError as error:
         raise UsageError(f"cannot write to {str(path)!r}: {error.strerror}; choose another --output") from error
     if not ours and not overwrite:

@@ -27,6 +27,17 @@ def test_page_and_figures_are_written(tmp_path: Path) -> None:
     assert page.read_text().count("data:image/png") == 3
 
 
+def test_pages_of_ours_are_passed_over_and_other_files_told(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "run", id_weight="multiply")
+    analyze.run([tmp_path / "run"], page_at=tmp_path / "run.html", reporter=Silent())
+    (tmp_path / "notes.html").write_text("mine")
+    found = analyze.run(sorted(tmp_path.iterdir()), page_at=None, reporter=Silent())
+    assert [Path(run.label).name for run in found.study.runs] == ["run"]
+    assert [Path(name).name for name, _ in found.study.refused] == ["notes.html"]
+    with pytest.raises(UsageError, match="no run to analyze .*a file"):
+        analyze.run([tmp_path / "run.html"], page_at=None, reporter=Silent())
+
+
 def test_another_file_is_not_replaced(tmp_path: Path) -> None:
     folders.evaluated(tmp_path / "run")
     page = tmp_path / "thesis.html"
