@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
+from idvl.reporting.after import measured_after
 from idvl.reporting.cells import MISSING, Cell, Entry, Subject, cells_of, entry, gains, model_of, runs_in
 from idvl.reporting.collect import Number, Run, Study
 from idvl.reporting.kinship import Measured, dense_runs, judged_alike, profiles_of
@@ -56,7 +57,7 @@ def tables_of(study: Study) -> list[Table]:
         ours = [cell for cell in cells if cell.subject == subject]
         name = f"{model_of(ours)} on {subject.dataset}"
         made += [_quality(number, name, ours, study), _gains(number, name, ours), _metrics(number, name, ours, study)]
-        made.append(_sparsity(number, subject, name, ours))
+        made += [_sparsity(number, subject, name, ours), _change(number, name, ours, study)]
     return [
         table
         for table in [*made, *_evaluations(study), _dimensions(study), *_prunability(study), _alone(study)]
@@ -165,6 +166,25 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Cell]) -
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
         labels=("method", "scope", "asked", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
         notes=(f"the model has {subject.weights:,} weights", "intervals are 95 % t intervals over runs"), folded=True,
+    )  # fmt: skip
+
+
+def _change(number: int, name: str, cells: Sequence[Cell], study: Study) -> Table:
+    """What pruning did to the dimensions: by cell the mean over a modality's layers, then over runs."""
+    after = measured_after(study, cells)
+    modalities = [word for word in MODALITIES if any(found.change(word) is not None for found in after)]
+    rows = []
+    for cell in cells:
+        ours = [found for found in after if found.cell is cell and found.before]
+        files = tuple(one.source for found in ours for one in (found.before, found.found) if one)
+        changes = ([Number(value=found.change(word), source="") for found in ours] for word in modalities)
+        entries = tuple(replace(entry(numbers), decimals=2, sources=files) for numbers in changes)
+        if ours:
+            rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(ours)}"), entries))
+    return Table(
+        key=f"change-{number}", title=f"Change of intrinsic dimension by pruning: {name}", paper="Figures 5 and 6",
+        labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,
+        notes=("mean over the layers of a modality; intervals are 95 % t intervals over runs",),
     )  # fmt: skip
 
 

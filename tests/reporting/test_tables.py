@@ -144,6 +144,19 @@ def test_correlations_of_several_models_have_a_mean(tmp_path: Path) -> None:
     assert (rows["80 %",][0].value, rows["80 %",][0].low, rows["80 %",][0].high) == (0.0, -1.0, 1.0)
 
 
+def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path: Path) -> None:
+    for seed, scale in enumerate((0.5, 0.75)):
+        run = folders.pruned(tmp_path / f"run{seed}", id_weight="multiply", seed=seed)
+        folders.measured(tmp_path / f"after{seed}", model=str(run / "model"), fingerprint=f"x{seed}", scale=scale)
+    change = table(tmp_path, "change")
+    assert change.columns == ("vision", "language", "cross")
+    vision, language, cross = dict(change.rows)["PLATON × ID", "all", "80 %", "2"]
+    # layers of 12 and 14 lose a half, or a quarter, of their dimension
+    assert (vision.value, language.value, cross.value) == pytest.approx((-4.875, -1.3125, -4.125))
+    assert vision.n == 2 and vision.low == pytest.approx(-4.875 - 12.706 * 3.25 / 2, abs=1e-2)
+    assert [Path(source).parent.name for source in vision.sources] == ["run0", "after0", "run0", "after1"]
+
+
 def test_losses_of_modalities_alone_stand_beside_the_dense_models(tmp_path: Path) -> None:
     folders.sensitivity(tmp_path / "a")
     alone = table(tmp_path, "alone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from idvl.reporting.after import measured_after
 from idvl.reporting.cells import cells_of
 from idvl.reporting.collect import Study
 from idvl.reporting.figures import change, depth, prunability, quality, scale, sparsity
@@ -11,7 +12,7 @@ from idvl.reporting.figures.panel import Figure
 def figures_of(study: Study) -> list[Figure]:
     """All figures that the runs have points for."""
     cells = cells_of(study)
-    after = change.measured_after(study, cells)
+    after = measured_after(study, cells)
     made = [depth.figure(study), sparsity.figure(cells), quality.figure(study, cells)]
     made += [change.by_method(after), change.by_scope(after)]
     made += [prunability.figure(study), prunability.alone(study), scale.figure(study)]

@@ -5,49 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 from idvl.profile import Profile
+from idvl.reporting.after import After
 from idvl.reporting.cells import Cell, model_of
-from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.kinship import Measured, profiles_of
 from idvl.reporting.naming import percent
-
-
-@dataclass(frozen=True, eq=False)
-class After:
-    """What was measured of a model after it was pruned, and the cell of that run.
-
-    `before`: what was measured of the dense model, with as many layers as there are, and alike if possible.
-    """
-
-    cell: Cell
-    found: Measured
-    before: Measured | None
-
-    @property
-    def profile(self) -> Profile:
-        return self.found.profile
-
-
-def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
-    """What was measured of the models that runs of prune saved."""
-    home = {run.label: cell for cell in cells for run in cell.runs}
-    every = profiles_of(study)
-    made = []
-    for one in every:
-        if one.run.kind == "estimate-id" and one.pruned and one.pruned.label in home:
-            wanted = one.pruned.signature.get("fingerprint")
-            dense = [other for other in every if not other.pruned and other.profile.model.get("fingerprint") == wanted]
-            before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
-            made.append(After(home[one.pruned.label], one, before))
-    return made
-
-
-def _fit(profile: Profile, other: Profile) -> tuple[int, bool]:
-    """How well a dense profile goes with one after: first the layers that both have, then the protocol."""
-    return len(profile.layers.keys() & other.layers.keys()), profile.protocol == other.protocol
 
 
 def by_method(after: Sequence[After]) -> Figure:

@@ -1,0 +1,60 @@
+"""Models that were measured after they were pruned, beside the dense models that they began as."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from idvl.profile import Profile
+from idvl.reporting.cells import Cell
+from idvl.reporting.collect import Study
+from idvl.reporting.kinship import Measured, profiles_of
+
+
+@dataclass(frozen=True, eq=False)
+class After:
+    """What was measured of a model after it was pruned, and the cell of that run.
+
+    `before`: what was measured of the dense model, with as many layers as there are, and alike if possible.
+    """
+
+    cell: Cell
+    found: Measured
+    before: Measured | None
+
+    @property
+    def profile(self) -> Profile:
+        return self.found.profile
+
+    def change(self, modality: str) -> float | None:
+        """The mean change of the dimensions of a modality's layers; None where no layer has both."""
+        if self.before is None:
+            return None
+        before = self.before.profile.layers
+        pairs = [
+            (before[name].estimate.dimension, layer.estimate.dimension)
+            for name, layer in self.profile.layers.items()
+            if layer.modality == modality and name in before
+        ]
+        known = [new - old for old, new in pairs if old is not None and new is not None]
+        return math.fsum(known) / len(known) if known else None
+
+
+def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
+    """What was measured of the models that runs of prune saved."""
+    home = {run.label: cell for cell in cells for run in cell.runs}
+    every = profiles_of(study)
+    made = []
+    for one in every:
+        if one.run.kind == "estimate-id" and one.pruned and one.pruned.label in home:
+            wanted = one.pruned.signature.get("fingerprint")
+            dense = [other for other in every if not other.pruned and other.profile.model.get("fingerprint") == wanted]
+            before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
+            made.append(After(home[one.pruned.label], one, before))
+    return made
+
+
+def _fit(profile: Profile, other: Profile) -> tuple[int, bool]:
+    """How well a dense profile goes with one after: first the layers that both have, then the protocol."""
+    return len(profile.layers.keys() & other.layers.keys()), profile.protocol == other.protocol
