@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "idvl/run/1"
 LOCK = ".lock"
+# the lines of a matrix of runs: the runs are in folders beside it
+MATRIX = "matrix.jsonl"
 PACKAGES = ("idvl", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "faiss-cpu", "faiss-gpu")
 
 

@@ -21,8 +21,6 @@ from idvl.profile import Profile
 from idvl.reporting import documents
 
 Kind = Literal["estimate-id", "prune", "eval", "sensitivity"]
-# what the folder of a matrix of runs holds beside them
-MATRIX = "matrix.jsonl"
 # the file that a finished run of a kind ends with; a run of prune has profile.json too, so it comes first
 ENDS: dict[Kind, str] = {
     "prune": "report.json",
@@ -155,7 +153,7 @@ def _runs_in(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    if (folder / MATRIX).exists():  # its cells are the runs
+    if (folder / runs.MATRIX).exists():  # its cells are the runs
         return False
     return runs.read_record(folder) is not None or any(_schema(folder / name) for name in ENDS.values())
 

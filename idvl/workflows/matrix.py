@@ -29,7 +29,7 @@ from idvl.workflows.cells import Cell, Matrix
 from idvl.workflows.isolation import Failed, isolated
 from idvl.workflows.reporter import Reporter, resumable
 
-LINES, PROFILES = "matrix.jsonl", "profiles"
+PROFILES = "profiles"
 TRIES = 2
 Work = Callable[..., dict[str, Any]]
 # what each word of a matrix's `run` does
@@ -92,7 +92,7 @@ def run(
         return Result(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
     place = folder or runs.new_folder("matrix", matrix.path.stem, "")
     with runs.Run.open(place, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
-        opened.path(LINES)
+        opened.path(runs.MATRIX)
         study = Study(matrix, opened, left_out, reporter)
         with resumable(place, reporter):
             study.carry_out(None if budget is None else time.monotonic() + budget)
@@ -104,7 +104,7 @@ class Study:
 
     def __init__(self, matrix: Matrix, opened: runs.Run, left_out: list[Line], reporter: Reporter):
         self.matrix, self.opened, self.left_out, self.reporter = matrix, opened, left_out, reporter
-        before = {line["name"]: line for line in runs.read_metrics(opened.folder / LINES)}
+        before = {line["name"]: line for line in runs.read_metrics(opened.folder / runs.MATRIX)}
         self.lines = {cell.name: self._found(cell, before.get(cell.name)) for cell in matrix.cells}
         self._write()
 
@@ -198,7 +198,7 @@ class Study:
 
     def _write(self) -> None:
         text = "".join(json.dumps(line.to_json(), allow_nan=False) + "\n" for line in self.every())
-        write_text(self.opened.folder / LINES, text)
+        write_text(self.opened.folder / runs.MATRIX, text)
 
 
 def _waiting(cell: Cell) -> Line:

@@ -17,6 +17,7 @@ from typing import Any
 from idvl import runs
 from idvl.data.catalog import EVALUATION
 from idvl.data.samples import Selection
+from idvl.errors import UsageError
 from idvl.files import write_json
 from idvl.models.layers import SCOPES, in_scope
 from idvl.models.loading import Loaded
@@ -24,7 +25,6 @@ from idvl.models.plan import duration
 from idvl.models.team import Team
 from idvl.profile import Profile
 from idvl.recipe import Recipe
-from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
 from idvl.workflows import sharing
@@ -94,8 +94,8 @@ def run(
     The recipe's `prune` gives scope and profile (auto: estimated first), its `eval` split, limit and batch size.
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
-    for ratio in ratios:
-        Schedule(kind="one-shot", target=ratio, total_steps=1)  # refuses what lies outside of 0 and 1
+    if wrong := [ratio for ratio in ratios if not 0 < ratio < 1]:
+        raise UsageError(f"a ratio must lie between 0 and 1, not {wrong[0]}")
     recipe = with_dataset(recipe)
     named = "sensitivity", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
