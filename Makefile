@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # the small study: what it trains first, what it then runs in this order, and options for each, as in OPTIONS="--budget 2h"
 STUDY := runs/small
 DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/dense/vit-$(seed)/card.json)
-MATRICES ?= judged core sparsities rates scopes after dimensions vit
+MATRICES ?= judged core sparsities rates exponents scopes after dimensions vit
 OPTIONS ?=
 
 .PHONY: help install demo replicate test slow lint builtins benchmarks clean
