@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from idvl.reporting import naming
 from idvl.reporting.cells import Cell, Entry, cells_of, entry, model_of, runs_in
@@ -13,8 +13,11 @@ from idvl.reporting.collect import Run, Study
 from idvl.reporting.kinship import dense_runs
 from idvl.reporting.settings import is_one_shot
 from idvl.reporting.tables import Table, cautions
+from idvl.words import ScheduleName
 
 PAPER = Path(__file__).parent / "paper.json"
+# what a method's words may say and still be the paper's: a table is of one schedule
+ORDINARY = {"", *get_args(ScheduleName)}
 # sparsities this close are the same
 CLOSE = 0.005
 
@@ -77,7 +80,7 @@ def _dense(table: Mapping[str, Any], dense: Sequence[Run], same: bool) -> str:
 
 def _special(cells: Sequence[Cell]) -> list[str]:
     """The settings of their own that cells of the table have."""
-    found = [str(cell.method) for cell in cells if cell.method.extra.removeprefix("one-shot") or cell.method.weighting]
+    found = [str(cell.method) for cell in cells if {*cell.method.extra.split(", "), cell.method.weighting} - ORDINARY]
     return [f"CAUTION: here with settings of its own: {'; '.join(dict.fromkeys(found))}"] if found else []
 
 

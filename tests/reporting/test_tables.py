@@ -267,6 +267,17 @@ def test_differences_to_published_numbers_come_with_the_dense_models_numbers(stu
     assert on_coco(study).notes[0].startswith("CAUTION: the paper's dense model has CIDEr 133.3; add the idvl eval")
 
 
+def test_the_schedule_of_a_published_table_is_no_setting_of_its_own(study: Path) -> None:
+    for seed in range(9):
+        folders.pruned(study / f"shot{seed}", 1.0, seed=seed, sparsity=0.4, prune__schedule="one-shot")
+    for run in [*study.glob("none-*"), *study.glob("multiply-*")]:
+        weight, seed = run.name.split("-")
+        folders.pruned(run, 50.0, id_weight=weight, seed=int(seed), prune__schedule="cubic")
+    tables = expected(collect([study]))
+    assert {one.paper for one in tables} == {"Table 1", "Table 6", "Table 7"}
+    assert not any("settings of its own" in note for one in tables for note in one.notes)
+
+
 def test_a_part_of_the_split_or_other_settings_are_not_what_the_paper_measured(study: Path) -> None:
     for seed in range(3):
         run = folders.pruned(study / f"multiply-{seed}", 5.0, id_weight="multiply", seed=seed, prune__window=5)
