@@ -110,9 +110,7 @@ def cells_of(study: Study) -> list[Cell]:
         for run, words in differences(runs).items():
             asked = _asked(run)
             method = Method(str(asked.get("criterion", "unknown")), str(asked.get("id_weight", "none")), *words)
-            total = run.report.get("total") or {}
-            sparsity = next((v for v in (asked.get("sparsity"), total.get("asked"), total.get("sparsity")) if v), 0.0)
-            groups.setdefault((subject, method, _scope(asked.get("scope")), round(float(sparsity), 6)), []).append(run)
+            groups.setdefault((subject, method, _scope(asked.get("scope")), _sparsity(asked, run)), []).append(run)
     made = [_cell(key, found) for key, found in groups.items()]
     return sorted(made, key=_order)
 
@@ -120,6 +118,13 @@ def cells_of(study: Study) -> list[Cell]:
 def _asked(run: Run) -> dict[str, Any]:
     signed = {key.removeprefix("prune."): word for key, word in run.signature.items() if key.startswith("prune.")}
     return (run.recipe.get("prune") or {}) | signed
+
+
+def _sparsity(asked: dict[str, Any], run: Run) -> float:
+    """What was asked for, else what the report says; 0 where neither is a number."""
+    total = run.report.get("total") or {}
+    named = (asked.get("sparsity"), total.get("asked"), total.get("sparsity"))
+    return round(next((float(value) for value in named if isinstance(value, int | float) and value), 0.0), 6)
 
 
 def _cell(key: tuple[Subject, Method, str, float], found: list[Run]) -> Cell:

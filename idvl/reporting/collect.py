@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +119,17 @@ class Study:
         """The finished runs of these kinds."""
         return [run for run in self.runs if run.kind in kinds and run.finished]
 
+    @cached_property
+    def saved(self) -> dict[str | Path, Run]:
+        """The run of prune that saved a model, by the model's fingerprint where it is known, and by its folder."""
+        found: dict[str | Path, Run] = {}
+        for run in self.of("prune"):
+            fingerprint = (run.results.get("model") or {}).get("fingerprint")
+            for key in (fingerprint, (run.folder / "model").resolve()):
+                if key:
+                    found.setdefault(key, run)
+        return found
+
 
 def collect(folders: Sequence[Path | str]) -> Study:
     """Read the runs in `folders`: run folders, or folders that hold some, at any depth.
@@ -185,10 +197,7 @@ def _label(place: Path) -> str:
 
 def _read(folder: Path, label: str) -> Run:
     troubles: list[str] = []
-    record = runs.read_record(folder) or {}
-    if not record:
-        why = "is no record of idvl's" if (folder / "run.json").exists() else "is not there"
-        troubles.append(f"run.json {why}: versions and settings are not known")
+    record = _record(folder, troubles)
     kind = _kind(folder, record)
     found: dict[str, Any] = {}
     if kind == "prune":
@@ -218,6 +227,19 @@ def _read(folder: Path, label: str) -> Run:
     )
 
 
+def _record(folder: Path, troubles: list[str]) -> dict[str, Any]:
+    """run.json; {} with the trouble told where it is none."""
+    record = runs.read_record(folder)
+    if record is not None:
+        wrong = documents.misfit(record, documents.RECORD)
+        why = f"is damaged ({wrong})" if wrong else ""
+    else:
+        why = "is no record of idvl's" if (folder / "run.json").exists() else "is not there"
+    if why:
+        troubles.append(f"run.json {why}: versions and settings are not known")
+    return {} if why else record or {}
+
+
 def _finished(folder: Path, kind: Kind, found: dict[str, Any]) -> bool:
     """Whether the file that a run ends with is there and readable."""
     document = {"prune": "report", "eval": "results", "sensitivity": "sensitivity", "estimate-id": "profile"}[kind]
@@ -240,10 +262,15 @@ def _kind(folder: Path, record: dict[str, Any]) -> Kind:
 
 def _profile(path: Path, troubles: list[str]) -> Profile | None:
     try:
-        return Profile.load(path)
+        profile = Profile.load(path)
     except UsageError as error:
         troubles.append(f"{path.name} was refused: {error}")
         return None
+    layers = {name: vars(layer) | {"estimate": vars(layer.estimate)} for name, layer in profile.layers.items()}
+    if wrong := documents.misfit(vars(profile) | {"layers": layers}, documents.PROFILE):
+        troubles.append(f"{path.name} is damaged: {wrong}")
+        return None
+    return profile
 
 
 def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
@@ -254,7 +281,10 @@ def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         troubles.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())}")
         return {}
-    return values if isinstance(values, dict) else {}
+    if wrong := documents.misfit(values, documents.RECIPE):
+        troubles.append(f"recipe.yaml is damaged: {wrong}")
+        return {}
+    return values
 
 
 def _last(folder: Path, troubles: list[str]) -> dict[str, Any]:

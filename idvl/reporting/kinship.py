@@ -85,9 +85,7 @@ def dense_runs(runs: Iterable[Run], study: Study) -> list[Run]:
 def pruned_by(run: Run, study: Study) -> Run | None:
     """The run of prune whose saved model `run` measured or judged; None for any other model."""
     described = (run.profile.model if run.profile else None) or run.results.get("model") or {}
-    name, fingerprint = described.get("name") or run.model, described.get("fingerprint")
-    for other in study.of("prune"):
-        saved = (other.results.get("model") or {}).get("fingerprint")
-        if (fingerprint and saved == fingerprint) or Path(name).resolve() == (other.folder / "model").resolve():
-            return other if other is not run else None
-    return None
+    found = study.saved.get(described.get("fingerprint")) or study.saved.get(
+        Path(described.get("name") or run.model).resolve()
+    )
+    return None if found is run else found

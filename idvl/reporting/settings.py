@@ -20,9 +20,9 @@ SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
 Words = tuple[str, str]
 
 
-def replicate(run: Run) -> tuple[Any, Any]:
+def replicate(run: Run) -> tuple[str, str]:
     """What tells the runs of a cell apart: the dense model and the seed."""
-    return run.signature.get("fingerprint"), run.signature.get("seed")
+    return repr(run.signature.get("fingerprint")), repr(run.signature.get("seed"))
 
 
 def is_one_shot(run: Run) -> bool:
@@ -39,7 +39,7 @@ def differences(runs: Sequence[Run]) -> dict[Run, Words]:
     Samples and dimensions are told to be others where no setting says why they are.
     """
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run) for run in runs})
-    for run in _others(runs, prunes, lambda run: run.signature.get("samples")):
+    for run in _others(runs, prunes, lambda run: repr(run.signature.get("samples"))):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
     weighted = [run for run in runs if is_weighted(run) and run.profile]
     for run in _others(weighted, weights, _dimensions):
@@ -49,7 +49,7 @@ def differences(runs: Sequence[Run]) -> dict[Run, Words]:
 
 def _others(runs: Sequence[Run], words: Mapping[Run, str], given: Callable[[Run], Hashable]) -> list[Run]:
     """The runs that were given something else than most of the same model, seed, layers and settings."""
-    groups = {run: (replicate(run), run.signature.get("layers"), words[run]) for run in runs}
+    groups = {run: (replicate(run), repr(run.signature.get("layers")), words[run]) for run in runs}
     common = _most_common((group, given(run)) for run, group in groups.items())
     return [run for run, group in groups.items() if given(run) != common[group]]
 

@@ -286,7 +286,7 @@ def _alone(study: Study) -> Table:
     rows = []
     for run in runs:
         source = (run.source(SENSITIVITY),)
-        dense = Entry(value=run.sensitivity["dense"]["loss"], sources=source, n=1, decimals=4)
+        dense = Entry(value=run.sensitivity["dense"].get("loss"), sources=source, n=1, decimals=4)
         for name, part in run.sensitivity["modalities"].items():
             losses = [Entry(value=loss_of(part, ratio), sources=source, n=1, decimals=4) for ratio in every]
             weights = part.get("weights")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from idvl.errors import UsageError
 from idvl.reporting.collect import collect
 from idvl.reporting.figures import figures_of
+from idvl.reporting.made import made_of
 from idvl.reporting.tables import tables_of
 from tests.reporting import folders
 
@@ -136,6 +139,38 @@ def test_a_document_whose_parts_are_not_what_they_should_be_is_refused(
     assert any(f"{Path(name).name} is damaged: " in why and told in why for why in study.runs[0].troubles)
     # and nothing stumbles over what is left of it
     tables_of(study), figures_of(study)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "broken", "told"),
+    [
+        ("run.json", ("versions",), 1.0, "run.json is damaged ('versions' of it is no object)"),
+        ("run.json", ("signature", "class"), 1, "run.json is damaged ('class' of 'signature' of it is 1)"),
+        ("recipe.yaml", ("model",), -1, "recipe.yaml is damaged: 'model' of it is no object"),
+        ("recipe.yaml", ("data", "dataset"), ["x"], "recipe.yaml is damaged: 'dataset' of 'data' of it is ['x']"),
+        ("profile.json", ("layers", "text.0.query", "n_features"), "", "profile.json is damaged: 'n_features' of"),
+        ("profile.json", ("layers", "text.0.query", "estimate", "stderr"), [], "profile.json is damaged: 'stderr' of"),
+    ],
+)
+def test_what_a_run_was_asked_or_measured_is_refused_where_it_is_damaged(
+    name: str, place: tuple[str, ...], broken: Any, told: str, tmp_path: Path
+) -> None:
+    run = folders.pruned(tmp_path / "a", id_weight="multiply")
+    values = yaml.safe_load((run / name).read_text())
+    part = values
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = broken
+    folders.write(run / name, values)
+    study = collect([run])
+    assert any(told in why for why in study.runs[0].troubles)
+    tables_of(study), figures_of(study), made_of(study)
+
+
+def test_a_setting_of_another_kind_is_a_setting(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a", prune__sparsity={"a": 1}, samples={"b": 2}, seed=[3])
+    (table,) = [one for one in tables_of(collect([tmp_path])) if one.key == "quality-1"]
+    assert table.columns == ("80 %",)  # what the report says
 
 
 def test_a_sensitivity_run_whose_losses_are_none_is_refused(tmp_path: Path) -> None:

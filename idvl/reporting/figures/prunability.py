@@ -68,7 +68,7 @@ def _points(run: Run, modality: str, ratio: float) -> Series:
 
 def _modalities(run: Run) -> Iterator[Series]:
     for place, (modality, part) in enumerate(run.sensitivity["modalities"].items()):
-        dense = run.sensitivity["dense"]["loss"]
+        dense = run.sensitivity["dense"].get("loss")
         known = [("dense model", 0.0, dense)] * bool(dense)
         known += [
             (f"{percent(ratio)} of {modality}", 100 * ratio, loss)

@@ -29,7 +29,11 @@ def figure(study: Study) -> Figure:
 
 def _scale(name: str, layer: LayerProfile, source: str) -> Series | None:
     estimate = layer.estimate
-    scales = [one for one in estimate.diagnostics.get("scales") or () if one.get("dimension") is not None]
+    scales = [
+        one
+        for one in estimate.diagnostics.get("scales") or ()
+        if one["dimension"] is not None and len(one["neighbors"]) == 2
+    ]
     if not scales:
         return None
     neighbors = (estimate.diagnostics.get("neighbors") or {}).get("certified_rows")
