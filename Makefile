@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-# the small study: what it trains first, what it then runs in this order, and options for each, as in OPTIONS="--budget 2h"
+# the small study: what it trains first, what it then runs in this order, and options for each of these, as in
+# OPTIONS="--budget 2h"
 STUDY := runs/small
 DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/dense/vit-$(seed)/card.json)
 MATRICES ?= judged core sparsities rates exponents scopes after dimensions vit
@@ -15,7 +16,7 @@ OPTIONS ?=
 help:
 	@echo "make install     .venv with everything the other targets need"
 	@echo "make demo        the IDs of the built-in model's layers, the model pruned with them, and what it can still do"
-	@echo "make replicate   the paper's experiments on small models, hours in all; goes on where it was stopped"
+	@echo "make replicate   the paper's experiments on small models, hours in all; keeps whole models and cells"
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
 	@echo "make lint        ruff"

@@ -104,7 +104,9 @@ def command(
     from idvl.workflows import analyze
 
     found = analyze.run(places, page_at=page, expect=expect, overwrite=overwrite, reporter=reporter)
-    _show(found, table=table, json=json, tables=page is None, reporter=reporter)
+    # a sensitivity run by itself tells its result too
+    few = page is None or (sensitivity is not None and not folders)
+    _show(found, table=table, json=json, tables=few, reporter=reporter)
     if page is not None:
         reporter.note(f"the report is {page}, its figures are in {analyze.figures_beside(page)}")
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from idvl.profile import Profile
 from idvl.reporting.cells import Cell
 from idvl.reporting.collect import Study
-from idvl.reporting.kinship import Measured, profiles_of
+from idvl.reporting.kinship import Measured, measured_alike, profiles_of
+
+UNLIKE = "before and after were not measured alike (samples, split, tokens or estimator)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,10 @@ class After:
     @property
     def profile(self) -> Profile:
         return self.found.profile
+
+    @property
+    def alike(self) -> bool:
+        return self.before is not None and measured_alike(self.before.profile, self.profile)
 
     def change(self, modality: str) -> float | None:
         """The mean change of the dimensions of a modality's layers; None where no layer has both."""
@@ -56,5 +62,5 @@ def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
 
 
 def _fit(profile: Profile, other: Profile) -> tuple[int, bool]:
-    """How well a dense profile goes with one after: first the layers that both have, then the protocol."""
-    return len(profile.layers.keys() & other.layers.keys()), profile.protocol == other.protocol
+    """How well a dense profile goes with one after: first the layers that both have, then samples and protocol."""
+    return len(profile.layers.keys() & other.layers.keys()), measured_alike(profile, other)

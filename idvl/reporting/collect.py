@@ -71,6 +71,11 @@ class Run:
         return self.record.get("signature") or {}
 
     @property
+    def damaged(self) -> bool:
+        """Whether the run ended, but not with a file that can be read."""
+        return not self.finished and (self.folder / ENDS[self.kind]).exists()
+
+    @property
     def model(self) -> str:
         """The name of the model that the run began with."""
         asked = (self.recipe.get("model") or {}).get("name")
@@ -110,10 +115,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Runs that are looked at together, in the order given, and the folders that are none with the reason."""
+    """Runs that are looked at together, in the order given, and the folders that are none with the reason.
+
+    `matrices`: those whose cells are not all among the runs, and what is missing.
+    """
 
     runs: tuple[Run, ...]
     refused: tuple[tuple[str, str], ...] = ()
+    matrices: tuple[tuple[str, str], ...] = ()
 
     def of(self, *kinds: Kind) -> list[Run]:
         """The finished runs of these kinds."""
@@ -148,7 +157,24 @@ def collect(folders: Sequence[Path | str]) -> Study:
     if not places:
         told = "; ".join(f"{name}: {why}" for name, why in refused[:3])
         raise UsageError(f"no run to analyze ({told}): make one with idvl estimate-id, prune or eval")
-    return Study(runs=tuple(_read(place, _label(place)) for place in places.values()), refused=tuple(refused))
+    held = dict.fromkeys(place.parent for place in places.values())
+    return Study(
+        runs=tuple(_read(place, _label(place)) for place in places.values()),
+        refused=tuple(refused),
+        matrices=tuple((_label(folder), why) for folder in held if (why := _missing(folder))),
+    )
+
+
+def _missing(folder: Path) -> str | None:
+    """What is not there of the matrix in a folder; None where it is whole, or there is none."""
+    try:
+        lines = runs.read_metrics(folder / runs.MATRIX)
+    except RunError as error:
+        return str(error)
+    left = [line for line in lines if line.get("state") in ("waiting", "failed")]
+    if not left:
+        return None
+    return f"{len(left)} of {len(lines)} cells are not there: go on with the same command and --resume"
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:

@@ -51,6 +51,11 @@ def profiles_of(study: Study) -> list[Measured]:
     return sorted(found.values(), key=lambda one: one.pruned is not None)
 
 
+def measured_alike(one: Profile, other: Profile) -> bool:
+    """Whether two profiles are of the same samples, by the same protocol."""
+    return one.protocol == other.protocol and one.dataset.get("fingerprint") == other.dataset.get("fingerprint")
+
+
 def judged_alike(one: Run, other: Run) -> bool:
     """Whether two evaluations are of the same samples. Of a whole split they are, in any order."""
     first, second = (run.results.get("dataset") or {} for run in (one, other))

@@ -33,7 +33,7 @@ def made_of(study: Study) -> Made:
     few = models if len(models) <= 3 else (*models[:2], f"{len(models) - 2} more models")
     counts = {kind: sum(run.kind == kind for run in study.runs) for kind in TITLES}
     said = [f"{count:,} of {TITLES[kind]}" for kind, count in counts.items() if count]
-    unfinished = sum(not run.finished for run in study.runs)
+    unfinished = sum(not run.finished and not run.damaged for run in study.runs)
     shared = {kind: _shared([run for run in study.runs if run.kind == kind]) for kind in TITLES}
     settings = [(f"settings of all runs of {TITLES[kind]}", values) for kind, values in shared.items() if values]
     versions, same = _versions(study.runs)
@@ -46,7 +46,7 @@ def made_of(study: Study) -> Made:
         columns=COLUMNS,
         rows=tuple(_row(run, shared[run.kind]) for run in study.runs),
         settings=tuple(settings),
-        troubles=(*study.refused, *((run.label, why) for run in study.runs for why in _troubles(run))),
+        troubles=(*study.refused, *study.matrices, *((run.label, why) for run in study.runs for why in _troubles(run))),
     )
 
 
@@ -59,7 +59,7 @@ def _runs(n: int) -> str:
 
 
 def _troubles(run: Run) -> Iterator[str]:
-    if not run.finished:
+    if not run.finished and not run.damaged:
         yield f"not finished{_reached(run)}: go on with the same command and --resume"
     yield from run.troubles
 
@@ -76,7 +76,8 @@ def _row(run: Run, shared: Mapping[str, str]) -> tuple[str, ...]:
     differs = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in own.items() if key != "model.name")
     return (
         run.label, TITLES[run.kind], run.model, run.dataset, str(run.record.get("seed", "")),
-        "finished" if run.finished else f"not finished{_reached(run)}", _time(run), _memory(run),
+        "finished" if run.finished else "damaged" if run.damaged else f"not finished{_reached(run)}",
+        _time(run), _memory(run),
         str(run.record.get("started", "")).partition("+")[0].replace("T", " "), differs,
     )  # fmt: skip
 

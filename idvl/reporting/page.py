@@ -57,7 +57,8 @@ def page(
         f"{MARK}\n<title>{said(title)}</title>\n<style>\n{_shipped('page.css')}</style>\n</head>\n<body>\n"
         f'<header><h1>{said(made.title)}</h1><p class="quiet">{said(made.summary)}</p>{_troubles(made)}'
         f'<nav aria-label="Sections">{links}</nav><button id="theme" type="button" hidden>Dark</button></header>\n'
-        f"<main>{body}</main>\n<footer>Made by idvl {said(idvl.__version__)} from {len(study.runs):,} run folders. "
+        f"<main>{body}</main>\n<footer>Made by idvl {said(idvl.__version__)} "
+        f"from {_count(len(study.runs), 'run folder')}. "
         "“In the paper” is <em>Exploring Intrinsic Dimension for Vision-Language Model Pruning</em>, ICML 2024."
         "</footer>\n"
         f'<script type="application/json" id="data">{embedded(_data(figures))}</script>\n'

@@ -12,19 +12,23 @@ from statistics import median
 from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
-from idvl.reporting.after import measured_after
+from idvl.reporting.after import UNLIKE, measured_after
 from idvl.reporting.cells import MISSING, Cell, Entry, Subject, cells_of, entry, gains, model_of, runs_in
 from idvl.reporting.collect import Number, Run, Study
 from idvl.reporting.kinship import Measured, dense_runs, judged_alike, profiles_of
 from idvl.reporting.naming import percent
 from idvl.reporting.prunability import correlation, loss_of, ratios
+from idvl.reporting.settings import is_one_shot
 
 SENSITIVITY, HYPOTHESIS = "sensitivity.json", "the hypothesis behind Figures 2 and 3"
 PAIRED = (
     "paired: the same dense model and seed without weighting is subtracted; intervals are 95 % t intervals over pairs, "
     "which a single pair does not have"
 )
-INTERVALS = "intervals are of 95 %: a t interval over runs, of a single run the bootstrap over its samples"
+INTERVALS = (
+    "intervals are of 95 %: a t interval over runs, which knows no bounds of a metric, of a single run the bootstrap "
+    "over its samples"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +169,8 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Cell]) -
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
         labels=("method", "scope", "asked", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
-        notes=(f"the model has {subject.weights:,} weights", "intervals are 95 % t intervals over runs"), folded=True,
+        notes=(f"the model has {subject.weights:,} weights", "intervals, if any, are 95 % t intervals over runs"),
+        folded=True,
     )  # fmt: skip
 
 
@@ -173,6 +178,7 @@ def _change(number: int, name: str, cells: Sequence[Cell], study: Study) -> Tabl
     """What pruning did to the dimensions: by cell the mean over a modality's layers, then over runs."""
     after = measured_after(study, cells)
     modalities = [word for word in MODALITIES if any(found.change(word) is not None for found in after)]
+    several = len(after) > len({found.cell for found in after})
     rows = []
     for cell in cells:
         ours = [found for found in after if found.cell is cell and found.before]
@@ -184,7 +190,8 @@ def _change(number: int, name: str, cells: Sequence[Cell], study: Study) -> Tabl
     return Table(
         key=f"change-{number}", title=f"Change of intrinsic dimension by pruning: {name}", paper="Figures 5 and 6",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,
-        notes=("mean over the layers of a modality; intervals are 95 % t intervals over runs",),
+        notes=("mean over the layers of a modality" + ("; intervals are 95 % t intervals over runs" * several),
+               *([f"CAUTION: {UNLIKE}"] if not all(found.alike for found in after if found.before) else [])),
     )  # fmt: skip
 
 
@@ -217,11 +224,14 @@ def _dimensions(study: Study) -> Table:
         points = max((layer.estimate.n_points for layer in layers), default=0)
         without = sum(layer.estimate.dimension is None for layer in layers)
         how = f"{protocol.get('estimator', '?')}, {protocol.get('tokens', '?')}"
-        rows.append(((one.run.label, one.model, f"{points:,}", how, f"{without}"), entries))
+        dataset = one.profile.dataset
+        data = f"{dataset.get('dataset') or one.run.dataset} {dataset.get('split') or ''}".strip()
+        rows.append(((one.run.label, one.model, data, f"{points:,}", how, f"{without}"), entries))
     kept = [i for i, _ in enumerate(MODALITIES) if any(entries[i].value is not None for _, entries in rows)]
     return Table(
         key="dimensions", title="Intrinsic dimension by modality", paper="Figure 2",
-        labels=("run", "model", "points", "protocol", "no estimate"), columns=tuple(MODALITIES[i] for i in kept),
+        labels=("run", "model", "data", "points", "protocol", "no estimate"),
+        columns=tuple(MODALITIES[i] for i in kept),
         rows=tuple((labels, tuple(entries[i] for i in kept)) for labels, entries in rows),
         notes=("median over the layers, with the smallest and the largest",),
         bounds="smallest and largest", counts="layers",
@@ -299,7 +309,9 @@ def _alone(study: Study) -> Table:
 
 
 def _modalities(runs: Sequence[Run]) -> list[str]:
-    return [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
+    """The modalities that are told apart: none where there is one alone."""
+    found = [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
+    return found if len(found) > 1 else []
 
 
 def cautions(cells: Sequence[Cell]) -> list[str]:
@@ -310,6 +322,8 @@ def cautions(cells: Sequence[Cell]) -> list[str]:
         said.append(f"means are over models that share their class and size: {', '.join(names)}")
     if any(not judged_alike(runs[0], run) for run in runs):
         said.append("CAUTION: not all runs were judged on the same samples")
+    if runs and all(map(is_one_shot, runs)):
+        said.append("all of these runs are one-shot")
     if any(run.results.get("limit") for run in runs):
         said.append("CAUTION: some runs were judged on a part of the split (--eval-limit)")
     if len({repr(run.results.get("scoring")) for run in runs}) > 1:

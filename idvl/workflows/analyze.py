@@ -76,6 +76,7 @@ def document(found: Analysis) -> dict[str, Any]:
             for run in found.study.runs
         ],
         "refused": dict(found.study.refused),
+        "incomplete": dict(found.study.matrices),
         "tables": [as_json(table) for table in found.tables],
     }
 

@@ -21,7 +21,7 @@ from idvl.errors import UsageError
 from idvl.files import write_json
 from idvl.models.layers import SCOPES, in_scope
 from idvl.models.loading import Loaded
-from idvl.models.plan import duration
+from idvl.models.plan import duration, size
 from idvl.models.team import Team
 from idvl.profile import Profile
 from idvl.recipe import Recipe
@@ -61,7 +61,7 @@ class Plan:
         done = f", {self.done} of them measured already" if self.done else ""
         return [
             f"{self.trials} losses{done}: about {duration(self.seconds)}{before}",
-            f"{self.memory / 2**30:.2f} GiB for prepared samples and a copy of what is pruned, beside the model",
+            f"{size(self.memory)} for prepared samples and a copy of what is pruned, beside the model",
         ]
 
     def to_json(self) -> dict[str, Any]:

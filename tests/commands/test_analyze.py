@@ -59,7 +59,8 @@ def test_a_sensitivity_run_is_measured_resumed_and_shown(tmp_path: Path, capsys:
     assert main([*measure, "--plan"]) == 0 and not place.exists()
     assert "51 losses" in capsys.readouterr().out
     assert main(measure) == 0
-    capsys.readouterr()
+    told = capsys.readouterr()
+    assert "Spearman's rho of dimension and loss" in told.out and "the report is" in told.err
     assert (place / "report-figures" / "prunability.svg").exists()
     assert main([*measure, "--resume", "--table", "csv"]) == 0
     assert "prunability-1,of each layer alone=90 %," in capsys.readouterr().out

@@ -52,6 +52,27 @@ def test_of_a_matrix_the_cells_are_the_runs(tmp_path: Path) -> None:
     assert [run.label.rpartition("/")[2] for run in collect([tmp_path]).runs] == ["one", "two"]
 
 
+def test_a_matrix_whose_cells_are_not_all_there_is_told(tmp_path: Path) -> None:
+    for name in ("done", "failed"):
+        folders.pruned(tmp_path / "m" / name)
+    lines = [{"name": name, "state": name} for name in ("done", "failed", "waiting", "left out")]
+    (tmp_path / "m" / "matrix.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    study = collect([tmp_path])
+    ((name, why),) = study.matrices
+    assert Path(name).name == "m" and why.startswith("2 of 4 cells are not there: go on with")
+    assert (name, why) in made_of(study).troubles
+    (tmp_path / "m" / "matrix.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert collect([tmp_path]).matrices == ()
+
+
+def test_a_run_that_ended_with_a_damaged_file_is_not_to_be_gone_on_with(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "a")
+    (run / "report.json").write_text('{"schema": "idvl/report/1", ')
+    made = made_of(collect([run]))
+    assert [row[made.columns.index("state")] for row in made.rows] == ["damaged"]
+    assert not any("--resume" in why for _, why in made.troubles) and "report.json cannot" in made.troubles[0][1]
+
+
 def test_what_is_no_run_is_told_with_the_reason(tmp_path: Path) -> None:
     folders.evaluated(tmp_path / "run")
     (tmp_path / "empty").mkdir()

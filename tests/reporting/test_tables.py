@@ -157,6 +157,34 @@ def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path
     assert [Path(source).parent.name for source in vision.sources] == ["run0", "after0", "run0", "after1"]
 
 
+def test_dimensions_measured_otherwise_before_and_after_are_cautioned(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="x")
+    assert not any("CAUTION" in note for note in table(tmp_path, "change").notes)
+    after = folders.profile(model=str(run / "model"), fingerprint="x")
+    after["dataset"] |= {"split": "validation", "fingerprint": "other samples"}
+    folders.write(tmp_path / "after" / "profile.json", after)
+    assert any(note.startswith("CAUTION: before and after were not") for note in table(tmp_path, "change").notes)
+    words = [words for words, _ in table(tmp_path, "dimensions").rows]
+    assert [row[2] for row in words] == ["shapes", "shapes validation"]
+
+
+def test_a_study_of_one_shot_runs_says_so(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a", prune__schedule="one-shot")
+    assert "all of these runs are one-shot" in table(tmp_path, "quality").notes
+    folders.pruned(tmp_path / "b", prune__schedule="cubic")
+    assert "all of these runs are one-shot" not in table(tmp_path, "quality").notes
+
+
+def test_a_model_of_one_modality_has_its_correlation_once(tmp_path: Path) -> None:
+    run = folders.sensitivity(tmp_path / "a")
+    assert len(table(tmp_path, "prunability").columns) == 8
+    found = json.loads((run / "sensitivity.json").read_text())
+    found["modalities"] = {"vision": found["modalities"]["vision"]}
+    folders.write(run / "sensitivity.json", found)
+    assert table(tmp_path, "prunability").columns == ("all layers, rho", "all layers, p")
+
+
 def test_losses_of_modalities_alone_stand_beside_the_dense_models(tmp_path: Path) -> None:
     folders.sensitivity(tmp_path / "a")
     alone = table(tmp_path, "alone")

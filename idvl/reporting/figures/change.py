@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 from idvl.profile import Profile
-from idvl.reporting.after import After
+from idvl.reporting.after import UNLIKE, After
 from idvl.reporting.cells import Cell, model_of
 from idvl.reporting.figures.panel import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
 from idvl.reporting.naming import percent
@@ -85,6 +85,6 @@ def _unmatched(before: Profile | None, group: Sequence[After]) -> str:
     names = {name for found in group for name in found.profile.layers}
     only = len(names ^ before.layers.keys())
     said = [f"{only} layers are in some of the models only, and left out"] if only else []
-    if any(found.profile.protocol != before.protocol for found in group):
-        said.append("before and after were not measured alike (samples, tokens or estimator)")
+    if not all(found.alike for found in group):
+        said.append(UNLIKE)
     return "; ".join(said)

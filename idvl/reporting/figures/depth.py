@@ -11,6 +11,8 @@ from idvl.reporting.figures.panel import DEPTH, Figure, Panel, Series, blocks, m
 from idvl.reporting.kinship import Measured, profiles_of
 from idvl.reporting.statistics import Z
 
+LEGEND = "bands are 95 % intervals of each estimate, grey stripes every other block"
+
 
 def figure(study: Study) -> Figure:
     """Several profiles have a panel each; the layers of pruned models tell their sparsity."""
@@ -28,7 +30,9 @@ def figure(study: Study) -> Figure:
             missing = sum(layer.estimate.dimension is None for layer in profile.layers.values())
             series = tuple(_dimensions(one.source, key, groups[key], weights, sparsity) for key in order)
             said = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
-            yield Panel(name=one.title, series=series, shaded=blocks(profile), said=f"{said}; {_protocol(profile)}")
+            yield Panel(
+                name=one.title, series=series, shaded=blocks(profile), said=f"{said}; {_protocol(profile)}; {LEGEND}"
+            )
 
     return make(
         panels(), key="depth", title="Intrinsic dimension against depth", paper="Figure 2",

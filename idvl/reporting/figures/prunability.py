@@ -12,7 +12,7 @@ from idvl.reporting.naming import percent
 from idvl.reporting.prunability import correlation, loss_of, ratios
 from idvl.reporting.statistics import Z
 
-SOURCE, LOSS = "sensitivity.json", "loss"
+SOURCE, LOSS = "sensitivity.json", "loss (logarithmic)"
 # the colour of modalities that were pruned together
 TOGETHER = "6"
 
