@@ -128,8 +128,8 @@ def _sparsity(asked: dict[str, Any], run: Run) -> float:
 
 
 def _cell(key: tuple[Subject, Method, str, float], found: list[Run]) -> Cell:
-    """A run cut short of its evaluation does not stand in for one that has it."""
-    found = sorted(found, key=lambda run: not run.results)
+    """A run cut short of its evaluation, or judged on a part, does not stand in for one that was judged on all."""
+    found = sorted(found, key=lambda run: (not run.results, run.results.get("limit") is not None))
     kept: dict[tuple[Any, Any], Run] = {}
     for run in found:
         kept.setdefault(replicate(run) if run.signature else (run.label, None), run)
@@ -168,10 +168,10 @@ def gains(cells: Sequence[Cell], metric: str) -> Iterator[tuple[Cell, Entry]]:
         base = plain.get(place(cell))
         if base is None or base is cell:
             continue
-        others = {replicate(run): run for run in base.runs}
+        others = {replicate(run): run for run in base.runs if run.signature}
         changes, sources = [], []
         for run in cell.runs:
-            other = others.get(replicate(run))
+            other = others.get(replicate(run)) if run.signature else None
             if other is None or not judged_alike(run, other):
                 continue
             pair = [one.metrics().get(metric, MISSING) for one in (run, other)]

@@ -46,7 +46,7 @@ def _table(table: Mapping[str, Any], cells: Sequence[Cell], study: Study, number
     """`same`: the runs are on the paper's dataset. Differences are shown where they are on its samples too."""
     ours, theirs = f"{model_of(cells)} on {cells[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
     metrics, runs = table["metrics"], [run for run in runs_in(cells) if run.results]
-    comparable = same and all(run.results.get("limit") is None for run in runs)
+    comparable = same and all(_whole_test_split(run) for run in runs)
     dense = dense_runs(runs, study)
     rows = [(("dense model", "", ""), _entries(table["dense"], metrics, dense, comparable))] if table["dense"] else []
     for row in table["rows"]:
@@ -62,6 +62,11 @@ def _table(table: Mapping[str, Any], cells: Sequence[Cell], study: Study, number
         columns=tuple(f"{metric}, {word}" for metric in metrics for word in words),
         notes=(_dense(table, dense, same), *_special(used), *cautions(used)),
     )  # fmt: skip
+
+
+def _whole_test_split(run: Run) -> bool:
+    split = (run.results.get("dataset") or {}).get("split")
+    return run.results.get("limit") is None and split not in ("train", "validation")
 
 
 def _dense(table: Mapping[str, Any], dense: Sequence[Run], same: bool) -> str:

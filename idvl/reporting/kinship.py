@@ -79,18 +79,18 @@ def dense_of(run: Run, study: Study) -> Run | None:
 
 
 def dense_runs(runs: Iterable[Run], study: Study) -> list[Run]:
-    """The evaluations of the models that runs began with, each once."""
+    """The evaluations of the models that runs began with, one of each model."""
     found: dict[str, Run] = {}
     for run in runs:
         if dense := dense_of(run, study):
-            found.setdefault(dense.label, dense)
+            found.setdefault(run.signature["fingerprint"], dense)
     return list(found.values())
 
 
 def pruned_by(run: Run, study: Study) -> Run | None:
     """The run of prune whose saved model `run` measured or judged; None for any other model."""
     described = (run.profile.model if run.profile else None) or run.results.get("model") or {}
-    found = study.saved.get(described.get("fingerprint")) or study.saved.get(
-        Path(described.get("name") or run.model).resolve()
-    )
+    place = Path(described.get("name") or run.model).resolve()
+    # the folder first: two runs may have saved equal weights
+    found = study.saved.get(place) or study.saved.get(described.get("fingerprint"))
     return None if found is run else found

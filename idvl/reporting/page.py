@@ -139,7 +139,7 @@ def _entry(found: Entry, marks: str, signed: bool) -> str:
     if found.value is None:
         return f'<td class="n quiet">{said(found.text)}</td>'
     number = decimal(found.value, found.decimals).replace("-", "−")
-    plus = "+" if signed and found.value > 0 and number != "0.0" else ""
+    plus = "+" if signed and found.value > 0 and float(number.replace("−", "-")) else ""
     bounds = interval(found).strip(" []").replace("-", "−")
     below = f'<span class="ci">{said(bounds.replace(", ", " to "))}</span>' if bounds else ""
     sure = signed and found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ GIVEN = {"samples", "profile"}
 WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
 # what a run owes to its schedule: one-shot runs are compared in it among themselves
 SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
+# dimensions this close, relatively, are the same estimate
+TOLERANCE = 1e-5
 Words = tuple[str, str]
 
 
@@ -39,26 +42,38 @@ def differences(runs: Sequence[Run]) -> dict[Run, Words]:
     Samples and dimensions are told to be others where no setting says why they are.
     """
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run) for run in runs})
-    for run in _others(runs, prunes, lambda run: repr(run.signature.get("samples"))):
+    for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
-    weighted = [run for run in runs if is_weighted(run) and run.profile]
-    for run in _others(weighted, weights, _dimensions):
+    weighted = [run for run in runs if is_weighted(run) and _dimensions(run)]
+    for run in _others(weighted, weights, _same_dimensions):
         weights[run] = ", ".join(filter(None, (weights[run], "other IDs")))
     return {run: (prunes[run], weights[run]) for run in runs}
 
 
-def _others(runs: Sequence[Run], words: Mapping[Run, str], given: Callable[[Run], Hashable]) -> list[Run]:
+def _others(runs: Sequence[Run], words: Mapping[Run, str], same: Callable[[Run, Run], bool]) -> list[Run]:
     """The runs that were given something else than most of the same model, seed, layers and settings."""
-    groups = {run: (replicate(run), repr(run.signature.get("layers")), words[run]) for run in runs}
-    common = _most_common((group, given(run)) for run, group in groups.items())
-    return [run for run, group in groups.items() if given(run) != common[group]]
+    groups: dict[Hashable, list[list[Run]]] = {}
+    for run in runs:
+        group = groups.setdefault((replicate(run), repr(run.signature.get("layers")), words[run]), [])
+        home = next((kept for kept in group if same(kept[0], run)), None)
+        if home is None:
+            group.append(home := [])
+        home.append(run)
+    return [run for group in groups.values() for kept in group if kept is not max(group, key=len) for run in kept]
 
 
-def _dimensions(run: Run) -> Hashable:
-    """What a run was weighted by, to six digits: further ones depend on the machine."""
-    profile = run.dense or run.profile
-    estimates = {name: layer.estimate.dimension for name, layer in profile.layers.items()} if profile else {}
-    return tuple((name, value and float(f"{value:.6g}")) for name, value in estimates.items())
+def _same_dimensions(one: Run, other: Run) -> bool:
+    """Whether two runs were weighted by the same dimensions, but for the last digits, which depend on the machine."""
+    first, second = _dimensions(one), _dimensions(other)
+    pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
+    return all(a == b if a is None or b is None else math.isclose(a, b, rel_tol=TOLERANCE) for a, b in pairs)
+
+
+def _dimensions(run: Run) -> dict[str, float | None]:
+    """What a run began to be weighted by; none where only a renewed profile is left of it."""
+    renewed = run.signature.get("prune.refresh_profile")
+    profile = run.dense or (None if renewed else run.profile)
+    return {name: layer.estimate.dimension for name, layer in profile.layers.items()} if profile else {}
 
 
 def _settings(run: Run) -> dict[str, Any]:

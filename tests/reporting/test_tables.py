@@ -13,6 +13,7 @@ from idvl.reporting.cells import Entry, cells_of, gains
 from idvl.reporting.collect import collect
 from idvl.reporting.expected import expected
 from idvl.reporting.formats import FORMATS, as_json, shown, written
+from idvl.reporting.kinship import pruned_by
 from idvl.reporting.statistics import mean_interval, spearman
 from idvl.reporting.tables import Table, tables_of
 from tests.reporting import folders
@@ -83,6 +84,48 @@ def test_what_weights_by_id_is_named_apart_and_still_compared(tmp_path: Path) ->
         **{"PLATON × ID": 3.0, "PLATON × ID, ID estimator icml24": 7.0, "PLATON × ID, other IDs": 9.0},
         "PLATON × ID, profile published:blip-coco": 5.0,
     }
+
+
+def test_the_same_dimensions_are_no_others(tmp_path: Path) -> None:
+    """Measured on another machine, of more layers than the scope, or renewed on the way."""
+    folders.pruned(tmp_path / "a", 50.0, id_weight="multiply")
+    folders.pruned(tmp_path / "b", 51.0, id_weight="multiply", sparsity=0.9)
+    folders.write(tmp_path / "b" / "profile.json", folders.profile(scale=1 + 1e-9))
+    folders.pruned(tmp_path / "c", 51.0, id_weight="multiply", sparsity=0.95)
+    part = folders.profile()
+    del part["layers"]["text.0.query"]
+    folders.write(tmp_path / "c" / "profile.json", part)
+    assert {str(cell.method) for cell in cells_of(collect([tmp_path]))} == {"PLATON × ID"}
+    for name, scale in (("d", 0.5), ("e", 0.7)):
+        folders.pruned(tmp_path / name, 52.0, id_weight="divide", sparsity=scale, prune__refresh_profile=5)
+        folders.write(tmp_path / name / "profile.json", folders.profile(scale=scale))
+    assert not any("other IDs" in str(cell.method) for cell in cells_of(collect([tmp_path])))
+
+
+def test_runs_whose_seed_is_lost_are_not_paired(study: Path) -> None:
+    for run in study.glob("[mn]*"):
+        (run / "run.json").unlink()
+    assert list(gains(cells_of(collect([study])), "CIDEr")) == []
+
+
+def test_a_run_judged_on_a_part_does_not_stand_in_for_its_repeat(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a", 1.0)
+    folders.write(tmp_path / "a" / "eval" / "results.json", folders.results({"CIDEr": 1.0}, "x", limit=1, samples=1))
+    folders.pruned(tmp_path / "b", 60.0)
+    (cell,) = cells_of(collect([tmp_path]))
+    assert cell.entry("CIDEr").value == 60.0
+
+
+def test_equal_weights_are_of_the_folder_that_is_named(tmp_path: Path) -> None:
+    for name in "ab":
+        run = folders.pruned(tmp_path / name, criterion="magnitude" if name == "a" else "gradient")
+        folders.write(run / "eval" / "results.json", folders.results({"CIDEr": 1.0}, "equal"))
+        folders.measured(
+            tmp_path / f"after-{name}", model=str(run / "model"), fingerprint="equal", scale=len(name + "x")
+        )
+    study = collect([tmp_path])
+    found = {Path(run.label).name: Path(pruned_by(run, study).label).name for run in study.of("estimate-id")}
+    assert found == {"after-a": "a", "after-b": "b"}
 
 
 def test_one_shot_runs_are_told_apart_by_their_own_training(tmp_path: Path) -> None:
