@@ -48,17 +48,24 @@ class After:
 
 
 def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
-    """What was measured of the models that runs of prune saved."""
+    """What was measured of the models that runs of prune saved, once of each."""
     home = {run.label: cell for cell in cells for run in cell.runs}
     every = profiles_of(study)
-    made = []
+    made: dict[str, After] = {}
     for one in every:
         if one.run.kind == "estimate-id" and one.pruned and one.pruned.label in home:
             wanted = one.pruned.signature.get("fingerprint")
-            dense = [other for other in every if not other.pruned and other.profile.model.get("fingerprint") == wanted]
+            dense = [
+                other
+                for other in every
+                if not other.pruned and not other.renewed and other.profile.model.get("fingerprint") == wanted
+            ]
             before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
-            made.append(After(home[one.pruned.label], one, before))
-    return made
+            found = After(home[one.pruned.label], one, before)
+            # of several of one model the one that was measured as the dense model was
+            if one.pruned.label not in made or found.alike > made[one.pruned.label].alike:
+                made[one.pruned.label] = found
+    return list(made.values())
 
 
 def _fit(profile: Profile, other: Profile) -> tuple[int, bool]:

@@ -24,6 +24,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "task": str,
         "headline?": TEXT,
         "metrics": {"*": {}},
+        "settings?": {},
         "model": {"name?": TEXT, "fingerprint?": TEXT},
         "dataset": {},
         "samples": NUMBER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from idvl.reporting import naming
 from idvl.reporting.cells import Cell, Entry, cells_of, entry, model_of, runs_in
@@ -13,11 +13,8 @@ from idvl.reporting.collect import Run, Study
 from idvl.reporting.kinship import dense_runs
 from idvl.reporting.settings import is_one_shot
 from idvl.reporting.tables import Table, cautions
-from idvl.words import ScheduleName
 
 PAPER = Path(__file__).parent / "paper.json"
-# what a method's words may say and still be the paper's: a table is of one schedule
-ORDINARY = {"", *get_args(ScheduleName)}
 # sparsities this close are the same
 CLOSE = 0.005
 
@@ -60,7 +57,7 @@ def _table(table: Mapping[str, Any], cells: Sequence[Cell], study: Study, number
         key=f"expected-{number}", title=f"Published and measured: {theirs}, {ours}", paper=table["name"],
         labels=("method", "scope", "sparsity"), rows=tuple(rows), published=True,
         columns=tuple(f"{metric}, {word}" for metric in metrics for word in words),
-        notes=(_dense(table, dense, same), *_special(used), *cautions(used)),
+        notes=(_dense(table, dense, same), *_special(used, table["schedule"]), *cautions(used)),
     )  # fmt: skip
 
 
@@ -83,9 +80,14 @@ def _dense(table: Mapping[str, Any], dense: Sequence[Run], same: bool) -> str:
     return f"the paper's dense model has {metric} {value}, the one here {ours.value:.1f}: compare what is lost of it"
 
 
-def _special(cells: Sequence[Cell]) -> list[str]:
+def _special(cells: Sequence[Cell], schedule: str) -> list[str]:
     """The settings of their own that cells of the table have."""
-    found = [str(cell.method) for cell in cells if {*cell.method.extra.split(", "), cell.method.weighting} - ORDINARY]
+
+    def is_special(cell: Cell) -> bool:
+        words = {*cell.method.extra.split(", "), cell.method.weighting} - {"", schedule}
+        return bool(words) or any(run.signature.get("prune.schedule", schedule) != schedule for run in cell.runs)
+
+    found = [str(cell.method) for cell in cells if is_special(cell)]
     return [f"CAUTION: here with settings of its own: {'; '.join(dict.fromkeys(found))}"] if found else []
 
 

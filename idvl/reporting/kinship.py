@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from idvl.profile import Profile
 from idvl.reporting.collect import Run, Study
@@ -27,8 +28,13 @@ class Measured:
         name = self.profile.model.get("name", self.run.model)
         if self.run.kind != "prune":
             return name
-        renewed = self.run.signature.get("prune.refresh_profile") and self.profile is not self.run.dense
-        return f"{name}, {'on its way' if renewed else 'dense'}"
+        return f"{name}, {'on its way' if self.renewed else 'dense'}"
+
+    @property
+    def renewed(self) -> bool:
+        """Whether it is of a model that was being pruned."""
+        refreshed = self.run.kind == "prune" and self.run.signature.get("prune.refresh_profile")
+        return bool(refreshed) and self.profile is not self.run.dense
 
     @property
     def title(self) -> str:
@@ -57,7 +63,9 @@ def measured_alike(one: Profile, other: Profile) -> bool:
 
 
 def judged_alike(one: Run, other: Run) -> bool:
-    """Whether two evaluations are of the same samples. Of a whole split they are, in any order."""
+    """Whether two evaluations are of the same samples, by the same settings. A whole split may be in any order."""
+    if _how(one) != _how(other):
+        return False
     first, second = (run.results.get("dataset") or {} for run in (one, other))
     named = ("dataset", "dataset_id", "revision", "split")
     if [first.get(key) for key in named] != [second.get(key) for key in named]:
@@ -66,6 +74,12 @@ def judged_alike(one: Run, other: Run) -> bool:
         return False
     whole = first.get("dataset") and (one.results.get("limit") is None or other.results.get("limit") is None)
     return bool(whole) or first.get("fingerprint") == second.get("fingerprint")
+
+
+def _how(run: Run) -> dict[str, Any]:
+    """The settings of an evaluation that its numbers depend on."""
+    settings = run.results.get("settings") or {}
+    return {key: value for key, value in settings.items() if key != "batch_size"} | {"by": run.results.get("scoring")}
 
 
 def dense_of(run: Run, study: Study) -> Run | None:

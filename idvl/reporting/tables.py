@@ -318,16 +318,15 @@ def cautions(cells: Sequence[Cell]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
     runs = [run for run in runs_in(cells) if run.results]
     said = []
-    if len(names := list(dict.fromkeys(run.model for run in runs))) > 1:
+    names = list(dict.fromkeys(run.model for run in runs))
+    if any(len({run.model for run in cell.runs}) > 1 for cell in cells):
         said.append(f"means are over models that share their class and size: {', '.join(names)}")
     if any(not judged_alike(runs[0], run) for run in runs):
-        said.append("CAUTION: not all runs were judged on the same samples")
+        said.append("CAUTION: not all runs were judged alike (samples, settings or tokenizer)")
     if runs and all(map(is_one_shot, runs)):
         said.append("all of these runs are one-shot")
     if any(run.results.get("limit") for run in runs):
         said.append("CAUTION: some runs were judged on a part of the split (--eval-limit)")
-    if len({repr(run.results.get("scoring")) for run in runs}) > 1:
-        said.append("CAUTION: not all runs were scored with the same tokenizer")
     if left_out := [run.label for cell in cells for run in cell.repeated]:
         said.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
     blank = [run.label for run in runs_in(cells) if not run.results]

@@ -110,7 +110,7 @@ def test_layers_are_put_together_by_name_and_the_others_said(tmp_path: Path) -> 
     made["layers"]["elsewhere"] = made["layers"].pop("vision.0.qkv")
     folders.write(after / "profile.json", made)
     panel = figure(tmp_path, "after").panels[0]
-    assert "2 layers are in some of the models only" in panel.said
+    assert "layers of pruned models only, left out: 1; layers of the dense model only: 1" in panel.said
     assert "elsewhere" not in panel.series[1].names and "vision.0.qkv" not in panel.series[1].names
 
 

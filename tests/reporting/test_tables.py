@@ -128,6 +128,26 @@ def test_equal_weights_are_of_the_folder_that_is_named(tmp_path: Path) -> None:
     assert found == {"after-a": "a", "after-b": "b"}
 
 
+def test_only_what_was_judged_by_the_same_settings_is_compared(tmp_path: Path) -> None:
+    for name, weight, beams in (("a", "none", 3), ("b", "multiply", 1)):
+        folders.pruned(tmp_path / name, 50.0, id_weight=weight)
+        made = folders.results({"CIDEr": 50.0}, name, settings={"beams": beams, "batch_size": 1})
+        folders.write(tmp_path / name / "eval" / "results.json", made)
+    assert list(gains(cells_of(collect([tmp_path])), "CIDEr")) == []
+    made = folders.results({"CIDEr": 50.0}, "b", settings={"beams": 3, "batch_size": 8})
+    folders.write(tmp_path / "b" / "eval" / "results.json", made)
+    assert len(list(gains(cells_of(collect([tmp_path])), "CIDEr"))) == 1
+
+
+def test_a_pruned_model_that_was_measured_twice_is_one_run(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    folders.measured(tmp_path / "a", model=str(run / "model"), protocol={"estimator": "icml24"}, scale=0.1)
+    folders.measured(tmp_path / "b", model=str(run / "model"), scale=0.5)
+    ((words, entries),) = table(tmp_path, "change").rows
+    # the one that was measured as the dense model was
+    assert words[-1] == "1" and entries[0].value == pytest.approx(-6.5)
+
+
 def test_one_shot_runs_are_told_apart_by_their_own_training(tmp_path: Path) -> None:
     shot = {"prune__schedule": "one-shot", "train__batch_size": 4}
     for name, steps in (("a", 10), ("b", 10), ("c", 50)):
@@ -263,7 +283,7 @@ def test_other_samples_and_missing_evaluations_are_cautioned(tmp_path: Path) -> 
     third = folders.pruned(tmp_path / "c", seed=2)
     (third / "eval" / "results.json").unlink()
     notes = " ".join(table(tmp_path, "quality").notes)
-    assert "not all runs were judged on the same samples" in notes and "part of the split" in notes
+    assert "not all runs were judged alike" in notes and "part of the split" in notes
     assert "not evaluated" in notes
 
 

@@ -83,8 +83,9 @@ def _unmatched(before: Profile | None, group: Sequence[After]) -> str:
     if before is None:
         return "the dense model's dimensions are not among these runs"
     names = {name for found in group for name in found.profile.layers}
-    only = len(names ^ before.layers.keys())
-    said = [f"{only} layers are in some of the models only, and left out"] if only else []
+    only, lacking = len(names - before.layers.keys()), len(before.layers.keys() - names)
+    said = [f"layers of pruned models only, left out: {only}"] if only else []
+    said += [f"layers of the dense model only: {lacking}"] if lacking else []
     if not all(found.alike for found in group):
         said.append(UNLIKE)
     return "; ".join(said)
