@@ -107,7 +107,9 @@ def cells_of(study: Study) -> list[Cell]:
         subjects.setdefault(subject_of(run), []).append(run)
     groups: dict[tuple[Subject, Method, str, float], list[Run]] = {}
     for subject, runs in subjects.items():
-        for run, words in differences(runs).items():
+        for run, found in differences(runs).items():
+            # without run.json nothing says what else was asked for: a cell of its own
+            words = found if run.signature else (f"settings of {run.label} not known", "")
             asked = _asked(run)
             method = Method(str(asked.get("criterion", "unknown")), str(asked.get("id_weight", "none")), *words)
             groups.setdefault((subject, method, _scope(asked.get("scope")), _sparsity(asked, run)), []).append(run)

@@ -102,10 +102,11 @@ def test_the_same_dimensions_are_no_others(tmp_path: Path) -> None:
     assert not any("other IDs" in str(cell.method) for cell in cells_of(collect([tmp_path])))
 
 
-def test_runs_whose_seed_is_lost_are_not_paired(study: Path) -> None:
-    for run in study.glob("[mn]*"):
-        (run / "run.json").unlink()
-    assert list(gains(cells_of(collect([study])), "CIDEr")) == []
+def test_runs_whose_settings_are_lost_are_neither_paired_nor_averaged(study: Path) -> None:
+    lost = [run for run in study.glob("[mn]*") if not (run / "run.json").unlink()]
+    cells = cells_of(collect([study]))
+    assert list(gains(cells, "CIDEr")) == [] and len(cells) == len(lost) == 7
+    assert all("not known" in str(cell.method) for cell in cells)
 
 
 def test_a_run_judged_on_a_part_does_not_stand_in_for_its_repeat(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def figure(cells: Sequence[Cell]) -> Figure:
             subject, criterion, extra, scope, sparsity = key
             depths = _depths(group)
             dimensions = _dimensions(group)
-            series = tuple(_curve(cell, depths, dimensions) for cell in group)
+            series = tuple(_curve(cell, depths, _dimensions([cell]) or dimensions) for cell in group)
             words = [naming.criterion(criterion), naming.percent(sparsity), *filter(None, (extra,))]
             words += [] if scope == "all" else [scope]
             profile = next((run.profile for run in runs_in(group) if run.profile), None)
