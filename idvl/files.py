@@ -1,4 +1,7 @@
-"""Files that are whole or not there at all, and what a disk can refuse. It knows nothing of what is in them."""
+"""Files that are whole or not there at all, what a disk can refuse, and regular files: nothing else is ever opened.
+
+It knows nothing of what is in them.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from idvl.errors import RunError, UsageError
 
@@ -16,6 +20,51 @@ REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
 }
+
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """A regular file (or a link to one), open for reading.
+
+    Raises OSError for anything else: opening a FIFO can wait forever, and a device may never end.
+    """
+    _check_regular(os.stat(path), path)
+    # between the two looks the name may have been given to something else
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def _check_regular(found: os.stat_result, path: Path | str) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        what = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"{what}, not a regular file", str(path))
+
+
+def read_bytes(path: Path | str, limit: int | None = None) -> bytes:
+    """What a regular file holds. Raises OSError for anything else, and for a file of more than `limit` bytes."""
+    with open_regular(path) as file:
+        data = file.read(-1 if limit is None else limit + 1)
+    if limit is not None and len(data) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
+    return data
+
+
+def read_text(path: Path | str, limit: int | None = None) -> str:
+    """`read_bytes` for UTF-8 text. Raises UnicodeDecodeError, a ValueError, for other bytes."""
+    return read_bytes(path, limit).decode("utf-8")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
