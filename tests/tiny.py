@@ -122,6 +122,21 @@ def vit():
     return transformers.ViTForImageClassification(config), image_processor("ViTImageProcessorPil")
 
 
+def mobilevit():
+    import transformers
+
+    config = transformers.MobileViTConfig(
+        image_size=SIDE,
+        hidden_sizes=[16, 24, 32],
+        neck_hidden_sizes=[8, 8, 16, 16, 24, 24, 32],
+        num_attention_heads=2,
+        num_labels=10,
+    )
+    square = {"height": SIDE, "width": SIDE}
+    images = transformers.MobileViTImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=square)
+    return transformers.MobileViTForImageClassification(config), images
+
+
 def siglip():
     import transformers
 

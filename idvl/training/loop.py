@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from idvl.data.samples import Sample
 from idvl.errors import RunError, UsageError
@@ -158,7 +159,7 @@ class Run:
         random = checkpoint.random_state()
         self.model.eval()
         found = hook()
-        self.model.train()
+        self._to_training()
         checkpoint.set_random_state(random)
         return found
 
@@ -219,7 +220,7 @@ class Run:
         """The model in training mode, and back in eval mode in the end."""
         if self.training.gradient_checkpointing:
             accelerating.checkpoint_blocks(self.model, True)
-        self.model.train()
+        self._to_training()
         try:
             yield
         finally:
@@ -227,6 +228,14 @@ class Run:
             self.stepper.optimizer.zero_grad()
             if self.training.gradient_checkpointing:
                 accelerating.checkpoint_blocks(self.model, False)
+
+    def _to_training(self) -> None:
+        """Training mode. Where weights are left alone, so are the batch statistics, which then normalise instead."""
+        self.model.train()
+        if not self.training.update_weights:
+            for module in self.model.modules():
+                if isinstance(module, _NormBase):
+                    module.eval()
 
     def _identity(self) -> dict[str, Any]:
         settings = {key: value for key, value in asdict(self.training).items() if key in DECISIVE}

@@ -1,15 +1,16 @@
 """One step tried before the run: how long it takes, and whether it fits into memory.
 
-It leaves weights, gradients and random numbers as they were.
+It leaves weights, buffers, gradients, modes and random numbers as they were.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import nn
 
 from idvl.data.samples import Sample
 from idvl.errors import RunError
@@ -31,26 +32,47 @@ def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training, *, b
     model, lesson, size = loaded.model, loaded.family.lesson, training.batch_size
     # the dense model's pass takes as long as the model's own
     learner = Learner(model, lesson, teacher=model if training.distill else None, distill=training.distill)
-    random, seconds = checkpoint.random_state(), None
-    model.train()
-    if training.gradient_checkpointing:
-        accelerating.checkpoint_blocks(model, True)
-    try:
-        while seconds is None and size >= lesson.least_batch:
-            try:
-                seconds = _timed(learner, loaded, samples[:size], training, beside)
-            except torch.OutOfMemoryError:
-                size //= 2
-            finally:
-                model.zero_grad()
-    finally:
+    seconds = None
+    with _no_trace(model):
+        model.train()
         if training.gradient_checkpointing:
-            accelerating.checkpoint_blocks(model, False)
-        model.eval()
-        checkpoint.set_random_state(random)
+            accelerating.checkpoint_blocks(model, True)
+        try:
+            while seconds is None and size >= lesson.least_batch:
+                try:
+                    seconds = _timed(learner, loaded, samples[:size], training, beside)
+                except torch.OutOfMemoryError:
+                    size //= 2
+                finally:
+                    model.zero_grad()
+        finally:
+            if training.gradient_checkpointing:
+                accelerating.checkpoint_blocks(model, False)
     if size < training.batch_size:
         raise RunError(accelerating.too_large(training, lesson.contrastive, 0 if seconds is None else size))
     return seconds * training.accumulate
+
+
+@contextlib.contextmanager
+def _no_trace(model: nn.Module) -> Iterator[None]:
+    """Restore the model's buffers, modes and gradients and all random numbers. Inside, it has no gradients."""
+    random = checkpoint.random_state()
+    modules = [(module, module.training, dict(module.named_buffers(recurse=False))) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    gradients = [(weight, weight.grad) for weight in model.parameters()]
+    model.zero_grad()
+    try:
+        yield
+    finally:
+        for module, mode, own in modules:
+            module.training = mode
+            module._buffers.update(own)  # some are replaced, not written
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for weight, gradient in gradients:
+            weight.grad = gradient
+        checkpoint.set_random_state(random)
 
 
 def _timed(learner: Learner, loaded: Loaded, samples: Sequence[Sample], training: Training, beside: int) -> float:

@@ -8,8 +8,8 @@ import torch
 from transformers import get_scheduler
 
 from idvl.errors import RunError, UsageError
-from idvl.models.loading import load
-from idvl.training import Training, loop, train
+from idvl.models.loading import load, wrap
+from idvl.training import Training, checkpoint, loop, train
 from idvl.training.batches import Collate, Order
 from idvl.training.rehearsal import rehearse
 from idvl.training.stepper import terms
@@ -331,6 +331,39 @@ def test_a_rehearsal_finds_the_batch_that_fits(folders, monkeypatch, room, setti
     assert all(torch.equal(value, before[name]) for name, value in weights(loaded).items())
     if room:
         assert rehearse(loaded, LABELLED, Training(max_steps=2, batch_size=room)) > 0
+
+
+def batch_normed():
+    """A tiny MobileViT, which normalises by statistics of its batches."""
+    model, processor = tiny.mobilevit()
+    return wrap(model, processor)
+
+
+def buffers(loaded):
+    return {name: value.clone() for name, value in loaded.model.named_buffers()}
+
+
+def test_a_rehearsal_leaves_no_trace():
+    loaded = batch_normed()
+    layer = loaded.model.mobilevit.encoder.layer[0]
+    layer.train()  # a mode of its own
+    weight = layer.layer[0].expand_1x1.convolution.weight
+    weight.grad = grad = torch.ones_like(weight)
+    before, modes, random = buffers(loaded), [m.training for m in loaded.model.modules()], checkpoint.random_state()
+    rehearse(loaded, LABELLED, Training(max_steps=2, batch_size=4))
+    assert all(torch.equal(value, before[name]) for name, value in buffers(loaded).items())
+    assert [module.training for module in loaded.model.modules()] == modes
+    assert weight.grad is grad and bool((grad == 1).all())
+    assert checkpoint.random_state() == random
+
+
+def test_statistics_of_batches_move_with_the_weights_alone():
+    loaded = batch_normed()
+    before = buffers(loaded)
+    train(loaded, LABELLED, Training(epochs=0, max_steps=2, batch_size=8, update_weights=False, **FAST))
+    assert all(torch.equal(value, before[name]) for name, value in buffers(loaded).items())
+    train(loaded, LABELLED, Training(max_steps=2, batch_size=8, **FAST))
+    assert not any(torch.equal(value, before[name]) for name, value in buffers(loaded).items())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import BlipForConditionalGeneration, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 from transformers.models.blip.modeling_blip import BlipMLP
 
@@ -21,6 +22,7 @@ from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
+from idvl.workflows import estimate_id
 from idvl.workflows.prune import run
 from tests import tiny
 from tests.hub import write_dataset
@@ -242,6 +244,29 @@ def digits(tmp_path):
     changes = {"model.name": str(tmp_path / "vit"), "data.dataset": "digits", "train.new_head": True}
     changes |= {"prune.id_weight": "none", "train.samples": N, "eval.batch_size": 50, "eval.resamples": 100}
     return changes
+
+
+def test_batch_norm_is_measured_and_saved_as_it_came(place, tmp_path, digits):
+    model = str(tmp_path / "mobilevit")
+    for part in tiny.mobilevit():
+        part.save_pretrained(model)
+    changes = (
+        digits
+        | {"data.samples": 200}
+        | {"model.name": model, "train.new_head": False, "train.epochs": None, "eval.after": False}
+    )
+    changes |= {"prune.id_weight": "multiply", "prune.schedule": "one-shot", "train.max_steps": 3}
+    pruned(place, tmp_path / "run", **changes)
+    alone = load_recipe(
+        None, {"model.name": model, "data.dataset": "digits", "data.split": "train", "data.samples": 200}
+    )
+    measured = estimate_id.run(alone, folder=tmp_path / "alone", reporter=Silent()).profile
+    assert {name: layer.estimate for name, layer in measured.layers.items()} == {
+        name: layer.estimate for name, layer in Profile.load(tmp_path / "run" / "profile.json").layers.items()
+    }
+    dense, found = (load_file(Path(at) / "model.safetensors") for at in (model, tmp_path / "run" / "model"))
+    running = [name for name in dense if "running" in name]
+    assert running and all(torch.equal(dense[name], found[name]) for name in running)
 
 
 def test_the_pruned_model_is_judged_on_the_split_it_was_not_trained_on(place, tmp_path, digits):
