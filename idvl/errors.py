@@ -1,4 +1,18 @@
-"""The two ways a run can end badly, each with one line for the user."""
+"""The two ways a run can end badly, each with one line for the user, and how such a line quotes a value."""
+
+from __future__ import annotations
+
+# characters of a value that a message quotes
+QUOTED = 200
+
+
+def quoted(value: object) -> str:
+    """A value as a message quotes it: its repr, the middle left out where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4,300 digits, a list inside itself
+        text = f"{type(value).__name__} too large to show"
+    return text if len(text) <= QUOTED else f"{text[: QUOTED - 60]} ... {text[-50:]}"
 
 
 class UsageError(ValueError):

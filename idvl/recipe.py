@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from idvl.errors import UsageError
+from idvl import yaml_file
+from idvl.errors import UsageError, quoted
 from idvl.files import write_text
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 from idvl.words import (
@@ -263,13 +264,13 @@ def _names(section: str) -> Iterable[str]:
 def read_yaml(path: Path, kind: str) -> Any:
     """What a YAML file holds. UsageError, in one line that calls it a `kind`, for one that cannot be read."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml_file.load(path)
     except FileNotFoundError:
-        raise UsageError(f"there is no {kind} {str(path)!r}") from None
+        raise UsageError(f"there is no {kind} {quoted(str(path))}") from None
     except OSError as error:
-        raise UsageError(f"cannot read the {kind} {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the {kind} {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"cannot read the {kind} {quoted(str(path))}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"the {kind} {quoted(str(path))} is not valid YAML: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

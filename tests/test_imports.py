@@ -19,7 +19,7 @@ ROWS = [
     {"geometry"},
     # the words of a protocol are spelled once, in profile and words: recipe's schema is made of them
     {"recipe", "runs", "predictions"},
-    {"profile"},
+    {"profile", "yaml_file"},
     {"files"},
     {"errors", "words"},
 ]
@@ -35,9 +35,10 @@ WITHOUT_TRANSFORMERS = {
     "errors",
     "files",
     "words",
+    "yaml_file",
     "reporting",
 }
-WITHOUT_TORCH = {"profile", "recipe", "runs", "predictions", "errors", "files", "words", "reporting", "commands"}
+WITHOUT_TORCH = (WITHOUT_TRANSFORMERS | {"commands"}) - {"geometry", "sparsity", "metrics"}
 
 
 def sources() -> Iterator[tuple[str, Path]]:

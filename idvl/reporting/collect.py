@@ -14,9 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from idvl import runs
+from idvl import runs, yaml_file
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
 from idvl.reporting import documents
@@ -29,9 +27,6 @@ ENDS: dict[Kind, str] = {
     "sensitivity": "sensitivity.json",
     "estimate-id": "profile.json",
 }
-
-# ten times as fast where PyYAML was built with it, which hundreds of runs notice
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,11 +296,11 @@ def _profile(path: Path, troubles: list[str]) -> Profile | None:
 
 def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+        values = yaml_file.load(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        troubles.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())}")
+    except (OSError, ValueError) as error:
+        troubles.append(f"recipe.yaml cannot be read: {error}")
         return {}
     if wrong := documents.misfit(values, documents.RECIPE):
         troubles.append(f"recipe.yaml is damaged: {wrong}")

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from idvl import recipe as recipes
 from idvl import runs
 from idvl.errors import UsageError
 from idvl.files import write_text
@@ -207,9 +206,11 @@ def _waiting(cell: Cell) -> Line:
 
 def _refuse_others(place: Path, asked: Recipe) -> None:
     """UsageError where a finished cell's folder holds a run of other settings."""
-    written = yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8"))
+    path = place / "recipe.yaml"
+    sections = recipes.read_yaml(path, "recipe")
+    written = recipes.load(path).to_dict(*sections)
     pairs = [
         {f"{section}.{key}": value for section in written for key, value in recipe[section].items()}
-        for recipe in (written, asked.to_dict(*written))
+        for recipe in (written, asked.to_dict(*sections))
     ]
     runs.refuse_difference(place, *pairs)
