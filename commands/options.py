@@ -71,7 +71,10 @@ def begin(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple
     """The reporter of a run and the recipe that its flags, --set and file make. UsageError for what is refused."""
     reporter, given = asked(params, sections)
     from idvl import recipe as recipes
+    from idvl import runs
 
+    if params["overwrite"]:
+        runs.keep(params["output_dir"], [params["recipe"]])
     return reporter, recipes.load(params["recipe"], given)
 
 

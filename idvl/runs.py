@@ -17,7 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -114,8 +114,13 @@ class Run:
         self.close()
 
 
-def check(folder: Path | str, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Raise the UsageError with which `Run.open` would refuse `folder`, as far as it shows without writing."""
+def check(
+    folder: Path | str, *, resume: bool = False, overwrite: bool = False, reads: Iterable[Path | str | None] = ()
+) -> None:
+    """Raise the UsageError with which `Run.open` would refuse `folder`, as far as it shows without writing.
+
+    `reads`: what the run reads, which overwriting must not take away.
+    """
     folder = Path(folder)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: keep what is there, or remove it")
@@ -124,6 +129,8 @@ def check(folder: Path | str, *, resume: bool = False, overwrite: bool = False) 
         raise UsageError(f"cannot write to {str(folder)!r}: {str(there)!r} is a file; choose another --output")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write to {str(folder)!r}: no permission in {str(there)!r}; choose another --output")
+    if overwrite:
+        keep(folder, reads)
     if there != folder or not _entries(folder):
         return
     if not (resume or overwrite):
@@ -136,6 +143,23 @@ def check(folder: Path | str, *, resume: bool = False, overwrite: bool = False) 
             f"{str(folder)!r} is not empty and holds no idvl run (no run.json of ours): nothing to resume and nothing "
             "that may be overwritten; choose another --output"
         )
+
+
+def keep(folder: Path | str, reads: Iterable[Path | str | None]) -> None:
+    """Raise UsageError where --overwrite of `folder` would remove or replace something that the run reads.
+
+    Anything inside the folder counts: the new run may write over what the old one has not recorded. Names that are no
+    paths are passed over.
+    """
+    forms = (os.path.abspath, os.path.realpath)
+    within = {form(folder) for form in forms}
+    for read in filter(None, reads):
+        path = os.path.expanduser(read)
+        if os.path.exists(path) and any(Path(form(path)).is_relative_to(place) for form in forms for place in within):
+            raise UsageError(
+                f"--overwrite of {str(folder)!r} would remove {str(read)!r:.200}, which this run reads; choose another "
+                "--output"
+            )
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:

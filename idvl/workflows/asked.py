@@ -14,6 +14,7 @@ import torch
 
 from idvl import runs
 from idvl.builtin import dataset_of
+from idvl.data.catalog import CATALOG
 from idvl.data.choice import Progress
 from idvl.data.samples import Selection, select
 from idvl.models.layers import Layer
@@ -27,6 +28,18 @@ def with_dataset(recipe: Recipe) -> Recipe:
     """The recipe with its dataset: the one asked for, or a built-in model's. UsageError where there is neither."""
     dataset = recipe.data.dataset or dataset_of(recipe.model.name)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
+
+
+def read_by(recipe: Recipe) -> list[Path | str | None]:
+    """The files and folders that a recipe names, among names of the Hub."""
+    data, profile = recipe.data, recipe.prune.profile
+    return [
+        None if recipe.model.name.startswith("builtin/") else recipe.model.name,
+        None if data.dataset in CATALOG else data.dataset,
+        data.data_dir,
+        None if profile == "auto" else profile,
+        *recipe.eval.metrics,
+    ]
 
 
 def open_run(

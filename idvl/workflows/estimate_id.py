@@ -24,7 +24,7 @@ from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens, load_profile
 from idvl.recipe import Recipe, parse_bytes
-from idvl.workflows.asked import open_model, other_widths, with_dataset
+from idvl.workflows.asked import open_model, other_widths, read_by, with_dataset
 from idvl.workflows.estimation import Estimation, Result, named, profile_of, settings_of
 from idvl.workflows.launch import join_team
 from idvl.workflows.measure import Measurement, Progress, Settings
@@ -48,7 +48,8 @@ def run(
     others = [(str(compare), load_profile(compare))] if compare else []
     recipe = with_dataset(recipe)
     settings_of(recipe)
-    runs.check(folder or runs.default_folder(*named(recipe)), resume=resume, overwrite=overwrite)
+    place = folder or runs.default_folder(*named(recipe))
+    runs.check(place, resume=resume, overwrite=overwrite, reads=[compare, *read_by(recipe)])
     device, team = join_team(recipe.model.device)
     loaded = open_model(recipe.model, device, team)
     others = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in others]

@@ -14,7 +14,7 @@ from idvl import runs
 from idvl.metrics import other
 from idvl.recipe import EVALUATING, Recipe
 from idvl.workflows import judging, scoring
-from idvl.workflows.asked import image_store, open_model, open_run, with_dataset
+from idvl.workflows.asked import image_store, open_model, open_run, read_by, with_dataset
 from idvl.workflows.launch import join_team
 from idvl.workflows.reporter import Reporter, resumable
 
@@ -48,7 +48,7 @@ def run(
     more = other_metrics(recipe)
     where = _where(recipe)
     place = folder or runs.default_folder(*where)
-    runs.check(place, resume=resume, overwrite=overwrite)
+    runs.check(place, resume=resume, overwrite=overwrite, reads=[compared, *read_by(recipe)])
     device, team = join_team(recipe.model.device)
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:

@@ -24,6 +24,7 @@ from idvl.models.plan import duration
 from idvl.profile import finite
 from idvl.recipe import Recipe
 from idvl.workflows import cells, restartable, sharing
+from idvl.workflows.asked import read_by
 from idvl.workflows.cells import Cell, Matrix
 from idvl.workflows.isolation import Failed, isolated
 from idvl.workflows.reporter import Reporter, resumable
@@ -89,6 +90,8 @@ def run(
         reporter.warn(f"{line.name} is left out: {line.reason}")
     if plan_only:
         return Result(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
+    if folder and overwrite:
+        runs.keep(folder, [matrix.path, *(read for cell in matrix.cells for read in read_by(cell.recipe))])
     place = folder or runs.new_folder("matrix", matrix.path.stem, "")
     with runs.Run.open(place, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
         opened.path(runs.MATRIX)

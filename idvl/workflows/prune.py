@@ -19,7 +19,7 @@ from idvl.checkpoints.hub import push
 from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.recipe import Recipe
-from idvl.workflows.asked import image_store, open_run
+from idvl.workflows.asked import image_store, open_run, read_by
 from idvl.workflows.estimation import Estimation
 from idvl.workflows.judging import Judgement
 from idvl.workflows.launch import join_team, peak_memory
@@ -62,7 +62,7 @@ def run(
         check_hub(push_to)
     named = "prune", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
-    runs.check(place, resume=resume, overwrite=overwrite)
+    runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
     device, team = join_team(recipe.model.device)
     with ExitStack() as held:
         training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))

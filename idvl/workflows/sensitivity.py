@@ -28,7 +28,7 @@ from idvl.recipe import Recipe
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
 from idvl.workflows import sharing
-from idvl.workflows.asked import choose_samples, image_store, open_model, open_run, with_dataset
+from idvl.workflows.asked import choose_samples, image_store, open_model, open_run, read_by, with_dataset
 from idvl.workflows.estimation import Estimation
 from idvl.workflows.launch import free_memory, join_team, peak_memory
 from idvl.workflows.probe import Probe, pruned
@@ -99,7 +99,7 @@ def run(
     recipe = with_dataset(recipe)
     named = "sensitivity", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
-    runs.check(place, resume=resume, overwrite=overwrite)
+    runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
     device, team = join_team(recipe.model.device)
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
