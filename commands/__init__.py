@@ -25,6 +25,14 @@ from idvl.errors import RunError, UsageError
 # seconds that the first process is given to speak: a launcher ends all as soon as one has ended
 PATIENCE = 3.0
 
+# command -> what takes less memory
+LESS_MEMORY = {
+    "estimate-id": "give a smaller --memory or --batch-size, or fewer --samples",
+    "prune": "give a smaller --memory or --batch-size, or --gradient-checkpointing",
+    "eval": "give a smaller --batch-size",
+    "analyze": "show fewer runs, or give a smaller --batch-size for the layers of a model",
+}
+
 app = typer.Typer(
     name="idvl",
     add_completion=False,
@@ -63,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        line, code = _explain(error)
+        line, code = _explain(error, next((word for word in given if word in LESS_MEMORY), "estimate-id"))
         _complain(line, code)
         return code
     if code == 130:  # typer's answer to Ctrl-C
@@ -71,8 +79,8 @@ def main(args: Sequence[str] | None = None) -> int:
     return (code or 0) if given else 2
 
 
-def _explain(error: Exception) -> tuple[str, int]:
-    """One line for the user, and the exit code."""
+def _explain(error: Exception, command: str) -> tuple[str, int]:
+    """One line for the user of this command, and the exit code."""
     text = " ".join(str(error).split())
     if hasattr(error, "format_message"):  # what typer refuses
         told = " ".join(error.format_message().split()).replace("Value error, ", "")
@@ -82,7 +90,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, RunError):
         return text, 1
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in text:
-        return "out of memory: give a smaller --memory or --batch-size, or fewer --samples", 1
+        return f"out of memory: {LESS_MEMORY[command]}", 1
     if "gloo" in text or "NCCL" in text:
         return f"the connection to the other processes broke, one of them has ended ({text[:100]})", 1
     return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1

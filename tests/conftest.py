@@ -9,12 +9,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = config.option.markexpr
     for item in items:
         for mark in ("slow", "network"):
-            if mark in item.keywords and mark not in asked:
+            if item.get_closest_marker(mark) and mark not in asked:
                 item.add_marker(pytest.mark.skip(reason=f"{mark}: run with pytest -m {mark}"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if "gpu" in item.keywords:
+    if item.get_closest_marker("gpu"):
         import torch
 
         if not torch.cuda.is_available():

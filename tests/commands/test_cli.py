@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import idvl
-from idvl.commands import main
+from idvl.commands import app, main
 from idvl.commands.console import Reporter
 from idvl.errors import RunError, UsageError
 from idvl.profile import published
@@ -211,7 +213,6 @@ def test_beside_the_main_process_all_is_silent(
 def test_a_mistake_is_one_line_and_code_2(
     workflow: Workflow, capsys: pytest.CaptureFixture[str], args: list[str], line: str
 ) -> None:
-    import re
 
     assert main(args) == 2
     shown = capsys.readouterr()
@@ -241,6 +242,22 @@ def test_whatever_goes_wrong_is_one_line_and_a_code(
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith(line)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["estimate-id", "prune", "eval", "analyze"])
+def test_a_lack_of_memory_names_only_flags_that_the_command_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", full)
+    assert main([command, "m"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("idvl: out of memory: ") and line.count("\n") == 1
+    flags = {flag for each in get_command(app).commands[command].params for flag in each.opts}
+    named = set(re.findall(r"--[a-z-]+", line))
+    assert named and named <= flags
 
 
 @pytest.mark.parametrize("args", [["--debug", "estimate-id", "m"], ["estimate-id", "m", "--debug"]])
