@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,8 @@ from idvl.models.team import Team
 
 # how long processes wait for each other: to find each other at the start, and in any exchange afterwards
 MEETING, WAITING = timedelta(seconds=90), timedelta(hours=12)
+# peaks of memory before the last one that was reset
+_EARLIER_PEAKS: dict[torch.device, int] = {}
 
 
 def join_team(device: str | None) -> tuple[torch.device, Team]:
@@ -66,9 +69,14 @@ def give_back_freed_memory() -> None:
     """
     mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
     with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 2**20)
-        libc.malloc_trim(0)
+        ctypes.CDLL("libc.so.6").mallopt(mmap_threshold, 2**20)
+    _trim()
+
+
+def _trim() -> None:
+    """Have the C library return what it can of the freed memory that it holds."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _relaunch(launched: int, cpu: bool, cause: str) -> str:
@@ -79,6 +87,33 @@ def _relaunch(launched: int, cpu: bool, cause: str) -> str:
 
 def peak_memory(device: torch.device) -> int:
     """Bytes that this process has held at most: on a GPU its tensors, on a CPU all of it."""
+    return max(_peak(device), _EARLIER_PEAKS.get(device, 0))
+
+
+def held_memory(device: torch.device) -> int:
+    """Bytes that this process holds now: on a GPU its tensors, on a CPU all of it, freed blocks given back first."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    _trim()
+    return psutil.Process().memory_info().rss
+
+
+def peak_within(device: torch.device, work: Callable[[], object]) -> int:
+    """The most bytes that this process holds while `work` runs.
+
+    Where the system cannot forget a peak (other than Linux, on a CPU) an earlier and higher one is returned.
+    """
+    _EARLIER_PEAKS[device] = peak_memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    work()
+    return _peak(device)
+
+
+def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB, macOS in bytes

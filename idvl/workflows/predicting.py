@@ -20,7 +20,7 @@ from idvl.errors import RunError
 from idvl.models.team import Team
 from idvl.predictions import Record
 from idvl.tasks import Pass
-from idvl.workflows.launch import free_memory, peak_memory
+from idvl.workflows.launch import free_memory, held_memory, peak_within
 
 # processes that prepare batches ahead for a GPU; on a CPU they would take the cores from the model
 WORKERS = 4
@@ -159,17 +159,15 @@ def largest_batch(asked: Pass, device: torch.device, team: Team) -> int:
 
 
 def _largest(asked: Pass, device: torch.device, most: int, team: Team) -> int:
-    size = 1
-    before = peak_memory(device)
+    size, before = 1, held_memory(device)
     while True:
         items = asked.items[:size]
         try:
-            asked.perform(items, asked.prepare(items))
+            took = peak_within(device, lambda some=items: asked.perform(some, asked.prepare(some))) - before
         except (torch.OutOfMemoryError, MemoryError):
             if size == 1:
                 raise
             return size // 2
-        took = max(peak_memory(device) - before, 0)
         if 2 * size > most or 2 * took > USED * free_memory(device, team):
             return size
         size *= 2

@@ -213,7 +213,6 @@ def test_beside_the_main_process_all_is_silent(
 def test_a_mistake_is_one_line_and_code_2(
     workflow: Workflow, capsys: pytest.CaptureFixture[str], args: list[str], line: str
 ) -> None:
-
     assert main(args) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and workflow.recipe is None

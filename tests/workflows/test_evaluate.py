@@ -9,13 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from idvl import predictions
 from idvl.errors import UsageError
+from idvl.models.team import Team
 from idvl.recipe import load as load_recipe
-from idvl.workflows import scoring
+from idvl.tasks import Pass
+from idvl.workflows import predicting, scoring
 from idvl.workflows.evaluate import run
+from idvl.workflows.launch import peak_memory
 from tests import tiny
 from tests.reporter import Silent
 
@@ -88,6 +93,27 @@ def test_auto_finds_a_batch_and_a_run_goes_on_with_another(tmp_path):
     again, _ = evaluated(tmp_path / "run", VIT, eval__batch_size=4, eval__limit=20, resume=True)
     assert (again["found"], again["predicted"]) == (8, 12)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+def test_auto_measures_each_trial_whatever_memory_an_earlier_peak_took(monkeypatch):
+    device, mib = torch.device("cpu"), 2**20
+    monkeypatch.setattr(predicting, "free_memory", lambda *_: 110 * mib)
+    np.ones(600 * mib, np.uint8)
+    peak = peak_memory(device)
+    assert peak > 600 * mib
+    tried = []
+
+    def perform(items, inputs):
+        tried.append(len(items))
+        np.ones(20 * mib * len(items), np.uint8)
+        return [{}] * len(items)
+
+    asked = Pass(items=range(16), ids=["x"] * 16, prepare=lambda items: None, perform=perform)
+    # 4 samples take 80 of the 88 MiB that a batch may take: 8 would not fit
+    assert predicting.largest_batch(asked, device, Team()) == 4
+    assert tried == [1, 2, 4]
+    assert peak_memory(device) >= peak
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost", "twice", "foreign", "empty"])
