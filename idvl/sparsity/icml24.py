@@ -1,8 +1,8 @@
 """The paper's own code, by name, where it differs from its text and from `Pruner`.
 
 Its state of PLATON begins anew every epoch, it prunes biases too, it sets masks at steps of its own and a few weights
-short of the budget, and holds them only until the next optimizer step. (Its optimizer also leaves out the last step of
-every epoch, which is a matter of the loop and not done here.)
+short of the budget, and holds them only until the next optimizer step. Its optimizer also leaves out the last step of
+every epoch, which the training loop does (`Training.skip_last`).
 """
 
 from __future__ import annotations

@@ -126,10 +126,11 @@ class Run:
         """
         signals = (signal.SIGINT, signal.SIGTERM)
         parts = [next(loader) for _ in range(self.training.accumulate)]
-        rate = self.stepper.rate
+        rate, ends = self.stepper.rate, (self.step + 1) % self.per_epoch == 0
+        leave_out = not self.training.update_weights or (self.training.skip_last and ends)
         try:
             loss, raised = self.stepper.backward(parts, lambda: [interrupts.asked == number for number in signals])
-            norm, moved = self.stepper.move()
+            norm, moved = self.stepper.move(leave_out=leave_out)
         except Diverged as error:
             raise RunError(f"{error} at step {self.step + 1}: {self._last_good()}") from error
         self.position += 1

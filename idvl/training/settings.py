@@ -20,8 +20,9 @@ class Training:
     `epochs`. `warmup` is a fraction of all steps, `lr_schedule` a name of transformers' schedulers, `clip` the
     largest norm of the gradient (None: unclipped). AdamW decays every trainable weight alike, biases and norms too, as
     the code of the ICML 2024 paper does. `distill` weighs KL(dense model || model), added to the loss.
-    `update_weights=False` computes gradients for the hook, and leaves the weights alone. `workers` processes prepare
-    samples (None: none on a CPU, 4 a GPU). `checkpoint_every`, `evaluate_every` and `log_every` count steps.
+    `update_weights=False` computes gradients for the hook, and leaves the weights alone; `skip_last` does so in the
+    last step of each epoch, as that code does. `workers` processes prepare samples (None: none on a CPU, 4 a GPU).
+    `checkpoint_every`, `evaluate_every` and `log_every` count steps.
     """
 
     epochs: int = 5
@@ -40,6 +41,7 @@ class Training:
     evaluate_every: int | None = None
     log_every: int = 10
     update_weights: bool = True
+    skip_last: bool = False
     workers: int | None = None
     seed: int = 0
     report_to: tuple[str, ...] = ()

@@ -80,10 +80,11 @@ class Stepper:
             raise Diverged(f"the loss became {summed}")
         return summed / count, [value > 0 for value in raised]
 
-    def move(self) -> tuple[float, bool]:
+    def move(self, *, leave_out: bool) -> tuple[float, bool]:
         """Unscale, clip, and let the optimizer step. (the gradient's norm before clipping, whether there was a step).
 
-        Only fp16 skips steps, where its scale overflowed. With `update_weights=False` a sound gradient is a step.
+        Only fp16 skips steps, where its scale overflowed. With `leave_out` the weights stay as they are: the step is
+        the optimizer's to leave out, and a sound gradient counts as one.
         """
         self.accelerator.unscale_gradients(self.optimizer)
         norm = nn.utils.get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
@@ -92,15 +93,16 @@ class Stepper:
         norm, scaler = norm.item(), self.accelerator.scaler
         if not math.isfinite(norm) and scaler is None:
             raise Diverged(f"the gradient's norm became {norm}")
-        if not self.training.update_weights:
+        if leave_out:
             if scaler is not None:
                 scaler.update()
-            return norm, math.isfinite(norm)
-        self.optimizer.step()
-        if self.optimizer.step_was_skipped:
-            return norm, False
-        self.schedule.step()
-        return norm, True
+            moved = math.isfinite(norm)
+        else:
+            self.optimizer.step()
+            moved = not self.optimizer.step_was_skipped
+        if moved and self.training.update_weights:
+            self.schedule.step()
+        return norm, moved
 
     def record(self) -> dict:
         """What a checkpoint keeps beside the tensors; JSON-ready."""

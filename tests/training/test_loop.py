@@ -333,6 +333,37 @@ def test_a_rehearsal_finds_the_batch_that_fits(folders, monkeypatch, room, setti
         assert rehearse(loaded, LABELLED, Training(max_steps=2, batch_size=room)) > 0
 
 
+def test_the_last_step_of_each_epoch_can_be_left_out(folders):
+    settings = dict(epochs=2, batch_size=8, **FAST)
+    loaded, seen, rates = fresh(folders, "vit"), [], []
+
+    def note(step):
+        weight = loaded.model.vit.layers[0].mlp.fc1.weight
+        seen.append((weight.detach().clone(), weight.grad.norm().item()))
+
+    def told(step, total, numbers):
+        rates.append(numbers["lr"])
+
+    train(loaded, LABELLED, Training(skip_last=True, **settings), on_step=note, progress=told)
+    stayed = [step + 1 for step in range(1, 8) if torch.equal(seen[step][0], seen[step - 1][0])]
+    assert stayed == [4, 8] and all(norm > 0 for _, norm in seen)
+    assert rates == pytest.approx([1e-3 * (8 - step) / 8 for step in range(8)])
+
+    # Adam's state is that of 6 steps
+    plain = fresh(folders, "vit")
+    model, order = plain.model.train(), Order(samples=32, batch_size=8, accumulate=1, ranks=1, seed=0).parts(0, 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
+    collate = Collate(plain.family, plain.processor, model.config)
+    for step in range(8):
+        optimizer.param_groups[0]["lr"] = rates[step]
+        total, count, _ = plain.family.lesson.loss(model, collate([LABELLED[index] for _, index in next(order)]), None)
+        (total / count).backward()
+        if step not in (3, 7):
+            optimizer.step()
+        optimizer.zero_grad()
+    close(weights(plain), weights(loaded))
+
+
 def batch_normed():
     """A tiny MobileViT, which normalises by statistics of its batches."""
     model, processor = tiny.mobilevit()

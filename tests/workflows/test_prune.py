@@ -197,6 +197,7 @@ def test_a_plan_writes_nothing(place, tmp_path):
         ({"prune__profile": "published:blip-coco"}, "of another model: .* has 2304 features there, 96 here"),
         ({"prune__profile": "there-is-none.json"}, "there is no profile"),
         ({"train__batch_size": 200}, "fewer than one step"),
+        ({"train__batch_size": 60, "prune__compat": "icml24"}, "one step an epoch: nothing would be trained"),
         (
             {"prune__schedule": "one-shot", "train__epochs": None, "train__max_steps": 5, "prune__window": 6},
             "over windows of 6 steps, and 5 steps",

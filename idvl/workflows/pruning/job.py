@@ -79,6 +79,11 @@ class Job:
         samples = len(selection.samples)
         self.per_epoch = steps_per_epoch(self.training, samples, team.size)
         prune = recipe.prune
+        if self.training.skip_last and self.per_epoch == 1:
+            raise UsageError(
+                f"compat icml24 leaves out the last step of each epoch, and {samples} samples make one step an epoch: "
+                "nothing would be trained; use a smaller batch_size, more samples or compat none"
+            )
         self.schedule = Schedule(
             kind=prune.schedule,
             target=prune.sparsity,

@@ -60,13 +60,14 @@ def training_of(recipe: Recipe) -> Training:
         evaluate_every=recipe.eval.every,
         seed=recipe.data.seed,
         update_weights=recipe.prune.schedule != "one-shot",
+        skip_last=recipe.prune.compat == "icml24",
     )
 
 
 def head_training(training: Training) -> Training:
     """The settings with which a new head is learnt before: as many steps, or what one-shot pruning leaves out."""
     steps = {} if training.update_weights else {"epochs": EPOCHS, "max_steps": None}
-    return replace(training, update_weights=True, distill=0.0, evaluate_every=None, **steps)
+    return replace(training, update_weights=True, skip_last=False, distill=0.0, evaluate_every=None, **steps)
 
 
 def _refuse(recipe: Recipe) -> None:
