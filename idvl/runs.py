@@ -26,7 +26,7 @@ from typing import IO, Any
 import yaml
 
 from idvl.errors import RunError, UsageError
-from idvl.files import disk_errors, write_bytes, write_json, write_text
+from idvl.files import disk_errors, read_text, write_bytes, write_json, write_text
 from idvl.profile import finite
 
 try:
@@ -171,6 +171,15 @@ def read_record(folder: Path | str) -> dict[str, Any] | None:
     ours = isinstance(record, dict) and record.get("schema") == SCHEMA
     kinds = {"files": list, "resumed": list, "signature": dict}
     return record if ours and all(isinstance(record.get(key), kind) for key, kind in kinds.items()) else None
+
+
+def read_recipe(folder: Path | str) -> dict[str, Any] | None:
+    """The sections of a run folder's recipe.yaml, None where there is no such file or it is damaged."""
+    try:
+        recipe = yaml.safe_load(read_text(Path(folder) / "recipe.yaml"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return recipe if isinstance(recipe, dict) and all(isinstance(part, dict) for part in recipe.values()) else None
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from idvl.workflows.pruning.job import Job, gather
 from idvl.workflows.pruning.plan import Plan
 from idvl.workflows.pruning.plan import make as make_plan
 from idvl.workflows.pruning.saving import REPORT, add_evaluation, read_report, save
-from idvl.workflows.pruning.settings import resolved
+from idvl.workflows.pruning.settings import continued, resolved
 from idvl.workflows.pruning.training import CHECKPOINTS, prune
 from idvl.workflows.reporter import Reporter, resumable
 
@@ -73,7 +73,10 @@ def run(
         plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
         if plan_only:
             return Result(plan=plan)
-        options = {"recipe": recipe.to_dict(), "signature": job.signature(), "resume": resume, "overwrite": overwrite}
+        begun = resume and team.first(lambda: runs.read_record(place) is not None)
+        done = {"ended": bool(ended), "judged": bool(judged)}
+        told = team.first(lambda: continued(recipe, place, **done)) if begun else recipe.to_dict()
+        options = {"recipe": told, "signature": job.signature(), "resume": resume, "overwrite": overwrite}
         opened, folder = open_run(held, team, folder, named, **options)
         if ended:
             reporter.note("the model is pruned already")

@@ -349,6 +349,34 @@ def test_a_run_cut_off_while_it_is_judged_goes_on_there(place, tmp_path, digits,
     assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_recipe_and_results_of_a_resumed_run_are_of_one_run(place, tmp_path, digits, caplog):
+    folder = tmp_path / "run"
+    settings = digits | {"train.epochs": None, "train.max_steps": 3, "prune.window": 1, "prune.mask_every": 1}
+    settings |= {"train.new_head": False, "model.name": "builtin/vit", "eval.limit": 40}
+
+    def recipe():
+        return yaml.safe_load((folder / "recipe.yaml").read_text())
+
+    pruned(place, folder, **settings, eval__after=False)
+    # what is done keeps its settings, also those that no number depends on; the evaluation is still to come
+    pruned(place, folder, resume=True, **settings | {"data.batch_size": 8})
+    made = recipe()
+    assert (made["eval"]["limit"], made["eval"]["after"], made["data"]["batch_size"]) == (40, True, 16)
+    for key, was, value in (
+        ("eval.limit", "40", 20),
+        ("estimate.tokens", '"flatten"', "mean"),
+        ("eval.every", "null", 2),
+    ):
+        with pytest.raises(UsageError, match=f"cannot resume .*{key} was {was}, is"):
+            pruned(place, folder, resume=True, **settings | {key: value})
+    assert recipe() == made
+    report = pruned(place, folder, resume=True, **settings, eval__after=False)[0].report
+    assert report["evaluation"]["limit"] == 40 and recipe() == made
+    (folder / "recipe.yaml").write_text("eval: [")
+    pruned(place, folder, resume=True, **settings)
+    assert recipe()["eval"]["limit"] == 40 and "recipe.yaml of" in caplog.text
+
+
 def test_predictions_of_other_weights_are_not_taken_for_these(place, tmp_path, digits):
     folder = tmp_path / "run"
     pruned(place, folder, **digits, eval__after=False)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from idvl import runs
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
-from idvl.recipe import PruneSection, Recipe
+from idvl.recipe import EvalSection, PruneSection, Recipe
 from idvl.sparsity.axes import refuse as refuse_axes
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import FEWEST_POINTS
@@ -19,6 +23,11 @@ SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
 ONE_SHOT_STEPS = 50
 # the profile that is estimated first
 AUTO = "auto"
+# settings that the dimensions of a finished run depend on, and those of an evaluation
+MEASURED = ("data.samples", *(f"estimate.{name}" for name in ("tokens", "capture", "estimator", "layers", "modality")))
+JUDGED = tuple(f"eval.{name}" for name in EvalSection.model_fields if name not in ("batch_size", "after"))
+
+logger = logging.getLogger(__name__)
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -49,6 +58,24 @@ def resolved(recipe: Recipe) -> Recipe:
     )
     _refuse_together(made.prune)
     return made
+
+
+def continued(recipe: Recipe, folder: Path, *, ended: bool, judged: bool) -> dict[str, Any]:
+    """The recipe that describes a resumed run, once what it has done is `ended`, or even `judged`.
+
+    What is done already keeps the settings that it was done with. UsageError for other ones, where a number depends on
+    them and the run's signature does not hold them.
+    """
+    before, now = runs.read_recipe(folder), recipe.to_dict()
+    if before is None or before.keys() != now.keys():
+        logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
+        return now
+    on_the_way = recipe.eval.every or before["eval"].get("every")
+    done = [*(MEASURED if ended else ()), *(JUDGED if judged or on_the_way else ())]
+    places = [(key, *key.split(".")) for key in done]
+    values = [{key: one[part][name] for key, part, name in places if name in before[part]} for one in (before, now)]
+    runs.refuse_difference(folder, *values)
+    return now if not ended else before if judged else before | {"eval": now["eval"]}
 
 
 def training_of(recipe: Recipe) -> Training:
