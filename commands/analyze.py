@@ -12,7 +12,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import Reporter, output, rank, results_alone, speak
 from idvl.commands.options import flag, number, text
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -86,7 +86,7 @@ def command(
     if table and json:
         raise UsageError("--table and --json exclude each other: both write to stdout")
     if table and table not in FORMATS:
-        raise UsageError(f"--table is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {table!r}")
+        raise UsageError(f"--table is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {quoted(table)}")
     places = list(folders or ())
     if sensitivity is None:
         if odd := [name for name in MEASURING if context.params[name]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from idvl.commands import options as o
 from idvl.commands.console import output, results_alone
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 
 # flags of prune that make no sense for many runs at once
 SINGLE = {"recipe": "--recipe", "push_to_hub": "--push-to-hub", "public": "--public"}
@@ -54,7 +54,7 @@ def parse_time(text: str) -> float:
     """Seconds of "2h", "90m", "1h30m" or "45s". UsageError for anything else."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text.strip().lower())
     if not parts or "".join(map("".join, parts)) != text.strip().lower():
-        raise UsageError(f"--budget takes a time such as 2h, 90m or 1h30m, not {text!r}")
+        raise UsageError(f"--budget takes a time such as 2h, 90m or 1h30m, not {quoted(text)}")
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 # characters of a value that a message quotes
 QUOTED = 200
 
 
 def quoted(value: object) -> str:
-    """A value as a message quotes it: its repr, the middle left out where it is long."""
+    """A value as a message quotes it: its repr (a path's as text), the middle left out where it is long."""
     try:
-        text = repr(value)
+        text = repr(str(value) if isinstance(value, PurePath) else value)
     except (ValueError, RecursionError):  # an integer of more than 4,300 digits, a list inside itself
         text = f"{type(value).__name__} too large to show"
     return text if len(text) <= QUOTED else f"{text[: QUOTED - 60]} ... {text[-50:]}"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 
 REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -101,7 +101,7 @@ def disk_errors(path: Path, flag: str = "--output") -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             what = "allows no file so large" if error.errno == errno.EFBIG else "is full"
-            raise RunError(f"the disk of {str(path)!r} {what}: free some space, or choose another {flag}") from error
+            raise RunError(f"the disk of {quoted(path)} {what}: free some space, or choose another {flag}") from error
         if error.errno in REFUSALS:
-            raise UsageError(f"cannot write to {str(path)!r}: {error.strerror}; choose another {flag}") from error
+            raise UsageError(f"cannot write to {quoted(path)}: {error.strerror}; choose another {flag}") from error
         raise

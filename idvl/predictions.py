@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.files import disk_errors, write_text
 
 Record = dict[str, Any]
@@ -62,7 +62,7 @@ def read(path: Path) -> list[Record]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise UsageError(f"cannot read the predictions {str(path)!r}: {error.strerror}") from error
+        raise UsageError(f"cannot read the predictions {quoted(path)}: {error.strerror}") from error
     records = []
     for number, line in enumerate(lines, 1):
         if line.strip():

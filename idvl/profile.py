@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.files import write_text
 
 VERSION = 1
@@ -78,7 +78,7 @@ class LayerProfile:
         _check_keys(cls, values, where)
         _check_keys(Estimate, values["estimate"], f"{where}, its estimate")
         if values["modality"] not in MODALITIES:
-            raise UsageError(f"{where}: modality {values['modality']!r} is none of {', '.join(MODALITIES)}")
+            raise UsageError(f"{where}: modality {quoted(values['modality'])} is none of {', '.join(MODALITIES)}")
         try:
             return cls(**{**values, "estimate": Estimate(**values["estimate"])})
         except (TypeError, ValueError) as error:
@@ -110,7 +110,8 @@ class Profile:
         _check_schema(values, source)
         _check_keys(cls, values, source)
         layers = {
-            name: LayerProfile.from_json(layer, f"{source}: layer {name!r}") for name, layer in values["layers"].items()
+            name: LayerProfile.from_json(layer, f"{source}: layer {quoted(name)}")
+            for name, layer in values["layers"].items()
         }
         return cls(**{f.name: layers if f.name == "layers" else values[f.name] for f in fields(cls)})
 
@@ -134,11 +135,11 @@ class Profile:
         try:
             values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except FileNotFoundError:
-            raise UsageError(f"there is no profile {str(path)!r}") from None
+            raise UsageError(f"there is no profile {quoted(path)}") from None
         except OSError as error:
-            raise UsageError(f"cannot read the profile {str(path)!r}: {error.strerror}") from error
+            raise UsageError(f"cannot read the profile {quoted(path)}: {error.strerror}") from error
         except ValueError as error:
-            raise UsageError(f"{str(path)!r} is not valid JSON: {error}") from error
+            raise UsageError(f"{quoted(path)} is not valid JSON: {error}") from error
         return cls.from_json(values, str(path))
 
 
@@ -184,7 +185,7 @@ def published(name: str) -> Profile:
     """A profile that others published, by its name; its source is in `provenance`. UsageError for an unknown name."""
     names = published_names()
     if name not in names:
-        raise UsageError(f"unknown published profile {name!r}; there is {', '.join(names)}")
+        raise UsageError(f"unknown published profile {quoted(name)}; there is {', '.join(names)}")
     return Profile.load(PUBLISHED / f"{name}.json")
 
 
@@ -198,7 +199,7 @@ def load_profile(path: Path | str) -> Profile:
     if not folder.exists():
         near = difflib.get_close_matches(str(path), published_names(), n=1)
         hint = f"; did you mean the published {near[0]!r}?" if near else ""
-        raise UsageError(f"there is no profile {str(path)!r}{hint}")
+        raise UsageError(f"there is no profile {quoted(path)}{hint}")
     return Profile.load(folder)
 
 
@@ -206,7 +207,7 @@ def _check_schema(values: Any, source: str) -> None:
     schema = values.get("schema") if isinstance(values, dict) else None
     prefix, _, version = str(schema).rpartition("/")
     if prefix != "idvl/profile" or not version.isdecimal():
-        raise UsageError(f'{source} is not an idvl profile: its "schema" is {schema!r}, not {SCHEMA!r}')
+        raise UsageError(f'{source} is not an idvl profile: its "schema" is {quoted(schema)}, not {quoted(SCHEMA)}')
     if int(version) > VERSION:
         raise UsageError(
             f"{source} was written by a newer idvl (schema {version}, this one reads {VERSION}); update idvl"
@@ -227,7 +228,7 @@ def _check_keys(kind: type, values: Any, where: str) -> None:
     if kind is Profile:
         for name in known:
             if not isinstance(values[name], dict):
-                raise UsageError(f"{where}: {name!r} must be an object, found {type(values[name]).__name__}")
+                raise UsageError(f"{where}: {quoted(name)} must be an object, found {type(values[name]).__name__}")
 
 
 def finite(value: Any) -> Any:

@@ -39,7 +39,7 @@ def parse_bytes(text: str | int) -> int:
     """The number of bytes in "8GiB", "500MB", "1.5 GiB", "8G" (a GiB) or "1048576". ValueError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     if match is None or match[2].upper() not in UNITS or not float(match[1]):
-        raise ValueError(f"a size such as 8GiB or 500MB, not {str(text)!r}")
+        raise ValueError(f"a size such as 8GiB or 500MB, not {quoted(str(text))}")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
@@ -57,7 +57,7 @@ def _or_auto(value: Any) -> Any:
     if value == "auto":
         return 0
     if not str(value).isdecimal():
-        raise ValueError(f'a number of samples, or "auto", not {value!r}')
+        raise ValueError(f'a number of samples, or "auto", not {quoted(value)}')
     return value
 
 
@@ -234,10 +234,10 @@ def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = N
     try:
         asked = Recipe.model_validate(values)
     except ValidationError as error:
-        where = "" if path is None else f" (recipe {str(path)!r})"
+        where = "" if path is None else f" (recipe {quoted(path)})"
         raise UsageError("; ".join(dict.fromkeys(_line(detail) for detail in error.errors())) + where) from error
     if asked.needs:
-        raise UsageError(f"the recipe {str(path)!r} cannot be carried out yet: it needs {asked.needs}")
+        raise UsageError(f"the recipe {quoted(path)} cannot be carried out yet: it needs {asked.needs}")
     return asked
 
 
@@ -247,7 +247,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"--set takes key=value, as in --set estimate.tokens=mean, not {assignment!r}")
+            raise UsageError(f"--set takes key=value, as in --set estimate.tokens=mean, not {quoted(assignment)}")
         values[key.strip()] = None if text.strip().lower() in ("null", "none") else text.strip()
     return values
 
@@ -266,17 +266,17 @@ def read_yaml(path: Path, kind: str) -> Any:
     try:
         return yaml_file.load(path)
     except FileNotFoundError:
-        raise UsageError(f"there is no {kind} {quoted(str(path))}") from None
+        raise UsageError(f"there is no {kind} {quoted(path)}") from None
     except OSError as error:
-        raise UsageError(f"cannot read the {kind} {quoted(str(path))}: {error.strerror}") from error
+        raise UsageError(f"cannot read the {kind} {quoted(path)}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"the {kind} {quoted(str(path))} is not valid YAML: {error}") from error
+        raise UsageError(f"the {kind} {quoted(path)} is not valid YAML: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     values = read_yaml(path, "recipe")
     if not isinstance(values, dict):
-        raise UsageError(f"the recipe {str(path)!r} holds no sections; it has {', '.join(SECTIONS)}")
+        raise UsageError(f"the recipe {quoted(path)} holds no sections; it has {', '.join(SECTIONS)}")
     return {key: {} if value is None and key in SECTIONS else value for key, value in values.items()}
 
 
@@ -290,10 +290,10 @@ def _line(detail: Mapping[str, Any]) -> str:
         return "no model: name one, as builtin/blip, or as model.name in a recipe"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        return f"{key}: {value!r} is not one of {', '.join(allowed)}{_near(str(value), allowed)}"
+        return f"{key}: {quoted(value)} is not one of {', '.join(allowed)}{_near(str(value), allowed)}"
     if kind == "value_error":
         return f"{key} takes {detail['ctx']['error']}"
-    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {value!r}"
+    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {quoted(value)}"
 
 
 def _unknown(key: str) -> str:
@@ -306,7 +306,7 @@ def _unknown(key: str) -> str:
     near = near or [words[word] for word in difflib.get_close_matches(name or key, words, n=1, cutoff=0.8)]
     near = near or ([] if inside else difflib.get_close_matches(key, sections, n=1))
     told = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(inside or sections)}"
-    return f"unknown key {key!r}; {told}"
+    return f"unknown key {quoted(key)}; {told}"
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import yaml
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.files import disk_errors, read_text, write_bytes, write_json, write_text
 from idvl.profile import finite
 
@@ -86,7 +86,7 @@ class Run:
     def path(self, name: str) -> Path:
         """The path of a file or folder of this run. It is recorded, so that --overwrite removes it later."""
         if Path(name).name != name:
-            raise ValueError(f"a name inside the run folder, without separators, not {name!r}")
+            raise ValueError(f"a name inside the run folder, without separators, not {quoted(name)}")
         if name not in self.record["files"]:
             self.record["files"].append(name)
             write_json(self.folder / "run.json", self.record)
@@ -126,21 +126,21 @@ def check(
         raise UsageError("--resume and --overwrite exclude each other: keep what is there, or remove it")
     there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
     if not there.is_dir():
-        raise UsageError(f"cannot write to {str(folder)!r}: {str(there)!r} is a file; choose another --output")
+        raise UsageError(f"cannot write to {quoted(folder)}: {quoted(there)} is a file; choose another --output")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write to {str(folder)!r}: no permission in {str(there)!r}; choose another --output")
+        raise UsageError(f"cannot write to {quoted(folder)}: no permission in {quoted(there)}; choose another --output")
     if overwrite:
         keep(folder, reads)
     if there != folder or not _entries(folder):
         return
     if not (resume or overwrite):
         raise UsageError(
-            f"{str(folder)!r} is not empty: add --resume to continue the run in it, --overwrite to replace it, "
+            f"{quoted(folder)} is not empty: add --resume to continue the run in it, --overwrite to replace it, "
             "or choose another --output"
         )
     if read_record(folder) is None:
         raise UsageError(
-            f"{str(folder)!r} is not empty and holds no idvl run (no run.json of ours): nothing to resume and nothing "
+            f"{quoted(folder)} is not empty and holds no idvl run (no run.json of ours): nothing to resume and nothing "
             "that may be overwritten; choose another --output"
         )
 
@@ -157,8 +157,8 @@ def keep(folder: Path | str, reads: Iterable[Path | str | None]) -> None:
         path = os.path.expanduser(read)
         if os.path.exists(path) and any(Path(form(path)).is_relative_to(place) for form in forms for place in within):
             raise UsageError(
-                f"--overwrite of {str(folder)!r} would remove {str(read)!r:.200}, which this run reads; choose another "
-                "--output"
+                f"--overwrite of {quoted(folder)} would remove {quoted(read)}, which this run reads; "
+                "choose another --output"
             )
 
 
@@ -189,7 +189,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in whole.splitlines() if line.strip()]
     except ValueError as error:
-        raise RunError(f"{str(path)!r} has a broken line ({error}); start anew with --overwrite") from error
+        raise RunError(f"{quoted(path)} has a broken line ({error}); start anew with --overwrite") from error
 
 
 def default_folder(kind: str, model: str, dataset: str, base: Path | str = "runs") -> Path:
@@ -258,7 +258,7 @@ def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str,
     if keys:
         told = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
         raise UsageError(
-            f"cannot resume {str(folder)!r}: {told}; use the same settings, --overwrite or another --output"
+            f"cannot resume {quoted(folder)}: {told}; use the same settings, --overwrite or another --output"
         )
 
 
@@ -282,7 +282,7 @@ def _remove(folder: Path, names: list[str]) -> None:
         path = folder / name
         if Path(name).name != name or name in ("", "..", "."):
             raise UsageError(
-                f"run.json of {str(folder)!r} lists {name!r}, which is not inside it: remove the run by hand"
+                f"run.json of {quoted(folder)} lists {quoted(name)}, which is not inside it: remove the run by hand"
             )
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -305,7 +305,7 @@ def _acquire(folder: Path) -> IO[str]:
     except BlockingIOError:
         lock.close()
         raise UsageError(
-            f"another process is writing to {str(folder)!r}; wait for it or choose another --output"
+            f"another process is writing to {quoted(folder)}; wait for it or choose another --output"
         ) from None
     except OSError as error:
         logger.warning("cannot lock %s (%s): start no second run in it", folder, error.strerror)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 _HERE = Path(__file__).parent
 NAMES = tuple(sorted(f"builtin/{config.parent.name}" for config in _HERE.glob("*/config.json")))
@@ -19,7 +19,7 @@ def path(name: str) -> Path:
     if full not in NAMES:
         near = difflib.get_close_matches(full, NAMES, n=1, cutoff=0.7)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"no built-in model {name!r}: there are {', '.join(NAMES)}{hint}")
+        raise UsageError(f"no built-in model {quoted(name)}: there are {', '.join(NAMES)}{hint}")
     return _HERE / full.removeprefix("builtin/")
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from idvl.checkpoints.verify import Verdict, verify
-from idvl.errors import RunError
+from idvl.errors import RunError, quoted
 from idvl.files import disk_errors, write_json, write_text
 from idvl.models.causes import first_line
 from idvl.models.loading import quiet
@@ -181,4 +181,4 @@ def _refusals(folder: Path) -> Iterator[None]:
                     raise
                 raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     except OSError as error:
-        raise RunError(f"cannot write {str(folder)!r}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {quoted(folder)}: {error.strerror or error}") from error

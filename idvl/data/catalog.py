@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +245,7 @@ def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> Usag
     known = list(known)
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
     guess = f"; did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"no {kind} {value!r}{guess} (there is {', '.join(known) or 'none'}){hint and '; ' + hint}")
+    return UsageError(f"no {kind} {quoted(value)}{guess} (there is {', '.join(known) or 'none'}){hint and '; ' + hint}")
 
 
 def wished(asked: str | None, available: Iterable[str], entry: Entry | None = None) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl.data.stored import Stored
+from idvl.errors import quoted
 
 # what statements are labelled with
 TRUTHS = {"true": 1, "false": 0}
@@ -64,7 +65,7 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
         return None
     number = isinstance(cell, int | float) and math.isfinite(cell) and cell == int(cell)
     if not number or (classes and cell >= len(classes)):
-        raise ValueError(f"the class {cell!r} is {f'not one of {len(classes)}' if classes else 'not a number'}")
+        raise ValueError(f"the class {quoted(cell)} is {f'not one of {len(classes)}' if classes else 'not a number'}")
     return int(cell) if cell >= 0 else None
 
 

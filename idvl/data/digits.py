@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 SPLITS = ("train", "test")
 SIZES = {"train": 898, "test": 899}
@@ -35,7 +35,7 @@ def samples(split: str = DEFAULT_SPLIT, n: int | None = None, seed: int = 0) -> 
     if split not in SPLITS:
         near = difflib.get_close_matches(split, SPLITS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"digits has no split {split!r}: its splits are {', '.join(SPLITS)}{hint}")
+        raise UsageError(f"digits has no split {quoted(split)}: its splits are {', '.join(SPLITS)}{hint}")
     n = DEFAULT_SAMPLES if n is None else n
     if n < 1:
         raise UsageError(f"{n} samples were asked for: at least 1 is needed")

@@ -13,7 +13,7 @@ from typing import Any
 
 from idvl.data.catalog import TRAINING, Entry, Join, choose_split, unknown
 from idvl.data.rows import Columns, Source, find_columns
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def _find(ids: Sequence[str], revision: str | None, token: str | None) -> tuple[
                 raise _explained(error, dataset_id) from error
             log.info("%s is not on the Hub", dataset_id)
         except RevisionNotFoundError as error:
-            raise UsageError(f"{dataset_id} has no revision {revision!r}: leave it out for the newest") from error
+            raise UsageError(f"{dataset_id} has no revision {quoted(revision)}: leave it out for the newest") from error
         except Exception as error:
             raise _explained(error, dataset_id) from error
     raise UsageError(

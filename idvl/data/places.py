@@ -15,7 +15,7 @@ from idvl.data.cells import answers, encoded_image, label, texts
 from idvl.data.rows import Columns, Source
 from idvl.data.sample import Sample
 from idvl.data.stored import Store
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 
 class Place(NamedTuple):
@@ -117,7 +117,7 @@ def _samples(source: Source) -> Iterator[Sample | dict[str, str]]:
         name = f"row {number} of the stream" if name is None else name
         lines = texts(row.get(columns.text)) if columns.text else ()
         if columns.text and not lines:
-            yield {"id": name, "reason": f"no text in column {columns.text!r}"}
+            yield {"id": name, "reason": f"no text in column {quoted(columns.text)}"}
             continue
         try:
             yield Sample(

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_SPLIT = "validation"
@@ -86,7 +86,7 @@ def scenes(split: str) -> tuple[Scene, ...]:
     if split not in SPLITS:
         near = difflib.get_close_matches(split, SPLITS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"shapes has no split {split!r}: its splits are {', '.join(SPLITS)}{hint}")
+        raise UsageError(f"shapes has no split {quoted(split)}: its splits are {', '.join(SPLITS)}{hint}")
     things = [Thing(*words) for words in product(RADII, COLOURS, SHAPES)]
     every = (Scene(*pair[:1], relation, *pair[1:]) for relation in RELATIONS for pair in permutations(things, 2))
     return tuple(scene for scene in every if _split_of(scene) == split)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.geometry import pareto
 from idvl.geometry.diagnostics import TIE, diagnose, log_ratios_of
 from idvl.geometry.neighbors import Matrix, Neighbors, nearest
@@ -115,7 +115,7 @@ def _find(name: str) -> Estimator:
     if name not in ESTIMATORS:
         near = get_close_matches(str(name), ESTIMATORS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(ESTIMATORS)}"
-        raise UsageError(f"unknown estimator {name!r}: {hint}")
+        raise UsageError(f"unknown estimator {quoted(name)}: {hint}")
     return ESTIMATORS[name]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.geometry import shortlist
 from idvl.geometry.gram import PANEL_COLUMNS, PRODUCT_COLUMNS
 from idvl.geometry.rows import FEATURE_CHUNK, Matrix, Rows
@@ -75,7 +75,7 @@ def nearest(
     Two passes over the rows as a rule. Raises UsageError for a backend that is unknown or missing.
     """
     if precision not in ("auto", "float32", "float64"):
-        raise UsageError(f"precision {precision!r} is none of auto, float32, float64")
+        raise UsageError(f"precision {quoted(precision)} is none of auto, float32, float64")
     double = precision == "float64" or (precision == "auto" and (rows.n < FEW_POINTS or k > 2 or subsets is not None))
     search = Search(rows, k, tuple(ranks), float(tolerance) ** 2, tuple(echoes))
     with torch.no_grad():

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.geometry.candidates import Candidates
 from idvl.geometry.rows import FEATURE_CHUNK, Matrix, Rows
 
@@ -25,7 +25,7 @@ def choose(backend: str, rows: Rows) -> bool:
     Raises UsageError for an unknown backend, and where faiss is asked for and missing.
     """
     if backend not in ("auto", "torch", "faiss"):
-        raise UsageError(f"neighbour backend {backend!r} is none of auto, torch, faiss")
+        raise UsageError(f"neighbour backend {quoted(backend)} is none of auto, torch, faiss")
     missing = find_spec("faiss") is None
     if backend == "faiss" and missing:
         raise UsageError("faiss is not installed: pip install idvl[faiss], or take the backend torch")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.metrics import java
 from idvl.metrics.java import Texts
 from idvl.metrics.measured import Array, Measured, Skipped, matched, mean
@@ -75,7 +75,7 @@ def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> N
     matched(predictions, references)
     for number, texts in enumerate(references):
         if isinstance(texts, str) or not texts:
-            raise UsageError(f"image {number} needs a list of reference captions, not {texts!r}")
+            raise UsageError(f"image {number} needs a list of reference captions, not {quoted(texts)}")
 
 
 def _tokenized(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Texts, Texts, Tokenizer]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 
 def load(name: str, *, trust_remote_code: bool = False) -> Any:
@@ -18,7 +18,7 @@ def load(name: str, *, trust_remote_code: bool = False) -> Any:
     script = _script(name)
     if script is None and not trust_remote_code:
         raise UsageError(
-            f"{name!r} is no folder here, and a metric of the Hub is code that would run on this machine: "
+            f"{quoted(name)} is no folder here, and a metric of the Hub is code that would run on this machine: "
             "allow it with --trust-remote-code"
         )
     try:
@@ -26,7 +26,7 @@ def load(name: str, *, trust_remote_code: bool = False) -> Any:
 
         return evaluate.load(str(script or name), keep_in_memory=True)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the metric {name!r} cannot be loaded: {_line(error)}") from error
+        raise UsageError(f"the metric {quoted(name)} cannot be loaded: {_line(error)}") from error
 
 
 def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
@@ -34,9 +34,9 @@ def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) 
     try:
         found = metric.compute(predictions=list(predictions), references=list(references))
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the metric {metric.name!r} does not take these predictions: {_line(error)}") from error
+        raise UsageError(f"the metric {quoted(metric.name)} does not take these predictions: {_line(error)}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"the metric {metric.name!r} gives a {type(found).__name__}, not names with values")
+        raise UsageError(f"the metric {quoted(metric.name)} gives a {type(found).__name__}, not names with values")
     return {key: _plain(value) for key, value in found.items()}
 
 
@@ -47,9 +47,9 @@ def _script(name: str) -> Path | None:
     if script.is_file():
         return script.resolve()
     if path.is_dir():
-        raise UsageError(f"the metric folder {name!r} has no {script.name} in it")
+        raise UsageError(f"the metric folder {quoted(name)} has no {script.name} in it")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise UsageError(f"there is no metric folder {name!r}")
+        raise UsageError(f"there is no metric folder {quoted(name)}")
     return None
 
 

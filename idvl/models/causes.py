@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
         login = "pass --token or run hf auth login if it is private" if status == 401 else "check the id"
         return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
     if has(hub.HFValidationError):
-        return f"{name!r} is neither a folder here nor a hub id, which look like owner/model"
+        return f"{quoted(name)} is neither a folder here nor a hub id, which look like owner/model"
     if has(pickle.UnpicklingError) and "global" in said.lower():
         return f"{name} holds pickled code in its weights, which is never run; convert it to safetensors"
     if has(SafetensorError, pickle.UnpicklingError, EOFError) or "PytorchStreamReader" in said:
@@ -77,7 +77,7 @@ def _model_type(folder: Path | None) -> str:
         kind = json.loads((folder / "config.json").read_text()).get("model_type") if folder else None
     except (OSError, ValueError, AttributeError):
         kind = None
-    return f"model_type {kind!r} in its config.json" if kind else "its config.json names no model_type"
+    return f"model_type {quoted(kind)} in its config.json" if kind else "its config.json names no model_type"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

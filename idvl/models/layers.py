@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.models.families import Family
 from idvl.profile import MODALITIES, Modality
 
@@ -63,7 +63,7 @@ def find_layers(
     matching = {name: layer for name, layer in chosen.items() if fnmatchcase(name, pattern)}
     if not matching:
         near = difflib.get_close_matches(pattern, chosen, n=3, cutoff=0) or list(chosen)[:3]
-        raise UsageError(f"no layer is named like {pattern!r} (wildcards: * ? [...]); near it: {', '.join(near)}")
+        raise UsageError(f"no layer is named like {quoted(pattern)} (wildcards: * ? [...]); near it: {', '.join(near)}")
     return matching
 
 
@@ -73,7 +73,9 @@ def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
         near = difflib.get_close_matches(scope, SCOPES, n=1)
         if not near:
             return find_layers(model, family, pattern=scope)
-        raise UsageError(f"no scope {scope!r}; did you mean {near[0]!r}? (there is {', '.join(SCOPES)}, or a pattern)")
+        raise UsageError(
+            f"no scope {quoted(scope)}; did you mean {near[0]!r}? (there is {', '.join(SCOPES)}, or a pattern)"
+        )
     found = find_layers(model, family)
     chosen = {name: layer for name, layer in found.items() if layer.modality in SCOPES[scope]}
     if not chosen:
@@ -144,6 +146,6 @@ def _wanted(modality: str | Collection[str] | None, found: dict[str, Layer]) -> 
         near = difflib.get_close_matches(name, MODALITIES, n=1)
         if name not in MODALITIES:
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"no modality {name!r}{hint} (this model has {', '.join(present)})")
+            raise UsageError(f"no modality {quoted(name)}{hint} (this model has {', '.join(present)})")
         raise UsageError(f"the model has no {name} layers; it has {', '.join(present)}")
     return wanted

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.models.causes import first_line, nearby, one_line, unreached
 from idvl.models.families import Family, family_of, name_of
 from idvl.models.inputs import image_processor_of, tokenizer_of
@@ -62,7 +62,7 @@ def load(
     """
     place = find_device(device)
     if dtype not in DTYPES:
-        raise UsageError(f"no dtype {dtype!r}; choose {', '.join(DTYPES)}")
+        raise UsageError(f"no dtype {quoted(dtype)}; choose {', '.join(DTYPES)}")
     source, folder = _locate(name)
     options = {
         "trust_remote_code": trust_remote_code,
@@ -178,7 +178,9 @@ def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.flo
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
         what = str(dtype).removeprefix("torch.")
-        raise UsageError(f"no device {str(asked)!r} that computes in {what} on this machine; choose {there}") from error
+        raise UsageError(
+            f"no device {quoted(str(asked))} that computes in {what} on this machine; choose {there}"
+        ) from error
     return device
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.models.inputs import NO_LIMIT, process, tokenizer_of
 
 if TYPE_CHECKING:
@@ -68,12 +68,14 @@ def settle(loaded: Loaded, skill: str, settings: Generation) -> Generation:
     asked = settings.prompt
     prompt = loaded.family.skills[skill].prompt if asked is None else asked
     if skill == "answer" and QUESTION not in prompt:
-        raise UsageError(f"the prompt {prompt!r} has no place for the question: put {QUESTION} where it goes")
+        raise UsageError(f"the prompt {quoted(prompt)} has no place for the question: put {QUESTION} where it goes")
     unknown = strange(loaded.processor, prompt.replace(QUESTION, " "))
     if unknown and asked is None:
         prompt = ""
     elif unknown:
-        raise UsageError(f"the tokenizer of {loaded.name} does not know {unknown[0]!r} in the prompt {prompt!r}")
+        raise UsageError(
+            f"the tokenizer of {loaded.name} does not know {quoted(unknown[0])} in the prompt {quoted(prompt)}"
+        )
     least, most = lengths(loaded, skill, settings)
     return replace(settings, prompt=prompt, min_length=least, max_length=most)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from idvl import runs, yaml_file
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.profile import Profile
 from idvl.reporting import documents
 
@@ -144,7 +144,7 @@ def collect(folders: Sequence[Path | str]) -> Study:
     refused = []
     for folder in map(Path, folders):
         if not folder.exists():
-            raise UsageError(f"there is no folder {str(folder)!r}: name run folders, as in runs/*")
+            raise UsageError(f"there is no folder {quoted(folder)}: name run folders, as in runs/*")
         found = list(_runs_in(folder)) if folder.is_dir() else []
         if not found:
             refused.append((str(folder), _why_none(folder)))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from idvl.errors import quoted
 from idvl.profile import finite
 
 NUMBER = (int, float, type(None))
@@ -82,7 +83,7 @@ def read(path: Path, schema: str, troubles: list[str]) -> dict[str, Any]:
         return {}
     found = values.get("schema") if isinstance(values, dict) else None
     if found != schema:
-        troubles.append(f"{path.name} has the schema {found!r}; this idvl reads {schema!r}")
+        troubles.append(f"{path.name} has the schema {quoted(found)}; this idvl reads {quoted(schema)}")
         return {}
     values = finite(values)
     if wrong := misfit(values, SHAPES[schema]):
@@ -106,4 +107,4 @@ def misfit(value: Any, shape: Any, place: str = "it") -> str | None:
     else:
         names = {key.removesuffix("?"): key for key in shape}
         parts = [(name, value.get(name), shape[key]) for name, key in names.items() if name == key or name in value]
-    return next(filter(None, (misfit(item, part, f"{name!r} of {place}") for name, item, part in parts)), None)
+    return next(filter(None, (misfit(item, part, f"{quoted(name)} of {place}") for name, item, part in parts)), None)

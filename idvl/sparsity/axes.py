@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.sparsity import criteria
 from idvl.sparsity.allocation import ALLOCATIONS
 from idvl.sparsity.schedule import CURVES
@@ -119,7 +119,7 @@ def refuse(
     given: dict[str, Any] = chosen | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
     for axis, value in chosen.items():
         if value not in AXES[axis]:
-            raise UsageError(f"{axis} must be one of {', '.join(AXES[axis])}, not {value!r}")
+            raise UsageError(f"{axis} must be one of {', '.join(AXES[axis])}, not {quoted(value)}")
     for first, second in combinations(chosen.items(), 2):
         if why := reason(first, second):
             raise UsageError(f"{first[0]} {given[first[0]]} and {second[0]} {given[second[0]]}: {why}")

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.files import write_bytes
 from idvl.sparsity.structure import parse
 
@@ -148,15 +148,15 @@ class Masks:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise UsageError(f"{str(path)!r} holds no masks of idvl")
+                    raise UsageError(f"{quoted(path)} holds no masks of idvl")
                 masks = cls(json.loads(metadata["shapes"]))
                 masks.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except FileNotFoundError:
-            raise UsageError(f"there are no masks {str(path)!r}") from None
+            raise UsageError(f"there are no masks {quoted(path)}") from None
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
-            raise UsageError(f"cannot read the masks {str(path)!r}: {error}") from error
+            raise UsageError(f"cannot read the masks {quoted(path)}: {error}") from error
         return masks
 
     def verify(self, weights: Mapping[str, Tensor], structure: str = "unstructured") -> None:

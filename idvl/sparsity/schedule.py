@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 # fraction of the way through the pruning phase -> fraction of the target; the corrected Eq. 2 of the paper (appendix A)
 CURVES = {
@@ -33,7 +33,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.kind not in CURVES:
-            raise UsageError(f"schedule must be one of {', '.join(CURVES)}, not {self.kind!r}")
+            raise UsageError(f"schedule must be one of {', '.join(CURVES)}, not {quoted(self.kind)}")
         if not 0 < self.target < 1:
             raise UsageError(f"sparsity must lie between 0 and 1, not {self.target}")
         if self.mask_every < 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ def parse(name: str) -> Structure:
         return Structure()
     match = re.fullmatch(r"(\d+):(\d+)", name)
     if not match or not 0 < int(match[1]) < int(match[2]) <= 64:
-        raise UsageError(f"structure must be unstructured, or N:M with N below M (2:4, 4:8), not {name!r}")
+        raise UsageError(f"structure must be unstructured, or N:M with N below M (2:4, 4:8), not {quoted(name)}")
     return Structure(int(match[1]), int(match[2]))

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.profile import Estimate, Profile
 
 # the sign of the exponent
@@ -55,9 +55,9 @@ def multipliers(
     layer at all has a sound ID) for a layer without one.
     """
     if mode not in MODES:
-        raise UsageError(f"id_weight must be one of {', '.join(MODES)}, not {mode!r}")
+        raise UsageError(f"id_weight must be one of {', '.join(MODES)}, not {quoted(mode)}")
     if missing not in MISSING:
-        raise UsageError(f"missing_id must be one of {', '.join(MISSING)}, not {missing!r}")
+        raise UsageError(f"missing_id must be one of {', '.join(MISSING)}, not {quoted(missing)}")
     if not MODES[mode]:
         return Multipliers(dict.fromkeys(layers, 1.0))
     if not (exponent > 0 and math.isfinite(exponent)):

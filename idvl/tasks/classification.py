@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
 from idvl.tasks import Asked, Pass, Record, Scores, Task, each
@@ -75,7 +75,7 @@ def _of_names(loaded: Loaded, asked: Asked) -> Callable[[Tensor], Tensor]:
     if not asked.classes:
         raise UsageError(f"{loaded.name} needs the names of the classes, and the dataset has none")
     if bad := [template for template in asked.templates if template.count("{}") != 1]:
-        raise UsageError(f"a template has one {{}} for the class's name, not {bad[0]!r}")
+        raise UsageError(f"a template has one {{}} for the class's name, not {quoted(bad[0])}")
     skill = loaded.family.skills["embed_texts"]
     named = [name.replace("_", " ") for name in asked.classes]
     sentences = [template.replace("{}", name) for name in named for template in asked.templates]

@@ -16,7 +16,7 @@ from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
 
 from idvl.data.samples import Sample
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.models.causes import first_line
 from idvl.models.inputs import check as check_inputs
 from idvl.models.loading import Loaded
@@ -96,7 +96,7 @@ def schedule(optimizer: torch.optim.Optimizer, training: Training, total: int) -
         return get_scheduler(training.lr_schedule, optimizer, round(training.warmup * total), total)
     except (ValueError, TypeError) as error:
         raise UsageError(
-            f"lr_schedule {training.lr_schedule!r}: {first_line(error)}; choose linear, cosine, constant, "
+            f"lr_schedule {quoted(training.lr_schedule)}: {first_line(error)}; choose linear, cosine, constant, "
             "constant_with_warmup, polynomial, cosine_with_restarts or inverse_sqrt"
         ) from error
 
@@ -133,7 +133,7 @@ def _check_trackers(names: Sequence[str]) -> None:
     known = [str(name) for name in LoggerType if name != LoggerType.ALL]
     for name in names:
         if name not in known:
-            raise UsageError(f"no tracker {name!r}; choose {', '.join(known)}")
+            raise UsageError(f"no tracker {quoted(name)}; choose {', '.join(known)}")
         if name not in [str(there) for there in get_available_trackers()]:
             raise UsageError(f"report_to {name}: its package is not installed; pip install {name}, or leave it out")
 

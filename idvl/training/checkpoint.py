@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.files import disk_errors
 
 PREFIX = "step-"
@@ -114,7 +114,9 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError("it holds no step")
         return record
     except (OSError, ValueError) as error:
-        raise RunError(f"the checkpoint {str(path)!r} cannot be read ({error}): start anew with --overwrite") from error
+        raise RunError(
+            f"the checkpoint {quoted(path)} cannot be read ({error}): start anew with --overwrite"
+        ) from error
 
 
 def restore(path: Path, parts: Mapping[str, Stateful]) -> None:
@@ -124,11 +126,11 @@ def restore(path: Path, parts: Mapping[str, Stateful]) -> None:
         try:
             state = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{str(file)!r} cannot be read ({error}): start anew with --overwrite") from error
+            raise RunError(f"{quoted(file)} cannot be read ({error}): start anew with --overwrite") from error
         try:
             part.load_state_dict(state)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{str(file)!r} is not of this run's {name} ({error}): use --overwrite") from error
+            raise UsageError(f"{quoted(file)} is not of this run's {name} ({error}): use --overwrite") from error
 
 
 def random_state() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from idvl.data.samples import Sample
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.models.loading import Loaded
 from idvl.training import accelerating, batches, checkpoint, ranks
 from idvl.training.checkpoint import Stateful
@@ -208,7 +208,8 @@ class Run:
         for key, value in self._identity().items():
             if record.get(key) != value:
                 raise UsageError(
-                    f"cannot resume {str(path)!r}: {key} was {record.get(key)}, is {value}; use the same or --overwrite"
+                    f"cannot resume {quoted(path)}: {key} was {record.get(key)}, is {value}; "
+                    "use the same or --overwrite"
                 )
         checkpoint.restore(path, self.parts)
         self.stepper.load(record)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 # they need a number that this loop does not feed back into the rate
 WITHOUT_METRIC = ("reduce_lr_on_plateau", "greedy")
@@ -58,9 +58,11 @@ class Training:
         if self.clip is not None and not self.clip > 0:
             raise UsageError(f"clip is a norm above 0, or none at all, not {self.clip}")
         if self.mixed_precision not in ("no", "fp16", "bf16"):
-            raise UsageError(f"no mixed_precision {self.mixed_precision!r}; choose no, fp16 or bf16")
+            raise UsageError(f"no mixed_precision {quoted(self.mixed_precision)}; choose no, fp16 or bf16")
         if self.lr_schedule in WITHOUT_METRIC:
-            raise UsageError(f"lr_schedule {self.lr_schedule!r} follows a metric, which training does not measure")
+            raise UsageError(
+                f"lr_schedule {quoted(self.lr_schedule)} follows a metric, which training does not measure"
+            )
         if self.lr_schedule == "constant" and self.warmup:
             raise UsageError("lr_schedule 'constant' has no warmup: use 'constant_with_warmup', or warmup 0")
 

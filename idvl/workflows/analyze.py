@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from idvl.data import digits, shapes
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors, write_bytes, write_text
 from idvl.reporting.collect import Study, collect
 from idvl.reporting.drawing import drawn
@@ -103,14 +103,14 @@ def _has_mark(path: Path) -> bool:
 def _check(path: Path, overwrite: bool) -> None:
     """A page of ours is made anew without a word; anything else is kept unless `overwrite`."""
     if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder: name a file, as in --output {path / 'report.html'}")
+        raise UsageError(f"{quoted(path)} is a folder: name a file, as in --output {path / 'report.html'}")
     try:
         ours = not path.exists() or _has_mark(path)
     except OSError as error:
-        raise UsageError(f"cannot write to {str(path)!r}: {error.strerror}; choose another --output") from error
+        raise UsageError(f"cannot write to {quoted(path)}: {error.strerror}; choose another --output") from error
     if not ours and not overwrite:
         raise UsageError(
-            f"{str(path)!r} is no report of idvl's: add --overwrite to replace it, or name another --output"
+            f"{quoted(path)} is no report of idvl's: add --overwrite to replace it, or name another --output"
         )
 
 

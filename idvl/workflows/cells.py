@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from idvl import recipe as recipes
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.recipe import Recipe
 from idvl.workflows.asked import with_dataset
 from idvl.workflows.pruning.settings import resolved
@@ -56,16 +56,16 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
     path = Path(path)
     source = _source(path)
     if source.get("needs"):
-        raise UsageError(f"the matrix {str(path)!r} cannot be carried out yet: it needs {source['needs']}")
+        raise UsageError(f"the matrix {quoted(path)} cannot be carried out yet: it needs {source['needs']}")
     run = _run(source.get("run", ["prune"]), path)
     base = _flat(source.get("base", {}), path) | dict(given or {})
     every = list(_combinations(source, path))
     varied = {key for settings in every for key in settings}
     if clash := sorted(varied & set(given or {})):
-        raise UsageError(f"{clash[0]} varies in the matrix {str(path)!r}: leave it out of the command")
+        raise UsageError(f"{clash[0]} varies in the matrix {quoted(path)}: leave it out of the command")
     kept = [one for one in every if not any(_matches(one, some) for some in _patterns(source, "except", varied, path))]
     if not kept:
-        raise UsageError(f"the matrix {str(path)!r} has no cells")
+        raise UsageError(f"the matrix {quoted(path)} has no cells")
     first = _patterns(source, "first", varied, path)
     kept.sort(key=lambda one: next((i for i, some in enumerate(first) if _matches(one, some)), len(first)))
     numbers = _published(source, varied, kept, path)
@@ -73,7 +73,7 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
     for settings in kept:
         name = name_of(settings)
         if name in cells or name in left_out:
-            raise UsageError(f"two cells of {str(path)!r} are called {name}: {settings}")
+            raise UsageError(f"two cells of {quoted(path)} are called {name}: {settings}")
         recipe = recipes.load(None, base | settings)
         try:
             asked = resolved(recipe) if "prune" in run else with_dataset(recipe)
@@ -81,7 +81,7 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
         except UsageError as error:
             left_out[name] = str(error)
     if not cells:
-        raise UsageError(f"every cell of the matrix {str(path)!r} is refused: {next(iter(left_out.values()))}")
+        raise UsageError(f"every cell of the matrix {quoted(path)} is refused: {next(iter(left_out.values()))}")
     return Matrix(path=path, run=run, cells=tuple(cells.values()), left_out=left_out, source=source)
 
 
@@ -99,10 +99,10 @@ def name_of(settings: Mapping[str, Any]) -> str:
 def _source(path: Path) -> dict[str, Any]:
     source = recipes.read_yaml(path, "matrix")
     if not isinstance(source, dict):
-        raise UsageError(f"the matrix {str(path)!r} holds nothing; it has {', '.join(KEYS)}")
+        raise UsageError(f"the matrix {quoted(path)} holds nothing; it has {', '.join(KEYS)}")
     for key in source:
         if key not in KEYS:
-            raise UsageError(f"unknown key {key!r} in the matrix {str(path)!r}{_near(key, KEYS)}")
+            raise UsageError(f"unknown key {quoted(key)} in the matrix {quoted(path)}{_near(key, KEYS)}")
     return source
 
 
@@ -110,18 +110,18 @@ def _run(run: Any, path: Path) -> tuple[Work, ...]:
     """What a cell does, in order."""
     allowed = [["prune"], ["prune", "estimate-id"], ["estimate-id"], ["eval"]]
     if run not in allowed:
-        raise UsageError(f"run of {str(path)!r} is one of {', '.join(map(str, allowed))}, not {run!r}")
+        raise UsageError(f"run of {quoted(path)} is one of {', '.join(map(str, allowed))}, not {quoted(run)}")
     return tuple(run)
 
 
 def _flat(base: Any, path: Path) -> Settings:
     """A recipe's sections as dotted keys."""
     if not isinstance(base, dict):
-        raise UsageError(f"base of {str(path)!r} is a recipe, not {base!r}")
+        raise UsageError(f"base of {quoted(path)} is a recipe, not {quoted(base)}")
     flat = {}
     for section, values in base.items():
         if not isinstance(values, dict):
-            raise UsageError(f"base.{section} of {str(path)!r} is a section with its settings, not {values!r}")
+            raise UsageError(f"base.{section} of {quoted(path)} is a section with its settings, not {quoted(values)}")
         flat |= {f"{section}.{name}": value for name, value in values.items()}
     return flat
 
@@ -130,10 +130,10 @@ def _combinations(source: Mapping[str, Any], path: Path) -> Iterator[Settings]:
     """Every combination of the matrix, its first key changing last, then the cells written out."""
     varying = source.get("matrix") or {}
     if not isinstance(varying, dict):
-        raise UsageError(f"matrix of {str(path)!r} is keys with lists of values, not {varying!r}")
+        raise UsageError(f"matrix of {quoted(path)} is keys with lists of values, not {quoted(varying)}")
     for key, values in varying.items():
         if not isinstance(values, list) or not values:
-            raise UsageError(f"{key} in the matrix of {str(path)!r} takes a list of values, not {values!r}")
+            raise UsageError(f"{key} in the matrix of {quoted(path)} takes a list of values, not {quoted(values)}")
     if varying:
         for values in itertools.product(*varying.values()):
             yield dict(zip(varying, values, strict=True))
@@ -146,7 +146,9 @@ def _patterns(source: Mapping[str, Any], key: str, varied: Collection[str], path
     found = _mappings(source, key, path)
     for name in (name for settings in found for name in settings):
         if name not in varied:
-            raise UsageError(f"{name!r} in {key} of {str(path)!r} does not vary in the matrix{_near(name, varied)}")
+            raise UsageError(
+                f"{quoted(name)} in {key} of {quoted(path)} does not vary in the matrix{_near(name, varied)}"
+            )
     return found
 
 
@@ -160,10 +162,12 @@ def _published(
     ]
     for where, numbers in rows:
         if not any(_matches(cell, where) for cell in cells):
-            raise UsageError(f"published of {str(path)!r} has numbers for no cell: {where}")
+            raise UsageError(f"published of {quoted(path)} has numbers for no cell: {where}")
         for metric, value in numbers.items():
             if "." in metric or not isinstance(value, int | float):
-                raise UsageError(f"published of {str(path)!r}: {metric}: {value!r} is neither a setting nor a number")
+                raise UsageError(
+                    f"published of {quoted(path)}: {metric}: {quoted(value)} is neither a setting nor a number"
+                )
     return lambda settings: {
         key: value for where, row in rows if _matches(settings, where) for key, value in row.items()
     }
@@ -172,7 +176,7 @@ def _published(
 def _mappings(source: Mapping[str, Any], key: str, path: Path) -> list[Settings]:
     entries = source.get(key) or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry for entry in entries):
-        raise UsageError(f"{key} of {str(path)!r} is a list of settings, as in [{{prune.sparsity: 0.8}}]")
+        raise UsageError(f"{key} of {quoted(path)} is a list of settings, as in [{{prune.sparsity: 0.8}}]")
     return entries
 
 

@@ -18,7 +18,7 @@ import torch
 
 from idvl import runs
 from idvl.data.samples import Selection
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.models.layers import Layer, find_layers
 from idvl.models.loading import Loaded
 from idvl.models.plan import Plan
@@ -161,7 +161,7 @@ def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) 
     done = {}
     for line in runs.read_metrics(folder / "metrics.jsonl"):
         if not isinstance(line, dict) or line.get("layer") not in layers:
-            raise RunError(f"metrics.jsonl of {str(folder)!r} holds a line that is not this run's: use --overwrite")
+            raise RunError(f"metrics.jsonl of {quoted(folder)} holds a line that is not this run's: use --overwrite")
         done[line["layer"]] = LayerProfile.from_json(line.get("profile"), line["layer"])
     return done
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from accelerate import PartialState
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.models.loading import find_device
 from idvl.models.team import Team
 
@@ -40,7 +40,7 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
     cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     said = os.environ.get("WORLD_SIZE", "1")
     if not said.isdecimal():
-        raise UsageError(f"WORLD_SIZE is the number of processes that a launcher started, not {said!r}: unset it")
+        raise UsageError(f"WORLD_SIZE is the number of processes that a launcher started, not {quoted(said)}: unset it")
     launched = int(said)
     try:
         state = PartialState(cpu=cpu, timeout=MEETING)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from idvl.data.catalog import unknown
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors
 from idvl.geometry import shortlist
 from idvl.geometry.estimators import estimate, requirements
@@ -68,7 +68,7 @@ class Settings:
         for key, least, most in (("batch_size", 1, sys.maxsize), ("seed", 0, LARGEST_SEED)):
             value = getattr(self, key)
             if not (isinstance(value, Integral) and least <= value <= most):
-                raise UsageError(f"{key} must be a whole number from {least} to {most}, not {value!r}")
+                raise UsageError(f"{key} must be a whole number from {least} to {most}, not {quoted(value)}")
 
 
 class Measurement:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 
 class Criterion(Protocol):
@@ -53,7 +53,7 @@ def load(name: str, **chosen: Any) -> Criterion:
     known = settings(name)
     if unknown := [key for key in chosen if key not in known]:
         has = f"it has {', '.join(known)}" if known else "it has none"
-        raise UsageError(f"the criterion {name} has no setting {unknown[0]!r}; {has}")
+        raise UsageError(f"the criterion {name} has no setting {quoted(unknown[0])}; {has}")
     return _find(name)(**chosen)
 
 
@@ -61,5 +61,5 @@ def _find(name: str) -> type:
     if name not in names():
         near = get_close_matches(str(name), names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(names())}"
-        raise UsageError(f"unknown criterion {name!r}; {hint}")
+        raise UsageError(f"unknown criterion {quoted(name)}; {hint}")
     return import_module(f"{__name__}.{name}").CRITERION

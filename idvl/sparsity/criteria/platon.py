@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 # I U of small gradients leaves the range of float32, where scores become equal; a common factor changes no order
 SCALE = 2.0**64
@@ -42,7 +42,7 @@ class Platon:
         if window < 1:
             raise UsageError(f"window must be at least 1 step, not {window}")
         if smoothing_dtype not in DTYPES:
-            raise UsageError(f"smoothing_dtype must be one of {', '.join(DTYPES)}, not {smoothing_dtype!r}")
+            raise UsageError(f"smoothing_dtype must be one of {', '.join(DTYPES)}, not {quoted(smoothing_dtype)}")
         self.beta1, self.beta2, self.window = beta1, beta2, window
         self._dtype = DTYPES[smoothing_dtype]
         self.bytes_per_weight = torch.float32.itemsize + 2 * self._dtype.itemsize

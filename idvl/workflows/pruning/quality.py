@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.files import write_json
 from idvl.models.loading import Loaded, fingerprint
 from idvl.workflows import judging
@@ -64,7 +64,7 @@ def _claim(folder: Path, signature: dict[str, Any]) -> None:
     path, ours = folder / SIGNATURE, json.loads(json.dumps(signature))
     if folder.exists() and any(folder.iterdir()):
         if not path.exists():
-            raise UsageError(f"{str(folder)!r} holds another evaluation: move it, or add --no-eval")
+            raise UsageError(f"{quoted(folder)} holds another evaluation: move it, or add --no-eval")
         if json.loads(path.read_text(encoding="utf-8")) != ours:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

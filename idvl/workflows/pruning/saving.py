@@ -13,7 +13,7 @@ from idvl import runs
 from idvl.checkpoints.card import base_facts, page
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
-from idvl.errors import RunError
+from idvl.errors import RunError, quoted
 from idvl.files import write_json, write_text
 from idvl.profile import Profile
 from idvl.sparsity.pruner import Pruner
@@ -82,7 +82,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{str(folder / REPORT)!r} is damaged ({error}): start anew with --overwrite") from error
+        raise RunError(f"{quoted(folder / REPORT)} is damaged ({error}): start anew with --overwrite") from error
 
 
 def _card(job: Job, report: Mapping[str, Any]) -> str:
