@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 # from left to right: a room imports what stands in a later row, or itself; never a neighbour in its row
@@ -53,9 +51,6 @@ def sources() -> Iterator[tuple[str, Path]]:
             yield room[0], path
 
 
-SOURCES = [pytest.param(room, path, id=str(path.relative_to(ROOT))) for room, path in sources()]
-
-
 def imported(path: Path) -> set[str]:
     """The dotted names of modules that a file imports anywhere, lazily or not."""
     names = set()
@@ -81,27 +76,40 @@ def row(room: str) -> int:
     return rows[0]
 
 
-@pytest.mark.parametrize(("room", "path"), SOURCES)
-def test_a_room_imports_only_what_stands_to_its_right(room: str, path: Path) -> None:
-    wrong = {other for other in rooms(path) - {room} if row(other) <= row(room)}
-    assert not wrong
+def offenders(broken: Callable[[str, Path], object]) -> list[str]:
+    """Every source file that breaks a rule, with what the rule says of it."""
+    told = ((path, broken(room, path)) for room, path in sources())
+    return [f"{path.relative_to(ROOT)}: {what}" for path, what in told if what]
 
 
-@pytest.mark.parametrize(("room", "path"), SOURCES)
-def test_only_commands_and_workflows_read_recipes(room: str, path: Path) -> None:
-    assert room in RECIPE_READERS | {"recipe"} or "recipe" not in rooms(path)
+def test_a_room_imports_only_what_stands_to_its_right() -> None:
+    def broken(room: str, path: Path) -> set[str]:
+        return {other for other in rooms(path) - {room} if row(other) <= row(room)}
+
+    assert offenders(broken) == []
 
 
-@pytest.mark.parametrize(("room", "path"), SOURCES)
-def test_heavy_libraries_stay_where_they_belong(room: str, path: Path) -> None:
-    top = {name.split(".")[0] for name in imported(path)}
-    assert "torchvision" not in top
-    assert room not in WITHOUT_TRANSFORMERS or "transformers" not in top
-    assert room not in WITHOUT_TORCH or "torch" not in top
+def test_only_commands_and_workflows_read_recipes() -> None:
+    def broken(room: str, path: Path) -> bool:
+        return room not in RECIPE_READERS | {"recipe"} and "recipe" in rooms(path)
+
+    assert offenders(broken) == []
 
 
-@pytest.mark.parametrize(("room", "path"), SOURCES)
-def test_only_commands_print(room: str, path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-    assert room == "commands" or not prints
+def test_heavy_libraries_stay_where_they_belong() -> None:
+    def broken(room: str, path: Path) -> set[str]:
+        top = {name.split(".")[0] for name in imported(path)}
+        light = {"transformers"} if room in WITHOUT_TRANSFORMERS else set()
+        light |= {"torch"} if room in WITHOUT_TORCH else set()
+        return top & (light | {"torchvision"})
+
+    assert offenders(broken) == []
+
+
+def test_only_commands_print() -> None:
+    def broken(room: str, path: Path) -> int:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        return room != "commands" and sum(isinstance(call, ast.Name) and call.id == "print" for call in calls)
+
+    assert offenders(broken) == []
