@@ -198,7 +198,8 @@ def _show(result: Any, *, json: bool, reporter: Reporter) -> None:
             console.print(line, soft_wrap=True)
     else:
         console.print(result_table(result.report))
-        if evaluation := result.report.get("evaluation"):
+        evaluation = result.report.get("evaluation")
+        if evaluation and "skipped" not in evaluation:
             console.print()
             console.print(results_table(evaluation))
             for line in rests_on(evaluation):

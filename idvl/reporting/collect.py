@@ -234,7 +234,8 @@ def _read(folder: Path, label: str) -> Run:
         found["profile"] = _profile(folder / "profile.json", troubles)
     finished = _finished(folder, kind, found)
     if kind == "prune" and finished and not (folder / "eval" / "results.json").exists():
-        troubles.append("not evaluated: no eval/results.json")
+        told = found["report"].get("evaluation", {}).get("skipped")
+        troubles.append(f"not evaluated: {told or 'no eval/results.json'}")
     return Run(
         folder=folder,
         label=label,

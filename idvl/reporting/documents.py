@@ -20,6 +20,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "modalities": {"*": {"sparsity": NUMBER}},
         "total": {"sparsity": NUMBER, "prunable_sparsity": NUMBER, "model_sparsity": NUMBER, "model_weights": NUMBER},
         "made": {"seconds": NUMBER, "peak_memory": NUMBER},
+        "evaluation?": {"skipped?": TEXT},
     },
     "idvl/results/1": {
         "task": str,

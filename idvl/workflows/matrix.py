@@ -22,7 +22,7 @@ from idvl.errors import UsageError
 from idvl.files import write_text
 from idvl.models.plan import duration
 from idvl.profile import finite
-from idvl.recipe import Recipe
+from idvl.recipe import ModelSection, Recipe
 from idvl.workflows import cells, restartable, sharing
 from idvl.workflows.asked import read_by
 from idvl.workflows.cells import Cell, Matrix
@@ -108,6 +108,8 @@ class Study:
         self.matrix, self.opened, self.left_out, self.reporter = matrix, opened, left_out, reporter
         before = {line["name"]: line for line in runs.read_metrics(opened.folder / runs.MATRIX)}
         self.lines = {cell.name: self._found(cell, before.get(cell.name)) for cell in matrix.cells}
+        # profiles measured, or found to be of the model as it is, by this process
+        self.sound: set[Path] = set()
         self._write()
 
     def every(self) -> list[Line]:
@@ -119,6 +121,7 @@ class Study:
         left = deque(cell for cell in self.matrix.cells if self.lines[cell.name].state != "done")
         if done := len(self.lines) - len(left):
             self.reporter.note(f"{done} of {len(self.lines)} cells are done already")
+        self._refuse_other_models([cell.recipe.model for cell in left])
         with self.reporter.progress("matrix") as progress:
             while left:
                 progress(len(self.lines) - len(left), len(self.lines), self._expected(len(left)))
@@ -133,6 +136,19 @@ class Study:
                 self.lines[cell.name] = line
                 self._write()
                 self._tell(line, len(left))
+
+    def _refuse_other_models(self, left: list[ModelSection]) -> None:
+        """UsageError where a model that cells are `left` of is not what it was when others of it were done."""
+        known: dict[ModelSection, dict[str, Any]] = {}
+        for cell in self.matrix.cells:
+            model, place = cell.recipe.model, self.opened.folder / cell.name
+            before = (runs.read_record(place) or {"signature": {}})["signature"].get("fingerprint")
+            # the fingerprint of a model with a new head is another one
+            if self.lines[cell.name].state != "done" or model not in left or cell.recipe.train.new_head or not before:
+                continue
+            if model not in known:
+                known[model] = self._isolated(restartable.identify, cell.recipe, place, f"the model of {cell.name}")
+            runs.refuse_difference(place, {"fingerprint": before}, known[model])
 
     def _tried(self, cell: Cell) -> Line:
         """Run a cell. Its line: done, failed, or waiting for another try."""
@@ -150,12 +166,15 @@ class Study:
         place, asked, run = self.opened.folder / cell.name, self._asked(cell), self.matrix.run
         if asked is not cell.recipe:
             shared = sharing.estimation_of(cell.recipe)
-            self._isolated(restartable.measure, shared, self._profile(shared).parent, f"the profile of {cell.name}")
+            profile = self._profile(shared)
+            if profile not in self.sound:
+                self._isolated(restartable.measure, shared, profile.parent, f"the profile of {cell.name}")
+                self.sound.add(profile)
         start = time.perf_counter()
         found = self._isolated(WORK[run[0]], asked, place, cell.name)
         if run == ("prune", "estimate-id"):
             after = sharing.of_pruned(cell.recipe, place / "model")
-            self._isolated(restartable.measure, after, self._profiles() / cell.name, f"{cell.name}, pruned")
+            self._isolated(restartable.measure_again, after, self._profiles() / cell.name, f"{cell.name}, pruned")
         return {**found, "seconds": round(time.perf_counter() - start, 1)}
 
     def _isolated(self, work: Work, recipe: Recipe, place: Path, name: str) -> dict[str, Any]:

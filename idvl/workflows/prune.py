@@ -27,7 +27,7 @@ from idvl.workflows.pruning import dimensions, head, quality
 from idvl.workflows.pruning.job import Job, gather
 from idvl.workflows.pruning.plan import Plan
 from idvl.workflows.pruning.plan import make as make_plan
-from idvl.workflows.pruning.saving import REPORT, add_evaluation, read_report, save
+from idvl.workflows.pruning.saving import REPORT, add_evaluation, is_evaluated, read_report, save, skip_evaluation
 from idvl.workflows.pruning.settings import continued, resolved
 from idvl.workflows.pruning.training import CHECKPOINTS, prune
 from idvl.workflows.reporter import Reporter, resumable
@@ -68,8 +68,8 @@ def run(
         training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))
         job = gather(recipe, device, team, reporter, store=training)
         ended = resume and not plan_only and team.first((place / REPORT).exists)
-        judged = ended and team.first(lambda: "evaluation" in read_report(place))
-        judge = None if plan_only or judged else quality.prepare(job, reporter, store=judging)
+        judged = ended and team.first(lambda: is_evaluated(read_report(place)))
+        judge, skipped = (None, None) if plan_only or judged else quality.prepare(job, reporter, store=judging)
         plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
         if plan_only:
             return Result(plan=plan)
@@ -88,6 +88,8 @@ def run(
                 Work(job, plan, folder, opened, reporter, resume).carry_out(estimation, judge)
             if judge and recipe.eval.after:
                 _judge(job, judge, folder, opened, reporter)
+            elif skipped:
+                team.first(lambda: skip_evaluation(folder, skipped))
         report = team.first(lambda: read_report(folder))
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")

@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from idvl import runs
-from idvl.profile import Profile, load_profile
+from idvl.errors import UsageError
+from idvl.profile import Profile
 from idvl.recipe import Recipe
 from idvl.workflows import estimate_id, evaluate, scoring
 from idvl.workflows import prune as pruning
+from idvl.workflows.asked import open_model
+from idvl.workflows.launch import join_team
 from idvl.workflows.reporter import Reporter
 
 
 def prune(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
-    """Prune; the pruned model's metrics."""
+    """Prune; the pruned model's metrics, none where none were asked for. UsageError where it cannot be evaluated."""
     report = pruning.run(recipe, folder=place, reporter=reporter, resume=_begun(place)).report
-    return _told(report["evaluation"]) if "evaluation" in report else {"headline": None, "metrics": {}}
+    evaluation = report.get("evaluation")
+    if evaluation is None:
+        return {"headline": None, "metrics": {}}
+    if "skipped" in evaluation:
+        raise UsageError(f"pruned, but not evaluated: {evaluation['skipped']}")
+    return _told(evaluation)
 
 
 def judge(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
@@ -30,7 +38,26 @@ def judge(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
 
 def measure(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
     """Estimate dimensions; the median of each modality."""
-    profile = _profile(recipe, place, reporter)
+    return _medians(estimate_id.run(recipe, folder=place, reporter=reporter, resume=_begun(place)).profile)
+
+
+def measure_again(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
+    """`measure`, which replaces what was measured there of another model or by other settings."""
+    try:
+        return measure(recipe, place, reporter=reporter)
+    except UsageError:
+        if not _begun(place):
+            raise
+    return _medians(estimate_id.run(recipe, folder=place, reporter=reporter, overwrite=True).profile)
+
+
+def identify(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
+    """The fingerprint of the recipe's model as it is now. Nothing is written at `place`."""
+    loaded = open_model(recipe.model, *join_team(recipe.model.device))
+    return {"fingerprint": loaded.description["fingerprint"]}
+
+
+def _medians(profile: Profile) -> dict[str, Any]:
     known = [layer for layer in profile.layers.values() if layer.estimate.dimension is not None]
     medians = {
         f"ID.{modality}": statistics.median(one.estimate.dimension for one in known if one.modality == modality)
@@ -39,17 +66,13 @@ def measure(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any
     return {"headline": next(iter(medians), None), "metrics": medians}
 
 
-def _profile(recipe: Recipe, place: Path, reporter: Reporter) -> Profile:
-    """What has been measured there, without loading the model again, or now."""
-    if _begun(place) and (place / "profile.json").exists():
-        return load_profile(place / "profile.json")
-    return estimate_id.run(recipe, folder=place, reporter=reporter, resume=_begun(place)).profile
-
-
 def _begun(place: Path) -> bool:
     return runs.read_record(place) is not None
 
 
 def _told(results: dict[str, Any]) -> dict[str, Any]:
-    values = scoring.values(results)
-    return {"headline": results["headline"] if results["headline"] in values else None, "metrics": values}
+    values, headline = scoring.values(results), results["headline"]
+    if headline not in values:
+        found = results["metrics"].get(headline, {})
+        raise UsageError(f"no value of {headline}: {found.get('skipped') or 'it is not among the metrics'}")
+    return {"headline": headline, "metrics": values}

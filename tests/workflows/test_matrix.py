@@ -1,14 +1,18 @@
 """A matrix of runs: which cells a file means, what is refused, and that cells survive failures, breaks and budgets."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from idvl import runs
+from idvl import runs, tasks
 from idvl.errors import UsageError
-from idvl.workflows import cells, isolation, matrix, sharing
+from idvl.models.loading import load
+from idvl.reporting.collect import collect
+from idvl.workflows import cells, isolation, matrix, restartable, sharing
 from idvl.workflows.isolation import Failed
 from tests.reporter import Silent
 
@@ -40,9 +44,12 @@ def works(monkeypatch):
 
     def fake(work, recipe, place, *, reporter, name):
         asked.append((work.__name__, place.name))
+        if work is restartable.identify:
+            return {"fingerprint": troubles.get("fingerprint", "first")}
         if trouble := troubles.get(place.name):
             raise trouble.pop(0)
-        with runs.Run.open(place, recipe=recipe.to_dict(), signature={}, resume=True):
+        signature = {"fingerprint": troubles.get("fingerprint", "first")}
+        with runs.Run.open(place, recipe=recipe.to_dict(), signature=signature, resume=True):
             return {"headline": "top-1", "metrics": {"top-1": 50.0}}
 
     troubles = {}
@@ -174,6 +181,23 @@ def test_a_matrix_that_was_killed_goes_on_with_what_is_left(tmp_path, works):
         carry_out(other, folder, resume=True)
 
 
+def test_cells_of_a_model_that_has_changed_since_are_not_mixed_with_others(tmp_path, works):
+    asked, troubles = works
+    carry_out(file(tmp_path), tmp_path / "out")
+    more = file(tmp_path, cells=[{"prune.criterion": "gradient"}])
+    troubles["fingerprint"] = "second"
+    with pytest.raises(UsageError, match=f'cannot resume .*{NAMES[0]}.: fingerprint was "first", is "second"'):
+        carry_out(more, tmp_path / "out", resume=True)
+    troubles["fingerprint"] = "first"
+    asked.clear()
+    carry_out(more, tmp_path / "out", resume=True)
+    assert [place for work, place in asked if work == "identify"] == [NAMES[0]]
+    # where nothing is left, the model is not opened
+    asked.clear()
+    carry_out(more, tmp_path / "out", resume=True)
+    assert not asked
+
+
 def test_no_cell_starts_that_would_end_after_the_budget(tmp_path, works, monkeypatch):
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(matrix.time, "perf_counter", lambda: float(next(clock)))  # a cell takes 10 s
@@ -191,7 +215,8 @@ def test_cells_share_the_profile_of_the_same_dense_model(tmp_path, works):
     recipe = yaml.safe_load((tmp_path / "out" / "vision-divide" / "recipe.yaml").read_text())
     shared = Path(recipe["prune"]["profile"])
     assert shared.parent.parent == tmp_path / "out" / "profiles"
-    assert {place for work, place in asked if work == "measure"} >= {shared.parent.name, "vision-divide"}
+    assert [place for work, place in asked if work == "measure"] == [shared.parent.name]
+    assert "vision-divide" in {place for work, place in asked if work == "measure_again"}
     measured = yaml.safe_load((shared.parent / "recipe.yaml").read_text())
     assert (measured["data"]["split"], measured["estimate"]["modality"]) == ("train", None)
     after = yaml.safe_load((tmp_path / "out" / "profiles" / "vision-divide" / "recipe.yaml").read_text())
@@ -208,16 +233,52 @@ def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
 
     monkeypatch.setattr(matrix, "isolated", here)
     folder = tmp_path / "out"
-    result, _ = carry_out(file(tmp_path, matrix={"prune.id_weight": ["multiply", "divide"]}), folder)
+    both = {"run": ["prune", "estimate-id"], "matrix": {"prune.id_weight": ["multiply", "divide"]}}
+    result, _ = carry_out(file(tmp_path, **both), folder)
     assert [(line.state, line.headline) for line in result.lines] == [("done", "top-1")] * 2
-    (profile,) = (folder / "profiles").glob("*/profile.json")
+    (profile,) = (folder / "profiles").glob("vit-*/profile.json")
     for line, written in zip(result.lines, runs.read_metrics(folder / "matrix.jsonl"), strict=True):
         report = json.loads((folder / line.name / "report.json").read_text())
         assert report["evaluation"]["metrics"]["top-1"]["value"] == line.metrics["top-1"] == written["metrics"]["top-1"]
         layers = json.loads((folder / line.name / "profile.json").read_text())["layers"]
         assert layers == json.loads(profile.read_text())["layers"]
+    # a cell that is made anew, by other settings, has its pruned model measured anew
+    shutil.rmtree(folder / "multiply")
+    one = file(tmp_path, **both | {"matrix": {"prune.id_weight": ["multiply"]}})
+    matrix.run(one, given={"train.max_steps": 4}, folder=folder, reporter=Silent(), resume=True)
+    after = runs.read_record(folder / "profiles" / "multiply")["signature"]["fingerprint"]
+    assert after == load(str(folder / "multiply" / "model")).description["fingerprint"]
     asked = cells.read(file(tmp_path, run=["eval"], matrix={"eval.limit": [10, 20]}))
     assert [cell.recipe.eval.limit for cell in asked.cells] == [10, 20]
     result, _ = carry_out(asked.path, tmp_path / "judged")
     assert [line.metrics.keys() >= {"top-1"} for line in result.lines] == [True, True]
     assert isolation.PRELOADED[0] == matrix.restartable.__name__
+
+
+def test_a_cell_whose_evaluation_cannot_run_is_not_done(tmp_path, monkeypatch):
+    def here(work, *arguments, reporter, name):
+        try:
+            return work(*arguments, reporter=reporter)
+        except UsageError as error:
+            raise Failed(str(error), lasting=True) from error
+
+    def lacking():
+        raise UsageError("pycocoevalcap is not installed")
+
+    monkeypatch.setattr(matrix, "isolated", here)
+    monkeypatch.setattr(tasks, "load", lambda name, load=tasks.load: replace(load(name), ready=lacking))
+    one = file(tmp_path, matrix={"prune.id_weight": ["none"]})
+    result, reporter = carry_out(one, tmp_path / "out")
+    assert [(line.state, line.metrics) for line in result.lines] == [("failed", None)]
+    assert "not evaluated: pycocoevalcap is not installed" in result.lines[0].reason
+    report = tmp_path / "out" / "id_weight-none" / "report.json"
+    assert json.loads(report.read_text())["evaluation"] == {"skipped": "pycocoevalcap is not installed"}
+    assert any("is not evaluated: pycocoevalcap" in warning for warning in reporter.warnings)
+    (seen,) = collect([report.parent]).runs
+    assert "not evaluated: pycocoevalcap is not installed" in seen.troubles
+    # what was missing is there now
+    monkeypatch.undo()
+    monkeypatch.setattr(matrix, "isolated", here)
+    result, _ = carry_out(one, tmp_path / "out", resume=True)
+    assert [line.state for line in result.lines] == ["done"] and result.lines[0].metrics["top-1"] > 0
+    assert json.loads(report.read_text())["evaluation"]["headline"] == "top-1"

@@ -21,30 +21,31 @@ FINAL, STEPS = "eval", "evaluations"
 SIGNATURE = "signature.json"
 
 
-def prepare(job: Job, reporter: Reporter, *, store: Path) -> Judgement | None:
-    """How the job's model is judged; None where it isn't asked for, or cannot be.
+def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | None, str | None]:
+    """How the job's model is judged, or the reason why it cannot be; neither where it isn't asked for.
 
     Raises UsageError for what was asked for by name and cannot be done.
     """
     asked = job.recipe.eval
     if not asked.after and asked.every is None:
-        return None
+        return None, None
     try:
         work = judging.prepare(job.recipe, job.loaded, job.team, reporter, store=store)
         work.tried()
     except UsageError as error:
         if asked.task or asked.split or asked.every:
             raise
-        reporter.note(f"not evaluated: {error}")
-        return None
+        reporter.warn(f"the pruned model is not evaluated: {error}")
+        return None, str(error)
     trained, judged = (one.description["split"] for one in (job.selection, work.selection))
     seen = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
     if judged == trained and not asked.split:
-        reporter.note(f"not evaluated: {job.recipe.data.dataset} has no split beside {trained}, which is trained on")
-        return None
+        reason = f"{job.recipe.data.dataset} has no split beside {trained}, which is trained on"
+        reporter.warn(f"the pruned model is not evaluated: {reason}")
+        return None, reason
     if judged == trained or (seen and work.selection.description.get("join")):
         reporter.warn(f"{len(seen)} of the samples that are judged are trained on: that is no test")
-    return work
+    return work, None
 
 
 def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:

@@ -77,6 +77,16 @@ def add_evaluation(job: Job, folder: Path, results: Mapping[str, Any]) -> None:
     write_json(folder / REPORT, report)
 
 
+def skip_evaluation(folder: Path, reason: str) -> None:
+    """Tell the report of a saved run why its model is not evaluated."""
+    write_json(folder / REPORT, read_report(folder) | {"evaluation": {"skipped": reason}})
+
+
+def is_evaluated(report: Mapping[str, Any]) -> bool:
+    """Whether a report tells how well the model does."""
+    return "skipped" not in report.get("evaluation", {"skipped": None})
+
+
 def read_report(folder: Path) -> dict[str, Any]:
     """The report.json of a run that has saved its model."""
     try:
@@ -94,5 +104,5 @@ def _card(job: Job, report: Mapping[str, Any]) -> str:
         recipe=job.recipe.to_dict(),
         versions=report["made"]["versions"],
         base=base_facts(job.origin, cache_dir=asked.cache_dir, local_files_only=asked.local_files_only),
-        evaluation=report.get("evaluation"),
+        evaluation=report["evaluation"] if is_evaluated(report) else None,
     )
