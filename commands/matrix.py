@@ -52,7 +52,7 @@ def carry_out(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> N
 
 def parse_time(text: str) -> float:
     """Seconds of "2h", "90m", "1h30m" or "45s". UsageError for anything else."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text.strip().lower())
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text.strip().lower())
     if not parts or "".join(map("".join, parts)) != text.strip().lower():
         raise UsageError(f"--budget takes a time such as 2h, 90m or 1h30m, not {quoted(text)}")
     return sum(float(number) * UNITS[unit] for number, unit in parts)

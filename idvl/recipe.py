@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from idvl import yaml_file
 from idvl.errors import UsageError, quoted
@@ -37,10 +46,11 @@ UNITS |= {p + suffix: 1024**i for i, p in enumerate("KMGT", 1) for suffix in (""
 
 def parse_bytes(text: str | int) -> int:
     """The number of bytes in "8GiB", "500MB", "1.5 GiB", "8G" (a GiB) or "1048576". ValueError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
-    if match is None or match[2].upper() not in UNITS or not float(match[1]):
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
+    count = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if not count:
         raise ValueError(f"a size such as 8GiB or 500MB, not {quoted(str(text))}")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return count
 
 
 def _size(text: str) -> str:
@@ -62,9 +72,25 @@ def _or_auto(value: Any) -> Any:
 
 
 class Section(BaseModel):
-    """Settings that belong together. Unknown keys are refused."""
+    """Settings that belong together. Unknown keys, infinities and true or false for a number are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4096)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"a number or text, not {str(value).lower()}")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"text without NUL characters, not {quoted(value)}")
+        return value
+
+
+# no run is larger: a number beyond is a slip, and would overflow far from here
+MOST = 10**9
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Amount = Annotated[int, Field(ge=0, le=MOST)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelSection(Section):
@@ -91,9 +117,9 @@ class DataSection(Section):
     answers_column: str | None = None
     second_image_column: str | None = None  # of tasks that show two
     split: str | None = None  # None: the dataset's own
-    samples: Annotated[int, Field(ge=1)] | None = None  # None: the dataset's own number
+    samples: Count | None = None  # None: the dataset's own number
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: Count = 16
     force: bool = False  # estimate from fewer than 100 samples all the same
 
 
@@ -115,46 +141,43 @@ class EstimateSection(Section):
         return None if self.memory is None else parse_bytes(self.memory)
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
 class PruneSection(Section):
     """Which weights go, and when. `initial` and `final` are shares of all steps."""
 
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: what N:M fixes, else 0.8
     criterion: Criterion = DEFAULT_CRITERION
     id_weight: IdWeight = "multiply"
-    id_exponent: Annotated[float, Field(gt=0)] = 1.0
+    id_exponent: Annotated[float, Field(gt=0, le=40)] = 1.0  # 2 to the 40 is beyond any factor that is used
     profile: str = "auto"  # or a file, or published:NAME
     missing_id: MissingId = "median"
-    refresh_profile: Annotated[int, Field(ge=1)] | None = None  # in epochs
+    refresh_profile: Count | None = None  # in epochs
     scope: str = "all"  # vision, language, language-without-cross, or a pattern of layer names
     allocation: Allocation | None = None  # None: global, and for N:M uniform
-    structure: Annotated[str, Field(pattern=r"^(unstructured|\d+:\d+)$")] = "unstructured"
+    structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = "unstructured"
     floor: Share = 0.0  # the least sparsity of a layer
     ceiling: Share = 1.0  # the most
-    min_keep: Annotated[int, Field(ge=0)] | None = None  # weights that every layer keeps
+    min_keep: Amount | None = None  # weights that every layer keeps
     schedule: ScheduleName = "cubic"
     initial: Share = 0.2
     final: Share = 0.2
-    mask_every: Annotated[int, Field(ge=1)] = 10
+    mask_every: Count = 10
     monotone: bool = False
     compat: Compat = "none"
     beta1: Share = 0.85
     beta2: Share = 0.95
-    window: Annotated[int, Field(ge=1)] = 10
+    window: Count = 10
     smoothing_dtype: Smoothing = "float32"
 
 
 class TrainSection(Section):
     """How the weights are trained meanwhile. `batch_size` is one process's."""
 
-    samples: Annotated[int, Field(ge=1)] | None = None  # None: all of the split
+    samples: Count | None = None  # None: all of the split
     texts: Texts | None = None  # of a sample's captions, each epoch another or the first; None: a built-in model's way
-    epochs: Annotated[int, Field(ge=0)] | None = None  # None: 5, or what max_steps says
-    max_steps: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 20
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    epochs: Amount | None = None  # None: 5, or what max_steps says
+    max_steps: Count | None = None
+    batch_size: Count = 20
+    accumulate: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: a built-in model's own, else 1e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     lr_schedule: str = "cosine"
@@ -163,7 +186,7 @@ class TrainSection(Section):
     mixed_precision: Precision = "no"
     gradient_checkpointing: bool = False
     distill: Annotated[float, Field(ge=0)] = 0.0
-    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    checkpoint_every: Count = 500
     report_to: Annotated[list[str], BeforeValidator(_words)] = []
     new_head: bool = False
 
@@ -173,18 +196,18 @@ class EvalSection(Section):
 
     task: str | None = None  # None: the first that the model can do and the dataset is for
     split: str | None = None  # None: the dataset's own for evaluation
-    limit: Annotated[int, Field(ge=1)] | None = None  # None: all samples
-    batch_size: Annotated[int, BeforeValidator(_or_auto), Field(ge=0)] = 16  # 0, "auto": the largest that fits
+    limit: Count | None = None  # None: all samples
+    batch_size: Annotated[Amount, BeforeValidator(_or_auto)] = 16  # 0, "auto": the largest that fits
     prompt: str | None = None  # None: the model's own
-    beams: Annotated[int, Field(ge=1)] = 3
+    beams: Annotated[int, Field(ge=1, le=1000)] = 3
     # None: the task's own, 5 to 20 tokens of a caption, 1 to 10 of an answer
-    min_length: Annotated[int, Field(ge=0)] | None = None
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    min_length: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    max_length: Annotated[int, Field(ge=1, le=100_000)] | None = None
     templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}."]
-    rerank: Annotated[int, Field(ge=0)] = 128
+    rerank: Amount = 128
     metrics: Annotated[list[str], BeforeValidator(_words)] = []
-    resamples: Annotated[int, Field(ge=100)] | None = None  # None: 1,000
-    every: Annotated[int, Field(ge=1)] | None = None  # in optimizer steps of prune
+    resamples: Annotated[int, Field(ge=100, le=100_000)] | None = None  # None: 1,000
+    every: Count | None = None  # in optimizer steps of prune
     after: bool = True  # prune evaluates the pruned model
 
 
@@ -242,13 +265,16 @@ def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = N
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """{"estimate.tokens": "mean"} from ["estimate.tokens=mean"]; "null" is None. UsageError for a missing "="."""
+    """{"estimate.tokens": "mean"} from ["estimate.tokens=mean"]; "null" is None, and "none" a word like others.
+
+    UsageError for a missing "=".
+    """
     values: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--set takes key=value, as in --set estimate.tokens=mean, not {quoted(assignment)}")
-        values[key.strip()] = None if text.strip().lower() in ("null", "none") else text.strip()
+        values[key.strip()] = None if text.strip().lower() == "null" else text.strip()
     return values
 
 
@@ -293,7 +319,15 @@ def _line(detail: Mapping[str, Any]) -> str:
         return f"{key}: {quoted(value)} is not one of {', '.join(allowed)}{_near(str(value), allowed)}"
     if kind == "value_error":
         return f"{key} takes {detail['ctx']['error']}"
-    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {quoted(value)}"
+    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {quoted(value)}{_meant(detail)}"
+
+
+def _meant(detail: Mapping[str, Any]) -> str:
+    """A hint at what a value that is refused was likely meant to be."""
+    value, bound = detail["input"], {"less_than": "lt", "less_than_equal": "le"}.get(detail["type"])
+    if bound and detail["ctx"][bound] == 1 and float(value) <= 100:
+        return f"; {float(value):g} % is {float(value) / 100:g}"
+    return "; no value at all is null" if isinstance(value, str) and value.lower() == "none" else ""
 
 
 def _unknown(key: str) -> str:

@@ -53,12 +53,25 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ({"estimate.memory": "8 apples"}, "estimate.memory takes a size such as 8GiB or 500MB, not '8 apples'"),
         ({"data.samples": "many"}, "data.samples: input should be a valid integer.*'many'"),
         ({"data.samples": 0}, "data.samples: .*greater than or equal to 1, not 0"),
+        ({"data.samples": 10**400}, "data.samples: .*less than or equal to 1000000000, not 10000"),
+        ({"train.epochs": True}, "train.epochs takes a number or text, not true"),
+        ({"train.clip": "inf"}, "train.clip: input should be a finite number, not 'inf'"),
+        ({"prune.id_exponent": float("inf")}, "prune.id_exponent: .*, not inf"),
+        ({"prune.id_exponent": 1e308}, "prune.id_exponent: .*less than or equal to 40, not 1e.308"),
+        ({"eval.resamples": 10**12}, "eval.resamples: .*less than or equal to 100000"),
+        ({"prune.sparsity": 80.0}, "prune.sparsity: input should be less than 1, not 80.0; 80 % is 0.8"),
+        ({"prune.floor": "50"}, "prune.floor: .*, not '50'; 50 % is 0.5"),
+        ({"train.max_steps": "none"}, "train.max_steps: .*, not 'none'; no value at all is null"),
+        ({"prune.structure": "\uff12:\uff14"}, "prune.structure: "),
+        ({"model.name": "x" * 5000}, "model.name: string should have at most 4096 characters, not 'xxx"),
+        ({"data.data_dir": "a\0b"}, r"data.data_dir takes text without NUL characters, not 'a\\x00b'"),
+        ({"eval.templates": {"a": ["x" * 1000] * 1000}}, "eval.templates: .*, not {'a'"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_the_nearest_word(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("?", r"\?")) as refusal:
         load(None, NAME | overrides)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -95,6 +108,11 @@ def test_assignments() -> None:
     found = parse_assignments(["data.seed=3", "model.revision = a=b", "estimate.memory=null"])
     assert found == {"data.seed": "3", "model.revision": "a=b", "estimate.memory": None}
     assert load(None, NAME | found).data.seed == 3
+    # a word where it is a choice, or a column's name
+    chosen = load(
+        None, NAME | parse_assignments(["prune.id_weight=none", "prune.compat=none", "data.text_column=none"])
+    )
+    assert (chosen.prune.id_weight, chosen.prune.compat, chosen.data.text_column) == ("none", "none", "none")
     with pytest.raises(UsageError, match="--set takes key=value"):
         parse_assignments(["data.seed"])
 
@@ -112,7 +130,7 @@ def test_sizes(text: str, number: int) -> None:
     assert parse_bytes(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "8 giraffes", "0", "1e9"])
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "8 giraffes", "0", "1e9", "0.1B", "\uff18GiB", "9" * 400])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="a size such as 8GiB"):
         parse_bytes(text)

@@ -17,7 +17,7 @@ def path(name: str) -> Path:
     """The folder of a built-in model, 'builtin/blip' or 'blip' for short. Raises UsageError for an unknown one."""
     full = name if name.startswith("builtin/") else f"builtin/{name}"
     if full not in NAMES:
-        near = difflib.get_close_matches(full, NAMES, n=1, cutoff=0.7)
+        near = difflib.get_close_matches(full, NAMES, n=1, cutoff=0.85)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"no built-in model {quoted(name)}: there are {', '.join(NAMES)}{hint}")
     return _HERE / full.removeprefix("builtin/")

@@ -213,6 +213,8 @@ def _pack(names: list[str], task: Task, space: float) -> tuple[list[Group], floa
 
 def size(count: float) -> str:
     """Bytes as --memory takes them, rounded up."""
+    if count < 2**20:
+        return f"{math.ceil(count / 2**10)}KiB"
     mib = math.ceil(count / 2**20)
     return f"{mib}MiB" if mib < 10 * 1024 else f"{math.ceil(count / 2**30 * 10) / 10}GiB"
 

@@ -83,7 +83,7 @@ def parse(name: str) -> Structure:
     """The structure of "unstructured" or "N:M". UsageError for anything else."""
     if name == "unstructured":
         return Structure()
-    match = re.fullmatch(r"(\d+):(\d+)", name)
+    match = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", name)
     if not match or not 0 < int(match[1]) < int(match[2]) <= 64:
         raise UsageError(f"structure must be unstructured, or N:M with N below M (2:4, 4:8), not {quoted(name)}")
     return Structure(int(match[1]), int(match[2]))
