@@ -25,7 +25,7 @@ from idvl.profile import Estimate
 
 # fewer points than this say nothing about a dimension
 FEWEST_POINTS = 20
-# a larger share of points whose two nearest neighbours are equally far leaves no law to fit
+# this share of points whose two nearest neighbours are equally far, or more, leaves no law to fit
 MOST_TIES = 0.5
 # numbers of parts that icml24 averages over (IDNN block analysis as the paper's code runs it)
 ICML24_BLOCKS = range(1, 21)
@@ -101,7 +101,7 @@ def estimate(neighbors: Neighbors, estimator: str, seed: int = 0) -> Estimate:
 def _refuse_ties(log_ratios: Tensor) -> None:
     """Points on a grid have neighbours at equal distances, whose ratios say nothing of their dimension."""
     ties = int((log_ratios <= TIE).sum())
-    if ties > MOST_TIES * len(log_ratios):
+    if ties >= MOST_TIES * len(log_ratios):
         raise _NoEstimate(
             f"{ties} of {len(log_ratios)} points have neighbours equally far, as on a grid: no ratio to fit"
         )
@@ -130,16 +130,12 @@ def dependence(dimension: float) -> float:
 
 def _twonn(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict[str, Any]]:
     """Facco's line through the origin. Its spread over independent ratios is 1.06 that of the maximum likelihood."""
-    x, y = pareto.facco_line(log_ratios)
-    if not float(x.sum()) > 0:
-        raise _NoEstimate("the first two neighbours of nearly all points are equally far: all ratios are one")
-    d = pareto.slope(x, y)
+    _refuse_ties(log_ratios)
+    d = pareto.slope(*pareto.facco_line(log_ratios))
     return d, 1.06 * dependence(d) * d / math.sqrt(len(log_ratios)), {}
 
 
 def _twonn_mle(neighbors: Neighbors, log_ratios: Tensor) -> tuple[float, float, dict[str, Any]]:
-    if not float(log_ratios.sum()) > 0:
-        raise _NoEstimate("the first two neighbours of all points are equally far: all ratios are one")
     _refuse_ties(log_ratios)
     d = pareto.pareto_mle(log_ratios)
     return d, dependence(d) * d / math.sqrt(len(log_ratios) - 2), {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from idvl.files import write_bytes
 from idvl.profile import MODALITIES, Modality, Profile
+from idvl.sparsity.weighting import unsound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ COLOURS: dict[Modality, str] = {
 # two-sided 95 % of a normal distribution
 Z = 1.96
 INK, QUIET = "#333333", "#888888"
+# the square around an estimate that is no ground for a factor
+UNSOUND = "s"
 STYLES = ((0, (1, 0)), (0, (4, 2)), (0, (1, 1.5)))
 
 
@@ -63,7 +66,7 @@ def figure(profiles: Sequence[tuple[str, Profile]]) -> Figure:
 
 def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, reads_image: bool, index: int) -> None:
     """One curve: the layers of one modality, with those that read image tokens as a curve of their own."""
-    depths, values, errors, missing = [], [], [], []
+    depths, values, errors, missing, doubtful = [], [], [], [], []
     for name, layer in profile.layers.items():
         if layer.modality == modality and layer.reads_image == reads_image:
             depth = first.layers.get(name, layer).depth
@@ -73,6 +76,8 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
             depths.append(depth)
             values.append(layer.estimate.dimension)
             errors.append(layer.estimate.stderr or 0.0)
+            if unsound(layer.estimate):
+                doubtful.append((depth, layer.estimate.dimension))
     colour = COLOURS[modality]
     alone = index == 0
     axes.plot(
@@ -84,6 +89,8 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
         low = [value - Z * error for value, error in zip(values, errors, strict=True)]
         high = [value + Z * error for value, error in zip(values, errors, strict=True)]
         axes.fill_between(depths, low, high, color=colour, alpha=0.18, linewidth=0, zorder=1)
+    for depth, value in doubtful:
+        axes.plot(depth, value, UNSOUND, color=INK, markersize=9, markerfacecolor="none", zorder=4)
     (marks,) = axes.plot(
         missing, [0.0] * len(missing), "x", color=colour, markersize=6, markeredgewidth=1.6, clip_on=False, zorder=4,
         transform=axes.get_xaxis_transform(),
@@ -151,6 +158,8 @@ def _legend(figure: Figure, profiles: Sequence[tuple[str, Profile]]) -> None:
         handles.append(Patch(color=QUIET, alpha=0.25, linewidth=0, label=f"± {Z} standard errors"))
     if any(layer.estimate.dimension is None for layer in layers):
         handles.append(Line2D([], [], color=QUIET, marker="x", linestyle="", mew=1.6, label="no estimate"))
+    if any(layer.estimate.dimension is not None and unsound(layer.estimate) for layer in layers):
+        handles.append(Line2D([], [], color=INK, marker=UNSOUND, mfc="none", linestyle="", label="unsound estimate"))
     if len(profiles) > 1:
         for index, (label, _) in enumerate(profiles):
             style = STYLES[min(index, len(STYLES) - 1)]

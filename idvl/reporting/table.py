@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from idvl.profile import MODALITIES, LayerProfile, Profile
+from idvl.sparsity.weighting import unsound
 
 # a share of duplicates worth a word
 NOTABLE_DUPLICATES = 0.01
@@ -67,13 +68,17 @@ def table(profile: Profile, other: Profile | None = None, label: str = "other") 
 
 
 def summary(profile: Profile) -> list[str]:
-    """A line per modality: number of layers, median, smallest and largest dimension, layers without an estimate."""
+    """A line per modality: number of layers, median, smallest and largest dimension; how many have no estimate, and
+    how many an unsound one.
+    """
     lines = []
     for modality, layers in by_modality(profile).items():
         found = [layer.estimate.dimension for layer in layers.values() if layer.estimate.dimension is not None]
         missing = len(layers) - len(found)
         values = f"ID median {median(found):.1f}, {min(found):.1f} to {max(found):.1f}" if found else "no estimate"
+        doubtful = sum(unsound(layer.estimate) is not None for layer in layers.values()) - missing
         rest = f", {missing} without an estimate" if found and missing else ""
+        rest += f", {doubtful} unsound" if doubtful else ""
         plural = "layer " if len(layers) == 1 else "layers"
         lines.append(f"{modality:<9} {len(layers):>4} {plural}  {values}{rest}")
     return lines
@@ -92,11 +97,13 @@ def note(layer: LayerProfile) -> str:
     """What is remarkable about a layer's estimate, in a few words; why there is none."""
     estimate = layer.estimate
     said = [] if estimate.reason is None else [estimate.reason]
+    if estimate.dimension is not None and (why := unsound(estimate)):
+        said.append(f"unsound: {why}")
     if layer.reads_image:
         said.append("reads image")
     if estimate.n_duplicates > NOTABLE_DUPLICATES * (estimate.n_points + estimate.n_duplicates):
         said.append(f"{estimate.n_duplicates} duplicates")
-    return ", ".join([*said, *estimate.diagnostics.get("flags", [])])
+    return ", ".join(said)
 
 
 def _inner(name: str, layer: LayerProfile) -> str:

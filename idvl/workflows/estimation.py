@@ -26,6 +26,7 @@ from idvl.models.team import Team
 from idvl.profile import LayerProfile, Profile, load_profile
 from idvl.recipe import ESTIMATING, Recipe
 from idvl.reporting.plot import plot
+from idvl.sparsity.weighting import unsound
 from idvl.workflows.asked import choose_samples, open_run
 from idvl.workflows.launch import peak_memory
 from idvl.workflows.measure import Measurement, Settings
@@ -91,7 +92,7 @@ class Estimation:
             finished = self.team.first(lambda: _finished(folder, options, self.loaded.name, others))
             if finished:
                 reporter.note("everything is measured already")
-                _judge(finished.layers, reporter)
+                _judge(finished.layers, reporter, part=part)
                 return Result(plan=None, profile=finished, folder=folder)
         # nothing of it is needed afterwards
         work, self._work = self._measurement(reporter), None
@@ -107,7 +108,7 @@ class Estimation:
                 held.enter_context(resumable(opened.folder, reporter))
             profile = _recorded(work, self.selection, opened, self.done, reporter)
             plot([(self.loaded.name, profile), *others], opened.path("profile.png"))
-        _judge(profile.layers, reporter)
+        _judge(profile.layers, reporter, part=part)
         return Result(plan=work.plan, profile=profile, folder=opened.folder)
 
     def _measurement(self, reporter: Reporter) -> Measurement:
@@ -203,16 +204,21 @@ def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[s
     return measured
 
 
-def _judge(measured: Mapping[str, LayerProfile], reporter: Reporter) -> None:
-    """Warn of layers without a number. Raises RunError where none has one."""
-    without = {name: layer.estimate.reason for name, layer in measured.items() if layer.estimate.dimension is None}
-    if not without:
-        return
-    name, reason = next(iter(without.items()))
-    told = f"{len(without)} of {len(measured)} layers have no estimate, the first is {name}: {reason}"
-    if len(without) == len(measured):
-        raise RunError(told)
-    reporter.warn(told)
+def _judge(measured: Mapping[str, LayerProfile], reporter: Reporter, *, part: bool) -> None:
+    """Warn of layers without a number, and of unsound ones unless the run that this is a part of does so.
+
+    Raises RunError where no layer has a number.
+    """
+    estimates = {name: layer.estimate for name, layer in measured.items()}
+    without = {name: found.reason for name, found in estimates.items() if found.dimension is None}
+    doubtful = {name: why for name, found in estimates.items() if name not in without and (why := unsound(found))}
+    for what, found in (("estimate", without), ("sound ID", {} if part else doubtful)):
+        if found:
+            name, reason = next(iter(found.items()))
+            told = f"{len(found)} of {len(measured)} layers have no {what}, the first is {name}: {reason}"
+            if len(without) == len(measured):
+                raise RunError(told)
+            reporter.warn(told)
 
 
 def _facts(work: Measurement, seconds: float) -> dict[str, Any]:

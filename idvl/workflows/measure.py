@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
@@ -36,6 +36,7 @@ from idvl.models.survey import Survey, survey
 from idvl.models.team import Team
 from idvl.models.traverse import traverse
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
+from idvl.sparsity.weighting import unsound
 from idvl.workflows.launch import free_memory, give_back_freed_memory
 
 Progress = Callable[[int, int], None]
@@ -220,6 +221,8 @@ class Measurement:
 
     def _profile(self, name: str, estimate: Estimate) -> LayerProfile:
         layer = self.layers[name]
+        if why := unsound(estimate):
+            estimate = replace(estimate, diagnostics={**estimate.diagnostics, "unsound": why})
         depth = list(self.features).index(name) if name in self.features else len(self.features)
         return LayerProfile(
             modality=layer.modality,

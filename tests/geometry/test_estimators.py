@@ -213,5 +213,27 @@ def test_points_on_a_grid_get_a_reason(estimator: str) -> None:
     assert "equally far" in intrinsic_dimension(grid, estimator).reason
 
 
+def drawn_from(points: torch.Tensor, n: int) -> torch.Tensor:
+    return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:n]]
+
+
+@pytest.mark.parametrize("estimator", ["twonn", "twonn-mle"])
+@pytest.mark.parametrize(
+    ("points", "ties"),
+    [
+        (drawn_from(torch.cartesian_prod(*[torch.arange(12.0)] * 3), 700), 545),
+        (torch.eye(12)[torch.randint(12, (700, 6), generator=torch.Generator().manual_seed(0))].flatten(1), 487),
+    ],
+    ids=["grid with gaps", "one-hot words"],
+)
+def test_half_of_the_ratios_tied_is_too_many(points: torch.Tensor, ties: int, estimator: str) -> None:
+    assert re.match(rf"{ties} of \d+ points have neighbours equally far", intrinsic_dimension(points, estimator).reason)
+
+
+def test_fewer_ties_are_counted() -> None:
+    found = intrinsic_dimension(drawn_from(torch.cartesian_prod(*[torch.arange(16.0)] * 3), 700))
+    assert found.dimension is not None and found.diagnostics["ties"] == 315
+
+
 def test_points_on_a_line_with_two_neighbours_equally_far() -> None:
     assert "equally far" in intrinsic_dimension(torch.arange(300.0).unsqueeze(1), "twonn-mle").reason
