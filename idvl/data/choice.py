@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-from idvl.data.sample import Encoded, Sample, encoded
+from idvl.data.sample import Encoded, Sample, encoded, rgb
 from idvl.data.stored import Store
 from idvl.errors import UsageError
 
@@ -201,6 +201,8 @@ def _decodable(source: Encoded) -> str:
         with Image.open(io.BytesIO(data)) as opened:
             opened.draft("RGB", (1, 1))  # a JPEG is read to its end, but at an eighth of its size: ten times faster
             opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            rgb(opened)
     except Image.UnidentifiedImageError as error:
         raise ValueError("not an image") from error
     except Exception as error:  # Pillow's decoders raise whatever their formats call for

@@ -6,11 +6,19 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from idvl.data.stored import Stored
+from idvl.files import read_bytes
 
 Encoded = bytes | Path | Stored | Image.Image
+
+# the largest encoded image, in bytes
+LARGEST = 1 << 30
+# formats whose grey pixels of more than 8 bits Pillow gives as 32-bit numbers that span 16 bits
+SPANS_16_BITS = ("PNG", "PPM")
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,15 +54,36 @@ class Sample:
 
 
 def decoded(source: Encoded) -> Image.Image:
-    """An RGB image, turned upright. Raises OSError for one that can't be decoded."""
+    """An RGB image, turned upright; of an animation the first frame. Raises OSError for one that can't be decoded."""
     if isinstance(source, Image.Image):
-        return source if source.mode == "RGB" else source.convert("RGB")
-    with Image.open(source if isinstance(source, Path) else io.BytesIO(encoded(source))) as opened:
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        return rgb(source)
+    try:
+        with Image.open(io.BytesIO(encoded(source))) as opened:
+            ImageOps.exif_transpose(opened, in_place=True)
+            return rgb(opened)
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever their formats call for
+        raise OSError(str(error)) from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An image as 8-bit RGB. Of 16-bit grey the high byte counts, as Pillow does for 16-bit colour, which has no other.
+
+    Raises OSError where nothing says which value is white.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F" or (image.mode == "I" and image.format not in SPANS_16_BITS):
+        raise OSError(f"its pixels are 32-bit (mode {image.mode}), nothing says which value is white: use 8 or 16 bits")
+    if image.mode.startswith("I"):
+        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
+        image = Image.fromarray((np.asarray(image) >> bits - 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def encoded(source: bytes | Path | Stored) -> bytes:
-    """The bytes of an encoded image. Raises OSError where its file can't be read."""
+    """The bytes of an encoded image. Raises OSError where its file can't be read, is none, or is beyond LARGEST."""
     if isinstance(source, bytes):
         return source
-    return source.read() if isinstance(source, Stored) else source.read_bytes()
+    return source.read() if isinstance(source, Stored) else read_bytes(source, LARGEST)

@@ -8,6 +8,7 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -160,3 +161,41 @@ def test_a_turned_photograph_stands_upright() -> None:
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(encoded, "JPEG", exif=exif)
     assert Sample(id="a", source=encoded.getvalue()).image.size == (20, 30)
+
+
+GREYS = np.array([[0, 16640, 33280, 49920, 65535]], dtype=np.uint16)
+
+
+def saved(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, kind, **options)
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_grey_of_16_bits_is_scaled_as_colour_of_16_bits_is(kind: str) -> None:
+    found = np.asarray(Sample(id="a", source=saved(GREYS, kind)).image)
+    assert found[0, :, 0].tolist() == [0, 65, 130, 195, 255] and (found == found[..., :1]).all()
+    bytes_ = (GREYS >> 8).astype(np.uint8)
+    assert (np.asarray(Sample(id="a", source=saved(bytes_, kind)).image) == found).all()
+
+
+def test_a_decoded_image_of_16_bits_is_scaled() -> None:
+    for pixels in (GREYS, GREYS.byteswap().view(GREYS.dtype.newbyteorder())):
+        image = Image.fromarray(pixels)
+        assert np.asarray(Sample(id="a", source=image).image)[0, :, 0].tolist() == [0, 65, 130, 195, 255]
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_without_a_white_are_unusable(kind: type, tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(saved(GREYS.astype(kind), "TIFF"))
+    with pytest.raises(UsageError, match="nothing says which value is white: use 8 or 16 bits"):
+        select(str(tmp_path), force=True)
+    with pytest.raises(OSError, match="nothing says which value is white"):
+        Sample(id="a", source=tmp_path / "a.tif").image
+
+
+def test_what_pillow_raises_is_an_unusable_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(OSError, match="decompression bomb"):
+        Sample(id="a", source=jpeg(0)).image
