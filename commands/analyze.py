@@ -31,7 +31,7 @@ SENSITIVITY = "Sensitivity"
 # recipe section -> the flags that set its keys
 SETTINGS = {
     "model": ("device",),
-    "data": ("dataset", "data_dir", "samples", "seed"),
+    "data": ("dataset", "data_dir", "allow_outside", "samples", "seed"),
     "prune": ("scope", "profile"),
     "eval": ("limit", "batch_size"),
 }
@@ -67,6 +67,7 @@ def command(
     batch_size: Annotated[int | None, number(SENSITIVITY, "Held-out samples at a time.", min=1)] = None,
     dataset: o.Dataset = None,
     data_dir: o.DataDir = None,
+    allow_outside: o.AllowOutside = None,
     seed: o.Seed = None,
     device: o.Device = None,
     recipe: o.Recipe = None,

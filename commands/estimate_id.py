@@ -33,7 +33,7 @@ SETTINGS = {
     "model": ("revision", "dtype", "device", "trust_remote_code", "cache_dir", "local_files_only"),
     "data": (
         "dataset", "data_dir", "dataset_id", "image_column", "text_column", "label_column", "answers_column",
-        "second_image_column", "split", "samples", "seed", "batch_size", "force",
+        "second_image_column", "allow_outside", "split", "samples", "seed", "batch_size", "force",
     ),
     "estimate": ("tokens", "capture", "estimator", "layers", "modality", "knn", "memory", "spill"),
 }  # fmt: skip
@@ -51,6 +51,7 @@ def command(
     label_column: o.LabelColumn = None,
     answers_column: o.AnswersColumn = None,
     second_image_column: o.SecondImageColumn = None,
+    allow_outside: o.AllowOutside = None,
     split: Annotated[str | None, text(o.DATA, "Split, the dataset's own by default.")] = None,
     samples: Annotated[int | None, number(o.DATA, "How many, the dataset's own number by default.", min=1)] = None,
     seed: o.Seed = None,

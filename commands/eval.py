@@ -34,7 +34,7 @@ SETTINGS = {
     "model": ("revision", "dtype", "device", "trust_remote_code", "cache_dir", "local_files_only"),
     "data": (
         "dataset", "data_dir", "dataset_id", "image_column", "text_column", "label_column", "answers_column",
-        "second_image_column", "seed",
+        "second_image_column", "allow_outside", "seed",
     ),
     "eval": (
         "task", "split", "limit", "batch_size", "prompt", "beams", "min_length", "max_length", "templates", "rerank",
@@ -88,6 +88,7 @@ def command(
     label_column: o.LabelColumn = None,
     answers_column: o.AnswersColumn = None,
     second_image_column: o.SecondImageColumn = None,
+    allow_outside: o.AllowOutside = None,
     split: Annotated[str | None, text(o.DATA, "Split; the dataset's own for evaluation by default.")] = None,
     seed: o.Seed = None,
     revision: o.Revision = None,

@@ -37,7 +37,7 @@ SETTINGS = {
     "model": ("revision", "device", "trust_remote_code", "cache_dir", "local_files_only"),
     "data": (
         "dataset", "data_dir", "dataset_id", "image_column", "text_column", "label_column", "answers_column",
-        "second_image_column", "split", "samples", "seed", "force",
+        "second_image_column", "allow_outside", "split", "samples", "seed", "force",
     ),
     "estimate": ("memory",),
     "prune": (
@@ -127,6 +127,7 @@ def command(
     label_column: o.LabelColumn = None,
     answers_column: o.AnswersColumn = None,
     second_image_column: o.SecondImageColumn = None,
+    allow_outside: o.AllowOutside = None,
     split: Annotated[str | None, text(o.DATA, "Split to train and estimate on; train by default.")] = None,
     samples: Annotated[
         int | None, number(o.DATA, "How many the dimensions are estimated from; 2,000 by default.", min=1)

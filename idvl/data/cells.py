@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,31 +13,43 @@ from idvl.errors import quoted
 
 # what statements are labelled with
 TRUTHS = {"true": 1, "false": 0}
+# lists within lists of texts
+DEEPEST = 8
+MOST_CLASSES = 1 << 31
 
 
-def encoded_image(cell: Any, folder: Path | None) -> bytes | Path | Stored:
-    """What a cell of an image column holds, still encoded: the bytes, or where they are.
+def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) -> bytes | Path | Stored:
+    """What a cell of an image column holds, still encoded: the bytes, or where they are, a path from `folder` on.
 
-    Raises ValueError when it holds neither.
+    Raises ValueError when it holds neither, and for a file that is not `within` a folder (a real path) once links are
+    followed.
     """
     if isinstance(cell, Mapping):
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
     if isinstance(cell, bytes | Stored):
         return cell
     if isinstance(cell, str | Path) and str(cell) and folder is not None:
-        return folder / cell
+        path = folder / cell
+        if within is not None and not Path(os.path.realpath(path)).is_relative_to(within):
+            raise ValueError(f"{quoted(str(cell))} is outside of the dataset's folder, see --allow-outside")
+        return path
     raise ValueError("no image" if not cell else f"a {type(cell).__name__} where an image is expected")
 
 
-def texts(cell: Any) -> tuple[str, ...]:
-    """The texts in a cell, which is a string, a list of them, or dicts with one (`raw`, `caption` or `text`)."""
+def texts(cell: Any, deepest: int = DEEPEST) -> tuple[str, ...]:
+    """The texts in a cell, which is a string, a list of them, or dicts with one (`raw`, `caption` or `text`).
+
+    Raises ValueError for lists or dicts that are more than `deepest` deep.
+    """
+    if not deepest:
+        raise ValueError(f"texts that are nested more than {DEEPEST} deep")
     if isinstance(cell, Mapping):
         cell = next((cell[key] for key in ("raw", "caption", "text") if key in cell), None)
     if isinstance(cell, str):
         line = _line(cell)
         return (line,) if line else ()
     if isinstance(cell, Sequence) and not isinstance(cell, bytes):
-        return tuple(text for item in cell for text in texts(item))
+        return tuple(text for item in cell for text in texts(item, deepest - 1))
     return ()
 
 
@@ -63,9 +76,10 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
         cell = TRUTHS.get(word.casefold(), _number(word))
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None
-    number = isinstance(cell, int | float) and math.isfinite(cell) and cell == int(cell)
-    if not number or (classes and cell >= len(classes)):
-        raise ValueError(f"the class {quoted(cell)} is {f'not one of {len(classes)}' if classes else 'not a number'}")
+    number = isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer())
+    if not number or not -1 <= cell < (len(classes) if classes else MOST_CLASSES):
+        kind = f"not one of {len(classes)}" if classes else "out of range" if number else "not a number"
+        raise ValueError(f"the class {quoted(cell)} is {kind}")
     return int(cell) if cell >= 0 else None
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from idvl.data.sample import Encoded, Sample, encoded, rgb
 from idvl.data.stored import Store
-from idvl.errors import UsageError
+from idvl.errors import QUOTED, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,7 @@ class Choice:
 
     def take(self, sample: Sample, digests: list[str | None]) -> None:
         """Take a sample; the second with an id gets "#2" behind it."""
-        # a file's name may be no text
-        name = sample.id.encode("utf-8", "replace").decode()
+        name = _text(sample.id)
         self.ids[name] += 1
         repeated = self.ids[name]
         sample = replace(
@@ -128,9 +127,9 @@ def choose(
             digests = [None if candidate.source is None else _decodable(candidate.source)]
             digests += [] if candidate.second is None else [_decodable(candidate.second)]
         except ValueError as error:
-            name_of = candidate["id"] if isinstance(candidate, dict) else candidate.id
-            choice.skipped.append({"id": name_of, "reason": str(error)})
-            log.info("skipped %s: %s", name_of, error)
+            skipped = _text(candidate["id"] if isinstance(candidate, dict) else candidate.id)
+            choice.skipped.append({"id": skipped, "reason": _text(str(error))})
+            log.info("skipped %s: %s", skipped, error)
             _refuse_unusable(choice, max(choice.looked_at, min(n, LOOKED_AT)), name)
             continue
         if len(choice.samples) < n or digests[0] in choice.images:
@@ -141,6 +140,11 @@ def choose(
             break
     _refuse_unusable(choice, choice.looked_at, name)
     return choice
+
+
+def _text(name: str) -> str:
+    """A name that can be written down: a file's may be no text."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _refuse_unusable(choice: Choice, looked_at: int, name: str) -> None:
@@ -154,7 +158,7 @@ def _refuse_unusable(choice: Choice, looked_at: int, name: str) -> None:
 
 
 def _listed(skipped: list[dict[str, str]]) -> str:
-    shown = [f"{skip['id']} ({skip['reason']})" for skip in skipped[:3]]
+    shown = [f"{skip['id'][:QUOTED]} ({skip['reason'][:QUOTED]})" for skip in skipped[:3]]
     return ", ".join([*shown, *(["..."] if len(skipped) > 3 else [])])
 
 

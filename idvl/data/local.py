@@ -6,7 +6,9 @@ dataset_*.json beside its images, or what `save_to_disk` wrote. It knows nothing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import numpy as np
 from idvl.data import tables
 from idvl.data.catalog import EVALUATION, SAME_SPLIT, SPLIT_ORDER, TRAINING, Entry, choose_split, wished
 from idvl.data.cells import names_a_class
-from idvl.data.rows import Columns, Source, find_columns
+from idvl.data.rows import IMAGE_NAMES, SECOND_OF, Columns, Source, find_columns
 from idvl.data.stored import Store
 from idvl.data.tables import WHOLE, Row, Table
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
+from idvl.files import open_regular
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 TABLE_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -37,13 +40,15 @@ def open_path(
     store: Store,
     asked: Columns,
     entry: Entry | None = None,
+    allow_outside: bool = False,
 ) -> Source:
     """The rows at a path in a uniformly random order, or without a seed in their own, one by one.
 
-    `wanted` of those drawn are read together, their images into `store`. Raises UsageError for a path without data,
-    an unknown split or column, or an unreadable table.
+    `wanted` of those drawn are read together, their images into `store`. Images outside of the dataset's folder are
+    no images unless `allow_outside`. Raises UsageError for a path without data, an unknown split or column, or an
+    unreadable table.
     """
-    table = _table(path, split, entry)
+    table = _table(path, split, entry, asked)
     if table.size == 0:
         raise UsageError(f"{path} holds no rows: nothing to take samples from")
     first = _firsts(table)
@@ -58,8 +63,7 @@ def open_path(
 
     def rows() -> Iterator[tuple[str, Row]]:
         for index, row in _ordered(table, columns, seed=seed, wanted=wanted, store=store):
-            name = row.get(columns.id) if columns.id else None
-            yield str(index if name is None else name), row
+            yield _name(row.get(columns.id) if columns.id else None, index), row
 
     return Source(
         rows=rows(),
@@ -69,7 +73,25 @@ def open_path(
         details={"path": str(path), "split": table.split, "rows": table.size},
         size=table.size,
         classes=_classes(table, columns.label, first),
+        within=None if allow_outside else _bounds(path),
+        warnings=table.warnings,
     )
+
+
+def _name(cell: Any, index: int) -> str:
+    """What a row is called: its id, or its number where it has none."""
+    if isinstance(cell, str | int | float) and cell != "":
+        return str(cell)
+    return str(index) if cell in (None, "") else quoted(cell)
+
+
+def _bounds(path: Path) -> Path:
+    """The real folder that a dataset's images may not leave: its own, or, in the Hub's cache, its repository's."""
+    folder = Path(os.path.abspath(path if path.is_dir() else path.parent))
+    for part in (folder, *folder.parents):
+        if part.parent.name == "snapshots" and (part.parent.parent / "blobs").is_dir():
+            return Path(os.path.realpath(part.parent.parent))
+    return Path(os.path.realpath(folder))
 
 
 def _ordered(
@@ -120,8 +142,8 @@ def _classes(table: Table, label: str | None, first: Callable[[str], Any]) -> Se
     return sorted({cell.strip() for cell in cells if isinstance(cell, str)} - {""})
 
 
-def _table(path: Path, split: str | None, entry: Entry | None) -> Table:
-    if path.is_file():
+def _table(path: Path, split: str | None, entry: Entry | None, asked: Columns) -> Table:
+    if not path.is_dir():
         return _file(path, split, entry)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return tables.saved(path, split, entry)
@@ -131,13 +153,15 @@ def _table(path: Path, split: str | None, entry: Entry | None) -> Table:
         if len(preferred or annotations) > 1:
             raise UsageError(f"{path} holds {' and '.join(file.name for file in annotations)}: name one of the files")
         return tables.karpathy((preferred or annotations)[0], split, entry)
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file, path)]
+    found = [file for file in sorted(path.rglob("*")) if not file.is_dir() and not _hidden(file, path)]
+    files = [file for file in found if file.is_file()]
     if parquet := [file for file in files if file.suffix == ".parquet"]:
         chosen, name = _of_split(parquet, path, split, entry)
         return tables.parquet(chosen, name)
     if listed := [file for file in files if file.name in TABLE_NAMES]:
         chosen, name = _of_split(listed, path, split, entry)
-        rows = [tables.rebased(row, file.parent.relative_to(path)) for file in chosen for row in tables.records(file)]
+        places = {*IMAGE_NAMES, *SECOND_OF.values(), asked.image, asked.second_image} - {asked.text, None}
+        rows = [tables.rebased(row, file.parent, path, places) for file in chosen for row in tables.records(file)]
         return tables.listing(rows, path, name)
     lists = [file for file in files if file.suffix == ".jsonl" and file.parent == path]
     if len(lists) == 1:
@@ -148,10 +172,19 @@ def _table(path: Path, split: str | None, entry: Entry | None) -> Table:
         rows = [{"file_name": file.relative_to(path).as_posix()} for file in chosen]
         if classes:
             rows = [{**row, "label": classes.index(file.parent.name)} for row, file in zip(rows, chosen, strict=True)]
-        return tables.listing(rows, path, name, classes={"label": classes} if classes else {})
+        others = [file.relative_to(path).as_posix() for file in sorted({*found} - {*images})]
+        return replace(
+            tables.listing(rows, path, name, classes={"label": classes} if classes else {}),
+            warnings=[_left_out(others, len(found), path)] if others else [],
+        )
     raise UsageError(
         f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet files or a dataset_coco.json"
     )
+
+
+def _left_out(others: list[str], n: int, path: Path) -> str:
+    shown = ", ".join([*(quoted(name) for name in others[:3]), *(["..."] if len(others) > 3 else [])])
+    return f"left out {len(others)} of the {n} files in {path}, which are not images: {shown}"
 
 
 def _class_folders(images: list[Path], root: Path) -> list[str]:
@@ -169,6 +202,10 @@ def _hidden(file: Path, root: Path) -> bool:
 
 
 def _file(path: Path, split: str | None, entry: Entry | None) -> Table:
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; pass a folder or a file") from error
     if path.suffix == ".parquet":
         return tables.parquet([path], tables.whole(path, split))
     if path.suffix in (".jsonl", ".csv"):

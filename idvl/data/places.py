@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from idvl.data.cells import answers, encoded_image, label, texts
 from idvl.data.rows import Columns, Source
 from idvl.data.sample import Sample
 from idvl.data.stored import Store
-from idvl.errors import UsageError, quoted
+from idvl.errors import QUOTED, UsageError, quoted
 
 
 class Place(NamedTuple):
@@ -28,13 +29,15 @@ class Place(NamedTuple):
     revision: str | None = None
     token: str | None = None
     cache_dir: str | Path | None = None
+    allow_outside: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
     """Samples in the order in which they are to be looked at; {"id", "reason"} for a row that can't be one.
 
-    `size` is the number of rows where it is known, `details` goes into the description of the selection.
+    `size` is the number of rows where it is known, `warnings` what was left out; `details` goes into the description
+    of the selection.
     """
 
     samples: Iterator[Sample | dict[str, str]]
@@ -42,6 +45,7 @@ class Candidates:
     details: dict[str, Any]
     size: int | None = None
     classes: Sequence[str] | None = None
+    warnings: Sequence[str] = ()
 
 
 def built_in(place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int) -> Candidates:
@@ -66,7 +70,7 @@ def elsewhere(
     where = _path_or_ids(place)
     order = {"split": split, "seed": seed, "entry": place.entry, "asked": asked}
     source = (
-        local.open_path(where, wanted=wanted, store=store, **order)
+        local.open_path(where, wanted=wanted, store=store, allow_outside=place.allow_outside, **order)
         if isinstance(where, Path)
         else _on_hub(place, where, **order)
     )
@@ -78,22 +82,28 @@ def elsewhere(
         details={**source.details, "columns": {**shown, "guessed": list(source.columns.guessed)}},
         size=source.size,
         classes=None if source.classes is None else list(source.classes),
+        warnings=source.warnings,
     )
 
 
 def _path_or_ids(place: Place) -> Path | tuple[str, ...]:
     """A path to read from, or the Hub ids to try."""
     dataset, entry, data_dir, dataset_id = place[:4]
+    named = str(dataset if data_dir is None else data_dir)
+    try:
+        named.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the dataset's name {quoted(named)} is not UTF-8: rename it") from None
     if data_dir is not None and dataset_id is not None:
         raise UsageError("--data-dir and --dataset-id name two places for one dataset: pass one of them")
-    path = (Path(dataset) if data_dir is None else data_dir).expanduser()
+    path = Path(os.path.expanduser(dataset if data_dir is None else data_dir))
     if data_dir is not None or (entry is None and dataset_id is None):
-        if path.exists():
+        if os.path.exists(path):
             return path
         if data_dir is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", dataset):
             if data_dir is None and not re.search(r"[/\\.~]", dataset):
                 raise unknown("dataset", dataset, CATALOG, hint="a folder, a file or a Hub id ORG/NAME works as well")
-            where = f"--data-dir {path}" if data_dir is not None else path
+            where = f"{'' if data_dir is None else '--data-dir '}{str(path)[:QUOTED]}"
             named = "" if data_dir is not None else f", or one of {', '.join(CATALOG)}"
             raise UsageError(f"{where} does not exist: pass a folder of images or a table{named}")
         return (dataset,)
@@ -112,21 +122,20 @@ def _on_hub(place: Place, ids: tuple[str, ...], **order: Any) -> Source:
 
 def _samples(source: Source) -> Iterator[Sample | dict[str, str]]:
     """A sample for each row, or {"id", "reason"} for a row that can't be one. Images are not decoded here."""
-    columns = source.columns
+    columns, where = source.columns, (source.folder, source.within)
     for number, (name, row) in enumerate(source.rows):
         name = f"row {number} of the stream" if name is None else name
-        lines = texts(row.get(columns.text)) if columns.text else ()
-        if columns.text and not lines:
-            yield {"id": name, "reason": f"no text in column {quoted(columns.text)}"}
-            continue
         try:
+            lines = texts(row.get(columns.text)) if columns.text else ()
+            if columns.text and not lines:
+                raise ValueError(f"no text in column {quoted(columns.text)}")
             yield Sample(
                 id=name,
-                source=encoded_image(row.get(columns.image), source.folder) if columns.image else None,
+                source=encoded_image(row.get(columns.image), *where) if columns.image else None,
                 texts=lines,
                 label=label(row.get(columns.label), source.classes) if columns.label else None,
                 answers=answers(row.get(columns.answers)) if columns.answers else (),
-                second=encoded_image(row.get(columns.second_image), source.folder) if columns.second_image else None,
+                second=encoded_image(row.get(columns.second_image), *where) if columns.second_image else None,
             )
         except ValueError as error:
             yield {"id": name, "reason": str(error)}

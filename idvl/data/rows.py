@@ -63,7 +63,8 @@ class Columns:
 class Source:
     """Rows, each with an id or None, in the order in which they are to be looked at.
 
-    `folder` is what relative image paths start from, `method` how the order came about ("uniform", "stream" or
+    `folder` is what relative image paths start from, `within` the folder that they may not leave (a real path; None:
+    they may), `warnings` what was left out, `method` how the order came about ("uniform", "stream" or
     "whole"), `size` the number of rows where it is known, `classes` the names of the classes where there are some;
     `details` goes into the description of the selection.
     """
@@ -75,6 +76,8 @@ class Source:
     details: dict[str, Any]
     size: int | None = None
     classes: Sequence[str] | None = None
+    within: Path | None = None
+    warnings: Sequence[str] = ()
 
 
 def find_columns(

@@ -5,6 +5,7 @@ It knows no model: what a sample becomes as a model's input is the family's busi
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from idvl.data.stored import Store
 from idvl.errors import UsageError
 
 __all__ = ["Sample", "Selection", "select"]
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SAMPLES = 2_000
 
@@ -54,6 +57,7 @@ def select(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
+    allow_outside: bool = False,
     force: bool = False,
     distinct: bool = True,
     gathered: bool = False,
@@ -69,7 +73,8 @@ def select(
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
     shuffle buffer. Encoded images that are no files of their own go to the file `store` as they are chosen, begun
-    anew, and the samples only say where; without it they stay in memory. Raises UsageError for what does not exist,
+    anew, and the samples only say where; without it they stay in memory. Images that are not in the dataset's folder
+    once links are followed are unusable, unless `allow_outside`. Raises UsageError for what does not exist,
     is empty, yields fewer than MIN_SAMPLES samples (unless forced) or has more than MAX_UNUSABLE unusable ones;
     RunError when the connection breaks or the disk is full.
     """
@@ -79,7 +84,8 @@ def select(
         raise UsageError(
             f"{wanted} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force"
         )
-    place = Place(dataset, entry, None if data_dir is None else Path(data_dir), dataset_id, revision, token, cache_dir)
+    folder = None if data_dir is None else Path(data_dir)
+    place = Place(dataset, entry, folder, dataset_id, revision, token, cache_dir, allow_outside)
     asked = Columns(
         image=image_column,
         text=text_column,
@@ -98,7 +104,12 @@ def select(
         choice = choose(
             found.samples, wanted, name=dataset, distinct=distinct, gathered=gathered, store=kept, progress=told
         )
-    warnings = faults(choice, n if distinct else None, name=dataset, split=found.details["split"], force=force)
+    warnings = [
+        *found.warnings,
+        *faults(choice, n if distinct else None, name=dataset, split=found.details["split"], force=force),
+    ]
+    for warning in found.warnings:
+        log.warning(warning)
     if n is None and not distinct:
         warnings += _unlike_published(entry, found, choice)
     return Selection(

@@ -6,8 +6,10 @@ They neither choose rows nor say which column is which.
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from idvl.data.catalog import Entry, choose_split
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
+from idvl.files import open_regular, read_bytes
 
 # the split of data that is not divided
 WHOLE = "all"
@@ -23,6 +26,9 @@ WHOLE = "all"
 PARQUET_BATCH = 64
 # bytes of a parquet column read ahead
 READ_BUFFER = 1 << 20
+
+# the column whose paths start from the metadata's own folder, as in `datasets`
+FILE_NAME = "file_name"
 
 Row = dict[str, Any]
 
@@ -32,7 +38,8 @@ class Table:
     """`size` rows with the columns `names`; `read` gives those at ascending indices, one by one.
 
     It may leave out columns that it is not asked for. Image paths start from `folder`. `pixels` lists the columns
-    known to hold images (None: any may), `classes` the names of the classes of a column of numbers.
+    known to hold images (None: any may), `classes` the names of the classes of a column of numbers, `warnings` what was
+    left out.
     """
 
     names: list[str]
@@ -42,6 +49,7 @@ class Table:
     split: str
     pixels: list[str] | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def whole(path: Path, split: str | None) -> str:
@@ -65,37 +73,73 @@ def listing(rows: list[Row], folder: Path, split: str, classes: Mapping[str, Seq
 def records(path: Path) -> list[Row]:
     """The rows of a .jsonl or .csv file. Raises UsageError for a file that is neither, with the line."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as lines:
             if path.suffix == ".csv":
-                return list(csv.DictReader(lines))
+                return _cells(lines, path)
             return [_object(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from error
+
+
+def _cells(lines: Iterable[str], path: Path) -> list[Row]:
+    """The rows of a CSV table, whose first line names the columns."""
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        names = list(reader.fieldnames or ())
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UsageError(f"{path} names the column {quoted(twice[0])} twice: give each another name")
+        rows = []
+        for row in reader:
+            if None in row:
+                raise UsageError(
+                    f"{path} line {reader.line_num} has {len(names) + len(row[None])} cells for {len(names)} columns: "
+                    "put quotation marks around cells that hold commas"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise UsageError(f"{path} line {reader.reader.line_num} is not CSV: {error}") from error
+    return rows
 
 
 def _object(line: str, number: int, path: Path) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{path} line {number} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} line {number} is not JSON that can be read: {error}") from error
     if not isinstance(row, dict):
         raise UsageError(f"{path} line {number} is a {type(row).__name__}, expected an object")
     return row
 
 
-def rebased(row: Row, folder: Path) -> Row:
-    """A metadata row, whose `file_name` starts from the metadata's own folder, as seen from the root."""
-    return {**row, "file_name": (folder / str(row["file_name"])).as_posix()} if row.get("file_name") else row
+def rebased(row: Row, folder: Path, root: Path, columns: Collection[str]) -> Row:
+    """A metadata row, whose paths of images start from the metadata's own `folder`, as seen from the root.
+
+    `file_name` always starts there; another of the `columns` does where there is such a file, else from the root.
+    """
+    if folder == root:
+        return row
+    inside = folder.relative_to(root)
+    moved = {
+        name: (inside / cell).as_posix()
+        for name in columns
+        if isinstance(cell := row.get(name), str) and cell and (name == FILE_NAME or os.path.isfile(folder / cell))
+    }
+    return {**row, **moved}
 
 
 def karpathy(path: Path, split: str | None, entry: Entry | None) -> Table:
     """Karpathy's annotations; `train` includes `restval`, as the models of the literature were trained."""
     try:
-        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        images = json.loads(read_bytes(path).decode("utf-8-sig"))["images"]
         groups: dict[str, list[Row]] = {}
-        for image in images:
+        for number, image in enumerate(images):
+            _check_karpathy(image, number, path)
             groups.setdefault(image["split"], []).append(image)
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path} is no Karpathy annotation file: expected {{'images': [{{'filename', 'split', 'sentences'}}]}}"
         ) from error
@@ -111,22 +155,30 @@ def karpathy(path: Path, split: str | None, entry: Entry | None) -> Table:
     return listing(rows, path.parent, name)
 
 
+def _check_karpathy(image: Row, number: int, path: Path) -> None:
+    """UsageError for an image whose split or file is no text; KeyError without a split."""
+    for key in ("split", "filename", "filepath"):
+        value = image["split"] if key == "split" else image.get(key)
+        if not isinstance(value, str) and (key == "split" or value is not None):
+            raise UsageError(f"{path}: the {key!r} of images[{number}] is {quoted(value)}, expected a text")
+
+
 def _layout(folder: Path, images: list[Row]) -> Callable[[Row], str | None]:
     """Where the images lie beside the annotations, in `filepath` folders or flat, tried on the first hundred."""
 
     def under(prefix: str, nested: bool) -> Callable[[Row], str | None]:
         def place(image: Row) -> str | None:
-            parts = [prefix, image.get("filepath", "") if nested else "", image.get("filename") or ""]
+            parts = [prefix, image.get("filepath") or "" if nested else "", image.get("filename") or ""]
             return "/".join(part for part in parts if part) if parts[-1] else None
 
         return place
 
     layouts = [under(prefix, nested) for prefix in ("", "images") for nested in (True, False)]
     for layout in layouts:
-        if any((folder / place).is_file() for image in images[:100] if (place := layout(image))):
+        if any(os.path.isfile(folder / place) for image in images[:100] if (place := layout(image))):
             return layout
-    example = layouts[0](images[0])
-    raise UsageError(f"the images of the annotations are not beside them: no {folder / str(example)}")
+    example = quoted(f"{folder / str(layouts[0](images[0]))}")
+    raise UsageError(f"the images of the annotations are not beside them: no {example}")
 
 
 def parquet(files: list[Path], split: str) -> Table:
@@ -135,28 +187,36 @@ def parquet(files: list[Path], split: str) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        lengths = [pq.read_metadata(file).num_rows for file in files]
-        schema = pq.read_schema(files[0])
+        footers = [pq.read_metadata(file) for file in files]
+        names = [footer.schema.to_arrow_schema().names for footer in footers]
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{files[0].parent} holds a parquet file that cannot be read: {error}") from error
-    starts = np.cumsum([0, *lengths])
+    classes = [_named_classes(file, footer.metadata or {}) for file, footer in zip(files, footers, strict=True)]
+    for file, known, named in zip(files, names, classes, strict=True):
+        if twice := [name for name in known if known.count(name) > 1]:
+            raise UsageError(f"{file} has two columns {quoted(twice[0])}: give each another name")
+        if named != classes[0]:
+            raise UsageError(f"{file} and {files[0]} name their classes differently: read them one at a time")
+    starts = np.cumsum([0, *(footer.num_rows for footer in footers)])
 
     def read(indices: Sequence[int], columns: Sequence[str]) -> Iterator[Row]:
         wanted = np.asarray(indices)
         for number, file in enumerate(files):
             inside = _between(wanted, starts[number], starts[number + 1])
+            if lacking := [name for name in columns if name not in names[number]]:
+                raise UsageError(f"{file} has no column {quoted(lacking[0])}, but {files[0]} has")
             try:
                 yield from _parquet_rows(file, inside, columns)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
                 raise UsageError(f"{file} is damaged: {error}") from error
 
     return Table(
-        names=list(schema.names),
-        size=sum(lengths),
+        names=names[0],
+        size=int(starts[-1]),
         read=read,
         folder=files[0].parent,
         split=split,
-        classes=_named_classes(schema.metadata or {}),
+        classes=classes[0],
     )
 
 
@@ -186,13 +246,23 @@ def _parquet_rows(path: Path, indices: np.ndarray, columns: Sequence[str]) -> It
             start = end
 
 
-def _named_classes(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of the classes that `datasets` wrote into a file's metadata, by column."""
+def _named_classes(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of classes that `datasets` wrote into a file's metadata, by column. UsageError for anything else."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    except ValueError:
-        return {}
-    return {name: kind["names"] for name, kind in features.items() if isinstance(kind, dict) and "names" in kind}
+        kinds = {
+            name: kind["names"]
+            for name, kind in features.items()
+            if isinstance(kind, Mapping) and kind.get("_type") == "ClassLabel"
+        }
+        if all(isinstance(names, list) and all(isinstance(one, str) for one in names) for names in kinds.values()):
+            return kinds
+    except (ValueError, AttributeError, KeyError, RecursionError):
+        pass
+    raise UsageError(
+        f"the 'huggingface' metadata of {path} is not what datasets writes: write the file again with datasets, or "
+        "without it (pyarrow's replace_schema_metadata)"
+    )
 
 
 def saved(path: Path, split: str | None, entry: Entry | None) -> Table:

@@ -101,6 +101,7 @@ def choose_samples(
             answers_column=data.answers_column,
             second_image_column=data.second_image_column,
             cache_dir=recipe.model.cache_dir,
+            allow_outside=data.allow_outside,
             force=force,
             distinct=distinct,
             gathered=gathered,

@@ -49,7 +49,17 @@ def test_labels(cell: object, classes: list[str] | None, number: int | None) -> 
 
 
 @pytest.mark.parametrize(
-    ("cell", "classes"), [("red", None), ("red", ["blue"]), (2, ["a", "b"]), (0.5, None), ([1], None), ("inf", None)]
+    ("cell", "classes"),
+    [
+        ("red", None),
+        ("red", ["blue"]),
+        (2, ["a", "b"]),
+        (0.5, None),
+        ([1], None),
+        ("inf", None),
+        (-2, None),
+        (10**400, None),
+    ],
 )
 def test_what_is_no_class(cell: object, classes: list[str] | None) -> None:
     with pytest.raises(ValueError, match="the class"):
@@ -65,3 +75,11 @@ def test_an_image_without_bytes_or_path() -> None:
 
 def test_texts() -> None:
     assert texts([{"raw": "a  b"}, "c\u2028d\r\ne", "", "\ud800"]) == ("a b", "c d e")
+
+
+def test_texts_nested_without_end() -> None:
+    nested: object = "a"
+    for _ in range(2_000):
+        nested = [nested]
+    with pytest.raises(ValueError, match="nested more than 8 deep"):
+        texts(nested)

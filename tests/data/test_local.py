@@ -178,6 +178,18 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 no", "parquet file that cannot be read"),
         ("dataset_coco.json", b"{}", "no Karpathy annotation"),
         ("a.zip", b"", "is no dataset"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1 is not JSON that can be read"),
+        ("dataset_coco.json", b"[" * 100_000, "no Karpathy annotation"),
+        ("a.csv", b"text,label\na dog, brown,1\n", "line 2 has 3 cells for 2 columns: put quotation marks"),
+        ("a.csv", b'text,label\n"a dog,1\na cat,2\n', "line 3 is not CSV: unexpected end of data"),
+        ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
+        ("dataset_coco.json", b'{"images": [{"split": 5}]}', "'split' of images.0. is 5, expected a text"),
+        ("dataset_coco.json", b'{"images": [{"split": "val", "filename": 5}]}', "'filename' of images.0. is 5"),
+        (
+            "dataset_coco.json",
+            b'{"images": [{"split": "val", "filename": "a", "filepath": 5}]}',
+            "'filepath' of images.0. is 5",
+        ),
     ],
 )
 def test_damaged_tables(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -346,3 +358,58 @@ def test_a_class_that_is_not_in_the_list_is_unusable(tmp_path: Path) -> None:
     rows = [{"image": "0000.jpg", "label": 1}, {"image": "0001.jpg", "label": "red"}]
     with pytest.raises(UsageError, match=r"1 of the 2 samples .* 1 \(the class 'red' is not a number\)"):
         select(str(jsonl(tmp_path / "list.jsonl", rows)), **EVERYTHING)
+
+
+@pytest.mark.parametrize("features", ['{"info": 5}', "[]", "{", '{"info": {"features": {"l": %s}}}'])
+def test_damaged_names_of_classes_in_parquet(features: str, tmp_path: Path) -> None:
+    for names in ("5", '["a", 5]'):
+        metadata = {"huggingface": features.replace("%s", f'{{"_type": "ClassLabel", "names": {names}}}')}
+        table = pa.table({"image": [jpeg(0)], "label": [0]}).replace_schema_metadata(metadata)
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(UsageError, match="the 'huggingface' metadata of .* is not what datasets writes: write"):
+            select(str(tmp_path), **EVERYTHING)
+
+
+def test_a_column_called_names_has_no_classes(tmp_path: Path) -> None:
+    features = {"meta": {"names": {"dtype": "string", "_type": "Value"}}}
+    table = pa.table({"image": [jpeg(0)], "label": [0]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    assert select(str(tmp_path), **EVERYTHING).description["classes"] is None
+
+
+def test_parquet_files_that_differ_are_refused(tmp_path: Path) -> None:
+    def write(name: str, names: str, **columns: list) -> None:
+        features = {"label": {"_type": "ClassLabel", "names": list(names)}}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / name)
+
+    write("a.parquet", "xy", image=[jpeg(0)], label=[0])
+    write("b.parquet", "yx", image=[jpeg(1)], label=[0])
+    with pytest.raises(UsageError, match="name their classes differently: read them one at a time"):
+        select(str(tmp_path), **EVERYTHING)
+    write("b.parquet", "xy", image=[jpeg(1)])
+    with pytest.raises(UsageError, match=r"b.parquet has no column 'label', but .*a.parquet has"):
+        select(str(tmp_path), **EVERYTHING)
+
+
+def test_what_is_no_image_in_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images(tmp_path, 3)
+    (tmp_path / "notes.txt").touch(), (tmp_path / "gone.jpg").symlink_to("nowhere"), (tmp_path / ".hidden").touch()
+    line = f"left out 2 of the 5 files in {tmp_path}, which are not images: 'gone.jpg', 'notes.txt'"
+    assert select(str(tmp_path), **EVERYTHING).description["warnings"] == [line] and line in caplog.text
+
+
+@pytest.mark.parametrize("name", ["./~nosuchuser", "x/" * 3_000, "loop"])
+def test_names_that_lead_nowhere(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="does not exist: pass a folder of images") as caught:
+        select("coco", data_dir=name)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = images(tmp_path / "b\udcff", 3)
+    with pytest.raises(UsageError, match="is not UTF-8: rename it"):
+        select(str(path), **EVERYTHING)

@@ -1,0 +1,120 @@
+"""What a dataset's documents may name: regular files, in its own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from idvl.data.samples import select
+from idvl.errors import UsageError
+from tests.hub import jpeg
+
+EVERYTHING = {"distinct": False, "force": True}
+
+
+def dataset(folder: Path, name: object, n: int = 30) -> Path:
+    """A folder of n images, a metadata.jsonl that names them, and one line more, which names `name`."""
+    folder.mkdir()
+    names = [f"{i:04d}.jpg" for i in range(n)]
+    for i, file in enumerate(names):
+        (folder / file).write_bytes(jpeg(i))
+    lines = [json.dumps({"file_name": file}) for file in [*names, name]]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def reasons(folder: Path, **options: object) -> list[str]:
+    """Why the one line more is not used; [] where it is."""
+    found = select(str(folder), **EVERYTHING, **options)
+    assert len(found.samples) + len(found.description["skipped"]) == 31
+    return [skip["reason"] for skip in found.description["skipped"]]
+
+
+@pytest.mark.parametrize("kind", ["..", "absolute", "link", "linked folder"])
+def test_images_outside_of_the_folder_are_refused_unless_allowed(kind: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(jpeg(99))
+    named = {"..": "../secret.jpg", "absolute": str(secret), "link": "link.jpg", "linked folder": "up/secret.jpg"}
+    folder = dataset(tmp_path / "data", named[kind])
+    (folder / "link.jpg").symlink_to(secret)
+    (folder / "up").symlink_to(tmp_path)
+    assert reasons(folder) == [f"{named[kind]!r} is outside of the dataset's folder, see --allow-outside"]
+    assert reasons(folder, allow_outside=True) == []
+
+
+def test_paths_that_stay_in_the_folder_are_read(tmp_path: Path) -> None:
+    for name in ("../data/0000.jpg", str(tmp_path / "data" / "0001.jpg"), "link.jpg"):
+        folder = dataset(tmp_path / "data", name)
+        (folder / "link.jpg").symlink_to("0002.jpg")
+        (tmp_path / "elsewhere").symlink_to(folder)
+        assert reasons(folder) == reasons(tmp_path / "elsewhere") == []
+        folder.rename(tmp_path / f"done-{name[-8:]}")
+        (tmp_path / "elsewhere").unlink()
+
+
+def test_a_snapshot_of_the_hubs_cache_is_links_to_its_blobs(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "datasets--a--b" / "blobs", tmp_path / "datasets--a--b" / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True), snapshot.mkdir(parents=True)
+    for i in range(3):
+        (blobs / str(i)).write_bytes(jpeg(i))
+        (snapshot / f"{i}.jpg").symlink_to(f"../../blobs/{i}")
+    assert len(select(str(snapshot), **EVERYTHING).samples) == 3
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "karpathy", "second image"])
+def test_no_table_names_files_outside(form: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(jpeg(0))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "in.jpg").write_bytes(jpeg(1))
+    if form == "csv":
+        (folder / "metadata.csv").write_text("file_name\n../secret.jpg\n")
+    elif form == "parquet":
+        pq.write_table(pa.table({"image": ["../secret.jpg"]}), folder / "a.parquet")
+    elif form == "karpathy":
+        image = {"filename": "../secret.jpg", "split": "val", "sentences": [{"raw": "a"}]}
+        (folder / "dataset_coco.json").write_text(json.dumps({"images": [image]}))
+    else:
+        (folder / "a.jsonl").write_text('{"left_image": "in.jpg", "right_image": "../secret.jpg"}')
+    with pytest.raises(UsageError, match=r"'\.\./secret.jpg' is outside of the dataset's folder, see --allow-outside"):
+        select(str(folder), **EVERYTHING)
+    assert len(select(str(folder), allow_outside=True, **EVERYTHING).samples) == 1
+
+
+def test_a_table_in_a_folder_may_name_images_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "in.jpg").write_bytes(jpeg(0))
+    pq.write_table(pa.table({"image": ["../in.jpg"]}), tmp_path / "data" / "a.parquet")
+    assert len(select(str(tmp_path), **EVERYTHING).samples) == 1
+
+
+def test_metadata_never_has_a_device_or_a_fifo_read(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "data", "pipe.png")
+    os.mkfifo(folder / "pipe.png")
+    assert reasons(folder) == ["a FIFO, not a regular file"]
+    folder = dataset(tmp_path / "other", "/dev/zero")
+    assert reasons(folder, allow_outside=True) == ["a device, not a regular file"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a"])
+def test_a_dataset_that_is_a_fifo(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match="cannot be read: a FIFO, not a regular file; pass a folder or a file"):
+        select(str(tmp_path / name))
+
+
+def test_all_images_of_metadata_start_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    for i, name in enumerate(("left.jpg", "right.jpg", "only-at-root.jpg")):
+        (tmp_path / "pairs" / name).write_bytes(jpeg(i))
+    (tmp_path / "pairs" / "only-at-root.jpg").rename(tmp_path / "only-at-root.jpg")
+    rows = [{"left_image": "left.jpg", "right_image": name} for name in ("right.jpg", "only-at-root.jpg")]
+    (tmp_path / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = select(str(tmp_path), **EVERYTHING).samples
+    assert [sample.source for sample in found] == [tmp_path / "pairs" / "left.jpg"] * 2
+    assert [sample.second for sample in found] == [tmp_path / "pairs" / "right.jpg", tmp_path / "only-at-root.jpg"]
