@@ -29,6 +29,14 @@ QUESTION = "{}"
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
+class NotFiniteError(Exception):
+    """Logits of a text hold NaN or inf: the first such row, of how many."""
+
+    def __init__(self, row: int, rows: int):
+        super().__init__(f"logits of row {row} of {rows} are not finite")
+        self.row, self.rows = row, rows
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """How text is written: by beam search, never by sampling; one beam is greedy.
@@ -149,6 +157,7 @@ def generating(model: nn.Module, settings: Generation, **bounds: int) -> Iterato
     """Inside, `generate` searches with the settings' beams within `bounds`, whatever the checkpoint prefers.
 
     A checkpoint's preferences also reach it where the caller says nothing, so they are put aside, at every depth.
+    Raises NotFiniteError where the next token would be chosen from logits that hold NaN or inf.
     """
     from transformers import GenerationConfig
 
@@ -163,7 +172,15 @@ def generating(model: nn.Module, settings: Generation, **bounds: int) -> Iterato
                     end = kept["eos_token_id"]
                     kept["pad_token_id"] = end[0] if isinstance(end, list) else end
                 module.generation_config = GenerationConfig(**kept, **ours)
+                stack.callback(module.register_forward_hook(_check_logits).remove)
         yield
+
+
+def _check_logits(module: nn.Module, args: Any, output: Any) -> None:
+    """A forward hook: the last position's logits, which decide the next token, are finite."""
+    logits = getattr(output, "logits", None)
+    if logits is not None and not (sound := logits[:, -1].isfinite().all(-1)).all():
+        raise NotFiniteError(int(sound.int().argmin()), len(sound))
 
 
 def texts(loaded: Loaded, written: Tensor) -> list[str]:

@@ -13,12 +13,14 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from torch import Tensor
+
 from idvl.data.catalog import unknown
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.metrics.measured import Measured, Skipped
 from idvl.models.loading import Loaded
-from idvl.models.skills import Generation
+from idvl.models.skills import Generation, NotFiniteError, Skill
 
 # what a line of a predictions file says of an item, JSON-ready
 Record = dict[str, Any]
@@ -88,13 +90,33 @@ def each(
     does = loaded.family.skills[skill]
 
     def perform(some: Sequence[Sample], inputs: Any) -> list[Record]:
-        return [record(*pair) for pair in zip(some, does.perform(loaded, inputs, asked.generation), strict=True)]
+        given = performed(does, loaded, inputs, asked, [sample.id for sample in some])
+        return [record(*pair) for pair in zip(some, given, strict=True)]
 
     return Pass(
         items=samples,
         ids=[sample.id for sample in samples],
         prepare=lambda some: does.prepare(loaded, some, asked.generation),
         perform=perform,
+    )
+
+
+def performed(skill: Skill, loaded: Loaded, inputs: Any, asked: Asked, names: Sequence[str]) -> list[str] | Tensor:
+    """What a skill gives for a batch. RunError, with the first of the `names` concerned, where it is NaN or inf."""
+    try:
+        given = skill.perform(loaded, inputs, asked.generation)
+    except NotFiniteError as error:
+        # beam search has several rows an item, side by side
+        raise _not_finite(loaded, names[error.row * len(names) // error.rows]) from error
+    if isinstance(given, Tensor) and not given.isfinite().all():
+        raise _not_finite(loaded, names[int(given.isfinite().reshape(len(given), -1).all(1).int().argmin())])
+    return given
+
+
+def _not_finite(loaded: Loaded, name: str) -> RunError:
+    return RunError(
+        f"the output of {loaded.name} for {name} is NaN or inf: look for NaN in the weights, for a zero in the image "
+        "processor's image_std, or try --dtype float32"
     )
 
 

@@ -12,7 +12,7 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, each
+from idvl.tasks import Asked, Pass, Record, Scores, Task, each, performed
 
 # classes that a record lists, the likeliest first
 KEPT = 5
@@ -81,7 +81,7 @@ def _of_names(loaded: Loaded, asked: Asked) -> Callable[[Tensor], Tensor]:
     sentences = [template.replace("{}", name) for name in named for template in asked.templates]
     parts = [sentences[start : start + SENTENCES] for start in range(0, len(sentences), SENTENCES)]
     embedded = torch.cat(
-        [skill.perform(loaded, skill.prepare(loaded, part, asked.generation), asked.generation) for part in parts]
+        [performed(skill, loaded, skill.prepare(loaded, part, asked.generation), asked, part) for part in parts]
     )
     means = embedded.view(len(named), len(asked.templates), -1).mean(1)
     classes = torch.nn.functional.normalize(means, dim=-1)

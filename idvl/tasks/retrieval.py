@@ -19,7 +19,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.metrics import retrieval
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task
+from idvl.tasks import Asked, Pass, Record, Scores, Task, performed
 
 # queries whose candidates are compared together
 AT_ONCE = 128
@@ -52,8 +52,9 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
         }
 
     def perform(some: Sequence[Sample], inputs: Any) -> list[Record]:
-        images = look.perform(loaded, inputs["images"], asked.generation)
-        texts = read.perform(loaded, inputs["texts"], asked.generation).split([len(sample.texts) for sample in some])
+        images = performed(look, loaded, inputs["images"], asked, [sample.id for sample in some])
+        owners = [sample.id for sample in some for _ in sample.texts]
+        texts = performed(read, loaded, inputs["texts"], asked, owners).split([len(sample.texts) for sample in some])
         return [
             {"captions": list(sample.texts), "image": _packed(image), "texts": [_packed(text) for text in own]}
             for sample, image, own in zip(some, images, texts, strict=True)
@@ -95,9 +96,9 @@ def refine(loaded: Loaded, samples: Sequence[Sample], asked: Asked, records: Seq
             {
                 "rerank": asked.rerank,
                 "captions": numbers,
-                "scores": skill.perform(loaded, given, asked.generation).tolist(),
+                "scores": performed(skill, loaded, given, asked, [sample.id] * len(numbers)).tolist(),
             }
-            for (_, numbers), given in zip(some, inputs, strict=True)
+            for (sample, numbers), given in zip(some, inputs, strict=True)
         ]
 
     return Pass(items=items, ids=[sample.id for sample in samples], prepare=prepare, perform=perform)

@@ -5,6 +5,7 @@ The model is as it was afterwards. It knows neither files nor recipes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class Probe:
                 "set a smaller eval.limit"
             )
         self.batches = [collate(list(part)) for part in parts]
+        self._parts = parts
         self._about = {"samples": sum(map(len, parts)), "batch_size": batch_size}
 
     @property
@@ -67,18 +69,22 @@ class Probe:
         return taken * len(self.batches)
 
     def loss(self) -> float:
-        """The mean loss of a term over all samples. RunError where it is no number."""
+        """The mean loss of a term over all samples. RunError, with the samples of the batch, where it is NaN or inf."""
         return self._measured(self.batches)
 
     @torch.no_grad()
     def _measured(self, batches: list[dict[str, Tensor]]) -> float:
         total, count = 0.0, 0
-        for batch in batches:
+        for batch, samples in zip(batches, self._parts, strict=False):
             inputs = {key: value.to(self.model.device) for key, value in batch.items()}
             part = self._loss(self.model, inputs, None)
-            total, count = total + float(part.total), count + part.count
-        if total != total:
-            raise RunError("the loss is no number: the model, or the data, holds NaN")
+            loss = float(part.total)
+            if not math.isfinite(loss):
+                raise RunError(
+                    f"the loss is {loss} for a sample of {samples[0].id} to {samples[-1].id}: look for NaN "
+                    "in the weights, for a zero in the image processor's image_std, or try --dtype float32"
+                )
+            total, count = total + loss, count + part.count
         return total / count
 
 

@@ -54,6 +54,14 @@ def test_a_probe_measures_the_mean_loss_of_all_samples(vit):
         Probe(vit, samples, batch_size=20, budget=100)
 
 
+def test_a_loss_that_is_nan_names_the_samples(vit):
+    samples = select("digits", split="test", n=6, force=True).samples
+    probe = Probe(vit, samples, batch_size=2, budget=2**30)
+    probe.batches[1]["pixel_values"][1] = float("nan")
+    with pytest.raises(RunError, match=f"the loss is nan for a sample of {samples[2].id} to {samples[3].id}"):
+        probe.loss()
+
+
 def test_the_smallest_weights_are_zero_inside_and_all_are_back_afterwards(vit):
     layers = list(find_layers(vit.model, vit.family).items())[:2]
     weights = {name: layer.module.weight for name, layer in layers}
