@@ -26,14 +26,14 @@ help:
 
 install: $(STAMP)
 
-# torch goes first and alone, so that nothing else decides its version
+# torch and torchvision go first and together: builds that do not match break every vision model
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "idvl needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[faiss,digits,caption,peers,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[vlm,faiss,digits,caption,peers,dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -40,7 +40,8 @@ SCHEMA = "idvl/run/1"
 LOCK = ".lock"
 # the lines of a matrix of runs: the runs are in folders beside it
 MATRIX = "matrix.jsonl"
-PACKAGES = ("idvl", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "faiss-cpu", "faiss-gpu")
+PACKAGES = ("idvl", "torch", "torchvision", "transformers", "accelerate", "datasets", "safetensors", "numpy", "pillow")
+PACKAGES += ("faiss-cpu", "faiss-gpu")
 
 
 class Run:

@@ -47,8 +47,9 @@ def test_public_names_are_there_and_documented() -> None:
         idvl.intrinsic  # noqa: B018
 
 
-def test_torch_is_pinned_in_the_constraints_alone(setup: configparser.ConfigParser) -> None:
-    assert (ROOT / "constraints.txt").read_text() == "torch==2.13.0\n"
+def test_torch_and_torchvision_are_pinned_in_the_constraints_alone(setup: configparser.ConfigParser) -> None:
+    assert (ROOT / "constraints.txt").read_text() == "torch==2.14.1\ntorchvision==0.29.1\n"
+    assert "--constraint constraints.txt torch torchvision\n" in (ROOT / "Makefile").read_text()
     required = lines(setup["options"]["install_requires"])
     assert [name for name in required if name.startswith("torch")] == ["torch>=2.9"]
     assert not [name for name in required if "==" in name]

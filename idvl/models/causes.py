@@ -13,6 +13,9 @@ import torch
 
 from idvl.errors import UsageError, quoted
 
+# what the extra vlm installs, as the messages of transformers spell it
+VLM = ("torchvision", "num2words", "sentencepiece", "protobuf")
+
 
 @contextmanager
 def one_line(name: str, folder: Path | None) -> Iterator[None]:
@@ -37,6 +40,8 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
     said = " ".join(str(link) for link in chain)
     if "trust_remote_code" in said:
         return f"{name} brings its own model code; read it, then pass --trust-remote-code to run it"
+    if has(ImportError) and (lacking := next((package for package in VLM if package in said.lower()), None)):
+        return f"{name} needs {lacking}, which is not installed: pip install 'idvl[vlm]'"
     if has(hub.GatedRepoError):
         return f"{name} is gated: accept its terms on its hub page, then pass --token or run hf auth login"
     if has(hub.RevisionNotFoundError):

@@ -124,6 +124,7 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded
         "family": name_of(family),
         "guessed": family.guessed,
         "image_processor": type(images).__name__ if images else None,
+        "image_backend": getattr(images, "backend", None),
         "transformers": transformers.__version__,
         "fingerprint": fingerprint(model),
         "warnings": list(family.notes),
@@ -206,8 +207,9 @@ def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str |
 
 
 def _processor(target: str, family: Family, config: Any, options: dict[str, Any]) -> Any:
-    """The checkpoint's processor, images through PIL: the same pixels with torchvision and without."""
+    """The checkpoint's processor. Images are resized by PIL, with torchvision and without, where both can do it."""
     from transformers import AutoImageProcessor, AutoProcessor
+    from transformers.utils import is_torchvision_available
 
     try:
         processor = AutoProcessor.from_pretrained(target, **options)
@@ -215,7 +217,10 @@ def _processor(target: str, family: Family, config: Any, options: dict[str, Any]
         if unreached(error):
             raise
         cause = first_line(error).partition(". ")[0]
-        raise UsageError(f"{target} has no processor that loads ({cause}); add the original model's files") from error
+        hint = "" if is_torchvision_available() else ", or pip install 'idvl[vlm]' if it needs torchvision"
+        raise UsageError(
+            f"{target} has no processor that loads ({cause}); add the original model's files{hint}"
+        ) from error
     has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
     for kind in family.needs:
         if has[kind] is None:

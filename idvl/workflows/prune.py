@@ -144,6 +144,7 @@ class Work:
         facts = {
             **{**made, **asdict(outcome), "seconds": round(time.perf_counter() - start, 3)},
             "peak_memory": peak_memory(job.loaded.model.device),
+            "image_backend": job.loaded.description["image_backend"],
         }
         job.team.first(lambda: save(job, pruner, profile, self.plan, self.opened, facts))
         if self.opened:

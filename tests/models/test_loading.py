@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import idvl
 from idvl.errors import UsageError
 from idvl.models.causes import one_line
 from idvl.models.inputs import encode, process
@@ -64,7 +66,7 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(checkpoints):
     described = loaded.description
     assert (described["class"], described["source"]) == ("BlipForConditionalGeneration", "folder")
     assert described["parameters"] == sum(p.numel() for p in loaded.model.parameters())
-    assert described["image_processor"] == "BlipImageProcessorPil"
+    assert (described["image_processor"], described["image_backend"]) == ("BlipImageProcessorPil", "pil")
     assert described["warnings"] == [] and described["revision"] is None and not described["guessed"]
 
 
@@ -226,6 +228,58 @@ def test_what_the_hub_answers_is_told_apart():
     assert "check the id" in said(errors.RepositoryNotFoundError, 404)
     assert "--token" in said(errors.RepositoryNotFoundError, 401)
     assert "no such revision" in said(errors.RevisionNotFoundError, 404)
+
+
+WITHOUT = """
+import json, sys
+sys.modules.update(dict.fromkeys(("torchvision", "num2words", "sentencepiece")))  # importing them fails
+import idvl
+from idvl.models.loading import load
+from tests import tiny
+
+def refused(name):
+    try:
+        load(name, device="cpu")
+    except idvl.UsageError as error:
+        return str(error)
+
+blip, *others = sys.argv[1:]
+profile = idvl.estimate_id(blip, tiny.samples(110)).to_json()
+print(json.dumps({"model": profile["model"], "layers": profile["layers"], "refused": [refused(name) for name in others]}))
+"""
+
+
+def test_torchvision_changes_no_number_and_what_needs_it_says_so(checkpoints, tmp_path):
+    """The core in a process where the packages of the extra vlm cannot be imported, beside this one, where they can."""
+    pytest.importorskip("torchvision")
+    import transformers
+
+    side = {"height": tiny.SIDE, "width": tiny.SIDE}
+    transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**tiny.VISION)).save_pretrained(tmp_path / "dinov3")
+    transformers.DINOv3ViTImageProcessor(size=side).save_pretrained(tmp_path / "dinov3")
+    config = transformers.LlavaConfig(
+        vision_config=transformers.PixtralVisionConfig(**tiny.VISION),
+        text_config=transformers.LlamaConfig(**tiny.TEXT, num_key_value_heads=2),
+    )
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "pixtral")
+    images = transformers.PixtralImageProcessor(size={"longest_edge": tiny.SIDE}, patch_size=8)
+    words = tiny.words_tokenizer(extra_special_tokens={"image_token": "<image>"})
+    transformers.PixtralProcessor(images, words, patch_size=8, image_token="<image>").save_pretrained(
+        tmp_path / "pixtral"
+    )
+
+    command = [sys.executable, "-c", WITHOUT, checkpoints / "blip", tmp_path / "dinov3", tmp_path / "pixtral"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    without = json.loads(done.stdout)
+    here = idvl.estimate_id(str(checkpoints / "blip"), tiny.samples(110)).to_json()
+    assert without["model"] == here["model"] and here["model"]["image_backend"] == "pil"
+    assert [layer["estimate"]["dimension"] for layer in without["layers"].values()] == pytest.approx(
+        [layer["estimate"]["dimension"] for layer in here["layers"].values()], rel=1e-9
+    )
+    for said in without["refused"]:
+        assert "torchvision" in said and "pip install 'idvl[vlm]'" in said
+    assert load(str(tmp_path / "dinov3"), device="cpu").description["image_backend"] == "torchvision"
 
 
 HUB_SESSION = """
