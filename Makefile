@@ -11,7 +11,7 @@ DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/den
 MATRICES ?= judged core sparsities rates exponents scopes after dimensions vit
 OPTIONS ?=
 
-.PHONY: help install demo replicate test slow lint builtins benchmarks clean
+.PHONY: help install demo replicate test slow smoke lint builtins benchmarks clean
 
 help:
 	@echo "make install     .venv with everything the other targets need"
@@ -19,6 +19,7 @@ help:
 	@echo "make replicate   the paper's experiments on small models, hours in all; keeps whole models and cells"
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
+	@echo "make smoke       the four commands on tiny models, under 90 seconds"
 	@echo "make lint        ruff"
 	@echo "make builtins    train the built-in models anew (up to 20 minutes each)"
 	@echo "make benchmarks  every benchmark, one after the other"
@@ -63,6 +64,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+smoke: $(STAMP)
+	TQDM_DISABLE=1 $(BIN)/python -m tests.smoke
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

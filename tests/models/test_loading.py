@@ -245,7 +245,7 @@ def refused(name):
 
 blip, *others = sys.argv[1:]
 profile = idvl.estimate_id(blip, tiny.samples(110)).to_json()
-print(json.dumps({"model": profile["model"], "layers": profile["layers"], "refused": [refused(name) for name in others]}))
+print(json.dumps({**profile, "refused": [refused(name) for name in others]}))
 """
 
 
