@@ -44,6 +44,16 @@ def unpack(packed: Tensor, n: int, dtype: torch.dtype = torch.bool) -> Tensor:
     return _spread(dtype, packed.device).index_select(0, packed.int()).view(-1)[:n]
 
 
+def _in_order(file: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: safetensors writes them in the order of a random hash."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + file[end:]
+
+
 @lru_cache
 def _spread(dtype: torch.dtype, device: torch.device) -> Tensor:
     """(256, 8): the eight masks of every byte."""
@@ -136,10 +146,13 @@ class Masks:
         self._hash = None
 
     def save(self, path: Path | str) -> None:
-        """Write the packed masks as safetensors, atomically; the shapes are in the file's metadata."""
+        """Write the packed masks as safetensors, atomically; the shapes are in the file's metadata.
+
+        Equal masks give equal bytes.
+        """
         metadata = {"format": FORMAT, "shapes": json.dumps(self.shapes)}
         tensors = {name: packed.cpu() for name, packed in self._packed.items()}
-        write_bytes(Path(path), safetensors.torch.save(tensors, metadata))
+        write_bytes(Path(path), _in_order(safetensors.torch.save(tensors, metadata)))
 
     @classmethod
     def load(cls, path: Path | str) -> Masks:

@@ -77,6 +77,12 @@ def test_saved_masks_come_back(tmp_path: Path) -> None:
     assert (tmp_path / "masks.safetensors").stat().st_size < masks.total / 8 + 1000
 
 
+def test_equal_masks_give_equal_bytes(tmp_path: Path) -> None:
+    for number in range(20):
+        random_masks().save(tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_files_that_hold_no_masks_are_refused(tmp_path: Path) -> None:
     import safetensors.torch
 
