@@ -168,20 +168,22 @@ class Pruner:
         """All that a run resumes with, by reference."""
         state = {f"criterion.{key}": value for key, value in self.criterion.state_dict().items()}
         state |= {f"mask.{name}": packed for name, packed in self.masks.state_dict().items()}
-        state["factors"] = torch.tensor(list(self._factors.values()), dtype=torch.float64)
+        state |= {f"factor.{name}": torch.tensor(value, dtype=torch.float64) for name, value in self._factors.items()}
         state["frozen"] = torch.tensor(self._frozen)
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the state of a pruner of the same layers and settings; ValueError where it is of others."""
         device = next(iter(self.weights.values())).device
-        criterion, masks = (
+        if "factors" in state:
+            raise ValueError("an older idvl wrote it, which kept the layers' factors without their names")
+        criterion, masks, factors = (
             {key.removeprefix(part): value.to(device) for key, value in state.items() if key.startswith(part)}
-            for part in ("criterion.", "mask.")
+            for part in ("criterion.", "mask.", "factor.")
         )
         self.masks.load_state_dict(masks)
         self.criterion.load_state_dict(criterion)
-        self._factors = dict(zip(self.weights, state["factors"].tolist(), strict=True))
+        self._factors = {name: factors[name].item() for name in self.weights}
         self._frozen = bool(state["frozen"])
 
     def _observe(self, name: str, weight: nn.Parameter) -> None:

@@ -195,6 +195,22 @@ def test_state_of_other_layers_is_refused() -> None:
         pruner({"c": weights["a.fc1"]}).load_state_dict(state)
 
 
+def test_factors_come_back_by_name() -> None:
+    weights = layers()
+    pruned = pruner(weights)
+    pruned.set_factors({"a.fc1": 3.0, "a.fc2": 0.7, "b.qkv": 1.1})
+    turned = dict(reversed(weights.items()))
+    again = pruner(turned)
+    again.load_state_dict(pruned.state_dict())
+    for each, own in ((pruned, weights), (again, turned)):
+        renew(own, 1)
+        each.step(40)
+    assert {name: again.masks.zeros[name] for name in weights} == pruned.masks.zeros
+    old = {"factors": torch.ones(3, dtype=torch.float64), **pruner(weights).state_dict()}
+    with pytest.raises(ValueError, match="an older idvl wrote it"):
+        again.load_state_dict(old)
+
+
 def test_gradient_scores_are_those_of_the_last_step() -> None:
     weights = layers()
     pruned = pruner(weights, "gradient", kind="one-shot", total_steps=5, initial=0, final=0)
