@@ -113,7 +113,7 @@ class Run:
                 if in_a_row > MOST_SKIPPED:
                     raise RunError(f"fp16 overflowed {in_a_row} times in a row after step {self.step}: use bf16")
                 if hooks.on_epoch and self.position % self.per_epoch == 0:
-                    self._between(lambda: hooks.on_epoch(self.position // self.per_epoch))
+                    self._between(lambda: hooks.on_epoch(self.position // self.per_epoch, self.step))
                 self._keep(asked, moved)
                 if moved:
                     self._evaluate(hooks, interrupts)

@@ -167,7 +167,8 @@ def test_epochs_end_in_eval_mode_and_draw_no_random_number(folders):
     epochs = []
 
     def evaluate(loaded):
-        def hook(epoch):
+        def hook(epoch, step):
+            assert step == 4 * epoch
             epochs.append((epoch, loaded.model.training))
             torch.rand(3)
 
@@ -252,7 +253,7 @@ def test_steps_that_fp16_skips_reach_nobody(folders, monkeypatch):
         return _with_scaler(make(*args), scaler)
 
     monkeypatch.setattr(loop.accelerating, "session", session)
-    loaded, norms, told = fresh(folders, "vit"), [], []
+    loaded, norms, told, epochs = fresh(folders, "vit"), [], [], []
     for weight in loaded.model.parameters():
         # the largest number of fp16
         weight.register_hook(lambda gradient: torch.where(gradient.abs() > 65504, math.inf, gradient))
@@ -266,8 +267,10 @@ def test_steps_that_fp16_skips_reach_nobody(folders, monkeypatch):
         LABELLED,
         Training(max_steps=4, batch_size=8, clip=1.0, **FAST | {"lr_schedule": "constant"}),
         on_step=note,
+        on_epoch=lambda epoch, step: epochs.append((epoch, step)),
         progress=lambda step, total, numbers: told.append((step, numbers["norm"])),
     )
+    assert epochs[:5] == [(epoch, 0) for epoch in range(1, 6)]
     assert outcome.steps == 4 and outcome.skipped > 20
     assert [step for step, _ in norms] == [step for step, _ in told] == [1, 2, 3, 4]
     # unscaled, then clipped

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,8 +23,11 @@ from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
+from idvl.sparsity.schedule import Schedule
+from idvl.sparsity.weighting import Multipliers
 from idvl.workflows import estimate_id
 from idvl.workflows.prune import run
+from idvl.workflows.pruning import training
 from tests import tiny
 from tests.hub import write_dataset
 from tests.reporter import Silent
@@ -159,6 +163,22 @@ def test_every_kind_of_run_ends_verified(place, tmp_path, changes):
         changes.get("prune__structure", "unstructured"),
     )
     assert report["verified"]["zeros"] == total["zeros"]
+
+
+def test_dimensions_are_estimated_anew_until_the_steps_reach_the_final_phase(monkeypatch):
+    measured = []
+    monkeypatch.setattr(training.dimensions, "refreshed", lambda job, pruner, opened, epoch: measured.append(epoch))
+
+    def train(*args, on_epoch, **more):
+        for epoch, step in ((1, 13), (2, 19), (3, 20)):  # fp16 has skipped steps
+            on_epoch(epoch, step)
+
+    monkeypatch.setattr(training, "train", train)
+    job = Mock(layers={}, schedule=Schedule(target=0.5, total_steps=26, final=6 / 26))
+    job.recipe.prune.refresh_profile = 1
+    job.multipliers.return_value = Multipliers({})
+    training.prune(job, None, Path("none"), None, Silent(), resume=False)
+    assert measured == [1, 2]
 
 
 def test_one_shot_leaves_the_weights_that_stay_as_they_were(place, tmp_path):

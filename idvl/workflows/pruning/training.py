@@ -47,9 +47,9 @@ def prune(
         if update is not None:
             agree(update.digest, f"the masks at step {step}", pruner.digests)
 
-    def on_epoch(epoch: int) -> None:
+    def on_epoch(epoch: int, step: int) -> None:
         every = job.recipe.prune.refresh_profile
-        if every and epoch % every == 0 and not job.schedule.is_final(epoch * job.per_epoch + 1):
+        if every and epoch % every == 0 and not job.schedule.is_final(step + 1):
             anew = dimensions.refreshed(job, pruner, opened, epoch)
             pruner.set_factors(job.multipliers(anew).factors)
 
