@@ -34,12 +34,14 @@ def points(x: Tensor, real: Tensor | None, tokens: Tokens, draws: Tensor) -> Ten
     """Tokens (b, t, d) -> points (b, f).
 
     `real` (b, t) is False at padding: there a flattened point is zero, and no other policy looks. `draws` (b) in [0, 1)
-    decide which of its real tokens a sample contributes under "each".
+    decide which of its real tokens a sample contributes under "each". Raises RunError for a sample without one.
     """
     if tokens == "flatten":
         return (x if real is None else x.masked_fill(~real.unsqueeze(2), 0)).flatten(1)
     real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if real is None else real
     count = real.sum(1)
+    if not count.all():
+        raise RunError(f"sample {int(count.argmin())} of the batch has no real token, and so no point")
     if tokens == "mean":
         return x.masked_fill(~real.unsqueeze(2), 0).sum(1) / count.unsqueeze(1)
     place = {"first": torch.zeros_like(count), "last": count - 1, "each": (draws * count).long()}[tokens]
@@ -92,7 +94,10 @@ class Recorder:
         tensor = tensor.detach().reshape(size, -1, tensor.shape[-1])
         real = self._token_mask(name, tensor.shape[1], self._batches[self._batch])
         real = real if real is None else real.to(tensor.device)
-        rows = points(tensor, real, self._tokens, self._draws[self._batch].to(tensor.device))
+        try:
+            rows = points(tensor, real, self._tokens, self._draws[self._batch].to(tensor.device))
+        except RunError as error:
+            raise RunError(f"layer {name}, batch {self._batch}: {error}") from error
         self._stores[name].add(self._batch, rows)
 
     def take(self, name: str) -> Store:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
+from idvl.models.causes import first_line
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded
@@ -38,7 +39,7 @@ def encode(
 
     `part` gives the numbers of the batches to make, padded for all samples nevertheless. `workers` threads decode and
     resize images, 0 does it in the caller's; `progress` counts batches. Raises UsageError for a sample that lacks what
-    the model needs or whose image cannot be decoded.
+    the model needs, whose image cannot be decoded or whose text gives no token.
     """
     check(loaded, samples)
     family, processor = loaded.family, loaded.processor
@@ -47,7 +48,9 @@ def encode(
     parts = [samples[number * batch_size : (number + 1) * batch_size] for number in numbers]
 
     def batch(some: Sequence[Sample]) -> dict[str, Tensor]:
-        return family.inputs(processor, some, length)
+        inputs = family.inputs(processor, some, length)
+        _check_tokens(some, inputs)
+        return inputs
 
     batches: list[dict[str, Tensor]] = []
     for result in _mapped(batch, parts, workers):
@@ -77,7 +80,20 @@ def process(
     if "text" in needs:
         given["text"] = [placeholder + sample.texts[0] for sample in samples]
         given |= {"padding": "max_length", "max_length": text_length, "truncation": True}
-    return dict(processor(**given))
+    return prepared(processor, **given)
+
+
+def prepared(processor: Any, **given: Any) -> dict[str, Any]:
+    """What a checkpoint's processor makes of images and texts. Raises UsageError where its settings make no sense."""
+    try:
+        return dict(processor(**given))
+    except Exception as error:  # whatever a size of 0 or a mean of two channels leads to
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise
+        raise UsageError(
+            f"the checkpoint's processor cannot prepare the samples: {first_line(error)}; check its "
+            "preprocessor_config.json"
+        ) from error
 
 
 def longest_text(
@@ -95,7 +111,7 @@ def longest_text(
     lengths = [len(ids) for sample in samples for ids in tokenizer(list(sample.texts[:read]))["input_ids"]]
     if "image" in needs:
         first = {"images": [pixels(samples[0], how.get("square"))], "text": [how.get("placeholder", "") + "a"]}
-        added = len(processor(**first)["input_ids"][0]) - len(tokenizer("a")["input_ids"])
+        added = len(prepared(processor, **first)["input_ids"][0]) - len(tokenizer("a")["input_ids"])
         lengths = [length + added for length in lengths]
     cut = sum(length > limit for length in lengths) if limit else 0
     if cut:
@@ -132,6 +148,17 @@ def check(loaded: Loaded, samples: Sequence[Sample]) -> None:
                 f"sample {sample.id} has no {' and no '.join(lacks)}, but {loaded.name} needs "
                 f"{' and '.join(loaded.family.needs)}; choose a dataset that has them or name its columns"
             )
+
+
+def _check_tokens(samples: Sequence[Sample], inputs: dict[str, Tensor]) -> None:
+    """Raise UsageError for a sample whose text becomes padding alone: it is no point."""
+    for key in ("attention_mask", "decoder_attention_mask"):
+        for sample, mask in zip(samples, inputs.get(key, ()), strict=False):
+            if not mask.any():
+                raise UsageError(
+                    f"sample {quoted(sample.id)} has no token: the tokenizer makes nothing of its text "
+                    f"{quoted(sample.texts[0])}; remove it from the dataset"
+                )
 
 
 def pixels(sample: Sample, square: int | None) -> Any:

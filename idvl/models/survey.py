@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from idvl.errors import RunError
+from idvl.errors import RunError, UsageError
+from idvl.models.causes import first_line
 from idvl.models.layers import Layer
 from idvl.models.walk import Call, restore_forward, to_device
 
@@ -104,7 +105,8 @@ def survey(
 ) -> Survey:
     """Run one sample to warm up, then the batch TOURS times, of which the fastest counts.
 
-    Raises RunError for a layer whose tensors do not lead with the samples of the batch.
+    Raises RunError for a layer whose tensors do not lead with the samples of the batch, UsageError for inputs that the
+    model refuses.
     """
     blocks = blocks_of(model, layers)
     batch = to_device(batch, device)
@@ -115,7 +117,13 @@ def survey(
         handles.append(block.register_forward_hook(tour.leave))
     try:
         with torch.no_grad(), Watch(layers, capture, tour.record):
-            tour.run(model, call, {key: value[:1] for key, value in batch.items()})
+            try:
+                tour.run(model, call, {key: value[:1] for key, value in batch.items()})
+            except ValueError as error:  # how transformers refuses pixels of another size
+                raise UsageError(
+                    f"the model does not take what its processor prepares: {first_line(error)}; check its "
+                    "preprocessor_config.json"
+                ) from error
             alone = tour.shapes
             tours = [tour.run(model, call, batch) for _ in range(TOURS)]
     finally:

@@ -14,9 +14,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 
 import idvl
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
+from idvl.models.capture import points
 from idvl.models.causes import one_line
 from idvl.models.inputs import encode, process
 from idvl.models.loading import find_device, fingerprint, load, wrap
@@ -28,7 +30,7 @@ from tests.hub import Hub
 def checkpoints(tmp_path_factory):
     """A folder with a few tiny checkpoints, named by their kinds."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    for kind in ("blip", "vit", "bert", "clip"):
+    for kind in ("blip", "vit", "bert", "clip", "git", "gpt2"):
         tiny.save(kind, folder / kind)
     return folder
 
@@ -413,3 +415,32 @@ def test_a_text_model_needs_no_image(checkpoints):
     loaded = load(str(checkpoints / "bert"), device="cpu")
     sample = dataclasses.replace(tiny.samples(1)[0], source=None)
     assert "pixel_values" not in encode(loaded, [sample], batch_size=1)[0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": {"height": 0, "width": 0}}, {"size": {"height": -8, "width": -8}}, {"image_mean": [0.5, 0.5]}]
+)
+def test_a_processor_whose_settings_make_no_sense(change, checkpoints):
+    for kind in ("vit", "git"):
+        loaded = load(str(checkpoints / kind), device="cpu")
+        image_processor = getattr(loaded.processor, "image_processor", loaded.processor)
+        vars(image_processor).update(change)
+        with pytest.raises(UsageError, match="processor cannot prepare the samples: .*check its preprocessor_config"):
+            encode(loaded, tiny.samples(2), batch_size=2)
+
+
+def test_a_text_without_a_token_is_refused_by_name(checkpoints):
+    loaded = load(str(checkpoints / "gpt2"), device="cpu")
+    loaded.processor._tokenizer.post_processor = None
+    loaded.processor._tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    samples = tiny.samples(3)
+    samples[1] = dataclasses.replace(samples[1], texts=("\u200b",))
+    with pytest.raises(UsageError, match=r"sample 'tiny-1' has no token: .* nothing of its text '\\u200b'; remove it"):
+        encode(loaded, samples, batch_size=2)
+
+
+@pytest.mark.parametrize("tokens", ["mean", "first", "last", "each"])
+def test_padding_alone_is_no_point(tokens):
+    real = torch.tensor([[True, False], [False, False]])
+    with pytest.raises(RunError, match="sample 1 of the batch has no real token"):
+        points(torch.ones(2, 2, 3), real, tokens, torch.zeros(2))

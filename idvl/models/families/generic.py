@@ -24,7 +24,7 @@ from idvl.errors import UsageError
 from idvl.models import families
 from idvl.models.causes import first_line
 from idvl.models.families import Family, Lesson, vit
-from idvl.models.inputs import NO_LIMIT, image_processor_of, longest_text, pixels, process, tokenizer_of
+from idvl.models.inputs import NO_LIMIT, image_processor_of, longest_text, pixels, prepared, process, tokenizer_of
 from idvl.models.objective import IGNORED, Gather, Objective
 from idvl.models.skills import (
     QUESTION,
@@ -185,7 +185,7 @@ def prompts(
     read = prompted(loaded, skill, samples, settings)
     read = [text if placeholder.strip() in text else placeholder + text for text in read]
     side = "right" if encodes else "left"
-    shown = dict(loaded.processor(images=images, text=read, padding=True, padding_side=side, return_tensors="pt"))
+    shown = prepared(loaded.processor, images=images, text=read, padding=True, padding_side=side, return_tensors="pt")
     if encodes or not ends:
         return shown
     size = shown["input_ids"].shape
@@ -265,7 +265,7 @@ def _square(processor: Any) -> int | None:
     images = image_processor_of(processor)
     shapes = []
     for size in ((96, 96), (192, 96)):
-        pixels = images(images=_picture(*size), return_tensors="pt")["pixel_values"]
+        pixels = prepared(images, images=_picture(*size), return_tensors="pt")["pixel_values"]
         shapes.append(tuple(pixels.shape))
     if shapes[0] == shapes[1]:
         return None
