@@ -92,7 +92,7 @@ def command(
     final: Annotated[float | None, number(PRUNE, "Share of the steps after it has ended.")] = None,
     mask_every: Annotated[int | None, number(PRUNE, "Steps between two masks; 10 by default.", min=1)] = None,
     monotone: Annotated[bool | None, flag(PRUNE, "What is pruned never returns.", "--monotone")] = None,
-    compat: Annotated[Compat | None, text(PRUNE, "icml24: as the paper's code does it.", metavar="WORD")] = None,
+    compat: Annotated[Compat | None, text(PRUNE, "icml24: set masks as the paper's code does.", metavar="WORD")] = None,
     epochs: Annotated[int | None, number(TRAIN, "Passes over the training samples; 5 by default.", min=0)] = None,
     max_steps: Annotated[int | None, number(TRAIN, "Optimizer steps, instead of epochs.", min=1)] = None,
     batch_size: Annotated[int | None, number(TRAIN, "Samples of one process's batch; 20 by default.", min=1)] = None,
