@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "idvl/report/1": {
         "layers": {"*": {"modality": str, "weights": int, "sparsity": NUMBER, "dimension": NUMBER, "stderr?": NUMBER}},
         "modalities": {"*": {"sparsity?": NUMBER}},
-        "total": {f"{share}?": NUMBER for share in ("sparsity", "prunable_sparsity", "model_sparsity", "model_weights")},
+        "total": {f"{key}?": NUMBER for key in ("sparsity", "prunable_sparsity", "model_sparsity", "model_weights")},
         "made": MADE,
         "evaluation?": {"skipped?": TEXT},
         "model?": MODEL,

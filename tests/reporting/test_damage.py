@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from idvl.reporting import collect as collecting
 from idvl.reporting.collect import Study, collect
 from idvl.reporting.samples import galleries
 from idvl.workflows import analyze
@@ -101,3 +103,116 @@ def test_one_damaged_field_never_takes_the_page(tmp_path: Path) -> None:
     analyze.document(found)
     for run in study.runs:  # a page shows the samples of some runs alone
         galleries(Study(runs=(run, *sound)))
+
+
+FIFO, ENDLESS = object(), object()
+# each letter is nine of the one before
+BOMB = "a: &a x\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghij"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        *[(name, FIFO, "a FIFO, not a regular file") for name in ("run.json", "recipe.yaml", "report.json")],
+        ("report.json", ENDLESS, "a device, not a regular file"),
+        ("eval/results.json", b"", "results.json cannot be read: Expecting value"),
+        ("eval/results.json", b'{"schema": "idvl/results/1", "metrics": ' + b"[" * 100_000, "nested more than"),
+        ("report.json", b'{"schema": "idvl/report/1", "x": ' + b"[" * 60 + b"]" * 60 + b"}", "is nested more than 50"),
+        ("report.json", b'{"schema": "idvl/report/1", "x": ' + b"9" * 5_000 + b"}", "Exceeds the limit"),
+        ("profile.json", b'{"schema": "idvl/profile/1", "\\ud800": 1}', "which is not Unicode"),
+        ("report.json", b"\xff\xfe{}", "can't decode byte"),
+        ("recipe.yaml", f"{BOMB}\nmodel: {{name: *j}}".encode(), "aliases expanded"),
+        ("recipe.yaml", b"model: &a {name: *a}", "recipe.yaml cannot be read: line 1"),
+        ("recipe.yaml", b"model: {name: 0x" + b"f" * 5_000 + b"}", "a number beyond 1e+39"),
+        ("run.json", b'{"schema": "idvl/run/2"}', "has the schema 'idvl/run/2'; this idvl reads 'idvl/run/1'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_none_is_told_and_waited_for_by_nobody(
+    name: str, content: Any, told: str, tmp_path: Path
+) -> None:
+    run = folders.pruned(tmp_path / "a", id_weight="multiply")
+    (run / name).unlink()
+    if content is FIFO:
+        os.mkfifo(run / name)
+    elif content is ENDLESS:
+        (run / name).symlink_to("/dev/zero")
+    else:
+        (run / name).write_bytes(content)
+    (found,) = collect([tmp_path]).runs
+    assert any(told in why and len(why) < 500 for why in found.troubles), found.troubles
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"id": "\\ud800", "prediction": "x"}', "'id' of it is '\\ud800', which is not Unicode"),
+        (b'{"id": "x", "prediction": "x", "references": 5}', "'references' of it is no list"),
+        (b'{"id": "x", "top": {}}', "'top' of it is no list"),
+        (b"[" * 100_000, "nested more than"),
+        (b'{"id": "' + b"x" * 5_000_000, "more than 4,194,304 bytes"),
+        (b'{"id": "x", "prediction": "y"}', "has 4 samples, its results are of 3"),
+        (ENDLESS, "a device, not a regular file"),
+    ],
+)  # fmt: skip
+def test_damaged_predictions_are_told_beside_the_samples_of_the_others(line: Any, told: str, tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "dense")
+    path = folders.pruned(tmp_path / "a") / "eval" / "predictions.jsonl"
+    if line is ENDLESS:
+        path.unlink()
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(path.read_bytes() + line + b"\n")
+    (gallery,) = galleries(collect([tmp_path]))
+    assert len(gallery.samples) == 3 and [name for name, *_ in gallery.samples[0].said] == ["dense model"]
+    assert any(told in note and len(note) < 500 for note in gallery.notes), gallery.notes
+
+
+def test_a_sample_of_5000_digits_has_no_picture() -> None:
+    assert analyze.picture(f"shapes/test/{'9' * 5_000}") is None
+
+
+def test_folders_that_cannot_be_shown_or_looked_into_are_told(tmp_path: Path) -> None:
+    """Names that are no text, links to nowhere and to themselves, and a run whose every file is empty."""
+    folders.evaluated(tmp_path / os.fsdecode(b"caf\xe9"))
+    (tmp_path / "loop").symlink_to("loop")
+    folders.pruned(tmp_path / "linked")
+    (tmp_path / "linked" / "model").symlink_to("model")
+    for name in ("run.json", "recipe.yaml", "report.json"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        (tmp_path / "empty" / name).touch()
+    (tmp_path / "foreign" / "below").mkdir(parents=True)
+    (tmp_path / "foreign" / "below" / "run.json").write_text("[]")
+    found, text = analyze._shown(collect(sorted(tmp_path.iterdir())), expect=False, page_at=tmp_path / "x.html")
+    runs = {run.label.rpartition("/")[2]: run for run in found.study.runs}
+    assert runs.keys() == {"caf\\xe9", "linked", "empty"}
+    assert "caf\\xe9" in text and runs["linked"].finished
+    assert runs["empty"].damaged and len(runs["empty"].troubles) == 2
+    refused = {name.rpartition("/")[2]: why for name, why in found.study.refused}
+    assert refused.keys() == {"loop", "below"} and "run.json is no record" in refused["below"]
+
+
+def test_a_run_that_nobody_foresaw_is_left_out_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is read, and while it is shown: alone, or only beside another one."""
+    for name in "abcdef":
+        folders.evaluated(tmp_path / name)
+    read = collecting._read
+
+    def stumble(folder: Path, label: str) -> Any:
+        return read(folder, label) if folder.name != "f" else 1 / 0
+
+    monkeypatch.setattr(collecting, "_read", stumble)
+    study = collect([tmp_path])
+
+    def show(shown: Study) -> Study:
+        names = {Path(run.label).name for run in shown.runs}
+        if "b" in names or names >= {"a", "e"}:
+            raise KeyError("x")
+        return shown
+
+    found = analyze.standing(study, show)
+    assert [Path(run.label).name for run in found.runs] == ["a", "c", "d"]
+    assert [(Path(name).name, "left out: it is damaged" in why) for name, why in found.refused] == [
+        ("f", True), ("b", True), ("e", True)
+    ]  # fmt: skip
+    with pytest.raises(ZeroDivisionError):  # nobody's fault
+        analyze.standing(study, lambda _: 1 / 0)
