@@ -68,7 +68,12 @@ def run(
     named = "prune", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
     runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
-    device, team = join_team(recipe.model.device)
+    device, team = join_team(
+        recipe.model.device,
+        recipe,
+        command="prune",
+        **{"output": folder, "resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to},
+    )
     with ExitStack() as held:
         training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))
         job = gather(recipe, device, team, reporter, store=training)
