@@ -7,7 +7,6 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 import traceback
@@ -92,10 +91,8 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
         return text, 1
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in text:
         return f"out of memory: {LESS_MEMORY[command]}", 1
-    if re.search(r"gloo|NCCL|pair closure", text):
-        from idvl.models.team import lost
-
-        return f"{lost(error) or type(error).__name__} ({text[:100]})", 1
+    if "gloo" in text or "NCCL" in text:
+        return f"the connection to the other processes broke, one of them has ended ({text[:100]})", 1
     return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from idvl.errors import UsageError, quoted
-from idvl.files import write_text
+from idvl.files import read_json, sound, write_text
 
 VERSION = 1
 SCHEMA = f"idvl/profile/{VERSION}"
@@ -74,9 +76,18 @@ class LayerProfile:
 
     @classmethod
     def from_json(cls, values: Any, where: str) -> LayerProfile:
-        """The layer in an object of a profile. UsageError, beginning with `where`, for anything else."""
+        """The layer in an object of a profile. UsageError, beginning with `where`, for anything else.
+
+        A dimension that the points could not have is taken as it is: who uses it tells whether it is sound.
+        """
         _check_keys(cls, values, where)
+        _check_kinds(values, LAYER, where)
         _check_keys(Estimate, values["estimate"], f"{where}, its estimate")
+        _check_kinds(values["estimate"], ESTIMATE, f"{where}, its estimate")
+        diagnostics = values["estimate"].get("diagnostics", {})
+        _check_kinds(diagnostics, DIAGNOSTICS, f"{where}, its diagnostics")
+        if odd := [flag for flag in diagnostics.get("flags", []) if not isinstance(flag, str)]:
+            raise UsageError(f"{where}, its diagnostics: a flag is a text, not {quoted(odd[0])}")
         if values["modality"] not in MODALITIES:
             raise UsageError(f"{where}: modality {quoted(values['modality'])} is none of {', '.join(MODALITIES)}")
         try:
@@ -133,7 +144,7 @@ class Profile:
         """Read a profile. UsageError for a file that is missing, no profile, or of a newer schema."""
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            values = read_json(path)
         except FileNotFoundError:
             raise UsageError(f"there is no profile {quoted(path)}") from None
         except OSError as error:
@@ -203,17 +214,60 @@ def load_profile(path: Path | str) -> Profile:
     return Profile.load(folder)
 
 
+# the types of a field and its least value
+Kind = tuple[type | tuple[type, ...], float | None]
+TEXT, COUNT = ((str, type(None)), None), (int, 0)
+LAYER: dict[str, Kind] = {
+    **{"modality": (str, None), "block": TEXT, "depth": COUNT, "width": (int, 1)},
+    **{"n_features": ((int, type(None)), 0), "reads_image": (bool, None)},
+}
+ESTIMATE: dict[str, Kind] = {
+    **{"dimension": ((float, int, type(None)), None), "stderr": ((float, int, type(None)), 0)},
+    **{"n_points": COUNT, "n_duplicates": COUNT},
+    **{"estimator": (str, None), "reason": TEXT, "diagnostics": (dict, None)},
+}
+DIAGNOSTICS: dict[str, Kind] = {
+    **{"flags": (list, None), "scales": (list, None), "neighbors": (dict, None)},
+}
+WORDS = {
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+}
+WORDS |= {type(None): "null", object: "anything"}
+
+
 def _check_schema(values: Any, source: str) -> None:
     schema = values.get("schema") if isinstance(values, dict) else None
-    prefix, _, version = str(schema).rpartition("/")
-    if prefix != "idvl/profile" or not version.isdecimal():
+    version = re.fullmatch(r"idvl/profile/([0-9]{1,9})", schema) if isinstance(schema, str) else None
+    if version is None:
         raise UsageError(f'{source} is not an idvl profile: its "schema" is {quoted(schema)}, not {quoted(SCHEMA)}')
-    if int(version) > VERSION:
+    if int(version[1]) > VERSION:
         raise UsageError(
-            f"{source} was written by a newer idvl (schema {version}, this one reads {VERSION}); update idvl"
+            f"{source} was written by a newer idvl (schema {version[1]}, this one reads {VERSION}); update idvl"
         )
-    if int(version) < VERSION:
-        raise UsageError(f"{source} has the schema {version}, which no idvl has written; measure again")
+    if int(version[1]) < VERSION:
+        raise UsageError(f"{source} has the schema {version[1]}, which no idvl has written; measure again")
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str) -> None:
+    """UsageError for values of other types, for numbers below the least, and for what is not sound JSON."""
+    for key, value in values.items():
+        wanted, least = kinds.get(key, (object, None))
+        types = wanted if isinstance(wanted, tuple) else (wanted,)
+        # to Python true and false are numbers
+        odd = not isinstance(value, types) or (isinstance(value, bool) and not {bool, object} & set(types))
+        if odd or (value is not None and least is not None and value < least):
+            bound = "" if least is None else f", {least} or more"
+            words = " or ".join(WORDS[one] for one in types)
+            raise UsageError(f"{where}: {key!r} is {words}{bound}, not {quoted(value)}")
+        try:
+            sound(value)
+        except ValueError as error:
+            raise UsageError(f"{where}: {key!r}: {error}") from error
 
 
 def _check_keys(kind: type, values: Any, where: str) -> None:
@@ -238,7 +292,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")

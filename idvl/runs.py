@@ -26,7 +26,7 @@ from typing import IO, Any
 import yaml
 
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import disk_errors, read_text, write_bytes, write_json, write_text
+from idvl.files import disk_errors, parse_json, read_bytes, read_json, write_bytes, write_json, write_text
 from idvl.profile import finite
 
 try:
@@ -42,6 +42,8 @@ LOCK = ".lock"
 MATRIX = "matrix.jsonl"
 PACKAGES = ("idvl", "torch", "torchvision", "transformers", "accelerate", "datasets", "safetensors", "numpy", "pillow")
 PACKAGES += ("faiss-cpu", "faiss-gpu")
+# what `write_bytes` calls a file until it is whole
+UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
 
 
 class Run:
@@ -166,30 +168,26 @@ def keep(folder: Path | str, reads: Iterable[Path | str | None]) -> None:
 def read_record(folder: Path | str) -> dict[str, Any] | None:
     """The run.json of a run folder, None when there is none or it isn't ours."""
     try:
-        record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        record = read_json(Path(folder) / "run.json")
+    except (OSError, ValueError):
         return None
     ours = isinstance(record, dict) and record.get("schema") == SCHEMA
     kinds = {"files": list, "resumed": list, "signature": dict}
-    return record if ours and all(isinstance(record.get(key), kind) for key, kind in kinds.items()) else None
-
-
-def read_recipe(folder: Path | str) -> dict[str, Any] | None:
-    """The sections of a run folder's recipe.yaml, None where there is no such file or it is damaged."""
-    try:
-        recipe = yaml.safe_load(read_text(Path(folder) / "recipe.yaml"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    if not ours or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         return None
-    return recipe if isinstance(recipe, dict) and all(isinstance(part, dict) for part in recipe.values()) else None
+    return record if all(isinstance(name, str) for name in record["files"]) else None
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl, [] when there is none. RunError for a broken line before the last."""
     path = Path(path)
-    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     try:
-        return [json.loads(line) for line in whole.splitlines() if line.strip()]
-    except ValueError as error:
+        whole = read_bytes(path).rpartition(b"\n")[0] if path.exists() else b""
+        lines = [parse_json(line) for line in whole.split(b"\n") if line.strip()]
+        if odd := [line for line in lines if not isinstance(line, dict)]:
+            raise ValueError(f"{quoted(odd[0])} is no object")
+        return lines
+    except (OSError, ValueError) as error:
         raise RunError(f"{quoted(path)} has a broken line ({error}); start anew with --overwrite") from error
 
 
@@ -232,6 +230,7 @@ def _program() -> list[str]:
 def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """Clear or continue what is in `folder`, then write recipe.yaml and run.json."""
     record = read_record(folder)
+    _clear(folder, record["files"] if record else [])
     if record is not None and overwrite:
         _remove(folder, record["files"])
         record = None
@@ -279,21 +278,31 @@ def _cut_broken_line(path: Path) -> None:
 
 def _remove(folder: Path, names: list[str]) -> None:
     """Remove what the run recorded; run.json last, so that a cut-off removal can be repeated."""
-    for name in sorted(names, key=lambda name: name == "run.json"):
-        path = folder / name
-        if Path(name).name != name or name in ("", "..", "."):
+    for name in names:
+        if Path(name).name != name or name in ("", "..", ".") or "\0" in name:
             raise UsageError(
                 f"run.json of {quoted(folder)} lists {quoted(name)}, which is not inside it: remove the run by hand"
             )
+    for name in sorted(names, key=lambda name: name == "run.json"):
+        path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
+def _clear(folder: Path, names: list[str]) -> None:
+    """Remove the files that killed runs were about to rename, in the folder itself and in those that it recorded."""
+    within = (folder / name for name in names if Path(name).name == name and "\0" not in name)
+    parts = [path for path in within if path.is_dir() and not path.is_symlink()]
+    for path in [*folder.iterdir(), *(path for part in parts for path in part.rglob(".*.tmp"))]:
+        if UNFINISHED.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
 def _entries(folder: Path) -> list[str]:
     # a file that a killed run was about to rename is nobody's
-    return [name for name in os.listdir(folder) if name != LOCK and not re.fullmatch(r"\..+\.\d+\.tmp", name)]
+    return [name for name in os.listdir(folder) if name != LOCK and not UNFINISHED.fullmatch(name)]
 
 
 def _acquire(folder: Path) -> IO[str]:

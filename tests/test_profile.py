@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,11 @@ def test_an_estimate_is_a_number_or_a_reason(dimension: float | None) -> None:
         ('{"schema": "idvl/profile/2"}', "newer idvl .*update idvl"),
         ('{"schema": "idvl/profile/1", "layers": {}}', "lacks model"),
         ('{"schema": "idvl/profile/1", "model": NaN}', "NaN"),
+        ('{"schema": "idvl/profile/' + "1" * 5000 + '"}', "is not an idvl profile"),
+        ("[" * 100_000, "nested more than"),
+        ('{"a": ' + "9" * 5000 + "}", "limit"),
+        ('{"a": 1e999}', "not a number up to"),
+        ('{"a": "\\ud800"}', "not Unicode text"),
     ],
 )
 def test_what_is_no_profile_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -100,13 +106,31 @@ def test_what_is_no_profile_is_refused_in_one_line(tmp_path: Path, text: str, me
         ({"weight": 1}, "unknown keys: weight"),
         ({"estimate": None}, "expected an object, found NoneType"),
         ({"estimate": {"dimension": 1.0}}, "lacks stderr, n_points"),
+        ({"width": 0}, "'width' is a whole number, 1 or more, not 0"),
+        ({"depth": True}, "'depth' is a whole number, 0 or more, not True"),
+        ({"block": 5}, "'block' is a text or null, not 5"),
+        ({"estimate.stderr": -1.0}, "'stderr' is a number or a whole number or null, 0 or more, not -1.0"),
+        ({"estimate.n_points": "200"}, "'n_points' is a whole number, 0 or more, not '200'"),
+        ({"estimate.n_duplicates": -10}, "'n_duplicates' is .* not -10"),
+        ({"estimate.estimator": None}, "'estimator' is a text, not None"),
+        ({"estimate.diagnostics": {"flags": [5]}}, "a flag is a text, not 5"),
+        ({"estimate.reason": "\ud800"}, "not Unicode text"),
     ],
 )
 def test_a_broken_layer_is_named(change: dict[str, object], message: str) -> None:
     values = profile(a=1.0).to_json()
-    values["layers"]["blocks.0.a"] |= change
+    layer = values["layers"]["blocks.0.a"]
+    for key, value in change.items():
+        inside, _, name = key.rpartition(".")
+        (layer[inside] if inside else layer)[name] = value
     with pytest.raises(UsageError, match=rf"blocks\.0\.a.*{message}"):
         Profile.from_json(values)
+
+
+def test_a_profile_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "profile.json")
+    with pytest.raises(UsageError, match="cannot read the profile .*a FIFO"):
+        load_profile(tmp_path)
 
 
 def test_a_missing_profile_suggests_the_published_one(tmp_path: Path) -> None:

@@ -92,10 +92,24 @@ def test_overwrite_never_leaves_its_folder(tmp_path: Path) -> None:
     outside.write_text("mine")
     finished(folder)
     record = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", {**record, "files": ["../outside", *record["files"]]})
+    write_json(folder / "run.json", {**record, "files": [*record["files"], "../outside"]})
+    before = contents(folder)
     with pytest.raises(UsageError, match="not inside it"):
         start(folder, overwrite=True)
-    assert outside.exists()
+    assert outside.exists() and contents(folder) == before
+
+
+def test_what_a_killed_run_was_about_to_rename_is_removed(tmp_path: Path) -> None:
+    with start(tmp_path) as run:
+        run.path("eval").mkdir()
+    (tmp_path / "mine").mkdir()
+    # a folder may be the model before, which its own writer puts back
+    (tmp_path / ".model.before.7.tmp").mkdir()
+    for name in (".run.json.7.tmp", ".recipe.yaml.8.tmp", "eval/.results.json.7.tmp", "mine/.a.7.tmp", ".b.tmp"):
+        (tmp_path / name).write_text("")
+    start(tmp_path, resume=True).close()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.tmp")}
+    assert left == {".model.before.7.tmp", "mine/.a.7.tmp", ".b.tmp"}
 
 
 def test_resume_continues_with_the_same_signature(tmp_path: Path) -> None:

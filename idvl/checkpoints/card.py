@@ -38,6 +38,9 @@ _WEIGHTED = """
 The importance of each weight was taken times a factor from the intrinsic dimension of its layer (*Exploring Intrinsic
 Dimension for Vision-Language Model Pruning*, ICML 2024).
 """
+_FOREIGN = """
+The dimensions were measured on other weights than those that were pruned.
+"""
 _PAGE = """\
 # {title}
 
@@ -103,11 +106,12 @@ def page(
         facts |= {"model_name": f"{name} pruned", "eval_results": _model_index(evaluation)}
     data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
     factors = {layer["factor"] for layer in report["layers"].values()}
+    foreign = report.get("profile", {}).get("other_weights")
     body = _PAGE.format(
         title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
         name=_escaped(name),
         sparsity=report["total"]["sparsity"],
-        weighted=_WEIGHTED if len(factors) > 1 else "",
+        weighted=(_WEIGHTED + (_FOREIGN if foreign else "")) if len(factors) > 1 else "",
         class_name=model["class"],
         sparsities=_sparsities(report),
         evaluation=_evaluation(evaluation),

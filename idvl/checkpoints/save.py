@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from idvl.checkpoints.verify import Verdict, verify
 from idvl.errors import RunError, quoted
-from idvl.files import disk_errors, write_json, write_text
+from idvl.files import disk_errors, to_disk, write_json, write_text
 from idvl.models.causes import first_line
 from idvl.models.loading import quiet
 from idvl.profile import Profile
@@ -97,8 +97,8 @@ def _write(folder: Path, model: nn.Module, processor: Any, card: str, dtype: tor
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file():
             path.chmod(mode)  # safetensors makes files that nobody else may read
-        _to_disk(path)
-    _to_disk(folder)
+        to_disk(path)
+    to_disk(folder)
     return state
 
 
@@ -154,16 +154,8 @@ def _replace(folder: Path, fresh: Path) -> None:
         if before.exists():
             os.replace(before, folder)
         raise
-    _to_disk(folder.parent)
+    to_disk(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def multipliers(
             f"{len(unsound)} of {len(layers)} layers have no sound ID, {first} first ({reason}); "
             "missing_id median gives them their modality's median"
         )
-    medians = _medians(profile)
+    medians = _medians(profile, layers)
     ids, substituted = {}, {}
     for name, modality in layers.items():
         if name in unsound:
@@ -101,7 +101,18 @@ def unsound(estimate: Estimate) -> str | None:
 
 
 def _unsound(profile: Profile, name: str) -> str | None:
-    return unsound(profile.layers[name].estimate) if name in profile.layers else "not in the profile"
+    if name not in profile.layers:
+        return "not in the profile"
+    layer = profile.layers[name]
+    return unsound(layer.estimate) or _impossible(layer.estimate, layer.n_features)
+
+
+def _impossible(estimate: Estimate, features: int | None) -> str | None:
+    """Why points of so many features cannot have a dimension, its error allowed for; None where they can."""
+    error = estimate.stderr if estimate.stderr is not None else estimate.dimension / math.sqrt(estimate.n_points)
+    if features is None or estimate.dimension - 3 * error <= features:
+        return None
+    return f"an ID of {estimate.dimension:.4g}, more than its points have features ({features:,})"
 
 
 def _check_match(profile: Profile, layers: Mapping[str, str]) -> None:
@@ -114,12 +125,15 @@ def _check_match(profile: Profile, layers: Mapping[str, str]) -> None:
         )
 
 
-def _medians(profile: Profile) -> dict[str, float]:
-    """The median of the sound IDs of each modality, and of all layers under "". UsageError where there are none."""
+def _medians(profile: Profile, layers: Mapping[str, str]) -> dict[str, float]:
+    """The median of the sound IDs of each modality, and of all under "". UsageError where there are none.
+
+    Of the layers that are weighted alone: a profile may hold others, which are no part of the run.
+    """
     sound: dict[str, list[float]] = {}
-    for layer in profile.layers.values():
-        if not unsound(layer.estimate):
-            for group in (layer.modality, ""):
+    for name, layer in profile.layers.items():
+        if name in layers and not _unsound(profile, name):
+            for group in (layers[name], ""):
                 sound.setdefault(group, []).append(layer.estimate.dimension)
     if not sound:
         raise UsageError("no layer of the profile has a sound ID: estimate it from more, or more different, samples")

@@ -160,7 +160,6 @@ class Run:
         random = checkpoint.random_state()
         self.model.eval()
         found = hook()
-        ranks.meet()
         self._to_training()
         checkpoint.set_random_state(random)
         return found
@@ -198,7 +197,7 @@ class Run:
             record = {**self._identity(), **place, **self.stepper.record(), "random": randoms}
             checkpoint.save(self.folder, self.step, self.parts, record)
         # nobody goes on before the checkpoint is whole
-        ranks.meet()
+        self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one. UsageError for one of another run."""

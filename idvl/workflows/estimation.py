@@ -89,7 +89,7 @@ class Estimation:
         written = self.recipe.to_dict(*ESTIMATING)
         options = {"recipe": written, "signature": self.signature, "resume": resume, "overwrite": overwrite}
         if self.is_done:
-            finished = self.team.first(lambda: _finished(folder, options, self.loaded.name, others))
+            finished = self.team.first(lambda: _finished(folder, options, self, others))
             if finished:
                 reporter.note("everything is measured already")
                 _judge(finished.layers, reporter, part=part)
@@ -161,19 +161,22 @@ def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) 
         runs.refuse_difference(folder, record["signature"], signature)
     done = {}
     for line in runs.read_metrics(folder / "metrics.jsonl"):
-        if not isinstance(line, dict) or line.get("layer") not in layers:
+        if not isinstance(line.get("layer"), str) or line["layer"] not in layers:
             raise RunError(f"metrics.jsonl of {quoted(folder)} holds a line that is not this run's: use --overwrite")
         done[line["layer"]] = LayerProfile.from_json(line.get("profile"), line["layer"])
     return done
 
 
 def _finished(
-    folder: Path, options: Mapping[str, Any], name: str, others: Sequence[tuple[str, Profile]]
+    folder: Path, options: Mapping[str, Any], work: Estimation, others: Sequence[tuple[str, Profile]]
 ) -> Profile | None:
     """The profile of a run that has measured everything, None if it was not written; drawn anew beside `others`."""
+    name = work.loaded.name
     try:
         profile = load_profile(folder / "profile.json")
     except UsageError:
+        return None
+    if profile.layers != work.done or profile.model.get("fingerprint") != work.signature["fingerprint"]:
         return None
     if others:
         with runs.Run.open(folder, **options) as opened:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from idvl import recipe as recipes
 from idvl import runs
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.files import write_text
 from idvl.models.plan import duration
 from idvl.profile import finite
@@ -106,7 +106,7 @@ class Study:
 
     def __init__(self, matrix: Matrix, opened: runs.Run, left_out: list[Line], reporter: Reporter):
         self.matrix, self.opened, self.left_out, self.reporter = matrix, opened, left_out, reporter
-        before = {line["name"]: line for line in runs.read_metrics(opened.folder / runs.MATRIX)}
+        before = {line.get("name"): line for line in _lines(opened.folder / runs.MATRIX, reporter)}
         self.lines = {cell.name: self._found(cell, before.get(cell.name)) for cell in matrix.cells}
         # profiles measured, or found to be of the model as it is, by this process
         self.sound: set[Path] = set()
@@ -194,7 +194,7 @@ class Study:
     def _found(self, cell: Cell, before: dict[str, Any] | None) -> Line:
         """The line of a cell whose folder is finished; of any other one that has had no try yet."""
         place = self.opened.folder / cell.name
-        if before is None or before["state"] != "done" or not (place / "run.json").exists():
+        if before is None or not (place / "run.json").exists() or not _is_done(before):
             return _waiting(cell)
         _refuse_others(place, self._asked(cell))
         return Line(**{**before, "settings": cell.settings, "published": cell.published})
@@ -224,6 +224,25 @@ class Study:
 
 def _waiting(cell: Cell) -> Line:
     return Line(name=cell.name, state="waiting", settings=cell.settings, published=cell.published)
+
+
+def _lines(path: Path, reporter: Reporter) -> list[dict[str, Any]]:
+    """The lines of a matrix as it was left; none, with a warning, of a damaged file: the folders of cells tell more."""
+    try:
+        lines = runs.read_metrics(path)
+    except RunError as error:
+        reporter.warn(f"every cell is looked at again: {error}")
+        return []
+    return [line for line in lines if isinstance(line.get("name"), str)]
+
+
+def _is_done(line: Mapping[str, Any]) -> bool:
+    """Whether a line read from a file is that of a finished cell, as idvl writes it."""
+    metrics, headline = line.get("metrics"), line.get("headline")
+    numbers = [line.get("seconds"), *(metrics.values() if isinstance(metrics, dict) else [None])]
+    sound = all(isinstance(number, int | float) for number in numbers)
+    told = headline is None or (isinstance(headline, str) and sound and headline in metrics)
+    return line.get("state") == "done" and line.keys() == set(Line.__dataclass_fields__) and sound and told
 
 
 def _refuse_others(place: Path, asked: Recipe) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from idvl import runs
 from idvl.data.catalog import EVALUATION
 from idvl.data.samples import Selection
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.files import write_json
 from idvl.models.layers import SCOPES, in_scope
 from idvl.models.loading import Loaded
@@ -100,12 +100,7 @@ def run(
     named = "sensitivity", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
     runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
-    device, team = join_team(
-        recipe.model.device,
-        recipe,
-        command="sensitivity",
-        **{"output": folder, "ratios": list(ratios), "resume": resume, "overwrite": overwrite, "plan": plan_only},
-    )
+    device, team = join_team(recipe.model.device)
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "probing"))
@@ -237,6 +232,9 @@ class Work:
         found = dimensions.named(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
         if found:
             multipliers(found, {name: layer.modality for name, layer in self.layers.items()})  # refuses another model's
+            if dimensions.is_foreign(found, self.loaded.description):
+                name = quoted(self.recipe.prune.profile)
+                self.reporter.warn(f"the profile {name} was measured on other weights than {self.loaded.name} has")
         return found
 
     def _prepare_profile(self, begun: Path | None) -> None:

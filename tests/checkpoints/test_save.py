@@ -193,7 +193,7 @@ def die(*_, **__):
     os.kill(os.getpid(), 9)
 Pruned("vit", root / "once").save(root / "once" / "run" / "model")  # what is imported late is imported now
 # before it is verified, between the two renames, after them, before the report
-moments = {"verify": None, "replace": ".fresh.", "_to_disk": "run", "write_json": None}
+moments = {"verify": None, "replace": ".fresh.", "to_disk": "run", "write_json": None}
 for number, (where, when) in enumerate(moments.items()):
     child = os.fork()
     if not child:

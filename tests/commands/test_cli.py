@@ -229,7 +229,7 @@ def test_a_mistake_is_one_line_and_code_2(
         (KeyError("two\nlines"), 1, "idvl: KeyError: 'two\\nlines' (--debug shows where)"),
         (MemoryError(), 1, "idvl: out of memory: give a smaller --memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "idvl: out of memory"),
-        (RuntimeError("[gloo/pair.cc] Connection closed by peer"), 1, "idvl: another process ended without a word"),
+        (RuntimeError("[gloo/pair.cc] Connection closed by peer"), 1, "idvl: the connection to the other processes"),
         (KeyboardInterrupt(), 130, "idvl: interrupted"),
     ],
 )

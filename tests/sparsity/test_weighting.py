@@ -21,16 +21,17 @@ def estimate(dimension: float | None, **more: Any) -> Estimate:
 def profile(**estimates: tuple[str, Estimate]) -> Profile:
     layers = {
         name: LayerProfile(
-            modality=modality, block=None, depth=i, width=8, n_features=8, reads_image=False, estimate=found
+            modality=modality, block=None, depth=i, width=8, n_features=100, reads_image=False, estimate=found
         )
         for i, (name, (modality, found)) in enumerate(estimates.items())
     }
     return Profile(layers=layers, model={}, dataset={}, protocol={}, provenance={})
 
 
+LOW = ("vision", estimate(20.0))
 MEASURED = profile(
     v1=("vision", estimate(10.0)),
-    v2=("vision", estimate(20.0)),
+    v2=LOW,
     v3=("vision", estimate(60.0)),
     l1=("language", estimate(4.0)),
     l2=("language", estimate(0.1, stderr=0.09)),
@@ -74,6 +75,24 @@ def test_layers_without_a_sound_id_take_their_modalitys_median() -> None:
 )
 def test_what_is_sound(found: Estimate, why: str | None) -> None:
     assert (unsound(found) is None) if why is None else (why in unsound(found))
+
+
+def test_no_more_dimensions_than_features() -> None:
+    measured = profile(
+        **{"fits": ("vision", estimate(104.0, stderr=2.0)), "not": ("vision", estimate(5000.0)), "low": LOW}
+    )
+    weights = multipliers(measured, dict.fromkeys(measured.layers, "vision"))
+    assert weights.factors == {"fits": 104.0, "not": 62.0, "low": 20.0}
+    assert weights.substituted["not"].startswith("an ID of 5000, more than its points have features (100)")
+
+
+def test_layers_that_are_not_weighted_count_in_no_median() -> None:
+    layers = {name: modality for name, modality in LAYERS.items() if name != "v3"} | {"v4": "vision", "x1": "cross"}
+    alone = profile(
+        **{name: (modality, MEASURED.layers[name].estimate) for name, modality in LAYERS.items() if name != "v3"}
+    )
+    assert multipliers(MEASURED, layers) == multipliers(alone, layers)
+    assert multipliers(MEASURED, layers).factors["v4"] == 15
 
 
 def test_refuse_names_the_layer_and_the_reason() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from idvl import runs
 from idvl.errors import UsageError
@@ -35,6 +35,12 @@ def named(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
     for difference in other_widths(profile, layers).values():
         raise UsageError(f"the profile {name} is of another model: {difference}")
     return profile
+
+
+def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
+    """Whether a profile is of other weights than a described model has; None where it does not tell."""
+    measured = profile.model.get("fingerprint")
+    return None if measured is None else measured != model["fingerprint"]
 
 
 def estimation(job: Job, reporter: Reporter, *, begun: Path | None = None) -> Estimation:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from idvl import runs
-from idvl.files import disk_errors
+from idvl.files import disk_errors, to_disk
 from idvl.models.loading import Loaded, load, quiet
 from idvl.training import train
 from idvl.workflows.pruning.job import Job
@@ -32,15 +33,21 @@ def learn(job: Job, folder: Path, opened: runs.Run | None, reporter: Reporter) -
                 progress=lambda step, total, numbers: progress(step, total, f"loss {numbers['loss']:.3f}"),
             )
         job.team.first(lambda: _keep(job.loaded, dense))
-        if opened:
-            shutil.rmtree(checkpoints, ignore_errors=True)
+    if opened:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     job.take(job.team.each(lambda: load(str(dense), dtype="float32", device=job.loaded.model.device)))
 
 
 def _keep(loaded: Loaded, dense: Path) -> None:
-    fresh = dense.with_name(f".{dense.name}.0.tmp")
+    """Write the model whole or not at all: beside its place, to the disk, then renamed."""
+    fresh = dense.with_name(f".{dense.name}.{os.getpid()}.tmp")
     with disk_errors(dense):
+        for left in dense.parent.glob(f".{dense.name}.*.tmp"):
+            shutil.rmtree(left)
         with quiet():
             loaded.model.save_pretrained(fresh)
         loaded.processor.save_pretrained(fresh)
+        for path in (*fresh.rglob("*"), fresh):
+            to_disk(path)
         fresh.replace(dense)
+        to_disk(dense.parent)

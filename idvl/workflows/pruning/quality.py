@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl.errors import UsageError, quoted
-from idvl.files import write_json
+from idvl.files import read_json, write_json
 from idvl.models.loading import Loaded, fingerprint
 from idvl.workflows import judging
 from idvl.workflows.judging import Judgement
@@ -66,7 +66,15 @@ def _claim(folder: Path, signature: dict[str, Any]) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not path.exists():
             raise UsageError(f"{quoted(folder)} holds another evaluation: move it, or add --no-eval")
-        if json.loads(path.read_text(encoding="utf-8")) != ours:
+        if _written(path) != ours:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, ours)
+
+
+def _written(path: Path) -> Any:
+    """The signature in a file, None for one that is damaged."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None

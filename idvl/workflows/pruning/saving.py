@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,33 @@ from idvl.checkpoints.card import base_facts, page
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
 from idvl.errors import RunError, quoted
-from idvl.files import write_json, write_text
+from idvl.files import read_json, write_json, write_text
 from idvl.profile import Profile
+from idvl.reporting.documents import TEXT, misfit
 from idvl.sparsity.pruner import Pruner
 from idvl.workflows.pruning import dimensions
 from idvl.workflows.pruning.job import Job
 from idvl.workflows.pruning.plan import Plan
 
 REPORT = "report.json"
+# what a finished run's report is shown and gone on with by
+SHARE, MAYBE = (int, float), (int, float, type(None))
+PART = {"layers": int, "weights": int, "zeros": int, "sparsity": SHARE, "asked": MAYBE}
+WHOLE = {"prunable_weights": int, "prunable_sparsity": SHARE, "model_weights": int, "model_sparsity": SHARE}
+LAYER = {
+    **{"modality": str, "block": TEXT, "weights": int, "zeros": int, "sparsity": SHARE},
+    **{"dimension": MAYBE, "factor": MAYBE, "substituted": TEXT},
+}
+SHAPE = {
+    **{"layers": {"*": LAYER}, "modalities": {"*": PART}, "total": PART | WHOLE},
+    **{"made": {"command": str, "versions": {}}, "evaluation?": {"skipped?": str}, "profile?": {}},
+}
+SCORED = {"value": SHARE, "low": SHARE, "high": SHARE}
+SKIPPED = {"value": type(None), "skipped": str, "hint": TEXT}
+EVALUATION = {
+    **{"task": str, "headline": TEXT, "samples": int, "limit": (int, type(None)), "bootstrap": {"level": SHARE}},
+    **{"metrics": {"*": {"value": MAYBE}}, "dataset": {"dataset": TEXT, "split": TEXT}, "scoring?": {}},
+}
 
 
 def save(
@@ -47,6 +66,10 @@ def save(
         substituted=weighted.substituted,
     )
     report["made"] = dict(made)
+    if job.known:
+        told = {key: job.known.model.get(key) for key in ("name", "fingerprint")}
+        foreign = dimensions.is_foreign(job.known, job.origin)
+        report["profile"] = {"source": job.recipe.prune.profile, "model": told, "other_weights": foreign}
     for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
         opened.path(name)
     stored = job.origin.get("stored_dtype")
@@ -84,15 +107,38 @@ def skip_evaluation(folder: Path, reason: str) -> None:
 
 def is_evaluated(report: Mapping[str, Any]) -> bool:
     """Whether a report tells how well the model does."""
-    return "skipped" not in report.get("evaluation", {"skipped": None})
+    evaluation = report.get("evaluation")
+    return bool(evaluation) and "skipped" not in evaluation
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report.json of a run that has saved its model."""
+    """The report.json of a run that has saved its model. RunError for a file that is damaged."""
     try:
-        return json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    except ValueError as error:
+        report = read_json(folder / REPORT)
+        wrong = misfit(report, SHAPE) or _gap(report, SHAPE)
+        if not wrong and is_evaluated(report):
+            wrong = misfit(report["evaluation"], EVALUATION) or _gap(report["evaluation"], EVALUATION)
+            for metric in () if wrong else report["evaluation"]["metrics"].values():
+                shape = SCORED if metric["value"] is not None else SKIPPED
+                wrong = wrong or misfit(metric, shape) or _gap(metric, shape)
+        if wrong:
+            raise ValueError(wrong)
+        shlex.split(report["made"]["command"])
+        return report
+    except (OSError, ValueError) as error:
         raise RunError(f"{quoted(folder / REPORT)} is damaged ({error}): start anew with --overwrite") from error
+
+
+def _gap(value: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
+    """What a value of the right shape lacks, in words; None for what is whole."""
+    if "*" in shape:
+        parts = [(part, shape["*"]) for part in value.values()]
+    else:
+        if lacking := [key for key in shape if not key.endswith("?") and key not in value]:
+            return f"it lacks {lacking[0]!r}"
+        parts = [(value[name], shape[key]) for key in shape if (name := key.removesuffix("?")) in value]
+    inside = [(part, deeper) for part, deeper in parts if isinstance(deeper, dict)]
+    return next(filter(None, (_gap(part, deeper) for part, deeper in inside)), None)
 
 
 def _card(job: Job, report: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from idvl import runs
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
-from idvl.recipe import EvalSection, PruneSection, Recipe
+from idvl.recipe import EvalSection, PruneSection, Recipe, read_yaml
 from idvl.sparsity.axes import refuse as refuse_axes
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import FEWEST_POINTS
@@ -66,8 +66,8 @@ def continued(recipe: Recipe, folder: Path, *, ended: bool, judged: bool) -> dic
     What is done already keeps the settings that it was done with. UsageError for other ones, where a number depends on
     them and the run's signature does not hold them.
     """
-    before, now = runs.read_recipe(folder), recipe.to_dict()
-    if before is None or before.keys() != now.keys():
+    before, now = _written(folder / "recipe.yaml"), recipe.to_dict()
+    if before.keys() != now.keys():
         logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
         return now
     on_the_way = recipe.eval.every or before["eval"].get("every")
@@ -76,6 +76,16 @@ def continued(recipe: Recipe, folder: Path, *, ended: bool, judged: bool) -> dic
     values = [{key: one[part][name] for key, part, name in places if name in before[part]} for one in (before, now)]
     runs.refuse_difference(folder, *values)
     return now if not ended else before if judged else before | {"eval": now["eval"]}
+
+
+def _written(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe as they are written, {} for a file that is missing or damaged."""
+    try:
+        sections = read_yaml(path, "recipe")
+    except UsageError:
+        return {}
+    sound = isinstance(sections, dict) and all(isinstance(part, dict) for part in sections.values())
+    return sections if sound else {}
 
 
 def training_of(recipe: Recipe) -> Training:
