@@ -7,6 +7,8 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 import traceback
@@ -19,11 +21,13 @@ import typer
 import idvl
 from idvl.commands import analyze, estimate_id, prune
 from idvl.commands import eval as evaluation
-from idvl.commands.console import rank
-from idvl.errors import RunError, UsageError
+from idvl.commands.console import rank, stdout_errors, visible
+from idvl.errors import RunError, UsageError, quoted
 
 # seconds that the first process is given to speak: a launcher ends all as soon as one has ended
 PATIENCE = 3.0
+# characters of a line on stderr: libraries' messages may quote all that they were given
+LONGEST = 2000
 
 # command -> what takes less memory
 LESS_MEMORY = {
@@ -66,17 +70,37 @@ app.command("analyze", epilog=analyze.EPILOG)(analyze.command)
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Without arguments it shows the help and returns 2."""
     given = list(sys.argv[1:] if args is None else args)
+    with suppress(AttributeError):  # closed, or no file
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = typer.main.get_command(app).main(args=given or ["--help"], prog_name="idvl", standalone_mode=False)
+        _flush()
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
+        with suppress(RunError):  # it says what is told below
+            _flush()
         line, code = _explain(error, next((word for word in given if word in LESS_MEMORY), "estimate-id"))
         _complain(line, code)
         return code
     if code == 130:  # typer's answer to Ctrl-C
         _complain("interrupted", code)
     return (code or 0) if given else 2
+
+
+def _flush() -> None:
+    """Write the end of stdout. RunError where it cannot be; Python would only complain of it as it ends."""
+    try:
+        with stdout_errors():
+            sys.stdout.flush()
+    except (AttributeError, ValueError):  # closed from the beginning
+        return
+    except (RunError, BrokenPipeError) as error:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader has what it wanted, as head
+            sys.exit(1)
+        raise
 
 
 def _explain(error: Exception, command: str) -> tuple[str, int]:
@@ -91,6 +115,8 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
         return text, 1
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in text:
         return f"out of memory: {LESS_MEMORY[command]}", 1
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{error.strerror}: {quoted(error.filename)}", 2
     if "gloo" in text or "NCCL" in text:
         return f"the connection to the other processes broke, one of them has ended ({text[:100]})", 1
     return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1
@@ -98,8 +124,10 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
 
 def _complain(line: str, code: int) -> None:
     """One line on stderr. A mistake of the user's and an interruption are the same on all processes: one says it."""
+    line = visible(line if len(line) <= LONGEST else f"{line[: LONGEST - 250]} ... {line[-200:]}")
     if rank() == 0:
-        sys.stderr.write(f"idvl: {line}\n")
+        with suppress(OSError):
+            sys.stderr.write(f"idvl: {line}\n")
     elif code == 2:
         with suppress(KeyboardInterrupt):
             time.sleep(PATIENCE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone, speak
+from idvl.commands.console import Reporter, output, rank, results_alone, speak, write
 from idvl.commands.options import flag, number, text
 from idvl.errors import UsageError, quoted
 
@@ -84,6 +83,7 @@ def command(
     """
     from idvl.reporting.formats import FORMATS
 
+    o.check_encoding({**context.params, "folders": []})
     if table and json:
         raise UsageError("--table and --json exclude each other: both write to stdout")
     if table and table not in FORMATS:
@@ -125,7 +125,7 @@ def _measure(params: dict[str, Any]) -> tuple[Reporter, Path | None]:
         )
     if params["plan"] and rank() == 0:
         lines = dumps(done.plan.to_json(), indent=2) if params["json"] else "\n".join(done.plan.lines())
-        sys.stdout.write(f"{lines}\n")
+        write(f"{lines}\n")
     return reporter, done.folder
 
 
@@ -137,9 +137,9 @@ def _show(found: Any, *, table: str | None, json: bool, tables: bool, reporter: 
     for name, why in found.made.troubles[len(found.study.refused) :]:
         reporter.note(f"{name}: {why}")
     if json:
-        sys.stdout.write(dumps(document(found), indent=2, ensure_ascii=False) + "\n")
+        write(dumps(document(found), indent=2) + "\n")
     elif table:
-        sys.stdout.write(written(found.tables, table))
+        write(written(found.tables, table))
     elif tables:
         for shown in found.tables:
             output().print(terminal(shown))

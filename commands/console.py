@@ -1,4 +1,7 @@
-"""How a run speaks to a terminal: progress, notes and warnings on stderr, from the main process only."""
+"""How a run speaks to a terminal: results on stdout; progress and warnings on stderr, from the main process only.
+
+All text passes here: what a terminal would obey is shown, since a name from a file may hold it.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,58 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from idvl.errors import RunError
 
 # seconds between two lines of progress where no bar can be drawn
 LINE_EVERY = 30.0
 # what a pipe is as wide as
 PIPE_WIDTH = 120
+# control characters beside tab and newline -> their pictures, or the sign for what has none
+CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+CONTROLS |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+
+
+def visible(text: str) -> str:
+    """The text with pictures of control characters in their place."""
+    return text.translate(CONTROLS)
+
+
+@contextlib.contextmanager
+def stdout_errors() -> Iterator[None]:
+    """Say in one line that stdout cannot be written. A reader that has gone is no error: click ends the program."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"stdout cannot be written ({error.strerror}): the result is not shown; a run folder, if any, is complete"
+        ) from error
+
+
+def write(text: str) -> None:
+    """Write a result as it is, without wrapping, to stdout."""
+    with stdout_errors():
+        sys.stdout.write(visible(text))
+
+
+class Terminal(Console):
+    """Rich's console, for text from anywhere. A stderr that cannot be written ends no run."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with contextlib.suppress(OSError) if self.stderr else stdout_errors():
+            super().print(*objects, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 def rank() -> int:
@@ -25,10 +71,10 @@ def rank() -> int:
     return int(number) if number.isdecimal() else 0
 
 
-def output() -> Console:
+def output() -> Terminal:
     """The console for results: stdout, wide enough for a table when it is a pipe."""
     fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_WIDTH if fixed else None, highlight=False)
+    return Terminal(width=PIPE_WIDTH if fixed else None, highlight=False)
 
 
 @contextlib.contextmanager
@@ -54,7 +100,7 @@ class Reporter:
     """Progress, notes and warnings of a run. `quiet` keeps the warnings; beside the main process all is silent."""
 
     def __init__(self, *, quiet: bool = False):
-        self.console = Console(stderr=True, highlight=False, quiet=rank() > 0)
+        self.console = Terminal(stderr=True, highlight=False, quiet=rank() > 0)
         self.quiet = quiet
         self._bars = Progress(
             TextColumn("{task.description}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone
+from idvl.commands.console import Reporter, output, rank, results_alone, write
 from idvl.commands.options import MEASURE, choices, flag, number, text
 from idvl.profile import MODALITIES, Capture, EstimatorName, Knn, Tokens, compare, load_profile
 
@@ -119,14 +118,14 @@ def _show(result: Any, other: Any, label: str, *, json: bool, reporter: Reporter
 
     console = output()
     if result.profile is None and json:
-        sys.stdout.write(dumps(result.plan.to_json(), indent=2) + "\n")
+        write(dumps(result.plan.to_json(), indent=2) + "\n")
         return
     if result.profile is None:
         for line in result.plan.lines():
             console.print(line, soft_wrap=True)
         return
     if json:
-        sys.stdout.write(result.profile.dumps())
+        write(result.profile.dumps())
     else:
         console.print(table(result.profile, other, label))
         for line in summary(result.profile):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone
+from idvl.commands.console import Reporter, output, rank, results_alone, write
 from idvl.commands.options import flag, number, text
 from idvl.errors import UsageError
 
@@ -146,7 +145,7 @@ def _show(results: dict[str, Any], folder: Path | None, *, json: bool, reporter:
 
     console = output()
     if json:
-        sys.stdout.write(dumps(results, indent=2) + "\n")
+        write(dumps(results, indent=2) + "\n")
         return
     console.print(results_table(results))
     for line in rests_on(results):
@@ -161,7 +160,7 @@ def _list(*, json: bool) -> None:
 
     rows = listing()
     if json:
-        sys.stdout.write(dumps(rows, indent=2) + "\n")
+        write(dumps(rows, indent=2) + "\n")
     else:
         for line in catalogue(rows):
             output().print(line)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from json import dumps
 from typing import Any
 
 from rich.table import Table
 
 from idvl.commands import options as o
-from idvl.commands.console import output, results_alone
+from idvl.commands.console import output, results_alone, write
 from idvl.errors import RunError, UsageError, quoted
 
 # flags of prune that make no sense for many runs at once
@@ -40,7 +39,7 @@ def carry_out(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> N
             plan_only=params["plan"],
         )
     if params["json"]:
-        sys.stdout.write(dumps([line.to_json() for line in result.lines], indent=2) + "\n")
+        write(dumps([line.to_json() for line in result.lines], indent=2) + "\n")
     else:
         output().print(_table(result.lines))
     if result.folder:

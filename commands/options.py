@@ -9,7 +9,7 @@ import typer
 
 from idvl import profile
 from idvl.commands.console import Reporter, speak
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 
 if TYPE_CHECKING:
     from idvl import recipe as recipes
@@ -86,11 +86,22 @@ def asked(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple
     for name in ("resume", "overwrite"):
         if params[name] and params["output_dir"] is None:
             raise UsageError(f"--{name} needs the folder of the run: --output DIR")
+    check_encoding(params)
     reporter = Reporter(quiet=params["quiet"])
     speak(reporter, debug=params["debug"])
     from idvl import recipe as recipes
 
     return reporter, recipes.parse_assignments(params["set_"] or []) | settings(params, sections)
+
+
+def check_encoding(params: dict[str, Any]) -> None:
+    """UsageError for bytes that are no UTF-8: recipe, record and report could not hold them."""
+    for value in params.values():
+        for text in value if isinstance(value, list) else [value]:
+            try:
+                str(text).encode("utf-8")
+            except UnicodeEncodeError:
+                raise UsageError(f"{quoted(str(text))} is not valid UTF-8: choose another name") from None
 
 
 def settings(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> dict[str, Any]:

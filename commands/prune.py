@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from idvl.commands import matrix as matrices
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone
+from idvl.commands.console import Reporter, output, rank, results_alone, write
 from idvl.commands.options import choices, flag, number, text
 from idvl.words import Allocation, Compat, Criterion, IdWeight, MissingId, Precision, ScheduleName
 
@@ -192,7 +191,7 @@ def _show(result: Any, *, json: bool, reporter: Reporter) -> None:
 
     console = output()
     if json:
-        sys.stdout.write(dumps(result.report or result.plan.to_json(), indent=2) + "\n")
+        write(dumps(result.report or result.plan.to_json(), indent=2) + "\n")
     elif result.report is None:
         console.print(plan_table(result.plan.report))
         for line in result.plan.lines():

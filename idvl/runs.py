@@ -127,7 +127,10 @@ def check(
     folder = Path(folder)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: keep what is there, or remove it")
-    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    places = (folder, *folder.absolute().parents)
+    if lost := next((path for path in places if path.is_symlink() and not path.exists()), None):
+        raise UsageError(f"cannot write to {quoted(folder)}: {quoted(lost)} leads nowhere; choose another --output")
+    there = next((path for path in places if path.exists()), Path("/"))
     if not there.is_dir():
         raise UsageError(f"cannot write to {quoted(folder)}: {quoted(there)} is a file; choose another --output")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -88,8 +88,8 @@ def figures_beside(path: Path) -> Path:
 
 def _is_page(path: Path) -> bool:
     """Whether this is a page of ours, or the folder of the figures of one."""
-    name, _, rest = path.name.rpartition("-figures")
-    page = path.with_name(f"{name}.html") if path.is_dir() and not rest else path
+    figures = path.name.endswith("-figures") and path.is_dir()
+    page = path.with_name(f"{path.name.removesuffix('-figures')}.html") if figures else path
     try:
         return page.suffix == ".html" and page.is_file() and _has_mark(page)
     except OSError:

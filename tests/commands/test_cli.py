@@ -313,3 +313,77 @@ def test_the_same_name_in_every_form_of_entry() -> None:
     ]
     assert shown[0] == shown[1]
     assert "Usage: idvl [OPTIONS]" in shown[0]
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from idvl.commands.console import output, write
+
+    name = "m\x1b]0;title\x07\x9b31m"
+    table = Table("a")
+    table.add_row(Text(name))
+    output().print(table)
+    output().print(name, markup=False)
+    write(f"{name}\n")
+    reporter = Reporter()
+    reporter.note(name)
+    reporter.warn(name)
+    assert main(["eval", "m", f"--{name}"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.count("m␛]0;title") == 3 and shown.err.count("m␛]0;title") == 2
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown.out + shown.err)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["estimate-id", "builtin/vit", "--output", "x" * 300], "File name too long: 'xxx"),
+        (["estimate-id", "builtin/vit", "--output", "loop"], "'loop' leads nowhere"),
+        (["estimate-id", "m", "--output", "a\udcffb"], r"'a\\udcffb' is not valid UTF-8"),
+        (["estimate-id", "x" * 5000], "at most 4096 characters, not 'xxx"),
+        (["estimate-id", "m", "--tokens", "x" * 5000], r"'xxx.* \.\.\. "),
+        (["analyze", ".", "--output", "x" * 300], "File name too long: 'xxx"),
+        (["analyze", "."], "no run to analyze"),
+        (["analyze", "run", "--output", "a\udcffb"], "is not valid UTF-8"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_a_mistake(
+    args: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    if "loop" in args:
+        (tmp_path / "loop").symlink_to("loop")
+    assert main(args) == 2
+    told = capsys.readouterr().err
+    assert re.search(line, told) and told.count("\n") == 1 and len(told) <= 2100
+
+
+# the program's own streams: a subprocess
+@pytest.mark.parametrize(
+    ("shell", "code", "told"),
+    [
+        (">/dev/full", 1, "stdout cannot be written (No space left on device)"),
+        ("2>/dev/full", 0, None),
+        ("| head -c 1", 0, None),
+    ],
+)
+def test_streams_that_cannot_be_written(shell: str, code: int, told: str | None) -> None:
+    command = f"set -o pipefail; {sys.executable} -m idvl eval --list {shell}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode if "head" not in shell else 0) == code
+    assert done.stderr == "" if told is None else done.stderr.startswith(f"idvl: {told}")
+    assert done.stderr.count("\n") <= 1
+
+
+def test_a_terminal_without_unicode_gets_replacements() -> None:
+    code = (
+        "from idvl.commands import main\nfrom idvl.commands.console import output\nmain(['--version'])\n"
+        "output().print('1 ± 2 ␛')"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()[1:], done.stderr) == (0, ["1 ? 2 ?"], "")
