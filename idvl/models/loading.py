@@ -21,7 +21,7 @@ from torch import nn
 
 from idvl.errors import UsageError, quoted
 from idvl.models.causes import first_line, nearby, one_line, unreached
-from idvl.models.families import Family, family_of, name_of
+from idvl.models.families import Family, family_of
 from idvl.models.inputs import image_processor_of, tokenizer_of
 from idvl.models.layers import block_of, find_layers, modality_of
 
@@ -121,7 +121,7 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded
         "class": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "family": name_of(family),
+        "family": family.key,
         "guessed": family.guessed,
         "image_processor": type(images).__name__ if images else None,
         "image_backend": getattr(images, "backend", None),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from idvl.errors import UsageError
 from idvl.models import families
-from idvl.models.families import family_of, generic, name_of
+from idvl.models.families import family_of, generic
 from idvl.models.inputs import encode
 from idvl.models.layers import block_names, find_layers
 from idvl.models.loading import Loaded, load
@@ -87,7 +88,7 @@ def outputs(loaded: Loaded, batch) -> dict[str, torch.Tensor]:
 def test_layers_have_places(loaded, kind):
     model, family = loaded(kind).model, loaded(kind).family
     layers, blocks = find_layers(model, family), block_names(model, family)
-    assert name_of(family) == FAMILY_OF[kind]
+    assert family.key == FAMILY_OF[kind]
     assert {layer.modality for layer in layers.values()} == MODALITIES_OF[kind] <= set(MODALITIES)
     for name, layer in layers.items():
         assert model.get_submodule(name) is layer.module
@@ -158,7 +159,19 @@ def test_guesses_are_said(loaded, kind):
 
 def test_families_are_the_files_of_the_folder():
     assert families.names() == ["blip", "clip", "vilt", "vit", "generic"]
-    assert family_of(tiny.KINDS["clip"]()[0].config) is families.import_module("idvl.models.families.clip").FAMILY
+    assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
+
+
+def test_two_files_may_describe_classes_of_one_type(monkeypatch):
+    import transformers
+
+    clip = families.import_module("idvl.models.families.clip").FAMILY
+    second = SimpleNamespace(FAMILY=dataclasses.replace(clip, classes=("CLIPForImageClassification",)))
+    real = families.import_module
+    monkeypatch.setattr(families, "names", lambda: ["clip", "second", "generic"])
+    monkeypatch.setattr(families, "import_module", lambda name: second if name.endswith(".second") else real(name))
+    config = transformers.CLIPConfig(architectures=["CLIPForImageClassification"])
+    assert family_of(config).key == "second"
 
 
 def test_an_unknown_class_of_a_known_type_is_generic():

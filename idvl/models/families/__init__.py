@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
@@ -69,6 +69,8 @@ class Family:
     """
 
     model_types: tuple[str, ...]
+    # the name of its file, which family_of fills in
+    key: str = ""
     # names of the transformers classes that this family describes, the default first; empty for any
     classes: tuple[str, ...]
     needs: tuple[Literal["image", "text"], ...]
@@ -127,13 +129,7 @@ def family_of(config: Any) -> Family:
         family: Family = import_module(f"{__name__}.{name}").FAMILY
         if name == FALLBACK or (config.model_type in family.model_types and _describes(family, config)):
             break
-    return family.for_config(config) if family.for_config else family
-
-
-def name_of(family: Family) -> str:
-    """The key of a family, whatever a checkpoint made of it."""
-    known = {name: import_module(f"{__name__}.{name}").FAMILY.model_types for name in names()}
-    return next(name for name, types in known.items() if types == family.model_types)
+    return replace(family.for_config(config) if family.for_config else family, key=name)
 
 
 def _describes(family: Family, config: Any) -> bool:
