@@ -147,8 +147,18 @@ class Study:
             if self.lines[cell.name].state != "done" or model not in left or cell.recipe.train.new_head or not before:
                 continue
             if model not in known:
-                known[model] = self._isolated(restartable.identify, cell.recipe, place, f"the model of {cell.name}")
-            runs.refuse_difference(place, {"fingerprint": before}, known[model])
+                known[model] = self._identified(cell)
+            if known[model]:
+                runs.refuse_difference(place, {"fingerprint": before}, known[model])
+
+    def _identified(self, cell: Cell) -> dict[str, Any] | None:
+        """The fingerprint of a cell's model as it is; None, with a warning, where it does not open."""
+        place = self.opened.folder / cell.name
+        try:
+            return self._isolated(restartable.identify, cell.recipe, place, f"the model of {cell.name}")
+        except Failed as error:
+            self.reporter.warn(f"whether the model of {cell.name} has changed is not known: {error}")
+            return None
 
     def _tried(self, cell: Cell) -> Line:
         """Run a cell. Its line: done, failed, or waiting for another try."""

@@ -44,6 +44,8 @@ def works(monkeypatch):
 
     def fake(work, recipe, place, *, reporter, name):
         asked.append((work.__name__, place.name))
+        if work is restartable.identify and (trouble := troubles.get("identify")):
+            raise trouble.pop()
         if work is restartable.identify:
             return {"fingerprint": troubles.get("fingerprint", "first")}
         if trouble := troubles.get(place.name):
@@ -192,9 +194,14 @@ def test_cells_of_a_model_that_has_changed_since_are_not_mixed_with_others(tmp_p
     asked.clear()
     carry_out(more, tmp_path / "out", resume=True)
     assert [place for work, place in asked if work == "identify"] == [NAMES[0]]
+    # cells whose model is gone fail by themselves
+    troubles["identify"] = [Failed("there is no model")]
+    last = file(tmp_path, cells=[{"prune.criterion": "gradient"}, {"prune.criterion": "magnitude"}])
+    _, reporter = carry_out(last, tmp_path / "out", resume=True)
+    assert any("has changed is not known: there is no model" in warning for warning in reporter.warnings)
     # where nothing is left, the model is not opened
     asked.clear()
-    carry_out(more, tmp_path / "out", resume=True)
+    carry_out(last, tmp_path / "out", resume=True)
     assert not asked
 
 
