@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from idvl.errors import RunError, UsageError
 from idvl.sparsity import criteria
+from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import Pruner
 from idvl.sparsity.schedule import Schedule
 from tests.sparsity.layers import SHAPES, layers, renew, train, zeros
@@ -193,6 +195,37 @@ def test_state_of_other_layers_is_refused() -> None:
     state = pruner(weights).state_dict()
     with pytest.raises(ValueError, match="other layers"):
         pruner({"c": weights["a.fc1"]}).load_state_dict(state)
+
+
+ODD = {
+    "half": lambda w: w.half(),
+    "bfloat16": lambda w: w.bfloat16(),
+    "double": lambda w: w.double(),
+    "zero": torch.zeros_like,
+    "equal": lambda w: torch.full_like(w, -0.5),
+    "huge": lambda w: w * 1e30,
+    "denormal": lambda w: w * 1e-42,
+    "one by one": lambda w: w[:1, :1].clone(),
+}
+
+
+@pytest.mark.parametrize("kind", ["cubic", "one-shot"])
+@pytest.mark.parametrize("criterion", criteria.names())
+def test_counts_are_exact_whatever_the_weights_are(criterion: str, kind: str, tmp_path: Path) -> None:
+    plain = layers()
+    weights = {name: nn.Parameter(change(plain["a.fc1"].detach())) for name, change in ODD.items()}
+    weights["b.qkv"] = plain["b.qkv"]
+    settings = {"window": 4} if criterion == "platon" else {}
+    schedule = Schedule(kind=kind, target=0.7, total_steps=20, mask_every=1)
+    pruned = Pruner(weights, criterion=criteria.load(criterion, **settings), schedule=schedule)
+    for step in range(1, 21):
+        for weight in weights.values():
+            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step)).to(weight.dtype)
+        pruned.step(step)
+    pruned.masks.save(tmp_path / "masks.safetensors")
+    masks = Masks.load(tmp_path / "masks.safetensors")
+    masks.verify(weights)
+    assert sum(masks.zeros.values()) == round(0.7 * sum(weight.numel() for weight in weights.values()))
 
 
 def test_factors_come_back_by_name() -> None:

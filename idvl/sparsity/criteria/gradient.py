@@ -15,7 +15,7 @@ class Gradient:
         pass
 
     def score(self, name: str, weight: Tensor, grad: Tensor | None) -> Tensor:
-        return (weight.detach().float() * grad).abs_()
+        return (weight.detach().float() * grad.float()).abs_()
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
