@@ -11,7 +11,7 @@ DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/den
 MATRICES ?= judged core sparsities rates exponents scopes after dimensions vit
 OPTIONS ?=
 
-.PHONY: help install demo replicate test slow smoke lint builtins benchmarks clean
+.PHONY: help install demo replicate test slow smoke gpu lint builtins benchmarks clean
 
 help:
 	@echo "make install     .venv with everything the other targets need"
@@ -20,6 +20,7 @@ help:
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
 	@echo "make smoke       the four commands on tiny models, under 90 seconds"
+	@echo "make gpu         check and measure idvl on this machine's GPU, in five minutes at most"
 	@echo "make lint        ruff"
 	@echo "make builtins    train the built-in models anew (up to 20 minutes each)"
 	@echo "make benchmarks  every benchmark, one after the other"
@@ -68,6 +69,13 @@ slow: $(STAMP)
 smoke: $(STAMP)
 	TQDM_DISABLE=1 $(BIN)/python -m tests.smoke
 
+# the machine's own torch, which fits its driver; .venv only where there is none
+TORCH := $(PYTHON) -c 'import sys; from importlib.util import find_spec; \
+	sys.exit(sys.version_info < (3, 11) or not all(map(find_spec, ["torch", "transformers", "accelerate"])))' 2>/dev/null
+gpu:
+	@if $(TORCH); then $(PYTHON) -m benchmarks.gpu $(OPTIONS); \
+	else $(MAKE) --no-print-directory install && $(BIN)/python -m benchmarks.gpu $(OPTIONS); fi
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,5 +87,5 @@ benchmarks: $(STAMP)
 	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 clean:
-	rm -rf .venv build dist idvl.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .gpu build dist idvl.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

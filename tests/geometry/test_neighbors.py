@@ -235,21 +235,6 @@ def test_chunked_rows_go_through_the_product_even_with_faiss() -> None:
     assert nearest(Pieces(gaussian(100, 5, 64)), backend="faiss").diagnostics["backend"] == "torch"
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("backend", ["torch", "faiss"])
-@pytest.mark.parametrize("name", [name for name in HARD if name != "ties"])
-def test_a_gpu_finds_the_same(name: str, backend: str) -> None:
-    if backend == "faiss":
-        faiss = pytest.importorskip("faiss")
-        if not hasattr(faiss, "StandardGpuResources"):
-            pytest.skip("this faiss has no GPU support")
-    points = HARD[name](600)
-    ours, theirs = nearest(Matrix(points)), nearest(Matrix(points, device="cuda"), backend=backend)
-    assert torch.allclose(theirs.distances.cpu(), ours.distances, rtol=1e-10)
-    assert torch.equal(theirs.indices.cpu(), ours.indices)
-
-
 def test_lowered_precision_changes_nothing() -> None:
     points = HARD["outliers 3000"](600)
     before = nearest(Matrix(points)).distances
