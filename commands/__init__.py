@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -117,8 +118,10 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
         return f"out of memory: {LESS_MEMORY[command]}", 1
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return f"{error.strerror}: {quoted(error.filename)}", 2
-    if "gloo" in text or "NCCL" in text:
-        return f"the connection to the other processes broke, one of them has ended ({text[:100]})", 1
+    if re.search(r"gloo|NCCL|pair closure", text):
+        from idvl.models.team import lost
+
+        return f"{lost(error) or type(error).__name__} ({text[:100]})", 1
     return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1
 
 

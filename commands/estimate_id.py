@@ -54,7 +54,9 @@ def command(
     split: Annotated[str | None, text(o.DATA, "Split, the dataset's own by default.")] = None,
     samples: Annotated[int | None, number(o.DATA, "How many, the dataset's own number by default.", min=1)] = None,
     seed: o.Seed = None,
-    batch_size: Annotated[int | None, number(o.DATA, "Samples run at once; no number depends on it.", min=1)] = None,
+    batch_size: Annotated[
+        int | None, number(o.DATA, "Samples run at once; changes results by rounding only.", min=1)
+    ] = None,
     force: o.Force = None,
     tokens: Annotated[Tokens | None, text(MEASURE, f"What one point is: {choices(Tokens)}.", metavar="WORD")] = None,
     capture: Annotated[
@@ -66,7 +68,7 @@ def command(
         list[str] | None, text(MEASURE, f"Only {', '.join(MODALITIES)}; repeatable.", metavar="WORD")
     ] = None,
     knn: Annotated[
-        Knn | None, text(MEASURE, f"Who looks for neighbours: {choices(Knn)}; all find the same.", metavar="WORD")
+        Knn | None, text(MEASURE, f"Neighbour search: {choices(Knn)}, auto the faster; same result.", metavar="WORD")
     ] = None,
     memory: o.Memory = None,
     spill: Annotated[Path | None, text(MEASURE, "Put on disk what exceeds memory.", metavar="DIR")] = None,

@@ -89,7 +89,7 @@ def command(
     ] = None,
     initial: Annotated[float | None, number(PRUNE, "Share of the steps before pruning starts.")] = None,
     final: Annotated[float | None, number(PRUNE, "Share of the steps after it has ended.")] = None,
-    mask_every: Annotated[int | None, number(PRUNE, "Steps between two masks; 10 by default.", min=1)] = None,
+    mask_every: Annotated[int | None, number(PRUNE, "Steps between two masks; 10, fewer in short runs.", min=1)] = None,
     monotone: Annotated[bool | None, flag(PRUNE, "What is pruned never returns.", "--monotone")] = None,
     compat: Annotated[Compat | None, text(PRUNE, "icml24: set masks as the paper's code does.", metavar="WORD")] = None,
     epochs: Annotated[int | None, number(TRAIN, "Passes over the training samples; 5 by default.", min=0)] = None,

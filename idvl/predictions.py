@@ -62,7 +62,8 @@ def read(path: Path) -> list[Record]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise UsageError(f"cannot read the predictions {quoted(path)}: {error.strerror}") from error
+        wanted = "give the folder of an idvl eval run, or its predictions.jsonl"
+        raise UsageError(f"cannot read the predictions {quoted(path)}: {error.strerror}; {wanted}") from error
     records = []
     for number, line in enumerate(lines, 1):
         if line.strip():

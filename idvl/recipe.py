@@ -161,7 +161,7 @@ class PruneSection(Section):
     schedule: ScheduleName = "cubic"
     initial: Share = 0.2
     final: Share = 0.2
-    mask_every: Count = 10
+    mask_every: Count | None = None  # None: 10, or fewer where that leaves fewer than 10 masks
     monotone: bool = False
     compat: Compat = "none"
     beta1: Share = 0.85

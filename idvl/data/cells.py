@@ -92,6 +92,11 @@ def names_a_class(cell: Any) -> bool:
     return True
 
 
+def writable(text: str) -> str:
+    """A text as it can be written down; what is not UTF-8 becomes question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _line(text: str) -> str:
     """A text in one line, its spaces single; lone surrogates are no text."""
     return " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())

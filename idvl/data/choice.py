@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from idvl.data.cells import writable
 from idvl.data.sample import Encoded, Sample, encoded, rgb
 from idvl.data.stored import Store
 from idvl.errors import QUOTED, UsageError
@@ -49,7 +50,7 @@ class Choice:
 
     def take(self, sample: Sample, digests: list[str | None]) -> None:
         """Take a sample; the second with an id gets "#2" behind it."""
-        name = _text(sample.id)
+        name = writable(sample.id)
         self.ids[name] += 1
         repeated = self.ids[name]
         sample = replace(
@@ -127,8 +128,8 @@ def choose(
             digests = [None if candidate.source is None else _decodable(candidate.source)]
             digests += [] if candidate.second is None else [_decodable(candidate.second)]
         except ValueError as error:
-            skipped = _text(candidate["id"] if isinstance(candidate, dict) else candidate.id)
-            choice.skipped.append({"id": skipped, "reason": _text(str(error))})
+            skipped = writable(candidate["id"] if isinstance(candidate, dict) else candidate.id)
+            choice.skipped.append({"id": skipped, "reason": writable(str(error))})
             log.info("skipped %s: %s", skipped, error)
             _refuse_unusable(choice, max(choice.looked_at, min(n, LOOKED_AT)), name)
             continue
@@ -140,11 +141,6 @@ def choose(
             break
     _refuse_unusable(choice, choice.looked_at, name)
     return choice
-
-
-def _text(name: str) -> str:
-    """A name that can be written down: a file's may be no text."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def _refuse_unusable(choice: Choice, looked_at: int, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from idvl.data import hub, local
 from idvl.data.catalog import CATALOG, Entry, choose_split, unknown
-from idvl.data.cells import answers, encoded_image, label, texts
+from idvl.data.cells import answers, encoded_image, label, texts, writable
 from idvl.data.rows import Columns, Source
 from idvl.data.sample import Sample
 from idvl.data.stored import Store
@@ -81,9 +81,16 @@ def elsewhere(
         method=source.method,
         details={**source.details, "columns": {**shown, "guessed": list(source.columns.guessed)}},
         size=source.size,
-        classes=None if source.classes is None else list(source.classes),
+        classes=None if source.classes is None else _class_names(source.classes, place.dataset),
         warnings=source.warnings,
     )
+
+
+def _class_names(names: Sequence[Any], dataset: str) -> list[str]:
+    """The names of classes. UsageError for one that is no text."""
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise UsageError(f"{dataset} calls a class {quoted(odd[0])}, which is no text: repair its class names")
+    return [writable(name) for name in names]
 
 
 def _path_or_ids(place: Place) -> Path | tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from idvl.data.catalog import Entry, choose_split
-from idvl.errors import UsageError, quoted
+from idvl.errors import QUOTED, UsageError, quoted
 from idvl.files import open_regular, read_bytes
 
 # the split of data that is not divided
@@ -269,10 +269,12 @@ def saved(path: Path, split: str | None, entry: Entry | None) -> Table:
     """What `datasets` wrote with save_to_disk, images left encoded."""
     from datasets import ClassLabel, DatasetDict, Image, load_from_disk
 
+    _check_saved(path)
     try:
         data = load_from_disk(str(path))
     except Exception as error:
-        raise UsageError(f"{path} looks like save_to_disk's but cannot be read: {error}") from error
+        said = " ".join(str(error)[:QUOTED].split())
+        raise UsageError(f"{path} looks like save_to_disk's but cannot be read: {said}") from error
     if isinstance(data, DatasetDict):
         name = choose_split(split, data, where=str(path), entry=entry)
         data = data[name]
@@ -281,12 +283,31 @@ def saved(path: Path, split: str | None, entry: Entry | None) -> Table:
     pixels = [name for name, kind in data.features.items() if isinstance(kind, Image)]
     for column in pixels:
         data = data.cast_column(column, Image(decode=False))
+
+    def read(indices: Sequence[int], columns: Sequence[str]) -> Iterator[Row]:
+        try:
+            yield from data.select_columns(list(columns)).select(indices)
+        except (ValueError, TypeError, OSError, OverflowError) as error:  # Arrow's errors are some of these
+            raise UsageError(f"{path} is damaged: {str(error)[:QUOTED]}") from error
+
     return Table(
         names=data.column_names,
         size=len(data),
-        read=lambda indices, columns: iter(data.select_columns(list(columns)).select(indices)),
+        read=read,
         folder=path,
         split=name,
         pixels=pixels or None,
         classes={name: kind.names for name, kind in data.features.items() if isinstance(kind, ClassLabel)},
     )
+
+
+def _check_saved(path: Path) -> None:
+    """UsageError where a state names data that is no regular file beside it."""
+    for state in (file for file in [path / "state.json", *path.glob("*/state.json")] if os.path.lexists(file)):
+        try:
+            for part in json.loads(read_bytes(state))["_data_files"]:
+                if os.path.basename(part["filename"]) != part["filename"]:
+                    raise ValueError(f"it names {quoted(part['filename'])}, which is not beside it")
+                open_regular(state.parent / part["filename"]).close()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UsageError(f"{state} is damaged: {str(error)[:QUOTED]}") from error

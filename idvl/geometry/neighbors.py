@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from idvl.errors import UsageError, quoted
-from idvl.geometry import shortlist
+from idvl.geometry import backend as backends
 from idvl.geometry.gram import PANEL_COLUMNS, PRODUCT_COLUMNS
 from idvl.geometry.rows import FEATURE_CHUNK, Matrix, Rows
 from idvl.geometry.search import Search, Subsets
@@ -79,7 +79,8 @@ def nearest(
     double = precision == "float64" or (precision == "auto" and (rows.n < FEW_POINTS or k > 2 or subsets is not None))
     search = Search(rows, k, tuple(ranks), float(tolerance) ** 2, tuple(echoes))
     with torch.no_grad():
-        search.run(torch.float64 if double else torch.float32, shortlist.choose(backend, rows), subsets)
+        use_faiss = backends.choose(backend, rows, subsets=subsets is not None)
+        search.run(torch.float64 if double else torch.float32, use_faiss, subsets)
         return _result(search)
 
 

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from idvl.errors import UsageError, quoted
 from idvl.geometry.candidates import Candidates
-from idvl.geometry.rows import FEATURE_CHUNK, Matrix, Rows
+from idvl.geometry.gram import PRODUCT_COLUMNS
+from idvl.geometry.rows import Matrix
 
 # points asked for beyond the last rank, so that the search has something to be certain against
 MARGIN = 8
-# from here on faiss is the faster one: measured at 768 to 4,096 features on 2 cores (benchmarks/kernel.py)
-MANY_POINTS = 10_000
-# up to here the bound on faiss's own rounding, which grows with the features, stays useful
-FEW_FEATURES = 4096
+# what faiss itself works in: products of 4,096 x 1,024 points and OpenBLAS's buffers on a CPU, a pool on a GPU
+CPU_BYTES, GPU_BYTES = 2**26, 2**28
 
 
-def choose(backend: str, rows: Rows) -> bool:
-    """Whether faiss searches these rows. It cannot where points come in chunks: those are always multiplied by torch.
-
-    Raises UsageError for an unknown backend, and where faiss is asked for and missing.
-    """
-    if backend not in ("auto", "torch", "faiss"):
-        raise UsageError(f"neighbour backend {quoted(backend)} is none of auto, torch, faiss")
-    missing = find_spec("faiss") is None
-    if backend == "faiss" and missing:
-        raise UsageError("faiss is not installed: pip install idvl[faiss], or take the backend torch")
-    if backend == "torch" or missing or not isinstance(rows, Matrix):
-        return False
-    if rows.tensor.device.type == "cuda" and not _on_gpu():
-        return False
-    return prefers(backend, rows.n, rows.width)
-
-
-def prefers(backend: str, n: int, width: int) -> bool:
-    """Whether this backend means faiss for a matrix (n, width), if faiss is there."""
-    return backend == "faiss" or (backend == "auto" and n >= MANY_POINTS and width <= FEW_FEATURES)
-
-
-def _on_gpu() -> bool:
-    import faiss
-
-    return hasattr(faiss, "StandardGpuResources")
+def workspace_bytes(n: int, width: int, device: torch.device) -> int:
+    """Memory that a search of a matrix (n, width) holds besides the matrix: a centred copy, and faiss's own."""
+    return 4 * n * width + (GPU_BYTES if device.type == "cuda" else CPU_BYTES)
 
 
 def search(matrix: Matrix, ids: Tensor, *, k: int, ranks: tuple[int, ...]) -> Candidates | None:
@@ -56,7 +32,7 @@ def search(matrix: Matrix, ids: Tensor, *, k: int, ranks: tuple[int, ...]) -> Ca
     points = matrix.tensor
     centred = torch.empty(len(ids), matrix.width, dtype=torch.float32, device=points.device)
     norms = torch.zeros(len(ids), dtype=torch.float64, device=points.device)
-    for part, into in zip(points.split(FEATURE_CHUNK, 1), centred.split(FEATURE_CHUNK, 1), strict=True):
+    for part, into in zip(points.split(PRODUCT_COLUMNS, 1), centred.split(PRODUCT_COLUMNS, 1), strict=True):
         rows = part if len(ids) == matrix.n else part[ids]
         torch.sub(rows, rows.mean(0, dtype=torch.promote_types(rows.dtype, torch.float32)), out=into)
         norms += torch.linalg.vector_norm(into, dim=1, dtype=torch.float64).square()
@@ -78,9 +54,20 @@ def _search(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if points.device.type == "cuda":
         import faiss.contrib.torch_utils
 
-        return faiss.knn_gpu(faiss.StandardGpuResources(), points, points, count)
+        with torch.cuda.device(points.device):
+            return faiss.knn_gpu(_pool(points.device), points, points, count)
     squares, columns = faiss.knn(points.numpy(), points.numpy(), count)
     return torch.from_numpy(squares), torch.from_numpy(columns)
+
+
+@cache
+def _pool(device: torch.device) -> Any:
+    """What faiss holds on a GPU, once per process: making it for every search would take longer than the search."""
+    import faiss
+
+    pool = faiss.StandardGpuResources()
+    pool.setTempMemory(GPU_BYTES)
+    return pool
 
 
 def _candidates(n, ids, squares, columns, gamma, lengths, least, k, ranks) -> Candidates:

@@ -43,12 +43,12 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
     if has(ImportError) and (lacking := next((package for package in VLM if package in said.lower()), None)):
         return f"{name} needs {lacking}, which is not installed: pip install 'idvl[vlm]'"
     if has(hub.GatedRepoError):
-        return f"{name} is gated: accept its terms on its hub page, then pass --token or run hf auth login"
+        return f"{name} is gated: accept its terms on its hub page, then run hf auth login or set HF_TOKEN"
     if has(hub.RevisionNotFoundError):
         return f"{name} has no such revision; choose a branch, tag or commit of it"
     if has(hub.RepositoryNotFoundError):
         status = next((link.response.status_code for link in chain if getattr(link, "response", None) is not None), 404)
-        login = "pass --token or run hf auth login if it is private" if status == 401 else "check the id"
+        login = "run hf auth login or set HF_TOKEN if it is private" if status == 401 else "check the id"
         return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
     if has(hub.HFValidationError):
         return f"{quoted(name)} is neither a folder here nor a hub id, which look like owner/model"

@@ -71,7 +71,7 @@ def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
     """The layers of one of SCOPES, or those whose name matches a pattern. Raises UsageError if there is none."""
     if scope not in SCOPES:
         near = difflib.get_close_matches(scope, SCOPES, n=1)
-        if not near:
+        if not near or set(scope) & set("*?[."):
             return find_layers(model, family, pattern=scope)
         raise UsageError(
             f"no scope {quoted(scope)}; did you mean {near[0]!r}? (there is {', '.join(SCOPES)}, or a pattern)"

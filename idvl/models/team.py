@@ -5,7 +5,13 @@ Alone, every method is the identity. It does not know what the rows are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
+
+# how long processes wait for each other where all come at about the same time, in seconds, unless TIMEOUT says so; and
+# where each works alone before: it reads a dataset, saves, or evaluates its share
+WAITING, ALONE = 1800.0, 12 * 3600.0
+TIMEOUT = "IDVL_TIMEOUT"
+# what torch says of an exchange that another process has left
+BROKEN = re.compile(r"onnection|gloo|NCCL|ProcessGroup|pair closure")
 
 
 class Team:
@@ -51,6 +64,19 @@ class Team:
             dist.all_reduce(tensor)
         return tensor
 
+    def agree(self, settings: Mapping[str, Any]) -> None:
+        """UsageError on all processes, naming the first that differs, unless all were given the same settings."""
+        if self.size == 1:
+            return
+        everyone: list = [None] * self.size
+        dist.all_gather_object(everyone, json.loads(json.dumps(settings, default=str)))
+        for rank, theirs in enumerate(everyone):
+            for path, first, other in _differences(everyone[0], theirs):
+                raise UsageError(
+                    f"processes 0 and {rank} were given different settings: {path} is {quoted(first)} and "
+                    f"{quoted(other)}; give all processes the same command line and files"
+                )
+
     def counts(self, local: int) -> list[int]:
         """Every process's number."""
         if self.size == 1:
@@ -78,7 +104,9 @@ class Team:
             own = error
         known = own is None or isinstance(own, UsageError | RunError)
         errors: list = [None] * self.size
-        dist.all_gather_object(errors, own if known else RunError(f"process {self.rank}: {type(own).__name__}: {own}"))
+        told = own if known else RunError(f"process {self.rank}: {type(own).__name__}: {own}")
+        with patient():
+            dist.all_gather_object(errors, told)
         if own is not None:
             raise own
         for error in filter(None, errors):
@@ -87,3 +115,51 @@ class Team:
 
     def _bounds(self, count: int) -> list[tuple[int, int]]:
         return list(pairwise(count * rank // self.size for rank in range(self.size + 1)))
+
+
+def waiting() -> float:
+    """Seconds that processes wait for each other in an exchange. UsageError for a TIMEOUT that is no such number."""
+    said = os.environ.get(TIMEOUT, str(WAITING))
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= ALONE:
+        raise UsageError(f"{TIMEOUT} takes seconds, above 0 and at most {ALONE:g}, not {quoted(said)}")
+    return seconds
+
+
+def wait(seconds: float) -> None:
+    """Let processes wait so long for each other from now on; torch then breaks the connection."""
+    # the name until torch 2.13
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    set_timeout(timedelta(seconds=seconds), dist.group.WORLD)
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Inside, processes wait for others that work alone."""
+    wait(ALONE)
+    try:
+        yield
+    finally:
+        wait(waiting())
+
+
+def lost(error: BaseException) -> str | None:
+    """What an exchange with the other processes broke of, in words; None for an error of another kind."""
+    if not isinstance(error, RuntimeError) or not BROKEN.search(str(error)):
+        return None
+    if re.search(r"[Tt]imed? ?out", str(error)):
+        silent = f"another process has not answered for {waiting():g} s"
+        return f"{silent}: it is stuck, stopped or slow ({TIMEOUT} sets how many seconds to wait)"
+    return "another process ended without a word, killed or out of memory"
+
+
+def _differences(first: Any, second: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, value, other value) of what differs in two JSON values."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in [*first, *(key for key in second if key not in first)]:
+            yield from _differences(first.get(key), second.get(key), f"{path}.{key}".lstrip("."))
+    elif first != second:
+        yield path, first, second

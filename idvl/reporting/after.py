@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from idvl.profile import Profile
 from idvl.reporting.cells import Cell
-from idvl.reporting.collect import Study
+from idvl.reporting.collect import Run, Study
 from idvl.reporting.kinship import Measured, measured_alike, profiles_of
 
 UNLIKE = "before and after were not measured alike (samples, split, tokens or estimator)"
@@ -49,11 +49,11 @@ class After:
 
 def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
     """What was measured of the models that runs of prune saved, once of each."""
-    home = {run.label: cell for cell in cells for run in cell.runs}
+    home = {run: cell for cell in cells for run in cell.runs}
     every = profiles_of(study)
-    made: dict[str, After] = {}
+    made: dict[Run, After] = {}
     for one in every:
-        if one.run.kind == "estimate-id" and one.pruned and one.pruned.label in home:
+        if one.run.kind == "estimate-id" and one.pruned and one.pruned in home:
             wanted = one.pruned.signature.get("fingerprint")
             dense = [
                 other
@@ -61,10 +61,10 @@ def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
                 if not other.pruned and not other.renewed and other.profile.model.get("fingerprint") == wanted
             ]
             before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
-            found = After(home[one.pruned.label], one, before)
+            found = After(home[one.pruned], one, before)
             # of several of one model the one that was measured as the dense model was
-            if one.pruned.label not in made or found.alike > made[one.pruned.label].alike:
-                made[one.pruned.label] = found
+            if one.pruned not in made or found.alike > made[one.pruned].alike:
+                made[one.pruned] = found
     return list(made.values())
 
 

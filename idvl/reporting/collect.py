@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from idvl import runs, yaml_file
-from idvl.errors import RunError, UsageError, quoted
+from idvl.errors import UsageError, quoted
+from idvl.files import open_regular
 from idvl.profile import Profile
 from idvl.reporting import documents
 
@@ -27,6 +29,8 @@ ENDS: dict[Kind, str] = {
     "sensitivity": "sensitivity.json",
     "estimate-id": "profile.json",
 }
+# ratios of a sensitivity run: each takes thousands of permutations
+RATIOS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,8 @@ class Number:
 class Run:
     """One run folder. `record` is run.json, `recipe` recipe.yaml; `troubles` say what could not be read, and why.
 
-    `dense`: the profile of the model before it was pruned, where the run holds one beside a newer `profile`.
+    `broken`: run.json cannot be read, which leaves open what the run was to end with. `dense`: the profile of the model
+    before it was pruned, where the run holds one beside a newer `profile`.
     """
 
     folder: Path
@@ -60,6 +65,7 @@ class Run:
     sensitivity: dict[str, Any] = field(default_factory=dict)
     last: dict[str, Any] = field(default_factory=dict)
     troubles: tuple[str, ...] = ()
+    broken: bool = False
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -68,7 +74,7 @@ class Run:
     @property
     def damaged(self) -> bool:
         """Whether the run ended, but not with a file that can be read."""
-        return not self.finished and (self.folder / ENDS[self.kind]).exists()
+        return not self.finished and (self.broken or os.path.lexists(self.folder / ENDS[self.kind]))
 
     @property
     def model(self) -> str:
@@ -82,6 +88,12 @@ class Run:
         asked = self.recipe.get("data") or {}
         described = self.results.get("dataset") or (self.profile.dataset if self.profile else {})
         return asked.get("dataset") or asked.get("data_dir") or described.get("dataset") or "unknown data"
+
+    @property
+    def saved_fingerprint(self) -> str | None:
+        """The fingerprint of the model that a run of prune saved, where it is known."""
+        found = (part.get("model") or {} for part in (self.report, self.results))
+        return next(filter(None, (model.get("fingerprint") for model in found)), None)
 
     @property
     def evaluated(self) -> str:
@@ -124,12 +136,12 @@ class Study:
         return [run for run in self.runs if run.kind in kinds and run.finished]
 
     @cached_property
-    def saved(self) -> dict[str | Path, Run]:
+    def saved(self) -> dict[str, Run]:
         """The run of prune that saved a model, by the model's fingerprint where it is known, and by its folder."""
-        found: dict[str | Path, Run] = {}
+        found: dict[str, Run] = {}
         for run in self.of("prune"):
-            fingerprint = (run.results.get("model") or {}).get("fingerprint")
-            for key in (fingerprint, (run.folder / "model").resolve()):
+            place = os.path.abspath(run.folder / "model")
+            for key in (run.saved_fingerprint, place, os.path.realpath(place)):
                 if key:
                     found.setdefault(key, run)
         return found
@@ -140,102 +152,146 @@ def collect(folders: Sequence[Path | str]) -> Study:
 
     UsageError where a folder is not there, and where none of them holds a run.
     """
-    places: dict[Path, Path] = {}
+    places: dict[str, Path] = {}
     refused = []
     for folder in map(Path, folders):
-        if not folder.exists():
+        if not os.path.lexists(folder):
             raise UsageError(f"there is no folder {quoted(folder)}: name run folders, as in runs/*")
-        found = list(_runs_in(folder)) if folder.is_dir() else []
-        if not found:
-            refused.append((str(folder), _why_none(folder)))
-        places.update((place.resolve(), place) for place in found if place.resolve() not in places)
-    if not places:
-        told = "; ".join(f"{name}: {why}" for name, why in refused[:3])
-        raise UsageError(f"no run to analyze ({told}): make one with idvl estimate-id, prune or eval")
+        found, none = _look(folder)
+        for place in found:
+            places.setdefault(os.path.realpath(place), place)
+        refused += none or ([] if found else [(folder, _why_none(folder))])
+    read = [_guarded(place, _label(place)) for place in places.values()]
+    refused += [(place, found) for place, found in zip(places.values(), read, strict=True) if isinstance(found, str)]
+    found = tuple(run for run in read if isinstance(run, Run))
+    told = tuple((_label(place), why) for place, why in refused)
     held = dict.fromkeys(place.parent for place in places.values())
-    return Study(
-        runs=tuple(_read(place, _label(place)) for place in places.values()),
-        refused=tuple(refused),
-        matrices=tuple((_label(folder), why) for folder in held if (why := _missing(folder))),
+    study = Study(
+        runs=found, refused=told, matrices=tuple((_label(folder), why) for folder in held if (why := _missing(folder)))
     )
+    refuse_empty(study)
+    return study
+
+
+def refuse_empty(study: Study) -> None:
+    """UsageError for a study without a run."""
+    if not study.runs:
+        told = "; ".join(f"{name}: {why}" for name, why in study.refused[:3])
+        raise UsageError(f"no run to analyze ({told}): make one with idvl estimate-id, prune or eval")
+
+
+def unforeseen(error: Exception) -> str:
+    """Why a run is left out that damages what no check here knows."""
+    return (
+        f"left out: it is damaged in a way that idvl does not know ({type(error).__name__}: {documents.reason(error)})"
+    )
+
+
+def _guarded(folder: Path, label: str) -> Run | str:
+    """The run, or why it is left out: one run never takes the page from the others."""
+    try:
+        return _read(folder, label)
+    except Exception as error:
+        return unforeseen(error)
 
 
 def _missing(folder: Path) -> str | None:
     """What is not there of the matrix in a folder; None where it is whole, or there is none."""
     try:
-        lines = runs.read_metrics(folder / runs.MATRIX)
-    except RunError as error:
-        return str(error)
+        lines = list(documents.lines(folder / runs.MATRIX, documents.MATRIX))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{runs.MATRIX} cannot be read: {documents.reason(error)}"
     left = [line for line in lines if line.get("state") in ("waiting", "failed")]
     if not left:
         return None
     return f"{len(left)} of {len(lines)} cells are not there: go on with the same command and --resume"
 
 
-def _runs_in(folder: Path) -> Iterator[Path]:
-    """The folder if it is a run, else the runs below it; runs inside of runs belong to these."""
-    if _is_run(folder):
-        yield folder
-        return
-    try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError:
-        return
-    for path in below:
-        yield from _runs_in(path)
+def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The folder if it is a run, else the runs below it; runs inside of runs belong to these. And what is damaged."""
+    found, refused, waiting = [], [], [folder]
+    while waiting:
+        place = waiting.pop()
+        if _is_run(place):
+            found.append(place)
+            continue
+        try:
+            with os.scandir(place) as entries:
+                below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except OSError as error:
+            refused += [(place, f"cannot be read: {documents.reason(error)}")] if place != folder else []
+            continue
+        if place != folder and (place / "run.json").exists() and not (place / runs.MATRIX).exists():
+            refused.append((place, _why_none(place)))
+        waiting += [place / name for name in reversed(below)]
+    return found, refused
 
 
 def _is_run(folder: Path) -> bool:
-    if (folder / runs.MATRIX).exists():  # its cells are the runs
+    if os.path.lexists(folder / runs.MATRIX):  # its cells are the runs
         return False
-    return runs.read_record(folder) is not None or any(_schema(folder / name) for name in ENDS.values())
+    return _has_record(folder) or any(_schema(folder / name) for name in ENDS.values())
+
+
+def _has_record(folder: Path) -> bool:
+    """Whether there is a run.json of any idvl's, or one that cannot be read."""
+    try:
+        found = documents.load(folder / "run.json")
+    except OSError:
+        return os.path.lexists(folder / "run.json")
+    except ValueError:
+        return True
+    return isinstance(found, dict) and str(found.get("schema")).startswith("idvl/run/")
 
 
 def _schema(path: Path) -> str | None:
     """The schema of a document of ours, None for any other file; looked for in its beginning alone."""
     try:
-        with path.open(encoding="utf-8") as file:
-            head = file.read(200)
-    except (OSError, UnicodeDecodeError):
+        with open_regular(path) as file:
+            head = file.read(200).decode("utf-8", errors="replace")
+    except OSError:
         return None
     return path.name if f'"schema": "idvl/{path.stem}/' in head else None
 
 
 def _why_none(folder: Path) -> str:
-    if not folder.is_dir():
-        return "a file, not the folder of a run"
-    if (folder / "run.json").exists():
-        return "its run.json is no record of idvl's"
-    return "no run folder (no run.json), and none below it" if any(folder.iterdir()) else "empty"
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            return "a file, not the folder of a run"
+        if (folder / "run.json").exists():
+            return "its run.json is no record of idvl's"
+        return "no run folder (no run.json), and none below it" if os.listdir(folder) else "empty"
+    except OSError as error:
+        return f"cannot be read: {documents.reason(error)}"
 
 
 def _label(place: Path) -> str:
-    """The path from the current folder where it is inside, else as it was given."""
-    place = Path(os.path.normpath(place))
+    """The path from the current folder where it is inside, else as it was given; bytes that are no text as \\xff."""
+    plain = Path(os.path.normpath(place))
+    place = plain if os.path.realpath(plain) == os.path.realpath(place) else place
     here = Path.cwd()
-    return str(place.relative_to(here)) if place.is_absolute() and place.is_relative_to(here) else str(place)
+    place = place.relative_to(here) if place.is_absolute() and place.is_relative_to(here) else place
+    return os.fsencode(place).decode("utf-8", errors="backslashreplace")
 
 
 def _read(folder: Path, label: str) -> Run:
     troubles: list[str] = []
     record = _record(folder, troubles)
+    broken = bool(troubles)
     kind = _kind(folder, record)
     found: dict[str, Any] = {}
     if kind == "prune":
         found["report"] = documents.read(folder / "report.json", "idvl/report/1", troubles)
-        found["results"] = documents.read(folder / "eval" / "results.json", "idvl/results/1", troubles)
-        if (folder / "profile" / "profile.json").exists():
-            found["dense"] = _profile(folder / "profile" / "profile.json", troubles)
+        found["results"] = _evaluation(folder, found["report"], troubles)
+        found["dense"] = _profile(folder / "profile" / "profile.json", troubles)
     elif kind == "eval":
         found["results"] = documents.read(folder / "results.json", "idvl/results/1", troubles)
     elif kind == "sensitivity":
-        found["sensitivity"] = documents.read(folder / "sensitivity.json", "idvl/sensitivity/1", troubles)
-    if (folder / "profile.json").exists():
-        found["profile"] = _profile(folder / "profile.json", troubles)
+        found["sensitivity"] = _sensitivity(folder / "sensitivity.json", troubles)
+    found["profile"] = _profile(folder / "profile.json", troubles)
     finished = _finished(folder, kind, found)
-    if kind == "prune" and finished and not (folder / "eval" / "results.json").exists():
-        told = found["report"].get("evaluation", {}).get("skipped")
-        troubles.append(f"not evaluated: {told or 'no eval/results.json'}")
     return Run(
         folder=folder,
         label=label,
@@ -243,23 +299,54 @@ def _read(folder: Path, label: str) -> Run:
         finished=finished,
         record=record,
         recipe=_recipe(folder / "recipe.yaml", troubles),
-        last={} if finished else _last(folder, troubles),
+        last={} if finished else _last(folder / "metrics.jsonl", troubles),
         troubles=tuple(troubles),
+        broken=broken,
         **found,
     )
 
 
 def _record(folder: Path, troubles: list[str]) -> dict[str, Any]:
     """run.json; {} with the trouble told where it is none."""
-    record = runs.read_record(folder)
-    if record is not None:
-        wrong = documents.misfit(record, documents.RECORD)
-        why = f"is damaged ({wrong})" if wrong else ""
-    else:
-        why = "is no record of idvl's" if (folder / "run.json").exists() else "is not there"
+    record: Any = {}
+    try:
+        record = documents.load(folder / "run.json")
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if not str(schema).startswith("idvl/run/"):
+            why = "is no record of idvl's"
+        elif schema != runs.SCHEMA:
+            why = f"has the schema {quoted(schema)}; this idvl reads {runs.SCHEMA!r}"
+        else:
+            wrong = documents.misfit(record, documents.RECORD)
+            why = f"is damaged ({wrong})" if wrong else ""
+    except FileNotFoundError:
+        why = "is not there"
+    except (OSError, ValueError) as error:
+        why = f"cannot be read ({documents.reason(error)})"
     if why:
         troubles.append(f"run.json {why}: versions and settings are not known")
-    return {} if why else record or {}
+    return {} if why else record
+
+
+def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> dict[str, Any]:
+    """The results of a pruned model; {} with the trouble told where it was not evaluated."""
+    if skipped := (report.get("evaluation") or {}).get("skipped"):
+        troubles.append(f"not evaluated: {skipped}")
+        return {}
+    before = len(troubles)
+    found = documents.read(folder / "eval" / "results.json", "idvl/results/1", troubles)
+    if report and not found and len(troubles) == before:
+        troubles.append("not evaluated: no eval/results.json")
+    return found
+
+
+def _sensitivity(path: Path, troubles: list[str]) -> dict[str, Any]:
+    found = documents.read(path, "idvl/sensitivity/1", troubles)
+    ratios = {one["ratio"] for layer in found.get("layers", {}).values() for one in layer["losses"]}
+    if len(ratios) > RATIOS:
+        troubles.append(f"{path.name} is damaged: it has {len(ratios):,} ratios")
+        return {}
+    return found
 
 
 def _finished(folder: Path, kind: Kind, found: dict[str, Any]) -> bool:
@@ -283,8 +370,14 @@ def _kind(folder: Path, record: dict[str, Any]) -> Kind:
 
 
 def _profile(path: Path, troubles: list[str]) -> Profile | None:
+    """The profile in a file, None where there is none; damage is told."""
     try:
-        profile = Profile.load(path)
+        profile = Profile.from_json(documents.load(path), path.name)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        troubles.append(f"{path.name} cannot be read: {documents.reason(error)}")
+        return None
     except UsageError as error:
         troubles.append(f"{path.name} was refused: {error}")
         return None
@@ -297,11 +390,11 @@ def _profile(path: Path, troubles: list[str]) -> Profile | None:
 
 def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
     try:
-        values = yaml_file.load(path)
+        values = documents.sound(yaml_file.load(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        troubles.append(f"recipe.yaml cannot be read: {error}")
+        troubles.append(f"recipe.yaml cannot be read: {documents.reason(error)}")
         return {}
     if wrong := documents.misfit(values, documents.RECIPE):
         troubles.append(f"recipe.yaml is damaged: {wrong}")
@@ -309,14 +402,15 @@ def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
     return values
 
 
-def _last(folder: Path, troubles: list[str]) -> dict[str, Any]:
+def _last(path: Path, troubles: list[str]) -> dict[str, Any]:
     """The last line of metrics.jsonl: how far an unfinished run came."""
     try:
-        lines = runs.read_metrics(folder / "metrics.jsonl")
-    except (RunError, OSError) as error:
-        troubles.append(str(error))
+        return documents.last_line(path, documents.PROGRESS)
+    except FileNotFoundError:
         return {}
-    return lines[-1] if lines else {}
+    except (OSError, ValueError) as error:
+        troubles.append(f"{path.name} has a broken line or cannot be read: {documents.reason(error)}")
+        return {}
 
 
 def _number(value: Any) -> float | None:

@@ -12,6 +12,10 @@ from idvl.reporting.plot import COLOURS, INK, QUIET
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# what tells a drawing of ours from any other file, so that it may be replaced
+MADE = "idvl analyze"
+# characters of a name that a picture has room for
+LONGEST = 120
 # panels of one picture; a page shows more, one at a time
 MOST = 8
 PALETTE = ("#4a5560", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#6a4fb3", "#7a6a55")
@@ -32,7 +36,7 @@ def drawn(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
         for axes, panel in zip(made.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
             _panel(axes, figure, panel)
         buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        metadata = {"Date": None, "Creator": MADE} if kind == "svg" else {"Software": MADE}
         made.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
 
@@ -42,9 +46,9 @@ def _panel(axes: Axes, figure: Figure, panel: Panel) -> None:
         axes.axvspan(low, high, color="#f3f3f1", zorder=0, lw=0)
     for series in panel.series:
         _series(axes, figure, series)
-    axes.set_title(panel.name, loc="left", color=QUIET, fontsize=9.5, parse_math=False)
+    axes.set_title(_word(panel.name), loc="left", color=QUIET, fontsize=9.5, parse_math=False)
     axes.set_xlabel(figure.x_label, color=INK, parse_math=False)
-    axes.set_ylabel(panel.y_label or figure.y_label, color=INK, parse_math=False)
+    axes.set_ylabel(_word(panel.y_label or figure.y_label), color=INK, parse_math=False)
     if figure.log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
@@ -95,11 +99,17 @@ def _legend(axes: Axes, figure: Figure, panel: Panel) -> None:
     entries = dict(reversed(list(named)))
     entries = {name: entries[name] for name in reversed(entries)}
     made = axes.legend(
-        [key(series) for series in entries.values()], list(entries), frameon=False, fontsize=8.5, labelcolor=INK,
-        loc="center left", bbox_to_anchor=(1.0, 0.5),
+        [key(series) for series in entries.values()], [_word(name) for name in entries], frameon=False, fontsize=8.5,
+        labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5),
     )  # fmt: skip
     for text in made.get_texts():
         text.set_parse_math(False)
+
+
+def _word(text: str) -> str:
+    """A text of any origin as one that every font and SVG can show: cut, and without control characters."""
+    shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in text[:LONGEST])
+    return shown if len(text) <= LONGEST else f"{shown}..."
 
 
 def colour_of(tone: str) -> str:

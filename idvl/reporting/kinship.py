@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Measured:
         """The model measured, in words."""
         if self.pruned:
             return f"{self.pruned.model}, pruned"
-        name = self.profile.model.get("name", self.run.model)
+        name = self.profile.model.get("name") or self.run.model
         if self.run.kind != "prune":
             return name
         return f"{name}, {'on its way' if self.renewed else 'dense'}"
@@ -102,9 +103,34 @@ def dense_runs(runs: Iterable[Run], study: Study) -> list[Run]:
 
 
 def pruned_by(run: Run, study: Study) -> Run | None:
-    """The run of prune whose saved model `run` measured or judged; None for any other model."""
+    """The run of prune whose saved model `run` measured or judged; None for any other model.
+
+    Its folder tells, as two runs may have saved equal weights, unless the weights there are others by now; else the
+    fingerprint.
+    """
     described = (run.profile.model if run.profile else None) or run.results.get("model") or {}
-    place = Path(described.get("name") or run.model).resolve()
-    # the folder first: two runs may have saved equal weights
-    found = study.saved.get(place) or study.saved.get(described.get("fingerprint"))
+    fingerprint = described.get("fingerprint")
+    # in half precision the same weights have another one
+    full = described.get("dtype") in (None, "float32")
+    for place in _places(described.get("path"), described.get("name") or run.model, run.folder):
+        found = study.saved.get(place)
+        if found is run:
+            return None
+        known = found and full and fingerprint and found.saved_fingerprint
+        if found and (not known or known == fingerprint):
+            return found
+    found = study.saved.get(fingerprint) if fingerprint else None
     return None if found is run else found
+
+
+def _places(path: str | None, name: str, folder: Path) -> Iterator[str]:
+    """Where a model may lie that a run in `folder` calls by `name`: `path` if it was written down.
+
+    A relative name began at a folder that older runs do not tell: any above theirs, never the current one.
+    """
+    for given in (path, os.path.expanduser(name)):
+        if given and os.path.isabs(given) and "\0" not in given:
+            yield from (os.path.normpath(given), os.path.realpath(given))
+    if not os.path.isabs(name):
+        for start in dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))):
+            yield from (os.path.normpath(os.path.join(above, name)) for above in Path(start).parents)

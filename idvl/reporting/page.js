@@ -28,7 +28,11 @@
     const raw = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999);
     const found = [];
-    for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) found.push(Math.abs(at) < step / 1e6 ? 0 : at);
+    // counted, as adding a step to a much larger number changes nothing
+    for (let i = 0, first = Math.ceil(low / step - 1e-9); i <= 4 * wanted; i++) {
+      const at = (first + i) * step;
+      if (at <= high + step * 1e-6) found.push(Math.abs(at) < step / 1e6 ? 0 : at);
+    }
     return found;
   };
   // of a logarithmic axis, between powers of ten

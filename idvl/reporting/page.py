@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import idvl
 from idvl.reporting.cells import Entry
@@ -158,7 +160,8 @@ def _figure(place: int, figure: Figure, beside: str | None) -> str:
     about = f'{said(left_out)}<span class="said"></span>'
     drawn = ""
     if beside:
-        links = (f'<a href="{said(f"{beside}/{figure.key}.{kind}")}">{kind.upper()}</a>' for kind in ("png", "svg"))
+        folder = quote(os.fsencode(beside))
+        links = (f'<a href="{folder}/{figure.key}.{kind}">{kind.upper()}</a>' for kind in ("png", "svg"))
         drawn = f"Drawn: {', '.join(links)}. "
     return (
         f'<h3>{said(figure.title)}{_paper(figure.paper)}</h3><figure data-figure="{place}">{single}{choose}'

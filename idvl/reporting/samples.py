@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+from idvl.reporting import documents
 from idvl.reporting.cells import Cell, cells_of, model_of, runs_in
 from idvl.reporting.collect import Run, Study
 from idvl.reporting.kinship import dense_runs
 from idvl.reporting.naming import percent
 
 SAMPLES, MODELS = 9, 6
+# characters of a text that a page shows; predictions of a run that are looked at
+LONGEST, MOST = 1_000, 50_000
+KEPT = ("prediction", "top", "label", "references", "answers", "question")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +58,15 @@ def _gallery(title: str, cells: Sequence[Cell], dense: Sequence[Run]) -> Gallery
         records, trouble = _predictions(run)
         if trouble:
             notes.append(f"{name}: {trouble}")
-        elif records:
+        if records:
             columns.append((name, records, run))
     if cells and not dense:
         notes.append("what the dense model says is not among these runs: add its idvl eval")
     if len(judged) > MODELS:
         notes.append(f"the first {MODELS} of {len(judged)} settings are shown")
     shared = [id_ for id_ in columns[0][1] if all(id_ in records for _, records, _ in columns)] if columns else []
+    if len(columns) > 1 and not shared:
+        notes.append("the predictions of these runs have no sample in common")
     differ = [id_ for id_ in shared if len({_said(records[id_], run) for _, records, run in columns}) > 1]
     ids = list(dict.fromkeys([*differ[: SAMPLES - 2], *shared]))[:SAMPLES]
     if shared and len(columns) > 1:
@@ -75,19 +81,21 @@ def _judged(cell: Cell) -> Run:
 def _predictions(run: Run) -> tuple[dict[str, dict[str, Any]], str | None]:
     """(sample's id -> its record, what is wrong); neither for tasks whose predictions are no words."""
     path = run.folder / run.evaluated.replace("results.json", "predictions.jsonl")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
+    count, expected = 0, run.results.get("samples")
     try:
-        with path.open("rb") as file:
-            for line in file:
-                record = json.loads(line)
-                if _said(record, run) is None:
-                    return {}, None
-                found[str(record.get("id"))] = record
+        for record in islice(documents.lines(path, documents.PREDICTION), MOST):
+            if _said(record, run) is None:
+                return {}, None
+            found[str(record["id"])] = {key: record.get(key) for key in KEPT}
+            count += 1
     except FileNotFoundError:
         return {}, f"no {path.name} in {run.label}"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        return {}, f"{path.name} of {run.label} cannot be read: {error}"
-    return found, None
+    except (OSError, ValueError) as error:
+        return {}, f"{path.name} of {run.label} cannot be read: {documents.reason(error)}"
+    if expected and count != min(expected, MOST):
+        return {}, f"{path.name} of {run.label} has {count:,} samples, its results are of {expected:,}"
+    return found, f"only the first {MOST:,} samples are looked at" if count == MOST else None
 
 
 def _said(record: Mapping[str, Any], run: Run) -> str | None:
@@ -112,5 +120,10 @@ def _sample(id_: str, columns: Sequence[tuple[str, Mapping[str, Mapping[str, Any
         references = [_class(record["label"], run)]
     question = [f"question: {record['question']}"] if record.get("question") else []
     first = _said(record, run)
-    said = [(name, _said(of[id_], which) or "", _said(of[id_], which) == first) for name, of, which in columns]
-    return Sample(id=id_, references=tuple(dict.fromkeys([*question, *map(str, references)])), said=tuple(said))
+    said = [(name, _cut(_said(of[id_], which) or ""), _said(of[id_], which) == first) for name, of, which in columns]
+    texts = dict.fromkeys(_cut(str(text)) for text in [*question, *references])
+    return Sample(id=_cut(id_), references=tuple(texts), said=tuple(said))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

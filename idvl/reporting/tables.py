@@ -329,7 +329,7 @@ def cautions(cells: Sequence[Cell]) -> list[str]:
         said.append("CAUTION: some runs were judged on a part of the split (--eval-limit)")
     if left_out := [run.label for cell in cells for run in cell.repeated]:
         said.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
-    blank = [run.label for run in runs_in(cells) if not run.results]
-    if blank:
+    reasons = {run: (run.report.get("evaluation") or {}).get("skipped") for run in runs_in(cells) if not run.results}
+    if blank := [f"{run.label} ({reason})" if reason else run.label for run, reason in reasons.items()]:
         said.append(f"not evaluated: {', '.join(blank)}")
     return said

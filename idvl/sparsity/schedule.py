@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from idvl.errors import UsageError, quoted
 
-# fraction of the way through the pruning phase -> fraction of the target; the corrected Eq. 2 of the paper (appendix A)
+# progress through the pruning phase -> fraction of the target; the corrected Eq. 2 of the paper (appendix A):
+# (steps since pruning began, steps until it ends); one-shot ends one step later, so that each step has its own sparsity
 CURVES = {
-    "cubic": lambda passed: 1 - (1 - passed) ** 3,
-    "linear": lambda passed: passed,
-    "one-shot": lambda passed: passed,
+    "cubic": lambda step, steps: 1 - (1 - step / steps) ** 3,
+    "linear": lambda step, steps: step / steps,
+    "one-shot": lambda step, steps: step / (steps + 1),
 }
+# steps between two masks; and how many masks the pruning phase has where its steps allow
+MASK_EVERY, UPDATES = 10, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +23,8 @@ class Schedule:
 
     `initial` and `final` are fractions of `total_steps`: nothing is pruned before t_i = initial T, and from T - t_f on
     (t_f = final T, at least the last step) the sparsity is `target`. In between masks are due every `mask_every` steps,
-    at r(t) = target c((t - t_i) / (T - t_i - t_f)). One-shot, whose weights are not trained, rises evenly (appendix A
-    sets a rate for each of its 50 steps, and does not say which).
+    at r(t) = target c((t - t_i) / (T - t_i - t_f)). One-shot, whose weights are not trained, rises evenly to the target
+    at step T (appendix A sets a rate for each of its 50 steps, and does not say which).
     """
 
     kind: str = "cubic"
@@ -29,7 +32,7 @@ class Schedule:
     total_steps: int
     initial: float = 0.0
     final: float = 0.0
-    mask_every: int = 10
+    mask_every: int = MASK_EVERY
 
     def __post_init__(self) -> None:
         if self.kind not in CURVES:
@@ -56,13 +59,22 @@ class Schedule:
         """The step after which the final phase begins, T - t_f."""
         return max(self.first, self.total_steps - max(1, round(self.final * self.total_steps)))
 
+    @property
+    def updates(self) -> int:
+        """How many masks are set while the sparsity rises."""
+        return self.last // self.mask_every - self.first // self.mask_every
+
+    def adapted(self) -> Schedule:
+        """The same, with masks set more often where `mask_every` leaves the pruning phase fewer than UPDATES."""
+        return replace(self, mask_every=min(self.mask_every, max(1, (self.last - self.first) // UPDATES)))
+
     def sparsity(self, step: int) -> float:
         """The sparsity asked for at a step."""
         if step > self.last:
             return self.target
         if step <= self.first:
             return 0.0
-        return self.target * CURVES[self.kind]((step - self.first) / (self.last - self.first))
+        return self.target * CURVES[self.kind](step - self.first, self.last - self.first)
 
     def due(self, step: int) -> bool:
         """Whether masks are set at a step: every `mask_every` steps of the pruning phase, and once as it ends."""

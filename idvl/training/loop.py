@@ -160,6 +160,7 @@ class Run:
         random = checkpoint.random_state()
         self.model.eval()
         found = hook()
+        ranks.meet()
         self._to_training()
         checkpoint.set_random_state(random)
         return found
@@ -197,7 +198,7 @@ class Run:
             record = {**self._identity(), **place, **self.stepper.record(), "random": randoms}
             checkpoint.save(self.folder, self.step, self.parts, record)
         # nobody goes on before the checkpoint is whole
-        self.accelerator.wait_for_everyone()
+        ranks.meet()
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one. UsageError for one of another run."""

@@ -6,7 +6,6 @@ Alone, everything is the identity. It does not know what is summed.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from idvl.errors import RunError, UsageError
+from idvl.models.team import lost, patient
 
 FAILURE = "idvl/failure"
 
@@ -40,6 +40,13 @@ def rows(tensor: Tensor) -> tuple[Tensor, int]:
 def objects(value: Any) -> list[Any]:
     """Every process's value, in the processes' order."""
     return gather_object([value])
+
+
+def meet() -> None:
+    """Wait for all processes, as long as it takes: some of them have worked alone."""
+    if _several():
+        with patient():
+            PartialState().wait_for_everyone()
 
 
 def agree(digest: str, what: str, details: Callable[[], Mapping[str, str]] | None = None) -> None:
@@ -83,10 +90,9 @@ def _first_failure(error: Exception) -> str | None:
     """What another process failed of; None if this one failed by itself, and its reason is in the store now."""
     store = dist.distributed_c10d._get_default_store()
     rank = PartialState().process_index
-    ours = isinstance(error, (UsageError, RunError))
-    lost = not ours and isinstance(error, RuntimeError) and re.search(r"onnection|gloo|NCCL|ProcessGroup", str(error))
+    broken = None if isinstance(error, (UsageError, RunError)) else lost(error)
     try:
-        if not lost:
+        if broken is None:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             store.compare_set(FAILURE, "", f"{rank} {reason}")
             return None
@@ -95,7 +101,7 @@ def _first_failure(error: Exception) -> str | None:
             return f"process {first} failed: {reason}"
     except RuntimeError:
         pass  # the store is gone as well
-    return "another process ended without a word, killed or out of memory; the last checkpoint stays"
+    return f"{broken}; the last checkpoint stays"
 
 
 class _Rows(torch.autograd.Function):

@@ -6,19 +6,20 @@ folders -> study -> tables -> page, with the drawn figures in a folder beside it
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from idvl.data import digits, shapes
 from idvl.errors import UsageError, quoted
-from idvl.files import disk_errors, write_bytes, write_text
-from idvl.reporting.collect import Study, collect
-from idvl.reporting.drawing import drawn
+from idvl.files import disk_errors, open_regular, read_bytes, write_bytes, write_text
+from idvl.reporting.collect import Run, Study, collect, unforeseen
+from idvl.reporting.drawing import MADE, drawn
 from idvl.reporting.expected import expected
 from idvl.reporting.figures import figures_of
 from idvl.reporting.figures.panel import Figure
@@ -30,6 +31,12 @@ from idvl.reporting.tables import Table, tables_of
 from idvl.workflows.reporter import Reporter
 
 SCHEMA = "idvl/analysis/1"
+KINDS = ("png", "svg")
+# bytes at the beginning of a page or a drawing that tell whose it is
+HEAD = 4096
+# of the number of a drawn sample
+DIGITS = 9
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +60,74 @@ def run(
     if page_at is not None:
         _check(page_at, overwrite)
     study = collect([folder for folder in folders if not _is_page(folder)] or folders)
-    for name, why in study.refused:
+    found, text = standing(study, partial(_shown, expect=expect, page_at=page_at))
+    for name, why in found.study.refused:
         reporter.warn(f"{name} is left out: {why}")
-    tables = tables_of(study)
-    if expect:
-        tables += expected(study)
-    made = Analysis(study=study, tables=tuple(tables), figures=tuple(figures_of(study)), made=made_of(study))
     if page_at is not None:
-        _write(made, page_at, reporter)
-    return made
+        _write(found, text, page_at, overwrite, reporter)
+    return found
+
+
+def standing(study: Study, show: Callable[[Study], Shown]) -> Shown:
+    """What `show` makes of the study, without the runs that it fails on, which are refused with the reason.
+
+    The last line of defence: reading has refused all damage that is known. Raises what `show` raises where no run is to
+    blame.
+    """
+    errors: list[Exception] = []
+
+    def works(runs: Sequence[Run]) -> bool:
+        try:
+            show(replace(study, runs=tuple(runs)))
+        except Exception as error:
+            errors.append(error)
+            return False
+        return True
+
+    def sound(runs: Sequence[Run]) -> list[Run]:
+        if works(runs):
+            return list(runs)
+        if len(runs) == 1:
+            failed.append((runs[0].label, unforeseen(errors[-1])))
+            return []
+        half = len(runs) // 2
+        kept, more = sound(runs[:half]), sound(runs[half:])
+        if works([*kept, *more]):
+            return [*kept, *more]
+        for run in more:  # those that only fail beside others
+            if works([*kept, run]):
+                kept.append(run)
+            else:
+                failed.append((run.label, unforeseen(errors[-1])))
+        return kept
+
+    failed: list[tuple[str, str]] = []
+    try:
+        return show(study)
+    except Exception:
+        kept = sound(study.runs)
+        if not kept:
+            raise
+    return show(replace(study, runs=tuple(kept), refused=(*study.refused, *failed)))
+
+
+def _shown(study: Study, *, expect: bool, page_at: Path | None) -> tuple[Analysis, str]:
+    """The analysis, and its page where that is to be written."""
+    tables = [*tables_of(study), *(expected(study) if expect else [])]
+    made = Analysis(study=study, tables=tuple(tables), figures=tuple(figures_of(study)), made=made_of(study))
+    if page_at is None:
+        return made, ""
+    text = page(
+        study,
+        tables=made.tables,
+        figures=made.figures,
+        galleries=galleries(study),
+        made=made.made,
+        picture=picture,
+        beside=figures_beside(page_at).name if made.figures else None,
+    )
+    text.encode()
+    return made, text
 
 
 def document(found: Analysis) -> dict[str, Any]:
@@ -97,15 +163,23 @@ def _is_page(path: Path) -> bool:
 
 
 def _has_mark(path: Path) -> bool:
-    return MARK in path.read_text(encoding="utf-8", errors="replace")
+    return MARK.encode() in _head(path)
+
+
+def _head(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(HEAD)
 
 
 def _check(path: Path, overwrite: bool) -> None:
     """A page of ours is made anew without a word; anything else is kept unless `overwrite`."""
-    if path.is_dir():
-        raise UsageError(f"{quoted(path)} is a folder: name a file, as in --output {path / 'report.html'}")
+    folder = figures_beside(path)
     try:
-        ours = not path.exists() or _has_mark(path)
+        if path.is_dir():
+            raise UsageError(f"{quoted(path)} is a folder: name a file, as in --output {path / 'report.html'}")
+        for written in (folder, path.with_name(f".{path.name}.{os.getpid()}.tmp")):
+            written.exists()  # raises for a name that is too long
+        ours = not os.path.lexists(path) or (path.exists() and _has_mark(path))
     except OSError as error:
         raise UsageError(f"cannot write to {quoted(path)}: {error.strerror}; choose another --output") from error
     if not ours and not overwrite:
@@ -114,27 +188,36 @@ def _check(path: Path, overwrite: bool) -> None:
         )
 
 
-def _write(made: Analysis, path: Path, reporter: Reporter) -> None:
+def _write(made: Analysis, text: str, path: Path, overwrite: bool, reporter: Reporter) -> None:
     """The drawn figures, then the page, which links to them."""
     folder = figures_beside(path)
+    places = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in made.figures for kind in KINDS]
+    if not overwrite:
+        _check_drawings(path, [place for *_, place in places])
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    kinds = ("png", "svg")
     with reporter.progress("drawing figures") as progress:
-        for done, figure in enumerate(made.figures):
-            for kind in kinds:
-                write_bytes(folder / f"{figure.key}.{kind}", drawn(figure, kind))
-            progress(done + 1, len(made.figures))
-    text = page(
-        made.study,
-        tables=made.tables,
-        figures=made.figures,
-        galleries=galleries(made.study),
-        made=made.made,
-        picture=picture,
-        beside=folder.name if made.figures else None,
-    )
+        for done, (figure, kind, place) in enumerate(places, 1):
+            try:
+                drawing = drawn(figure, kind)
+            except Exception as error:
+                reporter.warn(f"the figure {figure.key!r} cannot be drawn: {type(error).__name__}: {error}")
+            else:
+                write_bytes(place, drawing)
+            progress(done, len(places))
     write_text(path, text)
+
+
+def _check_drawings(page_at: Path, places: Sequence[Path]) -> None:
+    """Drawings of ours are made anew; UsageError for any other file in their place."""
+    shown = read_bytes(page_at) if page_at.exists() else b""
+    for place in filter(os.path.lexists, places):
+        with disk_errors(place):
+            ours = f'/{place.name}"'.encode() in shown or MADE.encode() in _head(place)
+        if not ours:
+            raise UsageError(
+                f"{quoted(place)} is no figure of idvl's: add --overwrite to replace it, or name another --output"
+            )
 
 
 def picture(id_: str) -> bytes | None:
@@ -142,7 +225,7 @@ def picture(id_: str) -> bytes | None:
     dataset, _, place = id_.partition("/")
     split, _, number = place.partition("/")
     known = {"shapes": _shape, "digits": _digit}
-    if dataset not in known or not number.isdecimal():
+    if dataset not in known or not (number.isdecimal() and len(number) <= DIGITS):
         return None
     return known[dataset](split, int(number))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ Work = Literal["prune", "estimate-id", "eval"]
 KEYS = ("needs", "run", "base", "matrix", "cells", "except", "first", "published")
 # values that say nothing without their key, as numbers do
 MUTE = ("none", "auto", "all", "any", "first")
+# combinations of a matrix: each is a run
+MOST = 10_000
 Settings = dict[str, Any]
 
 
@@ -134,6 +137,9 @@ def _combinations(source: Mapping[str, Any], path: Path) -> Iterator[Settings]:
     for key, values in varying.items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{key} in the matrix of {quoted(path)} takes a list of values, not {quoted(values)}")
+    count = math.prod(map(len, varying.values())) if varying else 0
+    if count > MOST:
+        raise UsageError(f"the matrix {quoted(path)} has {count:,} cells, more than {MOST:,}: vary fewer values")
     if varying:
         for values in itertools.product(*varying.values()):
             yield dict(zip(varying, values, strict=True))

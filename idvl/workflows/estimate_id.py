@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,12 @@ def run(
     settings_of(recipe)
     place = folder or runs.default_folder(*named(recipe))
     runs.check(place, resume=resume, overwrite=overwrite, reads=[compare, *read_by(recipe)])
-    device, team = join_team(recipe.model.device)
+    device, team = join_team(
+        recipe.model.device,
+        recipe,
+        command="estimate-id",
+        **{"output": folder, "resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare},
+    )
     loaded = open_model(recipe.model, device, team)
     others = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in others]
     work = Estimation(recipe, loaded, team, reporter, begun=folder if resume else None)
@@ -89,7 +94,7 @@ def estimate_id(
     settings = Settings(tokens=tokens, capture=capture, estimator=estimator, knn=knn, batch_size=batch_size, seed=seed)
     budget = _budget(memory)
     with _turn, _put_back(model):
-        place, team = join_team(device)
+        place, team = join_team(device, settings=asdict(settings), n=n, split=split, layers=layers, modality=modality)
         loaded = _loaded(model, processor, place)
         selection = _selection(samples, split=split, n=n, seed=seed)
         chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)

@@ -49,7 +49,9 @@ def run(
     where = _where(recipe)
     place = folder or runs.default_folder(*where)
     runs.check(place, resume=resume, overwrite=overwrite, reads=[compared, *read_by(recipe)])
-    device, team = join_team(recipe.model.device)
+    device, team = join_team(
+        recipe.model.device, recipe, command="eval", output=folder, resume=resume, overwrite=overwrite, compare=compared
+    )
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "judging"))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -22,19 +23,22 @@ from accelerate import PartialState
 
 from idvl.errors import UsageError, quoted
 from idvl.models.loading import find_device
-from idvl.models.team import Team
+from idvl.models.team import Team, wait, waiting
+from idvl.recipe import Recipe
 
-# how long processes wait for each other: to find each other at the start, and in any exchange afterwards
-MEETING, WAITING = timedelta(seconds=90), timedelta(hours=12)
+# how long processes wait for each other at the start
+MEETING = timedelta(seconds=90)
+# settings that may differ between machines
+PLACES = {"model": {"device", "cache_dir"}, "estimate": {"spill"}}
 # peaks of memory before the last one that was reset
 _EARLIER_PEAKS: dict[torch.device, int] = {}
 
 
-def join_team(device: str | None) -> tuple[torch.device, Team]:
+def join_team(device: str | None, recipe: Recipe | None = None, **asked: Any) -> tuple[torch.device, Team]:
     """This process's device, and the team of all processes that were launched together.
 
-    `device` None takes a CUDA GPU if there is one. Raises UsageError for a device that is not there, and where
-    several processes were launched that do not know of each other.
+    `device` None takes a CUDA GPU if there is one. Raises UsageError for a device that is not there, where several
+    processes were launched that do not know of each other, and where their `recipe` or what else is `asked` differs.
     """
     # distances need float64, which Apple's GPUs lack
     cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
@@ -53,12 +57,14 @@ def join_team(device: str | None) -> tuple[torch.device, Team]:
     if state.num_processes == 1:
         # Accelerate's state outlives a call, and keeps the device of the first one
         return find_device(device, torch.float64), Team()
-    # others wait while the first one reads a dataset or saves
-    dist.distributed_c10d._set_pg_timeout(WAITING, dist.group.WORLD)
+    wait(waiting())
     if state.device.type == "cpu":
         # a thread of the group that outlives the interpreter aborts the process
         atexit.register(state.destroy_process_group)
-    return state.device, Team(state.process_index, state.num_processes)
+    team = Team(state.process_index, state.num_processes)
+    settings = recipe.model_dump(mode="json", exclude=PLACES) if recipe else {}
+    team.agree({**settings, **asked})
+    return state.device, team
 
 
 def give_back_freed_memory() -> None:

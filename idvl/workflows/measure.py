@@ -6,6 +6,7 @@ recipes, run folders or terminals.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from idvl.data.catalog import unknown
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors
-from idvl.geometry import shortlist
+from idvl.geometry import backend, shortlist
 from idvl.geometry.estimators import estimate, requirements
 from idvl.geometry.gram import full_precision
 from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, Matrix, Neighbors, nearest
@@ -158,11 +159,13 @@ class Measurement:
                 f"give --batch-size {-(-len(samples) // MOST_BATCHES)} or more"
             )
         self.batches = encode(self.loaded, samples, batch_size=size, part=mine, progress=progress)
-        self.echoes = _echoes(self.n, size)
+        self.echoes = _echoes(self.n, size, self.team.size)
         if self.team.rank == self.team.size - 1:
-            last = self.batches[-1]
-            places = [row % size for row in self.echoes]
-            self.batches.append({key: value[places] for key, value in last.items()})
+            last = self.batches[-(MOST_ECHOES // size + 2) :]
+            joined = {key: torch.cat([batch[key] for batch in last]) for key in last[0]}
+            # counted from the end
+            places = [row - self.n for row in self.echoes]
+            self.batches.append({key: value[places] for key, value in joined.items()})
 
     def _n_rows(self) -> int:
         return sum(len(next(iter(batch.values()))) for batch in self.batches)
@@ -210,14 +213,15 @@ class Measurement:
 
     def _search(self, points: LayerRows, needs: Mapping[str, Any]) -> Neighbors:
         """Neighbours from the layer's chunks; from one matrix where faiss is wanted and the budget has room for it."""
+        knn, rows, subsets = self.settings.knn, self.n + len(self.echoes), "subsets" in needs
         room = self.plan.budget - self.plan.held_bytes
-        fits = points.whole and self.team.size == 1 and points.width * self.n * FLOAT_BYTES <= room
-        if not (fits and shortlist.prefers(self.settings.knn, self.n, points.width)):
-            return nearest(points, echoes=self.echoes, backend=self.settings.knn, **needs)
-        every = torch.cat([chunk.clone() for chunk in points.chunks()], dim=1)
+        takes = FLOAT_BYTES * rows * points.width + shortlist.workspace_bytes(self.n, points.width, self.device)
+        fits = points.whole and self.team.size == 1 and takes <= room
+        if not (fits and backend.prefers(knn, self.n, points.width, self.device, subsets=subsets)):
+            return nearest(points, echoes=self.echoes, backend=knn, **needs)
+        every = _gathered(points)
         noise = torch.linalg.vector_norm(every[self.n :].double() - every[self.echoes].double(), dim=1).max()
-        matrix = Matrix(every[: self.n])
-        return nearest(matrix, tolerance=NOISE_FACTOR * float(noise), backend=self.settings.knn, **needs)
+        return nearest(Matrix(every[: self.n]), tolerance=NOISE_FACTOR * float(noise), backend=knn, **needs)
 
     def _profile(self, name: str, estimate: Estimate) -> LayerProfile:
         layer = self.layers[name]
@@ -235,12 +239,30 @@ class Measurement:
         )
 
 
-def _echoes(n: int, batch_size: int) -> list[int]:
-    """Rows of the last batch, to be computed again in reverse order in a batch of another size."""
-    first = (n - 1) // batch_size * batch_size
-    size = n - first
+def _gathered(points: LayerRows) -> Tensor:
+    """All rows and features as one matrix, without ever holding them twice."""
+    every, start = torch.empty(0), 0
+    for chunk in points.chunks():
+        if not start:
+            every = chunk.new_empty(len(chunk), points.width)
+        every[:, start : start + chunk.shape[1]] = chunk
+        start += chunk.shape[1]
+    return every
+
+
+def _echoes(n: int, batch_size: int, processes: int) -> list[int]:
+    """The last MOST_ECHOES rows of the last process, in reverse order, to be computed again in a batch of another size.
+
+    They are the same whatever the batch size, as long as the last process has as many.
+    """
+    batches = -(-n // batch_size)
+    first = batches * (processes - 1) // processes * batch_size
     rows = list(range(n - 1, first - 1, -1))[:MOST_ECHOES]
-    return rows * 2 if size == 1 else rows[: size // 2 + 1] if size > 2 else rows[:1]
+    sizes = {batch_size, n - (batches - 1) * batch_size}
+    again = itertools.cycle(rows)
+    while len(rows) in sizes:
+        rows.append(next(again))
+    return rows
 
 
 def _unreached(estimator: str) -> Estimate:

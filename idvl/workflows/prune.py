@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from idvl.checkpoints.hub import push
 from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.recipe import Recipe
+from idvl.sparsity.schedule import Schedule
 from idvl.workflows.asked import image_store, open_run, read_by
 from idvl.workflows.estimation import Estimation
 from idvl.workflows.judging import Judgement
@@ -31,6 +33,9 @@ from idvl.workflows.pruning.saving import REPORT, add_evaluation, is_evaluated, 
 from idvl.workflows.pruning.settings import continued, resolved
 from idvl.workflows.pruning.training import CHECKPOINTS, prune
 from idvl.workflows.reporter import Reporter, resumable
+
+# how far the sparsity may be from the one asked for, as a share of the weights that go or stay, whichever are fewer
+MISSED = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,12 @@ def run(
     named = "prune", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
     runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
-    device, team = join_team(recipe.model.device)
+    device, team = join_team(
+        recipe.model.device,
+        recipe,
+        command="prune",
+        **{"output": folder, "resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to},
+    )
     with ExitStack() as held:
         training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))
         job = gather(recipe, device, team, reporter, store=training)
@@ -94,6 +104,7 @@ def run(
             elif skipped:
                 team.first(lambda: skip_evaluation(folder, skipped))
         report = team.first(lambda: read_report(folder))
+        _warn_of_missed(report["total"], recipe, reporter)
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
     return Result(plan=plan, report=report, folder=folder if opened else None)
@@ -111,6 +122,7 @@ def _judge(job: Job, judge: Judgement, folder: Path, opened: runs.Run | None, re
 
 def _planned(job: Job, resumed: Path | None, reporter: Reporter) -> tuple[Plan, Estimation | None]:
     """What is going to happen, and the estimation of its profile where it can be made of the model as it is."""
+    _warn_of_few(job.schedule, reporter)
     plan = job.team.each(lambda: make_plan(job))
     if not job.estimates:
         return plan, None
@@ -120,6 +132,27 @@ def _planned(job: Job, resumed: Path | None, reporter: Reporter) -> tuple[Plan, 
     if not estimation.is_done:
         plan = replace(plan, before=plan.before | {"measuring dimensions": estimation.plan(reporter).seconds})
     return plan, None if new_head else estimation
+
+
+def _warn_of_few(schedule: Schedule, reporter: Reporter) -> None:
+    """Say where the sparsity rises in fewer masks than it could."""
+    if schedule.adapted() != schedule:
+        times = f"{schedule.updates} masks are" if schedule.updates != 1 else "a single mask is"
+        reporter.warn(
+            f"{times} set while the sparsity rises, one every {schedule.mask_every} steps: "
+            f"leave mask_every out, which makes it {schedule.adapted().mask_every} here"
+        )
+
+
+def _warn_of_missed(total: Mapping[str, Any], recipe: Recipe, reporter: Reporter) -> None:
+    """Say where the share of zeros is far from the one that was asked for."""
+    came, asked = total["sparsity"], total["asked"]
+    if abs(came - asked) > MISSED * min(asked, 1 - asked):
+        why = "; compat icml24 removes nothing before a window has ended, take more steps"
+        reporter.warn(
+            f"{came:.2%} of the weights in scope are zero, {asked:.2%} was asked for"
+            f"{why if recipe.prune.compat == 'icml24' else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +178,12 @@ class Work:
         start = time.perf_counter()
         pruner, outcome = prune(job, profile, self.folder, self.opened, self.reporter, resume=self.resume, judge=judge)
         facts = {
-            **{**made, **asdict(outcome), "seconds": round(time.perf_counter() - start, 3)},
+            **{
+                **made,
+                **asdict(outcome),
+                "schedule": asdict(job.schedule),
+                "seconds": round(time.perf_counter() - start, 3),
+            },
             "peak_memory": peak_memory(job.loaded.model.device),
             "image_backend": job.loaded.description["image_backend"],
         }

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from idvl import predictions, runs, tasks
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.files import write_json
 from idvl.metrics import bootstrap, other
 from idvl.metrics.measured import Measured, Skipped
@@ -115,7 +115,10 @@ def read_results(path: Path) -> dict[str, Any]:
     """A results.json. UsageError for a file that is none."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        wanted = "give the folder of an idvl eval run, or its results.json"
+        raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {wanted}") from error
+    except ValueError as error:
         raise UsageError(f"{path} cannot be read as results: {error}") from error
     known = isinstance(results, dict) and results.get("schema") == SCHEMA
     if not known or any(key not in results for key in ("task", "metrics", "model", "dataset", "samples")):

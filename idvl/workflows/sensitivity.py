@@ -100,7 +100,12 @@ def run(
     named = "sensitivity", recipe.model.name, recipe.data.dataset
     place = folder or runs.default_folder(*named)
     runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
-    device, team = join_team(recipe.model.device)
+    device, team = join_team(
+        recipe.model.device,
+        recipe,
+        command="sensitivity",
+        **{"output": folder, "ratios": list(ratios), "resume": resume, "overwrite": overwrite, "plan": plan_only},
+    )
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "probing"))

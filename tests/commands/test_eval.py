@@ -123,7 +123,7 @@ def test_plain_folders_with_columns_of_their_own_work_as_names_do(place, tmp_pat
         ("blip", "flickr30k", ("--prompt", "a zebra of"), "does not know 'zebra'"),
         ("clip", "flickr30k", ("--batch-size", "many"), "eval.batch_size"),
         ("clip", "flickr30k", ("--resume",), "--resume needs the folder"),
-        ("clip", "flickr30k", ("--compare", "none.json"), "none.json"),
+        ("clip", "flickr30k", ("--compare", "none"), "results 'none': No such file or directory; give the folder"),
         ("blip", "flickr30k", ("--metric", "accuracy"), "--trust-remote-code"),
     ],
 )
@@ -135,6 +135,13 @@ def test_what_cannot_be_done_ends_in_one_line(place, tmp_path, capsys, monkeypat
     assert told in said.splitlines()[-1]
     assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_missing_predictions_are_refused_with_what_to_give(tmp_path, capsys):
+    assert main(["eval", "--score", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert "No such file or directory; give the folder of an idvl eval run, or its predictions.jsonl" in said
+    assert "Errno" not in said
 
 
 def test_a_split_without_labels_is_refused(place, tmp_path, capsys):

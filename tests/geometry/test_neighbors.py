@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from idvl.errors import UsageError
-from idvl.geometry import gram
+from idvl.geometry import backend, gram
+from idvl.geometry.backend import race as _race
 from idvl.geometry.neighbors import Matrix, Neighbors, nearest
 from tests.geometry.clouds import HARD, Pieces, brute, gaussian
 
@@ -231,6 +232,46 @@ def test_faiss_removes_the_same_copies(copies: int) -> None:
 
 
 @needs_faiss
+@pytest.mark.parametrize(
+    ("n", "width", "settings", "expected"),
+    [
+        (2000, 400, {}, "faiss"),
+        (2000, 600, {}, "torch"),
+        (1000, 60, {}, "torch"),
+        (2000, 60, {"subsets": lambda n: [torch.arange(n // 2)]}, "torch"),
+    ],
+)
+def test_auto_takes_the_backend_that_was_measured_to_be_faster(n, width, settings, expected) -> None:
+    found = nearest(Matrix(gaussian(n, 10, width)), **settings)
+    assert found.diagnostics["backend"] == expected and found.diagnostics["escalations"] == []
+
+
+@needs_faiss
+def test_auto_times_both_on_a_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    raced, cuda = [], torch.device("cuda", 0)
+
+    def race(n: int, width: int, device: torch.device) -> dict[str, float]:
+        raced.append((n, width))
+        if width == 9:
+            raise RuntimeError("no kernel image\nis available")
+        return {"torch": 2.0, "faiss": 1.0 if width == 7 else 3.0}
+
+    monkeypatch.setattr(backend, "works_on", lambda device: True)
+    monkeypatch.setattr(backend, "race", race)
+    backend._faster_on_gpu.cache_clear()
+    assert [backend.prefers("auto", 2000, width, cuda) for width in (7, 8, 9, 7, 5000)] == [
+        True,
+        *[False] * 2,
+        True,
+        False,
+    ]
+    assert raced == [(2000, 7), (2000, 8), (2000, 9)]
+    backend._faster_on_gpu.cache_clear()
+    seconds = _race(300, 40, torch.device("cpu"))
+    assert seconds.keys() == {"torch", "faiss"} and all(0 < value < 60 for value in seconds.values())
+
+
+@needs_faiss
 def test_chunked_rows_go_through_the_product_even_with_faiss() -> None:
     assert nearest(Pieces(gaussian(100, 5, 64)), backend="faiss").diagnostics["backend"] == "torch"
 
@@ -251,7 +292,7 @@ def test_unknown_backend_and_missing_faiss_are_refused(monkeypatch: pytest.Monke
     points = Matrix(gaussian(30, 5, 8))
     with pytest.raises(UsageError, match="'fais' is none of auto, torch, faiss"):
         nearest(points, backend="fais")
-    monkeypatch.setattr("idvl.geometry.shortlist.find_spec", lambda name: None)
+    monkeypatch.setattr("idvl.geometry.backend.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install idvl\[faiss\]"):
         nearest(points, backend="faiss")
     assert nearest(points).diagnostics["backend"] == "torch"

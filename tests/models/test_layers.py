@@ -11,7 +11,7 @@ from torch import nn
 
 from idvl.errors import UsageError
 from idvl.models.families import family_of
-from idvl.models.layers import block_names, block_of, find_layers
+from idvl.models.layers import block_names, block_of, find_layers, in_scope
 from idvl.profile import MODALITIES
 from tests import tiny
 
@@ -110,6 +110,15 @@ def test_a_selection_of_nothing_is_refused(blip, choice, said):
     with pytest.raises(UsageError, match=said) as refused:
         find_layers(*blip, **choice)
     assert "\n" not in str(refused.value)
+
+
+def test_a_pattern_that_resembles_a_scope_is_a_pattern_and_a_bare_word_a_slip(blip):
+    vision = in_scope(*blip, "vision_model.*")
+    assert vision.keys() == in_scope(*blip, "vision").keys()
+    with pytest.raises(UsageError, match=r"no layer is named like 'language_model\.\*'"):
+        in_scope(*blip, "language_model.*")
+    with pytest.raises(UsageError, match="no scope 'visoin'; did you mean 'vision'"):
+        in_scope(*blip, "visoin")
 
 
 def test_a_model_without_blocks_is_refused():

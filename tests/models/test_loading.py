@@ -228,7 +228,7 @@ def test_what_the_hub_answers_is_told_apart():
 
     assert "gated" in said(errors.GatedRepoError, 403)
     assert "check the id" in said(errors.RepositoryNotFoundError, 404)
-    assert "--token" in said(errors.RepositoryNotFoundError, 401)
+    assert "set HF_TOKEN" in said(errors.RepositoryNotFoundError, 401)
     assert "no such revision" in said(errors.RevisionNotFoundError, 404)
 
 

@@ -88,7 +88,7 @@ def test_quality_against_sparsity_has_a_curve_for_each_scope_and_the_dense_model
 
 def test_dimensions_after_pruning_stand_beside_those_before(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run", id_weight="multiply")
-    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="unknown", scale=0.5)
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}", scale=0.5)
     vision = folders.pruned(tmp_path / "vision", id_weight="multiply", scope="vision")
     only = folders.profile()
     only["layers"] = {name: layer for name, layer in only["layers"].items() if layer["modality"] == "vision"}
@@ -105,8 +105,8 @@ def test_dimensions_after_pruning_stand_beside_those_before(tmp_path: Path) -> N
 
 def test_layers_are_put_together_by_name_and_the_others_said(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run", id_weight="multiply")
-    after = folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="after")
-    made = folders.profile(model=str(run / "model"), fingerprint="after")
+    after = folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}")
+    made = folders.profile(model=str(run / "model"), fingerprint=f"pruned {run.name}")
     made["layers"]["elsewhere"] = made["layers"].pop("vision.0.qkv")
     folders.write(after / "profile.json", made)
     panel = figure(tmp_path, "after").panels[0]
@@ -160,7 +160,7 @@ def test_more_panels_than_a_page_holds_are_counted(tmp_path: Path) -> None:
 def test_every_figure_can_be_drawn_and_comes_out_the_same_again(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run $x_{", id_weight="multiply")
     folders.evaluated(tmp_path / "dense")
-    folders.measured(tmp_path / "after", model=str(run / "model"), scale=0.5)
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}", scale=0.5)
     folders.sensitivity(tmp_path / "s")
     made = figures_of(collect([tmp_path]))
     assert [one.key for one in made] == ["depth", "sparsity", "quality", "after", "prunability", "alone", "scale"]

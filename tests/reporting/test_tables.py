@@ -142,8 +142,9 @@ def test_only_what_was_judged_by_the_same_settings_is_compared(tmp_path: Path) -
 
 def test_a_pruned_model_that_was_measured_twice_is_one_run(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run", id_weight="multiply")
-    folders.measured(tmp_path / "a", model=str(run / "model"), protocol={"estimator": "icml24"}, scale=0.1)
-    folders.measured(tmp_path / "b", model=str(run / "model"), scale=0.5)
+    saved = {"model": str(run / "model"), "fingerprint": f"pruned {run.name}"}
+    folders.measured(tmp_path / "a", **saved, protocol={"estimator": "icml24"}, scale=0.1)
+    folders.measured(tmp_path / "b", **saved, scale=0.5)
     ((words, entries),) = table(tmp_path, "change").rows
     # the one that was measured as the dense model was
     assert words[-1] == "1" and entries[0].value == pytest.approx(-6.5)
@@ -211,7 +212,9 @@ def test_correlations_of_several_models_have_a_mean(tmp_path: Path) -> None:
 def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path: Path) -> None:
     for seed, scale in enumerate((0.5, 0.75)):
         run = folders.pruned(tmp_path / f"run{seed}", id_weight="multiply", seed=seed)
-        folders.measured(tmp_path / f"after{seed}", model=str(run / "model"), fingerprint=f"x{seed}", scale=scale)
+        folders.measured(
+            tmp_path / f"after{seed}", model=str(run / "model"), fingerprint=f"pruned {run.name}", scale=scale
+        )
     change = table(tmp_path, "change")
     assert change.columns == ("vision", "language", "cross")
     vision, language, cross = dict(change.rows)["PLATON × ID", "all", "80 %", "2"]
@@ -223,9 +226,9 @@ def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path
 
 def test_dimensions_measured_otherwise_before_and_after_are_cautioned(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run", id_weight="multiply")
-    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="x")
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}")
     assert not any("CAUTION" in note for note in table(tmp_path, "change").notes)
-    after = folders.profile(model=str(run / "model"), fingerprint="x")
+    after = folders.profile(model=str(run / "model"), fingerprint=f"pruned {run.name}")
     after["dataset"] |= {"split": "validation", "fingerprint": "other samples"}
     folders.write(tmp_path / "after" / "profile.json", after)
     assert any(note.startswith("CAUTION: before and after were not") for note in table(tmp_path, "change").notes)
@@ -260,7 +263,7 @@ def test_dimensions_tell_whose_they_are_and_name_their_file(tmp_path: Path, monk
     run = folders.pruned(tmp_path / "run", id_weight="multiply", prune__refresh_profile=10)
     folders.write(run / "profile" / "profile.json", folders.profile())
     folders.write(run / "profile.json", folders.profile(scale=0.5))
-    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="x", scale=0.4)
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}", scale=0.4)
     monkeypatch.chdir(tmp_path)
     rows = {words[1]: entries[0].sources for words, entries in table(Path(), "dimensions").rows}
     assert rows == {

@@ -24,7 +24,17 @@ def test_linear_values() -> None:
 def test_one_shot_rises_evenly_in_its_steps() -> None:
     schedule = Schedule(kind="one-shot", target=0.98, total_steps=50, mask_every=1)
     assert all(schedule.due(step) for step in range(1, 51))
-    assert [schedule.sparsity(step) for step in (1, 25, 49, 50)] == pytest.approx([0.02, 0.5, 0.98, 0.98])
+    assert [schedule.sparsity(step) for step in (1, 25, 49, 50)] == pytest.approx([0.0196, 0.49, 0.9604, 0.98])
+    assert len({schedule.sparsity(step) for step in range(1, 51)}) == 50
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "updates"), [(14, 1, 8), (40, 2, 12), (100, 6, 10), (170, 10, 10), (2, 1, 1)]
+)
+def test_a_short_run_sets_masks_more_often(steps: int, every: int, updates: int) -> None:
+    schedule = Schedule(target=0.5, total_steps=steps, initial=0.2, final=0.2).adapted()
+    assert (schedule.mask_every, schedule.updates) == (every, updates)
+    assert sum(schedule.due(step) and not schedule.is_final(step) for step in range(1, steps + 1)) == updates
 
 
 @pytest.mark.parametrize("kind", ["cubic", "linear"])

@@ -11,14 +11,16 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
-from idvl.errors import RunError
+from idvl.errors import RunError, UsageError
 from idvl.models.loading import load
-from idvl.training import Training, agree, checkpoint, train
+from idvl.models.team import Team, wait
+from idvl.training import Training, agree, checkpoint, ranks, train
 from tests import tiny
 
 SETTINGS = {"max_steps": 4, "learning_rate": 1e-3, "lr_schedule": "linear", "clip": None, "checkpoint_every": 2}
@@ -49,9 +51,24 @@ def first_steps(folder: Path, kind: str, name: str, **settings) -> dict:
 def refused(call) -> str:
     try:
         call()
-    except RunError as error:
+    except (RunError, UsageError) as error:
         return str(error)
     return "nothing"
+
+
+def late(rank: int) -> dict[str, str]:
+    """What is told where process 1 comes late: to work that each does alone, and to an exchange, which breaks it."""
+    team, seconds = Team(rank, 2), 2 * rank
+    os.environ["IDVL_TIMEOUT"] = "0.5"
+    wait(0.5)
+    alone = refused(lambda: team.each(lambda: time.sleep(seconds)))
+
+    def exchange():
+        time.sleep(seconds)
+        with ranks.failing_together():
+            ranks.sums([1.0], torch.device("cpu"))
+
+    return {"late alone": alone, "late": refused(exchange)}
 
 
 def full(tensors, path) -> None:
@@ -72,7 +89,9 @@ def main() -> None:
             "agreed": refused(lambda: agree("same", "the masks")),
             "differing": refused(lambda: agree(str(rank), "the masks at step 3")),
             "differing in": refused(lambda: agree(str(rank), "the masks", lambda: {"a": "x", "b": str(rank)})),
+            "settings": refused(lambda: Team(rank, 2).agree({"resume": True, "data": {"seed": 5 * rank}})),
         }
+        said |= late(rank)
         (folder / f"said-{rank}.json").write_text(json.dumps(said))
         return
 

@@ -94,6 +94,18 @@ def test_processes_that_disagree_all_stop(said):
         assert "processes 0 and 1, first in b:" in each["differing in"]
 
 
+def test_processes_with_other_settings_are_refused_on_all(said):
+    told = "processes 0 and 1 were given different settings: data.seed is 0 and 5; give all processes the same "
+    assert all(each["settings"].startswith(told) for each in said)
+
+
+def test_a_late_process_ends_an_exchange_but_not_what_each_does_alone(said):
+    assert [each["late alone"] for each in said] == ["nothing", "nothing"]
+    assert said[0]["late"].startswith(
+        "another process has not answered for 0.5 s: it is stuck, stopped or slow (IDVL_T"
+    )
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from idvl.errors import UsageError
+from idvl.models.team import waiting
+
 PROGRAM = """
 import atexit, os
 from pathlib import Path
@@ -37,6 +40,13 @@ def test_no_thread_of_the_team_outlives_it():
     ]
     assert [process.communicate()[0] for process in processes] == ["[]\n", "[]\n"]
     assert [process.returncode for process in processes] == [0, 0]
+
+
+@pytest.mark.parametrize("said", ["soon", "0", "nan", "1e9"])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(monkeypatch, said):
+    monkeypatch.setenv("IDVL_TIMEOUT", said)
+    with pytest.raises(UsageError, match=f"IDVL_TIMEOUT takes seconds, above 0 and at most 43200, not '{said}'"):
+        waiting()
 
 
 ALONE = """

@@ -102,6 +102,7 @@ def test_a_cell_whose_axes_do_not_go_together_is_left_out_with_the_reason(tmp_pa
     ("changes", "told"),
     [
         ({"matrix": {}}, "has no cells"),
+        ({"matrix": {f"prune.{key}": list(range(100)) for key in "abcd"}}, "has 100,000,000 cells, more than 10,000"),
         ({"matrix": {"prune.sparsity": []}}, "prune.sparsity in the matrix .* takes a list of values"),
         ({"matrix": {"prune.sparsty": [0.5]}}, "unknown key 'prune.sparsty'; did you mean 'prune.sparsity'?"),
         ({"matrix": {"prune.criterion": ["plato"]}}, "'plato' is not one of .*; did you mean 'platon'?"),

@@ -7,20 +7,27 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import idvl
 from idvl.errors import RunError, UsageError
+from idvl.geometry import shortlist
+from idvl.geometry.estimators import requirements
+from idvl.geometry.neighbors import FEATURE_CHUNK, Matrix, nearest
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
+from idvl.models.team import Team
 from idvl.profile import Profile
 from idvl.recipe import load as load_recipe
 from idvl.recipe import parse_bytes
 from idvl.workflows.estimate_id import estimate_id, run
+from idvl.workflows.launch import held_memory, peak_within
 from idvl.workflows.measure import Measurement, Settings
 from tests import tiny
+from tests.geometry.clouds import Pieces, gaussian
 from tests.reporter import Silent
 
 N = 120
@@ -93,6 +100,20 @@ def test_batches_do_not_matter(loaded):
         assert second[name] == pytest.approx(dimension, rel=1e-4), name
 
 
+def test_the_same_samples_are_computed_twice_whatever_the_batches(loaded):
+    samples, layers = tiny.samples(N), find_layers(loaded.model, loaded.family)
+    twice = set()
+    for size in (1, 7, 15, 16, 17, 64, N):
+        work = Measurement(loaded, samples, layers, Settings(batch_size=size), memory=2**30)
+        *plain, again = work.batches
+        whole = {key: torch.cat([batch[key] for batch in plain]) for key in again}
+        assert all(torch.equal(again[key], value[work.echoes]) for key, value in whole.items())
+        sizes = {len(next(iter(batch.values()))) for batch in plain}
+        assert len(work.echoes) not in sizes
+        twice.add(tuple(sorted(set(work.echoes))))
+    assert twice == {tuple(range(N - 16, N))}
+
+
 def test_the_budget_does_not_matter(loaded, monkeypatch):
     monkeypatch.setattr("idvl.models.plan.workspace_bytes", lambda n: 0)
     monkeypatch.setattr("idvl.models.plan.FEATURE_CHUNK", 64)
@@ -128,6 +149,38 @@ def test_faiss_finds_the_same_in_layers_that_fit(loaded):
     for name, layer in by_torch.items():
         assert by_faiss[name].estimate.dimension == pytest.approx(layer.estimate.dimension, rel=1e-9), name
         assert by_faiss[name].estimate.n_duplicates == layer.estimate.n_duplicates
+
+
+class Gathered(Pieces):
+    """A layer's rows as views, echoes last."""
+
+    whole = True
+
+    def chunks(self):
+        yield from self.points.split(FEATURE_CHUNK, 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+def test_faiss_takes_no_more_memory_than_was_counted():
+    pytest.importorskip("faiss")
+    n, width, device = 2000, 2 * FEATURE_CHUNK, torch.device("cpu")
+    points = gaussian(n + 16, 10, width)
+    rows, echoes = Gathered(points, n=n), list(range(16))
+    nearest(Matrix(points[:300]), backend="faiss")  # whatever it loads is there
+
+    def search(room):
+        plan = SimpleNamespace(budget=room, held_bytes=0)
+        work = SimpleNamespace(
+            plan=plan, n=n, echoes=echoes, device=device, team=Team(), settings=Settings(knn="faiss")
+        )
+        found.append(Measurement._search(work, rows, requirements("twonn")))
+
+    counted = 4 * (n + 16) * width + shortlist.workspace_bytes(n, width, device)
+    found, before = [], held_memory(device)
+    took = peak_within(device, lambda: search(counted)) - before
+    assert 8 * n * width < took <= counted
+    search(counted - 1)
+    assert [one.diagnostics["backend"] for one in found] == ["faiss", "torch"]
 
 
 def test_the_same_call_gives_the_same_numbers(loaded):

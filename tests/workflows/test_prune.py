@@ -181,6 +181,24 @@ def test_dimensions_are_estimated_anew_until_the_steps_reach_the_final_phase(mon
     assert measured == [1, 2]
 
 
+@pytest.mark.parametrize(("asked", "used", "told"), [(None, 1, []), (5, 5, ["2 masks are set while the sparsity"])])
+def test_a_short_run_sets_masks_more_often_unless_it_is_told_not_to(place, tmp_path, asked, used, told):
+    changes = {"prune__mask_every": asked, "prune__id_weight": "none", "train__max_steps": 14}
+    result, reporter = pruned(place, tmp_path / "run", plan_only=True, **changes)
+    assert result.plan.schedule.mask_every == used
+    assert ("masks at every step" in result.plan.lines()[0]) == (used == 1)
+    assert len(reporter.warnings) == len(told)
+    assert all(start in warning for start, warning in zip(told, reporter.warnings, strict=True))
+
+
+def test_a_sparsity_far_from_the_one_asked_for_is_a_warning(place, tmp_path):
+    few = {"prune__compat": "icml24", "prune__window": 10, "prune__id_weight": "none", "train__max_steps": 6}
+    result, reporter = pruned(place, tmp_path / "run", **few)
+    assert result.report["total"]["sparsity"] < 0.01
+    assert any("are zero, 60.00% was asked for; compat icml24" in warning for warning in reporter.warnings)
+    assert result.report["made"]["schedule"]["mask_every"] == 3
+
+
 def test_one_shot_leaves_the_weights_that_stay_as_they_were(place, tmp_path):
     pruned(place, tmp_path / "run", prune__schedule="one-shot", train__epochs=None, train__max_steps=3)
     found, dense = weights(tmp_path / "run"), BlipForConditionalGeneration.from_pretrained(place / "blip").state_dict()

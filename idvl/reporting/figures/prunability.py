@@ -51,8 +51,8 @@ def _points(run: Run, modality: str, ratio: float) -> Series:
     found: list[tuple[str, float, float, Mapping[str, Any]]] = []
     for name, layer in run.sensitivity["layers"].items():
         loss = loss_of(layer, ratio)
-        # a loss of 0 has no place on a logarithmic axis
-        if layer["modality"] == modality and layer["dimension"] is not None and loss:
+        # a loss of 0, or a damaged one below, has no place on a logarithmic axis
+        if layer["modality"] == modality and layer["dimension"] is not None and loss and loss > 0:
             found.append((name, layer["dimension"], loss, layer))
     errors = [None if layer["stderr"] is None else Z * layer["stderr"] for *_, layer in found]
     return Series(
@@ -69,11 +69,11 @@ def _points(run: Run, modality: str, ratio: float) -> Series:
 def _modalities(run: Run) -> Iterator[Series]:
     for place, (modality, part) in enumerate(run.sensitivity["modalities"].items()):
         dense = run.sensitivity["dense"].get("loss")
-        known = [("dense model", 0.0, dense)] * bool(dense)
+        known = [("dense model", 0.0, dense)] * bool(dense and dense > 0)
         known += [
             (f"{percent(ratio)} of {modality}", 100 * ratio, loss)
             for ratio in ratios(run)
-            if (loss := loss_of(part, ratio))
+            if (loss := loss_of(part, ratio)) and loss > 0
         ]
         yield Series(
             name=f"{modality} ({part['layers']} layers)", tone=modality if modality in MODALITIES else TOGETHER,

@@ -32,7 +32,7 @@ def _scale(name: str, layer: LayerProfile, source: str) -> Series | None:
     scales = [
         one
         for one in estimate.diagnostics.get("scales") or ()
-        if one["dimension"] is not None and len(one["neighbors"]) == 2
+        if one["dimension"] is not None and len(one["neighbors"]) == 2 and one["neighbors"][1] > 0
     ]
     if not scales:
         return None

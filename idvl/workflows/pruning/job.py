@@ -20,7 +20,7 @@ from idvl.profile import Profile
 from idvl.recipe import Recipe
 from idvl.sparsity import criteria, icml24
 from idvl.sparsity.pruner import Pruner
-from idvl.sparsity.schedule import Schedule
+from idvl.sparsity.schedule import MASK_EVERY, Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import Multipliers, multipliers
 from idvl.training import steps_per_epoch, total_steps
@@ -89,14 +89,15 @@ class Job:
                 f"compat icml24 leaves out the last step of each epoch, and {samples} samples make one step an epoch: "
                 "nothing would be trained; use a smaller batch_size, more samples or compat none"
             )
-        self.schedule = Schedule(
+        schedule = Schedule(
             kind=prune.schedule,
             target=prune.sparsity,
             total_steps=total_steps(self.training, samples, team.size),
             initial=prune.initial,
             final=prune.final,
-            mask_every=prune.mask_every,
+            mask_every=prune.mask_every or MASK_EVERY,
         )
+        self.schedule = schedule if prune.mask_every else schedule.adapted()
         self.known = team.first(lambda: dimensions.named(prune, self.layers))
         # refuses what does not go together before anything is written
         self.pruner(self.multipliers(self.known) if self.known else None)
@@ -123,6 +124,7 @@ class Job:
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             **{f"prune.{key}": value for key, value in pruning},
+            "prune.mask_every": self.schedule.mask_every,
             **{f"train.{key}": value for key, value in training if key not in INDIFFERENT},
             "seed": self.recipe.data.seed,
             "processes": self.team.size,

@@ -41,11 +41,11 @@ class Plan:
     def lines(self) -> list[str]:
         """When, and what it takes."""
         schedule = self.schedule
+        every = f"masks every {schedule.mask_every} steps" if schedule.mask_every > 1 else "masks at every step"
         before = "".join(f", {duration(seconds)} of {what} before it" for what, seconds in self.before.items())
         return [
             f"{schedule.total_steps:,} steps, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
-            f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} at step {schedule.last + 1:,}, masks every "
-            f"{schedule.mask_every} steps",
+            f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} at step {schedule.last + 1:,}, {every}",
             f"{self.memory / 2**30:.2f} GiB for weights, gradients, optimizer and criterion, beside a batch's "
             f"activations; about {duration(self.seconds)} of training{before}",
         ]
