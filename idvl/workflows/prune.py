@@ -29,7 +29,15 @@ from idvl.workflows.pruning import dimensions, head, quality
 from idvl.workflows.pruning.job import Job, gather
 from idvl.workflows.pruning.plan import Plan
 from idvl.workflows.pruning.plan import make as make_plan
-from idvl.workflows.pruning.saving import REPORT, add_evaluation, is_evaluated, read_report, save, skip_evaluation
+from idvl.workflows.pruning.saving import (
+    REPORT,
+    add_evaluation,
+    check_saved,
+    is_evaluated,
+    read_report,
+    save,
+    skip_evaluation,
+)
 from idvl.workflows.pruning.settings import continued, resolved
 from idvl.workflows.pruning.training import CHECKPOINTS, prune
 from idvl.workflows.reporter import Reporter, resumable
@@ -78,6 +86,8 @@ def run(
         training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))
         job = gather(recipe, device, team, reporter, store=training)
         ended = resume and not plan_only and team.first((place / REPORT).exists)
+        if ended:
+            team.first(lambda: check_saved(place))
         judged = ended and team.first(lambda: is_evaluated(read_report(place)))
         judge, skipped = (None, None) if plan_only or judged else quality.prepare(job, reporter, store=judging)
         plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
@@ -196,5 +206,7 @@ class Work:
         place = self.folder / dimensions.FOLDER
         if estimation is None:
             estimation = dimensions.estimation(self.job, self.reporter, begun=place if self.resume else None)
-        done = estimation.carry_out(place, self.reporter, resume=estimation.begun is not None, part=True)
+        # what is there without a run.json that can be read is refused as such
+        resume = self.job.team.first(lambda: estimation.begun is not None or (self.resume and place.exists()))
+        done = estimation.carry_out(place, self.reporter, resume=resume, part=True)
         return self.job.team.first(lambda: done.profile)

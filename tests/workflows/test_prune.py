@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from idvl.sparsity.weighting import Multipliers
 from idvl.workflows import estimate_id
 from idvl.workflows.prune import run
 from idvl.workflows.pruning import training
+from idvl.workflows.pruning.saving import check_saved
 from tests import tiny
 from tests.hub import write_dataset
 from tests.reporter import Silent
@@ -415,6 +417,20 @@ def test_recipe_and_results_of_a_resumed_run_are_of_one_run(place, tmp_path, dig
     (folder / "recipe.yaml").write_text("eval: [")
     pruned(place, folder, resume=True, **settings)
     assert recipe()["eval"]["limit"] == 40 and "recipe.yaml of" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["model/config.json", "model/model.safetensors", "masks.safetensors"])
+@pytest.mark.parametrize("kept", [None, 100])
+def test_a_saved_model_that_is_not_whole_any_more_is_told(tmp_path, name, kept):
+    folder = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "pruned-vit", folder)
+    check_saved(folder)
+    data = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if kept:
+        (folder / name).write_bytes(data[:kept])
+    with pytest.raises(RunError, match="not whole any more"):
+        check_saved(folder)
 
 
 def test_a_profile_of_other_weights_is_told(place, tmp_path, digits):

@@ -129,6 +129,21 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise RunError(f"{quoted(folder / REPORT)} is damaged ({error}): start anew with --overwrite") from error
 
 
+def check_saved(folder: Path) -> None:
+    """RunError where files of a model that was saved in a run folder are missing or cut off since."""
+    from safetensors import SafetensorError, safe_open
+
+    model = folder / "model"
+    try:
+        read_json(model / "config.json")
+        for path in (*(sorted(model.glob("*.safetensors")) or [model]), folder / "masks.safetensors"):
+            with safe_open(path, "pt"):
+                pass
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{quoted(model)} or its masks are not whole any more ({reason}): use --overwrite") from error
+
+
 def _gap(value: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
     """What a value of the right shape lacks, in words; None for what is whole."""
     if "*" in shape:
