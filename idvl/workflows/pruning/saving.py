@@ -152,7 +152,7 @@ def _gap(value: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
         if lacking := [key for key in shape if not key.endswith("?") and key not in value]:
             return f"it lacks {lacking[0]!r}"
         parts = [(value[name], shape[key]) for key in shape if (name := key.removesuffix("?")) in value]
-    inside = [(part, deeper) for part, deeper in parts if isinstance(deeper, dict)]
+    inside = [(part, deeper) for part, deeper in parts if isinstance(deeper, dict) and part is not None]
     return next(filter(None, (_gap(part, deeper) for part, deeper in inside)), None)
 
 
