@@ -6,11 +6,14 @@ It neither opens nor downloads anything.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import QUOTED, UsageError, quoted
+
+# names that a message lists
+MOST_LISTED = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +247,14 @@ def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> Usag
     """The error for a name that does not exist: what was asked, the nearest name there is, and all of them."""
     known = list(known)
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"no {kind} {quoted(value)}{guess} (there is {', '.join(known) or 'none'}){hint and '; ' + hint}")
+    guess = f"; did you mean {quoted(near[0])}?" if near else ""
+    return UsageError(f"no {kind} {quoted(value)}{guess} (there is {listed(known)}){hint and '; ' + hint}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row; of many the first, and how many there are."""
+    more = f", ... ({len(names):,} in all)" if len(names) > MOST_LISTED else ""
+    return (", ".join(name[:QUOTED] for name in names[:MOST_LISTED]) or "none") + more
 
 
 def wished(asked: str | None, available: Iterable[str], entry: Entry | None = None) -> str | None:

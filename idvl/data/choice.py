@@ -50,18 +50,25 @@ class Choice:
 
     def take(self, sample: Sample, digests: list[str | None]) -> None:
         """Take a sample; the second with an id gets "#2" behind it."""
-        name = writable(sample.id)
-        self.ids[name] += 1
-        repeated = self.ids[name]
         sample = replace(
             sample,
-            id=f"{name}#{repeated}" if repeated > 1 else name,
+            id=self._distinct(writable(sample.id)),
             source=self.store.keep(sample.source),
             second=self.store.keep(sample.second),
         )
         self.samples.append(sample)
         self._note(*digests, *(sample.texts or (None,)), *([sample.label] if sample.label is not None else []))
         self._note(*sample.answers)
+
+    def _distinct(self, name: str) -> str:
+        """The name, or, where it is taken, the first of "name#2", "name#3" ... that is not."""
+        self.ids[name] += 1
+        numbered = name
+        while self.ids[name] > 1 and numbered in self.ids:
+            numbered = f"{name}#{self.ids[name]}"
+            self.ids[name] += numbered in self.ids
+        self.ids.setdefault(numbered, 1)
+        return numbered
 
     def gather(self, sample: Sample, digests: list[str | None]) -> None:
         """Take a sample, or add its texts to the sample that has its image."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import Entry, unknown
+from idvl.data.catalog import Entry, listed, unknown
 from idvl.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def find_columns(
     found = {use: None if name == NO_COLUMN else name for use, name in found.items()}
     if found["image"] is None and (found["text"] is None or known.image):
         raise UsageError(
-            f"{where} has no column of images{'' if text else ' or text'} (it has {', '.join(names) or 'none'}): "
+            f"{where} has no column of images{'' if text else ' or text'} (it has {listed(names)}): "
             "name it with --image-column, or give --data-dir a folder with the images"
         )
     declared = (*asked.read, *known.read)

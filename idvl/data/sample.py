@@ -79,6 +79,8 @@ def rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
         image = Image.fromarray((np.asarray(image) >> bits - 8).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # which Pillow warns about otherwise
     return image.convert("RGB")
 
 

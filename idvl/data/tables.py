@@ -22,6 +22,9 @@ from idvl.files import open_regular, read_bytes
 
 # the split of data that is not divided
 WHOLE = "all"
+# characters of a line of a list, and bytes of Karpathy's annotations, of which COCO's have 144 million
+LONGEST_LINE = 1 << 26
+LARGEST_ANNOTATIONS = 1 << 31
 # rows of a parquet file decoded at a time
 PARQUET_BATCH = 64
 # bytes of a parquet column read ahead
@@ -73,12 +76,21 @@ def listing(rows: list[Row], folder: Path, split: str, classes: Mapping[str, Seq
 def records(path: Path) -> list[Row]:
     """The rows of a .jsonl or .csv file. Raises UsageError for a file that is neither, with the line."""
     try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as lines:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            lines = _lines(file, path)
             if path.suffix == ".csv":
                 return _cells(lines, path)
             return [_object(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from error
+
+
+def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    """Line by line. UsageError for one that is longer than LONGEST_LINE: the file is no text."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise UsageError(f"{path} has a line of more than {LONGEST_LINE:,} characters: it is no list of samples")
+        yield line
 
 
 def _cells(lines: Iterable[str], path: Path) -> list[Row]:
@@ -103,12 +115,21 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
 
 def _object(line: str, number: int, path: Path) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} line {number} is not JSON that can be read: {error}") from error
     if not isinstance(row, dict):
         raise UsageError(f"{path} line {number} is a {type(row).__name__}, expected an object")
     return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. ValueError for one that has a key twice: the last would win in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the key {quoted(next(name for name in names if names.count(name) > 1))} twice")
+    return found
 
 
 def rebased(row: Row, folder: Path, root: Path, columns: Collection[str]) -> Row:
@@ -130,7 +151,7 @@ def rebased(row: Row, folder: Path, root: Path, columns: Collection[str]) -> Row
 def karpathy(path: Path, split: str | None, entry: Entry | None) -> Table:
     """Karpathy's annotations; `train` includes `restval`, as the models of the literature were trained."""
     try:
-        images = json.loads(read_bytes(path).decode("utf-8-sig"))["images"]
+        images = json.loads(read_bytes(path, LARGEST_ANNOTATIONS).decode("utf-8-sig"))["images"]
         groups: dict[str, list[Row]] = {}
         for number, image in enumerate(images):
             _check_karpathy(image, number, path)
@@ -207,6 +228,8 @@ def parquet(files: list[Path], split: str) -> Table:
                 raise UsageError(f"{file} has no column {quoted(lacking[0])}, but {files[0]} has")
             try:
                 yield from _parquet_rows(file, inside, columns)
+            except MemoryError:  # one of Arrow's exceptions too
+                raise
             except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
                 raise UsageError(f"{file} is damaged: {error}") from error
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from idvl.data import tables
 from idvl.data.catalog import EVALUATION, TRAINING
 from idvl.data.samples import select
 from idvl.errors import UsageError
@@ -180,6 +181,9 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         ("a.zip", b"", "is no dataset"),
         ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1 is not JSON that can be read"),
         ("dataset_coco.json", b"[" * 100_000, "no Karpathy annotation"),
+        ("a.jsonl", b'{"text": "x", "text": "y"}', "it has the key 'text' twice"),
+        ("a.jsonl", b"x" * 101, "has a line of more than 100 characters: it is no list of samples"),
+        ("dataset_coco.json", b"x" * 101, "cannot be read: more than 100 bytes"),
         ("a.csv", b"text,label\na dog, brown,1\n", "line 2 has 3 cells for 2 columns: put quotation marks"),
         ("a.csv", b'text,label\n"a dog,1\na cat,2\n', "line 3 is not CSV: unexpected end of data"),
         ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
@@ -192,7 +196,12 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_damaged_tables(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_damaged_tables(
+    name: str, content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if len(content) == 101:
+        monkeypatch.setattr(tables, "LONGEST_LINE", 100)
+        monkeypatch.setattr(tables, "LARGEST_ANNOTATIONS", 100)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=message) as caught:
         select(str(tmp_path / name))
@@ -346,11 +355,23 @@ def test_an_evaluation_takes_test_where_there_is_one(tmp_path: Path) -> None:
     assert len(select(str(tmp_path / "val"), split=EVALUATION, **EVERYTHING).samples) == 4
 
 
-def test_ids_are_distinct(tmp_path: Path) -> None:
-    images(tmp_path, 3)
-    rows = [{"image": f"{i:04d}.jpg", "image_id": "same", "question": caption(i)} for i in range(3)]
+@pytest.mark.parametrize(
+    ("ids", "distinct"),
+    [("same same same", "same same#2 same#3"), ("a a a#2 a#2 a", "a a#2 a#2#2 a#2#3 a#3"), ("a#2 a a", "a#2 a a#3")],
+)
+def test_ids_are_distinct(ids: str, distinct: str, tmp_path: Path) -> None:
+    images(tmp_path, 5)
+    rows = [{"image": f"{i:04d}.jpg", "image_id": name, "text": caption(i)} for i, name in enumerate(ids.split())]
     path = str(jsonl(tmp_path / "list.jsonl", rows))
-    assert select(path, **EVERYTHING).description["ids"] == ["same", "same#2", "same#3"]
+    assert select(path, **EVERYTHING).description["ids"] == distinct.split()
+
+
+def test_of_many_columns_some_are_listed(tmp_path: Path) -> None:
+    path = str(jsonl(tmp_path / "list.jsonl", [{f"c{i}": 1 for i in range(3_000)}]))
+    for given in ({}, {"text_column": "none such"}):
+        with pytest.raises(UsageError, match=r"c39, \.\.\. \(3,000 in all\)") as caught:
+            select(path, **given, **EVERYTHING)
+        assert len(str(caught.value)) < 500
 
 
 def test_a_class_that_is_not_in_the_list_is_unusable(tmp_path: Path) -> None:
