@@ -159,6 +159,8 @@ def _table(path: Path, split: str | None, entry: Entry | None, asked: Columns) -
         chosen, name = _of_split(parquet, path, split, entry)
         return tables.parquet(chosen, name)
     if listed := [file for file in files if file.name in TABLE_NAMES]:
+        if len({file.parent for file in listed}) < len(listed):
+            raise UsageError(f"{path} has both {' and '.join(TABLE_NAMES)} in a folder: remove one, or name its path")
         chosen, name = _of_split(listed, path, split, entry)
         places = {*IMAGE_NAMES, *SECOND_OF.values(), asked.image, asked.second_image} - {asked.text, None}
         rows = [tables.rebased(row, file.parent, path, places) for file in chosen for row in tables.records(file)]

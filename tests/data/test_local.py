@@ -145,6 +145,13 @@ def test_splits_told_by_file_names(tmp_path: Path) -> None:
     assert select("coco", n=100, data_dir=tmp_path).description["split"] == "val"
 
 
+def test_two_lists_of_the_same_images_are_refused(tmp_path: Path) -> None:
+    jsonl(images(tmp_path, 3) / "metadata.jsonl", captioned(3))
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0000.jpg,a dog\n")
+    with pytest.raises(UsageError, match=r"both metadata.jsonl and metadata.csv in a folder: remove one"):
+        select(str(tmp_path), **EVERYTHING)
+
+
 def test_undivided_data_has_no_split(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"no split 'train' \(there is all\)"):
         select(str(folder), n=100, split="train")
