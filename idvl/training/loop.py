@@ -159,6 +159,8 @@ class Run:
         """What a hook returns that training does not notice."""
         random = checkpoint.random_state()
         self.model.eval()
+        # batch statistics are of each process's own samples
+        ranks.follow_first(self.model.buffers())
         found = hook()
         ranks.meet()
         self._to_training()

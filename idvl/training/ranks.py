@@ -6,7 +6,7 @@ Alone, everything is the identity. It does not know what is summed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,12 @@ def rows(tensor: Tensor) -> tuple[Tensor, int]:
 def objects(value: Any) -> list[Any]:
     """Every process's value, in the processes' order."""
     return gather_object([value])
+
+
+def follow_first(tensors: Iterable[Tensor]) -> None:
+    """Give these tensors the values of the first process, on all."""
+    for tensor in tensors if _several() else ():
+        dist.broadcast(tensor, src=0)
 
 
 def meet() -> None:

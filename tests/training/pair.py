@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 
 from idvl.errors import RunError, UsageError
-from idvl.models.loading import load
+from idvl.models.loading import load, wrap
 from idvl.models.team import Team, wait
 from idvl.training import Training, agree, checkpoint, ranks, train
 from tests import tiny
@@ -56,6 +56,18 @@ def refused(call) -> str:
     return "nothing"
 
 
+def statistics() -> list[list[float]]:
+    """The batch statistics that each process has after an epoch, summed."""
+    loaded, seen = wrap(*tiny.mobilevit()), []
+    labelled = [dataclasses.replace(sample, label=i % 10) for i, sample in enumerate(tiny.samples(16))]
+
+    def note(epoch, step):
+        seen.append(ranks.objects(sum(buffer.double().sum().item() for buffer in loaded.model.buffers())))
+
+    train(loaded, labelled, Training(epochs=1, batch_size=4, checkpoint_every=None), on_epoch=note)
+    return seen
+
+
 def late(rank: int) -> dict[str, str]:
     """What is told where process 1 comes late: to work that each does alone, and to an exchange, which breaks it."""
     team, seconds = Team(rank, 2), 2 * rank
@@ -91,6 +103,7 @@ def main() -> None:
             "differing in": refused(lambda: agree(str(rank), "the masks", lambda: {"a": "x", "b": str(rank)})),
             "settings": refused(lambda: Team(rank, 2).agree({"resume": True, "data": {"seed": 5 * rank}})),
         }
+        said["statistics"] = statistics()
         said |= late(rank)
         (folder / f"said-{rank}.json").write_text(json.dumps(said))
         return

@@ -94,6 +94,11 @@ def test_processes_that_disagree_all_stop(said):
         assert "processes 0 and 1, first in b:" in each["differing in"]
 
 
+def test_processes_are_evaluated_with_the_batch_statistics_of_the_first(said):
+    ((first, second),) = said[0]["statistics"]
+    assert first == second
+
+
 def test_processes_with_other_settings_are_refused_on_all(said):
     told = "processes 0 and 1 were given different settings: data.seed is 0 and 5; give all processes the same "
     assert all(each["settings"].startswith(told) for each in said)
