@@ -106,7 +106,7 @@ def page(
         facts |= {"model_name": f"{name} pruned", "eval_results": _model_index(evaluation)}
     data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
     factors = {layer["factor"] for layer in report["layers"].values()}
-    foreign = report.get("profile", {}).get("other_weights")
+    foreign = (report.get("profile") or {}).get("other_weights")
     body = _PAGE.format(
         title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
         name=_escaped(name),
