@@ -7,12 +7,12 @@ nor what is in a line beyond its `number` and `id`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import disk_errors, write_text
+from idvl.files import disk_errors, read_bytes, write_text
 
 Record = dict[str, Any]
 
@@ -29,10 +29,13 @@ def append(path: Path, records: Iterable[Record]) -> None:
         file.write(lines.encode())
 
 
-def collect(folder: Path, name: str, ids: Sequence[str]) -> tuple[dict[int, Record], int]:
+def collect(
+    folder: Path, name: str, ids: Sequence[str], fits: Callable[[int, Record], bool] = lambda number, record: True
+) -> tuple[dict[int, Record], int]:
     """(item number -> its record, how many lines could not be used), over the files of all processes.
 
-    A line counts when it is a JSON object whose number and id are those of an item; of several the first.
+    A line counts when it is a JSON object whose number and id are those of an item, which it `fits`; of several the
+    first.
     """
     found: dict[int, Record] = {}
     dropped = 0
@@ -42,10 +45,11 @@ def collect(folder: Path, name: str, ids: Sequence[str]) -> tuple[dict[int, Reco
         for line in filter(None, lines):
             record = _parsed(line)
             number = record.get("number") if record else None
-            if type(number) is not int or not 0 <= number < len(ids) or record.get("id") != ids[number]:
-                dropped += 1
-            else:
+            known = type(number) is int and 0 <= number < len(ids) and record.get("id") == ids[number]
+            if known and fits(number, record):
                 found.setdefault(number, record)
+            else:
+                dropped += 1
     return found, dropped
 
 
@@ -60,7 +64,7 @@ def settle(folder: Path, name: str, records: Mapping[int, Record]) -> None:
 def read(path: Path) -> list[Record]:
     """All records of a finished file, in its order. UsageError for one that is missing, empty or damaged."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_bytes(path).split(b"\n")
     except OSError as error:
         wanted = "give the folder of an idvl eval run, or its predictions.jsonl"
         raise UsageError(f"cannot read the predictions {quoted(path)}: {error.strerror}; {wanted}") from error
@@ -88,8 +92,10 @@ def _line(record: Record) -> str:
 
 
 def _parsed(line: bytes) -> Record | None:
+    """The object that a line holds; None where it is none, or one that could not be written: NaN, lone surrogates."""
     try:
         record = json.loads(line)
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -177,7 +177,7 @@ def _evaluation(found: Mapping[str, Any] | None) -> str:
     ]
     skipped = [_escaped(name) for name, metric in found["metrics"].items() if metric["value"] is None]
     without = f"\n\nNot computed: {', '.join(skipped)}." if skipped else ""
-    told = f"{_escaped(where)}{limited}. In percent; the interval is a bootstrap's."
+    told = f"{_escaped(where)}{limited}. In percent; the interval is one over samples."
     return f"{told}\n\n{_table(('metric', 'value', level), rows)}{without}"
 
 

@@ -39,7 +39,7 @@ class Entry:
     the spellings that are taken for one another, `aliases` further ones, `joins` those that are put together from two
     repositories. `default_split` and `default_samples` are what an estimate takes, `eval_split` what an evaluation
     does: it is the one that published numbers are of, where its labels are public. `tasks` are those it can be used
-    for.
+    for. `evaluator`: whose rules compare its answers with those of people, a word of `metrics.vqa`.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Entry:
     second_image_column: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
     joins: dict[str, Join] = field(default_factory=dict)
+    evaluator: str = "vqa"
     gated: bool = False
     notes: str = ""
 
@@ -186,6 +187,7 @@ _ENTRIES = (
     ),
     Entry(
         name="textvqa",
+        evaluator="textvqa",
         holds="photographs with writing, a question and ten answers each",
         ids=("lmms-lab-encoder/textvqa", "lmms-lab/textvqa"),
         image_column="image",

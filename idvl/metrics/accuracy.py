@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from idvl.errors import UsageError
-from idvl.metrics.measured import Measured, matched, mean
+from idvl.metrics.measured import Measured, matched, proportion
 
 KS = (1, 5)
-INTERVAL = "samples drawn anew"
+INTERVAL = "Wilson score, samples"
 
 
 def accuracy(labels: Sequence[object], predictions: Sequence[object]) -> dict[str, Measured]:
     """The share of predictions (n,) that equal their labels (n,)."""
     matched(predictions, labels, "labels")
     hits = [prediction == label for prediction, label in zip(predictions, labels, strict=True)]
-    return {"accuracy": mean("accuracy", hits, interval=INTERVAL)}
+    return {"accuracy": proportion("accuracy", hits, interval=INTERVAL)}
 
 
 def topk(labels: Sequence[int], top: Sequence[Sequence[int]]) -> dict[str, Measured]:
@@ -30,4 +30,4 @@ def topk(labels: Sequence[int], top: Sequence[Sequence[int]]) -> dict[str, Measu
     if len(lengths) > 1 or 0 in lengths:
         raise UsageError(f"every prediction lists the same number of classes, not {sorted(lengths)}")
     hits = np.asarray(top) == np.asarray(labels)[:, None]
-    return {f"top-{k}": mean(f"top-{k}", hits[:, :k].any(1), interval=INTERVAL) for k in KS if k <= hits.shape[1]}
+    return {f"top-{k}": proportion(f"top-{k}", hits[:, :k].any(1), interval=INTERVAL) for k in KS if k <= hits.shape[1]}

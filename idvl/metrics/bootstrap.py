@@ -1,6 +1,7 @@
-"""Intervals by bootstrap over samples: of a metric, and of the difference of two systems on the same samples.
+"""Intervals of a metric, and of the difference of two systems on the same samples.
 
-Percentile intervals (Efron 1979). Every metric of n samples draws the same samples from the same seed.
+Percentile bootstrap over samples (Efron 1979), but of proportions the score intervals of `proportions`. Every metric of
+n samples draws the same samples from the same seed.
 """
 
 from __future__ import annotations
@@ -11,20 +12,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from idvl.errors import UsageError
+from idvl.metrics import proportions
 from idvl.metrics.measured import Array, Measured
+
+BOOTSTRAP, SCORE = "bootstrap", "Tango score"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much the first system is above the second, in hundredths, with its interval."""
+    """By how much the first system is above the second, in hundredths, with its interval: `interval` says which."""
 
     value: float
     low: float
     high: float
+    interval: str
 
 
 def interval(measured: Measured, *, seed: int = 0, resamples: int = 1000, level: float = 0.95) -> tuple[float, float]:
-    """The bounds between which `level` of the resampled values lie, on the scale of `measured.value`."""
+    """The bounds of a metric on the scale of its value: Wilson's, or where `level` of the resampled values lie."""
+    if measured.proportion:
+        low, high = proportions.interval(measured.parts, level)
+        return 100 * low, 100 * high
     return _bounds(_spread(measured, seed, resamples), measured.value, level)
 
 
@@ -33,7 +41,11 @@ def paired(a: Measured, b: Measured, *, seed: int = 0, resamples: int = 1000, le
     if len(a.parts) != len(b.parts):
         raise UsageError(f"{a.name} of {len(a.parts)} samples cannot be compared with that of {len(b.parts)}")
     value = a.value - b.value
-    return Difference(value, *_bounds(_spread(a, seed, resamples) - _spread(b, seed, resamples), value, level))
+    if a.proportion and (a.parts[:, 1] == b.parts[:, 1]).all():
+        low, high = proportions.difference(a.parts, b.parts, level)
+        return Difference(value, 100 * low, 100 * high, SCORE)
+    spread = _spread(a, seed, resamples) - _spread(b, seed, resamples)
+    return Difference(value, *_bounds(spread, value, level), BOOTSTRAP)
 
 
 def _spread(measured: Measured, seed: int, resamples: int) -> Array:

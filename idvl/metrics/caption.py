@@ -15,16 +15,16 @@ import numpy as np
 from idvl.errors import UsageError, quoted
 from idvl.metrics import java
 from idvl.metrics.java import Texts
-from idvl.metrics.measured import Array, Measured, Skipped, matched, mean
+from idvl.metrics.measured import Array, Measured, Skipped, matched, mean, proportion
 from idvl.metrics.tokens import Tokenizer, tokenize
 
 ORDERS = 4
 # of pycocoevalcap/bleu/bleu_scorer.py
 TINY, SMALL = 1e-15, 1e-9
-FIXED_IDF = "image means, idf fixed"
-SUMMED = "summed counts of images"
-MEANS = "image means"
-SEGMENTS = "segment scores, centred on the corpus score"
+FIXED_IDF = "bootstrap, image means, idf fixed"
+SUMMED = "bootstrap, summed counts of images"
+MEANS = "bootstrap, image means"
+SEGMENTS = "bootstrap, segment scores, centred on the corpus score"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def score(
         _rouge(given, wanted),
         _cider(given, wanted),
         java.attempt("SPICE", partial(_spice, given, wanted, spice_dir)),
-        mean("exact", [texts[0] in wanted[number] for number, texts in given.items()], interval=MEANS),
+        proportion(
+            "exact", [texts[0] in wanted[number] for number, texts in given.items()], interval="Wilson score, images"
+        ),
     ]
     return Captioned(
         measures={metric.name: metric for metric in found if isinstance(metric, Measured)},

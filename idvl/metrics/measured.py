@@ -6,7 +6,7 @@ It knows neither tasks nor metrics.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,8 @@ class Measured:
 
     `parts` (n, c): what each sample contributes; `whole`: sums of parts (..., c) -> the metric (...), as a fraction.
     `interval` says what an interval rests on. `published`: the metric as a fraction where its authors' program combines
-    samples in another way than `whole`; intervals are then moved to it.
+    samples in another way than `whole`; intervals are then moved to it. `proportion`: whether `parts` are hits among
+    trials, at most one a trial, so that `metrics.proportions` gives the interval.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Measured:
     whole: Callable[[Array], Array]
     interval: str
     published: float | None = None
+    proportion: bool = False
 
     @property
     def value(self) -> float:
@@ -53,6 +55,12 @@ def mean(
     totals = np.asarray(totals, dtype=np.float64)
     parts = np.stack([totals, np.broadcast_to(np.asarray(counts, dtype=np.float64), totals.shape)], axis=1)
     return Measured(name, parts, ratio, interval, published)
+
+
+def proportion(name: str, hits: ArrayLike, trials: ArrayLike = 1, *, interval: str) -> Measured:
+    """The share of trials that hit: `hits` (n,) of `trials` (n,) of each sample, which depend on one another."""
+    made = mean(name, hits, trials, interval=interval)
+    return replace(made, proportion=True)
 
 
 def ratio(sums: Array) -> Array:

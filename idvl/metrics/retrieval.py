@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from idvl.errors import UsageError
-from idvl.metrics.measured import Measured, mean
+from idvl.metrics.measured import Measured, proportion
 
 KS = (1, 5, 10)
-INTERVAL = "images drawn anew, with their captions"
+OF_IMAGES, OF_CAPTIONS = "Wilson score, images", "Wilson score, captions clustered by image"
 # similarities held at a time; 4 bytes each, twice
 BLOCK = 2**23
 # cosines that differ by less are equal: products of other shapes round otherwise
@@ -28,7 +28,7 @@ def ranks(images: Tensor, texts: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]
     same image do not count against each other. UsageError for embeddings that are not finite, and for images without
     captions.
     """
-    owned = _checked(images, texts, owner)
+    owned = check(images, texts, owner)
     order = owner.argsort(stable=True)
     images, texts, owner = images.float(), texts[order].float(), owner[order]
     starts = [0, *owned.cumsum(0).tolist()]
@@ -63,16 +63,16 @@ def recalls(image_to_text: Tensor, text_to_image: Tensor, owner: Tensor) -> dict
     found = {}
     for k in KS:
         name = f"image-to-text R@{k}"
-        found[name] = mean(name, (image_to_text <= k).cpu(), interval=INTERVAL)
+        found[name] = proportion(name, (image_to_text <= k).cpu(), interval=OF_IMAGES)
     for k in KS:
         name = f"text-to-image R@{k}"
         hits = torch.bincount(owner, weights=(text_to_image <= k).double(), minlength=n)
-        found[name] = mean(name, hits.cpu(), owned.cpu(), interval=INTERVAL)
+        found[name] = proportion(name, hits.cpu(), owned.cpu(), interval=OF_CAPTIONS)
     return found
 
 
-def _checked(images: Tensor, texts: Tensor, owner: Tensor) -> Tensor:
-    """How many captions each image owns (n,)."""
+def check(images: Tensor, texts: Tensor, owner: Tensor) -> Tensor:
+    """How many captions each image owns (n,). UsageError as in `ranks`."""
     if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or owner.shape != texts.shape[:1]:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (images, texts, owner))
         raise UsageError(f"retrieval compares (n, d) with (m, d), owned by (m,), not {shapes}")

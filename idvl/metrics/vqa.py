@@ -1,6 +1,7 @@
 """VQA accuracy: an answer is right when three of the ten people asked gave it (Antol et al. 2015, 3; VQA v2).
 
-Answers are compared after the normalisation of the official evaluation, its quirks included.
+Answers are compared as the dataset's official evaluator does, its quirks included: "vqa" is vqaEval.py of VQA v2 as of
+March 2021, "textvqa" the TextVQA evaluator of mmf.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import re
 from collections.abc import Sequence
 
 from idvl.errors import UsageError
-from idvl.metrics.measured import Measured, matched, mean
+from idvl.metrics.measured import Measured, matched, proportion
+
+EVALUATORS = ("vqa", "textvqa")
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = {"a", "an", "the"}
@@ -42,24 +45,31 @@ PERIOD = re.compile(r"\.(?!\d)")
 PERIODS = int(re.UNICODE)
 
 
-def score(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, Measured]:
+def score(predictions: Sequence[str], answers: Sequence[Sequence[str]], evaluator: str = "vqa") -> dict[str, Measured]:
     """{"accuracy"} of predictions (n,) by people's answers to each question, as often as given.
 
     The mean over the answers, each left out once, of min(1, how many of the others agree / 3). With fewer than four
-    answers all of the others must agree, and a single answer must be the same. People's answers are normalised like
-    the prediction, as TextVQA's evaluation does; the official code of VQA v2 only takes the punctuation out of them,
-    and not even that where all ten agree. UsageError for a question without answers.
+    answers all of the others must agree, and a single answer must be the same. "vqa" normalises prediction and answers
+    where people differ; where two or more all gave the same answer it compares the texts as they are, less white space
+    at the ends ("Yes" is not "yes"). "textvqa" always normalises, after taking out commas and question marks and
+    splitting "'s" off. UsageError for a question without answers and for another evaluator.
     """
+    if evaluator not in EVALUATORS:
+        raise UsageError(f"answers are compared as {' or '.join(EVALUATORS)} does, not {evaluator!r:.40}")
     matched(predictions, answers, "lists of answers")
-    shares = [_share(*pair) for pair in zip(predictions, answers, strict=True)]
-    return {"accuracy": mean("accuracy", shares, interval="questions drawn anew")}
+    shares = [_share(*pair, evaluator) for pair in zip(predictions, answers, strict=True)]
+    return {"accuracy": proportion("accuracy", shares, interval="Wilson score, questions")}
 
 
-def _share(prediction: str, answers: Sequence[str]) -> float:
+def _share(prediction: str, answers: Sequence[str], evaluator: str) -> float:
     if not answers:
         raise UsageError("a question without answers cannot be scored: leave it out, or choose a split with answers")
-    given = normalised(prediction)
-    agree, all_ = sum(normalised(answer) == given for answer in answers), len(answers)
+    texts = [_plain(text) for text in (prediction, *answers)]
+    if evaluator == "textvqa":
+        texts = [_split(text) for text in texts]
+    if evaluator == "textvqa" or len(answers) == 1 or len(set(texts[1:])) > 1:
+        texts = [normalised(text) for text in texts]
+    agree, all_ = texts[1:].count(texts[0]), len(answers)
     if all_ == 1:
         return float(agree)
     needed = min(3, all_ - 1)
@@ -73,7 +83,7 @@ def normalised(text: str) -> str:
     A punctuation mark beside a space anywhere in the text goes without a trace, else it becomes a space; all go without
     a trace where a comma stands between digits. Periods stay before digits only.
     """
-    text = text.replace("\n", " ").replace("\t", " ").strip()
+    text = _plain(text)
     spare = BETWEEN_DIGITS.search(text) is not None
     plain = text
     for mark in PUNCTUATION:
@@ -82,3 +92,12 @@ def normalised(text: str) -> str:
     words = PERIOD.sub("", plain, count=PERIODS).lower().split()
     numbered = [NUMBERS.get(word, word) for word in words]
     return " ".join(CONTRACTIONS.get(word, word) for word in numbered if word not in ARTICLES)
+
+
+def _plain(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _split(text: str) -> str:
+    """What mmf's evaluator does before it normalises."""
+    return text.lower().replace(",", "").replace("?", "").replace("'s", " 's")

@@ -23,7 +23,7 @@ MISSING = Number(value=None, source="")
 class Entry:
     """One number of a table. `sources`: the files behind it. `text` stands where there is no number.
 
-    The interval is a t interval over `n` runs, or of a single run the one that its file gives (bootstrap).
+    The interval is a t interval over `n` runs, or of a single run the one that its file gives.
     """
 
     value: float | None = None

@@ -75,6 +75,8 @@ def rests_on(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"left out: {count:,} samples with {reason}")
     if results.get("scoring"):
         lines.append(", ".join(f"{key} {value}" for key, value in results["scoring"].items()))
+    for key, (ours, theirs) in results.get("compared", {}).get("settings", {}).items():
+        lines.append(f"the run compared with has another {key}: {theirs} there, {ours} here")
     for name, metric in results["metrics"].items():
         if metric["value"] is None:
             lines.append(f"{name} skipped: {metric['skipped']}; {metric['hint']}")

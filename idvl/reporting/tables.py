@@ -26,8 +26,8 @@ PAIRED = (
     "which a single pair does not have"
 )
 INTERVALS = (
-    "intervals are of 95 %: a t interval over runs, which knows no bounds of a metric, of a single run the bootstrap "
-    "over its samples"
+    "intervals are of 95 %: a t interval over runs, which knows no bounds of a metric, of a single run that "
+    "over its samples (score interval of a proportion, else bootstrap)"
 )
 
 
@@ -211,7 +211,7 @@ def _evaluations(study: Study) -> Iterator[Table]:
         yield Table(
             key=f"evaluations-{task}", title=f"Evaluations by themselves: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
-            notes=("intervals are of 95 %, by bootstrap over samples",),
+            notes=("intervals are of 95 %, over samples: score interval of a proportion, else bootstrap",),
         )  # fmt: skip
 
 

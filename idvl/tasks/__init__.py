@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
 
 from idvl.data.catalog import unknown
 from idvl.data.samples import Sample
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, quoted
 from idvl.metrics.measured import Measured, Skipped
 from idvl.models.loading import Loaded
 from idvl.models.skills import Generation, NotFiniteError, Skill
@@ -31,13 +32,15 @@ class Asked:
     """The settings of all tasks; each reads its own.
 
     `classes`: the names of the dataset's classes, None where it has none. `templates`: sentences with {} for a class,
-    for models that compare images with texts. `rerank`: candidates that a matching head looks at.
+    for models that compare images with texts. `rerank`: candidates that a matching head looks at. `evaluator`: how
+    answers are compared with those of people, a word of `metrics.vqa`.
     """
 
     generation: Generation
     classes: tuple[str, ...] | None = None
     templates: tuple[str, ...] = ("a photo of a {}.",)
     rerank: int = 128
+    evaluator: str = "vqa"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +48,14 @@ class Pass:
     """One walk of a model over all items, in batches of any size.
 
     `prepare` makes a batch of model inputs on the CPU, possibly in another process; `perform` a record for each item.
+    `fits`: whether a record found on disk can be an item's: its references are the dataset's, its values in range.
     """
 
     items: Sequence[Any]
     ids: Sequence[str]
     prepare: Callable[[Sequence[Any]], Any]
     perform: Callable[[Sequence[Any], Any], list[Record]]
+    fits: Callable[[Any, Record], bool] = lambda item, record: True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,13 @@ class Task:
 
 
 def each(
-    loaded: Loaded, samples: Sequence[Sample], asked: Asked, *, skill: str, record: Callable[[Sample, Any], Record]
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    asked: Asked,
+    *,
+    skill: str,
+    record: Callable[[Sample, Any], Record],
+    fits: Callable[[Sample, Record], bool],
 ) -> Pass:
     """The walk of one skill over the samples: `record` is made of each and of what the skill gives for it."""
     does = loaded.family.skills[skill]
@@ -98,7 +109,26 @@ def each(
         ids=[sample.id for sample in samples],
         prepare=lambda some: does.prepare(loaded, some, asked.generation),
         perform=perform,
+        fits=fits,
     )
+
+
+def column(records: Sequence[Record], key: str, kind: type | list[type]) -> list[Any]:
+    """One value of each record, of a type, or a list of it: [str]. KeyError, and ValueError for other types."""
+    values = [record[key] for record in records]
+    for number, value in enumerate(values, 1):
+        if isinstance(kind, list):
+            sound = type(value) is list and all(type(part) is kind[0] for part in value)
+        else:
+            sound = type(value) is kind
+        if not sound:
+            raise ValueError(f"{key!r} of line {number} is {quoted(value)}")
+    return values
+
+
+def numbers(values: Any, count: int) -> bool:
+    """Whether values read from JSON are a list of `count` finite numbers."""
+    return isinstance(values, list) and len(values) == count and all(type(v) is float and isfinite(v) for v in values)
 
 
 def performed(skill: Skill, loaded: Loaded, inputs: Any, asked: Asked, names: Sequence[str]) -> list[str] | Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from idvl.data.samples import Sample
 from idvl.metrics import caption
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, each
+from idvl.tasks import Asked, Pass, Record, Scores, Task, column, each
 
 
 def lacks(sample: Sample) -> str | None:
@@ -21,12 +21,15 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
     def record(sample: Sample, text: str) -> Record:
         return {"prediction": text, "references": list(sample.texts)}
 
-    return each(loaded, samples, asked, skill="caption", record=record)
+    def fits(sample: Sample, found: Record) -> bool:
+        return isinstance(found.get("prediction"), str) and found.get("references") == list(sample.texts)
+
+    return each(loaded, samples, asked, skill="caption", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     """BLEU@1-4, METEOR, ROUGE-L, CIDEr and SPICE."""
-    found = caption.score([r["prediction"] for r in records], [r["references"] for r in records])
+    found = caption.score(column(records, "prediction", str), column(records, "references", [str]))
     return Scores(measures=found.measures, skipped=found.skipped, details={"tokenizer": found.tokenizer})
 
 

@@ -12,7 +12,7 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, each, performed
+from idvl.tasks import Asked, Pass, Record, Scores, Task, column, each, performed
 
 # classes that a record lists, the likeliest first
 KEPT = 5
@@ -31,17 +31,23 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
     """The likeliest classes of each image, numbered as the dataset does."""
     has_head = "classify" in loaded.family.skills
     likelihoods = _of_head(loaded, samples, asked) if has_head else _of_names(loaded, asked)
+    count = loaded.model.config.num_labels if has_head else len(asked.classes)
 
     def record(sample: Sample, output: Tensor) -> Record:
         scores = likelihoods(output)
         return {"label": sample.label, "top": scores.topk(min(KEPT, len(scores))).indices.tolist()}
 
-    return each(loaded, samples, asked, skill="classify" if has_head else "embed_images", record=record)
+    def fits(sample: Sample, found: Record) -> bool:
+        top = found.get("top")
+        listed = isinstance(top, list) and all(type(number) is int and 0 <= number < count for number in top)
+        return found.get("label") == sample.label and listed and len(set(top)) == len(top) == min(KEPT, count)
+
+    return each(loaded, samples, asked, skill="classify" if has_head else "embed_images", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     """The share of images whose class comes first, and among the first five."""
-    return Scores(measures=accuracy.topk([r["label"] for r in records], [r["top"] for r in records]))
+    return Scores(measures=accuracy.topk(column(records, "label", int), column(records, "top", [int])))
 
 
 def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, each
+from idvl.tasks import Asked, Pass, Record, Scores, Task, column, each, numbers
 
 
 def lacks(sample: Sample) -> str | None:
@@ -26,12 +26,17 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
         judged = {"label": sample.label, "prediction": int(scores.argmax()), "scores": scores.tolist()}
         return {"sentence": sample.texts[0], **judged}
 
-    return each(loaded, samples, asked, skill="judge", record=record)
+    def fits(sample: Sample, found: Record) -> bool:
+        about = found.get("sentence") == sample.texts[0] and found.get("label") == sample.label
+        scores, chosen = found.get("scores"), found.get("prediction")
+        return about and numbers(scores, 2) and chosen in (0, 1) and scores[chosen] == max(scores)
+
+    return each(loaded, samples, asked, skill="judge", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     """The share of sentences judged rightly."""
-    return Scores(measures=accuracy.accuracy([r["label"] for r in records], [r["prediction"] for r in records]))
+    return Scores(measures=accuracy.accuracy(column(records, "label", int), column(records, "prediction", int)))
 
 
 TASK = Task(headline="accuracy", skills=(frozenset({"judge"}),), lacks=lacks, predict=predict, score=score)

@@ -19,7 +19,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.metrics import retrieval
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, performed
+from idvl.tasks import Asked, Pass, Record, Scores, Task, column, numbers, performed
 
 # queries whose candidates are compared together
 AT_ONCE = 128
@@ -60,7 +60,21 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
             for sample, image, own in zip(some, images, texts, strict=True)
         ]
 
-    return Pass(items=samples, ids=[sample.id for sample in samples], prepare=prepare, perform=perform)
+    def fits(sample: Sample, found: Record) -> bool:
+        texts = found.get("texts")
+        if (
+            found.get("captions") != list(sample.texts)
+            or not isinstance(texts, list)
+            or len(texts) != len(sample.texts)
+        ):
+            return False
+        try:
+            embedded = _unpacked([found])
+        except (KeyError, TypeError, ValueError):
+            return False
+        return bool(embedded.images.isfinite().all() and embedded.texts.isfinite().all())
+
+    return Pass(items=samples, ids=[sample.id for sample in samples], prepare=prepare, perform=perform, fits=fits)
 
 
 def refine(loaded: Loaded, samples: Sequence[Sample], asked: Asked, records: Sequence[Record]) -> Pass | None:
@@ -101,12 +115,17 @@ def refine(loaded: Loaded, samples: Sequence[Sample], asked: Asked, records: Seq
             for (sample, numbers), given in zip(some, inputs, strict=True)
         ]
 
-    return Pass(items=items, ids=[sample.id for sample in samples], prepare=prepare, perform=perform)
+    def fits(item: tuple[Sample, list[int]], found: Record) -> bool:
+        same = found.get("rerank") == asked.rerank and found.get("captions") == item[1]
+        return same and numbers(found.get("scores"), len(item[1]))
+
+    return Pass(items=items, ids=[sample.id for sample in samples], prepare=prepare, perform=perform, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     """Recall@1, 5 and 10 in both directions."""
     embedded = _unpacked(records)
+    retrieval.check(embedded.images, embedded.texts, embedded.owner)
     if refined:
         ranks = _reranked(embedded, refined)
     else:
@@ -117,10 +136,16 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
 
 def _reranked(embedded: Embedded, refined: Sequence[Record]) -> tuple[Tensor, Tensor]:
     """Ranks (n,) and (m,) by similarity plus the head's score, of the candidates of each direction."""
-    k, images, texts = refined[0]["rerank"], len(embedded.images), len(embedded.texts)
+    images, texts = len(embedded.images), len(embedded.texts)
+    k, *more = set(column(refined, "rerank", int))
+    numbered, scored = column(refined, "captions", [int]), column(refined, "scores", [float])
+    if more or k < 1 or any(not 0 <= number < texts for found in numbered for number in found):
+        raise ValueError("'rerank' or 'captions' of the matches are of other predictions")
+    if list(map(len, numbered)) != list(map(len, scored)):
+        raise ValueError("the matches have other numbers of captions than of scores")
     # a pair's number is image x texts + text
-    pairs = torch.cat([image * texts + torch.tensor(record["captions"]) for image, record in enumerate(refined)])
-    scores = torch.tensor([score for record in refined for score in record["scores"]])
+    pairs = torch.cat([image * texts + torch.tensor(found) for image, found in enumerate(numbered)])
+    scores = torch.tensor([score for found in scored for score in found])
     order = pairs.argsort()
     pairs, scores = pairs[order], scores[order]
 
@@ -165,10 +190,11 @@ def _unpacked(records: Sequence[Record]) -> Embedded:
         decoded = (base64.b64decode(row, validate=True) for row in packed)
         return torch.from_numpy(np.stack([np.frombuffer(row, "<f4") for row in decoded]).copy())
 
-    owner = [image for image, record in enumerate(records) for _ in record["texts"]]
+    texts = column(records, "texts", [str])
+    owner = [image for image, own in enumerate(texts) for _ in own]
     return Embedded(
-        rows([record["image"] for record in records]),
-        rows([text for record in records for text in record["texts"]]),
+        rows(column(records, "image", str)),
+        rows([text for own in texts for text in own]),
         torch.tensor(owner),
     )
 

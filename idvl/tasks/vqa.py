@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from idvl.data.samples import Sample
 from idvl.metrics import vqa
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, each
+from idvl.tasks import Asked, Pass, Record, Scores, Task, column, each
 
 
 def lacks(sample: Sample) -> str | None:
@@ -21,14 +21,26 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
     """An answer to each question."""
 
     def record(sample: Sample, text: str) -> Record:
-        return {"question": sample.texts[0], "prediction": text, "answers": list(sample.answers)}
+        return {**about(sample), "prediction": text, "answers": list(sample.answers)}
 
-    return each(loaded, samples, asked, skill="answer", record=record)
+    def about(sample: Sample) -> Record:
+        return {"evaluator": asked.evaluator, "question": sample.texts[0]}
+
+    def fits(sample: Sample, found: Record) -> bool:
+        wanted = {**about(sample), "answers": list(sample.answers)}
+        return isinstance(found.get("prediction"), str) and wanted.items() <= ({"evaluator": "vqa"} | found).items()
+
+    return each(loaded, samples, asked, skill="answer", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     """The official accuracy: an answer that three of ten people gave is right."""
-    return Scores(measures=vqa.score([r["prediction"] for r in records], [r["answers"] for r in records]))
+    # VQA v2's was the only one before records named it
+    evaluator, *more = {record.get("evaluator", "vqa"): None for record in records}
+    if more:
+        raise ValueError(f"'evaluator' is {evaluator!r} and {more[0]!r}")
+    measures = vqa.score(column(records, "prediction", str), column(records, "answers", [str]), evaluator)
+    return Scores(measures=measures, details={"evaluator": evaluator})
 
 
 TASK = Task(headline="accuracy", skills=(frozenset({"answer"}),), lacks=lacks, predict=predict, score=score)

@@ -116,6 +116,7 @@ class Judgement:
                 resamples=self.recipe.eval.resamples or scoring.RESAMPLES,
                 fingerprint=self.selection.description["fingerprint"],
                 compared=compared,
+                settings=_settings(self.asked),
                 other_metrics=other_metrics,
             )
             results = found | self._facts(walked, batch_size)
@@ -133,7 +134,8 @@ class Judgement:
             with reporter.progress("matching") as progress:
                 walked += predicting.walk(again, name=REFINED, batch_size=1, progress=progress, **options)
         if walked.redone:
-            reporter.warn(f"{walked.redone} lines were damaged or of unfinished batches, and were dropped")
+            why = "damaged, did not fit the dataset, or were of unfinished batches"
+            reporter.warn(f"{walked.redone} lines were {why}: predicted again")
         return walked
 
     def _refined(self, folder: Path) -> Pass | None:
@@ -222,8 +224,10 @@ def _asked(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> 
         classes=tuple(classes) if classes else None,
         templates=tuple(asked.templates),
         rerank=asked.rerank,
+        evaluator=entry.evaluator if (entry := CATALOG.get(recipe.data.dataset)) else "vqa",
     )
 
 
 def _settings(asked: Asked) -> dict[str, Any]:
-    return {**asdict(asked.generation), "templates": list(asked.templates), "rerank": asked.rerank}
+    own = {"evaluator": asked.evaluator} if asked.evaluator != "vqa" else {}
+    return {**asdict(asked.generation), "templates": list(asked.templates), "rerank": asked.rerank, **own}

@@ -71,7 +71,7 @@ def walk(
     """
     total = len(asked.items)
     batches = [range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
-    kept, redone = team.first(lambda: _kept(folder, name, asked.ids, batches))
+    kept, redone = team.first(lambda: _kept(folder, name, asked, batches))
     left = [batch for batch in batches if batch[0] not in kept]
     mine = left[team.rank :: team.size]
     start = time.perf_counter()
@@ -94,9 +94,13 @@ def walk(
     return Walked(predicted=missing, found=total - missing, redone=redone, seconds=seconds)
 
 
-def _kept(folder: Path, name: str, ids: Sequence[str], batches: Sequence[range]) -> tuple[set[int], int]:
+def _kept(folder: Path, name: str, asked: Pass, batches: Sequence[range]) -> tuple[set[int], int]:
     """The first numbers of the batches that are whole on disk, which then holds nothing else; lines given up."""
-    found, dropped = predictions.collect(folder, name, ids)
+
+    def fits(number: int, record: Record) -> bool:
+        return asked.fits(asked.items[number], record)
+
+    found, dropped = predictions.collect(folder, name, asked.ids, fits)
     whole = [batch for batch in batches if all(number in found for number in batch)]
     kept = {number: found[number] for batch in whole for number in batch}
     if found or dropped:

@@ -13,16 +13,33 @@ from types import MappingProxyType
 from typing import Any
 
 from idvl import predictions, runs, tasks
-from idvl.errors import UsageError, quoted
-from idvl.files import write_json
+from idvl.errors import RunError, UsageError, quoted
+from idvl.files import read_text, write_json
 from idvl.metrics import bootstrap, other
 from idvl.metrics.measured import Measured, Skipped
 from idvl.predictions import Record
+from idvl.reporting.documents import misfit
 from idvl.tasks import Scores
 
 SCHEMA = "idvl/results/1"
 RESULTS, PREDICTIONS, REFINED = "results.json", "predictions", "matches"
-LEVEL, RESAMPLES = 0.95, 1_000
+LEVEL, RESAMPLES, MOST = 0.95, 1_000, 100_000
+# keys of a record that say what was asked, as far as a task has them, with what they are where a record lacks them
+ASKED = {**dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")), "evaluator": "vqa"}
+NUMBER, TEXT = (int, type(None)), (str, type(None))
+# what is read of a results.json; see `documents.misfit`
+SHAPE = {
+    "task": str,
+    "metrics": {"*": {"value": (int, float, type(None))}},
+    "model": {"name": str},
+    "dataset": {"dataset": str, "split": TEXT, "fingerprint": TEXT},
+    "samples": int,
+    "bootstrap?": {"seed": int, "resamples": int, "level": float},
+    "settings?": {},
+    "scoring?": {},
+    "limit?": NUMBER,
+    "left_out?": {"*": int},
+}
 
 
 def numbers(
@@ -33,12 +50,13 @@ def numbers(
     resamples: int,
     fingerprint: str | None = None,
     compared: Path | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     other_metrics: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What a predictions file is worth, as the part of results.json that needs no model.
 
-    `fingerprint`: of the samples, where it is known. `compared`: the results.json of another run. `other_metrics`:
-    metrics of `evaluate` by the name that they get.
+    `fingerprint`: of the samples, where it is known. `compared`: the results.json of another run. `settings`: those of
+    the predictions, as far as known. `other_metrics`: metrics of `evaluate` by the name that they get.
     UsageError for a file that is damaged, empty, or of another task.
     """
     draws = {"seed": seed, "resamples": resamples, "level": LEVEL}
@@ -56,7 +74,7 @@ def numbers(
         given, wanted = _pairs(predictions.read(path))
         found["other_metrics"] = {name: _computed(metric, given, wanted) for name, metric in other_metrics.items()}
     if compared:
-        found["compared"] = _difference(task, scores, path, fingerprint, compared, draws)
+        found["compared"] = _difference(task, scores, path, fingerprint, compared, settings, draws)
     return found
 
 
@@ -77,20 +95,24 @@ def score_again(
     before = read_results(beside) if beside.exists() and path.stem == PREDICTIONS else {}
     begun = (runs.read_record(path.parent) or {"signature": {}})["signature"]
     task = task or before.get("task") or begun.get("task")
-    if task is None:
+    if not isinstance(task, str):
         raise UsageError(f"nothing beside {path} says which task it is: name it with --task")
     if before and before["task"] != task:
-        raise UsageError(f"{path} is of the task {before['task']}, not of {task}")
+        raise UsageError(f"{path} is of the task {before['task']:.40}, not of {task}")
     expected = (begun.get("count") or before.get("samples")) if path.stem == PREDICTIONS else None
     if expected is not None and count != expected:
-        raise UsageError(f"{path} holds {count} of {expected} predictions: finish the run with --resume first")
+        raise UsageError(f"{path} holds {count} of {quoted(expected)} predictions: finish the run with --resume first")
     drawn = before.get("bootstrap", {"seed": 0, "resamples": RESAMPLES})
+    seed, resamples = drawn["seed"] if seed is None else seed, resamples or drawn["resamples"]
+    if seed < 0 or not 1 <= resamples <= MOST:
+        raise UsageError(f"a bootstrap has 1 to {MOST:,} resamples and a seed of 0 or more, not {resamples} and {seed}")
     found = numbers(
         task,
         path,
-        seed=drawn["seed"] if seed is None else seed,
-        resamples=drawn["resamples"] if resamples is None else resamples,
+        seed=seed,
+        resamples=resamples,
         fingerprint=before.get("dataset", {}).get("fingerprint"),
+        settings=before.get("settings", {}),
         **options,
     )
     kept = {key: value for key, value in before.items() if key not in ("compared", "other_metrics")}
@@ -104,7 +126,7 @@ def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | 
     """The results to compare with. UsageError for those of another task or of other samples."""
     theirs = read_results(results)
     if theirs["task"] != task:
-        raise UsageError(f"{results} is of the task {theirs['task']}, not of {task}: nothing to compare")
+        raise UsageError(f"{results} is of the task {theirs['task']:.40}, not of {task}: nothing to compare")
     their_ids = [record.get("id") for record in predictions.read(results.with_name(f"{PREDICTIONS}.jsonl"))]
     if list(ids) != their_ids or fingerprint not in (None, theirs["dataset"]["fingerprint"]):
         raise UsageError(f"{results} is of other samples: compare runs of one dataset, --split, --limit and --seed")
@@ -114,15 +136,18 @@ def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | 
 def read_results(path: Path) -> dict[str, Any]:
     """A results.json. UsageError for a file that is none."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(read_text(path))
+        # NaN and lone surrogates, which cannot be written again
+        json.dumps(results, ensure_ascii=False, allow_nan=False).encode()
     except OSError as error:
         wanted = "give the folder of an idvl eval run, or its results.json"
         raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {wanted}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as results: {error}") from error
-    known = isinstance(results, dict) and results.get("schema") == SCHEMA
-    if not known or any(key not in results for key in ("task", "metrics", "model", "dataset", "samples")):
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no results.json of idvl eval (schema {SCHEMA})")
+    if wrong := misfit(results, SHAPE):
+        raise UsageError(f"{path} is no sound results.json: {wrong}; evaluate again")
     return results
 
 
@@ -141,9 +166,11 @@ def _score(task: str, path: Path) -> Scores:
         raise UsageError(f"{beside} holds {len(refined)} of {len(records)} lines: finish the run with --resume first")
     try:
         return tasks.load(task).score(records, refined)
+    except RunError:
+        raise
     except KeyError as error:
         raise UsageError(f"{path} holds no predictions of the task {task}: no {error} in it") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         raise UsageError(f"{path} holds no sound predictions of the task {task}: {error}") from error
 
 
@@ -165,17 +192,34 @@ def _skipped(skipped: Skipped) -> dict[str, Any]:
 
 
 def _difference(
-    task: str, scores: Scores, path: Path, fingerprint: str | None, results: Path, draws: dict[str, Any]
+    task: str,
+    scores: Scores,
+    path: Path,
+    fingerprint: str | None,
+    results: Path,
+    settings: Mapping[str, Any],
+    draws: dict[str, Any],
 ) -> dict[str, Any]:
-    """The difference of every metric to another run's, over the same samples, paired."""
-    theirs = comparable(results, task, [record.get("id") for record in predictions.read(path)], fingerprint)
-    measures = _score(task, results.with_name(f"{PREDICTIONS}.jsonl")).measures
+    """The difference of every metric to another run's, over the same samples, paired, and of their settings."""
+    ours, beside = predictions.read(path), results.with_name(f"{PREDICTIONS}.jsonl")
+    theirs = comparable(results, task, [record.get("id") for record in ours], fingerprint)
+    for one, their in zip(ours, predictions.read(beside), strict=True):
+        if wrong := [key for key, usual in ASKED.items() if one.get(key, usual) != their.get(key, usual)]:
+            raise UsageError(f"{quoted(one['id'])} has another {wrong[0]!r} in {beside}: compare runs of one dataset")
+    measures = _score(task, beside).measures
     differences = {
         name: asdict(bootstrap.paired(measured, measures[name], **draws))
         for name, measured in scores.measures.items()
         if name in measures
     }
-    return {"results": str(results), "model": theirs["model"]["name"], "differences": differences}
+    known = settings.keys() & theirs.get("settings", {}).keys() - {"batch_size"}
+    other_settings = {
+        key: [settings[key], theirs["settings"][key]]
+        for key in sorted(known)
+        if settings[key] != theirs["settings"][key]
+    }
+    about = {"results": str(results), "model": theirs["model"]["name"], "settings": other_settings}
+    return {**about, "differences": differences}
 
 
 def _pairs(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:

@@ -174,9 +174,9 @@ def test_intervals_hold_the_value_and_are_labelled() -> None:
         low, high = interval(measured, resamples=200)
         assert low < measured.value < high, name
         labels[name] = measured.interval
-    assert labels["CIDEr"] == "image means, idf fixed"
-    assert labels["BLEU@4"] == "summed counts of images"
-    assert labels["ROUGE-L"] == "image means"
+    assert labels["CIDEr"] == "bootstrap, image means, idf fixed"
+    assert labels["BLEU@4"] == "bootstrap, summed counts of images"
+    assert labels["ROUGE-L"] == "bootstrap, image means"
 
 
 @pytest.mark.usefixtures("no_java")
@@ -213,7 +213,7 @@ def test_meteor_is_the_corpus_score_with_an_interval_of_segments(java: Captioned
     assert meteor.value != pytest.approx(100 * meteor.parts[:, 0].mean())
     low, high = interval(meteor)
     assert low < meteor.value < high
-    assert meteor.interval == "segment scores, centred on the corpus score"
+    assert meteor.interval == "bootstrap, segment scores, centred on the corpus score"
 
 
 @pytest.mark.slow

@@ -77,11 +77,11 @@ def test_leave_one_out_over_ten_people(agree: int) -> None:
     assert score(["yes"], [answers])["accuracy"].value == pytest.approx(100 * naive("yes", answers))
 
 
-@pytest.mark.parametrize(("agree", "value"), [(0, 0), (1, 30), (2, 60), (3, 90), (4, 100), (10, 100)])
+@pytest.mark.parametrize(("agree", "value"), [(0, 0), (1, 30), (2, 60), (3, 90), (4, 100), (9, 100)])
 def test_the_known_values_of_ten_people(agree: int, value: float) -> None:
-    assert score(["2 dogs"], [["Two dogs."] * agree + ["a cat"] * (10 - agree)])["accuracy"].value == pytest.approx(
-        value
-    )
+    assert score(["2 dogs"], [["Two dogs."] * agree + ["a cat"] * (9 - agree) + ["2 cats"] * (agree < 10)])[
+        "accuracy"
+    ].value == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,45 @@ def test_the_known_values_of_ten_people(agree: int, value: float) -> None:
 )
 def test_fewer_people_must_all_agree(answers: list[str], value: float) -> None:
     assert score(["yes"], [answers])["accuracy"].value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "value"),
+    [
+        ("TEN", ["ten"] * 10, 0),
+        ("Yes.", ["yes"] * 10, 0),
+        (" yes\n", ["yes "] * 10, 100),
+        ("the dog", ["the dog"] * 10, 100),
+        ("2", ["two"] * 10, 0),
+        # one person who says otherwise, and all texts are normalised
+        ("TEN", ["ten"] * 9 + ["11"], 100),
+        # a single answer has nobody to agree with
+        ("TEN", ["ten"], 100),
+    ],
+)
+def test_where_all_people_agree_texts_are_compared_as_they_are(prediction, answers, value) -> None:
+    assert score([prediction], [answers])["accuracy"].value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        ("TEN", "ten"),
+        # VQA v2's rules make a space of this comma and of the first question mark
+        ("red,white", "redwhite"),
+        ("what?now", "whatnow"),
+        ("mcdonald's", "mcdonald 's"),
+        ("1,000 t-shirts", "1000 t shirts"),
+    ],
+)
+def test_textvqa_drops_commas_and_question_marks_first(prediction: str, answer: str) -> None:
+    assert score([prediction], [[answer] * 10], "textvqa")["accuracy"].value == 100
+    assert score([prediction], [[answer] * 10])["accuracy"].value == 0
+
+
+def test_another_evaluator_is_refused() -> None:
+    with pytest.raises(UsageError, match="vqa or textvqa does, not 'okvqa'"):
+        score(["a"], [["a"]], "okvqa")
 
 
 def test_the_mean_over_questions() -> None:

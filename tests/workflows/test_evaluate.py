@@ -138,6 +138,35 @@ def test_a_damaged_file_is_repaired_by_predicting_what_is_missing(tmp_path, dama
     assert bool(reporter.warnings) == (results["redone"] > 0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": 5},
+        {"label": True},
+        {"top": [99, 1, 2, 3, 4]},
+        {"top": [1, 1, 2, 3, 4]},
+        {"top": [1, 2]},
+        {"top": {}},
+        {"top": None, "prediction": "a dog", "references": ["a dog"]},
+        {"top": [-1, 1, 2, 3, 4]},
+        {"note": float("nan")},
+        {"note": "\ud800"},
+    ],
+)
+def test_a_line_that_does_not_fit_the_dataset_is_predicted_again(digits, tmp_path, change):
+    folder = tmp_path / "run"
+    shutil.copytree(digits[0], folder)
+    path = folder / "predictions.jsonl"
+    whole = path.read_bytes()
+    first, *others = whole.splitlines(keepends=True)
+    assert json.loads(first)["label"] not in (5, True)
+    path.write_bytes(json.dumps(json.loads(first) | change).encode() + b"\n" + b"".join(others))
+    results, reporter = evaluated(folder, VIT, resume=True)
+    assert path.read_bytes() == whole
+    assert (results["found"], results["predicted"], results["redone"]) == (92, 8, 8)
+    assert "8 lines were damaged" in reporter.warnings[0]
+
+
 def arguments(settings, folder):
     given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return ["-m", "idvl", "eval", *given, "--output", str(folder)]
@@ -184,7 +213,8 @@ def test_a_run_compared_with_itself_differs_by_nothing(digits, tmp_path):
     folder, _ = digits
     results, _ = evaluated(tmp_path / "run", VIT, compared=folder / "results.json")
     difference = results["compared"]["differences"]["top-1"]
-    assert (difference["value"], difference["low"], difference["high"]) == (0, 0, 0)
+    assert difference["value"] == 0 and -5 < difference["low"] < 0 < difference["high"] < 5
+    assert difference["interval"] == "Tango score" and results["compared"]["settings"] == {}
 
 
 def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
