@@ -21,7 +21,7 @@ class Verdict:
     """What was found in a saved model that is as it should be.
 
     `zeros` counts the weights that the masks removed; `other_zeros` those that are kept and happen to be zero: they
-    were so in the dense model, or are too small for the dtype of the file.
+    were so in the dense model, or are too small for the dtype of the file. `fingerprint` identifies the saved weights.
     """
 
     layers: int
@@ -30,6 +30,7 @@ class Verdict:
     other_zeros: int
     tensors: int
     dtype: str
+    fingerprint: str
 
 
 def verify(
@@ -74,6 +75,7 @@ def verify(
         other_zeros=sum(int((weight == 0).count_nonzero()) for weight in weights.values()) - zeros,
         tensors=len(found),
         dtype=loaded.description["dtype"],
+        fingerprint=loaded.description["fingerprint"],
     )
 
 

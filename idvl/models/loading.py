@@ -89,6 +89,8 @@ def load(
     resolved = getattr(options["revision"], "resolved", options["revision"])
     stored = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
     about = {"source": source, "revision": resolved, "stored_dtype": stored, "missing": missing}
+    if source == "folder":  # which a relative name does not tell later
+        about["path"] = str(folder.resolve())
     for warning in warnings:
         logger.warning(warning)
     noted = [*loaded.description["warnings"], *warnings]

@@ -92,8 +92,8 @@ class Run:
     @property
     def saved_fingerprint(self) -> str | None:
         """The fingerprint of the model that a run of prune saved, where it is known."""
-        found = (part.get("model") or {} for part in (self.report, self.results))
-        return next(filter(None, (model.get("fingerprint") for model in found)), None)
+        found = (self.report.get("verified"), self.results.get("model"))
+        return next(filter(None, (part.get("fingerprint") for part in found if part)), None)
 
     @property
     def evaluated(self) -> str:

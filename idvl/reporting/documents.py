@@ -32,7 +32,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "total": {f"{key}?": NUMBER for key in ("sparsity", "prunable_sparsity", "model_sparsity", "model_weights")},
         "made": MADE,
         "evaluation?": {"skipped?": TEXT},
-        "model?": MODEL,
+        "verified?": {"fingerprint?": TEXT},
     },
     "idvl/results/1": {
         "task": str,

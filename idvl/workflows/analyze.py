@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -178,7 +179,8 @@ def _check(path: Path, overwrite: bool) -> None:
         if path.is_dir():
             raise UsageError(f"{quoted(path)} is a folder: name a file, as in --output {path / 'report.html'}")
         for written in (folder, path.with_name(f".{path.name}.{os.getpid()}.tmp")):
-            written.exists()  # raises for a name that is too long
+            with suppress(FileNotFoundError):
+                os.stat(written)  # a name that is too long, or no file can have, shows now
         ours = not os.path.lexists(path) or (path.exists() and _has_mark(path))
     except OSError as error:
         raise UsageError(f"cannot write to {quoted(path)}: {error.strerror}; choose another --output") from error

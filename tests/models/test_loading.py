@@ -67,6 +67,7 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(checkpoints):
     assert not loaded.model.training
     described = loaded.description
     assert (described["class"], described["source"]) == ("BlipForConditionalGeneration", "folder")
+    assert described["path"] == str((checkpoints / "blip").resolve())
     assert described["parameters"] == sum(p.numel() for p in loaded.model.parameters())
     assert (described["image_processor"], described["image_backend"]) == ("BlipImageProcessorPil", "pil")
     assert described["warnings"] == [] and described["revision"] is None and not described["guessed"]

@@ -129,6 +129,26 @@ def test_equal_weights_are_of_the_folder_that_is_named(tmp_path: Path) -> None:
     assert found == {"after-a": "a", "after-b": "b"}
 
 
+def test_lineage_does_not_depend_on_where_the_analysis_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the folder written down, a relative name above the run, or fingerprint; never by the current folder."""
+    run = folders.pruned(tmp_path / "runs" / "a")
+    (run / "eval" / "results.json").unlink()
+    report = json.loads((run / "report.json").read_text())
+    folders.write(run / "report.json", report | {"verified": {"fingerprint": "saved"}})
+    path = {"name": "a/model", "path": str(run / "model"), "fingerprint": "saved"}
+    folders.measured(tmp_path / "elsewhere" / "by path", model="a/model")
+    folders.write(tmp_path / "elsewhere" / "by path" / "profile.json", folders.profile() | {"model": path})
+    folders.measured(tmp_path / "runs" / "by name", model="runs/a/model", fingerprint="saved")
+    folders.measured(tmp_path / "elsewhere" / "moved", model="/old/model", fingerprint="saved")
+    folders.measured(tmp_path / "runs" / "of the weights before", model="runs/a/model", fingerprint="overwritten")
+    folders.measured(tmp_path / "elsewhere" / "another", model="a/model", fingerprint="another")
+    for here in (tmp_path, tmp_path / "runs", Path("/")):
+        monkeypatch.chdir(here)
+        study = collect([tmp_path / "runs", tmp_path / "elsewhere"])
+        found = {run.folder.name for run in study.of("estimate-id") if pruned_by(run, study)}
+        assert found == {"by path", "by name", "moved"}
+
+
 def test_only_what_was_judged_by_the_same_settings_is_compared(tmp_path: Path) -> None:
     for name, weight, beams in (("a", "none", 3), ("b", "multiply", 1)):
         folders.pruned(tmp_path / name, 50.0, id_weight=weight)
@@ -286,7 +306,12 @@ def test_other_samples_and_missing_evaluations_are_cautioned(tmp_path: Path) -> 
     folders.write(other / "eval" / "results.json", folders.results({"CIDEr": 1.0}, "x", limit=2, samples=2))
     third = folders.pruned(tmp_path / "c", seed=2)
     (third / "eval" / "results.json").unlink()
+    fourth = folders.pruned(tmp_path / "d", seed=3)
+    report = json.loads((fourth / "report.json").read_text()) | {"evaluation": {"skipped": "no split is left"}}
+    folders.write(fourth / "report.json", report)
     notes = " ".join(table(tmp_path, "quality").notes)
+    assert "d (no split is left)" in notes
+    assert ("not evaluated: no split is left",) in {run.troubles for run in collect([tmp_path]).runs}
     assert "not all runs were judged alike" in notes and "part of the split" in notes
     assert "not evaluated" in notes
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +52,45 @@ def test_another_file_is_not_replaced(tmp_path: Path) -> None:
     assert analyze.MARK in page.read_text()
     with pytest.raises(UsageError, match="is a folder"):
         analyze.run([tmp_path / "run"], page_at=tmp_path, reporter=Silent())
+
+
+def test_a_drawing_that_is_none_of_ours_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analyze, "drawn", lambda figure, kind: b"a drawing made by idvl analyze")
+    folders.evaluated(tmp_path / "run")
+    folders.measured(tmp_path / "measured")
+    page, mine = tmp_path / "x.html", tmp_path / "x-figures" / "depth.png"
+
+    def make(**options: Any) -> None:
+        analyze.run([tmp_path / "run", tmp_path / "measured"], page_at=page, reporter=Silent(), **options)
+
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="depth.png' is no figure of idvl's: add --overwrite"):
+        make()
+    assert mine.read_bytes() == b"mine" and not page.exists()
+    make(overwrite=True)
+    make()  # by now it is ours
+    mine.write_bytes(b"drawn by an older idvl")
+    make()  # the page that is there links to it
+    page.unlink()
+    make()  # what is left of a page that was interrupted
+    assert mine.read_bytes() == b"a drawing made by idvl analyze"
+
+
+@pytest.mark.parametrize("name", ["x" * 260 + ".html", "x" * 245 + ".html", "fifo.html", "loop/x.html"])
+def test_a_page_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "fifo.html")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="cannot write to .*choose another --output"):
+        analyze.run([tmp_path / "nowhere"], page_at=tmp_path / name, reporter=Silent())
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analyze, "drawn", lambda figure, kind: 1 / 0)
+    folders.measured(tmp_path / "run")
+    reporter = Silent()
+    analyze.run([tmp_path / "run"], page_at=tmp_path / "x.html", reporter=reporter)
+    assert (tmp_path / "x.html").exists() and any("'depth' cannot be drawn" in told for told in reporter.warnings)
 
 
 def test_built_in_images_are_those_that_were_judged() -> None:

@@ -386,6 +386,8 @@ def test_a_run_cut_off_while_it_is_judged_goes_on_there(place, tmp_path, digits,
     results = json.loads((folder / "eval" / "results.json").read_text())
     assert (results["found"], results["samples"]) == (250, 899)
     assert result.report["evaluation"]["metrics"] == results["metrics"]
+    assert result.report["verified"]["fingerprint"] == results["model"]["fingerprint"]
+    assert results["model"]["path"] == str((folder / "model").resolve())
     assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
