@@ -169,8 +169,18 @@ def test_a_document_whose_parts_are_not_what_they_should_be_is_refused(
         ("run.json", ("signature", "class"), 1, "run.json is damaged ('class' of 'signature' of it is 1)"),
         ("recipe.yaml", ("model",), -1, "recipe.yaml is damaged: 'model' of it is no object"),
         ("recipe.yaml", ("data", "dataset"), ["x"], "recipe.yaml is damaged: 'dataset' of 'data' of it is ['x']"),
-        ("profile.json", ("layers", "text.0.query", "n_features"), "", "profile.json is damaged: 'n_features' of"),
-        ("profile.json", ("layers", "text.0.query", "estimate", "stderr"), [], "profile.json is damaged: 'stderr' of"),
+        (
+            "profile.json",
+            ("layers", "text.0.query", "n_features"),
+            "",
+            "layer 'text.0.query': 'n_features' is a whole number",
+        ),
+        (
+            "profile.json",
+            ("layers", "text.0.query", "estimate", "stderr"),
+            [],
+            "layer 'text.0.query', its estimate: 'stderr' is a number",
+        ),
     ],
 )
 def test_what_a_run_was_asked_or_measured_is_refused_where_it_is_damaged(
