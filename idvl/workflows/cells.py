@@ -22,6 +22,8 @@ Work = Literal["prune", "estimate-id", "eval"]
 KEYS = ("needs", "run", "base", "matrix", "cells", "except", "first", "published")
 # values that say nothing without their key, as numbers do
 MUTE = ("none", "auto", "all", "any", "first")
+# characters of a cell's name, which is that of its folder
+LONGEST = 200
 # combinations of a matrix: each is a run
 MOST = 10_000
 Settings = dict[str, Any]
@@ -92,11 +94,11 @@ def name_of(settings: Mapping[str, Any]) -> str:
     """A folder's name that says the settings, as platon-sparsity-0.8; of a path its last part counts."""
     words = []
     for key, value in settings.items():
-        text = Path(value).name if isinstance(value, str) else json.dumps(value)
+        text = Path(value).name if isinstance(value, str) else json.dumps(value, default=str)
         mute = not isinstance(value, str) or value in MUTE
         told = f"{key.rpartition('.')[2]}-{text}" if mute else text
         words.append(re.sub(r"[^A-Za-z0-9._]+", "-", told).strip("-."))
-    return "-".join(words) or "base"
+    return "-".join(words)[:LONGEST] or "base"
 
 
 def _source(path: Path) -> dict[str, Any]:
@@ -135,6 +137,8 @@ def _combinations(source: Mapping[str, Any], path: Path) -> Iterator[Settings]:
     if not isinstance(varying, dict):
         raise UsageError(f"matrix of {quoted(path)} is keys with lists of values, not {quoted(varying)}")
     for key, values in varying.items():
+        if not isinstance(key, str):
+            raise UsageError(f"matrix of {quoted(path)} has the key {quoted(key)}, which is no setting")
         if not isinstance(values, list) or not values:
             raise UsageError(f"{key} in the matrix of {quoted(path)} takes a list of values, not {quoted(values)}")
     count = math.prod(map(len, varying.values())) if varying else 0
@@ -181,9 +185,13 @@ def _published(
 
 def _mappings(source: Mapping[str, Any], key: str, path: Path) -> list[Settings]:
     entries = source.get(key) or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry for entry in entries):
+    if not isinstance(entries, list) or not all(map(_is_settings, entries)):
         raise UsageError(f"{key} of {quoted(path)} is a list of settings, as in [{{prune.sparsity: 0.8}}]")
     return entries
+
+
+def _is_settings(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(key, str) for key in value)
 
 
 def _matches(settings: Settings, some: Settings) -> bool:

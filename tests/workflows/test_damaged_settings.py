@@ -1,0 +1,76 @@
+"""Recipes and matrix files with one damaged field each: they work, or are refused in one line. Nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from idvl.errors import UsageError
+from idvl.recipe import SECTIONS, Recipe, keys, load
+from idvl.workflows import cells
+from idvl.workflows.pruning.settings import resolved
+
+DAMAGES: list[Any] = [
+    *(None, True, False, 0, -1, 1, 0.5, 1e308, math.inf, math.nan, 10**30, 10**400),
+    *("", " ", "none", "null", "nan", "inf", "-1", "2:4", "\uff12:\uff14", "0:0", "*", "[", "../..", "~", "a/b", "\0"),
+    *("a\nb", "\x1b]0;t\x07", "\ud800", "9" * 5000, "x" * 5000),
+    *([], [[]], [None], ["a"], ["a"] * 5000, [math.nan], {}, {"a": 1}, {"a": {"b": [1]}}, {1: 2}, b"\xff"),
+]
+SWEEP: dict[str, Any] = {
+    "run": ["prune"],
+    "base": {"model": {"name": "builtin/vit"}, "prune": {"id_weight": "none"}},
+    "matrix": {"prune.sparsity": [0.5, 0.8], "prune.criterion": ["platon", "magnitude"]},
+    "cells": [{"prune.sparsity": 0.9, "prune.scope": "vision"}],
+    "except": [{"prune.sparsity": 0.5, "prune.criterion": ["platon"]}],
+    "first": [{"prune.criterion": "magnitude"}],
+    "published": [{"prune.sparsity": 0.8, "top-1": 91.0}],
+}
+
+
+def told(call: Callable[[], Any], damage: Any) -> Any:
+    """What a call gives, None where it refuses. The test fails for a bad message and another exception."""
+    try:
+        return call()
+    except UsageError as error:
+        line = str(error)
+        assert line and "\n" not in line and len(line) < 1500 and line.encode(), repr(damage)[:100]
+        return None
+
+
+@pytest.mark.parametrize("key", [*keys(), *SECTIONS, "needs", "", ".", "a.b"])
+def test_a_recipe(key: str) -> None:
+    for damage in DAMAGES:
+        given = {"model.name": "builtin/vit"} | {key: damage}
+        recipe = told(lambda given=given: load(None, given), damage)
+        if recipe is None:
+            continue
+        made = told(lambda recipe=recipe: resolved(recipe), damage)
+        for one in filter(None, (recipe, made)):
+            text = json.dumps(one.to_dict(), allow_nan=False)
+            assert text.encode() and Recipe.model_validate(json.loads(text)) == one
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place inside a nested value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(*path, key) for key, _ in inside] + [deep for key, part in inside for deep in places(part, (*path, key))]
+
+
+@pytest.mark.parametrize("place", places(SWEEP), ids=str)
+def test_a_matrix(place: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for damage in DAMAGES:
+        source = json.loads(json.dumps(SWEEP))
+        part = source
+        for key in place[:-1]:
+            part = part[key]
+        part[place[-1]] = damage
+        monkeypatch.setattr("idvl.recipe.yaml_file.load", lambda path, source=source: source)
+        matrix = told(lambda: cells.read("matrix.yaml"), damage)
+        for cell in matrix.cells if matrix else ():
+            assert json.dumps(cell.recipe.to_dict(), allow_nan=False).encode()
+            assert 0 < len(cell.name.encode()) <= 255 and "/" not in cell.name
+            assert all(math.isfinite(value) for value in cell.published.values())
