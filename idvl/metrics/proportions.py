@@ -40,8 +40,8 @@ def wilson(hits: float, trials: float, level: float) -> tuple[float, float]:
     z = _quantile(level)
     middle, half = hits + z * z / 2, z * sqrt(hits * (trials - hits) / trials + z * z / 4)
     # the ends are exact: rounding must not move them past the proportion
-    low = 0.0 if hits == 0 else (middle - half) / (trials + z * z)
-    return low, 1.0 if hits == trials else (middle + half) / (trials + z * z)
+    low = 0.0 if hits == 0 else float((middle - half) / (trials + z * z))
+    return low, 1.0 if hits == trials else float((middle + half) / (trials + z * z))
 
 
 def tango(more: float, less: float, pairs: float, level: float) -> tuple[float, float]:

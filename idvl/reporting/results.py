@@ -71,7 +71,7 @@ def rests_on(results: Mapping[str, Any]) -> list[str]:
     lines = [f"{results['samples']:,} samples{named}"]
     if results.get("limit"):
         lines.append(f"LIMITED to {results['limit']:,} samples: not comparable with numbers on the whole split")
-    for reason, count in results.get("left_out", {}).items():
+    for reason, count in (results.get("left_out") or {}).items():
         lines.append(f"left out: {count:,} samples with {reason}")
     if results.get("scoring"):
         lines.append(", ".join(f"{key} {value}" for key, value in results["scoring"].items()))

@@ -102,7 +102,7 @@ def score_again(
     expected = (begun.get("count") or before.get("samples")) if path.stem == PREDICTIONS else None
     if expected is not None and count != expected:
         raise UsageError(f"{path} holds {count} of {quoted(expected)} predictions: finish the run with --resume first")
-    drawn = before.get("bootstrap", {"seed": 0, "resamples": RESAMPLES})
+    drawn = before.get("bootstrap") or {"seed": 0, "resamples": RESAMPLES}
     seed, resamples = drawn["seed"] if seed is None else seed, resamples or drawn["resamples"]
     if seed < 0 or not 1 <= resamples <= MOST:
         raise UsageError(f"a bootstrap has 1 to {MOST:,} resamples and a seed of 0 or more, not {resamples} and {seed}")
@@ -112,7 +112,7 @@ def score_again(
         seed=seed,
         resamples=resamples,
         fingerprint=before.get("dataset", {}).get("fingerprint"),
-        settings=before.get("settings", {}),
+        settings=before.get("settings") or {},
         **options,
     )
     kept = {key: value for key, value in before.items() if key not in ("compared", "other_metrics")}
@@ -212,7 +212,7 @@ def _difference(
         for name, measured in scores.measures.items()
         if name in measures
     }
-    known = settings.keys() & theirs.get("settings", {}).keys() - {"batch_size"}
+    known = settings.keys() & (theirs.get("settings") or {}).keys() - {"batch_size"}
     other_settings = {
         key: [settings[key], theirs["settings"][key]]
         for key in sorted(known)
