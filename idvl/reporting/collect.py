@@ -214,16 +214,17 @@ def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     found, refused, waiting = [], [], [folder]
     while waiting:
         place = waiting.pop()
-        if _is_run(place):
-            found.append(place)
-            continue
         try:
+            os.stat(os.path.join(place, "."))  # refused where nothing in it can be looked at
+            if _is_run(place):
+                found.append(place)
+                continue
             with os.scandir(place) as entries:
                 below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except OSError as error:
             refused += [(place, f"cannot be read: {documents.reason(error)}")] if place != folder else []
             continue
-        if place != folder and (place / "run.json").exists() and not (place / runs.MATRIX).exists():
+        if place != folder and os.path.lexists(place / "run.json") and not os.path.lexists(place / runs.MATRIX):
             refused.append((place, _why_none(place)))
         waiting += [place / name for name in reversed(below)]
     return found, refused

@@ -216,3 +216,18 @@ def test_a_run_that_nobody_foresaw_is_left_out_alone(tmp_path: Path, monkeypatch
     ]  # fmt: skip
     with pytest.raises(ZeroDivisionError):  # nobody's fault
         analyze.standing(study, lambda _: 1 / 0)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders.evaluated(tmp_path / "run")
+    (tmp_path / "locked").mkdir()
+    stat = os.stat
+
+    def refused(path: Any, **options: Any) -> os.stat_result:
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    study = collect([tmp_path])
+    assert len(study.runs) == 1 and study.refused == ((str(tmp_path / "locked"), "cannot be read: Permission denied"),)
