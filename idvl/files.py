@@ -59,10 +59,10 @@ def _check_regular(found: os.stat_result, path: Path | str) -> None:
 def read_bytes(path: Path | str, limit: int | None = None) -> bytes:
     """What a regular file holds. Raises OSError for anything else, and for a file of more than `limit` bytes."""
     with open_regular(path) as file:
-        data = file.read(-1 if limit is None else limit + 1)
-    if limit is not None and len(data) > limit:
-        raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
-    return data
+        # by its size: read(limit) would allocate as many bytes as the limit for every file
+        if limit is not None and os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
+        return file.read()
 
 
 def read_text(path: Path | str, limit: int | None = None) -> str:

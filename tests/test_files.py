@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ def test_regular_files_and_links_to_them_are_read(tmp_path: Path) -> None:
     assert read_text(tmp_path / "link") == "é" and read_bytes(tmp_path / "file", 2) == "é".encode()
     with pytest.raises(OSError, match="more than 1 bytes"):
         read_bytes(tmp_path / "file", 1)
+
+
+def test_a_limit_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    tracemalloc.start()
+    try:
+        read_bytes(tmp_path / "file", 1 << 30)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
