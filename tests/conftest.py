@@ -1,6 +1,9 @@
-"""Marks that skip themselves: gpu without a CUDA device, slow and network unless they are asked for with -m."""
+"""Marks: gpu, slow and network skip themselves without a CUDA device or -m; java lets a module find Java."""
 
 from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,3 +22,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def java(request: pytest.FixtureRequest) -> Iterator[None]:
+    """METEOR takes ten seconds of CPU to start: only modules marked java find the real one."""
+    which = shutil.which
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.get_closest_marker("java"):
+            patch.setattr(
+                shutil, "which", lambda name, *args, **named: None if name == "java" else which(name, *args, **named)
+            )
+        yield

@@ -176,7 +176,7 @@ def test_a_metric_of_ones_own_is_computed_beside_the_others(tmp_path):
     # evaluate keeps the package that it copies metrics into for as long as a process lives
     done = subprocess.run(
         [sys.executable, "-m", "idvl", "eval", *asked, "--output", str(tmp_path / "run")],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": "without Java"},
         capture_output=True,
         text=True,
     )

@@ -17,6 +17,8 @@ from idvl.metrics.tokens import tokenize
 
 from .corpora import ADVERSARIAL, corpus
 
+pytestmark = pytest.mark.java
+
 FAST = {"BLEU@1", "BLEU@2", "BLEU@3", "BLEU@4", "ROUGE-L", "CIDEr", "exact"}
 
 

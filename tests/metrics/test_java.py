@@ -13,6 +13,8 @@ from idvl.metrics import java
 from idvl.metrics.caption import score
 from idvl.metrics.java import CORENLP, SPICE_DIR, Unavailable, meteor, spice
 
+pytestmark = pytest.mark.java
+
 GIVEN, WANTED = {0: ["a dog"], 1: ["a cat"]}, {0: ["a dog runs", "dogs"], 1: ["the cat"]}
 # writes down how it was called, and scores of 0.25 and 0.75
 PRETENDER = """\

@@ -11,6 +11,8 @@ from idvl.metrics.tokens import cleaned, plain, tokenize
 
 from .corpora import ADVERSARIAL, corpus
 
+pytestmark = pytest.mark.java
+
 ORDINARY = [
     "A man's dog doesn't run, can't stop.",
     "It's the kids' toys; they're new, we've seen!",

@@ -63,7 +63,7 @@ def test_results_say_what_the_numbers_rest_on(captions):
     assert results["predicted"] == N and results["seconds_per_sample"] > 0 and results["peak_memory"] > 0
     cider = results["metrics"]["CIDEr"]
     assert cider["low"] <= cider["value"] <= cider["high"]
-    assert results["metrics"]["SPICE"]["value"] is None and "IDVL_SPICE_DIR" in results["metrics"]["SPICE"]["hint"]
+    assert results["metrics"]["SPICE"]["value"] is None and "Java" in results["metrics"]["SPICE"]["hint"]
 
 
 def test_predictions_hold_one_line_for_each_sample_in_order(captions):
@@ -184,7 +184,10 @@ def succeeded(command, **more):
 def test_a_killed_run_goes_on_and_gives_the_same_file(captions, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, *arguments(BLIP, folder)]
-    killed = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    without_java = {"PATH": str(Path(sys.executable).parent)}
+    killed = subprocess.Popen(
+        command, env=environment(**without_java), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     path = folder / "predictions.jsonl"
     deadline = time.monotonic() + 120
     while killed.poll() is None and time.monotonic() < deadline:
@@ -193,7 +196,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(captions, tmp_path):
             break
         time.sleep(0.01)
     killed.wait()
-    succeeded([*command, "--resume"])
+    succeeded([*command, "--resume"], **without_java)
     assert path.read_bytes() == (captions[0] / "predictions.jsonl").read_bytes()
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"] == captions[1]["metrics"]

@@ -288,7 +288,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)])
 def test_a_signal_says_how_to_go_on(blip, tmp_path, name, code):
     folder = tmp_path / "a run"
     program = STOPPED.format(signal=name, model=blip, folder=str(folder))
@@ -399,6 +399,7 @@ def test_two_processes_give_the_profile_of_one(blip, tmp_path, launcher):
         assert two["layers"][name]["estimate"]["dimension"] == pytest.approx(layer["estimate"]["dimension"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_by_one_of_several_processes(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

@@ -502,7 +502,7 @@ def same(first, second):
         pytest.param("profile", marks=pytest.mark.slow),
         pytest.param("step-000000004", marks=pytest.mark.slow),
         "step-000000016",
-        "SIGTERM",
+        pytest.param("SIGTERM", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
@@ -521,12 +521,13 @@ def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
     said = process.communicate()[1]
     assert process.returncode == (143 if moment == "SIGTERM" else -signal.SIGKILL), said
     assert not (folder / "report.json").exists()
-    subprocess.run([sys.executable, *command(place, folder, "--resume")], env=environment(), check=True)
+    pruned(place, folder, resume=True)
     assert same(whole[0], folder) == []
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 26]
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_measures_anew_resumes_to_the_same_bits(place, tmp_path):
     asked = {"prune__refresh_profile": 1, "train__epochs": 3, "prune__criterion": "gradient", "prune__final": 0.1}
     whole, folder = tmp_path / "whole", tmp_path / "run"
