@@ -41,6 +41,7 @@ def test_a_hub_model_on_coco(folders, tmp_path):
     assert sum(layer["estimate"]["dimension"] is not None for layer in profile["layers"].values()) > 20
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses_ends_in_one_line(folders, tmp_path):
     with Hub(models={MODEL: folders["model"]}, datasets={}) as hub:
         done = idvl(hub, tmp_path / "cache", MODEL, "--dataset", "coco", "--samples", "120")

@@ -118,7 +118,11 @@ def test_a_late_process_ends_an_exchange_but_not_what_each_does_alone(said):
             "raise",
             [["RunError", "process 1 failed: layer fc1 has NaN scores"], ["RunError", "layer fc1 has NaN scores"]],
         ),
-        ("save", [["RunError", "the disk of "], ["RunError", "process 0 failed: the disk of "]]),
+        pytest.param(
+            "save",
+            [["RunError", "the disk of "], ["RunError", "process 0 failed: the disk of "]],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "kill", [["RunError", "another process ended without a word, killed "], None], marks=pytest.mark.slow
         ),

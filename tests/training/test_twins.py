@@ -1,4 +1,4 @@
-"""Two processes prune what one would prune: at the first update the same weights, after 100 steps almost the same."""
+"""Two processes prune what one would prune: at the first update the same weights, after 30 steps almost the same."""
 
 import os
 import subprocess
