@@ -1,5 +1,7 @@
 """Golden results: what the built-in models give for fixed settings, recorded once and compared ever after.
 
+The first values were made by the code of 7d6a713, before anything was changed.
+
     python -m tests.golden.record        # writes tests/golden/blip.json and vit.json again
 
 A change that alters a value updates the file and names, in its commit, each changed value and the bug behind it.
