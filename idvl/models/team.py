@@ -23,7 +23,7 @@ from idvl.errors import RunError, UsageError, quoted
 
 # how long processes wait for each other where all come at about the same time, in seconds, unless TIMEOUT says so; and
 # where each works alone before: it reads a dataset, saves, or evaluates its share
-WAITING, ALONE = 1800.0, 12 * 3600.0
+WAITING, ALONE = 600.0, 12 * 3600.0
 TIMEOUT = "IDVL_TIMEOUT"
 # what torch says of an exchange that another process has left
 BROKEN = re.compile(r"onnection|gloo|NCCL|ProcessGroup|pair closure")
