@@ -49,7 +49,7 @@ LabelColumn = Annotated[str | None, text(DATA, "Column of the classes.")]
 AnswersColumn = Annotated[str | None, text(DATA, "Column of the answers to a question.")]
 SecondImageColumn = Annotated[str | None, text(DATA, "Column of the second of two images.")]
 AllowOutside = Annotated[
-    bool | None, flag(DATA, "Read images that are not in the dataset's folder.", "--allow-outside")
+    bool | None, flag(DATA, "Read images that a table names outside of the dataset's folder.", "--allow-outside")
 ]
 Seed = Annotated[int | None, number(DATA, "Chooses the samples; 0 by default.", min=0, max=2**32 - 1)]
 Force = Annotated[bool | None, flag(DATA, "Estimate from fewer than 100 samples.", "--force")]

@@ -116,7 +116,7 @@ class DataSection(Section):
     label_column: str | None = None
     answers_column: str | None = None
     second_image_column: str | None = None  # of tasks that show two
-    allow_outside: bool = False  # read images that are not in the dataset's folder
+    allow_outside: bool = False  # read images that a table names outside of the dataset's folder
     split: str | None = None  # None: the dataset's own
     samples: Count | None = None  # None: the dataset's own number
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

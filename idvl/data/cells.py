@@ -21,8 +21,8 @@ MOST_CLASSES = 1 << 31
 def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) -> bytes | Path | Stored:
     """What a cell of an image column holds, still encoded: the bytes, or where they are, a path from `folder` on.
 
-    Raises ValueError when it holds neither, and for a file that is not `within` a folder (a real path) once links are
-    followed.
+    Raises ValueError when it holds neither, and for a path that leaves the folder `within` by `..` or because it is
+    absolute. Links below that folder may lead anywhere.
     """
     if isinstance(cell, Mapping):
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
@@ -30,10 +30,15 @@ def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) ->
         return cell
     if isinstance(cell, str | Path) and str(cell) and folder is not None:
         path = folder / cell
-        if within is not None and not Path(os.path.realpath(path)).is_relative_to(within):
-            raise ValueError(f"{quoted(str(cell))} is outside of the dataset's folder, see --allow-outside")
+        if within is not None and not _is_in(path, within):
+            raise ValueError(f"needs --allow-outside: {quoted(str(cell))} is outside of the dataset's folder")
         return path
     raise ValueError("no image" if not cell else f"a {type(cell).__name__} where an image is expected")
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder, as written or, where the folder has several names, once links are followed."""
+    return any(Path(place(path)).is_relative_to(place(folder)) for place in (os.path.abspath, os.path.realpath))
 
 
 def texts(cell: Any, deepest: int = DEEPEST) -> tuple[str, ...]:

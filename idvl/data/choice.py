@@ -152,10 +152,13 @@ def choose(
 
 def _refuse_unusable(choice: Choice, looked_at: int, name: str) -> None:
     if len(choice.skipped) > MAX_UNUSABLE * looked_at:
-        without_text = any(skip["reason"].startswith("no text") for skip in choice.skipped)
+        reasons = [skip["reason"] for skip in choice.skipped]
+        without_text = any(reason.startswith("no text") for reason in reasons)
+        outside = any(reason.startswith("needs --allow-outside") for reason in reasons)
         raise UsageError(
             f"{len(choice.skipped)} of the {choice.looked_at} samples of {name} looked at cannot be used, more than "
-            f"{MAX_UNUSABLE:.0%}: {_listed(choice.skipped)}; repair or remove them"
+            f"{MAX_UNUSABLE:.0%}: {_listed(choice.skipped)}; "
+            f"{'pass --allow-outside, or ' if outside else ''}repair or remove them"
             f"{', or take the images alone with --text-column none' if without_text else ''}"
         )
 

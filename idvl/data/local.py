@@ -6,7 +6,6 @@ dataset_*.json beside its images, or what `save_to_disk` wrote. It knows nothing
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,9 +43,9 @@ def open_path(
 ) -> Source:
     """The rows at a path in a uniformly random order, or without a seed in their own, one by one.
 
-    `wanted` of those drawn are read together, their images into `store`. Images outside of the dataset's folder are
-    no images unless `allow_outside`. Raises UsageError for a path without data, an unknown split or column, or an
-    unreadable table.
+    `wanted` of those drawn are read together, their images into `store`. Images that a table names outside of the
+    dataset's folder are no images unless `allow_outside`. Raises UsageError for a path
+    without data, an unknown split or column, or an unreadable table.
     """
     table = _table(path, split, entry, asked)
     if table.size == 0:
@@ -73,7 +72,7 @@ def open_path(
         details={"path": str(path), "split": table.split, "rows": table.size},
         size=table.size,
         classes=_classes(table, columns.label, first),
-        within=None if allow_outside else _bounds(path),
+        within=None if allow_outside else path if path.is_dir() else path.parent,
         warnings=table.warnings,
     )
 
@@ -83,15 +82,6 @@ def _name(cell: Any, index: int) -> str:
     if isinstance(cell, str | int | float) and cell != "":
         return str(cell)
     return str(index) if cell in (None, "") else quoted(cell)
-
-
-def _bounds(path: Path) -> Path:
-    """The real folder that a dataset's images may not leave: its own, or, in the Hub's cache, its repository's."""
-    folder = Path(os.path.abspath(path if path.is_dir() else path.parent))
-    for part in (folder, *folder.parents):
-        if part.parent.name == "snapshots" and (part.parent.parent / "blobs").is_dir():
-            return Path(os.path.realpath(part.parent.parent))
-    return Path(os.path.realpath(folder))
 
 
 def _ordered(

@@ -63,10 +63,10 @@ class Columns:
 class Source:
     """Rows, each with an id or None, in the order in which they are to be looked at.
 
-    `folder` is what relative image paths start from, `within` the folder that they may not leave (a real path; None:
-    they may), `warnings` what was left out, `method` how the order came about ("uniform", "stream" or
-    "whole"), `size` the number of rows where it is known, `classes` the names of the classes where there are some;
-    `details` goes into the description of the selection.
+    `folder` is what relative image paths start from, `within` the folder that no path in a row may leave (None: it
+    may), `warnings` what was left out, `method` how the order came about ("uniform", "stream" or "whole"), `size` the
+    number of rows where it is known, `classes` the names of the classes where there are some; `details` goes into
+    the description of the selection.
     """
 
     rows: Iterator[tuple[str | None, Mapping[str, Any]]]
