@@ -94,23 +94,47 @@ def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
 
 
 def _cells(lines: Iterable[str], path: Path) -> list[Row]:
-    """The rows of a CSV table, whose first line names the columns."""
-    reader = csv.DictReader(lines, strict=True)
+    """The rows of a CSV table, whose first line names the columns; unnamed columns without a cell are left out."""
+    parsed = _parsed(lines, path)
+    names = next(parsed, (0, []))[1]
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise UsageError(f"{path} names the column {quoted(twice[0])} twice: give each another name")
+    rows, used = [], set()
+    for number, cells in parsed:
+        if any(cells[len(names) :]):
+            raise UsageError(
+                f"{path} line {number} has {len(cells)} cells for {len(names)} columns: "
+                "put quotation marks around cells that hold commas"
+            )
+        used.update(at for at, cell in enumerate(cells) if cell and not names[at])
+        rows.append(cells)
+    if len(used) > 1:
+        raise UsageError(f"{path} has {len(used)} columns without a name: give each a name")
+    kept = [(at, name) for at, name in enumerate(names) if name or at in used]
+    return [{name: cells[at] if at < len(cells) else None for at, name in kept} for cells in rows]
+
+
+def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of each row of a CSV table that is not blank.
+
+    Text may follow a closing quotation mark, as in `"so" she said`, but not in a row of several lines: there the mark
+    is rather the next opening one. UsageError for that, and where a mark is never closed.
+    """
+    csv.field_size_limit(LONGEST_LINE)
+    read: list[str] = []
+    reader = csv.reader(read.append(line) or line for line in lines)
     try:
-        names = list(reader.fieldnames or ())
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise UsageError(f"{path} names the column {quoted(twice[0])} twice: give each another name")
-        rows = []
-        for row in reader:
-            if None in row:
-                raise UsageError(
-                    f"{path} line {reader.line_num} has {len(names) + len(row[None])} cells for {len(names)} columns: "
-                    "put quotation marks around cells that hold commas"
-                )
-            rows.append(row)
+        for cells in reader:
+            try:
+                list(csv.reader(read, strict=True))
+            except csv.Error as error:
+                if len(read) > 1 or "end of data" in str(error):
+                    raise
+            read.clear()
+            if cells:
+                yield reader.line_num, cells
     except csv.Error as error:
-        raise UsageError(f"{path} line {reader.reader.line_num} is not CSV: {error}") from error
-    return rows
+        raise UsageError(f"{path} line {reader.line_num} is not CSV: {error}") from error
 
 
 def _object(line: str, number: int, path: Path) -> Row:

@@ -177,6 +177,22 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         select(str(tmp_path / "numbers.parquet"))
 
 
+def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    lines = [
+        "file_name,text,,",
+        'a.jpg,"hello" she said,,',
+        "",
+        'b.jpg,"two\nlines, ""quoted""",,,',
+        f"c.jpg,{long}",
+        "d.jpg",
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    texts = ["hello she said", 'two\nlines, "quoted"', long, None]
+    rows = [{"file_name": f"{name}.jpg", "text": text} for name, text in zip("abcd", texts, strict=True)]
+    assert tables.records(tmp_path / "a.csv") == rows
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -193,6 +209,9 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         ("dataset_coco.json", b"x" * 101, "cannot be read: more than 100 bytes"),
         ("a.csv", b"text,label\na dog, brown,1\n", "line 2 has 3 cells for 2 columns: put quotation marks"),
         ("a.csv", b'text,label\n"a dog,1\na cat,2\n', "line 3 is not CSV: unexpected end of data"),
+        ("a.csv", b'text,label\n"a dog,1\n"a cat",2\na cow,3\n', "line 3 is not CSV: ',' expected after"),
+        ("a.csv", b'text,label\na cat,2\n"a dog', "line 3 is not CSV: unexpected end of data"),
+        ("a.csv", b"text,,\na,b,c\n", "has 2 columns without a name: give each a name"),
         ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
         ("dataset_coco.json", b'{"images": [{"split": 5}]}', "'split' of images.0. is 5, expected a text"),
         ("dataset_coco.json", b'{"images": [{"split": "val", "filename": 5}]}', "'filename' of images.0. is 5"),
