@@ -245,6 +245,12 @@ def listing() -> list[dict[str, Any]]:
     ]
 
 
+def evaluator_of(*names: str | None) -> str:
+    """Whose rules compare answers on a dataset that goes by these names or Hub ids, of which the first counts."""
+    found = (entry.evaluator for name in names if name for entry in _ENTRIES if name in (entry.name, *entry.ids))
+    return next(found, "vqa")
+
+
 def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> UsageError:
     """The error for a name that does not exist: what was asked, the nearest name there is, and all of them."""
     known = list(known)

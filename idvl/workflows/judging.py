@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from idvl import predictions, runs, tasks
-from idvl.data.catalog import CATALOG, EVALUATION
+from idvl.data.catalog import CATALOG, EVALUATION, evaluator_of
 from idvl.data.samples import Selection
 from idvl.errors import UsageError
 from idvl.files import write_json
@@ -224,7 +224,7 @@ def _asked(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> 
         classes=tuple(classes) if classes else None,
         templates=tuple(asked.templates),
         rerank=asked.rerank,
-        evaluator=entry.evaluator if (entry := CATALOG.get(recipe.data.dataset)) else "vqa",
+        evaluator=evaluator_of(recipe.data.dataset, recipe.data.dataset_id),
     )
 
 

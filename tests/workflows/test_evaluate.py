@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from idvl import predictions
+from idvl import predictions, tasks
+from idvl.data.samples import Selection
 from idvl.errors import UsageError
 from idvl.models.team import Team
 from idvl.recipe import load as load_recipe
 from idvl.tasks import Pass
-from idvl.workflows import predicting, scoring
+from idvl.workflows import judging, predicting, scoring
 from idvl.workflows.evaluate import run
 from idvl.workflows.launch import peak_memory
 from tests import tiny
@@ -322,3 +323,11 @@ def test_captions_that_come_one_a_line_belong_to_one_image(tmp_path):
     assert all(len(record["captions"]) == 2 for record in records)
     limited, _ = evaluated(tmp_path / "few", settings, eval__limit=3)
     assert (limited["samples"], limited["scoring"]["captions"]) == (3, 6)
+
+
+def test_textvqa_has_its_own_evaluator_by_its_hub_id_too():
+    textvqa = [("textvqa", None), ("lmms-lab/textvqa", None), ("x", "lmms-lab/textvqa")]
+    for name, hub_id in (*textvqa, ("lmms-lab/VQAv2", None), ("x", None)):
+        recipe = load_recipe(None, BLIP | {"data.dataset": name, "data.dataset_id": hub_id})
+        asked = judging._asked(recipe, None, tasks.load("classification"), Selection(samples=[], description={}))
+        assert asked.evaluator == ("textvqa" if (name, hub_id) in textvqa else "vqa")
