@@ -84,18 +84,19 @@ def _predictions(run: Run) -> tuple[dict[str, dict[str, Any]], str | None]:
     found: dict[str, dict[str, Any]] = {}
     count, expected = 0, run.results.get("samples")
     try:
-        for record in islice(documents.lines(path, documents.PREDICTION), MOST):
+        for record in islice(documents.lines(path, documents.PREDICTION), MOST + 1):
             if _said(record, run) is None:
                 return {}, None
-            found[str(record["id"])] = {key: record.get(key) for key in KEPT}
+            if count < MOST:
+                found[str(record["id"])] = {key: record.get(key) for key in KEPT}
             count += 1
     except FileNotFoundError:
         return {}, f"no {path.name} in {run.label}"
     except (OSError, ValueError) as error:
         return {}, f"{path.name} of {run.label} cannot be read: {documents.reason(error)}"
-    if expected and count != min(expected, MOST):
+    if expected and count != min(expected, MOST + 1):
         return {}, f"{path.name} of {run.label} has {count:,} samples, its results are of {expected:,}"
-    return found, f"only the first {MOST:,} samples are looked at" if count == MOST else None
+    return found, f"only the first {MOST:,} samples are looked at" if count > MOST else None
 
 
 def _said(record: Mapping[str, Any], run: Run) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from idvl.reporting import samples
 from idvl.reporting.collect import collect
 from idvl.reporting.figures import figures_of
 from idvl.reporting.made import made_of
@@ -143,6 +144,16 @@ def test_missing_predictions_are_said(tmp_path: Path) -> None:
     (run / "eval" / "predictions.jsonl").write_text('{"id": "x", "prediction": "y"}\n{"id"')
     (gallery,) = galleries(collect([tmp_path]))
     assert any("cannot be read" in note for note in gallery.notes)
+
+
+@pytest.mark.parametrize(("most", "notes"), [(3, ()), (2, ("dense model: only the first 2 samples are looked at",))])
+def test_samples_beyond_those_looked_at_are_said(
+    most: int, notes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "MOST", most)
+    folders.evaluated(tmp_path / "dense")
+    (gallery,) = galleries(collect([tmp_path]))
+    assert (len(gallery.samples), gallery.notes) == (most, notes)
 
 
 def test_how_runs_were_made_tells_shared_settings_once(tmp_path: Path) -> None:
