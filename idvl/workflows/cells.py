@@ -24,8 +24,8 @@ KEYS = ("needs", "run", "base", "matrix", "cells", "except", "first", "published
 MUTE = ("none", "auto", "all", "any", "first")
 # characters of a cell's name, which is that of its folder
 LONGEST = 200
-# combinations of a matrix: each is a run
-MOST = 10_000
+# cells of a matrix, each a run, and combinations of its values, before `except` leaves some out
+MOST, MOST_COMBINED = 10_000, 1_000_000
 Settings = dict[str, Any]
 
 
@@ -68,9 +68,12 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
     varied = {key for settings in every for key in settings}
     if clash := sorted(varied & set(given or {})):
         raise UsageError(f"{clash[0]} varies in the matrix {quoted(path)}: leave it out of the command")
-    kept = [one for one in every if not any(_matches(one, some) for some in _patterns(source, "except", varied, path))]
+    excepted = _patterns(source, "except", varied, path)
+    kept = [one for one in every if not any(_matches(one, some) for some in excepted)]
     if not kept:
         raise UsageError(f"the matrix {quoted(path)} has no cells")
+    if len(kept) > MOST:
+        raise UsageError(f"the matrix {quoted(path)} has {len(kept):,} cells, more than {MOST:,}: vary fewer values")
     first = _patterns(source, "first", varied, path)
     kept.sort(key=lambda one: next((i for i, some in enumerate(first) if _matches(one, some)), len(first)))
     numbers = _published(source, varied, kept, path)
@@ -142,8 +145,10 @@ def _combinations(source: Mapping[str, Any], path: Path) -> Iterator[Settings]:
         if not isinstance(values, list) or not values:
             raise UsageError(f"{key} in the matrix of {quoted(path)} takes a list of values, not {quoted(values)}")
     count = math.prod(map(len, varying.values())) if varying else 0
-    if count > MOST:
-        raise UsageError(f"the matrix {quoted(path)} has {count:,} cells, more than {MOST:,}: vary fewer values")
+    if count > MOST_COMBINED:
+        raise UsageError(
+            f"the matrix {quoted(path)} has {count:,} combinations, more than {MOST_COMBINED:,}: vary fewer values"
+        )
     if varying:
         for values in itertools.product(*varying.values()):
             yield dict(zip(varying, values, strict=True))

@@ -27,6 +27,8 @@ from idvl.workflows import cells, restartable, sharing
 from idvl.workflows.asked import read_by
 from idvl.workflows.cells import Cell, Matrix
 from idvl.workflows.isolation import Failed, isolated
+from idvl.workflows.pruning.saving import read_report
+from idvl.workflows.pruning.settings import schedule_of
 from idvl.workflows.reporter import Reporter, resumable
 
 PROFILES = "profiles"
@@ -258,10 +260,20 @@ def _is_done(line: Mapping[str, Any]) -> bool:
 def _refuse_others(place: Path, asked: Recipe) -> None:
     """UsageError where a finished cell's folder holds a run of other settings."""
     path = place / "recipe.yaml"
-    sections = recipes.read_yaml(path, "recipe")
-    written = recipes.load(path).to_dict(*sections)
-    pairs = [
-        {f"{section}.{key}": value for section in written for key, value in recipe[section].items()}
-        for recipe in (written, asked.to_dict(*sections))
-    ]
+    sections, steps = recipes.read_yaml(path, "recipe"), _steps(place)
+    pairs = []
+    for recipe in (recipes.load(path), asked):
+        parts = recipe.to_dict(*sections)
+        pairs.append({f"{section}.{key}": value for section in parts for key, value in parts[section].items()})
+        if "prune" in parts and steps:  # where it is not given, it depends on the steps
+            pairs[-1]["prune.mask_every"] = schedule_of(recipe.prune, steps).mask_every
     runs.refuse_difference(place, *pairs)
+
+
+def _steps(place: Path) -> int | None:
+    """The optimizer steps of a finished pruning run, None where its report does not tell."""
+    try:
+        steps = read_report(place)["made"].get("steps")
+    except RunError:
+        return None
+    return steps if type(steps) is int and steps > 0 else None

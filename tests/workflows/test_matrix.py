@@ -24,6 +24,7 @@ BASE = {
     "eval": {"limit": 20},
 }
 VARYING = {"prune.sparsity": [0.5, 0.8], "prune.id_weight": ["none", "multiply"]}
+GOLDEN = Path(__file__).parents[1] / "golden" / "pruned-vit"
 NAMES = [f"sparsity-{s}-{w}" for s in (0.5, 0.8) for w in ("id_weight-none", "multiply")]
 
 
@@ -74,6 +75,8 @@ def test_a_cell_is_a_combination_and_its_first_key_changes_last(tmp_path):
     assert names(more) == [*NAMES, "gradient"]
     some = file(tmp_path, **{"except": [{"prune.sparsity": [0.5, 0.6], "prune.id_weight": "none"}]})
     assert names(some) == NAMES[1:]
+    many = {"data.seed": list(range(3000)), **VARYING}
+    assert len(names(file(tmp_path, matrix=many, **{"except": [{"data.seed": list(range(1, 3000))}]}))) == 4
     ordered = file(tmp_path, first=[{"prune.sparsity": 0.8, "prune.id_weight": "multiply"}, {"prune.sparsity": 0.8}])
     assert names(ordered) == [NAMES[3], NAMES[2], *NAMES[:2]]
     cell = cells.read(file(tmp_path), {"train.max_steps": 4}).cells[1]
@@ -102,7 +105,8 @@ def test_a_cell_whose_axes_do_not_go_together_is_left_out_with_the_reason(tmp_pa
     ("changes", "told"),
     [
         ({"matrix": {}}, "has no cells"),
-        ({"matrix": {f"prune.{key}": list(range(100)) for key in "abcd"}}, "has 100,000,000 cells, more than 10,000"),
+        ({"matrix": {f"prune.{key}": list(range(100)) for key in "abcd"}}, "has 100,000,000 combinations, more than 1"),
+        ({"matrix": {f"prune.{key}": list(range(101)) for key in "ab"}}, "has 10,201 cells, more than 10,000"),
         ({"matrix": {"prune.sparsity": []}}, "prune.sparsity in the matrix .* takes a list of values"),
         ({"matrix": {"prune.sparsty": [0.5]}}, "unknown key 'prune.sparsty'; did you mean 'prune.sparsity'?"),
         ({"matrix": {"prune.criterion": ["plato"]}}, "'plato' is not one of .*; did you mean 'platon'?"),
@@ -182,6 +186,32 @@ def test_a_matrix_that_was_killed_goes_on_with_what_is_left(tmp_path, works):
     other = file(tmp_path, base=BASE | {"train": {"max_steps": 7}})
     with pytest.raises(UsageError, match="cannot resume .*: train.max_steps was 6, is 7; train.batch_size was 8"):
         carry_out(other, folder, resume=True)
+
+
+def test_cells_of_an_older_idvl_count_where_they_are_what_the_recipe_comes_to_now(tmp_path, works):
+    """Of version 0.1.0 here, which set masks every 10 steps in all runs, and knew no data.allow_outside."""
+    asked, _ = works
+    cell = tmp_path / "out" / "multiply"
+    runs.Run.open(tmp_path / "out", recipe={}, signature={}).close()
+    shutil.copytree(GOLDEN, cell)
+    recipe, report = yaml.safe_load((cell / "recipe.yaml").read_text()), json.loads((cell / "report.json").read_text())
+    profile = tmp_path / "out" / "profiles" / "vit-c808c702" / "profile.json"
+    recipe["prune"] |= {"mask_every": 10, "profile": str(profile)}
+    recipe["train"]["max_steps"] = report["made"]["steps"] = 200
+    (cell / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (cell / "report.json").write_text(json.dumps(report))
+    line = matrix.Line(name="multiply", state="done", settings={}, published={}, seconds=9.0, metrics={})
+    (tmp_path / "out" / runs.MATRIX).write_text(json.dumps(line.to_json()) + "\n")
+    base = {key: recipe[key] for key in ("model", "data", "estimate", "train", "eval")}
+    base["prune"] = {key: value for key, value in recipe["prune"].items() if key not in ("mask_every", "profile")}
+    path = file(tmp_path, base=base, matrix={"prune.id_weight": ["multiply"]})
+    carry_out(path, tmp_path / "out", resume=True)
+    assert states(tmp_path / "out") == {"multiply": "done"} and not asked
+    # in 30 steps the masks would be others now
+    report["made"]["steps"] = 30
+    (cell / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UsageError, match="cannot resume .*: prune.mask_every was 10, is 1;"):
+        carry_out(path, tmp_path / "out", resume=True)
 
 
 def test_cells_of_a_model_that_has_changed_since_are_not_mixed_with_others(tmp_path, works):

@@ -20,13 +20,12 @@ from idvl.profile import Profile
 from idvl.recipe import Recipe
 from idvl.sparsity import criteria, icml24
 from idvl.sparsity.pruner import Pruner
-from idvl.sparsity.schedule import MASK_EVERY, Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import Multipliers, multipliers
 from idvl.training import steps_per_epoch, total_steps
 from idvl.workflows.asked import choose_samples, open_model
 from idvl.workflows.pruning import dimensions
-from idvl.workflows.pruning.settings import training_of
+from idvl.workflows.pruning.settings import schedule_of, training_of
 from idvl.workflows.reporter import Reporter
 
 # settings of a training that do not change what it comes to
@@ -89,15 +88,7 @@ class Job:
                 f"compat icml24 leaves out the last step of each epoch, and {samples} samples make one step an epoch: "
                 "nothing would be trained; use a smaller batch_size, more samples or compat none"
             )
-        schedule = Schedule(
-            kind=prune.schedule,
-            target=prune.sparsity,
-            total_steps=total_steps(self.training, samples, team.size),
-            initial=prune.initial,
-            final=prune.final,
-            mask_every=prune.mask_every or MASK_EVERY,
-        )
-        self.schedule = schedule if prune.mask_every else schedule.adapted()
+        self.schedule = schedule_of(prune, total_steps(self.training, samples, team.size))
         self.known = team.first(lambda: dimensions.named(prune, self.layers))
         # refuses what does not go together before anything is written
         self.pruner(self.multipliers(self.known) if self.known else None)

@@ -12,6 +12,7 @@ from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import EvalSection, PruneSection, Recipe, read_yaml
 from idvl.sparsity.axes import refuse as refuse_axes
+from idvl.sparsity.schedule import MASK_EVERY, Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import FEWEST_POINTS
 from idvl.training import Training
@@ -86,6 +87,19 @@ def _written(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     sound = isinstance(sections, dict) and all(isinstance(part, dict) for part in sections.values())
     return sections if sound else {}
+
+
+def schedule_of(prune: PruneSection, steps: int) -> Schedule:
+    """The schedule of a resolved recipe over so many steps."""
+    schedule = Schedule(
+        kind=prune.schedule,
+        target=prune.sparsity,
+        total_steps=steps,
+        initial=prune.initial,
+        final=prune.final,
+        mask_every=prune.mask_every or MASK_EVERY,
+    )
+    return schedule if prune.mask_every else schedule.adapted()
 
 
 def training_of(recipe: Recipe) -> Training:
