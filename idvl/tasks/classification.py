@@ -54,7 +54,7 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callabl
     """An image's logits with the head's classes in the order of the dataset's.
 
     Classes are matched by name where both have the same names, else by number. UsageError where the head is of other
-    classes.
+    classes: another number of them, or other names throughout, on both sides more than numbers.
     """
     config = loaded.model.config
     own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
@@ -68,7 +68,7 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callabl
             f"{loaded.name} tells {len(own)} classes apart, the dataset has {most}: evaluate it on the dataset that "
             "its head was trained for, or train a head with idvl prune --new-head"
         )
-    if theirs and not set(own) & set(theirs) and not any(re.fullmatch(NUMBERED, name) for name in (*own, *theirs)):
+    if theirs and not set(own) & set(theirs) and not (_numbered(own) or _numbered(theirs)):
         raise UsageError(
             f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({theirs[0]}, ...): evaluate it on "
             "the dataset that its head was trained for"
@@ -92,6 +92,11 @@ def _of_names(loaded: Loaded, asked: Asked) -> Callable[[Tensor], Tensor]:
     means = embedded.view(len(named), len(asked.templates), -1).mean(1)
     classes = torch.nn.functional.normalize(means, dim=-1)
     return lambda image: classes @ image
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether the names of classes say their numbers alone, as `LABEL_3` does."""
+    return all(re.fullmatch(NUMBERED, name) for name in names)
 
 
 def _plain(name: str) -> str:

@@ -38,6 +38,7 @@ def test_classes_are_matched_by_name_where_both_have_the_same_names():
 def test_classes_are_matched_by_number_where_names_differ():
     loaded = head(["LABEL_0", "LABEL_1"], [[1.0, 3.0]])
     assert predicted(loaded, labelled(1), classes=("no", "yes"))[0]["top"] == [1, 0]
+    assert predicted(head(["0", "1"], [[1.0, 3.0]]), labelled(1), classes=("w0", "w1"))[0]["top"] == [1, 0]
     assert predicted(loaded, labelled(1))[0]["top"] == [1, 0]
 
 
@@ -46,6 +47,11 @@ def test_a_head_of_another_dataset_is_refused(labels, classes):
     loaded = head(["LABEL_0", "LABEL_1"], [[1.0, 3.0]] * len(labels))
     with pytest.raises(UsageError, match="tells 2 classes apart"):
         predicted(loaded, labelled(*labels), classes=classes)
+
+
+def test_one_class_that_is_called_by_a_number_does_not_make_other_classes_fit():
+    with pytest.raises(UsageError, match=r"knows other classes \(cat, ...\) than the dataset's \(dog, ...\)"):
+        predicted(head(["cat", "7"], [[1.0, 3.0]]), labelled(1), classes=("dog", "bird"))
 
 
 def test_without_a_head_the_nearest_mean_of_a_classs_sentences_wins():
