@@ -3,7 +3,8 @@
 A bootstrap of 2,000 hits of 2,000 only ever draws hits and gives [100, 100]. Wilson's interval (1927) and, for paired
 samples, Tango's (1998, Statistics in Medicine 17:891) also hold where all samples hit or none differs. Trials of one
 sample (captions of one image) depend on one another: both intervals then take the effective number of trials, the one
-of independent trials with the variance that the samples show (Korn and Graubard 1998, Survey Methodology 24:193).
+of independent trials with the variance that the samples show (Korn and Graubard 1998, Survey Methodology 24:193). Hits
+in part (answers that some people gave) take it too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from statistics import NormalDist
 from idvl.metrics.measured import Array
 
 HALVINGS = 60
+# a sum of squares below this share of that of independent trials is rounding
+ALIKE = 1e-12
 
 
 def interval(parts: Array, level: float) -> tuple[float, float]:
@@ -22,7 +25,7 @@ def interval(parts: Array, level: float) -> tuple[float, float]:
     hits, trials = parts.sum(0)
     # residuals times the number of trials: exact, so that samples that are all alike are known as such
     squares = ((parts[:, 0] * trials - hits * parts[:, 1]) ** 2).sum() / trials**2
-    size = _effective(hits * (trials - hits) / trials, squares, parts)
+    size = _effective(hits * (trials - hits) / trials, squares, parts[:, 0], parts[:, 1], level)
     return wilson(hits / trials * size, size, level)
 
 
@@ -31,7 +34,7 @@ def difference(a: Array, b: Array, level: float) -> tuple[float, float]:
     gained, trials = a[:, 0] - b[:, 0], a[:, 1].sum()
     more, less = gained.clip(min=0).sum(), (-gained).clip(min=0).sum()
     squares = ((gained * trials - (more - less) * a[:, 1]) ** 2).sum() / trials**2
-    size = _effective(more + less - (more - less) ** 2 / trials, squares, a)
+    size = _effective(more + less - (more - less) ** 2 / trials, squares, gained, a[:, 1], level)
     return tango(more / trials * size, less / trials * size, size, level)
 
 
@@ -60,15 +63,20 @@ def tango(more: float, less: float, pairs: float, level: float) -> tuple[float, 
     return _last(lambda delta: score(delta) <= z, found, -1.0), _last(lambda delta: score(delta) >= -z, found, 1.0)
 
 
-def _effective(independent: float, squares: float, parts: Array) -> float:
-    """How many independent trials vary as the samples do: all at most; as many as samples where these are all alike.
+def _effective(independent: float, squares: float, hits: Array, trials: Array, level: float) -> float:
+    """How many independent trials vary as the samples do; as many as samples where these are all alike.
 
     `independent`: the sum of squares that independent trials would have; `squares`: that of the samples' residuals.
+    Hits in part vary less than whole ones, so count as more trials than there are. Where a sample has several trials,
+    their variance is an estimate, for which Student's quantile takes the place of the normal one.
     """
-    if squares <= 0 or independent <= 0:
-        return float(len(parts))
-    trials = parts[:, 1].sum()
-    return float(trials * min(1.0, independent / squares))
+    n, count = len(trials), trials.sum()
+    # fractions do not add up exactly
+    if squares <= ALIKE * independent or independent <= 0:
+        return float(n)
+    whole = (hits == hits.round()).all()
+    size = count * (min(1.0, independent / squares) if whole else independent / squares)
+    return float(size * (_quantile(level) / _student(level, n - 1)) ** 2 if count > n else size)
 
 
 def _last(inside: Callable[[float], bool], start: float, end: float) -> float:
@@ -83,3 +91,15 @@ def _last(inside: Callable[[float], bool], start: float, end: float) -> float:
 
 def _quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _student(level: float, degrees: int) -> float:
+    """The quantile of Student's distribution, by Abramowitz and Stegun 26.7.5: at 95 % to 1 % from 2 degrees on."""
+    z = _quantile(level)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))

@@ -61,12 +61,12 @@ def test_all_right_is_no_certainty() -> None:
 
 def test_captions_that_are_all_alike_count_as_their_image() -> None:
     assert interval(hits(np.full(40, 5), 5)) == pytest.approx(interval(hits(np.ones(40))))
-    # of each image all or none are found: as many independent trials as images
+    # of each image all or none are found: as many independent trials as images, of which 100 show the variance
     found = np.arange(100) % 4 > 0
-    assert interval(hits(5 * found, 5)) == pytest.approx(interval(hits(found)))
-    assert paired(hits(5 * found, 5), hits(np.zeros(100), 5)).low == pytest.approx(
-        paired(hits(found), hits(np.zeros(100))).low
-    )
+    size = 100 * (1.959964 / 1.984217) ** 2
+    assert interval(hits(5 * found, 5)) == pytest.approx([100 * b for b in wilson(0.75 * size, size, 0.95)])
+    difference = paired(hits(5 * found, 5), hits(np.zeros(100), 5))
+    assert difference.low == pytest.approx(100 * tango(0.75 * size, 0, size, 0.95)[0])
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
@@ -81,6 +81,39 @@ def test_intervals_of_clustered_captions_cover_the_truth(share: float) -> None:
         none += difference.low <= 0 <= difference.high
     assert covered / n > 0.91
     assert none / n > 0.91
+
+
+def test_intervals_of_few_clusters_cover_the_truth() -> None:
+    generator, covered, n = np.random.default_rng(2), 0, 1000
+    for _ in range(n):
+        # captions of one image correlate with 0.4
+        low, high = interval(hits(generator.binomial(5, generator.beta(0.75, 0.75, 10)), 5))
+        covered += low <= 50 <= high
+    assert covered / n > 0.94
+
+
+def test_intervals_of_answers_right_in_part_cover_the_truth_and_are_no_wider_than_they_must_be() -> None:
+    """Half of 500 answers are worth 0.3 more or less in the second system, and its accuracy is the same."""
+    generator, covered, none, n = np.random.default_rng(3), 0, 0, 400
+    for _ in range(n):
+        a = generator.choice([0, 0.3, 0.6, 0.9, 1], 500)
+        up = np.where(a == 0, 1, np.where(a == 0.9, -1, np.where(a == 1, 0, generator.choice([-1, 1], 500))))
+        b = a + 0.3 * up * (generator.random(500) < 0.5)
+        (low, high), difference = interval(hits(a)), paired(hits(a), hits(b))
+        covered += low <= 56 <= high
+        none += difference.low <= 0 <= difference.high
+        normal = 2 * 1.96 * 100 / np.sqrt(500)
+        assert high - low == pytest.approx(normal * a.std(), rel=0.03)
+        assert difference.high - difference.low == pytest.approx(normal * (a - b).std(), rel=0.03)
+    assert 0.93 < covered / n < 0.97
+    assert 0.93 < none / n < 0.97
+
+
+def test_answers_that_are_all_right_in_part_are_no_certainty() -> None:
+    """Sums of fractions are rounded: what they leave over is no variance."""
+    same, less = hits(np.full(100, 0.9)), hits(np.full(100, 0.6))
+    assert interval(same) == pytest.approx([100 * bound for bound in wilson(90, 100, 0.95)])
+    assert paired(same, less).low == pytest.approx(100 * tango(30, 0, 100, 0.95)[0])
 
 
 def test_systems_that_counted_other_captions_are_compared_by_bootstrap() -> None:
