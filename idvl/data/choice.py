@@ -156,9 +156,9 @@ def _refuse_unusable(choice: Choice, looked_at: int, name: str) -> None:
         without_text = any(reason.startswith("no text") for reason in reasons)
         outside = any(reason.startswith("needs --allow-outside") for reason in reasons)
         raise UsageError(
+            f"{'pass --allow-outside to read images outside of the folder: ' if outside else ''}"
             f"{len(choice.skipped)} of the {choice.looked_at} samples of {name} looked at cannot be used, more than "
-            f"{MAX_UNUSABLE:.0%}: {_listed(choice.skipped)}; "
-            f"{'pass --allow-outside, or ' if outside else ''}repair or remove them"
+            f"{MAX_UNUSABLE:.0%}: {_listed(choice.skipped)}; {'else ' if outside else ''}repair or remove them"
             f"{', or take the images alone with --text-column none' if without_text else ''}"
         )
 
