@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "idvl/run/1"
 LOCK = ".lock"
+# what the signatures of older versions do not hold
+LATER = ("configuration",)
 # the lines of a matrix of runs: the runs are in folders beside it
 MATRIX = "matrix.jsonl"
 PACKAGES = ("idvl", "torch", "torchvision", "transformers", "accelerate", "datasets", "safetensors", "numpy", "pillow")
@@ -257,7 +259,8 @@ def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any],
 
 def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UsageError, naming every difference, unless both signatures are the same."""
-    keys = [key for key in (*before, *(key for key in now if key not in before)) if before.get(key) != now.get(key)]
+    known = [*before, *(key for key in now if key not in before and key not in LATER)]
+    keys = [key for key in known if before.get(key) != now.get(key)]
     if keys:
         told = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
         raise UsageError(

@@ -7,6 +7,7 @@ checkpoint lacks are an error, never a random start. It does not know what the m
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import sys
@@ -129,6 +130,7 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded
         "image_backend": getattr(images, "backend", None),
         "transformers": transformers.__version__,
         "fingerprint": fingerprint(model),
+        "configuration": configuration(model, processor),
         "warnings": list(family.notes),
     }
     return Loaded(model=model, processor=processor, family=family, name=name, description=description)
@@ -147,6 +149,31 @@ def fingerprint(model: nn.Module) -> str:
         values = flat[:: max(1, -(-flat.numel() // FINGERPRINT_VALUES))]
         digest.update(values.float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def configuration(model: nn.Module, processor: Any) -> str:
+    """sha256 over what a model's outputs depend on beside its parameters: configs, saved buffers, processor."""
+    images, tokenizer = image_processor_of(processor), tokenizer_of(processor)
+    parts = [part.to_dict() for part in (model.config, getattr(model, "generation_config", None), images) if part]
+    if tokenizer:
+        parts += [tokenizer.get_vocab(), getattr(tokenizer, "chat_template", None)]
+        if getattr(tokenizer, "is_fast", False):  # padding and truncation are those of the last call
+            backend = json.loads(tokenizer.backend_tokenizer.to_str())
+            parts.append({key: value for key, value in backend.items() if key not in ("padding", "truncation")})
+    digest = hashlib.sha256(json.dumps(_lasting(parts), sort_keys=True, default=str).encode())
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, buffer in model.state_dict().items():
+        if name not in parameters and isinstance(buffer, torch.Tensor):
+            digest.update(name.encode() + buffer.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _lasting(value: Any) -> Any:
+    """A config's values without those that tell where and how it was loaded."""
+    if isinstance(value, dict):
+        kept = {str(key): item for key, item in value.items() if str(key) not in ("transformers_version", "dtype")}
+        return {key: _lasting(item) for key, item in kept.items() if not key.startswith("_")}
+    return [_lasting(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _locate(name: str) -> tuple[str, Path | None]:

@@ -147,7 +147,7 @@ def settings_of(recipe: Recipe) -> Settings:
 def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer], settings: Settings) -> dict[str, Any]:
     """What a resumed run must share with the one it continues: all that its numbers depend on."""
     return {
-        **{key: loaded.description[key] for key in ("fingerprint", "revision", "class", "dtype")},
+        **{key: loaded.description[key] for key in ("fingerprint", "configuration", "revision", "class", "dtype")},
         "samples": selection.description["fingerprint"],
         "layers": hashlib.sha256("\n".join(layers).encode()).hexdigest(),
         **{key: value for key, value in asdict(settings).items() if key not in ("batch_size", "knn")},

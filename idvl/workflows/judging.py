@@ -85,7 +85,7 @@ class Judgement:
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues: all that its predictions depend on."""
-        about = ("fingerprint", "revision", "class", "dtype")
+        about = ("fingerprint", "configuration", "revision", "class", "dtype")
         return {
             "task": self.name,
             **{key: self.loaded.description[key] for key in about},

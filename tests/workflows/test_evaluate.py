@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from idvl import predictions, tasks
+from idvl import builtin, predictions, tasks
 from idvl.data.samples import Selection
 from idvl.errors import UsageError
 from idvl.models.team import Team
@@ -245,6 +245,22 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_written(tmp_path, s
     with pytest.raises(UsageError, match=told):
         evaluated(tmp_path / "run", settings, **changes)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [("config.json", "hidden_act", "relu"), ("preprocessor_config.json", "image_mean", [0.1, 0.2, 0.3])],
+)
+def test_a_model_of_the_same_weights_that_computes_otherwise_is_not_resumed(tmp_path, file, key, value):
+    model = Path(shutil.copytree(builtin.path("builtin/vit"), tmp_path / "model"))
+    settings = VIT | {"model.name": str(model), "eval.limit": 10}
+    evaluated(tmp_path / "run", settings)
+    evaluated(tmp_path / "run", settings, resume=True)
+    written = json.loads((model / file).read_text())
+    assert written[key] != value
+    (model / file).write_text(json.dumps(written | {key: value}))
+    with pytest.raises(UsageError, match="configuration was"):
+        evaluated(tmp_path / "run", settings, resume=True)
 
 
 def test_a_run_of_other_settings_is_not_resumed(captions):

@@ -111,7 +111,7 @@ class Job:
         pruning = self.recipe.prune.model_dump(mode="json").items()
         training = self.recipe.train.model_dump(mode="json").items()
         return {
-            **{key: self.origin[key] for key in ("fingerprint", "revision", "class")},
+            **{key: self.origin[key] for key in ("fingerprint", "configuration", "revision", "class")},
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             **{f"prune.{key}": value for key, value in pruning},
