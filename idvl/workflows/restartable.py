@@ -42,12 +42,11 @@ def measure(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any
 
 
 def measure_again(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
-    """`measure`, which replaces what was measured there of another model or by other settings."""
-    try:
+    """`measure`, which replaces what was measured there of another model. Other settings are refused as ever."""
+    record = runs.read_record(place)
+    known = {"fingerprint": record["signature"].get("fingerprint")} if record else None
+    if known is None or known == identify(recipe, place, reporter=reporter):
         return measure(recipe, place, reporter=reporter)
-    except UsageError:
-        if not _begun(place):
-            raise
     return _medians(estimate_id.run(recipe, folder=place, reporter=reporter, overwrite=True).profile)
 
 
