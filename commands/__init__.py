@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Annotated
 
 import typer
@@ -73,8 +73,10 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     with suppress(AttributeError):  # closed, or no file
         sys.stdout.reconfigure(errors="replace")
+    shown = not given or {"-h", "--help", "--version"} & set(given)  # by typer, not by the console of results
     try:
-        code = typer.main.get_command(app).main(args=given or ["--help"], prog_name="idvl", standalone_mode=False)
+        with stdout_errors() if shown else nullcontext():
+            code = typer.main.get_command(app).main(args=given or ["--help"], prog_name="idvl", standalone_mode=False)
         _flush()
     except Exception as error:
         if "--debug" in given:
