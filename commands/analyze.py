@@ -83,7 +83,7 @@ def command(
     """
     from idvl.reporting.formats import FORMATS
 
-    o.check_encoding({**context.params, "folders": []})
+    o.check_text({**context.params, "folders": []})
     if table and json:
         raise UsageError("--table and --json exclude each other: both write to stdout")
     if table and table not in FORMATS:

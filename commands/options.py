@@ -86,7 +86,7 @@ def asked(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple
     for name in ("resume", "overwrite"):
         if params[name] and params["output_dir"] is None:
             raise UsageError(f"--{name} needs the folder of the run: --output DIR")
-    check_encoding(params)
+    check_text(params)
     reporter = Reporter(quiet=params["quiet"])
     speak(reporter, debug=params["debug"])
     from idvl import recipe as recipes
@@ -94,9 +94,14 @@ def asked(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple
     return reporter, recipes.parse_assignments(params["set_"] or []) | settings(params, sections)
 
 
-def check_encoding(params: dict[str, Any]) -> None:
-    """UsageError for bytes that are no UTF-8: recipe, record and report could not hold them."""
-    for value in params.values():
+def check_text(params: dict[str, Any]) -> None:
+    """UsageError for empty text, and for bytes that are no UTF-8: recipe, record and report could not hold them."""
+    from idvl.recipe import EMPTY
+
+    for name, value in params.items():
+        if value == "" and name not in EMPTY:
+            told = name if name == "model" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{told} takes a value, not ''; leave it out for the default")
         for text in value if isinstance(value, list) else [value]:
             try:
                 str(text).encode("utf-8")

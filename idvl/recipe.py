@@ -71,8 +71,12 @@ def _or_auto(value: Any) -> Any:
     return value
 
 
+# settings of which an empty text is one
+EMPTY = ("prompt",)
+
+
 class Section(BaseModel):
-    """Settings that belong together. Unknown keys, infinities and true or false for a number are refused."""
+    """Settings that belong together. Refused: unknown keys, empty text, infinities, true or false for a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4096)
 
@@ -83,6 +87,8 @@ class Section(BaseModel):
             raise ValueError(f"a number or text, not {str(value).lower()}")
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"text without NUL characters, not {quoted(value)}")
+        if value == "" and info.field_name not in EMPTY:
+            raise ValueError("a value, not ''; leave it out for the default")
         return value
 
 

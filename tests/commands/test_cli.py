@@ -347,6 +347,8 @@ def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str])
         (["analyze", ".", "--output", "x" * 300], "cannot write to .xxx.*: File name too long"),
         (["analyze", "."], "no run to analyze"),
         (["analyze", "run", "--output", "a\udcffb"], "is not valid UTF-8"),
+        (["prune", "builtin/vit", "--push-to-hub", ""], "--push-to-hub takes a value, not ''"),
+        (["analyze", "run", "--sensitivity", ""], "--sensitivity takes a value, not ''"),
     ],
 )
 def test_a_name_that_no_file_can_have_is_a_mistake(
@@ -377,6 +379,14 @@ def test_streams_that_cannot_be_written(shell: str, code: int, told: str | None)
     assert (done.returncode if "head" not in shell else 0) == code
     assert done.stderr == "" if told is None else done.stderr.startswith(f"idvl: {told}")
     assert done.stderr.count("\n") <= 1
+
+
+@pytest.mark.parametrize("args", [["--help"], ["prune", "--help"], ["--version"], []])
+def test_help_on_a_stdout_that_cannot_be_written(args, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))  # noqa: SIM115 - main makes it writable
+    assert main(args) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("idvl: stdout cannot be written (No space left on device)") and told.count("\n") == 1
 
 
 def test_a_terminal_without_unicode_gets_replacements() -> None:

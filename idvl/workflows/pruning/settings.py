@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from idvl import runs
+from idvl import runs, tasks
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import EvalSection, PruneSection, Recipe, read_yaml
@@ -133,6 +133,8 @@ def _refuse(recipe: Recipe) -> None:
         )
     if prune.schedule == "one-shot" and recipe.train.epochs:
         raise UsageError("schedule one-shot trains nothing: leave epochs out, or give max_steps")
+    if recipe.eval.task is not None:  # with eval.after off as well
+        tasks.load(recipe.eval.task)
 
 
 def _refuse_together(prune: PruneSection) -> None:
