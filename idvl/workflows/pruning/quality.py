@@ -40,7 +40,10 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | N
     trained, judged = (one.description["split"] for one in (job.selection, work.selection))
     seen = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
     if judged == trained and not asked.split:
-        reason = f"{job.recipe.data.dataset} has no split beside {trained}, which is trained on"
+        reason = (
+            f"{job.recipe.data.dataset} has no split beside {trained}, which is trained on: give it folders train/ and "
+            "test/, or name a split with --set eval.split=..."
+        )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
     if judged == trained or (seen and work.selection.description.get("join")):
