@@ -15,13 +15,13 @@ from idvl.files import read_text
 # bytes of a file; characters and values once aliases are expanded; levels of nesting
 LARGEST, MOST, DEEPEST = 2**20, 1_000_000, 50
 
-# plain words that are values, as in YAML 1.2: no, off, 2:4 and 2024-01-01 stay text
+# plain words that are values, as in YAML 1.2: no, off, 2:4, 1_000 and 2024-01-01 stay text, 020 is 20
 WORDS = {
     "bool": ("tTfF", r"true|True|TRUE|false|False|FALSE"),
-    "int": ("-+0123456789", r"[-+]?(0b[01_]+|0[0-7_]*|[1-9][0-9_]*|0x[0-9a-fA-F_]+)"),
+    "int": ("-+0123456789", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
     "float": (
         "-+.0123456789",
-        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
     ),
 }
 
@@ -32,9 +32,14 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
 
+    def _integer(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
 
 for _word, (_first, _pattern) in WORDS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_word}", re.compile(f"(?:{_pattern})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader._integer)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
 

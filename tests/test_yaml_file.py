@@ -60,3 +60,9 @@ def test_plain_words_are_values_as_in_yaml_1_2(tmp_path: Path) -> None:
     text = "[no, off, 2:4, 2024-01-01, 1:30.5, true, null, ~, 12, -3, 0x1f, 1.5, 1.0e-5, .inf, '12']"
     words = ["no", "off", "2:4", "2024-01-01", "1:30.5", True, None, None, 12, -3, 31, 1.5, 1e-5, float("inf"), "12"]
     assert read(tmp_path, text) == words
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    assert read(tmp_path, "[020, -010, +7, 0o17, 089, 0, 00]") == [20, -10, 7, 15, 89, 0, 0]
+    text = ["1_0", "0b11", "0x1_f", "-0x1f", "1_0.5", "0o8"]
+    assert read(tmp_path, f"[{', '.join(text)}]") == text

@@ -230,6 +230,11 @@ def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     return found, refused
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether the folder is that of a run, or of a matrix of runs."""
+    return os.path.lexists(folder / runs.MATRIX) or _is_run(folder)
+
+
 def _is_run(folder: Path) -> bool:
     if os.path.lexists(folder / runs.MATRIX):  # its cells are the runs
         return False

@@ -19,7 +19,7 @@ from PIL import Image
 from idvl.data import digits, shapes
 from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors, open_regular, read_bytes, write_bytes, write_text
-from idvl.reporting.collect import Run, Study, collect, unforeseen
+from idvl.reporting.collect import Run, Study, collect, holds_run, unforeseen
 from idvl.reporting.drawing import MADE, drawn
 from idvl.reporting.expected import expected
 from idvl.reporting.figures import figures_of
@@ -174,20 +174,33 @@ def _head(path: Path) -> bytes:
 
 def _check(path: Path, overwrite: bool) -> None:
     """A page of ours is made anew without a word; anything else is kept unless `overwrite`."""
-    folder = figures_beside(path)
     try:
         if path.is_dir():
             raise UsageError(f"{quoted(path)} is a folder: name a file, as in --output {path / 'report.html'}")
-        for written in (folder, path.with_name(f".{path.name}.{os.getpid()}.tmp")):
+        for written in (figures_beside(path), path.with_name(f".{path.name}.{os.getpid()}.tmp")):
             with suppress(FileNotFoundError):
                 os.stat(written)  # a name that is too long, or no file can have, shows now
-        ours = not os.path.lexists(path) or (path.exists() and _has_mark(path))
+        there = os.path.lexists(path)
+        ours = not there or (path.exists() and _has_mark(path))
     except OSError as error:
         raise UsageError(f"cannot write to {quoted(path)}: {error.strerror}; choose another --output") from error
+    if (there and not ours) or path.suffix != ".html":
+        _keep_runs(path)
     if not ours and not overwrite:
         raise UsageError(
             f"{quoted(path)} is no report of idvl's: add --overwrite to replace it, or name another --output"
         )
+
+
+def _keep_runs(path: Path) -> None:
+    """UsageError for a file in the folder of a run, or in a folder of that one: it may be the run's own."""
+    for form in (os.path.abspath, os.path.realpath):
+        place = Path(form(path.parent))
+        if held := next((folder for folder in (place, *place.parents) if holds_run(folder)), None):
+            raise UsageError(
+                f"{quoted(path)} is where the files of the run in {quoted(held)} are: name a new file that ends in "
+                ".html, or one outside of it, as --output"
+            )
 
 
 def _write(made: Analysis, text: str, path: Path, overwrite: bool, reporter: Reporter) -> None:

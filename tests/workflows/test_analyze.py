@@ -54,6 +54,26 @@ def test_another_file_is_not_replaced(tmp_path: Path) -> None:
         analyze.run([tmp_path / "run"], page_at=tmp_path, reporter=Silent())
 
 
+@pytest.mark.parametrize("name", ["e/results.json", "link/results.json", "e/masks.safetensors", "e/model/config.json"])
+def test_no_page_replaces_a_file_of_a_run(tmp_path: Path, name: str) -> None:
+    folders.evaluated(tmp_path / "e")
+    (tmp_path / "link").symlink_to("e")
+    (tmp_path / "e" / "model").mkdir()
+    before = {path: path.read_bytes() for path in (tmp_path / "e").iterdir() if path.is_file()}
+    with pytest.raises(UsageError, match="is where the files of the run in .* are: name a new file"):
+        analyze.run([tmp_path / "e"], page_at=tmp_path / name, overwrite=True, reporter=Silent())
+    assert {path: path.read_bytes() for path in (tmp_path / "e").iterdir() if path.is_file()} == before
+
+
+def test_a_page_may_lie_beside_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders.evaluated(tmp_path / "e")
+    for _ in range(2):
+        analyze.run([tmp_path / "e"], page_at=tmp_path / "e" / "report.html", reporter=Silent())
+    monkeypatch.chdir(tmp_path / "e")
+    with pytest.raises(UsageError, match="'.' is a folder: name a file, as in --output report.html"):
+        analyze.run([tmp_path / "e"], page_at=Path("."), reporter=Silent())
+
+
 def test_a_drawing_that_is_none_of_ours_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analyze, "drawn", lambda figure, kind: b"a drawing made by idvl analyze")
     folders.evaluated(tmp_path / "run")
