@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,6 +19,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
 )
 
@@ -90,6 +90,14 @@ class Section(BaseModel):
         if value == "" and info.field_name not in EMPTY:
             raise ValueError("a value, not ''; leave it out for the default")
         return value
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _digits(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        found = validate(value)
+        if isinstance(value, str) and "_" in value and isinstance(found, int | float):
+            raise ValueError(f"a number without underscores, not {quoted(value)}")
+        return found
 
 
 # no run is larger: a number beyond is a slip, and would overflow far from here
@@ -238,7 +246,7 @@ class Recipe(Section):
 
     def save(self, path: Path | str) -> None:
         """Write the resolved recipe as YAML, atomically."""
-        write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+        write_text(path, yaml_file.dump(self.to_dict()))
 
 
 SECTIONS = tuple(name for name in Recipe.model_fields if name != "needs")

@@ -23,8 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
+from idvl import yaml_file
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import disk_errors, parse_json, read_bytes, read_json, write_bytes, write_json, write_text
 from idvl.profile import finite
@@ -191,6 +190,8 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
         lines = [parse_json(line) for line in whole.split(b"\n") if line.strip()]
         if odd := [line for line in lines if not isinstance(line, dict)]:
             raise ValueError(f"{quoted(odd[0])} is no object")
+        if odd := [line["step"] for line in lines if type(line.get("step", 0)) is not int]:
+            raise ValueError(f"{quoted(odd[0])} is no step")
         return lines
     except (OSError, ValueError) as error:
         raise RunError(f"{quoted(path)} has a broken line ({error}); start anew with --overwrite") from error
@@ -253,7 +254,7 @@ def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any],
         _cut_broken_line(folder / "metrics.jsonl")
         record["resumed"].append(provenance())
     write_json(folder / "run.json", record)
-    write_text(folder / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+    write_text(folder / "recipe.yaml", yaml_file.dump(dict(recipe)))
     return record
 
 

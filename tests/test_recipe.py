@@ -54,6 +54,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ({"data.samples": "many"}, "data.samples: input should be a valid integer.*'many'"),
         ({"data.samples": 0}, "data.samples: .*greater than or equal to 1, not 0"),
         ({"data.samples": 10**400}, "data.samples: .*less than or equal to 1000000000, not 10000"),
+        ({"train.max_steps": "1_0"}, "train.max_steps takes a number without underscores, not .1_0"),
         ({"train.epochs": True}, "train.epochs takes a number or text, not true"),
         ({"train.clip": "inf"}, "train.clip: input should be a finite number, not 'inf'"),
         ({"prune.id_exponent": float("inf")}, "prune.id_exponent: .*, not inf"),

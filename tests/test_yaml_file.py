@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from idvl.yaml_file import load
+from idvl.yaml_file import dump, load
 
 
 def read(folder: Path, text: str) -> object:
@@ -66,3 +66,8 @@ def test_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     assert read(tmp_path, "[020, -010, +7, 0o17, 089, 0, 00]") == [20, -10, 7, 15, 89, 0, 0]
     text = ["1_0", "0b11", "0x1_f", "-0x1f", "1_0.5", "0o8"]
     assert read(tmp_path, f"[{', '.join(text)}]") == text
+
+
+def test_text_that_looks_like_a_number_is_text_again(tmp_path: Path) -> None:
+    values = ["0890123", "0o17", "12", 12, -3, 1.5, 1e-5, True, None, "no", "1_0"]
+    assert read(tmp_path, dump(values)) == values

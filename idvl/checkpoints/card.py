@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from idvl import builtin
+from idvl import builtin, yaml_file
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def page(
         sparsities=_sparsities(report),
         evaluation=_evaluation(evaluation),
         command=_fenced(shlex.join(_public(word) for word in shlex.split(command)), "bash"),
-        recipe=_fenced(yaml.safe_dump(_public(recipe), sort_keys=False, allow_unicode=True).strip(), "yaml"),
+        recipe=_fenced(yaml_file.dump(_public(recipe)).strip(), "yaml"),
         versions=_escaped(", ".join(f"{package} {number}" for package, number in versions.items())),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))

@@ -6,6 +6,7 @@ brought to the disk and renamed; only then the one before is removed. It does no
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import disk_errors
+from idvl.files import disk_errors, open_regular
 
 PREFIX = "step-"
 RECORD = "state.json"
@@ -89,7 +90,8 @@ def save(folder: Path, step: int, parts: Mapping[str, Stateful], record: Mapping
         try:
             for name, part in parts.items():
                 _write(beside / f"{name}.safetensors", part.state_dict())
-            (beside / RECORD).write_text(json.dumps(record), encoding="utf-8")
+            sums = {"sha256": {name: _sum(beside / f"{name}.safetensors") for name in parts}}
+            (beside / RECORD).write_text(json.dumps({**record, **sums}), encoding="utf-8")
             _sync(beside / RECORD)
             _sync(beside)
             os.replace(beside, target)
@@ -112,6 +114,8 @@ def read(path: Path) -> dict[str, Any]:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise ValueError("it holds no step")
+        if not isinstance(record.get("sha256", {}), dict):
+            raise ValueError("its checksums are damaged")
         return record
     except (OSError, ValueError) as error:
         raise RunError(
@@ -120,10 +124,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def restore(path: Path, parts: Mapping[str, Stateful]) -> None:
-    """Give each part its tensors back. RunError for files that are damaged, UsageError for another model's."""
+    """Give each part its tensors back. RunError for files that are damaged, UsageError for another model's.
+
+    Files are compared with the checksums in the record, which older checkpoints lack.
+    """
+    sums = read(path).get("sha256", {})
     for name, part in parts.items():
         file = path / f"{name}.safetensors"
         try:
+            if name in sums and _sum(file) != sums[name]:
+                raise OSError("its contents have changed since it was written")
             state = load_file(file)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{quoted(file)} cannot be read ({error}): start anew with --overwrite") from error
@@ -170,6 +180,11 @@ def _write(path: Path, state: dict[str, Tensor]) -> None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
     _sync(path)
+
+
+def _sum(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -61,10 +61,24 @@ def test_what_is_saved_comes_back_and_the_one_before_goes(tmp_path):
     checkpoint.save(tmp_path, 10, {"box": box}, {"step": 10})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000010"]
     path = checkpoint.latest(tmp_path)
-    assert checkpoint.read(path) == {"step": 10}
+    assert checkpoint.read(path)["step"] == 10
     box.tensors = {name: torch.zeros_like(value) for name, value in box.tensors.items()}
     checkpoint.restore(path, {"box": box})
     assert all(torch.equal(box.tensors[name], value) for name, value in before.items())
+
+
+def test_a_changed_tensor_is_refused_and_a_checkpoint_without_checksums_is_read(tmp_path):
+    checkpoint.save(tmp_path, 5, {"box": Box(a=torch.zeros(300))}, {"step": 5})
+    path = checkpoint.latest(tmp_path)
+    file, box = path / "box.safetensors", Box(a=torch.ones(300))
+    data = file.read_bytes()
+    file.write_bytes(data[:-400] + bytes(byte ^ 1 for byte in data[-400:-200]) + data[-200:])
+    with pytest.raises(RunError, match=r"box.safetensors' cannot be read \(its contents have changed .*--overwrite"):
+        checkpoint.restore(path, {"box": box})
+    assert torch.equal(box.tensors["a"], torch.ones(300))
+    (path / "state.json").write_text('{"step": 5}')
+    checkpoint.restore(path, {"box": box})
+    assert box.tensors["a"].count_nonzero() == 50
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
