@@ -45,7 +45,9 @@ def command(
         list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)
     ] = None,
     *,
-    page: Annotated[Path | None, text(o.SHOWN, "Write the report, one HTML file.", "--output", metavar="FILE")] = None,
+    page: Annotated[
+        Path | None, text(o.SHOWN, "Write the report, one HTML file.", "--output", metavar="FILE", callback=o.at_home)
+    ] = None,
     table: Annotated[str | None, text(o.SHOWN, "The tables as markdown, latex or csv.", metavar="FORMAT")] = None,
     json: Annotated[bool, flag(o.SHOWN, "All numbers, with their files.", "--json")] = False,
     expect: Annotated[bool, flag(o.SHOWN, "The paper's numbers beside the measured ones.", "--expect")] = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -23,8 +25,10 @@ def choices(words: Any) -> str:
     return ", ".join([f"{first} (default)", *others])
 
 
-def text(panel: str, help_: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help_, rich_help_panel=panel)
+def text(
+    panel: str, help_: str, *names: str, metavar: str | None = None, callback: Callable[[Any], Any] | None = None
+) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help_, rich_help_panel=panel, callback=callback)
 
 
 def number(panel: str, help_: str, *names: str, **bounds: float) -> Any:
@@ -35,6 +39,16 @@ def number(panel: str, help_: str, *names: str, **bounds: float) -> Any:
 def flag(panel: str, help_: str, name: str, *others: str) -> Any:
     """An option without a value: off unless it is given."""
     return typer.Option(name, *others, metavar="", help=help_, rich_help_panel=panel)
+
+
+def at_home(path: Path | None) -> Path | None:
+    """A path with the folder that its ~ stands for, which a shell leaves in --output=~/runs/a."""
+    if path is None:
+        return None
+    full = os.path.expanduser(path)
+    if full.startswith("~"):
+        raise UsageError(f"cannot write to {quoted(path)}: no user has that name; choose another --output")
+    return Path(full)
 
 
 Model = Annotated[
@@ -63,7 +77,7 @@ LocalFilesOnly = Annotated[bool | None, flag(MODEL, "Download nothing.", "--loca
 Recipe = Annotated[Path | None, text(RUN, "Settings in YAML.", metavar="FILE")]
 Set = Annotated[list[str] | None, text(RUN, "One setting of the recipe; repeatable.", "--set", metavar="KEY=VALUE")]
 Plan = Annotated[bool, flag(RUN, "Show the plan and stop.", "--plan")]
-Output = Annotated[Path | None, text(RUN, "Run folder; new under runs/.", "--output", metavar="DIR")]
+Output = Annotated[Path | None, text(RUN, "Run folder; new under runs/.", "--output", metavar="DIR", callback=at_home)]
 Resume = Annotated[bool, flag(RUN, "Continue the run in --output.", "--resume")]
 Overwrite = Annotated[bool, flag(RUN, "Replace the run in --output.", "--overwrite")]
 Quiet = Annotated[bool, flag(SHOWN, "Result and warnings only.", "--quiet", "-q")]

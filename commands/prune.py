@@ -12,6 +12,7 @@ from idvl.commands import matrix as matrices
 from idvl.commands import options as o
 from idvl.commands.console import Reporter, output, rank, results_alone, write
 from idvl.commands.options import choices, flag, number, text
+from idvl.errors import UsageError
 from idvl.words import Allocation, Compat, Criterion, IdWeight, MissingId, Precision, ScheduleName
 
 EPILOG = """[bold]Examples[/bold]
@@ -166,7 +167,11 @@ def command(
     if matrix or budget:
         matrices.carry_out(context.params, SETTINGS)
         return
+    if public and push_to_hub is None:
+        raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")
     reporter, asked = o.begin(context.params, SETTINGS)
+    if profile is not None and asked.prune.id_weight == "none":
+        raise UsageError(f"--profile {profile} and id_weight none: no dimension is used; leave --profile out")
     from idvl.workflows import prune
 
     with results_alone():

@@ -93,6 +93,12 @@ def test_the_run_is_passed_on(workflow: Workflow, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_tilde_in_output_is_the_home_folder(workflow: Workflow, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["prune", "m", "--output=~/zz"]) == 0
+    assert workflow.asked["folder"] == tmp_path / "zz"
+
+
 def test_the_tables_are_on_stdout_and_the_rest_on_stderr(workflow: Workflow, capsys: Any) -> None:
     assert main(["prune", "m"]) == 0
     shown = capsys.readouterr()
@@ -118,6 +124,9 @@ def test_a_plan_is_shown_alone(workflow: Workflow, capsys: Any) -> None:
         (["--sparsity", "1.5"], "prune.sparsity: input should be less than 1, not 1.5"),
         (["--criterion", "plato"], "plato"),
         (["--structure", "2-4"], "prune.structure"),
+        (["--id-weight", "none", "--profile", "nothere.json"], "--profile nothere.json and id_weight none: no dim"),
+        (["--public"], "--public is for an upload: add --push-to-hub ID"),
+        (["--output", "~nobody-of-this-name/a"], "no user has that name; choose another --output"),
         (["--resume"], "--resume needs the folder of the run: --output DIR"),
         (["--set", "prune=3"], "prune is a section: set one of its keys, as in --set prune.sparsity=..."),
         (["--set", "prune.sparsty=3"], "did you mean 'prune.sparsity'"),
