@@ -46,8 +46,12 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
-    """The share of images whose class comes first, and among the first five."""
-    return Scores(measures=accuracy.topk(column(records, "label", int), column(records, "top", [int])))
+    """The share of images whose class comes first, and among the first five. ValueError for classes that are none."""
+    labels, tops = column(records, "label", int), column(records, "top", [int])
+    for line, top in enumerate(tops, 1):
+        if len(set(top)) != len(top) or min(top, default=0) < 0:
+            raise ValueError(f"'top' of line {line} is {quoted(top)}: classes from 0, each once")
+    return Scores(measures=accuracy.topk(labels, tops))
 
 
 def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callable[[Tensor], Tensor]:

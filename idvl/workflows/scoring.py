@@ -156,12 +156,25 @@ def values(results: Mapping[str, Any]) -> dict[str, float]:
     return {name: found["value"] for name, found in results["metrics"].items() if found["value"] is not None}
 
 
+def _check(records: Sequence[Record], path: Path) -> None:
+    """UsageError unless the lines are those of a finished run: numbered from 0, each for a sample of its own."""
+    numbers = [record.get("number") for record in records]
+    if numbers != list(range(len(records))) or any(type(number) is not int for number in numbers):
+        raise UsageError(f"{path} lacks predictions: finish the run with --resume first")
+    ids = set()
+    for line, record in enumerate(records, 1):
+        name = record.get("id")
+        if not isinstance(name, str) or name in ids:
+            what = "the id of another line" if isinstance(name, str) else "no id"
+            raise UsageError(f"{path} line {line} has {what} ({quoted(name)}): finish the run with --resume first")
+        ids.add(name)
+
+
 def _score(task: str, path: Path) -> Scores:
     records, beside = predictions.read(path), path.with_name(f"{REFINED}.jsonl")
     refined = predictions.read(beside) if tasks.load(task).refine and beside.exists() else []
     for found, place in ((records, path), (refined, beside)):
-        if [record.get("number", k) for k, record in enumerate(found)] != list(range(len(found))):
-            raise UsageError(f"{place} lacks predictions: finish the run with --resume first")
+        _check(found, place)
     if refined and len(refined) != len(records):
         raise UsageError(f"{beside} holds {len(refined)} of {len(records)} lines: finish the run with --resume first")
     try:

@@ -294,6 +294,29 @@ def test_what_is_not_whole_is_not_scored(digits, tmp_path):
     assert json.loads((run_folder / "results.json").read_text()) == results
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"top": [1, 1, 1, 1, 1]}, "'top' of line 2 is .1, 1, 1, 1, 1.: classes from 0, each once"),
+        ({"top": [-1, 1, 2, 3, 4]}, "'top' of line 2 is .-1, 1"),
+        ({"number": None}, "lacks predictions: finish the run with --resume first"),
+        ({"number": True}, "lacks predictions"),
+        ({"id": "a"}, "line 2 has the id of another line .'a'.: finish the run with --resume first"),
+        ({"id": None}, "line 2 has no id"),
+    ],
+)
+def test_lines_that_no_run_writes_are_not_scored(tmp_path, changed, told):
+    lines = [{"number": n, "id": name, "label": 1, "top": [1, 0, 2, 3, 4]} for n, name in enumerate("ab")]
+    path = tmp_path / "predictions.jsonl"
+    for extra in ({}, changed):
+        lines[1] |= extra
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if not extra:
+            assert scoring.score_again(path, task="classification", resamples=1)["samples"] == 2
+    with pytest.raises(UsageError, match=told):
+        scoring.score_again(path, task="classification")
+
+
 def test_scoring_again_draws_as_before(tmp_path):
     results, _ = evaluated(tmp_path / "run", VIT, data__seed=3, eval__resamples=200)
     assert scoring.score_again(tmp_path / "run") == results
