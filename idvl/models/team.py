@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -142,8 +142,12 @@ def patient() -> Iterator[None]:
     wait(ALONE)
     try:
         yield
-    finally:
-        wait(waiting())
+    except BaseException:
+        # where the exchange broke, this fails too, and would hide what broke it
+        with suppress(Exception):
+            wait(waiting())
+        raise
+    wait(waiting())
 
 
 def lost(error: BaseException) -> str | None:

@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from idvl.errors import RunError, UsageError
+from idvl.models import team as processes
 from idvl.models.team import Team
 
 COUNTS = [3, 2, 4]
@@ -57,3 +58,13 @@ def test_alone_everything_is_the_identity():
     assert team.counts(5) == [5]
     assert list(team.part(4)) == [0, 1, 2, 3]
     assert team.first(lambda: "x") == team.each(lambda: "x") == "x"
+
+
+def test_a_broken_exchange_tells_what_broke_it(monkeypatch):
+    def wait(seconds):
+        if seconds != processes.ALONE:
+            raise RuntimeError("the connection is gone")
+
+    monkeypatch.setattr(processes, "wait", wait)
+    with pytest.raises(RuntimeError, match="reset by peer"), processes.patient():
+        raise RuntimeError("Connection reset by peer")
