@@ -67,6 +67,10 @@ def _faster_on_gpu(n: int, width: int, device: torch.device) -> bool:
     try:
         seconds = race(n, width, device)
     except RuntimeError as error:
+        # torch's or faiss's own: the points of the race are beside what was planned
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+            logger.debug("no room to time faiss for %d points of %d features: torch searches for them", n, width)
+            return False
         logger.warning("faiss does not work on this GPU (%s): torch searches for neighbours", str(error).split("\n")[0])
         return False
     logger.debug("%d points of %d features: torch takes %.4f s, faiss %.4f s", n, width, *seconds.values())

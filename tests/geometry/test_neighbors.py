@@ -247,25 +247,32 @@ def test_auto_takes_the_backend_that_was_measured_to_be_faster(n, width, setting
 
 
 @needs_faiss
-def test_auto_times_both_on_a_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_times_both_on_a_gpu_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     raced, cuda = [], torch.device("cuda", 0)
 
     def race(n: int, width: int, device: torch.device) -> dict[str, float]:
         raced.append((n, width))
         if width == 9:
             raise RuntimeError("no kernel image\nis available")
+        if width == 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if width == 11:
+            raise RuntimeError("StandardGpuResources: alloc fail (cudaMalloc error out of memory [2])")
         return {"torch": 2.0, "faiss": 1.0 if width == 7 else 3.0}
 
     monkeypatch.setattr(backend, "works_on", lambda device: True)
     monkeypatch.setattr(backend, "race", race)
     backend._faster_on_gpu.cache_clear()
-    assert [backend.prefers("auto", 2000, width, cuda) for width in (7, 8, 9, 7, 5000)] == [
+    assert [backend.prefers("auto", 2000, width, cuda) for width in (7, 8, 9, 10, 11, 7, 5000)] == [
         True,
-        *[False] * 2,
+        *[False] * 4,
         True,
         False,
     ]
-    assert raced == [(2000, 7), (2000, 8), (2000, 9)]
+    assert raced == [(2000, width) for width in range(7, 12)]
+    # a full GPU does not say that faiss fails on it
+    (warned,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "does not work on this GPU (no kernel image)" in warned
     backend._faster_on_gpu.cache_clear()
     seconds = _race(300, 40, torch.device("cpu"))
     assert seconds.keys() == {"torch", "faiss"} and all(0 < value < 60 for value in seconds.values())
