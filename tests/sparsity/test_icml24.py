@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +11,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from idvl.models.layers import in_scope
+from idvl.models.loading import wrap
 from idvl.sparsity.icml24 import Icml24, load
 from idvl.sparsity.schedule import Schedule
+from idvl.training import Training, train
+from idvl.training.batches import Collate, Order
+from tests import tiny
 from tests.sparsity.layers import layers, renew
 
 IDS = {"a.fc1": 20.0, "a.fc2": 2.5, "b.qkv": 70.0}
@@ -21,8 +28,18 @@ EPOCHS, LENGTH, TARGET = 5, 9, 0.7
 class Reference:
     """One pass of the training script: a pruner made anew every epoch, the step counted on from 1."""
 
-    def __init__(self, named: dict[str, nn.Parameter], method: str, warm: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        named: dict[str, nn.Parameter],
+        method: str,
+        warm: tuple[int, int],
+        *,
+        factors: Sequence[float] = tuple(IDS.values()),
+        epochs: int = EPOCHS,
+        length: int = LENGTH,
+    ) -> None:
         self.named, self.method, (self.initial, self.final) = named, method, warm
+        self.factors, self.epochs, self.length = factors, epochs, length
 
     def new_epoch(self) -> None:
         self.mean, self.ema, self.unc = ({n: torch.zeros_like(p) for n, p in self.named.items()} for _ in range(3))
@@ -44,19 +61,19 @@ class Reference:
 
     def step(self, step: int) -> None:
         self.importance(step)
-        total, keep = EPOCHS * LENGTH, 1 - TARGET
+        total, keep = self.epochs * self.length, 1 - TARGET
         if step <= self.initial:
             return
         if step > total - self.final:
             ratio, masks = keep, True
         else:
             left = 1 - (step - self.initial) / (total - self.initial - self.final)
-            ratio, masks = keep + (1 - keep) * left**3, step % 4 == 0 or step % LENGTH == 0
+            ratio, masks = keep + (1 - keep) * left**3, step % 4 == 0 or step % self.length == 0
         if not masks:
             return
         scores, index = {}, 0
         for n, p in self.named.items():
-            scores[n] = self.score(n, p) * list(IDS.values())[index]
+            scores[n] = self.score(n, p) * self.factors[index]
             index += "bias" in n
         everything = torch.cat([s.reshape(-1) for s in scores.values()])
         theta = everything.kthvalue(int(len(everything) * (1 - ratio))).values
@@ -151,3 +168,62 @@ def test_resume_is_bit_identical() -> None:
 
     whole, again = run(False), run(True)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_whole_training_agrees_with_the_reference(accumulate: int) -> None:
+    """2 epochs of 5 steps of 8 samples; 2 samples fill no step. The optimizer leaves out steps 5 and 10."""
+    samples = [replace(sample, label=i % 10, texts=()) for i, sample in enumerate(tiny.samples(42))]
+    size, total = 8 // accumulate, 10
+    settings = Training(
+        epochs=2, batch_size=size, accumulate=accumulate, learning_rate=1e-2, weight_decay=0.05, skip_last=True
+    )
+    torch.manual_seed(0)
+    ours = wrap(*tiny.vit())
+    theirs = wrap(*tiny.vit())
+    theirs.model.load_state_dict(ours.model.state_dict())
+
+    modules, other = (
+        {name: layer.module for name, layer in in_scope(loaded.model, loaded.family, "all").items()}
+        for loaded in (ours, theirs)
+    )
+    factors = [1.0 + index % 7 for index in range(len(modules))]
+    schedule = Schedule(target=TARGET, total_steps=total, final=2 / total, mask_every=4)
+    pruner = Icml24(
+        {name: module.weight for name, module in modules.items()},
+        criterion=load("platon", **SETTINGS),
+        schedule=schedule,
+        factors=dict(zip(modules, factors, strict=True)),
+        biases={name: module.bias for name, module in modules.items()},
+        steps_per_epoch=5,
+    )
+    rates: list[float] = []
+    train(ours, samples, settings, on_step=pruner.step, progress=lambda step, of, numbers: rates.append(numbers["lr"]))
+
+    pairs = {f"{n}.{kind}": getattr(m, kind) for n, m in other.items() for kind in ("weight", "bias")}
+    reference = Reference(pairs, "platon", (0, 2), factors=factors, epochs=2, length=5)
+    model = theirs.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05, fused=True)
+    collate = Collate(theirs.family, theirs.processor, model.config)
+    order = Order(samples=42, batch_size=size, accumulate=accumulate, ranks=1, seed=0).parts(0, 0)
+    for step in range(1, total + 1):
+        optimizer.param_groups[0]["lr"] = rates[step - 1]
+        for _ in range(accumulate):
+            batch = collate([samples[index] for _, index in next(order)])
+            loss = torch.nn.functional.cross_entropy(
+                model(batch["pixel_values"]).logits, batch["labels"], reduction="sum"
+            )
+            (loss * (1 / 8)).backward()
+        if step % 5:
+            optimizer.step()
+        if step % 5 == 1:
+            reference.new_epoch()
+        reference.step(step)
+        optimizer.zero_grad()
+
+    parameters = dict(ours.model.named_parameters())
+    assert all(torch.equal(parameters[name], weight) for name, weight in theirs.model.named_parameters())
+    for name, module in other.items():
+        assert torch.equal(pruner.masks.kept(name), module.weight != 0)
+        assert torch.equal(pruner.bias_masks.kept(f"{name}.bias"), module.bias != 0)
+    assert pruner.sparsity() == pytest.approx(TARGET, abs=0.05)
