@@ -126,7 +126,7 @@ class Run:
         """
         signals = (signal.SIGINT, signal.SIGTERM)
         parts = [next(loader) for _ in range(self.training.accumulate)]
-        rate, ends = self.stepper.rate, (self.step + 1) % self.per_epoch == 0
+        rate, ends = self.stepper.rate, (self.position + 1) % self.per_epoch == 0
         leave_out = not self.training.update_weights or (self.training.skip_last and ends)
         try:
             loss, raised = self.stepper.backward(parts, lambda: [interrupts.asked == number for number in signals])

@@ -132,7 +132,8 @@ def _judge(job: Job, judge: Judgement, folder: Path, opened: runs.Run | None, re
 
 def _planned(job: Job, resumed: Path | None, reporter: Reporter) -> tuple[Plan, Estimation | None]:
     """What is going to happen, and the estimation of its profile where it can be made of the model as it is."""
-    _warn_of_few(job.schedule, reporter)
+    if job.recipe.prune.compat == "none":
+        _warn_of_few(job.schedule, reporter)
     plan = job.team.each(lambda: make_plan(job))
     if not job.estimates:
         return plan, None

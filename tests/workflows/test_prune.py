@@ -183,9 +183,22 @@ def test_dimensions_are_estimated_anew_until_the_steps_reach_the_final_phase(mon
     assert measured == [1, 2]
 
 
-@pytest.mark.parametrize(("asked", "used", "told"), [(None, 1, []), (5, 5, ["2 masks are set while the sparsity"])])
-def test_a_short_run_sets_masks_more_often_unless_it_is_told_not_to(place, tmp_path, asked, used, told):
-    changes = {"prune__mask_every": asked, "prune__id_weight": "none", "train__max_steps": 14}
+@pytest.mark.parametrize(
+    ("asked", "compat", "used", "told"),
+    [
+        (None, "none", 1, []),
+        (5, "none", 5, ["2 masks are set while the sparsity"]),
+        # the steps are the paper's code's own
+        (None, "icml24", 10, []),
+    ],
+)
+def test_a_short_run_sets_masks_more_often_unless_it_is_told_not_to(place, tmp_path, asked, compat, used, told):
+    changes = {
+        "prune__mask_every": asked,
+        "prune__compat": compat,
+        "prune__id_weight": "none",
+        "train__max_steps": 14,
+    }
     result, reporter = pruned(place, tmp_path / "run", plan_only=True, **changes)
     assert result.plan.schedule.mask_every == used
     assert ("masks at every step" in result.plan.lines()[0]) == (used == 1)
@@ -230,6 +243,7 @@ def test_a_plan_writes_nothing(place, tmp_path):
         ({"prune__ceiling": 0.5}, "sparsity 0.6 cannot be reached"),
         ({"prune__floor": 0.6, "prune__ceiling": 0.6}, "floor and ceiling 0.6 and id_weight multiply"),
         ({"train__mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"train__mixed_precision": "fp16", "prune__compat": "icml24"}, "icml24 and mixed_precision fp16: .*use bf16"),
         ({"model__dtype": "bfloat16"}, "trained in float32, not bfloat16"),
         ({"data__samples": 50, "data__force": True}, "50 samples give no sound dimension: ask for 100 or more"),
         ({"prune__scope": "vison"}, "no scope 'vison'; did you mean 'vision'"),

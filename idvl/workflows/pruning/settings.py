@@ -57,7 +57,7 @@ def resolved(recipe: Recipe) -> Recipe:
             "train": train.model_copy(update=training),
         }
     )
-    _refuse_together(made.prune)
+    _refuse_together(made)
     return made
 
 
@@ -99,7 +99,8 @@ def schedule_of(prune: PruneSection, steps: int) -> Schedule:
         final=prune.final,
         mask_every=prune.mask_every or MASK_EVERY,
     )
-    return schedule if prune.mask_every else schedule.adapted()
+    # the paper's code sets masks every so many steps in a short run too
+    return schedule if prune.mask_every or prune.compat == "icml24" else schedule.adapted()
 
 
 def training_of(recipe: Recipe) -> Training:
@@ -137,10 +138,16 @@ def _refuse(recipe: Recipe) -> None:
         tasks.load(recipe.eval.task)
 
 
-def _refuse_together(prune: PruneSection) -> None:
+def _refuse_together(recipe: Recipe) -> None:
+    prune = recipe.prune
     limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
     axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
     refuse_axes(**axes, **limits)
+    if prune.compat == "icml24" and recipe.train.mixed_precision == "fp16":
+        raise UsageError(
+            "compat icml24 and mixed_precision fp16: steps that fp16 skips would move its masks away from the ends of "
+            "epochs; use bf16 or no"
+        )
     if prune.refresh_profile and prune.schedule == "one-shot":
         raise UsageError("refresh_profile and schedule one-shot: no epoch passes; leave refresh_profile out")
     if prune.refresh_profile and prune.id_weight == "none":
