@@ -6,6 +6,7 @@ dataset_*.json beside its images, or what `save_to_disk` wrote. It knows nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,7 @@ def _table(path: Path, split: str | None, entry: Entry | None, asked: Columns) -
     files = [file for file in found if file.is_file()]
     if parquet := [file for file in files if file.suffix == ".parquet"]:
         chosen, name = _of_split(parquet, path, split, entry)
+        _check_numbered(chosen)
         return tables.parquet(chosen, name)
     if listed := [file for file in files if file.name in TABLE_NAMES]:
         if len({file.parent for file in listed}) < len(listed):
@@ -172,6 +174,20 @@ def _table(path: Path, split: str | None, entry: Entry | None, asked: Columns) -
     raise UsageError(
         f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet files or a dataset_coco.json"
     )
+
+
+def _check_numbered(files: list[Path]) -> None:
+    """UsageError where files are called train-00000-of-00003 and so on, and one of the number is not there."""
+    found: dict[tuple[Path, str, str], set[int]] = {}
+    for file in files:
+        if match := re.fullmatch(r"(.*-)?(\d{5})-of-(\d{5})(-[^-]*)?", file.stem):
+            found.setdefault((file.parent, match[1] or "", match[3]), set()).add(int(match[2]))
+    for (folder, prefix, of), numbers in found.items():
+        if missing := sorted({*range(int(of))} - numbers):
+            raise UsageError(
+                f"{folder} lacks {prefix}{missing[0]:05d}-of-{of}.parquet ({len(missing)} of {int(of)} missing): "
+                "download it again, or name one file to read it alone"
+            )
 
 
 def _left_out(others: list[str], n: int, path: Path) -> str:

@@ -57,15 +57,17 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
 def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callable[[Tensor], Tensor]:
     """An image's logits with the head's classes in the order of the dataset's.
 
-    Classes are matched by name where both have the same names, else by number. UsageError where the head is of other
-    classes: another number of them, or other names throughout, on both sides more than numbers.
+    Classes are matched by name where both have the same names or the same numbers as names, else by position.
+    UsageError where the head is of other classes: another number of them, or other names throughout, on both sides
+    more than numbers; and where names that are numbers do not ascend, so that a position says nothing.
     """
     config = loaded.model.config
     own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
     theirs = [_plain(name) for name in asked.classes or ()]
-    if theirs and len(set(own)) == len(own) and sorted(own) == sorted(theirs):
-        places = torch.tensor([own.index(name) for name in theirs])
-        return lambda logits: logits[places]
+    for mine, wanted in ((own, theirs), (_numbers(own), _numbers(theirs))):
+        if wanted and len(set(mine)) == len(mine) and sorted(mine) == sorted(wanted):
+            places = torch.tensor([mine.index(name) for name in wanted])
+            return lambda logits: logits[places]
     most = max(len(theirs), 1 + max(sample.label for sample in samples))
     if most > len(own) or (theirs and len(theirs) != len(own)):
         raise UsageError(
@@ -77,6 +79,14 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callabl
             f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({theirs[0]}, ...): evaluate it on "
             "the dataset that its head was trained for"
         )
+    for whose, names in (("the dataset", theirs), (loaded.name, own)):
+        numbers = _numbers(names) if theirs else []
+        if at := next((at for at in range(1, len(numbers)) if numbers[at] <= numbers[at - 1]), None):
+            raise UsageError(
+                f"the classes of {whose} are called by numbers that do not ascend ({quoted(names[at])} follows "
+                f"{quoted(names[at - 1])}), and the other side's names do not tell which is which: rename the classes, "
+                "or set id2label in the model's config.json, so that both have the same names"
+            )
     return lambda logits: logits
 
 
@@ -101,6 +111,12 @@ def _of_names(loaded: Loaded, asked: Asked) -> Callable[[Tensor], Tensor]:
 def _numbered(names: Sequence[str]) -> bool:
     """Whether the names of classes say their numbers alone, as `LABEL_3` does."""
     return all(re.fullmatch(NUMBERED, name) for name in names)
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    """The numbers that classes are called by; none where one of them has another name."""
+    found = [re.fullmatch(r"(?:label|class)? ?(\d+)", name) for name in names]
+    return [int(match[1]) for match in found] if all(found) else []
 
 
 def _plain(name: str) -> str:

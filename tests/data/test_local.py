@@ -440,6 +440,15 @@ def test_parquet_files_that_differ_are_refused(tmp_path: Path) -> None:
         select(str(tmp_path), **EVERYTHING)
 
 
+def test_a_missing_file_of_a_numbered_split_is_named(tmp_path: Path) -> None:
+    for number in (0, 2):
+        pq.write_table(pa.table({"text": ["a"]}), tmp_path / f"test-{number:05d}-of-00003.parquet")
+    with pytest.raises(UsageError, match=r"lacks test-00001-of-00003.parquet \(1 of 3 missing"):
+        select(str(tmp_path), distinct=False, force=True)
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "test-00001-of-00003-0af3.parquet")
+    assert len(select(str(tmp_path), distinct=False, force=True).samples) == 3
+
+
 def test_what_is_no_image_in_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images(tmp_path, 3)
     (tmp_path / "notes.txt").touch(), (tmp_path / "gone.jpg").symlink_to("nowhere"), (tmp_path / ".hidden").touch()

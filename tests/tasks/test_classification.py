@@ -42,6 +42,17 @@ def test_classes_are_matched_by_number_where_names_differ():
     assert predicted(loaded, labelled(1))[0]["top"] == [1, 0]
 
 
+def test_classes_called_by_numbers_are_matched_by_these_not_by_their_sorted_order():
+    loaded = head([str(k) for k in range(11)], [[float(k == 2) for k in range(11)]])
+    folders = sorted(f"class{k}" for k in range(11))  # class0, class1, class10, class2 ...
+    assert predicted(loaded, labelled(3), classes=folders)[0]["top"][0] == folders.index("class2")
+    named = head([chr(97 + k) for k in range(11)], [[0.0] * 11])
+    shifted = sorted(f"class{k}" for k in range(1, 12))
+    for other, classes in ((loaded, shifted), (named, folders), (head(folders, [[0.0] * 11]), list("abcdefghijk"))):
+        with pytest.raises(UsageError, match="called by numbers that do not ascend"):
+            predicted(other, labelled(3), classes=classes)
+
+
 @pytest.mark.parametrize(("labels", "classes"), [((0, 2), None), ((0,), ("a", "b", "c")), ((0,), ("a",))])
 def test_a_head_of_another_dataset_is_refused(labels, classes):
     loaded = head(["LABEL_0", "LABEL_1"], [[1.0, 3.0]] * len(labels))
