@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from idvl.errors import UsageError, quoted
+from idvl.models import stated
 from idvl.models.causes import first_line, nearby, one_line, unreached
 from idvl.models.families import Family, family_of
 from idvl.models.inputs import image_processor_of, tokenizer_of
@@ -78,11 +79,13 @@ def load(
         if not folder:
             options |= _pin(name, revision=revision, token=token, cache_dir=cache_dir, local=local_files_only)
         target = str(folder or name)
+        whole = stated.check(name, target, options)
         config = AutoConfig.from_pretrained(target, **options)
         family = family_of(config)
         reading = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True}
         cls = family.model_class(config)
         model, info = cls.from_pretrained(target, config=config, **reading, **options)
+        stated.check_weights(name, model, whole)
         warnings = _check_keys(name, model, family, info)
         missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
         processor = _processor(target, family, config, options)

@@ -146,6 +146,35 @@ def test_a_single_missing_weight_is_named(copy):
     assert "missing: text_model.encoder.layers.1.mlp.fc2.weight" in refusal(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+@pytest.mark.parametrize("form", ["safetensors", "torch"])
+def test_weights_of_whole_numbers_are_refused_unless_quantized(copy, dtype, form):
+    folder = copy("vit")
+    weights = load_file(folder / "model.safetensors")
+    key = next(key for key in weights if key.endswith("query.weight") or key.endswith("q_proj.weight"))
+    weights[key] = weights[key].to(dtype)
+    if form == "safetensors":
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (folder / "model.safetensors").unlink()
+        torch.save(weights, folder / "pytorch_model.bin")
+    said = refusal(folder)
+    assert "integers or booleans" in said and key in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("vit", {"quantization_config": {"quant_method": "nope"}}, "'nope', which transformers does not know"),
+        ("vit", {"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, but its weights are only"),
+        ("blip", {"text_config__num_hidden_layers": 10**9}, "num_hidden_layers 1000000000"),
+        ("vit", {"dtype": "int8"}, "dtype 'int8': give a floating-point one"),
+    ],
+)
+def test_a_config_that_its_weights_belie_is_refused_before_building(copy, kind, changes, said):
+    assert said in refusal(change_config(copy(kind), **changes))
+
+
 def test_a_head_of_another_task_is_a_warning(copy):
     folder = change_config(copy("vit"), id2label={str(i): str(i) for i in range(3)})
     (warning,) = load(str(folder), device="cpu").description["warnings"]

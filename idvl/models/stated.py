@@ -1,0 +1,102 @@
+"""What config.json states, held against the tensors that are stored, before anything is built from either."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idvl.errors import UsageError, quoted
+
+# the files that weights are taken from, the first that is there, as in transformers
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# how the config.json of various models spells the number of their blocks
+DEPTHS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "depth"}
+
+
+def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
+    """The stored tensors that hold integers or booleans, none of a quantized model.
+
+    UsageError for a precision or a quantization that no model has, and for more blocks than there are tensors.
+    """
+    from transformers import PreTrainedConfig
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    config, _ = PreTrainedConfig.get_config_dict(target, **options)
+    whole = _stored(target, options)
+    # what is no object is refused by AutoConfig
+    said = list(_pairs(config)) if isinstance(config, Mapping) else []
+    for key, value in said:
+        if key in ("dtype", "torch_dtype") and isinstance(value, str):
+            kind = getattr(torch, value.removeprefix("torch."), None)
+            if isinstance(kind, torch.dtype) and not kind.is_floating_point:
+                raise UsageError(f"the config.json of {name} has {key} {quoted(value)}: give a floating-point one")
+        if key in DEPTHS and whole and type(value) is int and value > len(whole):
+            raise UsageError(
+                f"the config.json of {name} has {key} {quoted(value)}, but its weights are only "
+                f"{len(whole)} tensors: use the config.json that belongs to them"
+            )
+        if key == "quantization_config" and value is not None:
+            method = value.get("quant_method") if isinstance(value, Mapping) else value
+            flags = isinstance(value, Mapping) and (value.get("load_in_8bit") or value.get("load_in_4bit"))
+            if not flags and (not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING):
+                raise UsageError(
+                    f"the config.json of {name} has a quantization_config of the method {quoted(method)}, which "
+                    "transformers does not know: load the model that is not quantized"
+                )
+    quantized = any(key == "quantization_config" and value is not None for key, value in said)
+    return [] if quantized else [key for key, is_whole in whole.items() if is_whole]
+
+
+def check_weights(name: str, model: torch.nn.Module, whole: list[str]) -> None:
+    """UsageError where one of the stored tensors of integers or booleans became a floating-point parameter."""
+    leaves = {key.rpartition(".")[2] for key, value in model.named_parameters() if value.is_floating_point()}
+    if wrong := [key for key in whole if key.rpartition(".")[2] in leaves]:
+        raise UsageError(
+            f"the weights of {name} hold integers or booleans, and its config.json has no quantization_config to say "
+            f"what they stand for ({len(wrong)} tensors, first {quoted(wrong[0])}): load one that is not quantized"
+        )
+
+
+def _pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key and value, those of the configs inside it too."""
+    for key, value in config.items():
+        yield key, value
+        if isinstance(value, Mapping) and key != "quantization_config":
+            yield from _pairs(value)
+
+
+def _stored(target: str, options: Mapping[str, Any]) -> dict[str, bool]:
+    """The name of each stored tensor, and whether it holds integers or booleans; no values are read."""
+    from transformers.utils import cached_file
+
+    options = {key: value for key, value in options.items() if key != "trust_remote_code"}
+
+    def place(file: str) -> Path | None:
+        found = cached_file(target, file, _raise_exceptions_for_missing_entries=False, **options)
+        return Path(found) if found else None
+
+    found = next((path for file in WEIGHTS if (path := place(file))), None)
+    if found is None:
+        return {}
+    if found.suffix != ".json":
+        return _tensors(found)
+    parts = sorted({*json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()})
+    return {key: is_whole for part in parts if (path := place(part)) for key, is_whole in _tensors(path).items()}
+
+
+def _tensors(path: Path) -> dict[str, bool]:
+    from safetensors import safe_open
+
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_slice(key).get_dtype().startswith(("I", "U", "BOOL")) for key in file.keys()}  # noqa: SIM118
+    values = torch.load(path, map_location="meta", weights_only=True)
+    return {
+        key: not (value.is_floating_point() or value.is_complex())
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
