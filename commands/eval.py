@@ -116,7 +116,7 @@ def command(
     ignored = ("output_dir", "resume", "overwrite", "recipe", "limit", "split", "dataset")
     if score and (given := [name for name in ignored if context.params[name]]):
         raise UsageError(f"--score reads predictions alone: leave out --{given[0].removesuffix('_dir')}")
-    reporter, asked = o.begin({**context.params, "model": model or ("" if score else None)}, SETTINGS)
+    reporter, asked = o.begin({**context.params, "model": str(score) if score else model}, SETTINGS)
     from idvl.workflows import evaluate, scoring
 
     with results_alone():
