@@ -28,6 +28,7 @@ assert team.counts(team.rank) == [0, 1] and gloo()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_no_thread_of_the_team_outlives_it():
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -569,6 +569,7 @@ def test_a_changed_recipe_is_refused_with_its_key(place, tmp_path):
         pruned(place, folder, resume=True, train__learning_rate=1e12, prune__id_weight="none", prune__sparsity=0.7)
 
 
+@pytest.mark.slow
 def test_two_processes_prune_almost_the_same_weights_as_one(place, tmp_path):
     alone, pair = tmp_path / "alone", tmp_path / "pair"
     same_steps = {"prune__profile": "auto", "prune__criterion": "magnitude"}
