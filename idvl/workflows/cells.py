@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from idvl import recipe as recipes
 from idvl.errors import UsageError, quoted
+from idvl.files import LARGEST
 from idvl.recipe import Recipe
 from idvl.workflows.asked import with_dataset
 from idvl.workflows.pruning.settings import resolved
@@ -177,9 +178,9 @@ def _published(
     ]
     for where, numbers in rows:
         if not any(_matches(cell, where) for cell in cells):
-            raise UsageError(f"published of {quoted(path)} has numbers for no cell: {where}")
+            raise UsageError(f"published of {quoted(path)} has numbers for no cell: {quoted(where)}")
         for metric, value in numbers.items():
-            if "." in metric or not isinstance(value, int | float):
+            if "." in metric or not isinstance(value, int | float) or not abs(value) <= LARGEST:
                 raise UsageError(
                     f"published of {quoted(path)}: {metric}: {quoted(value)} is neither a setting nor a number"
                 )
