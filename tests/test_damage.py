@@ -24,6 +24,7 @@ from idvl.sparsity.weighting import multipliers
 from idvl.workflows import matrix, restartable
 from idvl.workflows.estimation import _done
 from idvl.workflows.pruning import saving
+from tests.damage import GONE, damaged, spots
 from tests.reporter import Silent
 
 GOLDEN = Path(__file__).parent / "golden" / "pruned-vit"
@@ -32,27 +33,12 @@ ODD = ("null", "true", "-1", "1e999", "9" * 5000, '"x"', '"\\ud800"', "[5]", "{}
 PLACE = "\x00here\x00"
 
 
-def damaged(document: Any) -> Iterator[str]:
+def variants(document: Any) -> Iterator[str]:
     """The document as JSON text, each time with another field that is not what it was."""
-    for path in list(_paths(document)):
+    for spot in spots(document):
         for odd in ODD:
-            copy = json.loads(json.dumps(document))
-            *outer, last = path
-            inside = copy
-            for key in outer:
-                inside = inside[key]
-            if odd is None:
-                del inside[last]
-            else:
-                inside[last] = PLACE
-            yield json.dumps(copy).replace(json.dumps(PLACE), odd or "")
-
-
-def _paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield (*path, key)
-        yield from _paths(item, (*path, key))
+            text = json.dumps(damaged(document, spot, GONE if odd is None else PLACE))
+            yield text.replace(json.dumps(PLACE), odd or "")
 
 
 def short(document: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +69,7 @@ def shown(*made: Any) -> None:
 def hold(path: Path, document: Any, use: Callable[[], object], least: int) -> None:
     """Every damage is refused in one line, or does not matter; at least so many are refused."""
     refused = 0
-    for text in damaged(document):
+    for text in variants(document):
         path.write_text(text)
         try:
             use()

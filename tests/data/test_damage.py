@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import pytest
 
 from idvl.data.samples import select
 from idvl.errors import RunError, UsageError
+from tests.damage import GONE, damaged, spots
 from tests.hub import jpeg
 
-GONE = object()
 DEEP: Any = "x"
 for _ in range(400):
     DEEP = [DEEP]
@@ -35,26 +34,6 @@ KARPATHY = [
 ]
 EVERYTHING = {"distinct": False, "force": True}
 FEATURES = {"label": {"_type": "ClassLabel", "names": ["x", "y"]}, "image": {"_type": "Image"}}
-
-
-def spots(values: Any) -> Iterator[tuple[Any, ...]]:
-    """The path to every part of a document."""
-    for key, item in list(enumerate(values) if isinstance(values, list) else values.items()):
-        yield (key,)
-        if isinstance(item, dict | list):
-            yield from ((key, *rest) for rest in spots(item))
-
-
-def damaged(values: Any, spot: tuple[Any, ...], value: Any) -> Any:
-    values = copy.deepcopy(values)
-    part = values
-    for key in spot[:-1]:
-        part = part[key]
-    if value is GONE:
-        del part[spot[-1]]
-    else:
-        part[spot[-1]] = value
-    return values
 
 
 def lines(folder: Path, rows: list) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import os
@@ -17,9 +16,9 @@ from idvl.reporting import collect as collecting
 from idvl.reporting.collect import Study, collect
 from idvl.reporting.samples import galleries
 from idvl.workflows import analyze
+from tests.damage import GONE, damaged, parts, spots
 from tests.reporting import folders
 
-GONE = object()
 VALUES = (GONE, None, "x", "\ud800", -1, 0, 1e308, 10**400, float("nan"), [], {}, True, [[{}]], {"a": "b"})
 # of each field so many of the values, the next ones in turn
 EACH = 2
@@ -41,26 +40,12 @@ KINDS = {
 }
 
 
-def spots(values: Any) -> Iterator[tuple[Any, ...]]:
-    """The path to every part of a document; of layers, and of the items of a list, the first stands for all."""
-    first = isinstance(values, list) or any(name in values for name in (*folders.LAYERS, "BLEU@4"))
-    items = enumerate(values) if isinstance(values, list) else values.items()
-    for key, item in itertools.islice(items, 1 if first else None):
-        yield (key,)
-        if isinstance(item, dict | list):
-            yield from ((key, *rest) for rest in spots(item))
-
-
-def damaged(values: Any, spot: tuple[Any, ...], value: Any) -> Any:
-    values = copy.deepcopy(values)
-    part = values
-    for key in spot[:-1]:
-        part = part[key]
-    if value is GONE:
-        del part[spot[-1]]
-    else:
-        part[spot[-1]] = value
-    return values
+def first_parts(value: Any) -> Iterator[tuple[Any, Any]]:
+    """The parts of a document; of layers, and of the items of a list, the first stands for all."""
+    alike = isinstance(value, list) or (
+        isinstance(value, dict) and any(name in value for name in (*folders.LAYERS, "BLEU@4"))
+    )
+    return itertools.islice(parts(value), 1 if alike else None)
 
 
 def variants(path: Path, turn: Iterator[Any]) -> Iterator[str]:
@@ -68,7 +53,7 @@ def variants(path: Path, turn: Iterator[Any]) -> Iterator[str]:
     text = path.read_text()
     lines = path.suffix == ".jsonl"
     values = [json.loads(line) for line in text.splitlines()] if lines else yaml.safe_load(text)
-    for spot in spots(values):
+    for spot in spots(values, first_parts):
         for value in itertools.islice(turn, EACH):
             made = damaged(values, spot, value)
             yield "".join(f"{json.dumps(line)}\n" for line in made) if lines else json.dumps(made)

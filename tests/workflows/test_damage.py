@@ -8,6 +8,7 @@ from idvl.errors import RunError, UsageError
 from idvl.reporting.results import rests_on, results_table
 from idvl.tasks.retrieval import _packed
 from idvl.workflows import scoring
+from tests.damage import GONE, damaged, spots
 from tests.tiny import samples
 
 ODD = [
@@ -57,29 +58,13 @@ def written(folder, records, name="predictions"):
     (folder / f"{name}.jsonl").write_text("\n".join(lines))
 
 
-def places(value, path=()):
-    """Every place inside a value, itself included."""
-    yield path
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(part, (*path, key))
-
-
-def damaged(value, path, odd):
-    if not path:
-        return odd
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = damaged(value[path[0]], path[1:], odd)
-    return copy
-
-
 def every(value):
     """The value with each place in it replaced by each odd value, and without each key."""
-    for path in places(value):
+    for spot in [(), *spots(value)]:
         for odd in ODD:
-            yield damaged(value, path, odd)
+            yield damaged(value, spot, odd)
     for key in value:
-        yield {name: part for name, part in value.items() if name != key}
+        yield damaged(value, (key,), GONE)
 
 
 def survives(attempt):

@@ -13,6 +13,7 @@ from idvl.errors import UsageError
 from idvl.recipe import SECTIONS, Recipe, keys, load
 from idvl.workflows import cells
 from idvl.workflows.pruning.settings import resolved
+from tests.damage import damaged, spots
 
 DAMAGES: list[Any] = [
     *(None, True, False, 0, -1, 1, 0.5, 1e308, math.inf, math.nan, 10**30, 10**400),
@@ -54,20 +55,10 @@ def test_a_recipe(key: str) -> None:
             assert text.encode() and Recipe.model_validate(json.loads(text)) == one
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place inside a nested value."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(*path, key) for key, _ in inside] + [deep for key, part in inside for deep in places(part, (*path, key))]
-
-
-@pytest.mark.parametrize("place", places(SWEEP), ids=str)
+@pytest.mark.parametrize("place", [*spots(SWEEP)], ids=str)
 def test_a_matrix(place: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     for damage in DAMAGES:
-        source = json.loads(json.dumps(SWEEP))
-        part = source
-        for key in place[:-1]:
-            part = part[key]
-        part[place[-1]] = damage
+        source = damaged(SWEEP, place, damage)
         monkeypatch.setattr("idvl.recipe.yaml_file.load", lambda path, source=source: source)
         matrix = told(lambda: cells.read("matrix.yaml"), damage)
         for cell in matrix.cells if matrix else ():
