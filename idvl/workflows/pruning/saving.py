@@ -115,12 +115,12 @@ def read_report(folder: Path) -> dict[str, Any]:
     """The report.json of a run that has saved its model. RunError for a file that is damaged."""
     try:
         report = read_json(folder / REPORT)
-        wrong = misfit(report, SHAPE) or _gap(report, SHAPE)
+        wrong = misfit(report, SHAPE)
         if not wrong and is_evaluated(report):
-            wrong = misfit(report["evaluation"], EVALUATION) or _gap(report["evaluation"], EVALUATION)
+            wrong = misfit(report["evaluation"], EVALUATION)
             for metric in () if wrong else report["evaluation"]["metrics"].values():
                 shape = SCORED if metric["value"] is not None else SKIPPED
-                wrong = wrong or misfit(metric, shape) or _gap(metric, shape)
+                wrong = wrong or misfit(metric, shape)
         if wrong:
             raise ValueError(wrong)
         shlex.split(report["made"]["command"])
@@ -142,18 +142,6 @@ def check_saved(folder: Path) -> None:
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{quoted(model)} or its masks are not whole any more ({reason}): use --overwrite") from error
-
-
-def _gap(value: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
-    """What a value of the right shape lacks, in words; None for what is whole."""
-    if "*" in shape:
-        parts = [(part, shape["*"]) for part in value.values()]
-    else:
-        if lacking := [key for key in shape if not key.endswith("?") and key not in value]:
-            return f"it lacks {lacking[0]!r}"
-        parts = [(value[name], shape[key]) for key in shape if (name := key.removesuffix("?")) in value]
-    inside = [(part, deeper) for part, deeper in parts if isinstance(deeper, dict) and part is not None]
-    return next(filter(None, (_gap(part, deeper) for part, deeper in inside)), None)
 
 
 def _card(job: Job, report: Mapping[str, Any]) -> str:
