@@ -5,7 +5,6 @@ It loads no model: scoring can be repeated at any time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from idvl import predictions, runs, tasks
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import read_text, write_json
+from idvl.files import read_json, write_json
 from idvl.metrics import bootstrap, other
 from idvl.metrics.measured import Measured, Skipped
 from idvl.predictions import Record
@@ -136,13 +135,11 @@ def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | 
 def read_results(path: Path) -> dict[str, Any]:
     """A results.json. UsageError for a file that is none."""
     try:
-        results = json.loads(read_text(path))
-        # NaN and lone surrogates, which cannot be written again
-        json.dumps(results, ensure_ascii=False, allow_nan=False).encode()
+        results = read_json(path)
     except OSError as error:
         wanted = "give the folder of an idvl eval run, or its results.json"
         raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {wanted}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} cannot be read as results: {error}") from error
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no results.json of idvl eval (schema {SCHEMA})")
