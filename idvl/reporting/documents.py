@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from idvl.errors import quoted
-from idvl.files import open_regular, read_bytes
+from idvl.files import DEEPEST, open_regular, read_bytes
+from idvl.files import LARGEST as HUGE
 
-# bytes of a document, of the end of a log, and of a line; items of a list or object; characters of a text; levels
+# bytes of a document, of the end of a log, and of a line; items of a list or object; characters of a text
 LARGEST, TAIL, LINE = 32 * 2**20, 2**20, 2**22
-MOST, LONGEST, DEEPEST = 100_000, 100_000, 50
-# the largest number that a document may hold: beyond float32, and small enough to be squared and summed
-HUGE = 1e39
+MOST, LONGEST = 100_000, 100_000
 
 NUMBER = (int, float, type(None))
 LOSSES = [{"ratio": (int, float), "loss": NUMBER}]
