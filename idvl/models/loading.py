@@ -159,10 +159,12 @@ def configuration(model: nn.Module, processor: Any) -> str:
     images, tokenizer = image_processor_of(processor), tokenizer_of(processor)
     parts = [part.to_dict() for part in (model.config, getattr(model, "generation_config", None), images) if part]
     if tokenizer:
-        parts += [tokenizer.get_vocab(), getattr(tokenizer, "chat_template", None)]
+        parts.append(getattr(tokenizer, "chat_template", None))
         if getattr(tokenizer, "is_fast", False):  # padding and truncation are those of the last call
             backend = json.loads(tokenizer.backend_tokenizer.to_str())
             parts.append({key: value for key, value in backend.items() if key not in ("padding", "truncation")})
+        else:
+            parts.append(tokenizer.get_vocab())
     digest = hashlib.sha256(json.dumps(_lasting(parts), sort_keys=True, default=str).encode())
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, buffer in model.state_dict().items():
@@ -208,7 +210,7 @@ def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.flo
     try:
         device = torch.device(asked)
         torch.empty(1, dtype=dtype, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
         what = str(dtype).removeprefix("torch.")
         raise UsageError(
