@@ -7,10 +7,12 @@ read. It does not know which device the batches go to.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from idvl.data.samples import Sample
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # tokenizers without a limit of their own give a huge number
 NO_LIMIT = 10**6
+# pixels of the images that a processor is given at once: it holds each several times, as floats too
+AT_ONCE = 32 << 20
 
 
 def encode(
@@ -72,11 +76,18 @@ def process(
     """Model inputs of `samples` from their checkpoint's processor: float32 pixels, tokens (n, text_length), their mask.
 
     `square` resizes images to that many pixels a side first, for processors whose sizes vary with the image;
-    `placeholder` stands before each text, for processors that want the image's place marked.
+    `placeholder` stands before each text, for processors that want the image's place marked. Images of more than
+    AT_ONCE pixels together are prepared one by one, unless the processor pads them to the largest.
     """
     given: dict[str, Any] = {"return_tensors": "pt"}
     if "image" in needs:
-        given["images"] = [pixels(sample, square) for sample in samples]
+        images = _images(samples, square, at_most=AT_ONCE)
+        if images is None:
+            how = {"needs": needs, "square": square, "placeholder": placeholder}
+            each = [process(processor, [sample], text_length, **how) for sample in samples]
+            if len({tuple((key, value.shape) for key, value in inputs.items()) for inputs in each}) == 1:
+                return {key: torch.cat([inputs[key] for inputs in each]) for key in each[0]}
+        given["images"] = images or _images(samples, square)
     if "text" in needs:
         given["text"] = [placeholder + sample.texts[0] for sample in samples]
         given |= {"padding": "max_length", "max_length": text_length, "truncation": True}
@@ -168,6 +179,16 @@ def pixels(sample: Sample, square: int | None) -> Any:
     except OSError as error:
         raise UsageError(f"the image of sample {sample.id} cannot be decoded: {error}") from error
     return image.resize((square, square)) if square else image
+
+
+def _images(samples: Sequence[Sample], square: int | None, at_most: float = math.inf) -> list[Any] | None:
+    """The `pixels` of samples; None where those of several are more than `at_most` together."""
+    images: list[Any] = []
+    for sample in samples:
+        images.append(pixels(sample, square))
+        if len(samples) > 1 and sum(image.width * image.height for image in images) > at_most:
+            return None
+    return images
 
 
 def _mapped(function: Callable, parts: Iterable, workers: int) -> Iterator:

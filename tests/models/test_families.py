@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from idvl.errors import UsageError
-from idvl.models import families
+from idvl.models import families, inputs
 from idvl.models.families import family_of, generic
-from idvl.models.inputs import encode
+from idvl.models.inputs import encode, image_processor_of
 from idvl.models.layers import block_names, find_layers
 from idvl.models.loading import Loaded, load
 from idvl.profile import MODALITIES
@@ -227,3 +227,23 @@ def test_padding_that_the_model_does_not_mask_is_noticed():
     assert generic._start(longer, changed, padded, 7) == (3, False)
     assert generic._start(longer, longer + 1, padded, 7) == (None, True)
     assert generic._start(tokens, tokens, padded, 7) == (None, False)
+
+
+@pytest.mark.parametrize("kind", ["blip", "clip", "vilt"])
+def test_large_images_are_prepared_one_by_one(loaded, kind, monkeypatch):
+    """No number changes."""
+    model = loaded(kind)
+    (together,) = encode(model, SAMPLES, batch_size=len(SAMPLES))
+    seen = []
+    processor = type(image_processor_of(model.processor))
+    monkeypatch.setattr(inputs, "AT_ONCE", 100)
+    monkeypatch.setattr(
+        processor,
+        "__call__",
+        lambda self, images, *args, _call=processor.__call__, **named: (
+            seen.append(len(images)) or _call(self, images, *args, **named)
+        ),
+    )
+    (apart,) = encode(model, SAMPLES, batch_size=len(SAMPLES))
+    assert together.keys() == apart.keys() and all(torch.equal(together[key], apart[key]) for key in together)
+    assert set(seen) == {1} and len(seen) >= len(SAMPLES)
