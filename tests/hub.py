@@ -1,9 +1,9 @@
 """A Hub on the loopback address: serves folders as model and dataset repositories to the real clients, takes uploads.
 
     with Hub(models={"Salesforce/blip-image-captioning-base": folder}, datasets={...}) as hub:
-        subprocess.run(["idvl", ...], env=hub.env(tmp_path / "cache"))
+        processes.run("-m", "idvl", ..., env=hub.env(tmp_path / "cache"))
 
-The clients read HF_ENDPOINT when they are imported, so what is tested runs in a subprocess. It knows no idvl.
+The clients read HF_ENDPOINT when they are imported, so what is tested runs in a process of its own. One Hub at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import re
 import threading
 from collections import Counter
@@ -25,6 +24,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from PIL import Image
+
+from tests import processes
 
 DATE = "2026-01-01T00:00:00.000Z"
 API = re.compile(
@@ -102,7 +103,7 @@ class Hub:
 
     def __enter__(self) -> Hub:
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", processes.hub_port()), handler)
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -113,14 +114,12 @@ class Hub:
         self._server.server_close()
 
     def env(self, cache: Path, **more: str) -> dict[str, str]:
-        """The environment of a subprocess whose Hub this is and whose cache is the folder `cache`."""
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not re.match("HF_|HUGGING|TRANSFORMERS_|.*_proxy$", key, re.I)
-        }
-        ours = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-        return {**kept, **ours, "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", **more}
+        """The environment of a process whose Hub this is and whose cache is the folder `cache`, until asked again."""
+        cache.mkdir(parents=True, exist_ok=True)
+        link = processes.cache()
+        link.unlink()
+        link.symlink_to(cache)
+        return {**processes.environment(), **more}
 
 
 class _Handler(BaseHTTPRequestHandler):

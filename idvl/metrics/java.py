@@ -61,8 +61,7 @@ def meteor(given: Texts, wanted: Texts) -> tuple[float, list[float]]:
         """pycocoevalcap's protocol over a process whose stderr cannot fill up and whose text is always UTF-8."""
 
         def __init__(self, errors: IO[bytes]):
-            # a call that fails leaves the lock taken, and Meteor.__del__ takes it once more
-            self.lock = threading.RLock()
+            self.lock = threading.Lock()
             self.meteor_p = subprocess.Popen(
                 METEOR,
                 cwd=str(files("pycocoevalcap") / "meteor"),
@@ -77,6 +76,9 @@ def meteor(given: Texts, wanted: Texts) -> tuple[float, list[float]]:
             self.meteor_p.stdout.close()
             with contextlib.suppress(OSError):
                 self.meteor_p.stdin.close()
+
+        def __del__(self) -> None:
+            """Nothing: Meteor's takes the lock that a failed call has left taken, in whichever thread collects it."""
 
     # the protocol's separator, which pycocoevalcap takes out of predictions only
     wanted = {number: [text.replace("|||", "") for text in texts] for number, texts in wanted.items()}

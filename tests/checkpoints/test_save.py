@@ -18,6 +18,7 @@ from idvl.checkpoints.verify import verify
 from idvl.errors import RunError
 from idvl.models.loading import load
 from idvl.sparsity.masks import Masks
+from tests import processes
 from tests.checkpoints.pruned import Pruned
 
 
@@ -212,9 +213,7 @@ for number, (where, when) in enumerate(moments.items()):
 
 
 def test_a_save_that_was_killed_never_looks_finished_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = processes.run("-c", KILLED, tmp_path)
     assert done.returncode == 0, done.stderr
     for number in range(4):
         pruned = Pruned("vit", tmp_path / f"again-{number}")

@@ -1,12 +1,10 @@
 """The command as a user types it, against a Hub on the loopback address that serves the real names."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests import tiny
+from tests import processes, tiny
 from tests.hub import Hub, write_dataset
 
 MODEL = "Salesforce/blip-image-captioning-base"
@@ -20,8 +18,7 @@ def folders(tmp_path_factory):
 
 
 def idvl(hub, cache, *arguments, **environment):
-    command = [sys.executable, "-m", "idvl", "estimate-id", *arguments]
-    return subprocess.run(command, env=hub.env(cache, **environment), capture_output=True, text=True, timeout=200)
+    return processes.run("-m", "idvl", "estimate-id", *arguments, env=hub.env(cache, **environment))
 
 
 def test_a_hub_model_on_coco(folders, tmp_path):

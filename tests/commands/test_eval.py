@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from idvl import predictions
 from idvl.commands import main
-from tests import tiny
+from tests import processes, tiny
 from tests.hub import Hub, jpeg, write_dataset
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -174,12 +172,8 @@ def test_a_metric_of_ones_own_is_computed_beside_the_others(tmp_path):
     )
     asked = ["builtin/blip", "--dataset", "shapes", "--limit", "6", "--metric", str(folder), "--json"]
     # evaluate keeps the package that it copies metrics into for as long as a process lives
-    done = subprocess.run(
-        [sys.executable, "-m", "idvl", "eval", *asked, "--output", str(tmp_path / "run")],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": "without Java"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "PATH": "without Java"}
+    done = processes.run("-m", "idvl", "eval", *asked, "--output", tmp_path / "run", env=environment)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     lines = predictions.read(tmp_path / "run" / "predictions.jsonl")
@@ -188,8 +182,7 @@ def test_a_metric_of_ones_own_is_computed_beside_the_others(tmp_path):
 
 
 def on_hub(hub, cache, *arguments):
-    command = [sys.executable, "-m", "idvl", "eval", *map(str, arguments), "--json"]
-    return subprocess.run(command, env=hub.env(cache), capture_output=True, text=True, timeout=200)
+    return processes.run("-m", "idvl", "eval", *arguments, "--json", env=hub.env(cache))
 
 
 def test_a_hub_model_finds_flickr30k_images(place, tmp_path):

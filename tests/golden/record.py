@@ -72,7 +72,7 @@ def machine() -> dict[str, str]:
 
 
 def dimensions(name: str) -> dict[str, dict[str, float | None]]:
-    """Protocol -> layer -> intrinsic dimension on 100 samples."""
+    """Protocol -> layer -> intrinsic dimension on 100 samples; by icml24, which is slow, of the first blocks."""
     found = {}
     for tokens, capture, estimator in PROTOCOLS:
         profile = idvl.estimate_id(
@@ -82,6 +82,7 @@ def dimensions(name: str) -> dict[str, dict[str, float | None]]:
             tokens=tokens,
             capture=capture,
             estimator=estimator,
+            layers="*.0.*" if estimator == "icml24" else None,
             device="cpu",
         )
         layers = {layer: result.estimate.dimension for layer, result in profile.layers.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,19 @@ def test_a_meteor_that_dies_does_not_hang(source: str, tmp_path: Path, monkeypat
     assert len(str(refused.value)) < 300 and "2 GB" in refused.value.hint
 
 
+def test_a_meteor_that_died_is_collected_by_any_thread(tmp_path: Path, monkeypatch) -> None:
+    pretend(tmp_path, monkeypatch, "import sys\nsys.exit(1)\n")
+    gc.disable()
+    with pytest.raises(Unavailable) as refused:
+        meteor(GIVEN, WANTED)
+    del refused
+    collector = threading.Thread(target=gc.collect, daemon=True)
+    collector.start()
+    collector.join(20)
+    gc.enable()
+    assert not collector.is_alive()
+
+
 def test_a_java_that_dies_costs_only_its_metrics(tmp_path: Path, monkeypatch) -> None:
     pretend(tmp_path, monkeypatch, "import sys\nsys.exit(1)\n")
     found = score(["a dog", "a cat"], [["a dog runs"], ["a cat"]])
@@ -123,6 +138,7 @@ def test_the_separator_of_meteors_protocol_is_taken_out(tmp_path: Path, monkeypa
     log = tmp_path / "asked"
     source = f"""\
 import sys
+import threading
 for line in sys.stdin:
     with open({str(log)!r}, "a", encoding="utf-8") as file:
         file.write(line)

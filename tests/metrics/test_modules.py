@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import idvl.metrics
 from idvl.metrics.caption import score
+from tests import processes
+from tests.hub import Hub
 
 MODULES = Path(idvl.metrics.__file__).parent / "modules"
 CAPTIONS = ["a man rides a horse", "a cat"], [["a man riding a horse", "someone on a horse"], ["a cat on a mat"]]
@@ -35,12 +34,11 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, dict]:
-    """All modules in a process of their own, which has no hub, no Java, and an empty cache."""
+    """All modules in a process of their own, which has a hub with nothing in it, no Java, and an empty cache."""
     folder = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "PATH": str(folder)}
-    environment["HF_MODULES_CACHE"] = str(folder / "modules")
-    command = [sys.executable, "-c", PROGRAM, str(MODULES), json.dumps(CALLS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
+    with Hub() as nothing:
+        environment = nothing.env(folder / "cache", PATH=str(folder))
+        done = processes.run("-c", PROGRAM, MODULES, json.dumps(CALLS), env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -22,7 +22,7 @@ from idvl.models.capture import points
 from idvl.models.causes import one_line
 from idvl.models.inputs import encode, process
 from idvl.models.loading import find_device, fingerprint, load, wrap
-from tests import tiny
+from tests import processes, tiny
 from tests.hub import Hub
 
 
@@ -350,8 +350,8 @@ def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
     (bare / "processor_config.json").unlink()
 
     def session():
-        code = [sys.executable, "-c", HUB_SESSION]
-        done = subprocess.run(code, env=hub.env(tmp_path / "cache"), capture_output=True, text=True, check=True)
+        done = processes.run("-c", HUB_SESSION, env=hub.env(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     models = {"google/vit": checkpoints / "vit", "meta/bert": checkpoints / "bert", "google/bare": bare}

@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import load
 from idvl.training import Training, checkpoint, train
-from tests import tiny
+from tests import processes, tiny
 from tests.training.interrupted import STORIES
 
 ROOT = Path(__file__).parents[2]
@@ -38,9 +36,8 @@ def stories(tmp_path_factory):
     """What became of each story, all told by one process."""
     folder = tmp_path_factory.mktemp("interrupted")
     model = tiny.save("blip", folder / "model")
-    command = [sys.executable, "-m", "tests.training.interrupted", str(model), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = processes.run("-m", "tests.training.interrupted", model, folder, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

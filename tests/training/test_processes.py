@@ -1,9 +1,6 @@
 """Two processes train the model that one would train, and stop together."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,20 +8,18 @@ import torch
 
 from idvl.models.loading import load
 from idvl.training import Training, train
-from tests import tiny
+from tests import processes, tiny
 from tests.training.pair import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 
 
 def launch(folder, fault="none"):
-    """Run the pair; (exit code, what each process said)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += ["-m", "tests.training.pair", str(folder), fault]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    """Run the pair; (exit codes, what each process said, the errors of the first)."""
+    ended = processes.team("-m", "tests.training.pair", folder, fault)
     paths = [folder / f"said-{rank}.json" for rank in range(2)]
-    return done.returncode, [json.loads(path.read_text()) if path.exists() else None for path in paths], done.stderr
+    said = [json.loads(path.read_text()) if path.exists() else None for path in paths]
+    return [process.wait() for process in ended], said, ended[0].stderr
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +32,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def said(folder):
-    code, said, errors = launch(folder)
-    assert code == 0, errors
+    codes, said, errors = launch(folder)
+    assert codes == [0, 0], errors
     return said
 
 
@@ -131,8 +126,8 @@ def test_a_late_process_ends_an_exchange_but_not_what_each_does_alone(said):
 )
 def test_one_process_stops_all_with_its_reason(folder, tmp_path, fault, expected):
     (tmp_path / "blip").symlink_to(folder / "blip")
-    code, said, _ = launch(tmp_path, fault)
-    assert code != 0
+    codes, said, _ = launch(tmp_path, fault)
+    assert 0 not in codes
     for each, wanted in zip(said, expected, strict=True):
         assert (each is None) == (wanted is None)
         if each:

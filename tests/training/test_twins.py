@@ -1,14 +1,11 @@
 """Two processes prune what one would prune: at the first update the same weights, after 30 steps almost the same."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from idvl.sparsity.masks import Masks
-from tests import tiny
+from tests import processes, tiny
 from tests.training.twins import CRITERIA
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +15,9 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("twins")
     tiny.save("blip", folder / "blip")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    pair = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    for launcher in ([], pair):
-        command = [sys.executable, *launcher, "-m", "tests.training.twins", str(folder)]
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=200)
+    for size in (1, 2):
+        ended = processes.team("-m", "tests.training.twins", folder, size=size)
+        assert all(process.wait() == 0 for process in ended), ended[0].stderr
     return folder
 
 

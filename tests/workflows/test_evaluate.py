@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from idvl.tasks import Pass
 from idvl.workflows import judging, predicting, scoring
 from idvl.workflows.evaluate import run
 from idvl.workflows.launch import peak_memory
-from tests import tiny
+from tests import processes, tiny
 from tests.reporter import Silent
 
 N = 20
@@ -173,22 +171,10 @@ def arguments(settings, folder):
     return ["-m", "idvl", "eval", *given, "--output", str(folder)]
 
 
-def environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
-
-
-def succeeded(command, **more):
-    done = subprocess.run(command, env=environment(**more), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_killed_run_goes_on_and_gives_the_same_file(captions, tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, *arguments(BLIP, folder)]
-    without_java = {"PATH": str(Path(sys.executable).parent)}
-    killed = subprocess.Popen(
-        command, env=environment(**without_java), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    without_java = {**os.environ, "PATH": "without Java"}
+    killed = processes.start(*arguments(BLIP, folder), env=without_java)
     path = folder / "predictions.jsonl"
     deadline = time.monotonic() + 120
     while killed.poll() is None and time.monotonic() < deadline:
@@ -196,8 +182,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(captions, tmp_path):
             killed.send_signal(signal.SIGKILL)
             break
         time.sleep(0.01)
-    killed.wait()
-    succeeded([*command, "--resume"], **without_java)
+    assert killed.wait() == -signal.SIGKILL, killed.stderr
+    done = processes.run(*arguments(BLIP, folder), "--resume", env=without_java)
+    assert done.returncode == 0, done.stderr
     assert path.read_bytes() == (captions[0] / "predictions.jsonl").read_bytes()
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"] == captions[1]["metrics"]
@@ -205,8 +192,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(captions, tmp_path):
 
 def test_two_processes_predict_every_sample_once(digits, tmp_path):
     folder = tmp_path / "run"
-    launcher = str(Path(sys.executable).with_name("torchrun"))
-    succeeded([launcher, "--standalone", "--nproc_per_node", "2", *arguments(VIT, folder)], ACCELERATE_USE_CPU="true")
+    ended = processes.team(*arguments(VIT, folder))
+    assert [process.wait() for process in ended] == [0, 0], ended[0].stderr
     assert (folder / "predictions.jsonl").read_bytes() == (digits[0] / "predictions.jsonl").read_bytes()
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"] == digits[1]["metrics"]

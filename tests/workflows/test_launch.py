@@ -10,6 +10,7 @@ import pytest
 
 from idvl.errors import UsageError
 from idvl.models.team import waiting
+from tests import processes
 
 PROGRAM = """
 import atexit, os
@@ -67,6 +68,6 @@ def test_fewer_processes_than_were_said_are_told_in_one_line():
         port = str(free.getsockname()[1])
     place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = {**os.environ, **place, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True)
+    done = processes.run("-c", ALONE, env=environment)
     assert done.stdout.startswith("2 processes were launched, but not all came within 1 s: use `")
     assert done.stdout.count("\n") == 1

@@ -26,7 +26,7 @@ from idvl.recipe import parse_bytes
 from idvl.workflows.estimate_id import estimate_id, run
 from idvl.workflows.launch import held_memory, peak_within
 from idvl.workflows.measure import Measurement, Settings
-from tests import tiny
+from tests import processes, tiny
 from tests.geometry.clouds import Pieces, gaussian
 from tests.reporter import Silent
 
@@ -292,7 +292,7 @@ sys.exit(main())
 def test_a_signal_says_how_to_go_on(blip, tmp_path, name, code):
     folder = tmp_path / "a run"
     program = STOPPED.format(signal=name, model=blip, folder=str(folder))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = processes.run("-c", program)
     assert done.returncode == code
     assert f"--output '{folder}' --resume goes on" in done.stderr and "Traceback" not in done.stderr
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
@@ -383,7 +383,7 @@ class _Sometimes(torch.nn.Module):
 def test_two_processes_give_the_profile_of_one(blip, tmp_path, launcher):
     arguments = ["-m", "idvl", "estimate-id", blip, "--dataset", "shapes", "--samples", str(N), "--quiet", "--output"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, env=environment)
+    assert processes.run(*arguments, tmp_path / "one", env=environment).returncode == 0
     launch = {
         "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
         "accelerate": [
@@ -411,19 +411,8 @@ def test_a_mistake_is_told_by_one_of_several_processes(tmp_path):
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(blip, tmp_path):
-    environment = {**os.environ, "WORLD_SIZE": "2"}
-    command = [
-        sys.executable,
-        "-m",
-        "idvl",
-        "estimate-id",
-        blip,
-        "--dataset",
-        "shapes",
-        "--output",
-        str(tmp_path / "x"),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = ["-m", "idvl", "estimate-id", blip, "--dataset", "shapes", "--output", tmp_path / "x"]
+    done = processes.run(*command, env={**os.environ, "WORLD_SIZE": "2"})
     assert done.returncode == 2
     assert "accelerate launch" in done.stderr
 

@@ -1,11 +1,8 @@
 """A pruned model: exactly as sparse as asked for, the same after a break and from several processes, or refused."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -30,7 +27,7 @@ from idvl.workflows import estimate_id
 from idvl.workflows.prune import run
 from idvl.workflows.pruning import training
 from idvl.workflows.pruning.saving import check_saved
-from tests import tiny
+from tests import processes, tiny
 from tests.hub import write_dataset
 from tests.reporter import Silent
 
@@ -141,7 +138,7 @@ def test_a_second_resume_shows_what_is_there(place, whole):
             "prune__sparsity": None,
         },
         {"prune__criterion": "gradient", "prune__refresh_profile": 1, "prune__monotone": True},
-        {"prune__compat": "icml24"},
+        {"prune__compat": "icml24", "prune__scope": "*.0.*"},
         {"prune__scope": "*.mlp.fc1", "train__distill": 0.1, "train__mixed_precision": "bf16"},
     ],
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
@@ -502,10 +499,6 @@ def command(place, folder, *more, **changes):
     return ["-m", "idvl", "prune", "--recipe", str(recipe), "--output", str(folder), "--quiet", *more]
 
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
 def same(first, second):
     ours, theirs = weights(first), weights(second)
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
@@ -522,9 +515,7 @@ def same(first, second):
 )
 def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, *command(place, folder)], env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    process = processes.start(*command(place, folder))
     waited = {
         "profile": folder / "profile" / "metrics.jsonl",
         "SIGTERM": folder / "checkpoints" / "step-000000004",
@@ -533,8 +524,7 @@ def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
     while not waited.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM if moment == "SIGTERM" else signal.SIGKILL)
-    said = process.communicate()[1]
-    assert process.returncode == (143 if moment == "SIGTERM" else -signal.SIGKILL), said
+    assert process.wait() == (143 if moment == "SIGTERM" else -signal.SIGKILL), process.stderr
     assert not (folder / "report.json").exists()
     pruned(place, folder, resume=True)
     assert same(whole[0], folder) == []
@@ -547,12 +537,12 @@ def test_a_killed_run_that_measures_anew_resumes_to_the_same_bits(place, tmp_pat
     asked = {"prune__refresh_profile": 1, "train__epochs": 3, "prune__criterion": "gradient", "prune__final": 0.1}
     whole, folder = tmp_path / "whole", tmp_path / "run"
     pruned(place, whole, **asked)
-    process = subprocess.Popen([sys.executable, *command(place, folder, **asked)], env=environment())
+    process = processes.start(*command(place, folder, **asked))
     waited = folder / "checkpoints" / "step-000000016"  # an epoch has 13 steps
     deadline = time.monotonic() + 120
     while not waited.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     pruned(place, folder, resume=True, **asked)
     for name in ("profile-epoch-0001.json", "profile-epoch-0002.json", "profile.json"):
@@ -573,14 +563,9 @@ def test_a_changed_recipe_is_refused_with_its_key(place, tmp_path):
 def test_two_processes_prune_almost_the_same_weights_as_one(place, tmp_path):
     alone, pair = tmp_path / "alone", tmp_path / "pair"
     same_steps = {"prune__profile": "auto", "prune__criterion": "magnitude"}
-    subprocess.run([sys.executable, *command(place, alone, **same_steps)], env=environment(), check=True)
-    launcher = str(Path(sys.executable).with_name("torchrun"))
-    subprocess.run(
-        [launcher, "--standalone", "--nproc_per_node", "2", *command(place, pair, **same_steps, train__batch_size=4)],
-        env={**environment(), "ACCELERATE_USE_CPU": "true"},
-        check=True,
-        capture_output=True,
-    )
+    assert processes.run(*command(place, alone, **same_steps)).returncode == 0
+    for process in processes.team(*command(place, pair, **same_steps, train__batch_size=4)):
+        assert process.wait() == 0, process.stderr
     one, two = (Masks.load(folder / "masks.safetensors") for folder in (alone, pair))
     equal = sum(int((one.kept(name) == two.kept(name)).sum()) for name in one.shapes)
     assert one.zeros.keys() == two.zeros.keys() and sum(one.zeros.values()) == sum(two.zeros.values())
