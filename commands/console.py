@@ -73,7 +73,7 @@ def rank() -> int:
 
 def output() -> Terminal:
     """The console for results: stdout, wide enough for a table when it is a pipe."""
-    fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    fixed = not (sys.stdout and sys.stdout.isatty()) and "COLUMNS" not in os.environ
     return Terminal(width=PIPE_WIDTH if fixed else None, highlight=False)
 
 

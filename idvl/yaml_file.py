@@ -55,6 +55,8 @@ def load(path: Path | str) -> Any:
     try:
         _check(text)
         return yaml.load(text, _Loader)
+    except KeyError as error:
+        raise ValueError(f"{quoted(error.args[0])} is not true or false") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).replace(' in "<unicode string>",', " in").split())) from error
 

@@ -35,6 +35,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "9" * 5000, "4300 digits"),
         ("a: [", "while parsing a flow"),
         ("a: 1\n--- \nb: 2", "expected a single document"),
+        ("a: !!bool 'maybe'", "'maybe' is not true or false"),
         ("a: !!python/name:os.system", "could not determine a constructor"),
     ],
 )

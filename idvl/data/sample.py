@@ -16,6 +16,10 @@ Encoded = bytes | Path | Stored | Image.Image
 
 # the largest encoded image, in bytes
 LARGEST = 1 << 30
+# what is decoded, by Pillow alone: PostScript, which it knows too, would be run by an interpreter
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# how often an image may be as long as it is wide: what scales the shorter side to that of a model makes the other huge
+LONGEST = 200
 # formats whose grey pixels of more than 8 bits Pillow gives as 32-bit numbers that span 16 bits
 SPANS_16_BITS = ("PNG", "PPM")
 BITS_PER_SAMPLE = 258  # a tag of TIFF
@@ -58,13 +62,21 @@ def decoded(source: Encoded) -> Image.Image:
     if isinstance(source, Image.Image):
         return rgb(source)
     try:
-        with Image.open(io.BytesIO(encoded(source))) as opened:
-            ImageOps.exif_transpose(opened, in_place=True)
-            return rgb(opened)
+        with opened(encoded(source)) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return rgb(image)
     except OSError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever their formats call for
         raise OSError(str(error)) from error
+
+
+def opened(data: bytes) -> Image.Image:
+    """An encoded image, its pixels not read yet. OSError for what is none of FORMATS, or too long for its width."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if max(image.size) > LONGEST * min(image.size):
+        raise OSError(f"{image.width} x {image.height} pixels: one side is more than {LONGEST} times the other")
+    return image
 
 
 def rgb(image: Image.Image) -> Image.Image:

@@ -16,6 +16,8 @@ from idvl.errors import UsageError, quoted
 # what the extra vlm installs, as the messages of transformers spell it
 VLM = ("torchvision", "num2words", "sentencepiece", "protobuf")
 
+REFUSED = "the model does not take what its processor prepares: {}; check its preprocessor_config.json"
+
 
 @contextmanager
 def one_line(name: str, folder: Path | None) -> Iterator[None]:

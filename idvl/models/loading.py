@@ -24,7 +24,7 @@ from idvl.errors import UsageError, quoted
 from idvl.models import stated
 from idvl.models.causes import first_line, nearby, one_line, unreached
 from idvl.models.families import Family, family_of
-from idvl.models.inputs import image_processor_of, tokenizer_of
+from idvl.models.inputs import AT_ONCE, image_processor_of, tokenizer_of
 from idvl.models.layers import block_of, find_layers, modality_of
 
 logger = logging.getLogger(__name__)
@@ -264,6 +264,12 @@ def _processor(target: str, family: Family, config: Any, options: dict[str, Any]
         raise UsageError(f"the tokenizer of {target} has no vocabulary; add the original model's tokenizer.json")
     if has["image"] is not None:
         images = AutoImageProcessor.from_pretrained(target, backend="pil", **options)
+        for size in (getattr(images, name, None) or {} for name in ("size", "crop_size")):
+            if size.get("height", 0) * size.get("width", 0) > AT_ONCE:
+                raise UsageError(
+                    f"the preprocessor_config.json of {target} asks for {size['width']} x {size['height']} pixels an "
+                    f"image, more than {AT_ONCE:,}: correct its sizes"
+                )
         if processor is has["image"]:
             return images
         processor.image_processor = images

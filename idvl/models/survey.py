@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError
-from idvl.models.causes import first_line
+from idvl.models.causes import REFUSED, first_line
 from idvl.models.layers import Layer
 from idvl.models.walk import Call, restore_forward, to_device
 
@@ -120,10 +120,7 @@ def survey(
             try:
                 tour.run(model, call, {key: value[:1] for key, value in batch.items()})
             except ValueError as error:  # how transformers refuses pixels of another size
-                raise UsageError(
-                    f"the model does not take what its processor prepares: {first_line(error)}; check its "
-                    "preprocessor_config.json"
-                ) from error
+                raise UsageError(REFUSED.format(first_line(error))) from error
             alone = tour.shapes
             tours = [tour.run(model, call, batch) for _ in range(TOURS)]
     finally:

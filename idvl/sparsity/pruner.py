@@ -48,7 +48,8 @@ class Pruner:
 
     At due steps the masks are set anew and zeros are written; until the final phase weights are free to move and to
     return between updates. The final phase's first step sets the masks for good, and every step enforces them. With
-    `monotone` what was pruned stays pruned, and every step enforces that from the first update on.
+    `monotone`, and in one-shot pruning, where no training would bring a value back, what was pruned stays pruned, and
+    every step enforces that from the first update on.
 
     `factors` multiply a layer's scores (1 where None). `floor` and `ceiling` are the least and the largest sparsity of
     a layer, the floor growing with the schedule; `min_keep` weights stay in every layer. UsageError where settings do
@@ -89,7 +90,8 @@ class Pruner:
             window=getattr(criterion, "window", None),
         )
         self.weights, self.criterion, self.schedule = dict(weights), criterion, schedule
-        self._allocation, self._structure, self._monotone = allocation, parse(structure), monotone
+        self._allocation, self._structure = allocation, parse(structure)
+        self._monotone = monotone or schedule.kind == "one-shot"
         shapes = {name: weight.shape for name, weight in weights.items()}
         for weight in weights.values():
             weight.data = weight.data.contiguous()

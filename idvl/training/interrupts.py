@@ -15,7 +15,7 @@ class Interrupts:
 
     Launchers repeat signals to the processes they started, so with `several` only the first counts. They also send
     SIGTERM to the others when one has failed: after an error it stays without effect, or no reason would be told.
-    Outside of the main thread signals cannot be caught, and nothing is changed.
+    Outside of the main thread signals cannot be caught, and nothing is changed; one that is ignored stays so.
     """
 
     def __init__(self, *, several: bool):
@@ -25,7 +25,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(

@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from idvl import predictions
-from idvl.errors import RunError
+from idvl.errors import RunError, UsageError
+from idvl.models.causes import REFUSED, first_line
 from idvl.models.team import Team
 from idvl.predictions import Record
 from idvl.tasks import Pass
@@ -144,9 +145,13 @@ def _as_it_is(inputs: Any) -> Any:
 
 @contextlib.contextmanager
 def fitting(size: int) -> Iterator[None]:
-    """Turn a lack of memory for a batch of this size into one line with a way out."""
+    """Turn a lack of memory for a batch of this size, and pixels that the model refuses, into a line with a way out."""
     try:
         yield
+    except UsageError:
+        raise
+    except ValueError as error:  # how transformers refuses pixels of another size
+        raise UsageError(REFUSED.format(first_line(error))) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         smaller = f"a smaller eval.batch_size ({size // 2} or auto)" if size > 1 else "another --device"
         raise RunError(f"evaluating a batch of {size} does not fit into memory: --resume with {smaller}") from error

@@ -370,6 +370,7 @@ def test_a_name_that_no_file_can_have_is_a_mistake(
     [
         (">/dev/full", 1, "stdout cannot be written (No space left on device)"),
         ("2>/dev/full", 0, None),
+        (">&-", 0, None),
         ("| head -c 1", 0, None),
     ],
 )

@@ -53,6 +53,8 @@ BROKEN = {
     "zero bytes": (b"", "x"),
     "cannot be decoded": (jpeg(1)[:-60], "y"),
     "not an image": (b"<html>not found</html>", "z"),
+    "not an image of a known format (JPEG, ": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n", "z"),
+    "cannot be decoded: 3000 x 1 pixels: one side is more than 200 times": (jpeg(4, (3000, 1)), "z"),
     "no text in column 'text'": (jpeg(2), None),
     "no text in column": (jpeg(3), "  "),
 }

@@ -459,6 +459,15 @@ def test_a_processor_whose_settings_make_no_sense(change, checkpoints):
             encode(loaded, tiny.samples(2), batch_size=2)
 
 
+def test_a_processor_that_asks_for_images_beyond_any_memory(copy):
+    path = next(copy("vit").glob("*processor_config.json"))
+    text = json.loads(path.read_text())
+    (text if "size" in text else text["image_processor"])["size"] = {"height": 100_000, "width": 100_000}
+    path.write_text(json.dumps(text))
+    with pytest.raises(UsageError, match="asks for 100000 x 100000 pixels an image, more than .*: correct its sizes"):
+        load(str(path.parent), device="cpu")
+
+
 def test_a_text_without_a_token_is_refused_by_name(checkpoints):
     loaded = load(str(checkpoints / "gpt2"), device="cpu")
     loaded.processor._tokenizer.post_processor = None

@@ -47,6 +47,25 @@ def test_every_update_has_the_number_of_zeros_asked_for(criterion: str, ties: bo
     pruned.masks.verify(weights)
 
 
+@pytest.mark.parametrize("structure", ["unstructured", "2:4"])
+@pytest.mark.parametrize("criterion", criteria.names())
+def test_one_shot_keeps_the_values_of_all_that_stays(criterion: str, structure: str) -> None:
+    """Zeros are written at every level, and nothing is trained: what came back would stay zero."""
+    weights = layers()
+    dense = {name: weight.detach().clone() for name, weight in weights.items()}
+    more = {"target": 0.5} if structure == "2:4" else {"min_keep": 3}
+    allocation = "uniform" if structure == "2:4" else "global"
+    pruned = pruner(
+        weights, criterion, kind="one-shot", initial=0, final=0, mask_every=1, total_steps=20, structure=structure,
+        allocation=allocation, **more,
+    )  # fmt: skip
+    train(weights, pruned, range(1, 21), torch.optim.SGD(weights.values(), lr=0.0))
+    assert zeros(weights) == sum(pruned.masks.zeros.values()) == round(pruned.schedule.target * TOTAL)
+    for name, weight in weights.items():
+        kept = pruned.masks.kept(name)
+        assert torch.equal(weight[kept], dense[name][kept])
+
+
 def test_factors_move_zeros_between_layers() -> None:
     plain, weighted = layers(), layers()
     train(plain, pruner(plain), range(1, 41), adamw(plain))

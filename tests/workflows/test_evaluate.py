@@ -265,6 +265,14 @@ def test_predictions_of_another_task_are_not_scored(captions, tmp_path):
     assert scoring.score_again(tmp_path / "predictions.jsonl", task="caption", seed=0, resamples=100)["samples"] == N
 
 
+def test_a_model_that_does_not_take_its_processors_pixels_is_told(tmp_path):
+    model = Path(shutil.copytree(builtin.path("builtin/vit"), tmp_path / "model"))
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "preprocessor_config.json").write_text(json.dumps(settings | {"size": {"height": 6, "width": 6}}))
+    with pytest.raises(UsageError, match=r"does not take what its processor prepares: .*preprocessor_config\.json"):
+        evaluated(tmp_path / "run", VIT | {"model.name": str(model), "eval.limit": 10})
+
+
 def test_what_is_not_whole_is_not_scored(digits, tmp_path):
     folder, results = digits
     run_folder = tmp_path / "run"
