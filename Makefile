@@ -59,9 +59,9 @@ $(STUDY)/dense/blip-%/card.json: | $(STAMP)
 $(STUDY)/dense/vit-%/card.json: | $(STAMP)
 	$(BIN)/python -m idvl.builtin.make vit --seed $* --steps 1500 --precision float32 --output $(@D)
 
-# two at a time, with a thread each: most tests keep one core busy
+# two at a time, with a thread each: most tests keep one core busy; what one process has compiled the others read
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

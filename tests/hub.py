@@ -9,10 +9,12 @@ The clients read HF_ENDPOINT when they are imported, so what is tested runs in a
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
 import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -100,6 +102,7 @@ class Hub:
         self.sent: Counter[str] = Counter()
         self.created: list[dict[str, Any]] = []
         self.uploaded: dict[str, dict[str, bytes]] = {}
+        self.connections: list[socket.socket] = []
 
     def __enter__(self) -> Hub:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -112,6 +115,10 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        # or a client that keeps a connection would ask this Hub where the next one listens
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def env(self, cache: Path, **more: str) -> dict[str, str]:
         """The environment of a process whose Hub this is and whose cache is the folder `cache`, until asked again."""
@@ -125,6 +132,10 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub.connections.append(self.connection)
 
     def log_message(self, *_: object) -> None:
         pass

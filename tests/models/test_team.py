@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from idvl.errors import RunError, UsageError
 from idvl.models import team as processes
 from idvl.models.team import Team
+from tests import processes as forked
 
 COUNTS = [3, 2, 4]
 
@@ -49,7 +49,9 @@ def _work(rank, folder):
 
 
 def test_three_processes_hold_what_one_would(tmp_path):
-    mp.spawn(_work, args=(str(tmp_path),), nprocs=3)
+    work = "import os, sys\nfrom tests.models.test_team import _work\n_work(int(os.environ['RANK']), sys.argv[1])"
+    for process in forked.team("-c", work, tmp_path, size=3):
+        assert process.wait() == 0, process.stderr
 
 
 def test_alone_everything_is_the_identity():

@@ -167,6 +167,7 @@ def test_how_runs_were_made_tells_shared_settings_once(tmp_path: Path) -> None:
     assert row["started"] == "2026-01-02 03:04:05" and row["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_make_a_page_below_two_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a model with as many layers as BLIP-base."""
     kinds = [("vision", f"vision_model.encoder.layers.{n}") for n in range(12)]
