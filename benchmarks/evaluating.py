@@ -21,10 +21,10 @@ from setups.blip import build
 from idvl import tasks
 from idvl.data.samples import select
 from idvl.data.shapes import samples as drawn
+from idvl.distributed import Team
+from idvl.evaluation.prediction import walk
 from idvl.models.loading import load
 from idvl.models.skills import Generation, settle
-from idvl.models.team import Team
-from idvl.workflows.predicting import walk
 
 RESULTS = Path(__file__).parent / "results" / "evaluating.json"
 GOAL = 1.10

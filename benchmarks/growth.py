@@ -13,9 +13,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from idvl.data.shapes import samples
+from idvl.measurement.measurement import Measurement, Settings
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
-from idvl.workflows.measure import Measurement, Settings
 
 HERE = Path(__file__).parent
 KERNEL, RESULTS = HERE / "results" / "kernel.json", HERE / "results" / "growth.json"

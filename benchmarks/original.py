@@ -21,9 +21,9 @@ import torch
 from setups.blip import build
 
 from idvl.data.shapes import samples
+from idvl.measurement.measurement import Measurement, Settings
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
-from idvl.workflows.measure import Measurement, Settings
 
 RESULTS = Path(__file__).parent / "results" / "original.json"
 SAMPLES, BATCH, SEED = 2000, 16, 0

@@ -28,9 +28,9 @@ def drawn(n: int):
 
 
 def measurement(folder: str, n: int, memory: int):
+    from idvl.measurement.measurement import Measurement, Settings
     from idvl.models.layers import find_layers
     from idvl.models.loading import load
-    from idvl.workflows.measure import Measurement, Settings
 
     loaded = load(folder)
     layers = find_layers(loaded.model, loaded.family)

@@ -121,7 +121,7 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return f"{error.strerror}: {quoted(error.filename)}", 2
     if re.search(r"gloo|NCCL|pair closure", text):
-        from idvl.models.team import lost
+        from idvl.distributed import lost
 
         return f"{lost(error) or type(error).__name__} ({text[:100]})", 1
     return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1

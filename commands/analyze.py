@@ -83,7 +83,7 @@ def command(
 
     Every number names the file that it is from.
     """
-    from idvl.reporting.formats import FORMATS
+    from idvl.reporting.export import FORMATS
 
     o.check_text({**context.params, "folders": []})
     if table and json:
@@ -117,7 +117,7 @@ def command(
 def _measure(params: dict[str, Any]) -> tuple[Reporter, Path | None]:
     """Carry out --sensitivity: the reporter, and the folder; None after a plan, and beside the first process."""
     reporter, asked = o.begin({**params, "model": params["sensitivity"], "output_dir": params["page"]}, SETTINGS)
-    from idvl.workflows import sensitivity
+    from idvl.pruning import sensitivity
 
     given = {"ratios": params["ratios"]} if params["ratios"] else {}
     how = {name: params[name] for name in ("resume", "overwrite")}
@@ -133,7 +133,7 @@ def _measure(params: dict[str, Any]) -> tuple[Reporter, Path | None]:
 
 def _show(found: Any, *, table: str | None, json: bool, tables: bool, reporter: Reporter) -> None:
     """The tables as they were asked for; on the terminal where there is no page of them. What is wrong with runs."""
-    from idvl.reporting.formats import terminal, written
+    from idvl.reporting.export import terminal, written
     from idvl.workflows.analyze import document
 
     for name, why in found.made.troubles[len(found.study.refused) :]:

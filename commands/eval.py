@@ -117,7 +117,8 @@ def command(
     if score and (given := [name for name in ignored if context.params[name]]):
         raise UsageError(f"--score reads predictions alone: leave out --{given[0].removesuffix('_dir')}")
     reporter, asked = o.begin({**context.params, "model": str(score) if score else model}, SETTINGS)
-    from idvl.workflows import evaluate, scoring
+    from idvl.evaluation import scoring
+    from idvl.workflows import evaluate
 
     with results_alone():
         if score:

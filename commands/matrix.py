@@ -25,10 +25,10 @@ def carry_out(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> N
         raise UsageError(f"--matrix and {given[0]} exclude each other: a matrix holds its recipe and uploads nothing")
     seconds = None if params["budget"] is None else parse_time(params["budget"])
     reporter, asked = o.asked(params, sections)
-    from idvl.workflows import matrix
+    from idvl.sweep import sweep
 
     with results_alone():
-        result = matrix.run(
+        result = sweep.run(
             params["matrix"],
             given=asked,
             folder=params["output_dir"],

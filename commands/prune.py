@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from idvl.choices import Allocation, Compat, Criterion, IdWeight, MissingId, Precision, ScheduleName
 from idvl.commands import matrix as matrices
 from idvl.commands import options as o
 from idvl.commands.console import Reporter, output, rank, results_alone, write
 from idvl.commands.options import choices, flag, number, text
 from idvl.errors import UsageError
-from idvl.words import Allocation, Compat, Criterion, IdWeight, MissingId, Precision, ScheduleName
 
 EPILOG = """[bold]Examples[/bold]
 

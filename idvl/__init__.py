@@ -18,7 +18,7 @@ _HOME = {
     "Sample": "idvl.data.samples",
     "UsageError": "idvl.errors",
     "compare": "idvl.profile",
-    "estimate_id": "idvl.workflows.estimate_id",
+    "estimate_id": "idvl.measurement.api",
     "intrinsic_dimension": "idvl.geometry.estimators",
     "load_profile": "idvl.profile",
     "plot": "idvl.reporting.plot",

@@ -24,10 +24,7 @@ from pydantic import (
 )
 
 from idvl import yaml_file
-from idvl.errors import UsageError, quoted
-from idvl.files import write_text
-from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
-from idvl.words import (
+from idvl.choices import (
     DEFAULT_CRITERION,
     Allocation,
     Compat,
@@ -39,6 +36,9 @@ from idvl.words import (
     Smoothing,
     Texts,
 )
+from idvl.errors import UsageError, quoted
+from idvl.files import write_text
+from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 
 UNITS = {"": 1, "B": 1, **{p + "B": 1000**i for i, p in enumerate("KMGT", 1)}}
 UNITS |= {p + suffix: 1024**i for i, p in enumerate("KMGT", 1) for suffix in ("", "I", "IB")}
@@ -243,6 +243,10 @@ class Recipe(Section):
     def to_dict(self, *sections: str) -> dict[str, Any]:
         """The resolved recipe, or these sections of it, YAML- and JSON-ready; `load` reads it back."""
         return self.model_dump(mode="json", include=set(sections or SECTIONS))
+
+    def same_everywhere(self) -> dict[str, Any]:
+        """What all processes of a run must have been given alike: all but what may differ between machines."""
+        return self.model_dump(mode="json", exclude={"model": {"device", "cache_dir"}, "estimate": {"spill"}})
 
     def save(self, path: Path | str) -> None:
         """Write the resolved recipe as YAML, atomically."""

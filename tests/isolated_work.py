@@ -8,7 +8,7 @@ import sys
 import time
 
 from idvl.errors import UsageError
-from idvl.workflows import isolation
+from idvl.sweep import worker
 
 
 def tell(value, *, reporter):
@@ -50,5 +50,5 @@ if __name__ == "__main__":
 
     from tests import isolated_work
 
-    isolation.PRELOADED = []
-    isolation.isolated(isolated_work.wait, Path(sys.argv[1]), reporter=Mute(), name="waiting")
+    worker.PRELOADED = []
+    worker.isolated(isolated_work.wait, Path(sys.argv[1]), reporter=Mute(), name="waiting")

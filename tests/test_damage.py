@@ -15,15 +15,15 @@ from idvl import runs
 from idvl.checkpoints.card import page
 from idvl.commands.matrix import _table
 from idvl.errors import RunError, UsageError
+from idvl.measurement.profiling import _done
 from idvl.profile import compare, load_profile
+from idvl.pruning import saving
 from idvl.reporting.results import rests_on, results_table
 from idvl.reporting.sparsity import result_table
 from idvl.reporting.table import summary, table
 from idvl.runs import MATRIX, Run
 from idvl.sparsity.weighting import multipliers
-from idvl.workflows import matrix, restartable
-from idvl.workflows.estimation import _done
-from idvl.workflows.pruning import saving
+from idvl.sweep import restartable, sweep
 from tests.damage import GONE, damaged, spots
 from tests.reporter import Silent
 
@@ -151,9 +151,9 @@ def test_lines_of_a_matrix(tmp_path: Path) -> None:
     def use() -> None:
         with (tmp_path / MATRIX).open("a") as file:
             file.write("\n")
-        for found in matrix._lines(tmp_path / MATRIX, Silent()):
-            if matrix._is_done(found):
-                made = matrix.Line(**{**found, "settings": {}, "published": {}})
+        for found in sweep._lines(tmp_path / MATRIX, Silent()):
+            if sweep._is_done(found):
+                made = sweep.Line(**{**found, "settings": {}, "published": {}})
                 shown(_table([made]))
                 json.dumps(made.to_json())
                 done.append(found)

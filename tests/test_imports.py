@@ -10,18 +10,23 @@ ROOT = Path(__file__).parents[1]
 # from left to right: a room imports what stands in a later row, or itself; never a neighbour in its row
 ROWS = [
     {"commands"},
-    {"workflows", "make"},
+    {"sweep", "make"},
+    {"workflows"},
+    {"pruning"},
+    {"measurement", "evaluation"},
+    {"session"},
     {"tasks", "training", "checkpoints", "reporting"},
     {"models"},
     {"data", "sparsity", "metrics", "builtin"},
     {"geometry"},
-    # the words of a protocol are spelled once, in profile and words: recipe's schema is made of them
+    {"distributed"},
+    # the words of a protocol are spelled once, in profile and choices: recipe's schema is made of them
     {"recipe", "runs", "predictions"},
     {"profile", "yaml_file"},
-    {"files"},
-    {"errors", "words"},
+    {"files", "device", "reporter"},
+    {"errors", "choices"},
 ]
-RECIPE_READERS = {"commands", "workflows"}
+RECIPE_READERS = {"commands", "sweep", "workflows", "pruning", "measurement", "evaluation", "session"}
 WITHOUT_TRANSFORMERS = {
     "geometry",
     "sparsity",
@@ -32,7 +37,8 @@ WITHOUT_TRANSFORMERS = {
     "predictions",
     "errors",
     "files",
-    "words",
+    "choices",
+    "reporter",
     "yaml_file",
     "reporting",
 }

@@ -12,7 +12,7 @@ import yaml
 from idvl.errors import UsageError
 from idvl.recipe import Recipe, load
 from idvl.reporting.expected import PAPER
-from idvl.workflows.cells import read
+from idvl.sweep.grid import read
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -74,8 +74,8 @@ def layers(device: torch.device, folder: Path, *, n: int = 120) -> dict[str, Any
 
     Which points count as duplicates follows from each device's own rounding: layers with as many of them are compared.
     """
+    from idvl.measurement.measurement import Measurement, Settings
     from idvl.models.layers import find_layers
-    from idvl.workflows.measure import Measurement, Settings
     from tests import tiny
 
     found = []

@@ -60,9 +60,9 @@ def blip_base(
     """IDs of all layers of a BLIP-base with random weights on n drawn pictures, with the default memory."""
     from benchmarks.setups.blip import build
     from idvl.data.shapes import samples
+    from idvl.measurement.measurement import Measurement, Settings
     from idvl.models.layers import find_layers
     from idvl.models.loading import load
-    from idvl.workflows.measure import Measurement, Settings
 
     drawn = samples("train", n, 0)
     build(folder / "blip-base", drawn, size=size, side=side)

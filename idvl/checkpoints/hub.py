@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from idvl.errors import RunError, UsageError, quoted
-from idvl.models.causes import first_line
+from idvl.models.load_errors import first_line
 
 
 def check(repo_id: str) -> None:

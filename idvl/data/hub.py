@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl.data.catalog import TRAINING, Entry, Join, choose_split, unknown
-from idvl.data.rows import Columns, Source, find_columns
+from idvl.data.columns import Columns, Source, find_columns
 from idvl.errors import RunError, UsageError, quoted
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import numpy as np
 
 from idvl.data import tables
 from idvl.data.catalog import EVALUATION, SAME_SPLIT, SPLIT_ORDER, TRAINING, Entry, choose_split, wished
-from idvl.data.cells import names_a_class
-from idvl.data.rows import IMAGE_NAMES, SECOND_OF, Columns, Source, find_columns
-from idvl.data.stored import Store
+from idvl.data.columns import IMAGE_NAMES, SECOND_OF, Columns, Source, find_columns
+from idvl.data.fields import names_a_class
+from idvl.data.image_spool import Store
 from idvl.data.tables import WHOLE, Row, Table
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular

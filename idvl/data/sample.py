@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from idvl.data.stored import Stored
+from idvl.data.image_spool import Stored
 from idvl.files import read_bytes
 
 Encoded = bytes | Path | Stored | Image.Image

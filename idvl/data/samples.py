@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from idvl.data.catalog import CATALOG, Entry
-from idvl.data.choice import MIN_SAMPLES, Choice, Progress, choose, faults
-from idvl.data.places import Candidates, Place, built_in, elsewhere
-from idvl.data.rows import Columns
+from idvl.data.columns import Columns
+from idvl.data.image_spool import Store
 from idvl.data.sample import Sample
-from idvl.data.stored import Store
+from idvl.data.selector import MIN_SAMPLES, Choice, Progress, choose, faults
+from idvl.data.sources import Candidates, Place, built_in, elsewhere
 from idvl.errors import UsageError
 
 __all__ = ["Sample", "Selection", "select"]

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from idvl.distributed import Team
 from idvl.errors import RunError
 from idvl.files import disk_errors
 from idvl.geometry.neighbors import FEATURE_CHUNK
-from idvl.models.team import Team
 from idvl.profile import Tokens
 
 Columns = tuple[int, int]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
-from idvl.models.causes import first_line
+from idvl.models.load_errors import first_line
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded

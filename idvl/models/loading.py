@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from idvl.device import find_device
 from idvl.errors import UsageError, quoted
 from idvl.models import stated
-from idvl.models.causes import first_line, nearby, one_line, unreached
 from idvl.models.families import Family, family_of
 from idvl.models.inputs import AT_ONCE, image_processor_of, tokenizer_of
 from idvl.models.layers import block_of, find_layers, modality_of
+from idvl.models.load_errors import first_line, nearby, one_line, unreached
 
 logger = logging.getLogger(__name__)
 
@@ -198,25 +199,6 @@ def _locate(name: str) -> tuple[str, Path | None]:
     if not (path / "config.json").is_file():
         raise UsageError(f"{name} is no model: it has no config.json{nearby(path)}")
     return "folder", path
-
-
-def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.float32) -> torch.device:
-    """The device asked for; None is the first GPU, or the CPU where there is none.
-
-    Raises UsageError for one that is not there or does not compute in `dtype`.
-    """
-    if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-        torch.empty(1, dtype=dtype, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
-        what = str(dtype).removeprefix("torch.")
-        raise UsageError(
-            f"no device {quoted(str(asked))} that computes in {what} on this machine; choose {there}"
-        ) from error
-    return device
 
 
 def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str | None, local: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from idvl.errors import UsageError
 from idvl.geometry.neighbors import FEATURE_CHUNK, workspace_bytes
 from idvl.models.capture import FLOAT_BYTES
-from idvl.models.survey import Survey
+from idvl.models.trace import Survey
 
 
 @dataclass(frozen=True, kw_only=True)

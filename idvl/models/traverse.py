@@ -12,11 +12,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from idvl.distributed import Team
 from idvl.models.capture import Columns, LayerRows, Recorder
 from idvl.models.layers import Layer
 from idvl.models.plan import Group, Plan
-from idvl.models.survey import Watch, blocks_of
-from idvl.models.team import Team
+from idvl.models.trace import Watch, blocks_of
 from idvl.models.walk import Call, Passes, Segment, Walk
 
 

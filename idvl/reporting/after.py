@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idvl.profile import Profile
-from idvl.reporting.cells import Cell
 from idvl.reporting.collect import Run, Study
-from idvl.reporting.kinship import Measured, measured_alike, profiles_of
+from idvl.reporting.groups import Cell
+from idvl.reporting.lineage import Measured, measured_alike, profiles_of
 
 UNLIKE = "before and after were not measured alike (samples, split, tokens or estimator)"
 

@@ -19,7 +19,7 @@ from idvl import runs, yaml_file
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
 from idvl.profile import Profile
-from idvl.reporting import documents
+from idvl.reporting import schemas
 
 Kind = Literal["estimate-id", "prune", "eval", "sensitivity"]
 # the file that a finished run of a kind ends with; a run of prune has profile.json too, so it comes first
@@ -182,9 +182,7 @@ def refuse_empty(study: Study) -> None:
 
 def unforeseen(error: Exception) -> str:
     """Why a run is left out that damages what no check here knows."""
-    return (
-        f"left out: it is damaged in a way that idvl does not know ({type(error).__name__}: {documents.reason(error)})"
-    )
+    return f"left out: it is damaged in a way that idvl does not know ({type(error).__name__}: {schemas.reason(error)})"
 
 
 def _guarded(folder: Path, label: str) -> Run | str:
@@ -198,11 +196,11 @@ def _guarded(folder: Path, label: str) -> Run | str:
 def _missing(folder: Path) -> str | None:
     """What is not there of the matrix in a folder; None where it is whole, or there is none."""
     try:
-        lines = list(documents.lines(folder / runs.MATRIX, documents.MATRIX))
+        lines = list(schemas.lines(folder / runs.MATRIX, schemas.MATRIX))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return f"{runs.MATRIX} cannot be read: {documents.reason(error)}"
+        return f"{runs.MATRIX} cannot be read: {schemas.reason(error)}"
     left = [line for line in lines if line.get("state") in ("waiting", "failed")]
     if not left:
         return None
@@ -222,7 +220,7 @@ def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
             with os.scandir(place) as entries:
                 below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except OSError as error:
-            refused += [(place, f"cannot be read: {documents.reason(error)}")] if place != folder else []
+            refused += [(place, f"cannot be read: {schemas.reason(error)}")] if place != folder else []
             continue
         if place != folder and os.path.lexists(place / "run.json") and not os.path.lexists(place / runs.MATRIX):
             refused.append((place, _why_none(place)))
@@ -244,7 +242,7 @@ def _is_run(folder: Path) -> bool:
 def _has_record(folder: Path) -> bool:
     """Whether there is a run.json of any idvl's, or one that cannot be read."""
     try:
-        found = documents.load(folder / "run.json")
+        found = schemas.load(folder / "run.json")
     except OSError:
         return os.path.lexists(folder / "run.json")
     except ValueError:
@@ -270,7 +268,7 @@ def _why_none(folder: Path) -> str:
             return "its run.json is no record of idvl's"
         return "no run folder (no run.json), and none below it" if os.listdir(folder) else "empty"
     except OSError as error:
-        return f"cannot be read: {documents.reason(error)}"
+        return f"cannot be read: {schemas.reason(error)}"
 
 
 def _label(place: Path) -> str:
@@ -289,11 +287,11 @@ def _read(folder: Path, label: str) -> Run:
     kind = _kind(folder, record)
     found: dict[str, Any] = {}
     if kind == "prune":
-        found["report"] = documents.read(folder / "report.json", "idvl/report/1", troubles)
+        found["report"] = schemas.read(folder / "report.json", "idvl/report/1", troubles)
         found["results"] = _evaluation(folder, found["report"], troubles)
         found["dense"] = _profile(folder / "profile" / "profile.json", troubles)
     elif kind == "eval":
-        found["results"] = documents.read(folder / "results.json", "idvl/results/1", troubles)
+        found["results"] = schemas.read(folder / "results.json", "idvl/results/1", troubles)
     elif kind == "sensitivity":
         found["sensitivity"] = _sensitivity(folder / "sensitivity.json", troubles)
     found["profile"] = _profile(folder / "profile.json", troubles)
@@ -316,19 +314,19 @@ def _record(folder: Path, troubles: list[str]) -> dict[str, Any]:
     """run.json; {} with the trouble told where it is none."""
     record: Any = {}
     try:
-        record = documents.load(folder / "run.json")
+        record = schemas.load(folder / "run.json")
         schema = record.get("schema") if isinstance(record, dict) else None
         if not str(schema).startswith("idvl/run/"):
             why = "is no record of idvl's"
         elif schema != runs.SCHEMA:
             why = f"has the schema {quoted(schema)}; this idvl reads {runs.SCHEMA!r}"
         else:
-            wrong = documents.misfit(record, documents.RECORD)
+            wrong = schemas.misfit(record, schemas.RECORD)
             why = f"is damaged ({wrong})" if wrong else ""
     except FileNotFoundError:
         why = "is not there"
     except (OSError, ValueError) as error:
-        why = f"cannot be read ({documents.reason(error)})"
+        why = f"cannot be read ({schemas.reason(error)})"
     if why:
         troubles.append(f"run.json {why}: versions and settings are not known")
     return {} if why else record
@@ -340,14 +338,14 @@ def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> di
         troubles.append(f"not evaluated: {skipped}")
         return {}
     before = len(troubles)
-    found = documents.read(folder / "eval" / "results.json", "idvl/results/1", troubles)
+    found = schemas.read(folder / "eval" / "results.json", "idvl/results/1", troubles)
     if report and not found and len(troubles) == before:
         troubles.append("not evaluated: no eval/results.json")
     return found
 
 
 def _sensitivity(path: Path, troubles: list[str]) -> dict[str, Any]:
-    found = documents.read(path, "idvl/sensitivity/1", troubles)
+    found = schemas.read(path, "idvl/sensitivity/1", troubles)
     ratios = {one["ratio"] for layer in found.get("layers", {}).values() for one in layer["losses"]}
     if len(ratios) > RATIOS:
         troubles.append(f"{path.name} is damaged: it has {len(ratios):,} ratios")
@@ -378,17 +376,17 @@ def _kind(folder: Path, record: dict[str, Any]) -> Kind:
 def _profile(path: Path, troubles: list[str]) -> Profile | None:
     """The profile in a file, None where there is none; damage is told."""
     try:
-        profile = Profile.from_json(documents.load(path), path.name)
+        profile = Profile.from_json(schemas.load(path), path.name)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        troubles.append(f"{path.name} cannot be read: {documents.reason(error)}")
+        troubles.append(f"{path.name} cannot be read: {schemas.reason(error)}")
         return None
     except UsageError as error:
         troubles.append(f"{path.name} was refused: {error}")
         return None
     layers = {name: vars(layer) | {"estimate": vars(layer.estimate)} for name, layer in profile.layers.items()}
-    if wrong := documents.misfit(vars(profile) | {"layers": layers}, documents.PROFILE):
+    if wrong := schemas.misfit(vars(profile) | {"layers": layers}, schemas.PROFILE):
         troubles.append(f"{path.name} is damaged: {wrong}")
         return None
     return profile
@@ -396,13 +394,13 @@ def _profile(path: Path, troubles: list[str]) -> Profile | None:
 
 def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
     try:
-        values = documents.sound(yaml_file.load(path))
+        values = schemas.sound(yaml_file.load(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        troubles.append(f"recipe.yaml cannot be read: {documents.reason(error)}")
+        troubles.append(f"recipe.yaml cannot be read: {schemas.reason(error)}")
         return {}
-    if wrong := documents.misfit(values, documents.RECIPE):
+    if wrong := schemas.misfit(values, schemas.RECIPE):
         troubles.append(f"recipe.yaml is damaged: {wrong}")
         return {}
     return values
@@ -411,11 +409,11 @@ def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
 def _last(path: Path, troubles: list[str]) -> dict[str, Any]:
     """The last line of metrics.jsonl: how far an unfinished run came."""
     try:
-        return documents.last_line(path, documents.PROGRESS)
+        return schemas.last_line(path, schemas.PROGRESS)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        troubles.append(f"{path.name} has a broken line or cannot be read: {documents.reason(error)}")
+        troubles.append(f"{path.name} has a broken line or cannot be read: {schemas.reason(error)}")
         return {}
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.reporting import naming
-from idvl.reporting.cells import Cell, Entry, cells_of, entry, model_of, runs_in
+from idvl.reporting import labels
 from idvl.reporting.collect import Run, Study
-from idvl.reporting.kinship import dense_runs
+from idvl.reporting.groups import Cell, Entry, cells_of, entry, model_of, runs_in
+from idvl.reporting.lineage import dense_runs
 from idvl.reporting.settings import is_one_shot
 from idvl.reporting.tables import Table, cautions
 
@@ -49,8 +49,8 @@ def _table(table: Mapping[str, Any], cells: Sequence[Cell], study: Study, number
     for row in table["rows"]:
         criterion, id_weight, scope, sparsity, *values = row
         cell = _found(row, cells)
-        labels = (naming.method(criterion, id_weight), scope, naming.percent(sparsity))
-        rows.append((labels, _entries(values, metrics, cell.runs if cell else (), comparable)))
+        setting = (labels.method(criterion, id_weight), scope, labels.percent(sparsity))
+        rows.append((setting, _entries(values, metrics, cell.runs if cell else (), comparable)))
     used = list(dict.fromkeys(cell for row in table["rows"] if (cell := _found(row, cells))))
     words = ("paper", "here", "difference") if comparable else ("paper", "here")
     return Table(

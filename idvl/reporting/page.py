@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 import idvl
-from idvl.reporting.cells import Entry
 from idvl.reporting.collect import Study
+from idvl.reporting.export import decimal, interval, numbered
 from idvl.reporting.figures.panel import Figure, Panel, Series
-from idvl.reporting.formats import decimal, interval, numbered
-from idvl.reporting.made import Made
+from idvl.reporting.groups import Entry
+from idvl.reporting.overview import Made
 from idvl.reporting.samples import Gallery
 from idvl.reporting.tables import Table
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
 from idvl.reporting.after import UNLIKE, measured_after
-from idvl.reporting.cells import MISSING, Cell, Entry, Subject, cells_of, entry, gains, model_of, runs_in
 from idvl.reporting.collect import Number, Run, Study
-from idvl.reporting.kinship import Measured, dense_runs, judged_alike, profiles_of
-from idvl.reporting.naming import percent
+from idvl.reporting.groups import MISSING, Cell, Entry, Subject, cells_of, entry, gains, model_of, runs_in
+from idvl.reporting.labels import percent
+from idvl.reporting.lineage import Measured, dense_runs, judged_alike, profiles_of
 from idvl.reporting.prunability import correlation, loss_of, ratios
 from idvl.reporting.settings import is_one_shot
 

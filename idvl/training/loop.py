@@ -18,11 +18,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from idvl.data.samples import Sample
 from idvl.errors import RunError, UsageError, quoted
 from idvl.models.loading import Loaded
-from idvl.training import accelerating, batches, checkpoint, ranks
+from idvl.training import accelerator as setup
+from idvl.training import batches, checkpoint, ranks
 from idvl.training.checkpoint import Stateful
 from idvl.training.hooks import Hooks
-from idvl.training.interrupts import Interrupts, stop
 from idvl.training.settings import Training, steps_per_epoch, total_steps
+from idvl.training.signals import Interrupts, stop
 from idvl.training.stepper import Diverged, Stepper
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ def train(
     Raises UsageError for samples, settings or launches that cannot work, RunError when the loss or the gradient is
     no number any more, memory runs out, or another process failed.
     """
-    accelerating.check(loaded, samples, training)
-    with accelerating.session(loaded, training, folder) as accelerator, ranks.failing_together():
+    setup.check(loaded, samples, training)
+    with setup.session(loaded, training, folder) as accelerator, ranks.failing_together():
         run = Run(loaded, samples, training, accelerator, teacher=teacher, folder=folder, state=state or {})
         if resume:
             run.resume()
@@ -107,7 +108,7 @@ class Run:
             if self.resumed_at:
                 self._evaluate(hooks, interrupts)
             while self.step < self.total:
-                with accelerating.fitting(self.training, self.loaded.family.lesson.contrastive):
+                with setup.fitting(self.training, self.loaded.family.lesson.contrastive):
                     loss, asked, moved = self._one(loader, hooks, interrupts)
                 in_a_row = 0 if moved else in_a_row + 1
                 if in_a_row > MOST_SKIPPED:
@@ -224,7 +225,7 @@ class Run:
     def prepared(self) -> Iterator[None]:
         """The model in training mode, and back in eval mode in the end."""
         if self.training.gradient_checkpointing:
-            accelerating.checkpoint_blocks(self.model, True)
+            setup.checkpoint_blocks(self.model, True)
         self._to_training()
         try:
             yield
@@ -232,7 +233,7 @@ class Run:
             self.model.eval()
             self.stepper.optimizer.zero_grad()
             if self.training.gradient_checkpointing:
-                accelerating.checkpoint_blocks(self.model, False)
+                setup.checkpoint_blocks(self.model, False)
 
     def _to_training(self) -> None:
         """Training mode. Where weights are left alone, so are the batch statistics, which then normalise instead."""

@@ -15,8 +15,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from idvl.distributed import lost, patient
 from idvl.errors import RunError, UsageError
-from idvl.models.team import lost, patient
 
 FAILURE = "idvl/failure"
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from idvl.errors import RunError
 from idvl.models.loading import Loaded
 from idvl.models.objective import IGNORED
-from idvl.training import accelerating, checkpoint, ranks
+from idvl.training import accelerator as setup
+from idvl.training import checkpoint, ranks
 from idvl.training.learner import Learner
 from idvl.training.settings import Training
 
@@ -45,9 +46,9 @@ class Stepper:
         )
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         self.weights = list(trained.values())
-        optimizer = accelerating.optimizer(self.weights, training, fused=accelerator.scaler is None)
+        optimizer = setup.optimizer(self.weights, training, fused=accelerator.scaler is None)
         # it stays unprepared: Accelerate would step it once for every process
-        self.schedule = accelerating.schedule(optimizer, training, total)
+        self.schedule = setup.schedule(optimizer, training, total)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.moments = checkpoint.Moments(optimizer, list(trained))
 

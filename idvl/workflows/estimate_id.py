@@ -6,29 +6,19 @@ looks: what it has to say goes to the reporter it is given.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
 
 from idvl import runs
-from idvl.data.samples import Sample, Selection, select
+from idvl.distributed import join_team
 from idvl.errors import UsageError
+from idvl.measurement.profiling import Estimation, Result, named, settings_of
 from idvl.models.layers import find_layers
-from idvl.models.loading import Loaded, load, wrap
-from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens, load_profile
-from idvl.recipe import Recipe, parse_bytes
-from idvl.workflows.asked import open_model, other_widths, read_by, with_dataset
-from idvl.workflows.estimation import Estimation, Result, named, profile_of, settings_of
-from idvl.workflows.launch import join_team
-from idvl.workflows.measure import Measurement, Progress, Settings
-from idvl.workflows.reporter import Reporter
+from idvl.models.loading import Loaded
+from idvl.profile import Profile, load_profile
+from idvl.recipe import Recipe
+from idvl.reporter import Reporter
+from idvl.session import open_model, other_widths, read_by, with_dataset
 
 
 def run(
@@ -52,7 +42,7 @@ def run(
     runs.check(place, resume=resume, overwrite=overwrite, reads=[compare, *read_by(recipe)])
     device, team = join_team(
         recipe.model.device,
-        recipe,
+        recipe.same_everywhere(),
         command="estimate-id",
         **{"output": folder, "resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare},
     )
@@ -62,90 +52,6 @@ def run(
     if plan_only:
         return Result(plan=work.plan(reporter))
     return work.carry_out(folder, reporter, resume=resume, overwrite=overwrite, others=others)
-
-
-def estimate_id(
-    model: str | Path | nn.Module,
-    samples: str | Path | Sequence[Sample],
-    *,
-    processor: Any = None,
-    n: int | None = None,
-    split: str | None = None,
-    tokens: Tokens = "flatten",
-    capture: Capture = "output",
-    estimator: EstimatorName = "twonn",
-    layers: str | None = None,
-    modality: Sequence[Modality] | None = None,
-    knn: Knn = "auto",
-    batch_size: int = 16,
-    memory: int | str | None = None,
-    spill: str | Path | None = None,
-    device: str | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Profile:
-    """The intrinsic dimension of every layer of `model` on `samples`; nothing is written.
-
-    `model`: a Hub id, a folder, a built-in name, or a transformers model, which then needs its `processor` (a model
-    keeps its device). `samples`: a dataset's name or path, of which `n` are drawn from `split`, or a list of Sample.
-    `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. Calls from
-    several threads take turns. Raises UsageError and RunError with one line each.
-    """
-    settings = Settings(tokens=tokens, capture=capture, estimator=estimator, knn=knn, batch_size=batch_size, seed=seed)
-    budget = _budget(memory)
-    with _turn, _put_back(model):
-        place, team = join_team(device, settings=asdict(settings), n=n, split=split, layers=layers, modality=modality)
-        loaded = _loaded(model, processor, place)
-        selection = _selection(samples, split=split, n=n, seed=seed)
-        chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
-        spill = Path(spill) if spill else None
-        work = Measurement(loaded, selection.samples, chosen, settings, memory=budget, spill=spill, team=team)
-        start = time.perf_counter()
-        measured = dict(work.estimates(progress))
-        return profile_of(measured, work, selection, time.perf_counter() - start)
-
-
-# forwards are suspended and precision is set for the whole process
-_turn = threading.Lock()
-
-
-@contextmanager
-def _put_back(model: Any) -> Iterator[None]:
-    """Leave a model in memory in training or eval mode as it was; it is measured in eval mode."""
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _budget(memory: int | str | None) -> int | None:
-    try:
-        return None if memory is None else parse_bytes(memory)
-    except ValueError as error:
-        raise UsageError(f"memory takes {error}") from error
-
-
-def _loaded(model: str | Path | nn.Module, processor: Any, device: torch.device) -> Loaded:
-    if isinstance(model, str | Path):
-        return load(str(model), device=device)
-    if processor is None or not hasattr(model, "config"):
-        raise UsageError("a model in memory must be a transformers model and come with its processor=")
-    return wrap(model, processor)
-
-
-def _selection(samples: str | Path | Sequence[Sample], *, split: str | None, n: int | None, seed: int) -> Selection:
-    if isinstance(samples, str | Path):
-        return select(str(samples), split=split, n=n, seed=seed)
-    if n is not None or split is not None:
-        raise UsageError("n= and split= choose from a dataset's name or path; of a list of samples all are taken")
-    samples = list(samples)
-    if not all(isinstance(sample, Sample) for sample in samples):
-        raise UsageError(
-            "samples must be a dataset's name or path, or a list of idvl.Sample(id=, source=, texts=(...,))"
-        )
-    return Selection(samples=samples, description={"dataset": None, "ids": [sample.id for sample in samples]})
 
 
 def _comparable(name: str, profile: Profile, loaded: Loaded, reporter: Reporter) -> Profile:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from idvl import runs
+from idvl.distributed import join_team
+from idvl.evaluation import evaluation, scoring
 from idvl.metrics import other
 from idvl.recipe import EVALUATING, Recipe
-from idvl.workflows import judging, scoring
-from idvl.workflows.asked import image_store, open_model, open_run, read_by, with_dataset
-from idvl.workflows.launch import join_team
-from idvl.workflows.reporter import Reporter, resumable
+from idvl.reporter import Reporter, resumable
+from idvl.session import image_store, open_model, open_run, read_by, with_dataset
 
 # what a folder of this name holds is the model of a run one level up
 MODEL = "model"
@@ -50,12 +50,15 @@ def run(
     place = folder or runs.default_folder(*where)
     runs.check(place, resume=resume, overwrite=overwrite, reads=[compared, *read_by(recipe)])
     device, team = join_team(
-        recipe.model.device, recipe, command="eval", output=folder, resume=resume, overwrite=overwrite, compare=compared
+        recipe.model.device,
+        recipe.same_everywhere(),
+        command="eval",
+        **{"output": folder, "resume": resume, "overwrite": overwrite, "compare": compared},
     )
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "judging"))
-        work = judging.prepare(recipe, loaded, team, reporter, store=store)
+        work = evaluation.prepare(recipe, loaded, team, reporter, store=store)
         if compared:
             ids = [sample.id for sample in work.selection.samples]
             team.each(lambda: scoring.comparable(compared, work.name, ids, work.selection.description["fingerprint"]))
@@ -63,7 +66,7 @@ def run(
         size = work.batch_size(walk, reporter)
         options = {"signature": work.signature(), "resume": resume, "overwrite": overwrite}
         opened, folder = open_run(held, team, folder, where, recipe=recipe.to_dict(*EVALUATING), **options)
-        for name in judging.FILES if opened else ():
+        for name in evaluation.FILES if opened else ():
             opened.path(name)
         with resumable(folder, reporter):
             results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)

@@ -17,30 +17,23 @@ from typing import Any
 from idvl import runs
 from idvl.checkpoints.hub import check as check_hub
 from idvl.checkpoints.hub import push
+from idvl.device import peak_memory
+from idvl.distributed import join_team
+from idvl.evaluation.evaluation import Judgement
+from idvl.measurement.profiling import Estimation
 from idvl.models.loading import load
 from idvl.profile import Profile
+from idvl.pruning import dimensions, head, quality
+from idvl.pruning.job import Job, gather
+from idvl.pruning.plan import Plan
+from idvl.pruning.plan import make as make_plan
+from idvl.pruning.saving import REPORT, add_evaluation, check_saved, is_evaluated, read_report, save, skip_evaluation
+from idvl.pruning.settings import continued, resolved
+from idvl.pruning.training import CHECKPOINTS, prune
 from idvl.recipe import Recipe
+from idvl.reporter import Reporter, resumable
+from idvl.session import image_store, open_run, read_by
 from idvl.sparsity.schedule import Schedule
-from idvl.workflows.asked import image_store, open_run, read_by
-from idvl.workflows.estimation import Estimation
-from idvl.workflows.judging import Judgement
-from idvl.workflows.launch import join_team, peak_memory
-from idvl.workflows.pruning import dimensions, head, quality
-from idvl.workflows.pruning.job import Job, gather
-from idvl.workflows.pruning.plan import Plan
-from idvl.workflows.pruning.plan import make as make_plan
-from idvl.workflows.pruning.saving import (
-    REPORT,
-    add_evaluation,
-    check_saved,
-    is_evaluated,
-    read_report,
-    save,
-    skip_evaluation,
-)
-from idvl.workflows.pruning.settings import continued, resolved
-from idvl.workflows.pruning.training import CHECKPOINTS, prune
-from idvl.workflows.reporter import Reporter, resumable
 
 # how far the sparsity may be from the one asked for, as a share of the weights that go or stay, whichever are fewer
 MISSED = 0.1
@@ -78,7 +71,7 @@ def run(
     runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
     device, team = join_team(
         recipe.model.device,
-        recipe,
+        recipe.same_everywhere(),
         command="prune",
         **{"output": folder, "resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to},
     )

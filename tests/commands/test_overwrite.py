@@ -66,7 +66,7 @@ def test_what_the_run_reads_is_kept(there, line, capsys):
 def test_names_that_are_no_paths_are_no_reason(there, monkeypatch):
     # folders that are called like what is built in
     from idvl import recipe, runs
-    from idvl.workflows.asked import read_by
+    from idvl.session import read_by
 
     for name in ("digits", "auto", "builtin/vit"):
         (there / name).mkdir(parents=True)

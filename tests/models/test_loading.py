@@ -19,8 +19,8 @@ from tokenizers import normalizers
 import idvl
 from idvl.errors import RunError, UsageError
 from idvl.models.capture import points
-from idvl.models.causes import one_line
 from idvl.models.inputs import encode, process
+from idvl.models.load_errors import one_line
 from idvl.models.loading import find_device, fingerprint, load, wrap
 from tests import processes, tiny
 from tests.hub import Hub

@@ -12,7 +12,7 @@ from idvl.models.heads import with_new_head
 from idvl.models.loading import load
 from idvl.models.objective import IGNORED, contrastive, divergence, next_tokens, over_labels
 from idvl.training import Training
-from idvl.training.accelerating import check
+from idvl.training.accelerator import check
 from tests import tiny
 
 ANSWERED = [dataclasses.replace(sample, answers=("two red",)) for sample in tiny.samples(6)]

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from transformers import BlipConfig, BlipForConditionalGeneration
 
+from idvl.distributed import Team
 from idvl.errors import RunError
 from idvl.models.capture import Recorder, point_features, points
 from idvl.models.layers import Layer
 from idvl.models.plan import Task, make_plan
-from idvl.models.survey import Watch, survey
-from idvl.models.team import Team
+from idvl.models.trace import Watch, survey
 from idvl.models.traverse import traverse
 from idvl.models.walk import WORKER, Walk
 

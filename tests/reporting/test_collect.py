@@ -12,7 +12,7 @@ import yaml
 from idvl.errors import UsageError
 from idvl.reporting.collect import collect
 from idvl.reporting.figures import figures_of
-from idvl.reporting.made import made_of
+from idvl.reporting.overview import made_of
 from idvl.reporting.tables import tables_of
 from tests.reporting import folders
 

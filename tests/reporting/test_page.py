@@ -14,7 +14,7 @@ import pytest
 from idvl.reporting import samples
 from idvl.reporting.collect import collect
 from idvl.reporting.figures import figures_of
-from idvl.reporting.made import made_of
+from idvl.reporting.overview import made_of
 from idvl.reporting.page import embedded, page
 from idvl.reporting.samples import galleries
 from idvl.reporting.tables import tables_of

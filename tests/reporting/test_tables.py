@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from idvl.reporting.cells import Entry, cells_of, gains
 from idvl.reporting.collect import collect
 from idvl.reporting.expected import expected
-from idvl.reporting.formats import FORMATS, as_json, shown, written
-from idvl.reporting.kinship import pruned_by
+from idvl.reporting.export import FORMATS, as_json, shown, written
+from idvl.reporting.groups import Entry, cells_of, gains
+from idvl.reporting.lineage import pruned_by
 from idvl.reporting.statistics import mean_interval, spearman
 from idvl.reporting.tables import Table, tables_of
 from tests.reporting import folders

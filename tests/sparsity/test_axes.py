@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from idvl import words
+from idvl import choices
 from idvl.errors import UsageError
 from idvl.sparsity import criteria, icml24
 from idvl.sparsity.axes import AXES, REFUSED, reason, refuse
@@ -101,11 +101,11 @@ def test_a_short_run_that_trains_may_end_before_its_first_window() -> None:
 @pytest.mark.parametrize(
     ("axis", "word"),
     [
-        ("criterion", words.Criterion),
-        ("id_weight", words.IdWeight),
-        ("allocation", words.Allocation),
-        ("schedule", words.ScheduleName),
-        ("compat", words.Compat),
+        ("criterion", choices.Criterion),
+        ("id_weight", choices.IdWeight),
+        ("allocation", choices.Allocation),
+        ("schedule", choices.ScheduleName),
+        ("compat", choices.Compat),
     ],
 )
 def test_the_words_of_a_recipe_are_those_of_its_axis(axis: str, word: Any) -> None:
@@ -113,9 +113,9 @@ def test_the_words_of_a_recipe_are_those_of_its_axis(axis: str, word: Any) -> No
 
 
 def test_the_first_criterion_is_the_default() -> None:
-    assert get_args(words.Criterion)[0] == words.DEFAULT_CRITERION
+    assert get_args(choices.Criterion)[0] == choices.DEFAULT_CRITERION
 
 
 def test_the_words_for_missing_ids_and_smoothing_are_those_that_are_known() -> None:
-    assert sorted(get_args(words.MissingId)) == sorted(MISSING)
-    assert sorted(get_args(words.Smoothing)) == sorted(DTYPES)
+    assert sorted(get_args(choices.MissingId)) == sorted(MISSING)
+    assert sorted(get_args(choices.Smoothing)) == sorted(DTYPES)

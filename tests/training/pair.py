@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from idvl.distributed import Team, wait
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import load, wrap
-from idvl.models.team import Team, wait
 from idvl.training import Training, agree, checkpoint, ranks, train
 from tests import tiny
 

@@ -11,7 +11,7 @@ from idvl.errors import RunError, UsageError
 from idvl.models.loading import load, wrap
 from idvl.training import Training, checkpoint, loop, train
 from idvl.training.batches import Collate, Order
-from idvl.training.rehearsal import rehearse
+from idvl.training.dry_run import rehearse
 from idvl.training.stepper import terms
 from tests import tiny
 

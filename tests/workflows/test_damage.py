@@ -5,9 +5,9 @@ import json
 import pytest
 
 from idvl.errors import RunError, UsageError
+from idvl.evaluation import scoring
 from idvl.reporting.results import rests_on, results_table
 from idvl.tasks.retrieval import _packed
-from idvl.workflows import scoring
 from tests.damage import GONE, damaged, spots
 from tests.tiny import samples
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from idvl.errors import UsageError
+from idvl.pruning.settings import resolved
 from idvl.recipe import SECTIONS, Recipe, keys, load
-from idvl.workflows import cells
-from idvl.workflows.pruning.settings import resolved
+from idvl.sweep import grid
 from tests.damage import damaged, spots
 
 DAMAGES: list[Any] = [
@@ -60,7 +60,7 @@ def test_a_matrix(place: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> No
     for damage in DAMAGES:
         source = damaged(SWEEP, place, damage)
         monkeypatch.setattr("idvl.recipe.yaml_file.load", lambda path, source=source: source)
-        matrix = told(lambda: cells.read("matrix.yaml"), damage)
+        matrix = told(lambda: grid.read("matrix.yaml"), damage)
         for cell in matrix.cells if matrix else ():
             assert json.dumps(cell.recipe.to_dict(), allow_nan=False).encode()
             assert 0 < len(cell.name.encode()) <= 255 and "/" not in cell.name

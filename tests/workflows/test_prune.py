@@ -19,14 +19,14 @@ from idvl import predictions
 from idvl.data.samples import select
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
+from idvl.pruning import training
+from idvl.pruning.saving import check_saved
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
 from idvl.workflows import estimate_id
 from idvl.workflows.prune import run
-from idvl.workflows.pruning import training
-from idvl.workflows.pruning.saving import check_saved
 from tests import processes, tiny
 from tests.hub import write_dataset
 from tests.reporter import Silent

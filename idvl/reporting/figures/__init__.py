@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from idvl.reporting.after import measured_after
-from idvl.reporting.cells import cells_of
 from idvl.reporting.collect import Study
 from idvl.reporting.figures import change, depth, prunability, quality, scale, sparsity
 from idvl.reporting.figures.panel import Figure
+from idvl.reporting.groups import cells_of
 
 
 def figures_of(study: Study) -> list[Figure]:

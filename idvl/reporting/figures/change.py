@@ -8,9 +8,9 @@ from collections.abc import Callable, Hashable, Sequence
 
 from idvl.profile import Profile
 from idvl.reporting.after import UNLIKE, After
-from idvl.reporting.cells import Cell, model_of
 from idvl.reporting.figures.panel import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.naming import percent
+from idvl.reporting.groups import Cell, model_of
+from idvl.reporting.labels import percent
 
 
 def by_method(after: Sequence[After]) -> Figure:

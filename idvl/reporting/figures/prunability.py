@@ -8,7 +8,7 @@ from typing import Any
 from idvl.profile import MODALITIES
 from idvl.reporting.collect import Run, Study
 from idvl.reporting.figures.panel import DASHES, Figure, Panel, Series, make
-from idvl.reporting.naming import percent
+from idvl.reporting.labels import percent
 from idvl.reporting.prunability import correlation, loss_of, ratios
 from idvl.reporting.statistics import Z
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from idvl.reporting import naming
-from idvl.reporting.cells import Cell, entry, model_of, runs_in
+from idvl.reporting import labels
 from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DASHES, SCOPES, WEIGHTINGS, Figure, Panel, Series, grouped, make, share
-from idvl.reporting.kinship import dense_runs
+from idvl.reporting.groups import Cell, entry, model_of, runs_in
+from idvl.reporting.lineage import dense_runs
 from idvl.reporting.tables import headline
 
 
@@ -21,7 +21,7 @@ def figure(study: Study, cells: Sequence[Cell]) -> Figure:
             if metric is None:
                 continue
             for (criterion, extra), group in grouped(ours, lambda cell: (cell.method.criterion, cell.method.extra)):
-                name = ", ".join(filter(None, (naming.criterion(criterion), extra)))
+                name = ", ".join(filter(None, (labels.criterion(criterion), extra)))
                 curves = grouped(group, lambda cell: (cell.scope, cell.method))
                 series = [_curve(metric, found, group) for _, found in curves]
                 yield Panel(
@@ -42,7 +42,7 @@ def _curve(metric: str, cells: Sequence[Cell], group: Sequence[Cell]) -> Series:
     scopes = list(dict.fromkeys(cell.scope for cell in group))
     methods = list(dict.fromkeys(cell.method for cell in group))
     found = [(cell, made) for cell in cells if (made := cell.entry(metric)).value is not None]
-    title = ", ".join(filter(None, (naming.weighting(method.id_weight), method.weighting)))
+    title = ", ".join(filter(None, (labels.weighting(method.id_weight), method.weighting)))
     # the paper's colours are scopes, and weightings its strokes; with one scope, weightings have the colours
     tone = SCOPES.get(scope, str(scopes.index(scope))) if len(scopes) > 1 else WEIGHTINGS.get(method.id_weight, "3")
     return Series(
@@ -50,7 +50,7 @@ def _curve(metric: str, cells: Sequence[Cell], group: Sequence[Cell]) -> Series:
         dash=DASHES[methods.index(method) % 3], hollow=method.id_weight == "none",
         x=tuple(100 * cell.sparsity for cell, _ in found), y=tuple(made.value or 0.0 for _, made in found),
         low=tuple(made.low for _, made in found), high=tuple(made.high for _, made in found),
-        names=tuple(f"{cell.method}, {cell.scope}, {naming.percent(cell.sparsity)}" for cell, _ in found),
+        names=tuple(f"{cell.method}, {cell.scope}, {labels.percent(cell.sparsity)}" for cell, _ in found),
         facts={
             "runs": tuple(f"{made.n}" for _, made in found),
             "of all weights": tuple(share(cell.runs[0].report["total"].get("model_sparsity")) for cell, _ in found),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from idvl.profile import LayerProfile
 from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import Figure, Panel, Series, make
-from idvl.reporting.kinship import profiles_of
+from idvl.reporting.lineage import profiles_of
 
 # profiles shown: each has a curve for every layer
 MOST = 6

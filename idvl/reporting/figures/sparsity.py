@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from idvl.reporting import naming
-from idvl.reporting.cells import Cell, model_of, runs_in
+from idvl.reporting import labels
 from idvl.reporting.figures.panel import DEPTH, WEIGHTINGS, Figure, Panel, Series, blocks, grouped, make, runs_of
+from idvl.reporting.groups import Cell, model_of, runs_in
 
 
 def figure(cells: Sequence[Cell]) -> Figure:
@@ -21,7 +21,7 @@ def figure(cells: Sequence[Cell]) -> Figure:
             depths = _depths(group)
             dimensions = _dimensions(group)
             series = tuple(_curve(cell, depths, _dimensions([cell]) or dimensions) for cell in group)
-            words = [naming.criterion(criterion), naming.percent(sparsity), *filter(None, (extra,))]
+            words = [labels.criterion(criterion), labels.percent(sparsity), *filter(None, (extra,))]
             words += [] if scope == "all" else [scope]
             profile = next((run.profile for run in runs_in(group) if run.profile), None)
             shaded = blocks(profile) if profile else ()

@@ -1,0 +1,115 @@
+"""What a cell of a table holds: an encoded image, texts, answers or a class. It does not know which column it is of."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from idvl.data.image_spool import Stored
+from idvl.errors import quoted
+
+# what statements are labelled with
+TRUTHS = {"true": 1, "false": 0}
+# lists within lists of texts
+DEEPEST = 8
+MOST_CLASSES = 1 << 31
+
+
+def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) -> bytes | Path | Stored:
+    """What a cell of an image column holds, still encoded: the bytes, or where they are, a path from `folder` on.
+
+    Raises ValueError when it holds neither, and for a path that leaves the folder `within` by `..` or because it is
+    absolute. Links below that folder may lead anywhere.
+    """
+    if isinstance(cell, Mapping):
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, bytes | Stored):
+        return cell
+    if isinstance(cell, str | Path) and str(cell) and folder is not None:
+        path = folder / cell
+        if within is not None and not _is_in(path, within):
+            raise ValueError(f"needs --allow-outside: {quoted(str(cell))} is outside of the dataset's folder")
+        return path
+    raise ValueError("no image" if not cell else f"a {type(cell).__name__} where an image is expected")
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder, as written or, where the folder has several names, once links are followed."""
+    return any(Path(place(path)).is_relative_to(place(folder)) for place in (os.path.abspath, os.path.realpath))
+
+
+def texts(cell: Any, deepest: int = DEEPEST) -> tuple[str, ...]:
+    """The texts in a cell, which is a string, a list of them, or dicts with one (`raw`, `caption` or `text`).
+
+    Raises ValueError for lists or dicts that are more than `deepest` deep.
+    """
+    if not deepest:
+        raise ValueError(f"texts that are nested more than {DEEPEST} deep")
+    if isinstance(cell, Mapping):
+        cell = next((cell[key] for key in ("raw", "caption", "text") if key in cell), None)
+    if isinstance(cell, str):
+        line = _line(cell)
+        return (line,) if line else ()
+    if isinstance(cell, Sequence) and not isinstance(cell, bytes):
+        return tuple(text for item in cell for text in texts(item, deepest - 1))
+    return ()
+
+
+def answers(cell: Any) -> tuple[str, ...]:
+    """The answers to a question, as often as given: strings, or dicts with an "answer". Blanks alone are none."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("answer")
+    given = [cell] if isinstance(cell, str) else cell if isinstance(cell, Sequence) else []
+    words = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in given]
+    lines = tuple(_line(word) for word in words if isinstance(word, str))
+    return lines if any(lines) else ()
+
+
+def label(cell: Any, classes: Sequence[str] | None) -> int | None:
+    """The number of a class, None where it is not given: -1, an empty cell.
+
+    True is 1 and False 0, in words too. Other words are looked up in `classes`. Raises ValueError for a class that is
+    none of these.
+    """
+    if isinstance(cell, str):
+        word = cell.strip()
+        if classes and word in classes:
+            return list(classes).index(word)
+        cell = TRUTHS.get(word.casefold(), _number(word))
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    number = isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer())
+    if not number or not -1 <= cell < (len(classes) if classes else MOST_CLASSES):
+        kind = f"not one of {len(classes)}" if classes else "out of range" if number else "not a number"
+        raise ValueError(f"the class {quoted(cell)} is {kind}")
+    return int(cell) if cell >= 0 else None
+
+
+def names_a_class(cell: Any) -> bool:
+    """Whether a cell is a class without a list of names to look it up in."""
+    try:
+        label(cell, None)
+    except ValueError:
+        return False
+    return True
+
+
+def writable(text: str) -> str:
+    """A text as it can be written down; what is not UTF-8 becomes question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _line(text: str) -> str:
+    """A text in one line, its spaces single; lone surrogates are no text."""
+    return " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())
+
+
+def _number(word: str) -> Any:
+    """A number in words, None in an empty one, else the word itself."""
+    try:
+        return float(word) if word else None
+    except ValueError:
+        return word

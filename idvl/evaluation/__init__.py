@@ -1,0 +1,1 @@
+"""Model + samples -> predictions -> results."""

@@ -1,0 +1,233 @@
+"""A model judged on a task: samples that it can be judged on, predictions in a folder, and what they are worth.
+
+It knows neither whose folder that is nor why the model is judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from idvl import predictions, runs, tasks
+from idvl.data.catalog import CATALOG, EVALUATION, evaluator_of
+from idvl.data.samples import Selection
+from idvl.device import peak_memory
+from idvl.distributed import Team
+from idvl.errors import UsageError
+from idvl.evaluation import prediction, scoring
+from idvl.evaluation.scoring import PREDICTIONS, REFINED, RESULTS
+from idvl.files import write_json
+from idvl.models.loading import Loaded
+from idvl.models.skills import Generation, settle
+from idvl.recipe import Recipe
+from idvl.reporter import Reporter
+from idvl.session import choose_samples
+from idvl.tasks import Asked, Pass, Task
+
+# skills that a prompt is for
+WRITING = {"caption", "answer"}
+# samples that show what a dataset holds
+FEW = 8
+# files of a judgement in its folder
+FILES = (f"{PREDICTIONS}.jsonl", f"{REFINED}.jsonl", RESULTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A recipe's task with its samples, for one model. `left_out`: how many samples lack what."""
+
+    recipe: Recipe
+    name: str
+    loaded: Loaded
+    selection: Selection
+    left_out: Mapping[str, int]
+    asked: Asked
+    team: Team
+
+    @property
+    def task(self) -> Task:
+        return tasks.load(self.name)
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.model.device
+
+    @property
+    def limit(self) -> int | None:
+        """The limit, where it left samples out, as far as is known."""
+        asked, chosen = self.recipe.eval.limit, len(self.selection.samples) + sum(self.left_out.values())
+        return asked if asked is not None and chosen >= asked else None
+
+    def tried(self) -> Pass:
+        """The walk over the samples; what model or settings do not allow shows at the first one, on all processes."""
+
+        def make() -> Pass:
+            made = self.task.predict(self.loaded, self.selection.samples, self.asked)
+            with prediction.fitting(1):
+                made.perform(made.items[:1], made.prepare(made.items[:1]))
+            return made
+
+        return self.team.each(make)
+
+    def batch_size(self, walk: Pass, reporter: Reporter) -> int:
+        """The one asked for, or the largest that fits."""
+        if self.recipe.eval.batch_size:
+            return self.recipe.eval.batch_size
+        size = prediction.largest_batch(walk, self.device, self.team)
+        reporter.note(f"batches of {size}")
+        return size
+
+    def signature(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues: all that its predictions depend on."""
+        about = ("fingerprint", "configuration", "revision", "class", "dtype")
+        return {
+            "task": self.name,
+            **{key: self.loaded.description[key] for key in about},
+            "samples": self.selection.description["fingerprint"],
+            "count": len(self.selection.samples),
+            **_settings(self.asked),
+        }
+
+    def carry_out(
+        self,
+        walk: Pass,
+        folder: Path,
+        reporter: Reporter,
+        *,
+        batch_size: int,
+        compared: Path | None = None,
+        other_metrics: Mapping[str, Any] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """Predict what is missing in the folder, score it, write results.json; the results."""
+        walked = self._predicted(walk, folder, batch_size, reporter)
+        reporter.note("scoring")
+
+        def score() -> dict[str, Any]:
+            found = scoring.numbers(
+                self.name,
+                folder / f"{PREDICTIONS}.jsonl",
+                seed=self.recipe.data.seed,
+                resamples=self.recipe.eval.resamples or scoring.RESAMPLES,
+                fingerprint=self.selection.description["fingerprint"],
+                compared=compared,
+                settings=_settings(self.asked),
+                other_metrics=other_metrics,
+            )
+            results = found | self._facts(walked, batch_size)
+            write_json(folder / RESULTS, results)
+            return results
+
+        return self.team.first(score)
+
+    def _predicted(self, walk: Pass, folder: Path, batch_size: int, reporter: Reporter) -> prediction.Walked:
+        options = {"folder": folder, "team": self.team, "device": self.device}
+        with reporter.progress("predicting") as progress:
+            walked = prediction.walk(walk, name=PREDICTIONS, batch_size=batch_size, progress=progress, **options)
+        again = self.team.each(lambda: self._refined(folder)) if self.task.refine else None
+        if again:
+            with reporter.progress("matching") as progress:
+                walked += prediction.walk(again, name=REFINED, batch_size=1, progress=progress, **options)
+        if walked.redone:
+            why = "damaged, did not fit the dataset, or were of unfinished batches"
+            reporter.warn(f"{walked.redone} lines were {why}: predicted again")
+        return walked
+
+    def _refined(self, folder: Path) -> Pass | None:
+        records = predictions.read(folder / f"{PREDICTIONS}.jsonl")
+        return self.task.refine(self.loaded, self.selection.samples, self.asked, records)
+
+    def _facts(self, walked: prediction.Walked, batch_size: int) -> dict[str, Any]:
+        """How the predictions came about."""
+        long = ("ids", "skipped")
+        cuda = self.device.type == "cuda"
+        return {
+            "model": self.loaded.description,
+            "dataset": {key: value for key, value in self.selection.description.items() if key not in long},
+            "samples": len(self.selection.samples),
+            "left_out": dict(self.left_out),
+            "limit": self.limit,
+            "settings": {**_settings(self.asked), "batch_size": batch_size},
+            **walked.to_json(),
+            "peak_memory": peak_memory(self.device),
+            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
+            "processes": self.team.size,
+            "provenance": runs.provenance(),
+        }
+
+
+def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, store: Path) -> Judgement:
+    """The recipe's task for a model, on the samples that it can be judged on; `store` takes their images.
+
+    Raises UsageError for a model that is partly random or cannot do the task, and where no sample can be judged.
+    """
+    if missing := loaded.description.get("missing"):
+        raise UsageError(f"{loaded.name} lacks weights and would be partly random: {', '.join(missing[:3])}")
+    options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
+    name = _task(recipe, loaded, lambda: choose_samples(recipe, recipe.data.dataset, team, n=FEW, **options))
+    task = tasks.load(name)
+    if task.ready:
+        team.each(task.ready)
+    with reporter.progress("choosing samples") as progress:
+        selection = choose_samples(
+            recipe,
+            recipe.data.dataset,
+            team,
+            n=recipe.eval.limit,
+            gathered=task.gathered,
+            progress=progress,
+            **options,
+        )
+    kept, left_out = _judged(task, selection, recipe.data.dataset, reporter)
+    asked = _asked(recipe, loaded, task, kept)
+    return Judgement(recipe=recipe, name=name, loaded=loaded, selection=kept, left_out=left_out, asked=asked, team=team)
+
+
+def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:
+    """The task asked for, or the first that the model can do and the dataset is for, as known or a few samples show."""
+    skills, entry = loaded.family.skills, CATALOG.get(recipe.data.dataset)
+    offered = list(entry.tasks) if entry else None
+    able = tasks.possible(skills)
+    if offered is None and recipe.eval.task is None and len(able) > 1:
+        samples = few().samples
+        offered = [name for name in able if any(tasks.load(name).lacks(sample) is None for sample in samples)] or None
+    return tasks.choose(recipe.eval.task, skills, model=loaded.name, offered=offered)
+
+
+def _judged(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:
+    """The samples that can be judged, and how many lack what."""
+    lacking = [task.lacks(sample) for sample in selection.samples]
+    left_out = dict(Counter(reason for reason in lacking if reason))
+    kept = [sample for sample, reason in zip(selection.samples, lacking, strict=True) if reason is None]
+    for reason, count in left_out.items():
+        told = f"{count} of {len(lacking)} samples of {dataset} (split {selection.description['split']}): {reason}"
+        if not kept:
+            raise UsageError(f"{told}; choose a split or a dataset that has them, or name their columns")
+        reporter.warn(f"{told}; they are left out")
+    return Selection(samples=kept, description=selection.description), left_out
+
+
+def _asked(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> Asked:
+    asked, classes = recipe.eval, selection.description.get("classes")
+    generation = Generation(
+        prompt=asked.prompt, beams=asked.beams, min_length=asked.min_length, max_length=asked.max_length
+    )
+    for skill in WRITING & set().union(*task.skills):
+        generation = settle(loaded, skill, generation)
+    return Asked(
+        generation=generation,
+        classes=tuple(classes) if classes else None,
+        templates=tuple(asked.templates),
+        rerank=asked.rerank,
+        evaluator=evaluator_of(recipe.data.dataset, recipe.data.dataset_id),
+    )
+
+
+def _settings(asked: Asked) -> dict[str, Any]:
+    own = {"evaluator": asked.evaluator} if asked.evaluator != "vqa" else {}
+    return {**asdict(asked.generation), "templates": list(asked.templates), "rerank": asked.rerank, **own}

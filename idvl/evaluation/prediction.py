@@ -1,0 +1,182 @@
+"""A pass of a task over a dataset, its records on disk as they come: shared by processes, resumed where it stopped.
+
+It does not know what a record says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from idvl import predictions
+from idvl.device import free_memory, held_memory, peak_within
+from idvl.distributed import Team
+from idvl.errors import RunError, UsageError
+from idvl.models.load_errors import REFUSED, first_line
+from idvl.predictions import Record
+from idvl.tasks import Pass
+
+# processes that prepare batches ahead for a GPU; on a CPU they would take the cores from the model
+WORKERS = 4
+# the largest batch that is tried, by kind of device
+MOST = {"cpu": 16, "cuda": 256}
+# the share of free memory that a batch may take
+USED = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walked:
+    """What a pass did: items predicted now and found, lines that had to be redone, and the seconds of those now."""
+
+    predicted: int
+    found: int
+    redone: int
+    seconds: float
+
+    def __add__(self, other: Walked) -> Walked:
+        """Two passes over the same items: an item counts as found where both had it."""
+        return Walked(
+            predicted=max(self.predicted, other.predicted),
+            found=min(self.found, other.found),
+            redone=self.redone + other.redone,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def to_json(self) -> dict[str, float | None]:
+        """With the seconds of a sample, None where none was predicted."""
+        each = round(self.seconds / self.predicted, 6) if self.predicted else None
+        return {**asdict(self), "seconds": round(self.seconds, 3), "seconds_per_sample": each}
+
+
+def walk(
+    asked: Pass,
+    *,
+    folder: Path,
+    name: str,
+    batch_size: int,
+    team: Team,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> Walked:
+    """Predict what is missing in FOLDER/NAME.jsonl, which then holds a record for every item, in order.
+
+    Batches are the same whatever was there and however many processes share them, so a batch that is not whole is done
+    again. RunError where a batch does not fit into memory.
+    """
+    total = len(asked.items)
+    batches = [range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
+    kept, redone = team.first(lambda: _kept(folder, name, asked, batches))
+    left = [batch for batch in batches if batch[0] not in kept]
+    mine = left[team.rank :: team.size]
+    start = time.perf_counter()
+
+    def work() -> None:
+        path = predictions.file_of(folder, name, team.rank)
+        done = total - sum(map(len, left))
+        progress(done, total)
+        for batch, records in _predicted(asked, mine, device):
+            named = zip(batch, records, strict=True)
+            predictions.append(path, [{"number": n, "id": asked.ids[n], **record} for n, record in named])
+            done += len(batch) * team.size
+            progress(min(done, total), total)
+
+    team.each(work)
+    seconds = time.perf_counter() - start
+    if left:
+        team.first(lambda: predictions.settle(folder, name, predictions.collect(folder, name, asked.ids)[0]))
+    missing = sum(map(len, left))
+    return Walked(predicted=missing, found=total - missing, redone=redone, seconds=seconds)
+
+
+def _kept(folder: Path, name: str, asked: Pass, batches: Sequence[range]) -> tuple[set[int], int]:
+    """The first numbers of the batches that are whole on disk, which then holds nothing else; lines given up."""
+
+    def fits(number: int, record: Record) -> bool:
+        return asked.fits(asked.items[number], record)
+
+    found, dropped = predictions.collect(folder, name, asked.ids, fits)
+    whole = [batch for batch in batches if all(number in found for number in batch)]
+    kept = {number: found[number] for batch in whole for number in batch}
+    if found or dropped:
+        predictions.settle(folder, name, kept)
+    return {batch[0] for batch in whole}, dropped + len(found) - len(kept)
+
+
+class _Prepared(Dataset):
+    """The inputs of each batch."""
+
+    def __init__(self, asked: Pass, batches: Sequence[range]):
+        self._asked, self._batches = asked, batches
+
+    def __getitem__(self, number: int) -> Any:
+        return self._asked.prepare([self._asked.items[i] for i in self._batches[number]])
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def _predicted(asked: Pass, batches: Sequence[range], device: torch.device) -> Iterator[tuple[range, list[Record]]]:
+    cuda = device.type == "cuda"
+    # batches are whole already, and stay as `prepare` made them
+    loader = DataLoader(
+        _Prepared(asked, batches),
+        batch_size=None,
+        num_workers=WORKERS if cuda else 0,
+        collate_fn=_as_it_is,
+        pin_memory=cuda,
+        generator=torch.Generator(),
+    )
+    for batch, inputs in zip(batches, loader, strict=True):
+        with fitting(len(batch)):
+            records = asked.perform([asked.items[i] for i in batch], inputs)
+        yield batch, records
+
+
+def _as_it_is(inputs: Any) -> Any:
+    return inputs
+
+
+@contextlib.contextmanager
+def fitting(size: int) -> Iterator[None]:
+    """Turn a lack of memory for a batch of this size, and pixels that the model refuses, into a line with a way out."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except ValueError as error:  # how transformers refuses pixels of another size
+        raise UsageError(REFUSED.format(first_line(error))) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        smaller = f"a smaller eval.batch_size ({size // 2} or auto)" if size > 1 else "another --device"
+        raise RunError(f"evaluating a batch of {size} does not fit into memory: --resume with {smaller}") from error
+
+
+def largest_batch(asked: Pass, device: torch.device, team: Team) -> int:
+    """The largest batch, a power of two, that fits into what is free on every process; tried out on the first items.
+
+    Doubling ends at MOST, at the number of items, or where twice what the last one took would be more than USED of what
+    is free. Memory that a trial does not show (a longer text, a larger image) is what the rest is for.
+    """
+    most = min(MOST.get(device.type, MOST["cpu"]), len(asked.items))
+    return min(team.counts(team.each(lambda: _largest(asked, device, most, team))))
+
+
+def _largest(asked: Pass, device: torch.device, most: int, team: Team) -> int:
+    size, before = 1, held_memory(device)
+    while True:
+        items = asked.items[:size]
+        try:
+            took = peak_within(device, lambda some=items: asked.perform(some, asked.prepare(some))) - before
+        except (torch.OutOfMemoryError, MemoryError):
+            if size == 1:
+                raise
+            return size // 2
+        if 2 * size > most or 2 * took > USED * free_memory(device, team.size):
+            return size
+        size *= 2

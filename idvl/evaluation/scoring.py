@@ -1,0 +1,241 @@
+"""Predictions on disk -> results: metrics with intervals, differences to another run, and what they rest on.
+
+It loads no model: scoring can be repeated at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from idvl import predictions, runs, tasks
+from idvl.errors import RunError, UsageError, quoted
+from idvl.files import read_json, write_json
+from idvl.metrics import bootstrap, other
+from idvl.metrics.measured import Measured, Skipped
+from idvl.predictions import Record
+from idvl.reporting.schemas import misfit
+from idvl.tasks import Scores
+
+SCHEMA = "idvl/results/1"
+RESULTS, PREDICTIONS, REFINED = "results.json", "predictions", "matches"
+LEVEL, RESAMPLES, MOST = 0.95, 1_000, 100_000
+# keys of a record that say what was asked, as far as a task has them, with what they are where a record lacks them
+ASKED = {**dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")), "evaluator": "vqa"}
+NUMBER, TEXT = (int, type(None)), (str, type(None))
+# what is read of a results.json; see `documents.misfit`
+SHAPE = {
+    "task": str,
+    "metrics": {"*": {"value": (int, float, type(None))}},
+    "model": {"name": str},
+    "dataset": {"dataset": str, "split": TEXT, "fingerprint": TEXT},
+    "samples": int,
+    "bootstrap?": {"seed": int, "resamples": int, "level": float},
+    "settings?": {},
+    "scoring?": {},
+    "limit?": NUMBER,
+    "left_out?": {"*": int},
+}
+
+
+def numbers(
+    task: str,
+    path: Path,
+    *,
+    seed: int,
+    resamples: int,
+    fingerprint: str | None = None,
+    compared: Path | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    other_metrics: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What a predictions file is worth, as the part of results.json that needs no model.
+
+    `fingerprint`: of the samples, where it is known. `compared`: the results.json of another run. `settings`: those of
+    the predictions, as far as known. `other_metrics`: metrics of `evaluate` by the name that they get.
+    UsageError for a file that is damaged, empty, or of another task.
+    """
+    draws = {"seed": seed, "resamples": resamples, "level": LEVEL}
+    scores = _score(task, path)
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task": task,
+        "headline": tasks.load(task).headline,
+        "metrics": {name: _metric(measured, draws) for name, measured in scores.measures.items()}
+        | {name: _skipped(skipped) for name, skipped in scores.skipped.items()},
+        "bootstrap": draws,
+        "scoring": dict(scores.details),
+    }
+    if other_metrics:
+        given, wanted = _pairs(predictions.read(path))
+        found["other_metrics"] = {name: _computed(metric, given, wanted) for name, metric in other_metrics.items()}
+    if compared:
+        found["compared"] = _difference(task, scores, path, fingerprint, compared, settings, draws)
+    return found
+
+
+def score_again(
+    path: Path, *, task: str | None = None, seed: int | None = None, resamples: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """Score a predictions file once more; the results.json beside it, where there is one, gets the new numbers.
+
+    `seed` and `resamples` None are those of before; `options` are further ones of `numbers`. UsageError for a file that
+    is not whole, and where neither the files beside it nor `task` say which task it is.
+    """
+    path = path / f"{PREDICTIONS}.jsonl" if path.is_dir() else path
+    if (compared := options.get("compared")) and compared.is_dir():
+        options["compared"] = compared / RESULTS
+    count = len(predictions.read(path))
+    beside = path.parent / RESULTS
+    # another file is none of that run
+    before = read_results(beside) if beside.exists() and path.stem == PREDICTIONS else {}
+    begun = (runs.read_record(path.parent) or {"signature": {}})["signature"]
+    task = task or before.get("task") or begun.get("task")
+    if not isinstance(task, str):
+        raise UsageError(f"nothing beside {path} says which task it is: name it with --task")
+    if before and before["task"] != task:
+        raise UsageError(f"{path} is of the task {before['task']:.40}, not of {task}")
+    expected = (begun.get("count") or before.get("samples")) if path.stem == PREDICTIONS else None
+    if expected is not None and count != expected:
+        raise UsageError(f"{path} holds {count} of {quoted(expected)} predictions: finish the run with --resume first")
+    drawn = before.get("bootstrap") or {"seed": 0, "resamples": RESAMPLES}
+    seed, resamples = drawn["seed"] if seed is None else seed, resamples or drawn["resamples"]
+    if seed < 0 or not 1 <= resamples <= MOST:
+        raise UsageError(f"a bootstrap has 1 to {MOST:,} resamples and a seed of 0 or more, not {resamples} and {seed}")
+    found = numbers(
+        task,
+        path,
+        seed=seed,
+        resamples=resamples,
+        fingerprint=before.get("dataset", {}).get("fingerprint"),
+        settings=before.get("settings") or {},
+        **options,
+    )
+    kept = {key: value for key, value in before.items() if key not in ("compared", "other_metrics")}
+    results = kept | found | {"samples": count}
+    if before:
+        write_json(beside, results)
+    return results
+
+
+def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | None) -> dict[str, Any]:
+    """The results to compare with. UsageError for those of another task or of other samples."""
+    theirs = read_results(results)
+    if theirs["task"] != task:
+        raise UsageError(f"{results} is of the task {theirs['task']:.40}, not of {task}: nothing to compare")
+    their_ids = [record.get("id") for record in predictions.read(results.with_name(f"{PREDICTIONS}.jsonl"))]
+    if list(ids) != their_ids or fingerprint not in (None, theirs["dataset"]["fingerprint"]):
+        raise UsageError(f"{results} is of other samples: compare runs of one dataset, --split, --limit and --seed")
+    return theirs
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results.json. UsageError for a file that is none."""
+    try:
+        results = read_json(path)
+    except OSError as error:
+        wanted = "give the folder of an idvl eval run, or its results.json"
+        raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {wanted}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read as results: {error}") from error
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise UsageError(f"{path} is no results.json of idvl eval (schema {SCHEMA})")
+    if wrong := misfit(results, SHAPE):
+        raise UsageError(f"{path} is no sound results.json: {wrong}; evaluate again")
+    return results
+
+
+def values(results: Mapping[str, Any]) -> dict[str, float]:
+    """The value of every metric that has one."""
+    return {name: found["value"] for name, found in results["metrics"].items() if found["value"] is not None}
+
+
+def _check(records: Sequence[Record], path: Path) -> None:
+    """UsageError unless the lines are those of a finished run: numbered from 0, each for a sample of its own."""
+    numbers = [record.get("number") for record in records]
+    if numbers != list(range(len(records))) or any(type(number) is not int for number in numbers):
+        raise UsageError(f"{path} lacks predictions: finish the run with --resume first")
+    ids = set()
+    for line, record in enumerate(records, 1):
+        name = record.get("id")
+        if not isinstance(name, str) or name in ids:
+            what = "the id of another line" if isinstance(name, str) else "no id"
+            raise UsageError(f"{path} line {line} has {what} ({quoted(name)}): finish the run with --resume first")
+        ids.add(name)
+
+
+def _score(task: str, path: Path) -> Scores:
+    records, beside = predictions.read(path), path.with_name(f"{REFINED}.jsonl")
+    refined = predictions.read(beside) if tasks.load(task).refine and beside.exists() else []
+    for found, place in ((records, path), (refined, beside)):
+        _check(found, place)
+    if refined and len(refined) != len(records):
+        raise UsageError(f"{beside} holds {len(refined)} of {len(records)} lines: finish the run with --resume first")
+    try:
+        return tasks.load(task).score(records, refined)
+    except RunError:
+        raise
+    except KeyError as error:
+        raise UsageError(f"{path} holds no predictions of the task {task}: no {error} in it") from error
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        raise UsageError(f"{path} holds no sound predictions of the task {task}: {error}") from error
+
+
+def _computed(metric: Any, given: Sequence[Any], wanted: Sequence[Any]) -> dict[str, Any]:
+    """What a metric gives, or why it does not: the others are not lost for it."""
+    try:
+        return other.compute(metric, given, wanted)
+    except UsageError as error:
+        return {"skipped": str(error)}
+
+
+def _metric(measured: Measured, draws: dict[str, Any]) -> dict[str, Any]:
+    low, high = bootstrap.interval(measured, **draws)
+    return {"value": measured.value, "low": low, "high": high, "interval": measured.interval}
+
+
+def _skipped(skipped: Skipped) -> dict[str, Any]:
+    return {"value": None, "skipped": skipped.reason, "hint": skipped.hint}
+
+
+def _difference(
+    task: str,
+    scores: Scores,
+    path: Path,
+    fingerprint: str | None,
+    results: Path,
+    settings: Mapping[str, Any],
+    draws: dict[str, Any],
+) -> dict[str, Any]:
+    """The difference of every metric to another run's, over the same samples, paired, and of their settings."""
+    ours, beside = predictions.read(path), results.with_name(f"{PREDICTIONS}.jsonl")
+    theirs = comparable(results, task, [record.get("id") for record in ours], fingerprint)
+    for one, their in zip(ours, predictions.read(beside), strict=True):
+        if wrong := [key for key, usual in ASKED.items() if one.get(key, usual) != their.get(key, usual)]:
+            raise UsageError(f"{quoted(one['id'])} has another {wrong[0]!r} in {beside}: compare runs of one dataset")
+    measures = _score(task, beside).measures
+    differences = {
+        name: asdict(bootstrap.paired(measured, measures[name], **draws))
+        for name, measured in scores.measures.items()
+        if name in measures
+    }
+    known = settings.keys() & (theirs.get("settings") or {}).keys() - {"batch_size"}
+    other_settings = {
+        key: [settings[key], theirs["settings"][key]]
+        for key in sorted(known)
+        if settings[key] != theirs["settings"][key]
+    }
+    about = {"results": str(results), "model": theirs["model"]["name"], "settings": other_settings}
+    return {**about, "differences": differences}
+
+
+def _pairs(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
+    """(predictions, references) as metrics of `evaluate` take them."""
+    wanted = next((key for key in ("references", "answers", "label") if key in records[0]), None)
+    if wanted is None:
+        raise UsageError("--metric compares texts or classes, and retrieval predicts neither")
+    given = [record["prediction"] if "prediction" in record else record["top"][0] for record in records]
+    return given, [record[wanted] for record in records]

@@ -1,0 +1,1 @@
+"""Model + samples -> the dimension of every layer."""

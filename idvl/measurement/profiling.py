@@ -1,0 +1,250 @@
+"""A recipe's measurement: planned, then written down layer by layer into a run's folder.
+
+recipe, model -> samples, layers -> measurement -> metrics.jsonl, profile.json, profile.png.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idvl import runs
+from idvl.data.samples import Selection
+from idvl.device import peak_memory
+from idvl.distributed import Team
+from idvl.errors import RunError, UsageError, quoted
+from idvl.measurement.measurement import Measurement, Settings
+from idvl.models.layers import Layer, find_layers
+from idvl.models.loading import Loaded
+from idvl.models.plan import Plan
+from idvl.profile import LayerProfile, Profile, load_profile
+from idvl.recipe import ESTIMATING, Recipe
+from idvl.reporter import Reporter, resumable
+from idvl.reporting.plot import plot
+from idvl.session import choose_samples, open_run
+from idvl.sparsity.weighting import unsound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run ends with: `profile` and `folder` after a measurement (beside the first process neither).
+
+    `plan` is None where everything had been measured before.
+    """
+
+    plan: Plan | None
+    profile: Profile | None = None
+    folder: Path | None = None
+
+
+class Estimation:
+    """A recipe's measurement of a model that is open. Until `carry_out` nothing is written.
+
+    `begun`: the folder of a run to go on from, whose layers need not be measured again. The recipe names its dataset.
+    """
+
+    def __init__(self, recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, begun: Path | None = None):
+        self.recipe, self.loaded, self.team, self.begun = recipe, loaded, team, begun
+        asked, data = recipe.estimate, recipe.data
+        self.layers = find_layers(loaded.model, loaded.family, pattern=asked.layers, modality=asked.modality)
+        with reporter.progress("choosing samples") as progress:
+            self.selection = choose_samples(
+                recipe, data.dataset, team, split=data.split, n=data.samples, force=data.force, progress=progress
+            )
+        self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
+        self.done = team.first(lambda: _done(begun, self.signature, self.layers) if begun else {})
+        self._work: Measurement | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every layer has been measured before."""
+        return self.done.keys() == self.layers.keys()
+
+    def plan(self, reporter: Reporter) -> Plan:
+        """What is going to happen. UsageError where memory or samples are too few."""
+        return self._measurement(reporter).plan
+
+    def carry_out(
+        self,
+        folder: Path | None,
+        reporter: Reporter,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        others: Sequence[tuple[str, Profile]] = (),
+        part: bool = False,
+    ) -> Result:
+        """Measure what is left, into a folder (None: a new one), and draw it beside `others`.
+
+        As a `part` of another run it leaves it to that run to tell how to go on.
+        """
+        written = self.recipe.to_dict(*ESTIMATING)
+        options = {"recipe": written, "signature": self.signature, "resume": resume, "overwrite": overwrite}
+        if self.is_done:
+            finished = self.team.first(lambda: _finished(folder, options, self, others))
+            if finished:
+                reporter.note("everything is measured already")
+                _judge(finished.layers, reporter, part=part)
+                return Result(plan=None, profile=finished, folder=folder)
+        # nothing of it is needed afterwards
+        work, self._work = self._measurement(reporter), None
+        for line in work.plan.lines():
+            reporter.note(line)
+        with ExitStack() as held:
+            opened, _ = open_run(held, self.team, folder, named(self.recipe), **options)
+            if opened is None:
+                for _ in work.estimates():
+                    pass
+                return Result(plan=work.plan)
+            if not part:
+                held.enter_context(resumable(opened.folder, reporter))
+            profile = _recorded(work, self.selection, opened, self.done, reporter)
+            plot([(self.loaded.name, profile), *others], opened.path("profile.png"))
+        _judge(profile.layers, reporter, part=part)
+        return Result(plan=work.plan, profile=profile, folder=opened.folder)
+
+    def _measurement(self, reporter: Reporter) -> Measurement:
+        if self._work is None:
+            with reporter.progress("preparing") as progress:
+                self._work = Measurement(
+                    self.loaded,
+                    self.selection.samples,
+                    self.layers,
+                    settings_of(self.recipe),
+                    memory=self.recipe.estimate.memory_bytes,
+                    spill=self.recipe.estimate.spill,
+                    team=self.team,
+                    done=self.done,
+                    progress=progress,
+                )
+        return self._work
+
+
+def named(recipe: Recipe) -> tuple[str, str, str]:
+    return "estimate-id", recipe.model.name, recipe.data.dataset
+
+
+def settings_of(recipe: Recipe) -> Settings:
+    wanted = recipe.estimate
+    return Settings(
+        tokens=wanted.tokens,
+        capture=wanted.capture,
+        estimator=wanted.estimator,
+        knn=wanted.knn,
+        batch_size=recipe.data.batch_size,
+        seed=recipe.data.seed,
+    )
+
+
+def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer], settings: Settings) -> dict[str, Any]:
+    """What a resumed run must share with the one it continues: all that its numbers depend on."""
+    return {
+        **{key: loaded.description[key] for key in ("fingerprint", "configuration", "revision", "class", "dtype")},
+        "samples": selection.description["fingerprint"],
+        "layers": hashlib.sha256("\n".join(layers).encode()).hexdigest(),
+        **{key: value for key, value in asdict(settings).items() if key not in ("batch_size", "knn")},
+    }
+
+
+def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) -> dict[str, LayerProfile]:
+    """The layers that the run in `folder` has measured, none where there is no run yet."""
+    record = runs.read_record(folder)
+    if record:
+        runs.refuse_difference(folder, record["signature"], signature)
+    done = {}
+    for line in runs.read_metrics(folder / "metrics.jsonl"):
+        if not isinstance(line.get("layer"), str) or line["layer"] not in layers:
+            raise RunError(f"metrics.jsonl of {quoted(folder)} holds a line that is not this run's: use --overwrite")
+        done[line["layer"]] = LayerProfile.from_json(line.get("profile"), line["layer"])
+    return done
+
+
+def _finished(
+    folder: Path, options: Mapping[str, Any], work: Estimation, others: Sequence[tuple[str, Profile]]
+) -> Profile | None:
+    """The profile of a run that has measured everything, None if it was not written; drawn anew beside `others`."""
+    name = work.loaded.name
+    try:
+        profile = load_profile(folder / "profile.json")
+    except UsageError:
+        return None
+    if profile.layers != work.done or profile.model.get("fingerprint") != work.signature["fingerprint"]:
+        return None
+    if others:
+        with runs.Run.open(folder, **options) as opened:
+            plot([(name, profile), *others], opened.path("profile.png"))
+    return profile
+
+
+def _recorded(
+    work: Measurement, selection: Selection, opened: runs.Run, done: dict[str, LayerProfile], reporter: Reporter
+) -> Profile:
+    """Measure what is left, and write the profile."""
+    start = time.perf_counter()
+    measured = done | _measured(work, opened, reporter)
+    profile = profile_of(measured, work, selection, time.perf_counter() - start)
+    backends = Counter(layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values())
+    reporter.note(f"neighbours by {', '.join(f'{name} in {n} layers' for name, n in backends.items() if name)}")
+    profile.save(opened.path("profile.json"))
+    return profile
+
+
+def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[str, LayerProfile]:
+    """Measure what is left, each layer written down as soon as it is known."""
+    measured = {}
+    with reporter.progress("measuring layers") as progress:
+        for name, layer in work.estimates(progress):
+            opened.log_metric({"layer": name, "profile": asdict(layer)})
+            measured[name] = layer
+    return measured
+
+
+def _judge(measured: Mapping[str, LayerProfile], reporter: Reporter, *, part: bool) -> None:
+    """Warn of layers without a number, and of unsound ones unless the run that this is a part of does so.
+
+    Raises RunError where no layer has a number.
+    """
+    estimates = {name: layer.estimate for name, layer in measured.items()}
+    without = {name: found.reason for name, found in estimates.items() if found.dimension is None}
+    doubtful = {name: why for name, found in estimates.items() if name not in without and (why := unsound(found))}
+    for what, found in (("estimate", without), ("sound ID", {} if part else doubtful)):
+        if found:
+            name, reason = next(iter(found.items()))
+            told = f"{len(found)} of {len(measured)} layers have no {what}, the first is {name}: {reason}"
+            if len(without) == len(measured):
+                raise RunError(told)
+            reporter.warn(told)
+
+
+def _facts(work: Measurement, seconds: float) -> dict[str, Any]:
+    """How the measurement went."""
+    on_gpu = work.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(work.device) if on_gpu else "cpu",
+        "processes": work.team.size,
+        "seconds": round(seconds, 3),
+        "planned_seconds": round(work.plan.seconds, 3),
+        "forward_passes": round(work.plan.forwards, 3),
+        "memory_budget": work.plan.budget,
+        "peak_memory": peak_memory(work.device),
+    }
+
+
+def profile_of(
+    measured: Mapping[str, LayerProfile], work: Measurement, selection: Selection, seconds: float
+) -> Profile:
+    return Profile(
+        layers=dict(sorted(measured.items(), key=lambda item: item[1].depth)),
+        model=work.loaded.description,
+        dataset=selection.description,
+        protocol={**asdict(work.settings), "n_samples": len(selection.samples)},
+        provenance={**runs.provenance(), **_facts(work, seconds)},
+    )

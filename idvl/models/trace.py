@@ -1,0 +1,208 @@
+"""One batch sent through the model to learn what a walk will meet: blocks, layers and their sizes, and the time.
+
+The order in which towers run is not the order in which they are registered, and sizes depend on the inputs: so both are
+observed. It does not know how much memory there is: plan.py decides with what is found here.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idvl.errors import RunError, UsageError
+from idvl.models.layers import Layer
+from idvl.models.load_errors import REFUSED, first_line
+from idvl.models.walk import Call, restore_forward, to_device
+
+TOURS = 2
+
+
+@dataclass
+class Stop:
+    """A block as met: the layers that ran in it, in order, its time for the batch and the bytes alive before it."""
+
+    name: str
+    seconds: float = 0.0
+    alive: int = 0
+    layers: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Survey:
+    """What one batch met. `shapes`: layer name -> shape of one captured tensor per call (batch first)."""
+
+    batch_size: int
+    stops: list[Stop]
+    shapes: dict[str, list[torch.Size]]
+    seconds: float
+    unwalkable: str | None
+
+    def working_bytes(self) -> int:
+        """What a block needs while it runs for one batch, at most: its layers' tensors, and as much again for the rest.
+
+        Twice the layers' outputs is what transformers' blocks were seen to take.
+        """
+        blocks = [stop.layers for stop in self.stops] or [list(self.shapes)]
+        sizes = {name: sum(shape.numel() for shape in shapes) * 4 for name, shapes in self.shapes.items()}
+        return 2 * max((sum(sizes[name] for name in set(layers)) for layers in blocks), default=0)
+
+    def order(self) -> list[str]:
+        """The layers that ran, in the order in which they did."""
+        return list(self.shapes)
+
+
+def blocks_of(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, nn.Module]:
+    """The modules a walk stops at: the blocks that hold layers, and each layer that lies outside of any block."""
+    names = dict.fromkeys(layer.block or layer.name for layer in layers.values())
+    return {name: model.get_submodule(name) for name in names}
+
+
+class Watch:
+    """Calls `record(name, index of the call within the run, tensor)` for every watched layer that runs.
+
+    It wraps each layer's forward rather than hooking it, so that it also sees layers that a walk stops at.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], capture: str, record: Callable[[str, Tensor], None]):
+        self._layers, self._capture, self._record = layers, capture, record
+        self._before: dict[str, Callable | None] = {}
+
+    def __enter__(self) -> Watch:
+        for name, layer in self._layers.items():
+            self._before[name] = vars(layer.module).get("forward")
+            layer.module.forward = self._watching(name, layer.module.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, layer in self._layers.items():
+            restore_forward(layer.module, self._before[name])
+
+    def _watching(self, name: str, original: Callable) -> Callable:
+        def forward(x: Tensor, *args, **kwargs):
+            out = original(x, *args, **kwargs)
+            self._record(name, x if self._capture == "input" else out)
+            return out
+
+        return forward
+
+
+def survey(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    call: Call,
+    layers: Mapping[str, Layer],
+    *,
+    capture: str,
+    device: torch.device,
+) -> Survey:
+    """Run one sample to warm up, then the batch TOURS times, of which the fastest counts.
+
+    Raises RunError for a layer whose tensors do not lead with the samples of the batch, UsageError for inputs that the
+    model refuses.
+    """
+    blocks = blocks_of(model, layers)
+    batch = to_device(batch, device)
+    tour = _Tour(device)
+    handles = [nn.modules.module.register_module_forward_hook(tour.alive.note)]
+    for name, block in blocks.items():
+        handles.append(block.register_forward_pre_hook(partial(tour.enter, name)))
+        handles.append(block.register_forward_hook(tour.leave))
+    try:
+        with torch.no_grad(), Watch(layers, capture, tour.record):
+            try:
+                tour.run(model, call, {key: value[:1] for key, value in batch.items()})
+            except ValueError as error:  # how transformers refuses pixels of another size
+                raise UsageError(REFUSED.format(first_line(error))) from error
+            alone = tour.shapes
+            tours = [tour.run(model, call, batch) for _ in range(TOURS)]
+    finally:
+        for handle in handles:
+            handle.remove()
+    seconds, stops = min(tours, key=lambda timed: timed[0])
+    size = len(next(iter(batch.values())))
+    _check_leading(alone, tour.shapes, size)
+    return Survey(size, stops, tour.shapes, seconds, _unwalkable(stops, tour.shapes, layers))
+
+
+class _Tour:
+    """What one forward pass meets."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._inside: list[Stop] = []
+        self.alive = _Alive()
+
+    def run(self, model: nn.Module, call: Call, batch: dict[str, Tensor]) -> tuple[float, list[Stop]]:
+        """Seconds and stops of one pass; `shapes` are its."""
+        self.alive.inputs = sum(value.nbytes for value in batch.values())
+        self.stops: list[Stop] = []
+        self.shapes: dict[str, list[torch.Size]] = {}
+        start = _now(self._device)
+        call(model, batch)
+        return _now(self._device) - start, self.stops
+
+    def enter(self, name: str, module: nn.Module, args: Any) -> None:
+        self.stops.append(Stop(name, alive=self.alive.bytes()))
+        self._inside.append(self.stops[-1])
+        self.stops[-1].seconds -= _now(self._device)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._inside.pop().seconds += _now(self._device)
+
+    def record(self, name: str, tensor: Tensor) -> None:
+        self.shapes.setdefault(name, []).append(tensor.shape)
+        if self._inside:
+            self._inside[-1].layers.append(name)
+
+
+def _check_leading(alone: dict[str, list[torch.Size]], together: dict[str, list[torch.Size]], size: int) -> None:
+    """A point is read off a tensor's first axis, so that axis must grow with the batch."""
+    for name, shapes in together.items():
+        pairs = zip(alone.get(name, []), shapes, strict=False)
+        if len(alone.get(name, [])) != len(shapes) or any(one[0] * size != many[0] for one, many in pairs):
+            seen = ", ".join(str(tuple(shape)) for shape in shapes)
+            raise RunError(f"layer {name}: its tensor {seen} does not lead with the {size} samples of the batch")
+
+
+def _unwalkable(stops: list[Stop], shapes: Mapping[str, Any], layers: Mapping[str, Layer]) -> str | None:
+    """Why the model cannot be walked block by block, None if it can."""
+    for name, count in Counter(stop.name for stop in stops).items():
+        if count > 1:
+            return f"block {name} runs {count} times in one forward pass"
+    met = {layer for stop in stops for layer in stop.layers}
+    for name in shapes:
+        if name not in met:
+            return f"layer {name} runs outside of its block {layers[name].block}"
+    return None
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class _Alive:
+    """The bytes of the inputs and of all module outputs that are still referenced."""
+
+    def __init__(self):
+        self.inputs = 0
+        self._outputs: list[weakref.ref] = []
+
+    def note(self, module: nn.Module, args: Any, output: Any) -> None:
+        values = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
+        self._outputs += [weakref.ref(value) for value in values if isinstance(value, Tensor)]
+
+    def bytes(self) -> int:
+        tensors = [tensor for ref in self._outputs if (tensor := ref()) is not None]
+        self._outputs = [weakref.ref(tensor) for tensor in tensors]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        return self.inputs + sum(storages.values())

@@ -1,0 +1,89 @@
+"""The intrinsic dimensions that a pruning run weighs by: read, published, estimated first, or estimated anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idvl import runs
+from idvl.errors import UsageError
+from idvl.measurement.api import estimate_id
+from idvl.measurement.profiling import Estimation
+from idvl.models.layers import SCOPES, Layer
+from idvl.profile import Profile, load_profile, published
+from idvl.pruning.settings import AUTO
+from idvl.recipe import PruneSection, Recipe
+from idvl.reporter import Reporter
+from idvl.session import choose_samples, other_widths
+from idvl.sparsity.pruner import Pruner
+
+if TYPE_CHECKING:
+    from idvl.pruning.job import Job
+
+PUBLISHED = "published:"
+# the folder inside a run's of the run that estimates its profile
+FOLDER = "profile"
+
+
+def named(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
+    """The profile that a recipe names, None where it names or needs none. UsageError for one of another model."""
+    if prune.id_weight == "none" or prune.profile == AUTO:
+        return None
+    name = prune.profile
+    profile = published(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else load_profile(name)
+    for difference in other_widths(profile, layers).values():
+        raise UsageError(f"the profile {name} is of another model: {difference}")
+    return profile
+
+
+def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
+    """Whether a profile is of other weights than a described model has; None where it does not tell."""
+    measured = profile.model.get("fingerprint")
+    return None if measured is None else measured != model["fingerprint"]
+
+
+def estimation(job: Job, reporter: Reporter, *, begun: Path | None = None) -> Estimation:
+    """The estimation of the job's model, planned: what it would refuse is refused. `begun`: the run to go on from."""
+    begun = begun if begun and job.team.first(lambda: runs.read_record(begun) is not None) else None
+    made = Estimation(_asked(job), job.loaded, job.team, reporter, begun=begun)
+    if not made.is_done:
+        made.plan(reporter)
+    return made
+
+
+def refreshed(job: Job, pruner: Pruner, opened: runs.Run | None, epoch: int) -> Profile:
+    """The dimensions of the model as it is now, masked; written into the run's folder."""
+    asked, data = _asked(job), job.recipe.data
+    drawn = choose_samples(asked, data.dataset, job.team, split=asked.data.split, n=data.samples, force=data.force)
+    with pruner.masked():
+        profile = estimate_id(
+            job.loaded.model,
+            drawn.samples,
+            processor=job.loaded.processor,
+            batch_size=asked.data.batch_size,
+            seed=asked.data.seed,
+            **asked.estimate.model_dump(),
+        )
+    if opened:
+        profile.save(opened.path(f"profile-epoch-{epoch:04d}.json"))
+    return profile
+
+
+def newest(folder: Path, profile: Profile | None) -> Profile | None:
+    """The profile measured last in a run that began with `profile`."""
+    anew = sorted(folder.glob("profile-epoch-*.json"))
+    return Profile.load(anew[-1]) if anew else profile
+
+
+def _asked(job: Job) -> Recipe:
+    """The recipe of the estimation: the layers in scope, on samples of the split that is trained on."""
+    data = job.recipe.data.model_copy(update={"split": job.selection.description["split"]})
+    scope = job.recipe.prune.scope
+    modalities = sorted({layer.modality for layer in job.layers.values()})
+    update = {"modality": modalities, "layers": None if scope in SCOPES else scope}
+    if job.recipe.prune.compat == "icml24":
+        update["estimator"] = "icml24"
+    estimate = job.recipe.estimate.model_copy(update=update)
+    model = job.recipe.model.model_copy(update={"name": job.loaded.name})
+    return job.recipe.model_copy(update={"model": model, "data": data, "estimate": estimate})

@@ -1,0 +1,161 @@
+"""One pruning run before it starts: what is pruned, what it learns from, in which steps. It has written nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idvl.data.catalog import TRAINING
+from idvl.data.samples import Selection
+from idvl.distributed import Team
+from idvl.errors import UsageError, quoted
+from idvl.models.heads import with_new_head
+from idvl.models.layers import in_scope
+from idvl.models.loading import Loaded
+from idvl.profile import Profile
+from idvl.pruning import dimensions
+from idvl.pruning.settings import schedule_of, training_of
+from idvl.recipe import Recipe
+from idvl.reporter import Reporter
+from idvl.session import choose_samples, open_model
+from idvl.sparsity import criteria, icml24
+from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.structure import parse
+from idvl.sparsity.weighting import Multipliers, multipliers
+from idvl.training import steps_per_epoch, total_steps
+
+# settings of a training that do not change what it comes to
+INDIFFERENT = ("checkpoint_every", "report_to")
+
+
+def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path) -> Job:
+    """Model, layers and training samples of a resolved recipe; `store` takes their images."""
+    train, data = recipe.train, recipe.data
+    loaded = open_model(recipe.model, device, team)
+    # no more than the steps take
+    wanted = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
+    with reporter.progress("choosing training samples") as progress:
+        selection = choose_samples(
+            recipe,
+            data.dataset,
+            team,
+            split=data.split or TRAINING,
+            n=train.samples or wanted,
+            force=True,
+            distinct=False,
+            store=store,
+            progress=progress,
+        )
+    if train.samples and len(selection.samples) < train.samples:
+        reporter.warn(f"{train.samples} training samples were asked for, there are {len(selection.samples)}")
+    if train.new_head:
+        known = {sample.label for sample in selection.samples} - {None}
+        if not known:
+            raise UsageError(f"--new-head needs labels to learn, and {data.dataset} has none")
+        names = selection.description.get("classes") or [str(label) for label in range(max(known) + 1)]
+        loaded = with_new_head(loaded, names, seed=data.seed)
+    if train.texts == "first":
+        first = [replace(sample, texts=sample.texts[:1], answers=sample.answers[:1]) for sample in selection.samples]
+        selection = replace(selection, samples=first)
+    job = Job(recipe, loaded, selection, team)
+    if job.known and dimensions.is_foreign(job.known, job.origin):
+        reporter.warn(
+            f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
+        )
+    return job
+
+
+class Job:
+    """What `gather` found, its schedule, and the profile that the recipe names (None: none, or estimated first).
+
+    `origin` describes the model as it was found. UsageError for what does not go together.
+    """
+
+    def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team):
+        self.recipe, self.selection, self.team = recipe, selection, team
+        self.origin = loaded.description
+        self.take(loaded)
+        self.training = training_of(recipe)
+        samples = len(selection.samples)
+        self.per_epoch = steps_per_epoch(self.training, samples, team.size)
+        prune = recipe.prune
+        if self.training.skip_last and self.per_epoch == 1:
+            raise UsageError(
+                f"compat icml24 leaves out the last step of each epoch, and {samples} samples make one step an epoch: "
+                "nothing would be trained; use a smaller batch_size, more samples or compat none"
+            )
+        self.schedule = schedule_of(prune, total_steps(self.training, samples, team.size))
+        self.known = team.first(lambda: dimensions.named(prune, self.layers))
+        # refuses what does not go together before anything is written
+        self.pruner(self.multipliers(self.known) if self.known else None)
+
+    @property
+    def estimates(self) -> bool:
+        """Whether dimensions are estimated first."""
+        return self.recipe.prune.id_weight != "none" and self.known is None
+
+    def take(self, loaded: Loaded) -> None:
+        """Go on with this model. UsageError for layers that the structure does not fit."""
+        prune = self.recipe.prune
+        self.loaded, self.layers = loaded, in_scope(loaded.model, loaded.family, prune.scope)
+        for layer in self.layers.values() if parse(prune.structure).grouped else ():
+            if layer.module.weight.shape[1] != layer.in_features:
+                raise UsageError(f"{prune.structure} groups inputs, which {layer.name} stores as rows")
+
+    def signature(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        pruning = self.recipe.prune.model_dump(mode="json").items()
+        training = self.recipe.train.model_dump(mode="json").items()
+        return {
+            **{key: self.origin[key] for key in ("fingerprint", "configuration", "revision", "class")},
+            "samples": self.selection.description["fingerprint"],
+            "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
+            **{f"prune.{key}": value for key, value in pruning},
+            "prune.mask_every": self.schedule.mask_every,
+            **{f"train.{key}": value for key, value in training if key not in INDIFFERENT},
+            "seed": self.recipe.data.seed,
+            "processes": self.team.size,
+            "profile": hashlib.sha256(self.known.dumps().encode()).hexdigest() if self.known else None,
+        }
+
+    def multipliers(self, profile: Profile | None) -> Multipliers:
+        """What each layer's scores are multiplied by. UsageError for a profile of another model."""
+        prune = self.recipe.prune
+        modalities = {name: layer.modality for name, layer in self.layers.items()}
+        return multipliers(
+            profile, modalities, mode=prune.id_weight, exponent=prune.id_exponent, missing=prune.missing_id
+        )
+
+    def criterion(self) -> criteria.Criterion:
+        """A new criterion as the recipe sets it."""
+        prune = self.recipe.prune
+        load = icml24.load if prune.compat == "icml24" else criteria.load
+        return load(prune.criterion, **{key: getattr(prune, key) for key in criteria.settings(prune.criterion)})
+
+    def pruner(self, weighted: Multipliers | None) -> Pruner:
+        """A new pruner of the layers in scope."""
+        prune = self.recipe.prune
+        modules = {name: layer.module for name, layer in self.layers.items()}
+        weights = {name: module.weight for name, module in modules.items()}
+        common = {
+            "criterion": self.criterion(),
+            "factors": weighted.factors if weighted else None,
+            "schedule": self.schedule,
+        }
+        if prune.compat == "icml24":
+            biases = {name: module.bias for name, module in modules.items() if module.bias is not None}
+            return icml24.Icml24(weights, steps_per_epoch=self.per_epoch, biases=biases, **common)
+        return Pruner(
+            weights,
+            allocation=prune.allocation,
+            structure=prune.structure,
+            floor=prune.floor,
+            ceiling=prune.ceiling,
+            min_keep=prune.min_keep,
+            monotone=prune.monotone,
+            **common,
+        )

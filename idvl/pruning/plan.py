@@ -1,0 +1,91 @@
+"""What a pruning run is going to do, found out before it writes anything."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from idvl.checkpoints.report import plan as planned_report
+from idvl.models.layers import find_layers
+from idvl.models.plan import duration
+from idvl.pruning.job import Job
+from idvl.pruning.settings import head_training
+from idvl.sparsity.schedule import Schedule
+from idvl.training import total_steps
+from idvl.training.dry_run import rehearse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Scope, schedule, and what a run takes: bytes of memory, seconds of training, and of what comes before it.
+
+    `report` is report.json without what only the masks know.
+    """
+
+    report: dict[str, Any]
+    schedule: Schedule
+    steps_per_epoch: int
+    samples: int
+    memory: int
+    seconds: float
+    before: dict[str, float]
+
+    def scope(self) -> list[str]:
+        """What is pruned, a line for each modality."""
+        total = self.report["total"]["weights"]
+        return [
+            f"{name}: {part['layers']} layers, {part['weights']:,} weights, {part['weights'] / total:.1%} of the scope"
+            for name, part in self.report["modalities"].items()
+        ]
+
+    def lines(self) -> list[str]:
+        """When, and what it takes."""
+        schedule = self.schedule
+        every = f"masks every {schedule.mask_every} steps" if schedule.mask_every > 1 else "masks at every step"
+        before = "".join(f", {duration(seconds)} of {what} before it" for what, seconds in self.before.items())
+        return [
+            f"{schedule.total_steps:,} steps, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
+            f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} at step {schedule.last + 1:,}, {every}",
+            f"{self.memory / 2**30:.2f} GiB for weights, gradients, optimizer and criterion, beside a batch's "
+            f"activations; about {duration(self.seconds)} of training{before}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for programs; memory in bytes."""
+        return {
+            "report": self.report,
+            "schedule": asdict(self.schedule),
+            "steps_per_epoch": self.steps_per_epoch,
+            "samples": self.samples,
+            "memory": self.memory,
+            "seconds": self.seconds,
+            "before": self.before,
+        }
+
+
+def make(job: Job) -> Plan:
+    """The plan of a job, whose step is rehearsed. RunError, with a batch size that fits, where memory is too small."""
+    model, prune = job.loaded.model, job.recipe.prune
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    pruned = sum(layer.in_features * layer.out_features for layer in job.layers.values())
+    # two moments; the dense model; what data-parallel wrappers exchange gradients in
+    copies = 2 * job.training.update_weights + (job.training.distill > 0) + (job.team.size > 1)
+    beside = weights * copies + pruned * job.criterion().bytes_per_weight + pruned // 8
+    step = rehearse(job.loaded, job.selection.samples, job.training, beside=beside)
+    dense = total_steps(head_training(job.training), len(job.selection.samples), job.team.size)
+    return Plan(
+        report=planned_report(
+            model,
+            job.layers,
+            prunable=find_layers(model, job.loaded.family),
+            asked=prune.sparsity,
+            by_layer=dict.fromkeys(job.layers, prune.sparsity) if prune.allocation == "uniform" else None,
+        ),
+        schedule=job.schedule,
+        steps_per_epoch=job.per_epoch,
+        samples=len(job.selection.samples),
+        # weights and gradients too
+        memory=2 * weights + beside,
+        seconds=step * job.schedule.total_steps,
+        before={"training the new head": step * dense} if job.recipe.train.new_head else {},
+    )

@@ -1,0 +1,53 @@
+"""The profiles that pruning runs have in common, each an estimate-id run told by its recipe. It runs none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from idvl.data.catalog import TRAINING
+from idvl.pruning.settings import AUTO
+from idvl.recipe import ESTIMATING, Recipe
+
+
+def estimation_of(recipe: Recipe) -> Recipe | None:
+    """The estimate-id run that a pruning recipe would begin with; None where it begins with none, or a head of its own.
+
+    It measures all layers, whatever the scope, so that cells of other scopes share it.
+    """
+    prune = recipe.prune
+    if prune.id_weight == "none" or prune.profile != AUTO or recipe.train.new_head:
+        return None
+    return of_dense(recipe)
+
+
+def shared_name(recipe: Recipe) -> str:
+    """The folder's name of an estimate-id run that several cells share: its model, and a hash of all settings."""
+    settings = recipe.to_dict(*ESTIMATING)
+    if not recipe.data.allow_outside:  # older runs, whose folders keep their names, had no such setting
+        del settings["data"]["allow_outside"]
+    text = json.dumps(settings, sort_keys=True)
+    return f"{Path(recipe.model.name).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def with_profile(recipe: Recipe, profile: Path) -> Recipe:
+    """A pruning recipe that reads its profile from a file."""
+    return recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"profile": str(profile)})})
+
+
+def of_pruned(recipe: Recipe, model: Path) -> Recipe:
+    """The estimate-id run of what a pruning recipe made of its model, as that of the dense one."""
+    return of_dense(
+        recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": str(model), "revision": None})})
+    )
+
+
+def of_dense(recipe: Recipe) -> Recipe:
+    """The estimate-id run of a pruning recipe's model: all layers, on the split that is trained on."""
+    estimator = "icml24" if recipe.prune.compat == "icml24" else recipe.estimate.estimator
+    return Recipe(
+        model=recipe.model,
+        data=recipe.data.model_copy(update={"split": recipe.data.split or TRAINING}),
+        estimate=recipe.estimate.model_copy(update={"estimator": estimator}),
+    )

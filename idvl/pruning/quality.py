@@ -1,0 +1,83 @@
+"""How well the model does its task while it is pruned, and at the end. It prunes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from idvl.errors import UsageError, quoted
+from idvl.evaluation import evaluation
+from idvl.evaluation.evaluation import Judgement
+from idvl.files import read_json, write_json
+from idvl.models.loading import Loaded, fingerprint
+from idvl.pruning.job import Job
+from idvl.reporter import Reporter
+
+# folders inside a run's: the evaluation of what it ends with, and those on the way
+FINAL, STEPS = "eval", "evaluations"
+SIGNATURE = "signature.json"
+
+
+def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | None, str | None]:
+    """How the job's model is judged, or the reason why it cannot be; neither where it isn't asked for.
+
+    Raises UsageError for what was asked for by name and cannot be done.
+    """
+    asked = job.recipe.eval
+    if not asked.after and asked.every is None:
+        return None, None
+    try:
+        work = evaluation.prepare(job.recipe, job.loaded, job.team, reporter, store=store)
+        work.tried()
+    except UsageError as error:
+        if asked.task or asked.split or asked.every:
+            raise
+        reporter.warn(f"the pruned model is not evaluated: {error}")
+        return None, str(error)
+    trained, judged = (one.description["split"] for one in (job.selection, work.selection))
+    seen = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
+    if judged == trained and not asked.split:
+        reason = (
+            f"{job.recipe.data.dataset} has no split beside {trained}, which is trained on: give it folders train/ and "
+            "test/, or name a split with --set eval.split=..."
+        )
+        reporter.warn(f"the pruned model is not evaluated: {reason}")
+        return None, reason
+    if judged == trained or (seen and work.selection.description.get("join")):
+        reporter.warn(f"{len(seen)} of the samples that are judged are trained on: that is no test")
+    return work, None
+
+
+def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """The results of a model, pruned, judged in a folder.
+
+    What is in the folder is gone on with if it is of the same weights and settings, else made anew.
+    """
+    description = {**loaded.description, "fingerprint": fingerprint(loaded.model)}
+    work = replace(work, loaded=replace(loaded, description=description))
+    work.team.first(lambda: _claim(folder, work.signature()))
+    walk = work.tried()
+    return work.carry_out(walk, folder, reporter, batch_size=work.batch_size(walk, reporter))
+
+
+def _claim(folder: Path, signature: dict[str, Any]) -> None:
+    """Make the folder, without what is of another model or other settings."""
+    path, ours = folder / SIGNATURE, json.loads(json.dumps(signature))
+    if folder.exists() and any(folder.iterdir()):
+        if not path.exists():
+            raise UsageError(f"{quoted(folder)} holds another evaluation: move it, or add --no-eval")
+        if _written(path) != ours:
+            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, ours)
+
+
+def _written(path: Path) -> Any:
+    """The signature in a file, None for one that is damaged."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None

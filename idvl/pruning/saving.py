@@ -1,0 +1,157 @@
+"""What a pruning run leaves behind: model/ and what belongs to it, verified. It prunes nothing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idvl import runs
+from idvl.checkpoints.card import base_facts, page
+from idvl.checkpoints.report import report as finished_report
+from idvl.checkpoints.save import save_pruned
+from idvl.errors import RunError, quoted
+from idvl.files import read_json, write_json, write_text
+from idvl.profile import Profile
+from idvl.pruning import dimensions
+from idvl.pruning.job import Job
+from idvl.pruning.plan import Plan
+from idvl.reporting.schemas import TEXT, misfit
+from idvl.sparsity.pruner import Pruner
+
+REPORT = "report.json"
+# what a finished run's report is shown and gone on with by
+SHARE, MAYBE = (int, float), (int, float, type(None))
+PART = {"layers": int, "weights": int, "zeros": int, "sparsity": SHARE, "asked": MAYBE}
+WHOLE = {"prunable_weights": int, "prunable_sparsity": SHARE, "model_weights": int, "model_sparsity": SHARE}
+LAYER = {
+    **{"modality": str, "block": TEXT, "weights": int, "zeros": int, "sparsity": SHARE},
+    **{"dimension": MAYBE, "factor": MAYBE, "substituted": TEXT},
+}
+SHAPE = {
+    **{"layers": {"*": LAYER}, "modalities": {"*": PART}, "total": PART | WHOLE},
+    **{"made": {"command": str, "versions": {}}, "evaluation?": {"skipped?": str}, "profile?": {}},
+}
+SCORED = {"value": SHARE, "low": SHARE, "high": SHARE}
+SKIPPED = {"value": type(None), "skipped": str, "hint": TEXT}
+EVALUATION = {
+    **{"task": str, "headline": TEXT, "samples": int, "limit": (int, type(None)), "bootstrap": {"level": SHARE}},
+    **{"metrics": {"*": {"value": MAYBE}}, "dataset": {"dataset": TEXT, "split": TEXT}, "scoring?": {}},
+}
+
+
+def save(
+    job: Job,
+    pruner: Pruner,
+    profile: Profile | None,
+    plan: Plan,
+    opened: runs.Run,
+    made: Mapping[str, Any],
+) -> None:
+    """Write the pruned model, its masks, profile and card; report.json comes last.
+
+    `made`: how it came about.
+    """
+    profile = dimensions.newest(opened.folder, profile)
+    weighted = job.multipliers(profile)
+    report = finished_report(
+        plan.report,
+        pruner.masks,
+        biases=pruner.bias_masks,
+        profile=profile,
+        factors=weighted.factors,
+        substituted=weighted.substituted,
+    )
+    report["made"] = dict(made)
+    if job.known:
+        told = {key: job.known.model.get(key) for key in ("name", "fingerprint")}
+        foreign = dimensions.is_foreign(job.known, job.origin)
+        report["profile"] = {"source": job.recipe.prune.profile, "model": told, "other_weights": foreign}
+    for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
+        opened.path(name)
+    stored = job.origin.get("stored_dtype")
+    with pruner.masked():
+        save_pruned(
+            opened.folder / "model",
+            job.loaded.model,
+            job.loaded.processor,
+            masks=pruner.masks,
+            profile=profile,
+            report=report,
+            card=_card(job, report),
+            structure=job.recipe.prune.structure,
+            dtype=getattr(torch, stored) if stored else None,
+            trust_remote_code=job.recipe.model.trust_remote_code,
+        )
+
+
+def add_evaluation(job: Job, folder: Path, results: Mapping[str, Any]) -> None:
+    """Tell the report and the card of a saved run how well its model does."""
+    report = read_report(folder)
+    about = ("task", "headline", "metrics", "samples", "limit", "bootstrap", "scoring")
+    dataset = {key: results["dataset"].get(key) for key in ("dataset", "dataset_id", "split", "join")}
+    report["evaluation"] = {**{key: results[key] for key in about}, "dataset": dataset}
+    card = _card(job, report)
+    for place in (folder / "model", folder):
+        write_text(place / "README.md", card)
+    write_json(folder / REPORT, report)
+
+
+def skip_evaluation(folder: Path, reason: str) -> None:
+    """Tell the report of a saved run why its model is not evaluated."""
+    write_json(folder / REPORT, read_report(folder) | {"evaluation": {"skipped": reason}})
+
+
+def is_evaluated(report: Mapping[str, Any]) -> bool:
+    """Whether a report tells how well the model does."""
+    evaluation = report.get("evaluation")
+    return bool(evaluation) and "skipped" not in evaluation
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report.json of a run that has saved its model. RunError for a file that is damaged."""
+    try:
+        report = read_json(folder / REPORT)
+        wrong = misfit(report, SHAPE)
+        if not wrong and is_evaluated(report):
+            wrong = misfit(report["evaluation"], EVALUATION)
+            for metric in () if wrong else report["evaluation"]["metrics"].values():
+                shape = SCORED if metric["value"] is not None else SKIPPED
+                wrong = wrong or misfit(metric, shape)
+        if wrong:
+            raise ValueError(wrong)
+        shlex.split(report["made"]["command"])
+        return report
+    except (OSError, ValueError) as error:
+        raise RunError(f"{quoted(folder / REPORT)} is damaged ({error}): start anew with --overwrite") from error
+
+
+def check_saved(folder: Path) -> None:
+    """RunError where files of a model that was saved in a run folder are missing or cut off since."""
+    from safetensors import SafetensorError, safe_open
+
+    model = folder / "model"
+    try:
+        read_json(model / "config.json")
+        for path in (*(sorted(model.glob("*.safetensors")) or [model]), folder / "masks.safetensors"):
+            with safe_open(path, "pt"):
+                pass
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{quoted(model)} or its masks are not whole any more ({reason}): use --overwrite") from error
+
+
+def _card(job: Job, report: Mapping[str, Any]) -> str:
+    asked = job.recipe.model
+    return page(
+        report,
+        model=job.origin,
+        command=report["made"]["command"],
+        recipe=job.recipe.to_dict(),
+        versions=report["made"]["versions"],
+        base=base_facts(job.origin, cache_dir=asked.cache_dir, local_files_only=asked.local_files_only),
+        evaluation=report["evaluation"] if is_evaluated(report) else None,
+    )

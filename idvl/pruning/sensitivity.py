@@ -1,0 +1,306 @@
+"""How much a model suffers when one layer alone, or one modality alone, is pruned: prunability beside dimension.
+
+Every part is pruned in one shot by magnitude, at several ratios, and restored; the loss that the family trains with is
+measured on a held-out split. No weight is trained. It leaves metrics.jsonl, a line a loss, and sensitivity.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from idvl import runs
+from idvl.data.catalog import EVALUATION
+from idvl.data.samples import Selection
+from idvl.device import free_memory, peak_memory
+from idvl.distributed import Team, join_team
+from idvl.errors import UsageError, quoted
+from idvl.files import write_json
+from idvl.measurement.profiling import Estimation
+from idvl.models.layers import SCOPES, in_scope
+from idvl.models.loading import Loaded
+from idvl.models.plan import duration, size
+from idvl.profile import Profile
+from idvl.pruning import dimensions, profiles
+from idvl.pruning.held_out import Probe, pruned
+from idvl.recipe import Recipe
+from idvl.reporter import Reporter, resumable
+from idvl.session import choose_samples, image_store, open_model, open_run, read_by, with_dataset
+from idvl.sparsity.weighting import multipliers
+from idvl.training.ranks import objects
+
+SCHEMA, FILE = "idvl/sensitivity/1", "sensitivity.json"
+RATIOS = (0.2, 0.4, 0.6, 0.8, 0.9)
+# held-out samples, where the recipe sets no eval.limit
+SAMPLES = 500
+# samples of a batch, where eval.batch_size is auto
+BATCH = 16
+# one loss: of the dense model, a layer or a modality, its name ("" for the dense model), the ratio that is pruned
+Trial = tuple[str, str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run takes: losses still to measure, bytes for inputs and copies of weights, seconds of each process."""
+
+    trials: int
+    done: int
+    memory: int
+    seconds: float
+    estimating: float
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        before = f", {duration(self.estimating)} of measuring dimensions before it" if self.estimating else ""
+        done = f", {self.done} of them measured already" if self.done else ""
+        return [
+            f"{self.trials} losses{done}: about {duration(self.seconds)}{before}",
+            f"{size(self.memory)} for prepared samples and a copy of what is pruned, beside the model",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for programs; memory in bytes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run ends with: sensitivity.json as a value, and its folder; after a plan, or beside the first process,
+    neither."""
+
+    plan: Plan
+    found: dict[str, Any] | None = None
+    folder: Path | None = None
+
+
+def run(
+    recipe: Recipe,
+    *,
+    folder: Path | None,
+    reporter: Reporter,
+    ratios: Sequence[float] = RATIOS,
+    resume: bool = False,
+    overwrite: bool = False,
+    plan_only: bool = False,
+) -> Result:
+    """Measure the layers in the recipe's scope, and each modality among them. `folder` None: a new one under runs/.
+
+    The recipe's `prune` gives scope and profile (auto: estimated first), its `eval` split, limit and batch size.
+    Raises UsageError, before anything is written, for what cannot be carried out.
+    """
+    if wrong := [ratio for ratio in ratios if not 0 < ratio < 1]:
+        raise UsageError(f"a ratio must lie between 0 and 1, not {wrong[0]}")
+    recipe = with_dataset(recipe)
+    named = "sensitivity", recipe.model.name, recipe.data.dataset
+    place = folder or runs.default_folder(*named)
+    runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
+    device, team = join_team(
+        recipe.model.device,
+        recipe.same_everywhere(),
+        command="sensitivity",
+        **{"output": folder, "ratios": list(ratios), "resume": resume, "overwrite": overwrite, "plan": plan_only},
+    )
+    loaded = open_model(recipe.model, device, team)
+    with ExitStack() as held:
+        store = held.enter_context(image_store(place, team, "probing"))
+        work = Work(recipe, loaded, _held_out(recipe, team, reporter, store), team, reporter, sorted(set(ratios)))
+        plan = work.plan(place if resume else None)
+        if plan_only:
+            return Result(plan=plan)
+        options = {"recipe": recipe.to_dict(), "signature": work.signature(), "resume": resume, "overwrite": overwrite}
+        opened, place = open_run(held, team, folder, named, **options)
+        for line in plan.lines():
+            reporter.note(line)
+        with resumable(place, reporter):
+            found = work.carry_out(place, opened)
+    return Result(plan=plan, found=found, folder=place if opened else None)
+
+
+def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Selection:
+    """The samples that losses are measured on."""
+    asked = recipe.eval
+    with reporter.progress("choosing samples") as progress:
+        return choose_samples(
+            recipe,
+            recipe.data.dataset,
+            team,
+            split=asked.split or EVALUATION,
+            n=asked.limit or SAMPLES,
+            force=True,
+            distinct=False,
+            store=store,
+            progress=progress,
+        )
+
+
+class Work:
+    """A model, its layers, held-out samples and the ratios: what is to be measured. Nothing is written yet."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        loaded: Loaded,
+        selection: Selection,
+        team: Team,
+        reporter: Reporter,
+        ratios: Sequence[float],
+    ):
+        self.recipe, self.loaded, self.selection, self.team, self.reporter = recipe, loaded, selection, team, reporter
+        self.ratios, self.layers = list(ratios), in_scope(loaded.model, loaded.family, recipe.prune.scope)
+        self.weights = {name: layer.module.weight for name, layer in self.layers.items()}
+        size, free = recipe.eval.batch_size or BATCH, free_memory(loaded.model.device, team.size)
+        # a copy of the largest part, and the scores of its largest layer
+        self.beside = max(self._bytes(part) for part in self.parts().values())
+        self.probe = team.each(
+            lambda: Probe(loaded, selection.samples, batch_size=size, budget=max(free - self.beside, 0))
+        )
+        self.known = team.first(self._named)
+        self.estimation: Estimation | None = None
+
+    def parts(self) -> dict[tuple[str, str], list[str]]:
+        """What is pruned alone: the layers of each modality, all of the scope "language", then each layer."""
+        modalities: dict[str, list[str]] = {}
+        for name, layer in self.layers.items():
+            modalities.setdefault(layer.modality, []).append(name)
+        scope = SCOPES["language"]
+        if all(modality in modalities for modality in scope):
+            modalities[" and ".join(scope)] = [name for modality in scope for name in modalities[modality]]
+        found = {("modality", modality): names for modality, names in modalities.items()}
+        return found | {("layer", name): [name] for name in self.layers}
+
+    def trials(self) -> list[Trial]:
+        """Everything that is measured, the dense model first."""
+        return [("dense", "", 0.0), *((*part, ratio) for part in self.parts() for ratio in self.ratios)]
+
+    def plan(self, begun: Path | None) -> Plan:
+        """What is left of a run, all of it where `begun` is None."""
+        self._prepare_profile(begun)
+        trials, done = self.trials(), self.team.first(lambda: _measured(begun) if begun else {})
+        left = sum(trial not in done for trial in trials)
+        estimates = self.estimation is not None and not self.estimation.is_done
+        return Plan(
+            trials=len(trials),
+            done=len(trials) - left,
+            memory=self.probe.bytes + self.beside,
+            seconds=self.team.each(self.probe.seconds) * left / self.team.size,
+            estimating=self.estimation.plan(self.reporter).seconds if estimates else 0.0,
+        )
+
+    def signature(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues; other ratios may join."""
+        description = self.loaded.description
+        return {
+            **{key: description[key] for key in ("fingerprint", "configuration", "revision", "class")},
+            "samples": self.selection.description["fingerprint"],
+            "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
+            "batch_size": self.recipe.eval.batch_size or BATCH,
+            "profile": self.recipe.prune.profile,
+        }
+
+    def carry_out(self, folder: Path, opened: runs.Run | None) -> dict[str, Any] | None:
+        """Measure what is left, in turns: each process one loss, which the first one writes down."""
+        profile, start = self._profile(folder, opened), time.perf_counter()
+        done = self.team.first(lambda: _measured(folder))
+        trials = self.trials()
+        left = [trial for trial in trials if trial not in done]
+        with self.reporter.progress("measuring losses") as progress:
+            for turn in range(0, len(left), self.team.size):
+                mine = left[turn + self.team.rank : turn + self.team.rank + 1]
+                found = self.team.each(lambda mine=mine: [self._measure(trial) for trial in mine])
+                for line in (line for lines in objects(found) for line in lines):
+                    done[line["part"], line["name"], line["ratio"]] = line
+                    if opened:
+                        opened.log_metric(line)
+                progress(len(trials) - len(left) + turn, len(trials))
+        if opened is None:
+            return None
+        found = self._document(done, profile, time.perf_counter() - start)
+        write_json(opened.path(FILE), found)
+        return found
+
+    def _measure(self, trial: Trial) -> dict[str, Any]:
+        part, name, ratio = trial
+        about = {"part": part, "name": name, "ratio": ratio}
+        if part == "dense":
+            return {**about, "zeros": 0, "loss": self.probe.loss()}
+        with pruned({layer: self.weights[layer] for layer in self.parts()[part, name]}, ratio) as zeros:
+            return {**about, "zeros": zeros, "loss": self.probe.loss()}
+
+    def _named(self) -> Profile | None:
+        """The profile that the recipe names, None where it is estimated first."""
+        found = dimensions.named(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
+        if found:
+            multipliers(found, {name: layer.modality for name, layer in self.layers.items()})  # refuses another model's
+            if dimensions.is_foreign(found, self.loaded.description):
+                name = quoted(self.recipe.prune.profile)
+                self.reporter.warn(f"the profile {name} was measured on other weights than {self.loaded.name} has")
+        return found
+
+    def _prepare_profile(self, begun: Path | None) -> None:
+        if self.known is not None:
+            return
+        place = begun / dimensions.FOLDER if begun else None
+        started = place is not None and self.team.first(lambda: runs.read_record(place) is not None)
+        asked = profiles.of_dense(self.recipe)
+        self.estimation = Estimation(asked, self.loaded, self.team, self.reporter, begun=place if started else None)
+
+    def _profile(self, folder: Path, opened: runs.Run | None) -> Profile:
+        if self.estimation is None:
+            return self.known
+        if opened:
+            opened.path(dimensions.FOLDER)
+        begun = self.estimation.begun is not None
+        done = self.estimation.carry_out(folder / dimensions.FOLDER, self.reporter, resume=begun, part=True)
+        return self.team.first(lambda: done.profile)
+
+    def _document(self, done: Mapping[Trial, dict[str, Any]], profile: Profile, seconds: float) -> dict[str, Any]:
+        """sensitivity.json."""
+
+        def losses(part: str, name: str) -> list[dict[str, Any]]:
+            return [{key: done[part, name, ratio][key] for key in ("ratio", "zeros", "loss")} for ratio in self.ratios]
+
+        layers, modalities = {}, {}
+        for (part, name), names in self.parts().items():
+            about = {"weights": sum(self.weights[layer].numel() for layer in names), "losses": losses(part, name)}
+            if part == "modality":
+                modalities[name] = {"layers": len(names), **about}
+                continue
+            known = profile.layers.get(name)
+            layers[name] = {
+                "modality": self.layers[name].modality,
+                "block": self.layers[name].block,
+                "depth": known.depth if known else None,
+                "dimension": known.estimate.dimension if known else None,
+                "stderr": known.estimate.stderr if known else None,
+                **about,
+            }
+        long = ("ids", "skipped")
+        return {
+            "schema": SCHEMA,
+            "model": self.loaded.description,
+            "dataset": {key: value for key, value in self.selection.description.items() if key not in long},
+            "protocol": {"criterion": "magnitude", "schedule": "one-shot", "ratios": self.ratios, **self.probe.about()},
+            "profile": {"dataset": profile.dataset.get("dataset"), "protocol": profile.protocol},
+            "dense": {"loss": done["dense", "", 0.0]["loss"]},
+            "modalities": modalities,
+            "layers": layers,
+            "provenance": {
+                **{**runs.provenance(), "seconds": round(seconds, 3), "processes": self.team.size},
+                "peak_memory": peak_memory(self.loaded.model.device),
+            },
+        }
+
+    def _bytes(self, names: Sequence[str]) -> int:
+        scores = max(self.weights[name].numel() for name in names) * 4
+        return sum(self.weights[name].nbytes for name in names) + scores
+
+
+def _measured(folder: Path) -> dict[Trial, dict[str, Any]]:
+    """The losses that a run has written down."""
+    lines = runs.read_metrics(folder / "metrics.jsonl")
+    return {(line["part"], line["name"], line["ratio"]): line for line in lines}

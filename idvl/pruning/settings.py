@@ -1,0 +1,154 @@
+"""What a pruning recipe leaves open, and what it asks for that cannot be. It reads neither models nor samples."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from idvl import runs, tasks
+from idvl.builtin import learning_rate_of
+from idvl.errors import UsageError
+from idvl.recipe import EvalSection, PruneSection, Recipe, read_yaml
+from idvl.session import with_dataset
+from idvl.sparsity.axes import refuse as refuse_axes
+from idvl.sparsity.schedule import MASK_EVERY, Schedule
+from idvl.sparsity.structure import parse
+from idvl.sparsity.weighting import FEWEST_POINTS
+from idvl.training import Training
+
+# what a recipe leaves open
+SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
+# pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
+ONE_SHOT_STEPS = 50
+# the profile that is estimated first
+AUTO = "auto"
+# settings that the dimensions of a finished run depend on, and those of an evaluation
+MEASURED = ("data.samples", *(f"estimate.{name}" for name in ("tokens", "capture", "estimator", "layers", "modality")))
+JUDGED = tuple(f"eval.{name}" for name in EvalSection.model_fields if name not in ("batch_size", "after"))
+
+logger = logging.getLogger(__name__)
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
+    _refuse(recipe)
+    prune, train = recipe.prune, recipe.train
+    structure = parse(prune.structure)
+    built_in = recipe.model.name.startswith("builtin/")
+    rate = learning_rate_of(recipe.model.name) if built_in else LEARNING_RATE
+    pruning = {
+        "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else SPARSITY),
+        "allocation": prune.allocation or ("uniform" if structure.grouped else "global"),
+    }
+    training = {
+        "learning_rate": train.learning_rate or rate,
+        # they were trained on the first caption
+        "texts": train.texts or ("first" if built_in else "any"),
+        "epochs": EPOCHS if train.epochs is None else train.epochs,
+    }
+    if prune.schedule == "one-shot":
+        training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
+        pruning |= {"initial": 0.0, "final": 0.0, "mask_every": 1}
+    made = with_dataset(recipe).model_copy(
+        update={
+            "prune": prune.model_copy(update=pruning),
+            "train": train.model_copy(update=training),
+        }
+    )
+    _refuse_together(made)
+    return made
+
+
+def continued(recipe: Recipe, folder: Path, *, ended: bool, judged: bool) -> dict[str, Any]:
+    """The recipe that describes a resumed run, once what it has done is `ended`, or even `judged`.
+
+    What is done already keeps the settings that it was done with. UsageError for other ones, where a number depends on
+    them and the run's signature does not hold them.
+    """
+    before, now = _written(folder / "recipe.yaml"), recipe.to_dict()
+    if before.keys() != now.keys():
+        logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
+        return now
+    on_the_way = recipe.eval.every or before["eval"].get("every")
+    done = [*(MEASURED if ended else ()), *(JUDGED if judged or on_the_way else ())]
+    places = [(key, *key.split(".")) for key in done]
+    values = [{key: one[part][name] for key, part, name in places if name in before[part]} for one in (before, now)]
+    runs.refuse_difference(folder, *values)
+    return now if not ended else before if judged else before | {"eval": now["eval"]}
+
+
+def _written(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe as they are written, {} for a file that is missing or damaged."""
+    try:
+        sections = read_yaml(path, "recipe")
+    except UsageError:
+        return {}
+    sound = isinstance(sections, dict) and all(isinstance(part, dict) for part in sections.values())
+    return sections if sound else {}
+
+
+def schedule_of(prune: PruneSection, steps: int) -> Schedule:
+    """The schedule of a resolved recipe over so many steps."""
+    schedule = Schedule(
+        kind=prune.schedule,
+        target=prune.sparsity,
+        total_steps=steps,
+        initial=prune.initial,
+        final=prune.final,
+        mask_every=prune.mask_every or MASK_EVERY,
+    )
+    # the paper's code sets masks every so many steps in a short run too
+    return schedule if prune.mask_every or prune.compat == "icml24" else schedule.adapted()
+
+
+def training_of(recipe: Recipe) -> Training:
+    """The settings of the loop."""
+    asked = recipe.train.model_dump(exclude={"samples", "texts", "new_head", "report_to"})
+    return Training(
+        **asked,
+        report_to=tuple(recipe.train.report_to),
+        evaluate_every=recipe.eval.every,
+        seed=recipe.data.seed,
+        update_weights=recipe.prune.schedule != "one-shot",
+        skip_last=recipe.prune.compat == "icml24",
+    )
+
+
+def head_training(training: Training) -> Training:
+    """The settings with which a new head is learnt before: as many steps, or what one-shot pruning leaves out."""
+    steps = {} if training.update_weights else {"epochs": EPOCHS, "max_steps": None}
+    return replace(training, update_weights=True, skip_last=False, distill=0.0, evaluate_every=None, **steps)
+
+
+def _refuse(recipe: Recipe) -> None:
+    prune = recipe.prune
+    if recipe.model.dtype != "float32":
+        raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
+    few = recipe.data.samples is not None and recipe.data.samples < FEWEST_POINTS
+    if few and prune.id_weight != "none" and prune.profile == AUTO:
+        raise UsageError(
+            f"{recipe.data.samples} samples give no sound dimension: ask for {FEWEST_POINTS} or more, for another "
+            "profile, or for id_weight none"
+        )
+    if prune.schedule == "one-shot" and recipe.train.epochs:
+        raise UsageError("schedule one-shot trains nothing: leave epochs out, or give max_steps")
+    if recipe.eval.task is not None:  # with eval.after off as well
+        tasks.load(recipe.eval.task)
+
+
+def _refuse_together(recipe: Recipe) -> None:
+    prune = recipe.prune
+    limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
+    axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
+    refuse_axes(**axes, **limits)
+    if prune.compat == "icml24" and recipe.train.mixed_precision == "fp16":
+        raise UsageError(
+            "compat icml24 and mixed_precision fp16: steps that fp16 skips would move its masks away from the ends of "
+            "epochs; use bf16 or no"
+        )
+    if prune.refresh_profile and prune.schedule == "one-shot":
+        raise UsageError("refresh_profile and schedule one-shot: no epoch passes; leave refresh_profile out")
+    if prune.refresh_profile and prune.id_weight == "none":
+        raise UsageError("refresh_profile and id_weight none: no dimension is used; leave refresh_profile out")

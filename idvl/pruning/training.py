@@ -1,0 +1,104 @@
+"""A job carried out: the model learns while the pruner takes weights away. It does not know what is kept of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from idvl import runs
+from idvl.evaluation import scoring
+from idvl.evaluation.evaluation import Judgement
+from idvl.files import write_text
+from idvl.profile import Profile
+from idvl.pruning import dimensions, quality
+from idvl.pruning.job import Job
+from idvl.reporter import Reporter
+from idvl.sparsity.pruner import Pruner
+from idvl.training import Outcome, agree, train
+from idvl.training.checkpoint import latest
+
+# the folder inside a run's that holds its checkpoints
+CHECKPOINTS = "checkpoints"
+
+
+def prune(
+    job: Job,
+    profile: Profile | None,
+    folder: Path,
+    opened: runs.Run | None,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    judge: Judgement | None = None,
+) -> tuple[Pruner, Outcome]:
+    """All steps that are left of a job. The pruner at the end, and what training did."""
+    weighted = job.multipliers(profile)
+    if weighted.substituted:
+        name, reason = next(iter(weighted.substituted.items()))
+        told = f"{len(weighted.substituted)} of {len(job.layers)} layers have no sound ID, as report.json says of each"
+        reporter.warn(f"{told}; the first is {name}: {reason}")
+    pruner = job.pruner(weighted)
+    if resume:
+        job.team.first(lambda: _forget(folder))
+
+    def on_step(step: int) -> None:
+        update = pruner.step(step)
+        if update is not None:
+            agree(update.digest, f"the masks at step {step}", pruner.digests)
+
+    def on_epoch(epoch: int, step: int) -> None:
+        every = job.recipe.prune.refresh_profile
+        if every and epoch % every == 0 and not job.schedule.is_final(step + 1):
+            anew = dimensions.refreshed(job, pruner, opened, epoch)
+            pruner.set_factors(job.multipliers(anew).factors)
+
+    def evaluate(step: int) -> dict[str, float]:
+        with pruner.masked():
+            results = quality.measure(judge, job.loaded, folder / quality.STEPS / f"step-{step:09d}", reporter)
+        found = scoring.values(results)
+        reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in found.items())}")
+        return found
+
+    with reporter.progress("pruning") as progress:
+        outcome = train(
+            job.loaded,
+            job.selection.samples,
+            job.training,
+            folder=folder / CHECKPOINTS,
+            resume=resume,
+            state={"pruner": pruner},
+            on_step=on_step,
+            on_epoch=on_epoch if job.recipe.prune.refresh_profile else None,
+            evaluate=evaluate if judge else None,
+            describe=lambda: sparsities(job, pruner),
+            progress=lambda step, total, numbers: progress(step, total, _told(numbers, job.schedule.target)),
+            log=opened.log_metric if opened else None,
+        )
+    return pruner, outcome
+
+
+def sparsities(job: Job, pruner: Pruner) -> dict[str, float]:
+    """The share of zeros in scope, and of each modality in it."""
+    found = {"sparsity": pruner.sparsity()}
+    for modality in dict.fromkeys(layer.modality for layer in job.layers.values()):
+        inside = [name for name, layer in job.layers.items() if layer.modality == modality]
+        size = sum(pruner.weights[name].numel() for name in inside)
+        found[f"sparsity.{modality}"] = sum(pruner.masks.zeros[name] for name in inside) / size
+    return found
+
+
+def _told(numbers: Mapping[str, float], target: float) -> str:
+    """A step in words."""
+    parts = (f"{key.partition('.')[2]} {share:.0%}" for key, share in numbers.items() if key.startswith("sparsity."))
+    return f"loss {numbers['loss']:.3f}, {numbers['sparsity']:.1%} of {target:.1%}: {', '.join(parts)}"
+
+
+def _forget(folder: Path) -> None:
+    """Drop the metrics of steps after the last checkpoint, and its evaluation: they will be made again."""
+    kept = latest(folder / CHECKPOINTS)
+    step, path = int(kept.name.rpartition("-")[2]) if kept else 0, folder / "metrics.jsonl"
+    found = [(line.get("step", 0), line) for line in runs.read_metrics(path)]
+    lines = [line for at, line in found if at < step or (at == step and "loss" in line)]
+    if path.exists():
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,185 @@
+"""Which runs belong together: the same subject, method, scope and sparsity, from other seeds or other dense models.
+
+A cell is what a table has a number for: its runs are replicates of each other. It computes means of what runs measured,
+and differences between cells, replicate by replicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from idvl.reporting import labels
+from idvl.reporting.collect import Number, Run, Study
+from idvl.reporting.lineage import judged_alike
+from idvl.reporting.settings import differences, replicate
+from idvl.reporting.statistics import mean_interval
+
+MISSING = Number(value=None, source="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One number of a table. `sources`: the files behind it. `text` stands where there is no number.
+
+    The interval is a t interval over `n` runs, or of a single run the one that its file gives.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    sources: tuple[str, ...] = ()
+    text: str = "–"
+    decimals: int = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is pruned: models of one class and size, on one dataset."""
+
+    kind: str
+    weights: int
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """How weights are chosen: criterion and weighting by ID, each with what differs from most runs' in words."""
+
+    criterion: str
+    id_weight: str
+    extra: str = ""
+    weighting: str = ""
+
+    def __str__(self) -> str:
+        return labels.method(self.criterion, self.id_weight, self.extra, self.weighting)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """The replicates of one setting. `repeated`: runs left out because an earlier one is the same replicate."""
+
+    subject: Subject
+    method: Method
+    scope: str
+    sparsity: float
+    runs: tuple[Run, ...]
+    repeated: tuple[Run, ...] = ()
+
+    def entry(self, metric: str) -> Entry:
+        """A metric's mean over the runs that have it."""
+        return entry([run.metrics()[metric] for run in self.runs if metric in run.metrics()])
+
+
+def entry(numbers: Sequence[Number]) -> Entry:
+    """The mean of what several runs say; what a single one says with its own interval."""
+    known = [number for number in numbers if number.value is not None]
+    if not known:
+        return Entry(sources=tuple(number.source for number in numbers))
+    mean, low, high = mean_interval([number.value for number in known if number.value is not None])
+    if len(known) == 1:
+        low, high = known[0].low, known[0].high
+    return Entry(value=mean, low=low, high=high, n=len(known), sources=tuple(number.source for number in known))
+
+
+def subject_of(run: Run) -> Subject:
+    """Of a run of prune."""
+    total = run.report.get("total") or {}
+    return Subject(run.signature.get("class") or run.model, int(total.get("model_weights") or 0), run.dataset)
+
+
+def runs_in(cells: Iterable[Cell]) -> list[Run]:
+    return [run for cell in cells for run in cell.runs]
+
+
+def model_of(cells: Sequence[Cell]) -> str:
+    """The name of the model that the runs of cells began with, or the number of models and their class."""
+    names = list(dict.fromkeys(run.model for run in runs_in(cells)))
+    return names[0] if len(names) == 1 else f"{len(names)} models of {cells[0].subject.kind}"
+
+
+def cells_of(study: Study) -> list[Cell]:
+    """All cells of the finished runs of prune: by subject, scope and method, then by sparsity."""
+    subjects: dict[Subject, list[Run]] = {}
+    for run in study.of("prune"):
+        subjects.setdefault(subject_of(run), []).append(run)
+    groups: dict[tuple[Subject, Method, str, float], list[Run]] = {}
+    for subject, runs in subjects.items():
+        for run, found in differences(runs).items():
+            # without run.json nothing says what else was asked for: a cell of its own
+            words = found if run.signature else (f"settings of {run.label} not known", "")
+            asked = _asked(run)
+            method = Method(str(asked.get("criterion", "unknown")), str(asked.get("id_weight", "none")), *words)
+            groups.setdefault((subject, method, _scope(asked.get("scope")), _sparsity(asked, run)), []).append(run)
+    made = [_cell(key, found) for key, found in groups.items()]
+    return sorted(made, key=_order)
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    signed = {key.removeprefix("prune."): word for key, word in run.signature.items() if key.startswith("prune.")}
+    return (run.recipe.get("prune") or {}) | signed
+
+
+def _sparsity(asked: dict[str, Any], run: Run) -> float:
+    """What was asked for, else what the report says; 0 where neither is a number."""
+    total = run.report.get("total") or {}
+    named = (asked.get("sparsity"), total.get("asked"), total.get("sparsity"))
+    return round(next((float(value) for value in named if isinstance(value, int | float) and value), 0.0), 6)
+
+
+def _cell(key: tuple[Subject, Method, str, float], found: list[Run]) -> Cell:
+    """A run cut short of its evaluation, or judged on a part, does not stand in for one that was judged on all."""
+    found = sorted(found, key=lambda run: (not run.results, run.results.get("limit") is not None))
+    kept: dict[tuple[Any, Any], Run] = {}
+    for run in found:
+        kept.setdefault(replicate(run) if run.signature else (run.label, None), run)
+    subject, method, scope, sparsity = key
+    return Cell(
+        subject=subject, method=method, scope=scope, sparsity=sparsity, runs=tuple(kept.values()),
+        repeated=tuple(run for run in found if run not in kept.values()),
+    )  # fmt: skip
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    subject, method = cell.subject, cell.method
+    known = ((labels.CRITERIA, method.criterion), (labels.WEIGHTINGS, method.id_weight))
+    criterion, weight = (list(words).index(word) if word in words else len(words) for words, word in known)
+    return (
+        *(subject.kind, subject.dataset, subject.weights, method.extra, cell.scope != "all", cell.scope),
+        *(criterion, method.criterion, weight, method.weighting, cell.sparsity),
+    )
+
+
+def _scope(asked: Any) -> str:
+    return ", ".join(map(str, asked)) if isinstance(asked, list) else str(asked or "all")
+
+
+def gains(cells: Sequence[Cell], metric: str) -> Iterator[tuple[Cell, Entry]]:
+    """(cell weighted by ID, its metric minus that of the cell without), over the replicates that both have.
+
+    Only what was judged on the same samples is compared.
+    """
+
+    def place(cell: Cell) -> tuple[Any, ...]:
+        return cell.subject, cell.method.criterion, cell.method.extra, cell.scope, cell.sparsity
+
+    plain = {place(cell): cell for cell in cells if cell.method.id_weight == "none"}
+    for cell in cells:
+        base = plain.get(place(cell))
+        if base is None or base is cell:
+            continue
+        others = {replicate(run): run for run in base.runs if run.signature}
+        changes, sources = [], []
+        for run in cell.runs:
+            other = others.get(replicate(run)) if run.signature else None
+            if other is None or not judged_alike(run, other):
+                continue
+            pair = [one.metrics().get(metric, MISSING) for one in (run, other)]
+            if pair[0].value is not None and pair[1].value is not None:
+                changes.append(pair[0].value - pair[1].value)
+                sources += [number.source for number in pair]
+        if changes:
+            mean, low, high = mean_interval(changes)
+            yield cell, Entry(value=mean, low=low, high=high, n=len(changes), sources=tuple(sources))

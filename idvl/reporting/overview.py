@@ -1,0 +1,140 @@
+"""How the runs of a study were made: settings, versions, time and memory, and what is wrong with some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from idvl.reporting.collect import Kind, Run, Study
+from idvl.reporting.lineage import pruned_by
+
+COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
+TITLES: dict[Kind, str] = {
+    **{"estimate-id": "dimensions", "prune": "pruning", "eval": "evaluation", "sensitivity": "sensitivity"}
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Words for a page. `settings`: (title, key -> value) for what runs of one kind share; rows say what differs."""
+
+    title: str
+    summary: str
+    models: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    settings: tuple[tuple[str, Mapping[str, str]], ...]
+    troubles: tuple[tuple[str, str], ...]
+
+
+def made_of(study: Study) -> Made:
+    dense = [run.model for run in study.runs if run.kind == "prune" or not pruned_by(run, study)]
+    models = tuple(dict.fromkeys(dense or [run.model for run in study.runs]))
+    few = models if len(models) <= 3 else (*models[:2], f"{len(models) - 2} more models")
+    counts = {kind: sum(run.kind == kind for run in study.runs) for kind in TITLES}
+    said = [f"{count:,} of {TITLES[kind]}" for kind, count in counts.items() if count]
+    unfinished = sum(not run.finished and not run.damaged for run in study.runs)
+    shared = {kind: _shared([run for run in study.runs if run.kind == kind]) for kind in TITLES}
+    settings = [(f"settings of all runs of {TITLES[kind]}", values) for kind, values in shared.items() if values]
+    versions, same = _versions(study.runs)
+    return Made(
+        title=f"Intrinsic dimension and pruning of {_listed(few)}",
+        summary=f"{_runs(len(study.runs))}: {', '.join(said)}"
+        + (f"; {unfinished:,} not finished" if unfinished else "")
+        + (f". Versions: {versions}" if same else f". Versions differ between runs; the first has {versions}"),
+        models=few,
+        columns=COLUMNS,
+        rows=tuple(_row(run, shared[run.kind]) for run in study.runs),
+        settings=tuple(settings),
+        troubles=(*study.refused, *study.matrices, *((run.label, why) for run in study.runs for why in _troubles(run))),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _runs(n: int) -> str:
+    return "1 run" if n == 1 else f"{n:,} runs"
+
+
+def _troubles(run: Run) -> Iterator[str]:
+    if not run.finished and not run.damaged:
+        yield f"not finished{_reached(run)}: go on with the same command and --resume"
+    yield from run.troubles
+
+
+def _reached(run: Run) -> str:
+    """How far the metrics of an unfinished run go."""
+    if "step" in run.last:
+        return f", it came to step {run.last['step']:,}"
+    return f", its last layer is {run.last['layer']}" if "layer" in run.last else ""
+
+
+def _row(run: Run, shared: Mapping[str, str]) -> tuple[str, ...]:
+    own = {key: value for key, value in _settings(run).items() if key not in shared}
+    differs = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in own.items() if key != "model.name")
+    return (
+        run.label, TITLES[run.kind], run.model, run.dataset, str(run.record.get("seed", "")),
+        "finished" if run.finished else "damaged" if run.damaged else f"not finished{_reached(run)}",
+        _time(run), _memory(run),
+        str(run.record.get("started", "")).partition("+")[0].replace("T", " "), differs,
+    )  # fmt: skip
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """The recipe as dotted keys, without settings that are left open."""
+    return {
+        f"{section}.{key}": str(value)
+        for section, values in run.recipe.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value is not None and value != []
+    }
+
+
+def _shared(runs: Sequence[Run]) -> dict[str, str]:
+    """The settings that all of these runs have alike."""
+    every = [found for run in runs if (found := _settings(run))]
+    return (
+        {key: value for key, value in every[0].items() if all(one.get(key) == value for one in every)} if every else {}
+    )
+
+
+def _versions(runs: Sequence[Run]) -> tuple[str, bool]:
+    """(the versions of the first run, whether those of all others are the same)."""
+    found = [run.record["versions"] for run in runs if run.record.get("versions")]
+    if not found:
+        return "not known", True
+    words = ", ".join(f"{name} {version}" for name, version in found[0].items())
+    return words, all(versions == found[0] for versions in found)
+
+
+def _time(run: Run) -> str:
+    return _duration(sum(_parts(run, "seconds")))
+
+
+def _parts(run: Run, key: str) -> Iterator[float]:
+    """What each part of a run wrote down under `key`: measuring dimensions, training or losses, judging."""
+    profile = run.dense or run.profile
+    # a run of prune may have been given its dimensions
+    measured = run.kind == "estimate-id" or (run.kind == "prune" and (run.folder / "profile").is_dir())
+    parts = [profile.provenance if profile and measured else {}, run.report.get("made"), run.results]
+    parts.append(run.sensitivity.get("provenance"))
+    yield from (part[key] for part in parts if part and isinstance(part.get(key), int | float))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _memory(run: Run) -> str:
+    """The largest peak that any part of the run wrote down."""
+    peak = max(_parts(run, "peak_memory"), default=0)
+    return f"{peak / 2**30:.2f} GiB" if peak else ""

@@ -1,0 +1,147 @@
+"""What a recipe asks for, opened: its model and its samples. It does not know what is done with them."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idvl import runs
+from idvl.builtin import dataset_of
+from idvl.data.catalog import CATALOG
+from idvl.data.samples import Selection, select
+from idvl.data.selector import Progress
+from idvl.distributed import Team
+from idvl.models.layers import Layer
+from idvl.models.loading import Loaded, load
+from idvl.profile import Profile
+from idvl.recipe import ModelSection, Recipe
+
+
+def with_dataset(recipe: Recipe) -> Recipe:
+    """The recipe with its dataset: the one asked for, or a built-in model's. UsageError where there is neither."""
+    dataset = recipe.data.dataset or dataset_of(recipe.model.name)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
+
+
+def read_by(recipe: Recipe) -> list[Path | str | None]:
+    """The files and folders that a recipe names, among names of the Hub."""
+    data, profile = recipe.data, recipe.prune.profile
+    return [
+        None if recipe.model.name.startswith("builtin/") else recipe.model.name,
+        None if data.dataset in CATALOG else data.dataset,
+        data.data_dir,
+        None if profile == "auto" else profile,
+        *recipe.eval.metrics,
+    ]
+
+
+def open_run(
+    held: contextlib.ExitStack, team: Team, folder: Path | None, named: Sequence[Any], **options: Any
+) -> tuple[runs.Run | None, Path]:
+    """The run of a folder (None: a new one called after `named`), which the first process alone holds, and the folder.
+
+    `options` are those of `Run.open`; an error of the first process is raised on all.
+    """
+    opened: list[runs.Run] = []
+    team.first(lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options))))
+    return (opened[0] if opened else None), team.first(lambda: opened[0].folder)
+
+
+def open_model(asked: ModelSection, device: torch.device, team: Team) -> Loaded:
+    """The model on this process's device; what keeps one process from loading it is raised on all."""
+    return team.each(
+        lambda: load(
+            asked.name,
+            revision=asked.revision,
+            dtype=asked.dtype,
+            device=device,
+            trust_remote_code=asked.trust_remote_code,
+            cache_dir=asked.cache_dir,
+            local_files_only=asked.local_files_only,
+        )
+    )
+
+
+def choose_samples(
+    recipe: Recipe,
+    dataset: str,
+    team: Team,
+    *,
+    split: str | None,
+    n: int | None,
+    force: bool,
+    distinct: bool = True,
+    gathered: bool = False,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> Selection:
+    """Samples of the recipe's dataset, chosen by the first process for all; `n` None is as many as `select` takes.
+
+    With a file `store`, images that are not local files go there, not into every process's memory.
+    """
+    data = recipe.data
+    return team.first(
+        lambda: select(
+            dataset,
+            split=split,
+            n=n,
+            seed=data.seed,
+            data_dir=data.data_dir,
+            dataset_id=data.dataset_id,
+            image_column=data.image_column,
+            text_column=data.text_column,
+            label_column=data.label_column,
+            answers_column=data.answers_column,
+            second_image_column=data.second_image_column,
+            cache_dir=recipe.model.cache_dir,
+            allow_outside=data.allow_outside,
+            force=force,
+            distinct=distinct,
+            gathered=gathered,
+            store=store,
+            progress=progress,
+        )
+    )
+
+
+@contextlib.contextmanager
+def image_store(folder: Path, team: Team, kind: str) -> Iterator[Path]:
+    """A file beside a run's folder for its images, removed at the end; what killed runs of it left is removed first."""
+    folder = folder.resolve()
+    here = f".{folder.name}.{kind}.{platform.node()}."
+
+    def clear() -> Path:
+        for left in folder.parent.glob(f"{glob.escape(here)}*.images"):
+            pid = left.name.removeprefix(here).removesuffix(".images")
+            if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                left.unlink(missing_ok=True)
+        name = f"{here}{os.getpid()}.images"
+        return folder / name if folder.is_dir() and not os.access(folder.parent, os.W_OK) else folder.with_name(name)
+
+    new = not folder.parent.exists()
+    path = team.first(clear)
+    try:
+        yield path
+    finally:
+        if team.rank == 0:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            if new:
+                with contextlib.suppress(OSError):  # a run may be in it by now
+                    folder.parent.rmdir()
+
+
+def other_widths(profile: Profile, layers: Mapping[str, Layer]) -> dict[str, str]:
+    """The layers of a profile that are as wide as neither side of the model's layer of that name, each with how."""
+    return {
+        name: f"{name} has {known.width} features there, {layers[name].out_features} here"
+        for name, known in profile.layers.items()
+        if name in layers and known.width not in (layers[name].in_features, layers[name].out_features)
+    }

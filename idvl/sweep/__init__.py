@@ -1,0 +1,1 @@
+"""One file -> many runs, each an ordinary run folder."""

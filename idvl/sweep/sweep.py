@@ -1,0 +1,280 @@
+"""Carry out a matrix: every cell a run folder of its own inside one folder, each in a process of its own.
+
+cells -> shared profiles -> runs -> matrix.jsonl, a line a cell. A cell that fails is tried once more at the end, and
+does not stop the others; a folder that was left in the middle is gone on with. It does not know how a terminal looks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from idvl import recipe as recipes
+from idvl import runs
+from idvl.errors import RunError, UsageError
+from idvl.files import write_text
+from idvl.models.plan import duration
+from idvl.profile import finite
+from idvl.pruning import profiles
+from idvl.pruning.saving import read_report
+from idvl.pruning.settings import schedule_of
+from idvl.recipe import ModelSection, Recipe
+from idvl.reporter import Reporter, resumable
+from idvl.session import read_by
+from idvl.sweep import grid, restartable
+from idvl.sweep.grid import Cell, Matrix
+from idvl.sweep.worker import Failed, isolated
+
+PROFILES = "profiles"
+TRIES = 2
+Work = Callable[..., dict[str, Any]]
+# what each word of a matrix's `run` does
+WORK: dict[str, Work] = {"prune": restartable.prune, "estimate-id": restartable.measure, "eval": restartable.judge}
+State = Literal["done", "failed", "waiting", "left out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """How far a cell is. `seconds` of the try that finished it; `value` of its `headline` among its `metrics`."""
+
+    name: str
+    state: State
+    settings: Mapping[str, Any]
+    published: Mapping[str, float]
+    tries: int = 0
+    seconds: float | None = None
+    headline: str | None = None
+    metrics: Mapping[str, float] | None = None
+    reason: str | None = None
+    trace: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Every cell's line, in the order in which they run, those left out last; `folder` None after a plan."""
+
+    lines: list[Line]
+    folder: Path | None = None
+
+
+def run(
+    path: Path | str,
+    *,
+    given: Mapping[str, Any],
+    folder: Path | None,
+    reporter: Reporter,
+    budget: float | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    plan_only: bool = False,
+) -> Result:
+    """Carry out the matrix in a YAML file. `given`: dotted key -> value on top of its base. `budget` in seconds.
+
+    Raises UsageError, before anything is written, for a matrix that is refused; a cell that is refused is left out.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("the cells of a matrix run one after the other, in one process each: launch one process")
+    matrix = grid.read(path, given)
+    left_out = [
+        Line(name=name, state="left out", settings={}, published={}, reason=reason)
+        for name, reason in matrix.left_out.items()
+    ]
+    for line in left_out:
+        reporter.warn(f"{line.name} is left out: {line.reason}")
+    if plan_only:
+        return Result(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
+    if folder and overwrite:
+        runs.keep(folder, [matrix.path, *(read for cell in matrix.cells for read in read_by(cell.recipe))])
+    place = folder or runs.new_folder("matrix", matrix.path.stem, "")
+    with runs.Run.open(place, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
+        opened.path(runs.MATRIX)
+        study = Study(matrix, opened, left_out, reporter)
+        with resumable(place, reporter):
+            study.carry_out(None if budget is None else time.monotonic() + budget)
+    return Result(lines=study.every(), folder=place)
+
+
+class Study:
+    """A matrix in its folder, and how far each cell is."""
+
+    def __init__(self, matrix: Matrix, opened: runs.Run, left_out: list[Line], reporter: Reporter):
+        self.matrix, self.opened, self.left_out, self.reporter = matrix, opened, left_out, reporter
+        before = {line.get("name"): line for line in _lines(opened.folder / runs.MATRIX, reporter)}
+        self.lines = {cell.name: self._found(cell, before.get(cell.name)) for cell in matrix.cells}
+        # profiles measured, or found to be of the model as it is, by this process
+        self.sound: set[Path] = set()
+        self._write()
+
+    def every(self) -> list[Line]:
+        """All lines."""
+        return [*self.lines.values(), *self.left_out]
+
+    def carry_out(self, deadline: float | None) -> None:
+        """Run what is not done, as long as the time that a cell is expected to take ends before the deadline."""
+        left = deque(cell for cell in self.matrix.cells if self.lines[cell.name].state != "done")
+        if done := len(self.lines) - len(left):
+            self.reporter.note(f"{done} of {len(self.lines)} cells are done already")
+        self._refuse_other_models([cell.recipe.model for cell in left])
+        with self.reporter.progress("matrix") as progress:
+            while left:
+                progress(len(self.lines) - len(left), len(self.lines), self._expected(len(left)))
+                each = self._seconds()
+                if deadline is not None and time.monotonic() + (each or 0.0) > deadline:
+                    self.reporter.warn(f"the budget ends before {len(left)} cells: --resume goes on with them")
+                    return
+                cell = left.popleft()
+                line = self._tried(cell)
+                if line.state == "waiting":
+                    left.append(cell)
+                self.lines[cell.name] = line
+                self._write()
+                self._tell(line, len(left))
+
+    def _refuse_other_models(self, left: list[ModelSection]) -> None:
+        """UsageError where a model that cells are `left` of is not what it was when others of it were done."""
+        known: dict[ModelSection, dict[str, Any]] = {}
+        for cell in self.matrix.cells:
+            model, place = cell.recipe.model, self.opened.folder / cell.name
+            before = (runs.read_record(place) or {"signature": {}})["signature"].get("fingerprint")
+            # the fingerprint of a model with a new head is another one
+            if self.lines[cell.name].state != "done" or model not in left or cell.recipe.train.new_head or not before:
+                continue
+            if model not in known:
+                known[model] = self._identified(cell)
+            if known[model]:
+                runs.refuse_difference(place, {"fingerprint": before}, known[model])
+
+    def _identified(self, cell: Cell) -> dict[str, Any] | None:
+        """The fingerprint of a cell's model as it is; None, with a warning, where it does not open."""
+        place = self.opened.folder / cell.name
+        try:
+            return self._isolated(restartable.identify, cell.recipe, place, f"the model of {cell.name}")
+        except Failed as error:
+            self.reporter.warn(f"whether the model of {cell.name} has changed is not known: {error}")
+            return None
+
+    def _tried(self, cell: Cell) -> Line:
+        """Run a cell. Its line: done, failed, or waiting for another try."""
+        self.opened.path(cell.name)
+        line = self.lines[cell.name]
+        line = replace(line, tries=line.tries + 1, reason=None, trace=None)
+        try:
+            return replace(line, state="done", **self._carried_out(cell))
+        except Failed as error:
+            again = line.tries < TRIES and not error.lasting
+            return replace(line, state="waiting" if again else "failed", reason=str(error), trace=error.trace)
+
+    def _carried_out(self, cell: Cell) -> dict[str, Any]:
+        """Each of a cell's runs in turn; what the first came to, and its seconds. Raises Failed."""
+        place, asked, run = self.opened.folder / cell.name, self._asked(cell), self.matrix.run
+        if asked is not cell.recipe:
+            shared = profiles.estimation_of(cell.recipe)
+            profile = self._profile(shared)
+            if profile not in self.sound:
+                self._isolated(restartable.measure, shared, profile.parent, f"the profile of {cell.name}")
+                self.sound.add(profile)
+        start = time.perf_counter()
+        found = self._isolated(WORK[run[0]], asked, place, cell.name)
+        if run == ("prune", "estimate-id"):
+            after = profiles.of_pruned(cell.recipe, place / "model")
+            self._isolated(restartable.measure_again, after, self._profiles() / cell.name, f"{cell.name}, pruned")
+        return {**found, "seconds": round(time.perf_counter() - start, 1)}
+
+    def _isolated(self, work: Work, recipe: Recipe, place: Path, name: str) -> dict[str, Any]:
+        return isolated(work, recipe, place, reporter=self.reporter, name=name)
+
+    def _asked(self, cell: Cell) -> Recipe:
+        """A cell's recipe; where it would begin by estimating a profile, reading the one that it shares."""
+        needed = profiles.estimation_of(cell.recipe) if self.matrix.run[0] == "prune" else None
+        return profiles.with_profile(cell.recipe, self._profile(needed)) if needed else cell.recipe
+
+    def _profile(self, needed: Recipe) -> Path:
+        return self._profiles() / profiles.shared_name(needed) / "profile.json"
+
+    def _profiles(self) -> Path:
+        return self.opened.path(PROFILES)
+
+    def _found(self, cell: Cell, before: dict[str, Any] | None) -> Line:
+        """The line of a cell whose folder is finished; of any other one that has had no try yet."""
+        place = self.opened.folder / cell.name
+        if before is None or not (place / "run.json").exists() or not _is_done(before):
+            return _waiting(cell)
+        _refuse_others(place, self._asked(cell))
+        return Line(**{**before, "settings": cell.settings, "published": cell.published})
+
+    def _seconds(self) -> float | None:
+        """What a cell takes: the mean of those that are done."""
+        measured = [line.seconds for line in self.lines.values() if line.state == "done"]
+        return statistics.fmean(measured) if measured else None
+
+    def _expected(self, left: int) -> str:
+        each = self._seconds()
+        return f"{left} to go, about {duration(each * left)}" if each is not None else ""
+
+    def _tell(self, line: Line, left: int) -> None:
+        if line.state == "done":
+            value = f"{line.headline} {line.metrics[line.headline]:.4g}, " if line.headline else ""
+            more = f"; {self._expected(left)}" if left else ""
+            self.reporter.note(f"{line.name}: {value}{duration(line.seconds)}{more}")
+        else:
+            more = "; it is tried again at the end" if line.state == "waiting" else ""
+            self.reporter.warn(f"{line.name} failed: {line.reason}{more}")
+
+    def _write(self) -> None:
+        text = "".join(json.dumps(line.to_json(), allow_nan=False) + "\n" for line in self.every())
+        write_text(self.opened.folder / runs.MATRIX, text)
+
+
+def _waiting(cell: Cell) -> Line:
+    return Line(name=cell.name, state="waiting", settings=cell.settings, published=cell.published)
+
+
+def _lines(path: Path, reporter: Reporter) -> list[dict[str, Any]]:
+    """The lines of a matrix as it was left; none, with a warning, of a damaged file: the folders of cells tell more."""
+    try:
+        lines = runs.read_metrics(path)
+    except RunError as error:
+        reporter.warn(f"every cell is looked at again: {error}")
+        return []
+    return [line for line in lines if isinstance(line.get("name"), str)]
+
+
+def _is_done(line: Mapping[str, Any]) -> bool:
+    """Whether a line read from a file is that of a finished cell, as idvl writes it."""
+    metrics, headline = line.get("metrics"), line.get("headline")
+    numbers = [line.get("seconds"), *(metrics.values() if isinstance(metrics, dict) else [None])]
+    sound = all(isinstance(number, int | float) for number in numbers)
+    told = headline is None or (isinstance(headline, str) and sound and headline in metrics)
+    return line.get("state") == "done" and line.keys() == set(Line.__dataclass_fields__) and sound and told
+
+
+def _refuse_others(place: Path, asked: Recipe) -> None:
+    """UsageError where a finished cell's folder holds a run of other settings."""
+    path = place / "recipe.yaml"
+    sections, steps = recipes.read_yaml(path, "recipe"), _steps(place)
+    pairs = []
+    for recipe in (recipes.load(path), asked):
+        parts = recipe.to_dict(*sections)
+        pairs.append({f"{section}.{key}": value for section in parts for key, value in parts[section].items()})
+        if "prune" in parts and steps:  # where it is not given, it depends on the steps
+            pairs[-1]["prune.mask_every"] = schedule_of(recipe.prune, steps).mask_every
+    runs.refuse_difference(place, *pairs)
+
+
+def _steps(place: Path) -> int | None:
+    """The optimizer steps of a finished pruning run, None where its report does not tell."""
+    try:
+        steps = read_report(place)["made"].get("steps")
+    except RunError:
+        return None
+    return steps if type(steps) is int and steps > 0 else None

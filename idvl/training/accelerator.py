@@ -1,0 +1,151 @@
+"""What a run is made of: Accelerate's session, optimizer and rate, and what cannot be trained. It runs no step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, DistributedType
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin, LoggerType
+from torch import nn
+
+from idvl.data.samples import Sample
+from idvl.errors import RunError, UsageError, quoted
+from idvl.models.inputs import check as check_inputs
+from idvl.models.load_errors import first_line
+from idvl.models.loading import Loaded
+from idvl.training.settings import Training
+
+REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+@contextlib.contextmanager
+def session(loaded: Loaded, training: Training, folder: Path | None) -> Iterator[Accelerator]:
+    """Accelerate for one training, its trackers started and, in the end, closed; `loaded` has a lesson."""
+    AcceleratorState._reset_state()  # of a training before this one, in another precision maybe
+    try:
+        accelerator = Accelerator(
+            cpu=loaded.model.device.type == "cpu",
+            device_placement=False,
+            mixed_precision=training.mixed_precision,
+            log_with=list(training.report_to) or None,
+            project_dir=folder.parent if folder else "runs",
+            # the loop accumulates by itself, whatever the launcher's environment says
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=loaded.family.lesson.partial)],
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise UsageError(f"Accelerate refuses this training: {first_line(error)}") from error
+    _check_launch(accelerator)
+    try:
+        if training.report_to:
+            simple = {key: value for key, value in asdict(training).items() if isinstance(value, int | float | str)}
+            accelerator.init_trackers("idvl", config=simple)
+        yield accelerator
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.free_memory()
+
+
+def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None:
+    """Raise UsageError, before anything runs, for a model, samples or settings that cannot be trained."""
+    lesson, model = loaded.family.lesson, loaded.model
+    kind = type(model).__name__
+    if lesson is None:
+        known = ", ".join(name for name in loaded.family.classes if name != kind)
+        raise UsageError(
+            f"{loaded.name} cannot be trained: idvl knows no loss for a {kind}"
+            f"{f'; take a checkpoint of {known}' if known else ', only for writers of text and classifiers of images'}"
+        )
+    if lesson.contrastive and training.accumulate > 1:
+        raise UsageError(
+            f"the loss of {kind} compares the pairs of one batch, so accumulating gradients would change it: use "
+            f"accumulate 1 and a batch_size of {training.batch_size * training.accumulate}, or more processes"
+        )
+    if training.batch_size < lesson.least_batch:
+        raise UsageError(f"the loss of {kind} needs a batch_size of at least {lesson.least_batch}")
+    if training.gradient_checkpointing and not (lesson.checkpointing and model.supports_gradient_checkpointing):
+        raise UsageError(f"gradient checkpointing does not work with {kind}: leave it out, or use a smaller batch_size")
+    _check_trackers(training.report_to)
+    if training.mixed_precision == "fp16" and model.device.type == "cpu":
+        raise UsageError("mixed_precision fp16 needs a GPU, whose scaler keeps small gradients: use bf16 or no")
+    schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate), training, 2)
+    check_inputs(loaded, samples)
+    for sample in samples:
+        if lacking := lesson.lacks(sample, model.config):
+            raise UsageError(f"{loaded.name} cannot learn from sample {sample.id}: {lacking}")
+
+
+def optimizer(weights: list[nn.Parameter], training: Training, *, fused: bool) -> torch.optim.AdamW:
+    """AdamW over all weights. Not fused under fp16: the fused one skips steps without anyone being told."""
+    return torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+
+
+def schedule(optimizer: torch.optim.Optimizer, training: Training, total: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """transformers' scheduler of that name. UsageError for an unknown one, or one that needs more settings."""
+    from transformers import get_scheduler
+
+    try:
+        return get_scheduler(training.lr_schedule, optimizer, round(training.warmup * total), total)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"lr_schedule {quoted(training.lr_schedule)}: {first_line(error)}; choose linear, cosine, constant, "
+            "constant_with_warmup, polynomial, cosine_with_restarts or inverse_sqrt"
+        ) from error
+
+
+def checkpoint_blocks(model: nn.Module, on: bool) -> None:
+    """Have the backward pass compute each block again, instead of keeping what is within it; or no longer."""
+    verb = "enable" if on else "disable"
+    # the name until transformers 5.2x
+    old = f"gradient_checkpointing_{verb}"
+    getattr(model, f"activation_checkpointing_{verb}", getattr(model, old))()
+
+
+@contextlib.contextmanager
+def fitting(training: Training, contrastive: bool) -> Iterator[None]:
+    """RunError, with half the batch size as the way out, where a GPU's memory gets full inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(too_large(training, contrastive, training.batch_size // 2)) from error
+
+
+def too_large(training: Training, contrastive: bool, fits: int) -> str:
+    """What to say when a GPU's memory is full, and batches of `fits` samples are smaller (0: there are none)."""
+    said = f"the GPU's memory is full with a batch_size of {training.batch_size}: "
+    less = "mixed_precision bf16" if training.gradient_checkpointing else "gradient_checkpointing"
+    if not fits:
+        return f"{said}no smaller one helps; use {less}, or a smaller model"
+    parts = training.accumulate * -(-training.batch_size // fits)
+    more = "" if contrastive else f" and accumulate {parts} for the same steps"
+    return f"{said}use batch_size {fits}{more}, or {less}"
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    known = [str(name) for name in LoggerType if name != LoggerType.ALL]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no tracker {quoted(name)}; choose {', '.join(known)}")
+        if name not in [str(there) for there in get_available_trackers()]:
+            raise UsageError(f"report_to {name}: its package is not installed; pip install {name}, or leave it out")
+
+
+def _check_launch(accelerator: Accelerator) -> None:
+    if accelerator.distributed_type not in REPLICATED or os.environ.get("ACCELERATE_USE_FSDP", "") == "true":
+        raise UsageError(
+            "idvl trains whole copies of the model on each process (DDP); FSDP, DeepSpeed and the like do not work yet"
+        )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise UsageError(
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: on CPUs set "
+            "ACCELERATE_USE_CPU=true, or unset WORLD_SIZE for one process"
+        )

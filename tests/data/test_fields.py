@@ -1,0 +1,85 @@
+"""What cells hold: answers as often as given, classes in every spelling, images encoded or elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from idvl.data.fields import answers, encoded_image, label, names_a_class, texts
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        (["yes", "yes", " no\n"], ("yes", "yes", "no")),
+        ([{"answer": "yes", "answer_id": 1}, {"answer": "no", "answer_id": 2}], ("yes", "no")),
+        ({"answer": ["yes", "no"], "answer_id": [1, 2]}, ("yes", "no")),
+        ("blue", ("blue",)),
+        (["", "a", ""], ("", "a", "")),
+        ([""] * 10, ()),
+        ([], ()),
+        (None, ()),
+        ([None, 3], ()),
+    ],
+)
+def test_answers(cell: object, found: tuple[str, ...]) -> None:
+    assert answers(cell) == found
+
+
+@pytest.mark.parametrize(
+    ("cell", "classes", "number"),
+    [
+        (4, None, 4),
+        (True, None, 1),
+        ("True", None, 1),
+        (" false ", None, 0),
+        ("7", None, 7),
+        (2.0, None, 2),
+        (-1, None, None),
+        ("-1", ["a"], None),
+        (None, ["a"], None),
+        ("", None, None),
+        (float("nan"), None, None),
+        ("b", ["a", "b"], 1),
+        ("1", ["9", "1"], 1),
+        ("True", ["True", "False"], 0),
+    ],
+)
+def test_labels(cell: object, classes: list[str] | None, number: int | None) -> None:
+    assert label(cell, classes) == number
+
+
+@pytest.mark.parametrize(
+    ("cell", "classes"),
+    [
+        ("red", None),
+        ("red", ["blue"]),
+        (2, ["a", "b"]),
+        (0.5, None),
+        ([1], None),
+        ("inf", None),
+        (-2, None),
+        (10**400, None),
+    ],
+)
+def test_what_is_no_class(cell: object, classes: list[str] | None) -> None:
+    with pytest.raises(ValueError, match="the class"):
+        label(cell, classes)
+    assert names_a_class(cell) == (cell == 2)
+
+
+def test_an_image_without_bytes_or_path() -> None:
+    for cell in (None, "", {"bytes": None, "path": None}, "a.jpg", 3):
+        with pytest.raises(ValueError, match="no image|where an image is expected"):
+            encoded_image(cell, None)
+
+
+def test_texts() -> None:
+    assert texts([{"raw": "a  b"}, "c\u2028d\r\ne", "", "\ud800"]) == ("a b", "c d e")
+
+
+def test_texts_nested_without_end() -> None:
+    nested: object = "a"
+    for _ in range(2_000):
+        nested = [nested]
+    with pytest.raises(ValueError, match="nested more than 8 deep"):
+        texts(nested)
