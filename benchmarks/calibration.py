@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from idvl.geometry.estimators import estimate, requirements
-from idvl.geometry.neighbors import Matrix, nearest
+from idvl.geometry.neighbors import DenseRows, nearest
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
 # icml24 takes 20 partitions a sample
@@ -56,7 +56,7 @@ KINDS: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 def one(kind: str, d: int, seed: int) -> dict[str, tuple[float, float]]:
     """(dimension, reported error) of each estimator for one sample."""
     torch.set_num_threads(1)
-    neighbors = nearest(Matrix(KINDS[kind](d, torch.Generator().manual_seed(1000 + seed))), **requirements("gride"))
+    neighbors = nearest(DenseRows(KINDS[kind](d, torch.Generator().manual_seed(1000 + seed))), **requirements("gride"))
     found = {name: estimate(neighbors, name) for name in ESTIMATORS}
     return {name: (result.dimension, result.stderr) for name, result in found.items()}
 
@@ -64,7 +64,7 @@ def one(kind: str, d: int, seed: int) -> dict[str, tuple[float, float]]:
 def icml24(d: int, seed: int) -> tuple[float, float]:
     """(dimension, reported error) of the slow estimator for one Gaussian sample."""
     torch.set_num_threads(1)
-    matrix = Matrix(gaussian(d, torch.Generator().manual_seed(1000 + seed)))
+    matrix = DenseRows(gaussian(d, torch.Generator().manual_seed(1000 + seed)))
     result = estimate(nearest(matrix, **requirements("icml24", seed)), "icml24", seed)
     return result.dimension, result.stderr
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from idvl.geometry import pareto
 from idvl.geometry.estimators import intrinsic_dimension, requirements
-from idvl.geometry.neighbors import Matrix, nearest
+from idvl.geometry.neighbors import DenseRows, nearest
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
 N, D = 2000, 768
@@ -126,7 +126,7 @@ def by_cdist(points: Tensor) -> Tensor:
 
 def measure(points: Tensor) -> dict[str, object]:
     start = time.perf_counter()
-    found = nearest(Matrix(points), **requirements("twonn"))
+    found = nearest(DenseRows(points), **requirements("twonn"))
     seconds = time.perf_counter() - start
     kept = torch.unique(points, dim=0, return_inverse=True)[1]
     first = torch.tensor(sorted({int(group): i for i, group in reversed(list(enumerate(kept)))}.values()))

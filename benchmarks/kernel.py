@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from idvl.geometry.estimators import estimate, requirements
-from idvl.geometry.neighbors import Matrix, nearest
+from idvl.geometry.neighbors import DenseRows, nearest
 
 RESULTS = Path(__file__).parent / "results" / "kernel.json"
 WIDTHS = {768: 30, 3072: 20, 16384: 8, 151296: 3}
@@ -38,11 +38,11 @@ def points(n: int, d: int) -> Tensor:
 
 
 def ours(x: Tensor) -> None:
-    estimate(nearest(Matrix(x), backend="torch", **requirements("twonn")), "twonn")
+    estimate(nearest(DenseRows(x), backend="torch", **requirements("twonn")), "twonn")
 
 
 def search(x: Tensor, backend: str) -> None:
-    nearest(Matrix(x), backend=backend, **requirements("twonn"))
+    nearest(DenseRows(x), backend=backend, **requirements("twonn"))
 
 
 def scikit_dimension(x: Tensor) -> None:

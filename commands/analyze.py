@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone, speak, write
+from idvl.commands.console import TerminalReporter, output, rank, results_alone, speak, write
 from idvl.commands.options import flag, number, text
 from idvl.errors import UsageError, quoted
 
@@ -97,7 +97,7 @@ def command(
             raise UsageError(f"--{name} is for --sensitivity MODEL: nothing else measures")
         if not places:
             raise UsageError("name the folders of runs, as in idvl analyze runs/*, or a model to --sensitivity")
-        reporter = Reporter(quiet=quiet)
+        reporter = TerminalReporter(quiet=quiet)
         speak(reporter, debug=debug)
     else:
         reporter, measured = _measure(context.params)
@@ -114,7 +114,7 @@ def command(
         reporter.note(f"the report is {page}, its figures are in {analyze.figures_beside(page)}")
 
 
-def _measure(params: dict[str, Any]) -> tuple[Reporter, Path | None]:
+def _measure(params: dict[str, Any]) -> tuple[TerminalReporter, Path | None]:
     """Carry out --sensitivity: the reporter, and the folder; None after a plan, and beside the first process."""
     reporter, asked = o.begin({**params, "model": params["sensitivity"], "output_dir": params["page"]}, SETTINGS)
     from idvl.pruning import sensitivity
@@ -131,7 +131,7 @@ def _measure(params: dict[str, Any]) -> tuple[Reporter, Path | None]:
     return reporter, done.folder
 
 
-def _show(found: Any, *, table: str | None, json: bool, tables: bool, reporter: Reporter) -> None:
+def _show(found: Any, *, table: str | None, json: bool, tables: bool, reporter: TerminalReporter) -> None:
     """The tables as they were asked for; on the terminal where there is no page of them. What is wrong with runs."""
     from idvl.reporting.export import terminal, written
     from idvl.workflows.analyze import document

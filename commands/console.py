@@ -96,7 +96,7 @@ def results_alone() -> Iterator[None]:
             os.close(kept)
 
 
-class Reporter:
+class TerminalReporter:
     """Progress, notes and warnings of a run. `quiet` keeps the warnings; beside the main process all is silent."""
 
     def __init__(self, *, quiet: bool = False):
@@ -151,7 +151,7 @@ class Reporter:
 class _Handler(logging.Handler):
     """Hands log records to a reporter."""
 
-    def __init__(self, reporter: Reporter):
+    def __init__(self, reporter: TerminalReporter):
         super().__init__()
         self.reporter = reporter
 
@@ -159,7 +159,7 @@ class _Handler(logging.Handler):
         (self.reporter.warn if record.levelno >= logging.WARNING else self.reporter.note)(record.getMessage())
 
 
-def speak(reporter: Reporter, *, debug: bool = False) -> None:
+def speak(reporter: TerminalReporter, *, debug: bool = False) -> None:
     """Route idvl's log to the reporter, and keep other libraries' bars off pipes and out of quiet runs.
 
     To be called before they are imported: they read these variables then.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone, write
+from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import MEASURE, choices, flag, number, text
 from idvl.profile import MODALITIES, Capture, EstimatorName, Knn, Tokens, compare, load_profile
 
@@ -114,7 +114,7 @@ def command(
         _show(result, other, str(compare_with), json=json, reporter=reporter)
 
 
-def _show(result: Any, other: Any, label: str, *, json: bool, reporter: Reporter) -> None:
+def _show(result: Any, other: Any, label: str, *, json: bool, reporter: TerminalReporter) -> None:
     """Print what a run came to."""
     from idvl.reporting.table import summary, table
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone, write
+from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import flag, number, text
 from idvl.errors import UsageError
 
@@ -140,7 +140,7 @@ def command(
         _show(results, folder, json=json, reporter=reporter)
 
 
-def _show(results: dict[str, Any], folder: Path | None, *, json: bool, reporter: Reporter) -> None:
+def _show(results: dict[str, Any], folder: Path | None, *, json: bool, reporter: TerminalReporter) -> None:
     """Print the numbers and what they rest on."""
     from idvl.reporting.results import rests_on, results_table
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from idvl import profile
-from idvl.commands.console import Reporter, speak
+from idvl.commands.console import TerminalReporter, speak
 from idvl.errors import UsageError, quoted
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ Quiet = Annotated[bool, flag(SHOWN, "Result and warnings only.", "--quiet", "-q"
 Debug = Annotated[bool, flag(SHOWN, "Log and traceback.", "--debug")]
 
 
-def begin(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple[Reporter, recipes.Recipe]:
+def begin(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple[TerminalReporter, recipes.Recipe]:
     """The reporter of a run and the recipe that its flags, --set and file make. UsageError for what is refused."""
     reporter, given = asked(params, sections)
     from idvl import recipe as recipes
@@ -95,13 +95,13 @@ def begin(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple
     return reporter, recipes.load(params["recipe"], given)
 
 
-def asked(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple[Reporter, dict[str, Any]]:
+def asked(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> tuple[TerminalReporter, dict[str, Any]]:
     """The reporter of a run and the settings that its flags and --set give. UsageError for what is refused."""
     for name in ("resume", "overwrite"):
         if params[name] and params["output_dir"] is None:
             raise UsageError(f"--{name} needs the folder of the run: --output DIR")
     check_text(params)
-    reporter = Reporter(quiet=params["quiet"])
+    reporter = TerminalReporter(quiet=params["quiet"])
     speak(reporter, debug=params["debug"])
     from idvl import recipe as recipes
 

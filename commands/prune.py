@@ -11,7 +11,7 @@ import typer
 from idvl.choices import Allocation, Compat, Criterion, IdWeight, MissingId, Precision, ScheduleName
 from idvl.commands import matrix as matrices
 from idvl.commands import options as o
-from idvl.commands.console import Reporter, output, rank, results_alone, write
+from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import choices, flag, number, text
 from idvl.errors import UsageError
 
@@ -189,7 +189,7 @@ def command(
         _show(result, json=json, reporter=reporter)
 
 
-def _show(result: Any, *, json: bool, reporter: Reporter) -> None:
+def _show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
     """Print what a run came to, or its plan."""
     from idvl.reporting.results import rests_on, results_table
     from idvl.reporting.sparsity import plan_table, result_table

@@ -48,9 +48,9 @@ def neighbours(device: torch.device, folder: Path, *, n: int = 600) -> dict[str,
 
 def distance_gap(points: Tensor, device: torch.device, backend: str) -> float:
     """The largest relative difference of neighbours' distances between device and CPU; the neighbours are the same."""
-    from idvl.geometry.neighbors import Matrix, nearest
+    from idvl.geometry.neighbors import DenseRows, nearest
 
-    here, there = nearest(Matrix(points)), nearest(Matrix(points, device=device), backend=backend)
+    here, there = nearest(DenseRows(points)), nearest(DenseRows(points, device=device), backend=backend)
     assert torch.equal(there.indices.cpu(), here.indices), f"{backend} finds other neighbours on {device}"
     gap = float(((there.distances.cpu() - here.distances) / here.distances).abs().max())
     assert gap <= DISTANCES, f"{backend} on {device}: distances differ by {gap:.1e} of their value"
@@ -60,11 +60,13 @@ def distance_gap(points: Tensor, device: torch.device, backend: str) -> float:
 def id_gap(points: Tensor, device: torch.device) -> float:
     """The largest relative difference of a dimension between device and CPU, over all estimators."""
     from idvl.geometry.estimators import ESTIMATORS, estimate, requirements
-    from idvl.geometry.neighbors import Matrix, nearest
+    from idvl.geometry.neighbors import DenseRows, nearest
 
     gaps = []
     for name in ESTIMATORS:
-        found = [estimate(nearest(Matrix(points, device=each), **requirements(name)), name) for each in (CPU, device)]
+        found = [
+            estimate(nearest(DenseRows(points, device=each), **requirements(name)), name) for each in (CPU, device)
+        ]
         gaps.append(_relative(*(one.dimension for one in found)))
     return max(gaps)
 

@@ -99,9 +99,9 @@ def points(n: int, width: int, device: torch.device) -> Tensor:
 def search(x: Tensor, backend: str) -> Any:
     """The neighbours that TwoNN needs, after its estimate."""
     from idvl.geometry.estimators import estimate, requirements
-    from idvl.geometry.neighbors import Matrix, nearest
+    from idvl.geometry.neighbors import DenseRows, nearest
 
-    found = nearest(Matrix(x), backend=backend, **requirements("twonn"))
+    found = nearest(DenseRows(x), backend=backend, **requirements("twonn"))
     estimate(found, "twonn")
     return found
 

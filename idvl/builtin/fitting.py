@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class FitRecipe:
     """All that decides a training run but the data: steps, learning rate (peak), warm-up (in steps), clipping norm.
 
     `precision`: that of autocast; bfloat16 takes ten times float32's time on processors without instructions for it.
@@ -30,7 +30,7 @@ class Recipe:
     seed: int = 0
 
 
-def shuffled(n: int, recipe: Recipe) -> Iterator[torch.Tensor]:
+def shuffled(n: int, recipe: FitRecipe) -> Iterator[torch.Tensor]:
     """(batch,) indices below n, epoch after epoch, each newly shuffled; the rest of an epoch is dropped."""
     generator = torch.Generator().manual_seed(recipe.seed)
     while True:
@@ -38,7 +38,7 @@ def shuffled(n: int, recipe: Recipe) -> Iterator[torch.Tensor]:
         yield from order[: n - n % recipe.batch].split(recipe.batch)
 
 
-def fit(model: torch.nn.Module, batches: Iterator[dict[str, torch.Tensor]], recipe: Recipe, name: str) -> None:
+def fit(model: torch.nn.Module, batches: Iterator[dict[str, torch.Tensor]], recipe: FitRecipe, name: str) -> None:
     """AdamW with warm-up and linear decay, gradients clipped; leaves the model in eval mode."""
     steps, warmup = recipe.steps, recipe.warmup
     optimizer = torch.optim.AdamW(

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from idvl.builtin import cards
-from idvl.builtin.fitting import Recipe, fit, shuffled
+from idvl.builtin.fitting import FitRecipe, fit, shuffled
 from idvl.data import digits, shapes
 from idvl.data.samples import Sample
 
@@ -30,11 +30,11 @@ HERE = Path(__file__).parent
 # what may differ in a model that does not ship
 CHANGES = {"seed": int, "steps": int, "pictures": int, "precision": str}
 
-BLIP = Recipe(steps=12_000, batch=64, pictures=64_000, warmup=500, weight_decay=0.01)
-VIT = Recipe(steps=4_000, batch=64, pictures=digits.SIZES["train"], warmup=200, weight_decay=0.05)
+BLIP = FitRecipe(steps=12_000, batch=64, pictures=64_000, warmup=500, weight_decay=0.01)
+VIT = FitRecipe(steps=4_000, batch=64, pictures=digits.SIZES["train"], warmup=200, weight_decay=0.05)
 
 
-def make_blip(folder: Path, recipe: Recipe) -> None:
+def make_blip(folder: Path, recipe: FitRecipe) -> None:
     """A BlipForConditionalGeneration that gives shapes/train their canonical captions."""
     started = time.perf_counter()
     torch.manual_seed(recipe.seed)
@@ -57,7 +57,7 @@ def make_blip(folder: Path, recipe: Recipe) -> None:
     _card(folder, model, recipe, dataset="shapes", summary=summary, metric=metric, results=results, minutes=minutes)
 
 
-def make_vit(folder: Path, recipe: Recipe) -> None:
+def make_vit(folder: Path, recipe: FitRecipe) -> None:
     """A ViTForImageClassification of digits/train, which it sees slightly moved, turned and scaled."""
     started = time.perf_counter()
     torch.manual_seed(recipe.seed)
@@ -150,7 +150,7 @@ def _pixels(image_processor: Any, samples: list[Sample]) -> torch.Tensor:
     return torch.cat([image_processor([s.image for s in part], return_tensors="pt")["pixel_values"] for part in parts])
 
 
-def _caption_batches(processor: Any, samples: list[Sample], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
+def _caption_batches(processor: Any, samples: list[Sample], recipe: FitRecipe) -> Iterator[dict[str, torch.Tensor]]:
     pixels = _pixels(processor.image_processor, samples)
     text = processor.tokenizer([sample.texts[0] for sample in samples], padding=True, return_tensors="pt")
     ids, mask = text["input_ids"], text["attention_mask"]
@@ -159,7 +159,7 @@ def _caption_batches(processor: Any, samples: list[Sample], recipe: Recipe) -> I
         yield {"pixel_values": pixels[i], "input_ids": ids[i], "attention_mask": mask[i], "labels": labels[i]}
 
 
-def _digit_batches(processor: Any, samples: list[Sample], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
+def _digit_batches(processor: Any, samples: list[Sample], recipe: FitRecipe) -> Iterator[dict[str, torch.Tensor]]:
     """Digits turned by up to 0.2 rad, scaled by up to 12 % and moved by up to 0.8 pixels."""
     pixels, labels = _pixels(processor, samples), torch.tensor([sample.label for sample in samples])
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -179,7 +179,9 @@ def _store(model: transformers.PreTrainedModel, processor: Any, folder: Path) ->
     (folder / "model.safetensors").chmod(0o644)  # written for its owner alone, but it ships to everyone
 
 
-def _card(folder: Path, model: transformers.PreTrainedModel, recipe: Recipe, *, minutes: float, **facts: Any) -> None:
+def _card(
+    folder: Path, model: transformers.PreTrainedModel, recipe: FitRecipe, *, minutes: float, **facts: Any
+) -> None:
     card = {
         "model": f"builtin/{folder.name}" if folder.parent == HERE else folder.name,
         "class": type(model).__name__,
@@ -193,7 +195,7 @@ def _card(folder: Path, model: transformers.PreTrainedModel, recipe: Recipe, *, 
     log.info("%s: %s", card["model"], facts["results"])
 
 
-BUILDERS: dict[str, tuple[Callable[[Path, Recipe], None], Recipe]] = {
+BUILDERS: dict[str, tuple[Callable[[Path, FitRecipe], None], FitRecipe]] = {
     "blip": (make_blip, BLIP),
     "vit": (make_vit, VIT),
 }

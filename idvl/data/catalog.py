@@ -32,7 +32,7 @@ class Join:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CatalogEntry:
     """One known dataset, either on the Hub (`ids`, tried in order) or built in (`module`, which makes its samples).
 
     `splits` are named as the Hub spells them, with the number of their samples where it is known; SAME_SPLIT lists
@@ -67,7 +67,7 @@ class Entry:
 
 
 _ENTRIES = (
-    Entry(
+    CatalogEntry(
         name="shapes",
         holds="images of two coloured shapes, four captions each, drawn by program",
         module="idvl.data.shapes",
@@ -78,7 +78,7 @@ _ENTRIES = (
         tasks=("caption", "retrieval"),
         licence="Apache-2.0",
     ),
-    Entry(
+    CatalogEntry(
         name="digits",
         holds="1,797 handwritten digits of 8 x 8 pixels with their labels, from scikit-learn",
         module="idvl.data.digits",
@@ -89,7 +89,7 @@ _ENTRIES = (
         tasks=("classification",),
         licence="CC-BY-4.0",
     ),
-    Entry(
+    CatalogEntry(
         name="coco",
         holds="photographs, five captions each",
         ids=("lmms-lab-encoder/COCO-Caption", "lmms-lab/COCO-Caption"),
@@ -115,7 +115,7 @@ _ENTRIES = (
         notes="val is COCO val2014, 40,504 images; test is Karpathy's, 5,000 of them, as yerevann/coco-karpathy lists "
         "them. For the Karpathy train split give --data-dir a folder with the images and dataset_coco.json",
     ),
-    Entry(
+    CatalogEntry(
         name="flickr30k",
         holds="photographs, five captions each",
         ids=("umaru97/flickr30k_train_val_test",),
@@ -131,7 +131,7 @@ _ENTRIES = (
         notes="the splits are Karpathy's; lmms-lab-encoder/flickr30k has all 31,783 images in one split that it calls "
         "test",
     ),
-    Entry(
+    CatalogEntry(
         name="nlvr2",
         holds="pairs of photographs and a sentence that is true of them or not",
         ids=("lmms-lab/NLVR2", "lmms-lab-encoder/NLVR2"),
@@ -156,7 +156,7 @@ _ENTRIES = (
         notes="there is no train; the balanced and unbalanced splits are parts of dev, test-P and test-U, of whose "
         "whole the published numbers are",
     ),
-    Entry(
+    CatalogEntry(
         name="cifar100",
         holds="images of 32 x 32 pixels in 100 classes",
         ids=("uoft-cs/cifar100",),
@@ -170,7 +170,7 @@ _ENTRIES = (
         licence="unknown",
         notes="--label-column coarse_label for its 20 superclasses",
     ),
-    Entry(
+    CatalogEntry(
         name="imagenet-1k",
         holds="photographs in 1,000 classes",
         ids=("ILSVRC/imagenet-1k",),
@@ -185,7 +185,7 @@ _ENTRIES = (
         gated=True,
         notes="the labels of test are not public",
     ),
-    Entry(
+    CatalogEntry(
         name="textvqa",
         evaluator="textvqa",
         holds="photographs with writing, a question and ten answers each",
@@ -202,7 +202,7 @@ _ENTRIES = (
         licence="CC-BY-4.0",
         notes="several questions share an image, of which an estimate takes one; the answers of test are not public",
     ),
-    Entry(
+    CatalogEntry(
         name="vqav2",
         holds="photographs of COCO, a question and ten answers each",
         ids=("lmms-lab/VQAv2", "lmms-lab-encoder/VQAv2"),
@@ -220,7 +220,7 @@ _ENTRIES = (
         "testdev and test are not public",
     ),
 )
-CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
 
 SAME_SPLIT = (("validation", "val", "valid", "dev"), ("train", "training"), ("test", "testing"))
 # asked for in the place of a split. For training: train where there is one, else the dataset's default; for an
@@ -265,7 +265,7 @@ def listed(names: Sequence[str]) -> str:
     return (", ".join(name[:QUOTED] for name in names[:MOST_LISTED]) or "none") + more
 
 
-def wished(asked: str | None, available: Iterable[str], entry: Entry | None = None) -> str | None:
+def wished(asked: str | None, available: Iterable[str], entry: CatalogEntry | None = None) -> str | None:
     """The first of the splits that are meant which exists, under any of its usual spellings; None if none does."""
     default, evaluated = (entry.default_split, entry.eval_split) if entry else (None, None)
     meant = {None: (default,), TRAINING: ("train", default), EVALUATION: (evaluated, "test", "validation")}
@@ -278,7 +278,7 @@ def wished(asked: str | None, available: Iterable[str], entry: Entry | None = No
     return None
 
 
-def choose_split(asked: str | None, available: Iterable[str], *, where: str, entry: Entry | None = None) -> str:
+def choose_split(asked: str | None, available: Iterable[str], *, where: str, entry: CatalogEntry | None = None) -> str:
     """The split to read: the one asked for under any of its usual spellings, or the dataset's default.
 
     Without a default the first of SPLIT_ORDER is taken: samples that were not trained on come first. TRAINING and

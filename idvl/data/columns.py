@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import Entry, listed, unknown
+from idvl.data.catalog import CatalogEntry, listed, unknown
 from idvl.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def find_columns(
     *,
     where: str,
     asked: Columns,
-    entry: Entry | None = None,
+    entry: CatalogEntry | None = None,
     pixels: Sequence[str] | None = None,
     is_class: Callable[[str], bool] = lambda name: False,
 ) -> Columns:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.data.image_spool import Stored
+from idvl.data.image_spool import SpooledImage
 from idvl.errors import quoted
 
 # what statements are labelled with
@@ -18,7 +18,7 @@ DEEPEST = 8
 MOST_CLASSES = 1 << 31
 
 
-def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) -> bytes | Path | Stored:
+def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) -> bytes | Path | SpooledImage:
     """What a cell of an image column holds, still encoded: the bytes, or where they are, a path from `folder` on.
 
     Raises ValueError when it holds neither, and for a path that leaves the folder `within` by `..` or because it is
@@ -26,7 +26,7 @@ def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) ->
     """
     if isinstance(cell, Mapping):
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
-    if isinstance(cell, bytes | Stored):
+    if isinstance(cell, bytes | SpooledImage):
         return cell
     if isinstance(cell, str | Path) and str(cell) and folder is not None:
         path = folder / cell

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import TRAINING, Entry, Join, choose_split, unknown
+from idvl.data.catalog import TRAINING, CatalogEntry, Join, choose_split, unknown
 from idvl.data.columns import Columns, Source, find_columns
 from idvl.errors import RunError, UsageError, quoted
 
@@ -29,7 +29,7 @@ def open_stream(
     split: str | None,
     seed: int | None,
     asked: Columns,
-    entry: Entry | None = None,
+    entry: CatalogEntry | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,

@@ -14,7 +14,7 @@ from idvl.files import disk_errors
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SpooledImage:
     """`length` bytes from `start` on in a file."""
 
     path: Path
@@ -31,7 +31,7 @@ class Stored:
         return data
 
 
-class Store:
+class ImageSpool:
     """A file that images are appended to, begun anew with its first image.
 
     Whatever an earlier run left under this name is removed first, so that a killed run leaves nothing that counts.
@@ -40,13 +40,13 @@ class Store:
 
     def __init__(self, path: Path | None):
         self._path, self._file, self._end = path, None, 0
-        self._known: dict[bytes, Stored] = {}
+        self._known: dict[bytes, SpooledImage] = {}
         if path is not None:
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> ImageSpool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,7 +63,7 @@ class Store:
         with disk_errors(self._path):
             self._opened().write(source)
             self._opened().flush()
-        stored = Stored(self._path, self._end, len(source))
+        stored = SpooledImage(self._path, self._end, len(source))
         self._end += len(source)
         self._known[digest] = stored
         return stored

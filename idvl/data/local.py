@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from idvl.data import tables
-from idvl.data.catalog import EVALUATION, SAME_SPLIT, SPLIT_ORDER, TRAINING, Entry, choose_split, wished
+from idvl.data.catalog import EVALUATION, SAME_SPLIT, SPLIT_ORDER, TRAINING, CatalogEntry, choose_split, wished
 from idvl.data.columns import IMAGE_NAMES, SECOND_OF, Columns, Source, find_columns
 from idvl.data.fields import names_a_class
-from idvl.data.image_spool import Store
-from idvl.data.tables import WHOLE, Row, Table
+from idvl.data.image_spool import ImageSpool
+from idvl.data.tables import WHOLE, DataTable, Row
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
 
@@ -37,9 +37,9 @@ def open_path(
     split: str | None,
     seed: int | None,
     wanted: int,
-    store: Store,
+    store: ImageSpool,
     asked: Columns,
-    entry: Entry | None = None,
+    entry: CatalogEntry | None = None,
     allow_outside: bool = False,
 ) -> Source:
     """The rows at a path in a uniformly random order, or without a seed in their own, one by one.
@@ -86,7 +86,7 @@ def _name(cell: Any, index: int) -> str:
 
 
 def _ordered(
-    table: Table, columns: Columns, *, seed: int | None, wanted: int, store: Store
+    table: DataTable, columns: Columns, *, seed: int | None, wanted: int, store: ImageSpool
 ) -> Iterator[tuple[int, Row]]:
     """All rows with their indices: as they stand, or by seed, then read `wanted` at a time, later REDRAW."""
     if seed is None:
@@ -103,7 +103,7 @@ def _ordered(
         start, size = start + size, REDRAW
 
 
-def _firsts(table: Table) -> Callable[[str], Any]:
+def _firsts(table: DataTable) -> Callable[[str], Any]:
     """The first cell of a column that is not empty; None where all are."""
 
     def first(name: str) -> Any:
@@ -113,7 +113,7 @@ def _firsts(table: Table) -> Callable[[str], Any]:
     return first
 
 
-def _put_away(row: Row, columns: Columns, store: Store) -> Row:
+def _put_away(row: Row, columns: Columns, store: ImageSpool) -> Row:
     """The row, its encoded images in the store."""
     row = dict(row)
     for name in {columns.image, columns.second_image} - {None}:
@@ -123,7 +123,7 @@ def _put_away(row: Row, columns: Columns, store: Store) -> Row:
     return row
 
 
-def _classes(table: Table, label: str | None, first: Callable[[str], Any]) -> Sequence[str] | None:
+def _classes(table: DataTable, label: str | None, first: Callable[[str], Any]) -> Sequence[str] | None:
     """The names of the classes: those that the table comes with, or all words that stand in the column, sorted."""
     if label is None or label in table.classes:
         return table.classes.get(label)
@@ -133,7 +133,7 @@ def _classes(table: Table, label: str | None, first: Callable[[str], Any]) -> Se
     return sorted({cell.strip() for cell in cells if isinstance(cell, str)} - {""})
 
 
-def _table(path: Path, split: str | None, entry: Entry | None, asked: Columns) -> Table:
+def _table(path: Path, split: str | None, entry: CatalogEntry | None, asked: Columns) -> DataTable:
     if not path.is_dir():
         return _file(path, split, entry)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -209,7 +209,7 @@ def _hidden(file: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
-def _file(path: Path, split: str | None, entry: Entry | None) -> Table:
+def _file(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTable:
     try:
         open_regular(path).close()
     except OSError as error:
@@ -223,7 +223,7 @@ def _file(path: Path, split: str | None, entry: Entry | None) -> Table:
     raise UsageError(f"{path} is no dataset: expected a folder, .parquet, .jsonl, .csv or a Karpathy .json")
 
 
-def _of_split(files: list[Path], root: Path, split: str | None, entry: Entry | None) -> tuple[list[Path], str]:
+def _of_split(files: list[Path], root: Path, split: str | None, entry: CatalogEntry | None) -> tuple[list[Path], str]:
     """The files of a split, told by a folder's name or the first word of a file's, as in `data/train-00000.parquet`.
 
     When some files belong to no split, all files together are the split "all", which is then the default.

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from idvl.data.image_spool import Stored
+from idvl.data.image_spool import SpooledImage
 from idvl.files import read_bytes
 
-Encoded = bytes | Path | Stored | Image.Image
+Encoded = bytes | Path | SpooledImage | Image.Image
 
 # the largest encoded image, in bytes
 LARGEST = 1 << 30
@@ -96,8 +96,8 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def encoded(source: bytes | Path | Stored) -> bytes:
+def encoded(source: bytes | Path | SpooledImage) -> bytes:
     """The bytes of an encoded image. Raises OSError where its file can't be read, is none, or is beyond LARGEST."""
     if isinstance(source, bytes):
         return source
-    return source.read() if isinstance(source, Stored) else read_bytes(source, LARGEST)
+    return source.read() if isinstance(source, SpooledImage) else read_bytes(source, LARGEST)

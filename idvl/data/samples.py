@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import CATALOG, Entry
+from idvl.data.catalog import CATALOG, CatalogEntry
 from idvl.data.columns import Columns
-from idvl.data.image_spool import Store
+from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
 from idvl.data.selector import MIN_SAMPLES, Choice, Progress, choose, faults
-from idvl.data.sources import Candidates, Place, built_in, elsewhere
+from idvl.data.sources import Place, SampleCandidates, built_in, elsewhere
 from idvl.errors import UsageError
 
 __all__ = ["Sample", "Selection", "select"]
@@ -93,7 +93,7 @@ def select(
         answers=answers_column,
         second_image=second_image_column,
     )
-    with Store(None if store is None else Path(store)) as kept:
+    with ImageSpool(None if store is None else Path(store)) as kept:
         if entry and entry.module:
             found = built_in(place, asked, split=split, wanted=wanted, seed=seed)
         else:
@@ -133,7 +133,7 @@ def select(
     )
 
 
-def _wanted(entry: Entry | None, n: int | None, distinct: bool) -> int:
+def _wanted(entry: CatalogEntry | None, n: int | None, distinct: bool) -> int:
     """How many samples: those asked for, the default, or as many as there may be."""
     if n is not None:
         return n
@@ -143,7 +143,7 @@ def _wanted(entry: Entry | None, n: int | None, distinct: bool) -> int:
     return max(entry.default_samples, *(size or 0 for size in entry.splits.values())) if built_in else sys.maxsize
 
 
-def _unlike_published(entry: Entry | None, found: Candidates, choice: Choice) -> list[str]:
+def _unlike_published(entry: CatalogEntry | None, found: SampleCandidates, choice: Choice) -> list[str]:
     """A warning where a whole split of the Hub has another number of rows than the one that is published."""
     split = found.details["split"]
     published = entry.splits.get(split) if entry else None

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from idvl.data.fields import writable
-from idvl.data.image_spool import Store
+from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import FORMATS, Encoded, Sample, encoded, opened, rgb
 from idvl.errors import QUOTED, UsageError
 
@@ -37,7 +37,7 @@ class Choice:
     `content` is a running SHA-256 over the images, texts, labels and answers taken.
     """
 
-    store: Store
+    store: ImageSpool
     samples: list[Sample] = field(default_factory=list)
     ids: Counter[str] = field(default_factory=Counter)
     images: dict[str, int] = field(default_factory=dict)
@@ -115,7 +115,7 @@ def choose(
     name: str,
     distinct: bool = True,
     gathered: bool = False,
-    store: Store,
+    store: ImageSpool,
     progress: Progress | None = None,
 ) -> Choice:
     """The first n usable candidates, distinct, or, `gathered`, with all texts of each image.

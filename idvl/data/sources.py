@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from idvl.data import hub, local
-from idvl.data.catalog import CATALOG, Entry, choose_split, unknown
+from idvl.data.catalog import CATALOG, CatalogEntry, choose_split, unknown
 from idvl.data.columns import Columns, Source
 from idvl.data.fields import answers, encoded_image, label, texts, writable
-from idvl.data.image_spool import Store
+from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
 from idvl.errors import QUOTED, UsageError, quoted
 
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     """What says where a dataset is: its name, path or Hub id, and what replaces these."""
 
     dataset: str
-    entry: Entry | None
+    entry: CatalogEntry | None
     data_dir: Path | None = None
     dataset_id: str | None = None
     revision: str | None = None
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidates:
+class SampleCandidates:
     """Samples in the order in which they are to be looked at; {"id", "reason"} for a row that can't be one.
 
     `size` is the number of rows where it is known, `warnings` what was left out; `details` goes into the description
@@ -48,14 +48,14 @@ class Candidates:
     warnings: Sequence[str] = ()
 
 
-def built_in(place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int) -> Candidates:
+def built_in(place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int) -> SampleCandidates:
     """Samples of a built-in dataset, drawn by seed. Raises UsageError for settings that have no meaning there."""
     entry = place.entry
     if place.data_dir or place.dataset_id or asked.read:
         raise UsageError(f"{entry.name} is built in: --data-dir, --dataset-id and names of columns do not apply")
     split = choose_split(split, entry.splits, where=entry.name, entry=entry)
     module = import_module(entry.module)
-    return Candidates(
+    return SampleCandidates(
         samples=module.candidates(split, wanted, seed),
         method="uniform",
         details={"split": split},
@@ -64,8 +64,8 @@ def built_in(place: Place, asked: Columns, *, split: str | None, wanted: int, se
 
 
 def elsewhere(
-    place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int | None, store: Store
-) -> Candidates:
+    place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int | None, store: ImageSpool
+) -> SampleCandidates:
     """Samples at a path or on the Hub, shuffled by seed, in their own order without one."""
     where = _path_or_ids(place)
     order = {"split": split, "seed": seed, "entry": place.entry, "asked": asked}
@@ -76,7 +76,7 @@ def elsewhere(
     )
     columns = {use: name for use, name in source.columns.by_use.items() if use != "id"}
     shown = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
-    return Candidates(
+    return SampleCandidates(
         samples=_samples(source),
         method=source.method,
         details={**source.details, "columns": {**shown, "guessed": list(source.columns.guessed)}},

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from idvl.data.catalog import Entry, choose_split
+from idvl.data.catalog import CatalogEntry, choose_split
 from idvl.errors import QUOTED, UsageError, quoted
 from idvl.files import open_regular, read_bytes
 
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class DataTable:
     """`size` rows with the columns `names`; `read` gives those at ascending indices, one by one.
 
     It may leave out columns that it is not asked for. Image paths start from `folder`. `pixels` lists the columns
@@ -60,10 +60,10 @@ def whole(path: Path, split: str | None) -> str:
     return WHOLE if split is None else choose_split(split, [WHOLE], where=str(path))
 
 
-def listing(rows: list[Row], folder: Path, split: str, classes: Mapping[str, Sequence[str]] | None = None) -> Table:
+def listing(rows: list[Row], folder: Path, split: str, classes: Mapping[str, Sequence[str]] | None = None) -> DataTable:
     """Rows that are in memory; a column that only some of them have counts."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return Table(
+    return DataTable(
         names=names,
         size=len(rows),
         read=lambda indices, columns: (rows[index] for index in indices),
@@ -172,7 +172,7 @@ def rebased(row: Row, folder: Path, root: Path, columns: Collection[str]) -> Row
     return {**row, **moved}
 
 
-def karpathy(path: Path, split: str | None, entry: Entry | None) -> Table:
+def karpathy(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTable:
     """Karpathy's annotations; `train` includes `restval`, as the models of the literature were trained."""
     try:
         images = json.loads(read_bytes(path, LARGEST_ANNOTATIONS).decode("utf-8-sig"))["images"]
@@ -226,7 +226,7 @@ def _layout(folder: Path, images: list[Row]) -> Callable[[Row], str | None]:
     raise UsageError(f"the images of the annotations are not beside them: no {example}")
 
 
-def parquet(files: list[Path], split: str) -> Table:
+def parquet(files: list[Path], split: str) -> DataTable:
     """Parquet files one after the other, of which only the row groups and columns asked for are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -257,7 +257,7 @@ def parquet(files: list[Path], split: str) -> Table:
             except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
                 raise UsageError(f"{file} is damaged: {error}") from error
 
-    return Table(
+    return DataTable(
         names=names[0],
         size=int(starts[-1]),
         read=read,
@@ -312,7 +312,7 @@ def _named_classes(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, lis
     )
 
 
-def saved(path: Path, split: str | None, entry: Entry | None) -> Table:
+def saved(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTable:
     """What `datasets` wrote with save_to_disk, images left encoded."""
     from datasets import ClassLabel, DatasetDict, Image, load_from_disk
 
@@ -337,7 +337,7 @@ def saved(path: Path, split: str | None, entry: Entry | None) -> Table:
         except (ValueError, TypeError, OSError, OverflowError) as error:  # Arrow's errors are some of these
             raise UsageError(f"{path} is damaged: {str(error)[:QUOTED]}") from error
 
-    return Table(
+    return DataTable(
         names=data.column_names,
         size=len(data),
         read=read,

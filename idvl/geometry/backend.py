@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 
 from idvl.errors import UsageError, quoted
-from idvl.geometry.rows import Matrix, Rows
+from idvl.geometry.rows import DenseRows, Rows
 from idvl.geometry.search import Search
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def choose(backend: str, rows: Rows, *, subsets: bool = False) -> bool:
         raise UsageError(f"neighbour backend {quoted(backend)} is none of auto, torch, faiss")
     if backend == "faiss" and find_spec("faiss") is None:
         raise UsageError("faiss is not installed: pip install idvl[faiss], or take the backend torch")
-    return isinstance(rows, Matrix) and prefers(backend, rows.n, rows.width, rows.tensor.device, subsets=subsets)
+    return isinstance(rows, DenseRows) and prefers(backend, rows.n, rows.width, rows.tensor.device, subsets=subsets)
 
 
 def prefers(backend: str, n: int, width: int, device: torch.device, *, subsets: bool = False) -> bool:
@@ -81,7 +81,7 @@ def race(n: int, width: int, device: torch.device) -> dict[str, float]:
     """Seconds of a search with each backend over random points of 16 dimensions; the second of two counts."""
     generator = torch.Generator(device).manual_seed(0)
     inner, outer = (torch.randn(*shape, generator=generator, device=device) for shape in ((n, 16), (16, width)))
-    rows, seconds = Matrix(inner @ outer), {}
+    rows, seconds = DenseRows(inner @ outer), {}
     for backend in ("torch", "faiss"):
         # the first one warms up
         for _ in range(2):

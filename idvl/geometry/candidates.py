@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from idvl.geometry.gram import Squares, full_precision
-from idvl.geometry.pairs import Measured
+from idvl.geometry.pairs import PairDistances
 
 # a squared distance known this well, relative to itself, need not be measured
 SHARP = 0.5e-10
@@ -31,7 +31,7 @@ class Candidates:
     horizon: Tensor
     ranked: Tensor
 
-    def learn(self, measured: Measured) -> None:
+    def learn(self, measured: PairDistances) -> None:
         """Put what was measured in the place of what was bounded."""
         exact = measured.find(self.row * self.n + self.column)
         known = ~exact.isnan()
@@ -84,7 +84,7 @@ def propose(
     squares: Squares,
     rows: Tensor,
     columns: Tensor,
-    measured: Measured,
+    measured: PairDistances,
     *,
     k: int,
     tolerance: float,
@@ -127,7 +127,7 @@ class _Scan:
         self.repeats = torch.zeros(squares.n, dtype=torch.bool, device=rows.device)
         self.doubtful: Tensor | None = None
 
-    def run(self, measured: Measured) -> Candidates | None:
+    def run(self, measured: PairDistances) -> Candidates | None:
         n, device = self.squares.n, self.rows.device
         horizon = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
         ranked = torch.zeros(n, len(self.places), 2, dtype=torch.float64, device=device)
@@ -173,7 +173,7 @@ class _Scan:
         return chosen
 
 
-def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: Measured):
+def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: PairDistances):
     """(ids (b,), low (b, m), high (b, m)): bounds of the squared distances, inf at a point itself."""
     position = torch.full((squares.n,), -1, dtype=torch.long, device=rows.device)
     position[columns] = torch.arange(len(columns), device=rows.device)
@@ -193,7 +193,9 @@ def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: Measure
         yield ids, low, high
 
 
-def first_repeats(squares: Squares, columns: Tensor, measured: Measured, tolerance: float) -> tuple[Tensor, Tensor]:
+def first_repeats(
+    squares: Squares, columns: Tensor, measured: PairDistances, tolerance: float
+) -> tuple[Tensor, Tensor]:
     """Each point that may lie within `tolerance` (squared) of an earlier one, and the first of these."""
     pairs = []
     with full_precision(columns.device):

@@ -20,7 +20,7 @@ from torch import Tensor
 from idvl.errors import UsageError, quoted
 from idvl.geometry import pareto
 from idvl.geometry.diagnostics import TIE, diagnose, log_ratios_of
-from idvl.geometry.neighbors import Matrix, Neighbors, nearest
+from idvl.geometry.neighbors import DenseRows, Neighbors, nearest
 from idvl.profile import Estimate
 
 # fewer points than this say nothing about a dimension
@@ -60,7 +60,7 @@ def intrinsic_dimension(
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed}")
     needs = requirements(estimator, seed)
-    return estimate(nearest(Matrix(points, device=device), backend=knn, **needs), estimator)
+    return estimate(nearest(DenseRows(points, device=device), backend=knn, **needs), estimator)
 
 
 def requirements(estimator: str, seed: int = 0) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from idvl.geometry.rows import Matrix, Rows
+from idvl.geometry.rows import DenseRows, Rows
 
 # columns of one product: the bound grows with it, the cost of adding the products up shrinks
 PRODUCT_COLUMNS = 1024
@@ -63,7 +63,7 @@ class Squares:
 
     def __init__(self, rows: Rows, dtype: torch.dtype, echoes: tuple[int, ...] = ()):
         self.n, self.dtype, self._rows = rows.n, dtype, rows
-        self.stored = not isinstance(rows, Matrix) or self.n**2 * dtype.itemsize <= STORED_BYTES
+        self.stored = not isinstance(rows, DenseRows) or self.n**2 * dtype.itemsize <= STORED_BYTES
         sums: _Sums | None = None
         for chunk in rows.chunks():
             sums = sums or _Sums(self.n, dtype, echoes, chunk.device, self.stored)

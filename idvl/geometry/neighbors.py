@@ -17,10 +17,10 @@ from torch import Tensor
 from idvl.errors import UsageError, quoted
 from idvl.geometry import backend as backends
 from idvl.geometry.gram import PANEL_COLUMNS, PRODUCT_COLUMNS
-from idvl.geometry.rows import FEATURE_CHUNK, Matrix, Rows
+from idvl.geometry.rows import FEATURE_CHUNK, DenseRows, Rows
 from idvl.geometry.search import Search, Subsets
 
-__all__ = ["FEATURE_CHUNK", "Matrix", "Neighbors", "Rows", "nearest", "workspace_bytes"]
+__all__ = ["FEATURE_CHUNK", "DenseRows", "Neighbors", "Rows", "nearest", "workspace_bytes"]
 
 # below this many points a float64 product is cheaper than a float32 one and a second pass (measured on 2 cores)
 FEW_POINTS = 160

@@ -26,7 +26,7 @@ def measure(rows: Rows, first: Tensor, second: Tensor) -> Tensor:
     return rows.reduce(total)
 
 
-class Measured:
+class PairDistances:
     """The pairs whose exact squared distance is known. A pair is unordered: both directions are found."""
 
     def __init__(self, n: int, device: torch.device):

@@ -37,7 +37,7 @@ class Rows(Protocol):
         ...
 
 
-class Matrix:
+class DenseRows:
     """A matrix (n, d) in memory as Rows. Raises UsageError for anything else, with the shape or type seen."""
 
     def __init__(self, points: Any, *, device: torch.device | str | None = None):

@@ -15,7 +15,7 @@ from idvl.geometry import shortlist
 from idvl.geometry.candidates import Candidates, first_repeats, propose
 from idvl.geometry.duplicates import repeats
 from idvl.geometry.gram import Squares
-from idvl.geometry.pairs import Measured
+from idvl.geometry.pairs import PairDistances
 from idvl.geometry.rows import Rows
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Search:
         """Begin with all points; the device is known only now."""
         if not hasattr(self, "kept"):
             self.kept = torch.ones(self.n, dtype=torch.bool, device=device)
-            self.measured = Measured(self.n, device)
+            self.measured = PairDistances(self.n, device)
 
     def _product(self, dtype: torch.dtype) -> None:
         """Bound all distances, in float64 where float32 overflows."""

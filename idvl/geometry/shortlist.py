@@ -10,7 +10,7 @@ from torch import Tensor
 
 from idvl.geometry.candidates import Candidates
 from idvl.geometry.gram import PRODUCT_COLUMNS
-from idvl.geometry.rows import Matrix
+from idvl.geometry.rows import DenseRows
 
 # points asked for beyond the last rank, so that the search has something to be certain against
 MARGIN = 8
@@ -23,7 +23,7 @@ def workspace_bytes(n: int, width: int, device: torch.device) -> int:
     return 4 * n * width + (GPU_BYTES if device.type == "cuda" else CPU_BYTES)
 
 
-def search(matrix: Matrix, ids: Tensor, *, k: int, ranks: tuple[int, ...]) -> Candidates | None:
+def search(matrix: DenseRows, ids: Tensor, *, k: int, ranks: tuple[int, ...]) -> Candidates | None:
     """Candidates for the points `ids` among themselves; None where float32 does not hold the points.
 
     faiss adds up |x|^2 + |y|^2 - 2 x.y in float32, so a squared distance is off by at most gamma_(d + 4) (|x| + |y|)^2

@@ -28,13 +28,13 @@ from idvl.files import disk_errors
 from idvl.geometry import backend, shortlist
 from idvl.geometry.estimators import estimate, requirements
 from idvl.geometry.gram import full_precision
-from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, Matrix, Neighbors, nearest
+from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, DenseRows, Neighbors, nearest
 from idvl.geometry.search import NOISE_FACTOR
 from idvl.models.capture import FLOAT_BYTES, LayerRows, Recorder, point_features
 from idvl.models.inputs import encode
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded
-from idvl.models.plan import Plan, Task, make_plan
+from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.models.trace import Survey, survey
 from idvl.models.traverse import traverse
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
@@ -109,7 +109,7 @@ class Measurement:
         }
         left = {name: width for name, width in self.features.items() if name not in done}
         n_local = max(self.team.counts(self._n_rows()))
-        self.plan: Plan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
+        self.plan: CapturePlan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
         if self.device.type == "cpu" and self.plan.held_bytes > TIGHT * self.plan.budget:
             give_back_freed_memory()
             # which takes time of its own
@@ -128,9 +128,9 @@ class Measurement:
                 device=self.device,
             )
 
-    def _plan(self, seen: Survey, left: Mapping[str, int], n_local: int, memory: int) -> Plan:
+    def _plan(self, seen: Survey, left: Mapping[str, int], n_local: int, memory: int) -> CapturePlan:
         estimator = self.settings.estimator
-        task = Task(
+        task = CaptureRun(
             features=left,
             n=self.n,
             n_local=n_local,
@@ -221,7 +221,7 @@ class Measurement:
             return nearest(points, echoes=self.echoes, backend=knn, **needs)
         every = _gathered(points)
         noise = torch.linalg.vector_norm(every[self.n :].double() - every[self.echoes].double(), dim=1).max()
-        return nearest(Matrix(every[: self.n]), tolerance=NOISE_FACTOR * float(noise), backend=knn, **needs)
+        return nearest(DenseRows(every[: self.n]), tolerance=NOISE_FACTOR * float(noise), backend=knn, **needs)
 
     def _profile(self, name: str, estimate: Estimate) -> LayerProfile:
         layer = self.layers[name]
@@ -274,7 +274,7 @@ def _unreached(estimator: str) -> Estimate:
 class _Spent:
     """How much of the planned time is behind us."""
 
-    def __init__(self, plan: Plan, progress: Progress | None):
+    def __init__(self, plan: CapturePlan, progress: Progress | None):
         self._plan, self._progress = plan, progress
         self._seconds = 0.0
 
@@ -298,7 +298,7 @@ def _layer_seconds(
     seconds = []
     # the first one warms up
     for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK // 4, FEATURE_CHUNK):
-        points = Matrix(torch.randn(n, width, device=device))
+        points = DenseRows(torch.randn(n, width, device=device))
         start = time.perf_counter()
         estimate(nearest(points, backend="torch", **requirements(estimator)), estimator, seed=0)
         seconds.append(time.perf_counter() - start)

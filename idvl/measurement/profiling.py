@@ -24,7 +24,7 @@ from idvl.errors import RunError, UsageError, quoted
 from idvl.measurement.measurement import Measurement, Settings
 from idvl.models.layers import Layer, find_layers
 from idvl.models.loading import Loaded
-from idvl.models.plan import Plan
+from idvl.models.plan import CapturePlan
 from idvl.profile import LayerProfile, Profile, load_profile
 from idvl.recipe import ESTIMATING, Recipe
 from idvl.reporter import Reporter, resumable
@@ -34,13 +34,13 @@ from idvl.sparsity.weighting import unsound
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ProfileResult:
     """What a run ends with: `profile` and `folder` after a measurement (beside the first process neither).
 
     `plan` is None where everything had been measured before.
     """
 
-    plan: Plan | None
+    plan: CapturePlan | None
     profile: Profile | None = None
     folder: Path | None = None
 
@@ -68,7 +68,7 @@ class Estimation:
         """Whether every layer has been measured before."""
         return self.done.keys() == self.layers.keys()
 
-    def plan(self, reporter: Reporter) -> Plan:
+    def plan(self, reporter: Reporter) -> CapturePlan:
         """What is going to happen. UsageError where memory or samples are too few."""
         return self._measurement(reporter).plan
 
@@ -81,7 +81,7 @@ class Estimation:
         overwrite: bool = False,
         others: Sequence[tuple[str, Profile]] = (),
         part: bool = False,
-    ) -> Result:
+    ) -> ProfileResult:
         """Measure what is left, into a folder (None: a new one), and draw it beside `others`.
 
         As a `part` of another run it leaves it to that run to tell how to go on.
@@ -93,7 +93,7 @@ class Estimation:
             if finished:
                 reporter.note("everything is measured already")
                 _judge(finished.layers, reporter, part=part)
-                return Result(plan=None, profile=finished, folder=folder)
+                return ProfileResult(plan=None, profile=finished, folder=folder)
         # nothing of it is needed afterwards
         work, self._work = self._measurement(reporter), None
         for line in work.plan.lines():
@@ -103,13 +103,13 @@ class Estimation:
             if opened is None:
                 for _ in work.estimates():
                     pass
-                return Result(plan=work.plan)
+                return ProfileResult(plan=work.plan)
             if not part:
                 held.enter_context(resumable(opened.folder, reporter))
             profile = _recorded(work, self.selection, opened, self.done, reporter)
             plot([(self.loaded.name, profile), *others], opened.path("profile.png"))
         _judge(profile.layers, reporter, part=part)
-        return Result(plan=work.plan, profile=profile, folder=opened.folder)
+        return ProfileResult(plan=work.plan, profile=profile, folder=opened.folder)
 
     def _measurement(self, reporter: Reporter) -> Measurement:
         if self._work is None:

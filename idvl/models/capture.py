@@ -68,7 +68,7 @@ class Recorder:
         self._sizes = [len(next(iter(batch.values()))) for batch in batches]
         self._spill = spill
         self._batch = 0
-        self._stores: dict[str, Store] = {}
+        self._stores: dict[str, PointStore] = {}
 
     def turn_to(self, batch: int) -> None:
         """What is recorded from now on belongs to this batch."""
@@ -78,7 +78,7 @@ class Recorder:
         """Keep these layers (name -> features of a point) from now on; of each point only `columns`, if given."""
         self._stores = {name: self._store(name, width, columns) for name, width in features.items()}
 
-    def _store(self, name: str, width: int, columns: Columns | None) -> Store:
+    def _store(self, name: str, width: int, columns: Columns | None) -> PointStore:
         if columns is None and self._spill is None:
             return _Pieces()
         path = self._spill / f"{name}.f32" if self._spill else None
@@ -100,7 +100,7 @@ class Recorder:
             raise RunError(f"layer {name}, batch {self._batch}: {error}") from error
         self._stores[name].add(self._batch, rows)
 
-    def take(self, name: str) -> Store:
+    def take(self, name: str) -> PointStore:
         """The layer's points, forgotten here. Raises RunError if the layer did not run for every batch."""
         store = self._stores.pop(name)
         if store.batches != len(self._batches):
@@ -111,7 +111,7 @@ class Recorder:
         return store
 
 
-class Store(ABC):
+class PointStore(ABC):
     """One layer's points. A layer that runs several times for a batch gives several parts of its points' features."""
 
     def __init__(self):
@@ -141,7 +141,7 @@ class Store(ABC):
         """Let go of the points."""
 
 
-class _Pieces(Store):
+class _Pieces(PointStore):
     """Points kept by reference, a piece a batch."""
 
     def __init__(self):
@@ -165,7 +165,7 @@ class _Pieces(Store):
         self._pieces.clear()
 
 
-class _Arena(Store):
+class _Arena(PointStore):
     """Copies of some columns of all points in one float32 tensor, or in a mapped file, deleted on close.
 
     One tensor rather than a piece a batch: small pieces among freed activations would keep memory from going back.
@@ -219,7 +219,7 @@ class LayerRows:
 
     def __init__(
         self,
-        open: Callable[[Columns], Store],
+        open: Callable[[Columns], PointStore],
         slices: Sequence[Columns],
         *,
         n: int,

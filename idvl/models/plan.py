@@ -30,7 +30,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CapturePlan:
     """`groups`: block -> its groups, in the order of running; the key None stands for the whole forward pass.
 
     `flow_bytes` is the most that inputs, what flows between blocks and a running block take; `held_bytes` the most that
@@ -80,7 +80,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class CaptureRun:
     """What is to be planned for one process.
 
     `features`: layer -> features of a point, for the layers left, in the order of running. `n_local` of the `n` samples
@@ -112,7 +112,7 @@ class Task:
         return self.budget - flow - self.workspace >= self.smallest
 
 
-def make_plan(survey: Survey, task: Task) -> Plan:
+def make_plan(survey: Survey, task: CaptureRun) -> CapturePlan:
     """Fit a task into its budget. Raises UsageError, with a budget that would do, where nothing fits."""
     per_sample = [stop.alive / survey.batch_size for stop in survey.stops]
     # between two blocks lives the larger of what both need; inputs are part of it; and a block at work
@@ -131,7 +131,7 @@ def make_plan(survey: Survey, task: Task) -> Plan:
     return _passed(survey, task, survey.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
 
 
-def _walked(survey: Survey, task: Task, flows: list[float]) -> Plan:
+def _walked(survey: Survey, task: CaptureRun, flows: list[float]) -> CapturePlan:
     """Block by block: each block runs once, and once more for every further group or slice of its layers."""
     groups: dict[str | None, list[Group]] = {}
     held, seconds = 0.0, survey.seconds
@@ -149,7 +149,7 @@ def _walked(survey: Survey, task: Task, flows: list[float]) -> Plan:
     return _plan(survey, task, groups, None, max(flows), held, seconds, batch_seconds)
 
 
-def _passed(survey: Survey, task: Task, why: str) -> Plan:
+def _passed(survey: Survey, task: CaptureRun, why: str) -> CapturePlan:
     """By whole forward passes, one for each group or slice."""
     flow = task.input_bytes + survey.working_bytes()
     groups, captured = _pack(list(task.features), task, task.budget - task.workspace - flow)
@@ -160,17 +160,17 @@ def _passed(survey: Survey, task: Task, why: str) -> Plan:
 
 def _plan(
     survey: Survey,
-    task: Task,
+    task: CaptureRun,
     groups: dict[str | None, list[Group]],
     why: str | None,
     flow: float,
     held: float,
     seconds: float,
     batch_seconds: dict[str | None, float],
-) -> Plan:
+) -> CapturePlan:
     """`seconds`: of all runs, for one batch."""
     batches = task.n_local / survey.batch_size
-    return Plan(
+    return CapturePlan(
         groups=groups,
         walks=why is None,
         why=why,
@@ -185,7 +185,7 @@ def _plan(
     )
 
 
-def _pack(names: list[str], task: Task, space: float) -> tuple[list[Group], float]:
+def _pack(names: list[str], task: CaptureRun, space: float) -> tuple[list[Group], float]:
     """Layers in groups that fit `space`, and the most that a group takes.
 
     Sliced ones come first, so that a block's last run can be a whole group's.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from idvl.distributed import Team
 from idvl.models.capture import Columns, LayerRows, Recorder
 from idvl.models.layers import Layer
-from idvl.models.plan import Group, Plan
+from idvl.models.plan import CapturePlan, Group
 from idvl.models.trace import Watch, blocks_of
 from idvl.models.walk import Call, Passes, Segment, Walk
 
@@ -25,7 +25,7 @@ def traverse(
     batches: Sequence[dict[str, Tensor]],
     call: Call,
     layers: Mapping[str, Layer],
-    plan: Plan,
+    plan: CapturePlan,
     features: Mapping[str, int],
     recorder: Recorder,
     *,

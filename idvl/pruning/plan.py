@@ -16,7 +16,7 @@ from idvl.training.dry_run import rehearse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PruningPlan:
     """Scope, schedule, and what a run takes: bytes of memory, seconds of training, and of what comes before it.
 
     `report` is report.json without what only the masks know.
@@ -63,7 +63,7 @@ class Plan:
         }
 
 
-def make(job: Job) -> Plan:
+def make(job: Job) -> PruningPlan:
     """The plan of a job, whose step is rehearsed. RunError, with a batch size that fits, where memory is too small."""
     model, prune = job.loaded.model, job.recipe.prune
     weights = sum(parameter.nbytes for parameter in model.parameters())
@@ -73,7 +73,7 @@ def make(job: Job) -> Plan:
     beside = weights * copies + pruned * job.criterion().bytes_per_weight + pruned // 8
     step = rehearse(job.loaded, job.selection.samples, job.training, beside=beside)
     dense = total_steps(head_training(job.training), len(job.selection.samples), job.team.size)
-    return Plan(
+    return PruningPlan(
         report=planned_report(
             model,
             job.layers,

@@ -18,7 +18,7 @@ from idvl.files import read_json, write_json, write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.job import Job
-from idvl.pruning.plan import Plan
+from idvl.pruning.plan import PruningPlan
 from idvl.reporting.schemas import TEXT, misfit
 from idvl.sparsity.pruner import Pruner
 
@@ -47,7 +47,7 @@ def save(
     job: Job,
     pruner: Pruner,
     profile: Profile | None,
-    plan: Plan,
+    plan: PruningPlan,
     opened: runs.Run,
     made: Mapping[str, Any],
 ) -> None:

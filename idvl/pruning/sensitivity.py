@@ -45,7 +45,7 @@ Trial = tuple[str, str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SensitivityPlan:
     """What a run takes: losses still to measure, bytes for inputs and copies of weights, seconds of each process."""
 
     trials: int
@@ -69,11 +69,11 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class SensitivityResult:
     """What a run ends with: sensitivity.json as a value, and its folder; after a plan, or beside the first process,
     neither."""
 
-    plan: Plan
+    plan: SensitivityPlan
     found: dict[str, Any] | None = None
     folder: Path | None = None
 
@@ -87,7 +87,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     plan_only: bool = False,
-) -> Result:
+) -> SensitivityResult:
     """Measure the layers in the recipe's scope, and each modality among them. `folder` None: a new one under runs/.
 
     The recipe's `prune` gives scope and profile (auto: estimated first), its `eval` split, limit and batch size.
@@ -108,17 +108,19 @@ def run(
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "probing"))
-        work = Work(recipe, loaded, _held_out(recipe, team, reporter, store), team, reporter, sorted(set(ratios)))
+        work = SensitivityRun(
+            recipe, loaded, _held_out(recipe, team, reporter, store), team, reporter, sorted(set(ratios))
+        )
         plan = work.plan(place if resume else None)
         if plan_only:
-            return Result(plan=plan)
+            return SensitivityResult(plan=plan)
         options = {"recipe": recipe.to_dict(), "signature": work.signature(), "resume": resume, "overwrite": overwrite}
         opened, place = open_run(held, team, folder, named, **options)
         for line in plan.lines():
             reporter.note(line)
         with resumable(place, reporter):
             found = work.carry_out(place, opened)
-    return Result(plan=plan, found=found, folder=place if opened else None)
+    return SensitivityResult(plan=plan, found=found, folder=place if opened else None)
 
 
 def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Selection:
@@ -138,7 +140,7 @@ def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Se
         )
 
 
-class Work:
+class SensitivityRun:
     """A model, its layers, held-out samples and the ratios: what is to be measured. Nothing is written yet."""
 
     def __init__(
@@ -177,13 +179,13 @@ class Work:
         """Everything that is measured, the dense model first."""
         return [("dense", "", 0.0), *((*part, ratio) for part in self.parts() for ratio in self.ratios)]
 
-    def plan(self, begun: Path | None) -> Plan:
+    def plan(self, begun: Path | None) -> SensitivityPlan:
         """What is left of a run, all of it where `begun` is None."""
         self._prepare_profile(begun)
         trials, done = self.trials(), self.team.first(lambda: _measured(begun) if begun else {})
         left = sum(trial not in done for trial in trials)
         estimates = self.estimation is not None and not self.estimation.is_done
-        return Plan(
+        return SensitivityPlan(
             trials=len(trials),
             done=len(trials) - left,
             memory=self.probe.bytes + self.beside,

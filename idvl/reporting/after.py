@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idvl.profile import Profile
-from idvl.reporting.collect import Run, Study
-from idvl.reporting.groups import Cell
-from idvl.reporting.lineage import Measured, measured_alike, profiles_of
+from idvl.reporting.collect import RunRecord, Study
+from idvl.reporting.groups import Replicates
+from idvl.reporting.lineage import MeasuredProfile, measured_alike, profiles_of
 
 UNLIKE = "before and after were not measured alike (samples, split, tokens or estimator)"
 
@@ -21,9 +21,9 @@ class After:
     `before`: what was measured of the dense model, with as many layers as there are, and alike if possible.
     """
 
-    cell: Cell
-    found: Measured
-    before: Measured | None
+    cell: Replicates
+    found: MeasuredProfile
+    before: MeasuredProfile | None
 
     @property
     def profile(self) -> Profile:
@@ -47,11 +47,11 @@ class After:
         return math.fsum(known) / len(known) if known else None
 
 
-def measured_after(study: Study, cells: Sequence[Cell]) -> list[After]:
+def measured_after(study: Study, cells: Sequence[Replicates]) -> list[After]:
     """What was measured of the models that runs of prune saved, once of each."""
     home = {run: cell for cell in cells for run in cell.runs}
     every = profiles_of(study)
-    made: dict[Run, After] = {}
+    made: dict[RunRecord, After] = {}
     for one in every:
         if one.run.kind == "estimate-id" and one.pruned and one.pruned in home:
             wanted = one.pruned.signature.get("fingerprint")

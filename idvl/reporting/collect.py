@@ -45,7 +45,7 @@ class Number:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
+class RunRecord:
     """One run folder. `record` is run.json, `recipe` recipe.yaml; `troubles` say what could not be read, and why.
 
     `broken`: run.json cannot be read, which leaves open what the run was to end with. `dense`: the profile of the model
@@ -127,18 +127,18 @@ class Study:
     `matrices`: those whose cells are not all among the runs, and what is missing.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     refused: tuple[tuple[str, str], ...] = ()
     matrices: tuple[tuple[str, str], ...] = ()
 
-    def of(self, *kinds: Kind) -> list[Run]:
+    def of(self, *kinds: Kind) -> list[RunRecord]:
         """The finished runs of these kinds."""
         return [run for run in self.runs if run.kind in kinds and run.finished]
 
     @cached_property
-    def saved(self) -> dict[str, Run]:
+    def saved(self) -> dict[str, RunRecord]:
         """The run of prune that saved a model, by the model's fingerprint where it is known, and by its folder."""
-        found: dict[str, Run] = {}
+        found: dict[str, RunRecord] = {}
         for run in self.of("prune"):
             place = os.path.abspath(run.folder / "model")
             for key in (run.saved_fingerprint, place, os.path.realpath(place)):
@@ -163,7 +163,7 @@ def collect(folders: Sequence[Path | str]) -> Study:
         refused += none or ([] if found else [(folder, _why_none(folder))])
     read = [_guarded(place, _label(place)) for place in places.values()]
     refused += [(place, found) for place, found in zip(places.values(), read, strict=True) if isinstance(found, str)]
-    found = tuple(run for run in read if isinstance(run, Run))
+    found = tuple(run for run in read if isinstance(run, RunRecord))
     told = tuple((_label(place), why) for place, why in refused)
     held = dict.fromkeys(place.parent for place in places.values())
     study = Study(
@@ -185,7 +185,7 @@ def unforeseen(error: Exception) -> str:
     return f"left out: it is damaged in a way that idvl does not know ({type(error).__name__}: {schemas.reason(error)})"
 
 
-def _guarded(folder: Path, label: str) -> Run | str:
+def _guarded(folder: Path, label: str) -> RunRecord | str:
     """The run, or why it is left out: one run never takes the page from the others."""
     try:
         return _read(folder, label)
@@ -280,7 +280,7 @@ def _label(place: Path) -> str:
     return os.fsencode(place).decode("utf-8", errors="backslashreplace")
 
 
-def _read(folder: Path, label: str) -> Run:
+def _read(folder: Path, label: str) -> RunRecord:
     troubles: list[str] = []
     record = _record(folder, troubles)
     broken = bool(troubles)
@@ -296,7 +296,7 @@ def _read(folder: Path, label: str) -> Run:
         found["sensitivity"] = _sensitivity(folder / "sensitivity.json", troubles)
     found["profile"] = _profile(folder / "profile.json", troubles)
     finished = _finished(folder, kind, found)
-    return Run(
+    return RunRecord(
         folder=folder,
         label=label,
         kind=kind,

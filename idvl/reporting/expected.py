@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from idvl.reporting import labels
-from idvl.reporting.collect import Run, Study
-from idvl.reporting.groups import Cell, Entry, cells_of, entry, model_of, runs_in
+from idvl.reporting.collect import RunRecord, Study
+from idvl.reporting.groups import Replicates, TableEntry, cells_of, entry, model_of, runs_in
 from idvl.reporting.lineage import dense_runs
 from idvl.reporting.settings import is_one_shot
 from idvl.reporting.tables import Table, cautions
@@ -39,7 +39,7 @@ def expected(study: Study) -> list[Table]:
     return made
 
 
-def _table(table: Mapping[str, Any], cells: Sequence[Cell], study: Study, number: int, *, same: bool) -> Table:
+def _table(table: Mapping[str, Any], cells: Sequence[Replicates], study: Study, number: int, *, same: bool) -> Table:
     """`same`: the runs are on the paper's dataset. Differences are shown where they are on its samples too."""
     ours, theirs = f"{model_of(cells)} on {cells[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
     metrics, runs = table["metrics"], [run for run in runs_in(cells) if run.results]
@@ -61,12 +61,12 @@ def _table(table: Mapping[str, Any], cells: Sequence[Cell], study: Study, number
     )  # fmt: skip
 
 
-def _whole_test_split(run: Run) -> bool:
+def _whole_test_split(run: RunRecord) -> bool:
     split = (run.results.get("dataset") or {}).get("split")
     return run.results.get("limit") is None and split not in ("train", "validation")
 
 
-def _dense(table: Mapping[str, Any], dense: Sequence[Run], same: bool) -> str:
+def _dense(table: Mapping[str, Any], dense: Sequence[RunRecord], same: bool) -> str:
     """How far the numbers can be held against each other, by the models that they begin with."""
     if not same:
         theirs = f"{table['model']} on {table['dataset']}"
@@ -80,10 +80,10 @@ def _dense(table: Mapping[str, Any], dense: Sequence[Run], same: bool) -> str:
     return f"the paper's dense model has {metric} {value}, the one here {ours.value:.1f}: compare what is lost of it"
 
 
-def _special(cells: Sequence[Cell], schedule: str) -> list[str]:
+def _special(cells: Sequence[Replicates], schedule: str) -> list[str]:
     """The settings of their own that cells of the table have."""
 
-    def is_special(cell: Cell) -> bool:
+    def is_special(cell: Replicates) -> bool:
         words = {*cell.method.extra.split(", "), cell.method.weighting} - {"", schedule}
         return bool(words) or any(run.signature.get("prune.schedule", schedule) != schedule for run in cell.runs)
 
@@ -92,19 +92,19 @@ def _special(cells: Sequence[Cell], schedule: str) -> list[str]:
 
 
 def _entries(
-    published: Sequence[float], metrics: Sequence[str], runs: Sequence[Run], comparable: bool
-) -> tuple[Entry, ...]:
+    published: Sequence[float], metrics: Sequence[str], runs: Sequence[RunRecord], comparable: bool
+) -> tuple[TableEntry, ...]:
     """For every metric the paper's number, the measured one, and the difference where it means something."""
     found = []
     for value, metric in zip(published, metrics, strict=True):
         measured = entry([run.metrics()[metric] for run in runs if metric in run.metrics()])
-        found += [Entry(value=value), measured]
+        found += [TableEntry(value=value), measured]
         if comparable:
-            found.append(Entry() if measured.value is None else Entry(value=measured.value - value))
+            found.append(TableEntry() if measured.value is None else TableEntry(value=measured.value - value))
     return tuple(found)
 
 
-def _found(row: Sequence[Any], cells: Sequence[Cell]) -> Cell | None:
+def _found(row: Sequence[Any], cells: Sequence[Replicates]) -> Replicates | None:
     """The cell of a row: the one with the fewest settings of its own."""
     criterion, id_weight, scope, sparsity = row[:4]
     fitting = [
@@ -116,5 +116,5 @@ def _found(row: Sequence[Any], cells: Sequence[Cell]) -> Cell | None:
     return min(fitting, key=lambda cell: len(cell.method.extra + cell.method.weighting), default=None)
 
 
-def _one_shot(cell: Cell) -> bool:
+def _one_shot(cell: Replicates) -> bool:
     return any(map(is_one_shot, cell.runs))

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from rich.console import Group
 from rich.text import Text
 
-from idvl.reporting.groups import Entry
+from idvl.reporting.groups import TableEntry
 from idvl.reporting.table import number_table
 from idvl.reporting.tables import Table
 
@@ -60,14 +60,14 @@ def as_json(table: Table) -> dict[str, Any]:
     }
 
 
-def shown(found: Entry) -> str:
+def shown(found: TableEntry) -> str:
     """ "85.9", with its interval "85.9 [84.1, 87.6]"; a sign for nothing where there is no number."""
     if found.value is None:
         return found.text
     return f"{decimal(found.value, found.decimals)}{interval(found)}"
 
 
-def interval(found: Entry) -> str:
+def interval(found: TableEntry) -> str:
     if found.low is None or found.high is None:
         return ""
     return f" [{decimal(found.low, found.decimals)}, {decimal(found.high, found.decimals)}]"
@@ -79,12 +79,12 @@ def decimal(value: float, decimals: int = 1) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def numbered(table: Table) -> tuple[list[str], Callable[[Entry], str]]:
+def numbered(table: Table) -> tuple[list[str], Callable[[TableEntry], str]]:
     """(the files behind a table, in order of appearance; entry -> their numbers, as in "1" or "1-3, 5")."""
     files = list(dict.fromkeys(source for _, entries in table.rows for found in entries for source in found.sources))
     place = {source: number for number, source in enumerate(files, 1)}
 
-    def marks(found: Entry) -> str:
+    def marks(found: TableEntry) -> str:
         numbers = sorted({place[source] for source in found.sources})
         spans: list[list[int]] = []
         for number in numbers:
@@ -153,7 +153,7 @@ def _tex(text: str) -> str:
     return " ".join(text.split()).translate(LATEX)
 
 
-def _tex_entry(found: Entry) -> str:
+def _tex_entry(found: TableEntry) -> str:
     if found.value is None:
         return _tex(found.text)
     number = f"${decimal(found.value, found.decimals)}$"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from idvl.reporting import labels
-from idvl.reporting.collect import Number, Run, Study
+from idvl.reporting.collect import Number, RunRecord, Study
 from idvl.reporting.lineage import judged_alike
 from idvl.reporting.settings import differences, replicate
 from idvl.reporting.statistics import mean_interval
@@ -20,7 +20,7 @@ MISSING = Number(value=None, source="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class TableEntry:
     """One number of a table. `sources`: the files behind it. `text` stands where there is no number.
 
     The interval is a t interval over `n` runs, or of a single run the one that its file gives.
@@ -58,54 +58,54 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
+class Replicates:
     """The replicates of one setting. `repeated`: runs left out because an earlier one is the same replicate."""
 
     subject: Subject
     method: Method
     scope: str
     sparsity: float
-    runs: tuple[Run, ...]
-    repeated: tuple[Run, ...] = ()
+    runs: tuple[RunRecord, ...]
+    repeated: tuple[RunRecord, ...] = ()
 
-    def entry(self, metric: str) -> Entry:
+    def entry(self, metric: str) -> TableEntry:
         """A metric's mean over the runs that have it."""
         return entry([run.metrics()[metric] for run in self.runs if metric in run.metrics()])
 
 
-def entry(numbers: Sequence[Number]) -> Entry:
+def entry(numbers: Sequence[Number]) -> TableEntry:
     """The mean of what several runs say; what a single one says with its own interval."""
     known = [number for number in numbers if number.value is not None]
     if not known:
-        return Entry(sources=tuple(number.source for number in numbers))
+        return TableEntry(sources=tuple(number.source for number in numbers))
     mean, low, high = mean_interval([number.value for number in known if number.value is not None])
     if len(known) == 1:
         low, high = known[0].low, known[0].high
-    return Entry(value=mean, low=low, high=high, n=len(known), sources=tuple(number.source for number in known))
+    return TableEntry(value=mean, low=low, high=high, n=len(known), sources=tuple(number.source for number in known))
 
 
-def subject_of(run: Run) -> Subject:
+def subject_of(run: RunRecord) -> Subject:
     """Of a run of prune."""
     total = run.report.get("total") or {}
     return Subject(run.signature.get("class") or run.model, int(total.get("model_weights") or 0), run.dataset)
 
 
-def runs_in(cells: Iterable[Cell]) -> list[Run]:
+def runs_in(cells: Iterable[Replicates]) -> list[RunRecord]:
     return [run for cell in cells for run in cell.runs]
 
 
-def model_of(cells: Sequence[Cell]) -> str:
+def model_of(cells: Sequence[Replicates]) -> str:
     """The name of the model that the runs of cells began with, or the number of models and their class."""
     names = list(dict.fromkeys(run.model for run in runs_in(cells)))
     return names[0] if len(names) == 1 else f"{len(names)} models of {cells[0].subject.kind}"
 
 
-def cells_of(study: Study) -> list[Cell]:
+def cells_of(study: Study) -> list[Replicates]:
     """All cells of the finished runs of prune: by subject, scope and method, then by sparsity."""
-    subjects: dict[Subject, list[Run]] = {}
+    subjects: dict[Subject, list[RunRecord]] = {}
     for run in study.of("prune"):
         subjects.setdefault(subject_of(run), []).append(run)
-    groups: dict[tuple[Subject, Method, str, float], list[Run]] = {}
+    groups: dict[tuple[Subject, Method, str, float], list[RunRecord]] = {}
     for subject, runs in subjects.items():
         for run, found in differences(runs).items():
             # without run.json nothing says what else was asked for: a cell of its own
@@ -117,32 +117,32 @@ def cells_of(study: Study) -> list[Cell]:
     return sorted(made, key=_order)
 
 
-def _asked(run: Run) -> dict[str, Any]:
+def _asked(run: RunRecord) -> dict[str, Any]:
     signed = {key.removeprefix("prune."): word for key, word in run.signature.items() if key.startswith("prune.")}
     return (run.recipe.get("prune") or {}) | signed
 
 
-def _sparsity(asked: dict[str, Any], run: Run) -> float:
+def _sparsity(asked: dict[str, Any], run: RunRecord) -> float:
     """What was asked for, else what the report says; 0 where neither is a number."""
     total = run.report.get("total") or {}
     named = (asked.get("sparsity"), total.get("asked"), total.get("sparsity"))
     return round(next((float(value) for value in named if isinstance(value, int | float) and value), 0.0), 6)
 
 
-def _cell(key: tuple[Subject, Method, str, float], found: list[Run]) -> Cell:
+def _cell(key: tuple[Subject, Method, str, float], found: list[RunRecord]) -> Replicates:
     """A run cut short of its evaluation, or judged on a part, does not stand in for one that was judged on all."""
     found = sorted(found, key=lambda run: (not run.results, run.results.get("limit") is not None))
-    kept: dict[tuple[Any, Any], Run] = {}
+    kept: dict[tuple[Any, Any], RunRecord] = {}
     for run in found:
         kept.setdefault(replicate(run) if run.signature else (run.label, None), run)
     subject, method, scope, sparsity = key
-    return Cell(
+    return Replicates(
         subject=subject, method=method, scope=scope, sparsity=sparsity, runs=tuple(kept.values()),
         repeated=tuple(run for run in found if run not in kept.values()),
     )  # fmt: skip
 
 
-def _order(cell: Cell) -> tuple[Any, ...]:
+def _order(cell: Replicates) -> tuple[Any, ...]:
     subject, method = cell.subject, cell.method
     known = ((labels.CRITERIA, method.criterion), (labels.WEIGHTINGS, method.id_weight))
     criterion, weight = (list(words).index(word) if word in words else len(words) for words, word in known)
@@ -156,13 +156,13 @@ def _scope(asked: Any) -> str:
     return ", ".join(map(str, asked)) if isinstance(asked, list) else str(asked or "all")
 
 
-def gains(cells: Sequence[Cell], metric: str) -> Iterator[tuple[Cell, Entry]]:
+def gains(cells: Sequence[Replicates], metric: str) -> Iterator[tuple[Replicates, TableEntry]]:
     """(cell weighted by ID, its metric minus that of the cell without), over the replicates that both have.
 
     Only what was judged on the same samples is compared.
     """
 
-    def place(cell: Cell) -> tuple[Any, ...]:
+    def place(cell: Replicates) -> tuple[Any, ...]:
         return cell.subject, cell.method.criterion, cell.method.extra, cell.scope, cell.sparsity
 
     plain = {place(cell): cell for cell in cells if cell.method.id_weight == "none"}
@@ -182,4 +182,4 @@ def gains(cells: Sequence[Cell], metric: str) -> Iterator[tuple[Cell, Entry]]:
                 sources += [number.source for number in pair]
         if changes:
             mean, low, high = mean_interval(changes)
-            yield cell, Entry(value=mean, low=low, high=high, n=len(changes), sources=tuple(sources))
+            yield cell, TableEntry(value=mean, low=low, high=high, n=len(changes), sources=tuple(sources))

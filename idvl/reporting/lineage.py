@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from idvl.profile import Profile
-from idvl.reporting.collect import Run, Study
+from idvl.reporting.collect import RunRecord, Study
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredProfile:
     """A profile, the run that has it and its file. `pruned`: the run of prune that saved the model measured."""
 
     profile: Profile
-    run: Run
+    run: RunRecord
     source: str
-    pruned: Run | None
+    pruned: RunRecord | None
 
     @property
     def model(self) -> str:
@@ -42,19 +42,19 @@ class Measured:
         return f"{self.model}, on {self.profile.dataset.get('dataset', self.run.dataset)}: {self.run.label}"
 
 
-def profiles_of(study: Study) -> list[Measured]:
+def profiles_of(study: Study) -> list[MeasuredProfile]:
     """Every distinct profile with the first run that has it, those of pruned models last.
 
     Runs of one dense model share theirs; of equal ones that of a run of estimate-id stands for all.
     """
-    found: dict[str, Measured] = {}
+    found: dict[str, MeasuredProfile] = {}
     for run in sorted(study.runs, key=lambda run: run.kind != "estimate-id"):
         pruned = pruned_by(run, study)
         for profile, file in ((run.dense, "profile/profile.json"), (run.profile, "profile.json")):
             if profile is not None and profile.layers:
                 estimates = [(name, layer.estimate.dimension) for name, layer in profile.layers.items()]
                 key = repr((profile.model.get("fingerprint"), estimates))
-                found.setdefault(key, Measured(profile, run, run.source(file), pruned))
+                found.setdefault(key, MeasuredProfile(profile, run, run.source(file), pruned))
     return sorted(found.values(), key=lambda one: one.pruned is not None)
 
 
@@ -63,7 +63,7 @@ def measured_alike(one: Profile, other: Profile) -> bool:
     return one.protocol == other.protocol and one.dataset.get("fingerprint") == other.dataset.get("fingerprint")
 
 
-def judged_alike(one: Run, other: Run) -> bool:
+def judged_alike(one: RunRecord, other: RunRecord) -> bool:
     """Whether two evaluations are of the same samples, by the same settings. A whole split may be in any order."""
     if _how(one) != _how(other):
         return False
@@ -77,13 +77,13 @@ def judged_alike(one: Run, other: Run) -> bool:
     return bool(whole) or first.get("fingerprint") == second.get("fingerprint")
 
 
-def _how(run: Run) -> dict[str, Any]:
+def _how(run: RunRecord) -> dict[str, Any]:
     """The settings of an evaluation that its numbers depend on."""
     settings = run.results.get("settings") or {}
     return {key: value for key, value in settings.items() if key != "batch_size"} | {"by": run.results.get("scoring")}
 
 
-def dense_of(run: Run, study: Study) -> Run | None:
+def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
     """The evaluation of the model that a run began with, on the samples that the run was judged on."""
     wanted = run.signature.get("fingerprint")
     for other in study.of("eval"):
@@ -93,16 +93,16 @@ def dense_of(run: Run, study: Study) -> Run | None:
     return None
 
 
-def dense_runs(runs: Iterable[Run], study: Study) -> list[Run]:
+def dense_runs(runs: Iterable[RunRecord], study: Study) -> list[RunRecord]:
     """The evaluations of the models that runs began with, one of each model."""
-    found: dict[str, Run] = {}
+    found: dict[str, RunRecord] = {}
     for run in runs:
         if dense := dense_of(run, study):
             found.setdefault(run.signature["fingerprint"], dense)
     return list(found.values())
 
 
-def pruned_by(run: Run, study: Study) -> Run | None:
+def pruned_by(run: RunRecord, study: Study) -> RunRecord | None:
     """The run of prune whose saved model `run` measured or judged; None for any other model.
 
     Its folder tells, as two runs may have saved equal weights, unless the weights there are others by now; else the

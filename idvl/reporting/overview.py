@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from idvl.reporting.collect import Kind, Run, Study
+from idvl.reporting.collect import Kind, RunRecord, Study
 from idvl.reporting.lineage import pruned_by
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
@@ -58,20 +58,20 @@ def _runs(n: int) -> str:
     return "1 run" if n == 1 else f"{n:,} runs"
 
 
-def _troubles(run: Run) -> Iterator[str]:
+def _troubles(run: RunRecord) -> Iterator[str]:
     if not run.finished and not run.damaged:
         yield f"not finished{_reached(run)}: go on with the same command and --resume"
     yield from run.troubles
 
 
-def _reached(run: Run) -> str:
+def _reached(run: RunRecord) -> str:
     """How far the metrics of an unfinished run go."""
     if "step" in run.last:
         return f", it came to step {run.last['step']:,}"
     return f", its last layer is {run.last['layer']}" if "layer" in run.last else ""
 
 
-def _row(run: Run, shared: Mapping[str, str]) -> tuple[str, ...]:
+def _row(run: RunRecord, shared: Mapping[str, str]) -> tuple[str, ...]:
     own = {key: value for key, value in _settings(run).items() if key not in shared}
     differs = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in own.items() if key != "model.name")
     return (
@@ -82,7 +82,7 @@ def _row(run: Run, shared: Mapping[str, str]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _settings(run: Run) -> dict[str, str]:
+def _settings(run: RunRecord) -> dict[str, str]:
     """The recipe as dotted keys, without settings that are left open."""
     return {
         f"{section}.{key}": str(value)
@@ -93,7 +93,7 @@ def _settings(run: Run) -> dict[str, str]:
     }
 
 
-def _shared(runs: Sequence[Run]) -> dict[str, str]:
+def _shared(runs: Sequence[RunRecord]) -> dict[str, str]:
     """The settings that all of these runs have alike."""
     every = [found for run in runs if (found := _settings(run))]
     return (
@@ -101,7 +101,7 @@ def _shared(runs: Sequence[Run]) -> dict[str, str]:
     )
 
 
-def _versions(runs: Sequence[Run]) -> tuple[str, bool]:
+def _versions(runs: Sequence[RunRecord]) -> tuple[str, bool]:
     """(the versions of the first run, whether those of all others are the same)."""
     found = [run.record["versions"] for run in runs if run.record.get("versions")]
     if not found:
@@ -110,11 +110,11 @@ def _versions(runs: Sequence[Run]) -> tuple[str, bool]:
     return words, all(versions == found[0] for versions in found)
 
 
-def _time(run: Run) -> str:
+def _time(run: RunRecord) -> str:
     return _duration(sum(_parts(run, "seconds")))
 
 
-def _parts(run: Run, key: str) -> Iterator[float]:
+def _parts(run: RunRecord, key: str) -> Iterator[float]:
     """What each part of a run wrote down under `key`: measuring dimensions, training or losses, judging."""
     profile = run.dense or run.profile
     # a run of prune may have been given its dimensions
@@ -134,7 +134,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _memory(run: Run) -> str:
+def _memory(run: RunRecord) -> str:
     """The largest peak that any part of the run wrote down."""
     peak = max(_parts(run, "peak_memory"), default=0)
     return f"{peak / 2**30:.2f} GiB" if peak else ""

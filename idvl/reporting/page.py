@@ -18,7 +18,7 @@ import idvl
 from idvl.reporting.collect import Study
 from idvl.reporting.export import decimal, interval, numbered
 from idvl.reporting.figures.panel import Figure, Panel, Series
-from idvl.reporting.groups import Entry
+from idvl.reporting.groups import TableEntry
 from idvl.reporting.overview import Made
 from idvl.reporting.samples import Gallery
 from idvl.reporting.tables import Table
@@ -136,7 +136,7 @@ def _words(words: Sequence[str]) -> str:
     return f'<th scope="row"{first}</th>' + "".join(f"<td{word}</td>" for word in others)
 
 
-def _entry(found: Entry, marks: str, signed: bool) -> str:
+def _entry(found: TableEntry, marks: str, signed: bool) -> str:
     """A number with its interval below; a difference whose interval leaves out 0 is tinted."""
     if found.value is None:
         return f'<td class="n quiet">{said(found.text)}</td>'

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from idvl.reporting.collect import Run
+from idvl.reporting.collect import RunRecord
 from idvl.reporting.statistics import Correlation, spearman
 
 
-def ratios(run: Run) -> list[float]:
+def ratios(run: RunRecord) -> list[float]:
     """The sparsities that every part was pruned to, ascending."""
     return sorted({one["ratio"] for layer in run.sensitivity["layers"].values() for one in layer["losses"]})
 
@@ -19,7 +19,7 @@ def loss_of(part: Mapping[str, Any], ratio: float) -> float | None:
     return next((one["loss"] for one in part["losses"] if one["ratio"] == ratio), None)
 
 
-def correlation(run: Run, ratio: float, modality: str | None = None) -> Correlation | None:
+def correlation(run: RunRecord, ratio: float, modality: str | None = None) -> Correlation | None:
     """Dimension against the loss, over all layers or those of a modality. None for too few."""
     pairs = [
         (layer["dimension"], loss)

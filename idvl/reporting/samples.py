@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from idvl.reporting import schemas
-from idvl.reporting.collect import Run, Study
-from idvl.reporting.groups import Cell, cells_of, model_of, runs_in
+from idvl.reporting.collect import RunRecord, Study
+from idvl.reporting.groups import Replicates, cells_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import dense_runs
 
@@ -20,7 +20,7 @@ KEPT = ("prediction", "top", "label", "references", "answers", "question")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class ShownSample:
     """One image: what it is compared with, and (model, what it said, whether that is what the dense model said)."""
 
     id: str
@@ -33,7 +33,7 @@ class Gallery:
     """Samples of one subject. `notes` say how they were chosen and what is missing."""
 
     title: str
-    samples: tuple[Sample, ...]
+    samples: tuple[ShownSample, ...]
     notes: tuple[str, ...]
 
 
@@ -49,7 +49,7 @@ def galleries(study: Study) -> list[Gallery]:
     return [gallery for gallery in made if gallery.samples or gallery.notes]
 
 
-def _gallery(title: str, cells: Sequence[Cell], dense: Sequence[Run]) -> Gallery:
+def _gallery(title: str, cells: Sequence[Replicates], dense: Sequence[RunRecord]) -> Gallery:
     notes, columns = [], []
     chosen = [("dense model", dense[0])] if dense else []
     judged = [cell for cell in cells if any(run.results for run in cell.runs)]
@@ -74,11 +74,11 @@ def _gallery(title: str, cells: Sequence[Cell], dense: Sequence[Run]) -> Gallery
     return Gallery(title=title, samples=tuple(_sample(id_, columns) for id_ in ids), notes=tuple(notes))
 
 
-def _judged(cell: Cell) -> Run:
+def _judged(cell: Replicates) -> RunRecord:
     return next(run for run in cell.runs if run.results)
 
 
-def _predictions(run: Run) -> tuple[dict[str, dict[str, Any]], str | None]:
+def _predictions(run: RunRecord) -> tuple[dict[str, dict[str, Any]], str | None]:
     """(sample's id -> its record, what is wrong); neither for tasks whose predictions are no words."""
     path = run.folder / run.evaluated.replace("results.json", "predictions.jsonl")
     found: dict[str, dict[str, Any]] = {}
@@ -99,7 +99,7 @@ def _predictions(run: Run) -> tuple[dict[str, dict[str, Any]], str | None]:
     return found, f"only the first {MOST:,} samples are looked at" if count > MOST else None
 
 
-def _said(record: Mapping[str, Any], run: Run) -> str | None:
+def _said(record: Mapping[str, Any], run: RunRecord) -> str | None:
     """A prediction in words; None where it has none (retrieval)."""
     if record.get("prediction") is not None:
         return _class(record["prediction"], run)
@@ -107,13 +107,13 @@ def _said(record: Mapping[str, Any], run: Run) -> str | None:
     return _class(top[0], run) if top else None
 
 
-def _class(value: Any, run: Run) -> str:
+def _class(value: Any, run: RunRecord) -> str:
     """The name of a class where the dataset has one."""
     classes = (run.results.get("dataset") or {}).get("classes") or []
     return str(classes[value]) if isinstance(value, int) and 0 <= value < len(classes) else str(value)
 
 
-def _sample(id_: str, columns: Sequence[tuple[str, Mapping[str, Mapping[str, Any]], Run]]) -> Sample:
+def _sample(id_: str, columns: Sequence[tuple[str, Mapping[str, Mapping[str, Any]], RunRecord]]) -> ShownSample:
     _, records, run = columns[0]
     record = records[id_]
     references = record.get("references") or record.get("answers") or ()
@@ -123,7 +123,7 @@ def _sample(id_: str, columns: Sequence[tuple[str, Mapping[str, Mapping[str, Any
     first = _said(record, run)
     said = [(name, _cut(_said(of[id_], which) or ""), _said(of[id_], which) == first) for name, of, which in columns]
     texts = dict.fromkeys(_cut(str(text)) for text in [*question, *references])
-    return Sample(id=_cut(id_), references=tuple(texts), said=tuple(said))
+    return ShownSample(id=_cut(id_), references=tuple(texts), said=tuple(said))
 
 
 def _cut(text: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from idvl.reporting.collect import Run
+from idvl.reporting.collect import RunRecord
 
 # what a cell is told apart by, and what its replicates may differ in
 CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}
@@ -23,20 +23,20 @@ TOLERANCE = 1e-5
 Words = tuple[str, str]
 
 
-def replicate(run: Run) -> tuple[str, str]:
+def replicate(run: RunRecord) -> tuple[str, str]:
     """What tells the runs of a cell apart: the dense model and the seed."""
     return repr(run.signature.get("fingerprint")), repr(run.signature.get("seed"))
 
 
-def is_one_shot(run: Run) -> bool:
+def is_one_shot(run: RunRecord) -> bool:
     return run.signature.get("prune.schedule") == "one-shot"
 
 
-def is_weighted(run: Run) -> bool:
+def is_weighted(run: RunRecord) -> bool:
     return run.signature.get("prune.id_weight", "none") != "none"
 
 
-def differences(runs: Sequence[Run]) -> dict[Run, Words]:
+def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     """What is special of each of these runs, which prune the same: (in how it prunes, in what it is weighted by).
 
     Samples and dimensions are told to be others where no setting says why they are.
@@ -50,9 +50,11 @@ def differences(runs: Sequence[Run]) -> dict[Run, Words]:
     return {run: (prunes[run], weights[run]) for run in runs}
 
 
-def _others(runs: Sequence[Run], words: Mapping[Run, str], same: Callable[[Run, Run], bool]) -> list[Run]:
+def _others(
+    runs: Sequence[RunRecord], words: Mapping[RunRecord, str], same: Callable[[RunRecord, RunRecord], bool]
+) -> list[RunRecord]:
     """The runs that were given something else than most of the same model, seed, layers and settings."""
-    groups: dict[Hashable, list[list[Run]]] = {}
+    groups: dict[Hashable, list[list[RunRecord]]] = {}
     for run in runs:
         group = groups.setdefault((replicate(run), repr(run.signature.get("layers")), words[run]), [])
         home = next((kept for kept in group if same(kept[0], run)), None)
@@ -62,26 +64,26 @@ def _others(runs: Sequence[Run], words: Mapping[Run, str], same: Callable[[Run, 
     return [run for group in groups.values() for kept in group if kept is not max(group, key=len) for run in kept]
 
 
-def _same_dimensions(one: Run, other: Run) -> bool:
+def _same_dimensions(one: RunRecord, other: RunRecord) -> bool:
     """Whether two runs were weighted by the same dimensions, but for the last digits, which depend on the machine."""
     first, second = _dimensions(one), _dimensions(other)
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     return all(a == b if a is None or b is None else math.isclose(a, b, rel_tol=TOLERANCE) for a, b in pairs)
 
 
-def _dimensions(run: Run) -> dict[str, float | None]:
+def _dimensions(run: RunRecord) -> dict[str, float | None]:
     """What a run began to be weighted by; none where only a renewed profile is left of it."""
     renewed = run.signature.get("prune.refresh_profile")
     profile = run.dense or (None if renewed else run.profile)
     return {name: layer.estimate.dimension for name, layer in profile.layers.items()} if profile else {}
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(run: RunRecord) -> dict[str, Any]:
     left_out = CELL | REPLICATE | WEIGHTED | GIVEN
     return {key: value for key, value in run.signature.items() if key not in left_out}
 
 
-def _weighted_by(run: Run) -> dict[str, Any]:
+def _weighted_by(run: RunRecord) -> dict[str, Any]:
     """The settings of a weighting; a measured profile is told by how it was measured, not by its place."""
     if not is_weighted(run):
         return {}
@@ -95,7 +97,7 @@ def _weighted_by(run: Run) -> dict[str, Any]:
     return found
 
 
-def _odd(settings: Mapping[Run, Mapping[str, Any]]) -> dict[Run, str]:
+def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str]:
     """For each run the settings whose value is not the most common one, in words."""
     common = _most_common(
         (_peers(run, key), repr(value)) for run, values in settings.items() for key, value in values.items()
@@ -108,7 +110,7 @@ def _odd(settings: Mapping[Run, Mapping[str, Any]]) -> dict[Run, str]:
     return found
 
 
-def _peers(run: Run, key: str) -> tuple[str, bool]:
+def _peers(run: RunRecord, key: str) -> tuple[str, bool]:
     """The runs that a run is compared with in a setting."""
     return key, (key in SCHEDULED or key.startswith("train.")) and is_one_shot(run)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
 from idvl.reporting.after import UNLIKE, measured_after
-from idvl.reporting.collect import Number, Run, Study
-from idvl.reporting.groups import MISSING, Cell, Entry, Subject, cells_of, entry, gains, model_of, runs_in
+from idvl.reporting.collect import Number, RunRecord, Study
+from idvl.reporting.groups import MISSING, Replicates, Subject, TableEntry, cells_of, entry, gains, model_of, runs_in
 from idvl.reporting.labels import percent
-from idvl.reporting.lineage import Measured, dense_runs, judged_alike, profiles_of
+from idvl.reporting.lineage import MeasuredProfile, dense_runs, judged_alike, profiles_of
 from idvl.reporting.prunability import correlation, loss_of, ratios
 from idvl.reporting.settings import is_one_shot
 
@@ -44,7 +44,7 @@ class Table:
     paper: str | None
     labels: tuple[str, ...]
     columns: tuple[str, ...]
-    rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[TableEntry, ...]], ...]
     notes: tuple[str, ...] = ()
     bounds: str = "95 % interval"
     counts: str = "runs"
@@ -69,24 +69,24 @@ def tables_of(study: Study) -> list[Table]:
     ]
 
 
-def headline(runs: Sequence[Run]) -> str | None:
+def headline(runs: Sequence[RunRecord]) -> str | None:
     """The metric that most of these runs' results put first."""
     found = [run.results["headline"] for run in runs if run.results.get("headline")]
     return max(dict.fromkeys(found), key=found.count) if found else None
 
 
-def _quality(number: int, name: str, cells: Sequence[Cell], study: Study) -> Table | None:
+def _quality(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table | None:
     """The headline metric: a row per method and scope, a column per sparsity."""
     metric = headline(runs_in(cells))
     if metric is None:
         return None
     sparsities = sorted({cell.sparsity for cell in cells})
     dense = [run.metrics()[metric] for run in dense_runs(runs_in(cells), study) if metric in run.metrics()]
-    rows = [(("dense model", ""), (entry(dense), *(Entry(text="") for _ in sparsities)))] if dense else []
-    blank = (Entry(text=""),) if dense else ()
+    rows = [(("dense model", ""), (entry(dense), *(TableEntry(text="") for _ in sparsities)))] if dense else []
+    blank = (TableEntry(text=""),) if dense else ()
     for method, scope in dict.fromkeys((cell.method, cell.scope) for cell in cells):
         found = {cell.sparsity: cell.entry(metric) for cell in cells if (cell.method, cell.scope) == (method, scope)}
-        rows.append(((str(method), scope), (*blank, *(found.get(sparsity, Entry()) for sparsity in sparsities))))
+        rows.append(((str(method), scope), (*blank, *(found.get(sparsity, TableEntry()) for sparsity in sparsities))))
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
         labels=("method", "scope"), columns=("0 %",) * bool(dense) + tuple(map(percent, sparsities)), rows=tuple(rows),
@@ -94,7 +94,7 @@ def _quality(number: int, name: str, cells: Sequence[Cell], study: Study) -> Tab
     )  # fmt: skip
 
 
-def _gains(number: int, name: str, cells: Sequence[Cell]) -> Table | None:
+def _gains(number: int, name: str, cells: Sequence[Replicates]) -> Table | None:
     """What weighting by ID changes: the difference to the same run without, replicate by replicate."""
     metric = headline(runs_in(cells))
     if metric is None:
@@ -104,7 +104,7 @@ def _gains(number: int, name: str, cells: Sequence[Cell]) -> Table | None:
     rows, intervals = [], sum(made.low is not None for _, made in found)
     for method, scope in dict.fromkeys((cell.method, cell.scope) for cell, _ in found):
         ours = {cell.sparsity: made for cell, made in found if (cell.method, cell.scope) == (method, scope)}
-        rows.append(((str(method), scope), tuple(ours.get(sparsity, Entry()) for sparsity in sparsities)))
+        rows.append(((str(method), scope), tuple(ours.get(sparsity, TableEntry()) for sparsity in sparsities)))
     return Table(
         key=f"gain-{number}", title=f"What weighting by ID changes, in points of {metric}: {name}",
         paper="Tables 1 to 6 (× ID and / ID against the criterion alone)",
@@ -120,7 +120,7 @@ def _by_chance(intervals: int) -> str:
     return f"if weighting changed nothing, {intervals / 20:.1f} of these {intervals} intervals would still leave out 0"
 
 
-def _metrics(number: int, name: str, cells: Sequence[Cell], study: Study) -> Table | None:
+def _metrics(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table | None:
     """Every metric: a row per cell."""
     runs = runs_in(cells)
     names = [
@@ -144,7 +144,7 @@ def _metrics(number: int, name: str, cells: Sequence[Cell], study: Study) -> Tab
     )  # fmt: skip
 
 
-def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Cell]) -> Table:
+def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicates]) -> Table:
     """What was pruned where: in scope, by modality, and of the other two denominators."""
     reports = [run.report for run in runs_in(cells)]
     modalities = [word for word in MODALITIES if any(word in (report.get("modalities") or {}) for report in reports)]
@@ -174,7 +174,7 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Cell]) -
     )  # fmt: skip
 
 
-def _change(number: int, name: str, cells: Sequence[Cell], study: Study) -> Table:
+def _change(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table:
     """What pruning did to the dimensions: by cell the mean over a modality's layers, then over runs."""
     after = measured_after(study, cells)
     modalities = [word for word in MODALITIES if any(found.change(word) is not None for found in after)]
@@ -207,7 +207,7 @@ def _evaluations(study: Study) -> Iterator[Table]:
             split = (run.results.get("dataset") or {}).get("split") or ""
             limit = f", {run.results['limit']:,} samples only" if run.results.get("limit") else ""
             labels = (run.label, run.model, f"{run.dataset} {split}{limit}".strip())
-            rows.append((labels, tuple(entry([found[name]]) if name in found else Entry() for name in names)))
+            rows.append((labels, tuple(entry([found[name]]) if name in found else TableEntry() for name in names)))
         yield Table(
             key=f"evaluations-{task}", title=f"Evaluations by themselves: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
@@ -238,11 +238,11 @@ def _dimensions(study: Study) -> Table:
     )  # fmt: skip
 
 
-def _spread(layers: Sequence[LayerProfile], measured: Measured) -> Entry:
+def _spread(layers: Sequence[LayerProfile], measured: MeasuredProfile) -> TableEntry:
     found = [layer.estimate.dimension for layer in layers if layer.estimate.dimension is not None]
     if not found:
-        return Entry()
-    return Entry(value=median(found), low=min(found), high=max(found), n=len(found), sources=(measured.source,))
+        return TableEntry()
+    return TableEntry(value=median(found), low=min(found), high=max(found), n=len(found), sources=(measured.source,))
 
 
 def _prunability(study: Study) -> Iterator[Table]:
@@ -252,12 +252,12 @@ def _prunability(study: Study) -> Iterator[Table]:
         source, modalities = (run.source(SENSITIVITY),), _modalities([run])
         rows = []
         for ratio in ratios(run):
-            entries: list[Entry] = []
+            entries: list[TableEntry] = []
             for group in (None, *modalities):
                 found = correlation(run, ratio, group)
-                entries += [Entry(), Entry()] if found is None else [
-                    Entry(value=found.rho, n=found.n, sources=source, decimals=2),
-                    Entry(value=found.p, n=found.n, sources=source, decimals=4),
+                entries += [TableEntry(), TableEntry()] if found is None else [
+                    TableEntry(value=found.rho, n=found.n, sources=source, decimals=2),
+                    TableEntry(value=found.p, n=found.n, sources=source, decimals=4),
                 ]  # fmt: skip
             rows.append(((percent(ratio),), tuple(entries)))
         yield Table(
@@ -271,7 +271,7 @@ def _prunability(study: Study) -> Iterator[Table]:
         yield _mean_correlation(runs)
 
 
-def _mean_correlation(runs: Sequence[Run]) -> Table:
+def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
     groups = (None, *_modalities(runs))
     rows = []
     for ratio in sorted({ratio for run in runs for ratio in ratios(run)}):
@@ -296,9 +296,9 @@ def _alone(study: Study) -> Table:
     rows = []
     for run in runs:
         source = (run.source(SENSITIVITY),)
-        dense = Entry(value=run.sensitivity["dense"].get("loss"), sources=source, n=1, decimals=4)
+        dense = TableEntry(value=run.sensitivity["dense"].get("loss"), sources=source, n=1, decimals=4)
         for name, part in run.sensitivity["modalities"].items():
-            losses = [Entry(value=loss_of(part, ratio), sources=source, n=1, decimals=4) for ratio in every]
+            losses = [TableEntry(value=loss_of(part, ratio), sources=source, n=1, decimals=4) for ratio in every]
             weights = part.get("weights")
             words = (run.model, name, "" if weights is None else f"{weights:,}")
             rows.append((words, (dense, *losses)))
@@ -308,13 +308,13 @@ def _alone(study: Study) -> Table:
     )  # fmt: skip
 
 
-def _modalities(runs: Sequence[Run]) -> list[str]:
+def _modalities(runs: Sequence[RunRecord]) -> list[str]:
     """The modalities that are told apart: none where there is one alone."""
     found = [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
     return found if len(found) > 1 else []
 
 
-def cautions(cells: Sequence[Cell]) -> list[str]:
+def cautions(cells: Sequence[Replicates]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
     runs = [run for run in runs_in(cells) if run.results]
     said = []

@@ -41,7 +41,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix:
+class Grid:
     """The cells of a file in the order in which they run, and those that are refused, name -> reason.
 
     `run`: what each cell does; estimate-id after prune measures the pruned model. `source`: the file's content.
@@ -54,7 +54,7 @@ class Matrix:
     source: dict[str, Any]
 
 
-def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
+def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Grid:
     """The matrix in a YAML file, with `given` (dotted key -> value) on top of its base.
 
     Raises UsageError, in one line, for unknown keys and values, an empty matrix, and one that is refused as a whole.
@@ -91,7 +91,7 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Matrix:
             left_out[name] = str(error)
     if not cells:
         raise UsageError(f"every cell of the matrix {quoted(path)} is refused: {next(iter(left_out.values()))}")
-    return Matrix(path=path, run=run, cells=tuple(cells.values()), left_out=left_out, source=source)
+    return Grid(path=path, run=run, cells=tuple(cells.values()), left_out=left_out, source=source)
 
 
 def name_of(settings: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from idvl.recipe import ModelSection, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.session import read_by
 from idvl.sweep import grid, restartable
-from idvl.sweep.grid import Cell, Matrix
+from idvl.sweep.grid import Cell, Grid
 from idvl.sweep.worker import Failed, isolated
 
 PROFILES = "profiles"
@@ -60,7 +60,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class SweepResult:
     """Every cell's line, in the order in which they run, those left out last; `folder` None after a plan."""
 
     lines: list[Line]
@@ -77,7 +77,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     plan_only: bool = False,
-) -> Result:
+) -> SweepResult:
     """Carry out the matrix in a YAML file. `given`: dotted key -> value on top of its base. `budget` in seconds.
 
     Raises UsageError, before anything is written, for a matrix that is refused; a cell that is refused is left out.
@@ -92,22 +92,22 @@ def run(
     for line in left_out:
         reporter.warn(f"{line.name} is left out: {line.reason}")
     if plan_only:
-        return Result(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
+        return SweepResult(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
     if folder and overwrite:
         runs.keep(folder, [matrix.path, *(read for cell in matrix.cells for read in read_by(cell.recipe))])
     place = folder or runs.new_folder("matrix", matrix.path.stem, "")
     with runs.Run.open(place, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
         opened.path(runs.MATRIX)
-        study = Study(matrix, opened, left_out, reporter)
+        study = SweepRun(matrix, opened, left_out, reporter)
         with resumable(place, reporter):
             study.carry_out(None if budget is None else time.monotonic() + budget)
-    return Result(lines=study.every(), folder=place)
+    return SweepResult(lines=study.every(), folder=place)
 
 
-class Study:
+class SweepRun:
     """A matrix in its folder, and how far each cell is."""
 
-    def __init__(self, matrix: Matrix, opened: runs.Run, left_out: list[Line], reporter: Reporter):
+    def __init__(self, matrix: Grid, opened: runs.Run, left_out: list[Line], reporter: Reporter):
         self.matrix, self.opened, self.left_out, self.reporter = matrix, opened, left_out, reporter
         before = {line.get("name"): line for line in _lines(opened.folder / runs.MATRIX, reporter)}
         self.lines = {cell.name: self._found(cell, before.get(cell.name)) for cell in matrix.cells}

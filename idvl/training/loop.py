@@ -70,14 +70,14 @@ def train(
     """
     setup.check(loaded, samples, training)
     with setup.session(loaded, training, folder) as accelerator, ranks.failing_together():
-        run = Run(loaded, samples, training, accelerator, teacher=teacher, folder=folder, state=state or {})
+        run = TrainingRun(loaded, samples, training, accelerator, teacher=teacher, folder=folder, state=state or {})
         if resume:
             run.resume()
         with run.prepared():
             return run.go(Hooks(**hooks))
 
 
-class Run:
+class TrainingRun:
     """One training and its position: optimizer steps made, steps of data read, how many of these fp16 skipped."""
 
     def __init__(

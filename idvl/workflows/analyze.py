@@ -20,7 +20,7 @@ from idvl.data import digits, shapes
 from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors, open_regular, read_bytes, write_bytes, write_text
 from idvl.reporter import Reporter
-from idvl.reporting.collect import Run, Study, collect, holds_run, unforeseen
+from idvl.reporting.collect import RunRecord, Study, collect, holds_run, unforeseen
 from idvl.reporting.drawing import MADE, drawn
 from idvl.reporting.expected import expected
 from idvl.reporting.export import as_json
@@ -77,7 +77,7 @@ def standing(study: Study, show: Callable[[Study], Shown]) -> Shown:
     """
     errors: list[Exception] = []
 
-    def works(runs: Sequence[Run]) -> bool:
+    def works(runs: Sequence[RunRecord]) -> bool:
         try:
             show(replace(study, runs=tuple(runs)))
         except Exception as error:
@@ -85,7 +85,7 @@ def standing(study: Study, show: Callable[[Study], Shown]) -> Shown:
             return False
         return True
 
-    def sound(runs: Sequence[Run]) -> list[Run]:
+    def sound(runs: Sequence[RunRecord]) -> list[RunRecord]:
         if works(runs):
             return list(runs)
         if len(runs) == 1:

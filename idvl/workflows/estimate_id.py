@@ -12,7 +12,7 @@ from pathlib import Path
 from idvl import runs
 from idvl.distributed import join_team
 from idvl.errors import UsageError
-from idvl.measurement.profiling import Estimation, Result, named, settings_of
+from idvl.measurement.profiling import Estimation, ProfileResult, named, settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded
 from idvl.profile import Profile, load_profile
@@ -30,7 +30,7 @@ def run(
     overwrite: bool = False,
     plan_only: bool = False,
     compare: Path | None = None,
-) -> Result:
+) -> ProfileResult:
     """Carry out a recipe. `folder` None: a new one under runs/. `compare`: a profile to draw beside the new one.
 
     Raises UsageError, before anything is written, for what cannot be carried out.
@@ -50,7 +50,7 @@ def run(
     others = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in others]
     work = Estimation(recipe, loaded, team, reporter, begun=folder if resume else None)
     if plan_only:
-        return Result(plan=work.plan(reporter))
+        return ProfileResult(plan=work.plan(reporter))
     return work.carry_out(folder, reporter, resume=resume, overwrite=overwrite, others=others)
 
 

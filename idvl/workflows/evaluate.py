@@ -23,7 +23,7 @@ MODEL = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class EvaluationResult:
     """What a run ends with: results.json as a value, and its folder."""
 
     results: dict[str, Any]
@@ -38,7 +38,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     compared: Path | None = None,
-) -> Result:
+) -> EvaluationResult:
     """Carry out a recipe. `folder` None: a new one, beside the model where that is of a run of ours.
 
     Raises UsageError, before anything is written, for what cannot be carried out.
@@ -70,7 +70,7 @@ def run(
             opened.path(name)
         with resumable(folder, reporter):
             results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)
-    return Result(results=results, folder=folder)
+    return EvaluationResult(results=results, folder=folder)
 
 
 def other_metrics(recipe: Recipe) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.pruning import dimensions, head, quality
 from idvl.pruning.job import Job, gather
-from idvl.pruning.plan import Plan
+from idvl.pruning.plan import PruningPlan
 from idvl.pruning.plan import make as make_plan
 from idvl.pruning.saving import REPORT, add_evaluation, check_saved, is_evaluated, read_report, save, skip_evaluation
 from idvl.pruning.settings import continued, resolved
@@ -40,10 +40,10 @@ MISSED = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class PruningResult:
     """What a run ends with: the report and its folder, or after a plan (and beside the first process) neither."""
 
-    plan: Plan | None
+    plan: PruningPlan | None
     report: dict[str, Any] | None = None
     folder: Path | None = None
 
@@ -58,7 +58,7 @@ def run(
     plan_only: bool = False,
     push_to: str | None = None,
     private: bool = True,
-) -> Result:
+) -> PruningResult:
     """Carry out a recipe. `folder` None: a new one under runs/. `push_to`: the Hub repository to upload the model to.
 
     Raises UsageError, before anything is written or removed, for what cannot be carried out.
@@ -85,7 +85,7 @@ def run(
         judge, skipped = (None, None) if plan_only or judged else quality.prepare(job, reporter, store=judging)
         plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
         if plan_only:
-            return Result(plan=plan)
+            return PruningResult(plan=plan)
         begun = resume and team.first(lambda: runs.read_record(place) is not None)
         done = {"ended": bool(ended), "judged": bool(judged)}
         told = team.first(lambda: continued(recipe, place, **done)) if begun else recipe.to_dict()
@@ -101,7 +101,7 @@ def run(
                 reporter.note(line)
         with resumable(folder, reporter):
             if not ended:
-                Work(job, plan, folder, opened, reporter, resume).carry_out(estimation, judge)
+                PruningRun(job, plan, folder, opened, reporter, resume).carry_out(estimation, judge)
             if judge and recipe.eval.after:
                 _judge(job, judge, folder, opened, reporter)
             elif skipped:
@@ -110,7 +110,7 @@ def run(
         _warn_of_missed(report["total"], recipe, reporter)
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
-    return Result(plan=plan, report=report, folder=folder if opened else None)
+    return PruningResult(plan=plan, report=report, folder=folder if opened else None)
 
 
 def _judge(job: Job, judge: Judgement, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
@@ -123,7 +123,7 @@ def _judge(job: Job, judge: Judgement, folder: Path, opened: runs.Run | None, re
     job.team.first(lambda: add_evaluation(job, folder, results))
 
 
-def _planned(job: Job, resumed: Path | None, reporter: Reporter) -> tuple[Plan, Estimation | None]:
+def _planned(job: Job, resumed: Path | None, reporter: Reporter) -> tuple[PruningPlan, Estimation | None]:
     """What is going to happen, and the estimation of its profile where it can be made of the model as it is."""
     if job.recipe.prune.compat == "none":
         _warn_of_few(job.schedule, reporter)
@@ -160,11 +160,11 @@ def _warn_of_missed(total: Mapping[str, Any], recipe: Recipe, reporter: Reporter
 
 
 @dataclass(frozen=True)
-class Work:
+class PruningRun:
     """A job with its plan and its folder, which the first process alone has opened."""
 
     job: Job
-    plan: Plan
+    plan: PruningPlan
     folder: Path
     opened: runs.Run | None
     reporter: Reporter

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 import idvl
 from idvl.commands import app, main
-from idvl.commands.console import Reporter
+from idvl.commands.console import TerminalReporter
 from idvl.errors import RunError, UsageError
 from idvl.profile import published
 
@@ -136,7 +136,7 @@ def test_flags_go_before_set_and_set_before_the_file(workflow: Workflow, tmp_pat
 def test_the_run_is_passed_on(workflow: Workflow, tmp_path: Path) -> None:
     assert main(["estimate-id", "m", "--output", str(tmp_path), "--resume", "--compare", "blip-coco"]) == 0
     reporter = workflow.asked.pop("reporter")
-    assert isinstance(reporter, Reporter)
+    assert isinstance(reporter, TerminalReporter)
     assert workflow.asked == {
         "folder": tmp_path, "resume": True, "overwrite": False, "plan_only": False, "compare": Path("blip-coco"),
     }  # fmt: skip
@@ -327,7 +327,7 @@ def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str])
     output().print(table)
     output().print(name, markup=False)
     write(f"{name}\n")
-    reporter = Reporter()
+    reporter = TerminalReporter()
     reporter.note(name)
     reporter.warn(name)
     assert main(["eval", "m", f"--{name}"]) == 2

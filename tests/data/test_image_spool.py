@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from idvl.data.image_spool import Store, Stored
+from idvl.data.image_spool import ImageSpool, SpooledImage
 from idvl.data.samples import select
 from tests.hub import jpeg, write_dataset
 
 
 def test_what_is_kept_can_be_read_at_once(tmp_path: Path) -> None:
-    with Store(tmp_path / "deep" / "images.bin") as store:
+    with ImageSpool(tmp_path / "deep" / "images.bin") as store:
         stored = [store.keep(jpeg(number)) for number in range(5)]
         assert [part.read() for part in stored] == [jpeg(number) for number in range(5)]
         assert store.keep(stored[0]) is stored[0] and store.keep(tmp_path) is tmp_path and store.keep(None) is None
@@ -27,14 +27,14 @@ def test_what_is_kept_can_be_read_at_once(tmp_path: Path) -> None:
 
 
 def test_without_a_path_bytes_stay_bytes() -> None:
-    with Store(None) as store:
+    with ImageSpool(None) as store:
         assert store.keep(b"abc") == b"abc"
 
 
 def test_a_file_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "images.bin"
     path.write_bytes(b"left by a run that was killed")
-    with Store(path) as store:
+    with ImageSpool(path) as store:
         assert not path.exists()
         assert store.keep(b"new").start == 0
     assert path.read_bytes() == b"new"
@@ -43,9 +43,9 @@ def test_a_file_is_begun_anew(tmp_path: Path) -> None:
 def test_a_file_that_ends_too_early_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "images.bin"
     path.write_bytes(b"abc")
-    assert Stored(path, 1, 2).read() == b"bc"
+    assert SpooledImage(path, 1, 2).read() == b"bc"
     with pytest.raises(OSError, match="ends within an image"):
-        Stored(path, 1, 3).read()
+        SpooledImage(path, 1, 3).read()
 
 
 def _parquet(path: Path) -> str:
@@ -70,7 +70,7 @@ def test_a_store_changes_only_where_images_lie(make, n: int | None, tmp_path: Pa
     assert held.description == stored.description and len(stored.samples) == (n or 120)
     assert len(pickle.dumps(stored)) < len(pickle.dumps(held)) / 5
     for one, other in zip(held.samples, stored.samples, strict=True):
-        assert isinstance(other.source, Stored) and other.source.path == path
+        assert isinstance(other.source, SpooledImage) and other.source.path == path
         assert other.source.read() == one.source and other.image == one.image
     assert path.stat().st_size == sum(len(sample.source) for sample in held.samples)
 
@@ -78,7 +78,7 @@ def test_a_store_changes_only_where_images_lie(make, n: int | None, tmp_path: Pa
 def test_both_images_are_stored_and_local_files_are_not(tmp_path: Path) -> None:
     pairs = write_dataset("nlvr2", tmp_path / "pairs", 20)
     found = select("nlvr2", data_dir=pairs, store=tmp_path / "pairs.bin", force=True)
-    assert all(isinstance(source, Stored) for s in found.samples for source in (s.source, s.second))
+    assert all(isinstance(source, SpooledImage) for s in found.samples for source in (s.source, s.second))
     assert [image.size for image in found.samples[0].images] == [(48, 40)] * 2
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -12,7 +12,7 @@ import torch
 
 from idvl.errors import UsageError
 from idvl.geometry.estimators import ESTIMATORS, estimate, intrinsic_dimension, requirements
-from idvl.geometry.neighbors import Matrix, nearest
+from idvl.geometry.neighbors import DenseRows, nearest
 from tests.geometry.clouds import HARD, Pieces, brute, gaussian
 
 
@@ -197,7 +197,7 @@ def test_unknown_estimator_is_refused_with_the_nearest() -> None:
 def test_a_gradient_is_not_needed() -> None:
     points = gaussian(200, 5, 30).requires_grad_()
     assert intrinsic_dimension(points).dimension is not None
-    assert Matrix(points).tensor.requires_grad is False
+    assert DenseRows(points).tensor.requires_grad is False
 
 
 def test_points_too_close_for_float64_squares_get_a_reason_not_a_wrong_number() -> None:

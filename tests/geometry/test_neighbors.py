@@ -14,7 +14,7 @@ from torch import Tensor
 from idvl.errors import UsageError
 from idvl.geometry import backend, gram
 from idvl.geometry.backend import race as _race
-from idvl.geometry.neighbors import Matrix, Neighbors, nearest
+from idvl.geometry.neighbors import DenseRows, Neighbors, nearest
 from tests.geometry.clouds import HARD, Pieces, brute, gaussian
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -30,7 +30,7 @@ def largest_error(found: Neighbors, points: Tensor) -> float:
 @pytest.mark.parametrize("name", HARD)
 def test_hard_points_agree_with_brute_force(name: str, precision: str) -> None:
     points = HARD[name](400)
-    found = nearest(Matrix(points), precision=precision, ranks=RANKS)
+    found = nearest(DenseRows(points), precision=precision, ranks=RANKS)
     assert found.reason is None and found.n_duplicates == 0
     assert largest_error(found, points) < 1e-10 and found.relative_error < 1e-10
     exact = brute(points, 64)[:, [rank - 1 for rank in RANKS]]
@@ -41,12 +41,12 @@ def test_hard_points_agree_with_brute_force(name: str, precision: str) -> None:
 @pytest.mark.parametrize("name", ["gaussian", "clusters 10000", "helix", "float64", "near duplicates 1e-4"])
 def test_many_neighbours_agree_with_brute_force(name: str) -> None:
     points = HARD[name](300)
-    assert largest_error(nearest(Matrix(points), k=64), points) < 1e-9
+    assert largest_error(nearest(DenseRows(points), k=64), points) < 1e-9
 
 
 def test_indices_are_those_of_the_distances() -> None:
     points = gaussian(600, 5, 40).double()
-    found = nearest(Matrix(points))
+    found = nearest(DenseRows(points))
     for rank in range(2):
         assert torch.allclose((points - points[found.indices[:, rank]]).norm(dim=1), found.distances[:, rank])
 
@@ -54,7 +54,7 @@ def test_indices_are_those_of_the_distances() -> None:
 def test_chunks_do_not_matter_and_two_passes_do() -> None:
     points = gaussian(700, 10, 500)
     rows = Pieces(points)
-    found, whole = nearest(rows, ranks=RANKS), nearest(Matrix(points), ranks=RANKS)
+    found, whole = nearest(rows, ranks=RANKS), nearest(DenseRows(points), ranks=RANKS)
     assert rows.passes == 2
     assert torch.allclose(found.distances, whole.distances, rtol=1e-13) and torch.equal(found.indices, whole.indices)
 
@@ -100,7 +100,7 @@ def test_two_processes_equal_one(name: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    alone = nearest(Matrix(points), ranks=RANKS)
+    alone = nearest(DenseRows(points), ranks=RANKS)
     for found in results.values():
         assert torch.allclose(found.distances, alone.distances, rtol=1e-12)
         assert torch.equal(found.indices, alone.indices)
@@ -113,7 +113,7 @@ def test_two_processes_equal_one(name: str) -> None:
 )
 def test_copies_are_counted_once(sources: Tensor, kept: int) -> None:
     points = gaussian(600, 10, 200)[sources]
-    found = nearest(Matrix(points), ranks=RANKS)
+    found = nearest(DenseRows(points), ranks=RANKS)
     assert len(found.kept) == kept and found.n_duplicates == 600 - kept
     assert len(torch.unique(points[found.kept], dim=0)) == kept
     assert largest_error(found, points) < 1e-12
@@ -169,12 +169,12 @@ def test_equal_echoes_remove_nothing() -> None:
 
 def test_points_within_the_tolerance_are_one() -> None:
     points = HARD["near duplicates 1e-4"](600)
-    assert nearest(Matrix(points), tolerance=1e-2).n_duplicates == 60
+    assert nearest(DenseRows(points), tolerance=1e-2).n_duplicates == 60
 
 
 @pytest.mark.parametrize("name", ["clusters 10000", "ties", "huge values"])
 def test_what_float32_cannot_decide_is_decided_in_float64(name: str) -> None:
-    found = nearest(Matrix(HARD[name](400)), precision="float32")
+    found = nearest(DenseRows(HARD[name](400)), precision="float32")
     assert found.diagnostics["precision"] == "float64" and found.diagnostics["escalations"]
 
 
@@ -182,24 +182,24 @@ def test_what_float64_cannot_decide_has_a_reason(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("idvl.geometry.search.LIMIT_NUMBERS", 0)
     points = gaussian(600, 10, 64).double()
     points[::2] += 1e12
-    found = nearest(Matrix(points))
+    found = nearest(DenseRows(points))
     assert found.reason == "crowded: float64 does not decide which points are nearest"
 
 
 def test_a_matrix_too_large_for_its_squares_goes_panel_by_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     points = gaussian(600, 10, 64)
     points[500:] = points[:100]
-    stored = nearest(Matrix(points), ranks=RANKS)
+    stored = nearest(DenseRows(points), ranks=RANKS)
     monkeypatch.setattr(gram, "STORED_BYTES", 0)
     monkeypatch.setattr(gram, "PANEL_BYTES", 600 * 8 * 150)
-    panels = nearest(Matrix(points), ranks=RANKS)
+    panels = nearest(DenseRows(points), ranks=RANKS)
     assert torch.equal(panels.distances, stored.distances) and torch.equal(panels.indices, stored.indices)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bounds_are_the_same_on_every_processor(dtype: torch.dtype) -> None:
     """Each term rounded on its own, as IEEE 754 says: what is measured depends on them, on all processes alike."""
-    squares = gram.Squares(Matrix(gaussian(300, 10, 64)), dtype)
+    squares = gram.Squares(DenseRows(gaussian(300, 10, 64)), dtype)
     kind = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
     norms = squares.norms.numpy()
     lengths = np.sqrt(norms)
@@ -215,7 +215,7 @@ def test_bounds_are_the_same_on_every_processor(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", [name for name in HARD if name != "ties"])
 def test_faiss_finds_the_same(name: str) -> None:
     points = HARD[name](400)
-    ours, theirs = (nearest(Matrix(points), backend=backend, ranks=RANKS) for backend in ("torch", "faiss"))
+    ours, theirs = (nearest(DenseRows(points), backend=backend, ranks=RANKS) for backend in ("torch", "faiss"))
     assert torch.allclose(theirs.distances, ours.distances, rtol=1e-10)
     assert torch.equal(theirs.indices, ours.indices)
 
@@ -225,7 +225,7 @@ def test_faiss_finds_the_same(name: str) -> None:
 def test_faiss_removes_the_same_copies(copies: int) -> None:
     points = gaussian(600, 10, 200)
     points[600 - copies :] = points[0] if copies == 300 else points[:copies]
-    ours, theirs = (nearest(Matrix(points), backend=backend, ranks=RANKS) for backend in ("torch", "faiss"))
+    ours, theirs = (nearest(DenseRows(points), backend=backend, ranks=RANKS) for backend in ("torch", "faiss"))
     assert torch.equal(theirs.kept, ours.kept) and torch.equal(theirs.indices, ours.indices)
     exact = brute(points[ours.kept], 64)[:, [rank - 1 for rank in RANKS]]
     assert (theirs.ranked[..., 0] <= exact * (1 + 1e-12)).all() and (theirs.ranked[..., 1] >= exact * (1 - 1e-12)).all()
@@ -242,7 +242,7 @@ def test_faiss_removes_the_same_copies(copies: int) -> None:
     ],
 )
 def test_auto_takes_the_backend_that_was_measured_to_be_faster(n, width, settings, expected) -> None:
-    found = nearest(Matrix(gaussian(n, 10, width)), **settings)
+    found = nearest(DenseRows(gaussian(n, 10, width)), **settings)
     assert found.diagnostics["backend"] == expected and found.diagnostics["escalations"] == []
 
 
@@ -285,18 +285,18 @@ def test_chunked_rows_go_through_the_product_even_with_faiss() -> None:
 
 def test_lowered_precision_changes_nothing() -> None:
     points = HARD["outliers 3000"](600)
-    before = nearest(Matrix(points)).distances
+    before = nearest(DenseRows(points)).distances
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(nearest(Matrix(points)).distances, before)
+            assert torch.equal(nearest(DenseRows(points)).distances, before)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
 
 
 def test_unknown_backend_and_missing_faiss_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = Matrix(gaussian(30, 5, 8))
+    points = DenseRows(gaussian(30, 5, 8))
     with pytest.raises(UsageError, match="'fais' is none of auto, torch, faiss"):
         nearest(points, backend="fais")
     monkeypatch.setattr("idvl.geometry.backend.find_spec", lambda name: None)

@@ -18,7 +18,7 @@ from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
 from idvl.geometry import shortlist
 from idvl.geometry.estimators import requirements
-from idvl.geometry.neighbors import FEATURE_CHUNK, Matrix, nearest
+from idvl.geometry.neighbors import FEATURE_CHUNK, DenseRows, nearest
 from idvl.measurement.api import estimate_id
 from idvl.measurement.measurement import Measurement, Settings
 from idvl.models.layers import find_layers
@@ -167,7 +167,7 @@ def test_faiss_takes_no_more_memory_than_was_counted():
     n, width, device = 2000, 2 * FEATURE_CHUNK, torch.device("cpu")
     points = gaussian(n + 16, 10, width)
     rows, echoes = Gathered(points, n=n), list(range(16))
-    nearest(Matrix(points[:300]), backend="faiss")  # whatever it loads is there
+    nearest(DenseRows(points[:300]), backend="faiss")  # whatever it loads is there
 
     def search(room):
         plan = SimpleNamespace(budget=room, held_bytes=0)

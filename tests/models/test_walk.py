@@ -12,7 +12,7 @@ from idvl.distributed import Team
 from idvl.errors import RunError
 from idvl.models.capture import Recorder, point_features, points
 from idvl.models.layers import Layer
-from idvl.models.plan import Task, make_plan
+from idvl.models.plan import CaptureRun, make_plan
 from idvl.models.trace import Watch, survey
 from idvl.models.traverse import traverse
 from idvl.models.walk import WORKER, Walk
@@ -113,7 +113,7 @@ def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spi
     n = SIZE * BATCHES
     alive = max(stop.alive for stop in seen.stops) / SIZE * n
     largest = max(sum(features[name] for name in stop.layers) for stop in seen.stops) * n * 4
-    task = Task(
+    task = CaptureRun(
         features=features,
         n=n,
         n_local=n,
@@ -222,7 +222,7 @@ def test_a_block_that_runs_twice_falls_back_to_whole_passes():
     assert "runs 2 times" in seen.unwalkable
     features = {"block.0": point_features(seen.shapes["block.0"], 4, "flatten")}
     assert features == {"block.0": 6}
-    task = Task(features=features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={})
+    task = CaptureRun(features=features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={})
     plan = make_plan(seen, task)
     assert not plan.walks
     recorder = Recorder([batch], lambda *_: None, "flatten", [torch.zeros(4)])

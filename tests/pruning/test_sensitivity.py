@@ -131,7 +131,7 @@ def test_the_language_stack_is_pruned_as_a_whole_too():
     asked = {"model.name": "builtin/blip", "data.dataset": "shapes", "eval.limit": 4, "data.samples": 20}
     loaded = load("builtin/blip", device="cpu")
     selection = select("shapes", split="test", n=4, force=True)
-    work = sensitivity.Work(load_recipe(None, asked), loaded, selection, Team(), Silent(), [0.5])
+    work = sensitivity.SensitivityRun(load_recipe(None, asked), loaded, selection, Team(), Silent(), [0.5])
     parts = work.parts()
     both = parts["modality", "language and cross"]
     assert both == parts["modality", "language"] + parts["modality", "cross"]

@@ -12,7 +12,7 @@ import pytest
 from idvl.reporting.collect import collect
 from idvl.reporting.expected import expected
 from idvl.reporting.export import FORMATS, as_json, shown, written
-from idvl.reporting.groups import Entry, cells_of, gains
+from idvl.reporting.groups import TableEntry, cells_of, gains
 from idvl.reporting.lineage import pruned_by
 from idvl.reporting.statistics import mean_interval, spearman
 from idvl.reporting.tables import Table, tables_of
@@ -359,7 +359,11 @@ def test_json_has_words_numbers_and_files(study: Path) -> None:
 
 
 def test_a_missing_value_and_zero_are_written_plainly() -> None:
-    assert shown(Entry()) == "–" and shown(Entry(value=-0.04)) == "0.0" and shown(Entry(value=-0.06)) == "-0.1"
+    assert (
+        shown(TableEntry()) == "–"
+        and shown(TableEntry(value=-0.04)) == "0.0"
+        and shown(TableEntry(value=-0.06)) == "-0.1"
+    )
 
 
 def test_published_numbers_stand_beside_the_measured_ones(study: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from idvl.profile import Profile
 from idvl.reporting.after import UNLIKE, After
 from idvl.reporting.figures.panel import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.groups import Cell, model_of
+from idvl.reporting.groups import Replicates, model_of
 from idvl.reporting.labels import percent
 
 
@@ -38,7 +38,9 @@ def by_scope(after: Sequence[After]) -> Figure:
     return make(panels, key="other", title=title, paper="Figure 6", x_label=DEPTH, y_label="intrinsic dimension")
 
 
-def _panel(word: str, group: Sequence[After], name: Callable[[Cell], str], tones: Callable[[Cell], Hashable]) -> Panel:
+def _panel(
+    word: str, group: Sequence[After], name: Callable[[Replicates], str], tones: Callable[[Replicates], Hashable]
+) -> Panel:
     """The dense model's curve and one for each cell; cells of one tone differ by their strokes."""
     cells = grouped(group, lambda found: found.cell)
     starts = {found.before.source: found.before.profile for found in group if found.before}

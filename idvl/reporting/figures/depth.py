@@ -8,7 +8,7 @@ from typing import Any
 from idvl.profile import MODALITIES, LayerProfile, Profile
 from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DEPTH, Figure, Panel, Series, blocks, make, share
-from idvl.reporting.lineage import Measured, profiles_of
+from idvl.reporting.lineage import MeasuredProfile, profiles_of
 from idvl.reporting.statistics import Z
 
 LEGEND = "bands are 95 % intervals of each estimate, grey stripes every other block"
@@ -62,7 +62,7 @@ def _dimensions(
     )  # fmt: skip
 
 
-def _pruned_layers(measured: Measured, study: Study) -> dict[str, Any]:
+def _pruned_layers(measured: MeasuredProfile, study: Study) -> dict[str, Any]:
     """What a report says of these layers: of the model measured, or of the one run that rests on the profile."""
     if measured.pruned:
         return measured.pruned.report.get("layers") or {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from idvl.profile import MODALITIES
-from idvl.reporting.collect import Run, Study
+from idvl.reporting.collect import RunRecord, Study
 from idvl.reporting.figures.panel import DASHES, Figure, Panel, Series, make
 from idvl.reporting.labels import percent
 from idvl.reporting.prunability import correlation, loss_of, ratios
@@ -47,7 +47,7 @@ def alone(study: Study) -> Figure:
     )  # fmt: skip
 
 
-def _points(run: Run, modality: str, ratio: float) -> Series:
+def _points(run: RunRecord, modality: str, ratio: float) -> Series:
     found: list[tuple[str, float, float, Mapping[str, Any]]] = []
     for name, layer in run.sensitivity["layers"].items():
         loss = loss_of(layer, ratio)
@@ -66,7 +66,7 @@ def _points(run: Run, modality: str, ratio: float) -> Series:
     )  # fmt: skip
 
 
-def _modalities(run: Run) -> Iterator[Series]:
+def _modalities(run: RunRecord) -> Iterator[Series]:
     for place, (modality, part) in enumerate(run.sensitivity["modalities"].items()):
         dense = run.sensitivity["dense"].get("loss")
         known = [("dense model", 0.0, dense)] * bool(dense and dense > 0)
@@ -83,7 +83,7 @@ def _modalities(run: Run) -> Iterator[Series]:
         )  # fmt: skip
 
 
-def _told(run: Run, ratio: float) -> str:
+def _told(run: RunRecord, ratio: float) -> str:
     found = correlation(run, ratio)
     if found is None:
         return "too few layers with a dimension for a correlation"

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from idvl.reporting import labels
 from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DASHES, SCOPES, WEIGHTINGS, Figure, Panel, Series, grouped, make, share
-from idvl.reporting.groups import Cell, entry, model_of, runs_in
+from idvl.reporting.groups import Replicates, entry, model_of, runs_in
 from idvl.reporting.lineage import dense_runs
 from idvl.reporting.tables import headline
 
 
-def figure(study: Study, cells: Sequence[Cell]) -> Figure:
+def figure(study: Study, cells: Sequence[Replicates]) -> Figure:
     """Figures 1 and 4: the headline metric against the sparsity of what is pruned, a curve for each scope."""
 
     def panels() -> Iterator[Panel]:
@@ -37,7 +37,7 @@ def figure(study: Study, cells: Sequence[Cell]) -> Figure:
     )  # fmt: skip
 
 
-def _curve(metric: str, cells: Sequence[Cell], group: Sequence[Cell]) -> Series:
+def _curve(metric: str, cells: Sequence[Replicates], group: Sequence[Replicates]) -> Series:
     scope, method = cells[0].scope, cells[0].method
     scopes = list(dict.fromkeys(cell.scope for cell in group))
     methods = list(dict.fromkeys(cell.method for cell in group))
@@ -59,7 +59,7 @@ def _curve(metric: str, cells: Sequence[Cell], group: Sequence[Cell]) -> Series:
     )  # fmt: skip
 
 
-def _start(metric: str, cells: Sequence[Cell], study: Study) -> Iterator[Series]:
+def _start(metric: str, cells: Sequence[Replicates], study: Study) -> Iterator[Series]:
     """The dense model, at sparsity 0, where its evaluation is among the runs."""
     found = entry([run.metrics()[metric] for run in dense_runs(runs_in(cells), study) if metric in run.metrics()])
     if found.value is not None:

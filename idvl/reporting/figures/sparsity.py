@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from idvl.reporting import labels
 from idvl.reporting.figures.panel import DEPTH, WEIGHTINGS, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.groups import Cell, model_of, runs_in
+from idvl.reporting.groups import Replicates, model_of, runs_in
 
 
-def figure(cells: Sequence[Cell]) -> Figure:
+def figure(cells: Sequence[Replicates]) -> Figure:
     """Figure 3: each layer's sparsity, a curve for each weighting by ID."""
 
     def panels() -> Iterator[Panel]:
@@ -37,7 +37,7 @@ def figure(cells: Sequence[Cell]) -> Figure:
     )  # fmt: skip
 
 
-def _depths(cells: Sequence[Cell]) -> dict[str, int]:
+def _depths(cells: Sequence[Replicates]) -> dict[str, int]:
     """Layer -> its place, in order: the depth of a profile, else the order of the reports."""
     runs = runs_in(cells)
     names = list(dict.fromkeys(name for run in runs for name in run.report.get("layers") or {}))
@@ -47,7 +47,7 @@ def _depths(cells: Sequence[Cell]) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-def _dimensions(cells: Sequence[Cell]) -> dict[str, str]:
+def _dimensions(cells: Sequence[Replicates]) -> dict[str, str]:
     """Layer -> its dimension with its error, in words; runs without weighting show that of the others."""
     found: dict[str, list[tuple[float, float | None]]] = {}
     for run in runs_in(cells):
@@ -62,7 +62,7 @@ def _dimensions(cells: Sequence[Cell]) -> dict[str, str]:
     return words
 
 
-def _curve(cell: Cell, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
+def _curve(cell: Replicates, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
     """Each layer's mean sparsity over a cell's runs, with the smallest and the largest."""
     points: list[tuple[str, list[float], int]] = []
     for name in depths:
