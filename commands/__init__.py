@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext, suppress
 from typing import Annotated
 
@@ -23,6 +23,7 @@ import idvl
 from idvl.commands import analyze, estimate_id, prune
 from idvl.commands import eval as evaluation
 from idvl.commands.console import rank, stdout_errors, visible
+from idvl.commands.settings import with_settings
 from idvl.errors import RunError, UsageError, quoted
 
 # seconds that the first process is given to speak: a launcher ends all as soon as one has ended
@@ -38,12 +39,7 @@ LESS_MEMORY = {
     "analyze": "show fewer runs, or give a smaller --batch-size for the layers of a model",
 }
 
-app = typer.Typer(
-    name="idvl",
-    add_completion=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = {"estimate-id": estimate_id, "prune": prune, "eval": evaluation, "analyze": analyze}
 
 
 def _version(wanted: bool) -> None:
@@ -52,7 +48,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")
 def root(
     version: Annotated[
         bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -62,10 +57,14 @@ def root(
     """The intrinsic dimension of every layer of a vision-language model, exactly and within memory."""
 
 
-app.command("estimate-id", epilog=estimate_id.EPILOG)(estimate_id.command)
-app.command("prune", epilog=prune.EPILOG)(prune.command)
-app.command("eval", epilog=evaluation.EPILOG)(evaluation.command)
-app.command("analyze", epilog=analyze.EPILOG)(analyze.command)
+def app(called: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The command line. Commands that are not `called` lack the flags of their settings, which take time to make."""
+    made = typer.Typer(name="idvl", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
+    made.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")(root)
+    for name, module in COMMANDS.items():
+        command = with_settings(module.command, module.SETTINGS) if name in called else module.command
+        made.command(name, epilog=module.EPILOG)(command)
+    return made
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -76,7 +75,10 @@ def main(args: Sequence[str] | None = None) -> int:
     shown = not given or {"-h", "--help", "--version"} & set(given)  # by typer, not by the console of results
     try:
         with stdout_errors() if shown else nullcontext():
-            code = typer.main.get_command(app).main(args=given or ["--help"], prog_name="idvl", standalone_mode=False)
+            program = app() if "_IDVL_COMPLETE" in os.environ else app(given)
+            code = typer.main.get_command(program).main(
+                args=given or ["--help"], prog_name="idvl", standalone_mode=False
+            )
         _flush()
     except Exception as error:
         if "--debug" in given:

@@ -11,6 +11,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, speak, write
 from idvl.commands.options import flag, number, text
+from idvl.commands.settings import DOT, Settings, flag_of
 from idvl.errors import UsageError, quoted
 
 EPILOG = """[bold]Examples[/bold]
@@ -27,15 +28,20 @@ A folder that is no run stands for the runs in it. The page is one file that nee
 PNG and SVG into a folder beside it. With --sensitivity, --output is the folder of that run, and the page is in it."""
 
 SENSITIVITY = "Sensitivity"
-# recipe section -> the flags that set its keys
-SETTINGS = {
-    "model": ("device",),
-    "data": ("dataset", "data_dir", "allow_outside", "samples", "seed"),
-    "prune": ("scope", "profile"),
-    "eval": ("limit", "batch_size"),
-}
-# what makes sense with --sensitivity alone
-MEASURING = ("ratios", "plan", "resume", "recipe", "set_", *(name for names in SETTINGS.values() for name in names))
+SETTINGS = Settings(
+    keys=(
+        "prune.scope", "prune.profile", "data.samples", "eval.limit", "eval.batch_size", "data.dataset",
+        "data.data_dir", "data.allow_outside", "data.seed", "model.device",
+    ),
+    changes={
+        "data.samples": {"shown": "2000"},
+        "eval.limit": {"description": "Measure the loss on N held-out samples.", "shown": "500"},
+        "eval.batch_size": {"description": "Held-out samples per batch.", "value": "N"},
+    },
+    panel=SENSITIVITY,
+)  # fmt: skip
+# what makes sense with --sensitivity alone, beside the settings
+MEASURING = ("ratios", "plan", "resume", "recipe", "set_")
 PAGE = "report.html"
 
 
@@ -46,31 +52,19 @@ def command(
     ] = None,
     *,
     page: Annotated[
-        Path | None, text(o.SHOWN, "Write the report, one HTML file.", "--output", metavar="FILE", callback=o.at_home)
+        Path | None, text(o.SHOWN, "Write the report as one HTML file.", "--output", metavar="FILE", callback=o.at_home)
     ] = None,
-    table: Annotated[str | None, text(o.SHOWN, "The tables as markdown, latex or csv.", metavar="FORMAT")] = None,
-    json: Annotated[bool, flag(o.SHOWN, "All numbers, with their files.", "--json")] = False,
-    expect: Annotated[bool, flag(o.SHOWN, "The paper's numbers beside the measured ones.", "--expect")] = False,
+    table: Annotated[str | None, text(o.SHOWN, "Print the tables as markdown, latex or csv.", metavar="FORMAT")] = None,
+    json: Annotated[bool, flag(o.SHOWN, "Print all numbers, with the files they are from, as JSON.", "--json")] = False,
+    expect: Annotated[bool, flag(o.SHOWN, "Show the paper's numbers beside the measured ones.", "--expect")] = False,
     sensitivity: Annotated[
         str | None,
-        text(SENSITIVITY, "Prune each layer, and each modality, of this model alone, one-shot.", metavar="MODEL"),
+        text(SENSITIVITY, "Prune one layer, or one modality, of this model at a time, in one shot.", metavar="MODEL"),
     ] = None,
     ratios: Annotated[
         list[float] | None,
-        number(SENSITIVITY, "Sparsity of what is pruned; repeatable. 0.2 to 0.9 by default.", "--ratio"),
+        number(SENSITIVITY, "Sparsity of what is pruned; repeatable. [dim]\\[default: 0.2 to 0.9][/dim]", "--ratio"),
     ] = None,
-    scope: Annotated[str | None, text(SENSITIVITY, "As of idvl prune; all by default.")] = None,
-    profile: Annotated[
-        str | None, text(SENSITIVITY, "auto (estimated first), a file, or published:blip-coco.", metavar="PROFILE")
-    ] = None,
-    samples: Annotated[int | None, number(SENSITIVITY, "Samples of the estimate; 2000 by default.", min=1)] = None,
-    limit: Annotated[int | None, number(SENSITIVITY, "Held-out samples of the loss; 500 by default.", min=1)] = None,
-    batch_size: Annotated[int | None, number(SENSITIVITY, "Held-out samples at a time.", min=1)] = None,
-    dataset: o.Dataset = None,
-    data_dir: o.DataDir = None,
-    allow_outside: o.AllowOutside = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
     recipe: o.Recipe = None,
     set_: o.Set = None,
     plan: o.Plan = False,
@@ -92,15 +86,15 @@ def command(
         raise UsageError(f"--table is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {quoted(table)}")
     places = list(folders or ())
     if sensitivity is None:
-        if odd := [name for name in MEASURING if context.params[name]]:
-            name = odd[0].strip("_").replace("_", "-").replace("ratios", "ratio")
-            raise UsageError(f"--{name} is for --sensitivity MODEL: nothing else measures")
+        measuring = [name for name in context.params if DOT in name or name in MEASURING]
+        if odd := [name for name in measuring if context.params[name]]:
+            raise UsageError(f"{flag_of(context, odd[0])} is for --sensitivity MODEL: nothing else measures")
         if not places:
             raise UsageError("name the folders of runs, as in idvl analyze runs/*, or a model to --sensitivity")
         reporter = TerminalReporter(quiet=quiet)
         speak(reporter, debug=debug)
     else:
-        reporter, measured = _measure(context.params)
+        reporter, measured = _measure(context)
         if measured is None:
             return
         places, page = [measured, *places], measured / PAGE
@@ -114,9 +108,10 @@ def command(
         reporter.note(f"the report is {page}, its figures are in {analyze.figures_beside(page)}")
 
 
-def _measure(params: dict[str, Any]) -> tuple[TerminalReporter, Path | None]:
+def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
     """Carry out --sensitivity: the reporter, and the folder; None after a plan, and beside the first process."""
-    reporter, asked = o.begin({**params, "model": params["sensitivity"], "output_dir": params["page"]}, SETTINGS)
+    params = context.params
+    reporter, asked = o.begin(context, model=params["sensitivity"], output_dir=params["page"])
     from idvl.pruning import sensitivity
 
     given = {"ratios": params["ratios"]} if params["ratios"] else {}

@@ -10,8 +10,9 @@ import typer
 
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
-from idvl.commands.options import MEASURE, choices, flag, number, text
-from idvl.profile import MODALITIES, Capture, EstimatorName, Knn, Tokens, compare, load_profile
+from idvl.commands.options import flag, text
+from idvl.commands.settings import Settings
+from idvl.profile import compare, load_profile
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -27,57 +28,13 @@ idvl estimate-id --recipe runs/mine/recipe.yaml --set estimate.tokens=mean
 
 Flags win over --set, --set over the recipe file, the file over the defaults."""
 
-# recipe section -> the flags that set its keys
-SETTINGS = {
-    "model": ("revision", "dtype", "device", "trust_remote_code", "cache_dir", "local_files_only"),
-    "data": (
-        "dataset", "data_dir", "dataset_id", "image_column", "text_column", "label_column", "answers_column",
-        "second_image_column", "allow_outside", "split", "samples", "seed", "batch_size", "force",
-    ),
-    "estimate": ("tokens", "capture", "estimator", "layers", "modality", "knn", "memory", "spill"),
-}  # fmt: skip
+SETTINGS = Settings(keys=("data", "estimate", "model"))
 
 
 def command(
     context: typer.Context,
     model: o.Model = None,
     *,
-    dataset: o.Dataset = None,
-    data_dir: o.DataDir = None,
-    dataset_id: o.DatasetId = None,
-    image_column: o.ImageColumn = None,
-    text_column: o.TextColumn = None,
-    label_column: o.LabelColumn = None,
-    answers_column: o.AnswersColumn = None,
-    second_image_column: o.SecondImageColumn = None,
-    allow_outside: o.AllowOutside = None,
-    split: Annotated[str | None, text(o.DATA, "Split, the dataset's own by default.")] = None,
-    samples: Annotated[int | None, number(o.DATA, "How many, the dataset's own number by default.", min=1)] = None,
-    seed: o.Seed = None,
-    batch_size: Annotated[
-        int | None, number(o.DATA, "Samples run at once; changes results by rounding only.", min=1)
-    ] = None,
-    force: o.Force = None,
-    tokens: Annotated[Tokens | None, text(MEASURE, f"What one point is: {choices(Tokens)}.", metavar="WORD")] = None,
-    capture: Annotated[
-        Capture | None, text(MEASURE, f"Which side of a layer: {choices(Capture)}.", metavar="WORD")
-    ] = None,
-    estimator: Annotated[EstimatorName | None, text(MEASURE, f"{choices(EstimatorName)}.", metavar="WORD")] = None,
-    layers: Annotated[str | None, text(MEASURE, "Only layers of these names.", metavar="PATTERN")] = None,
-    modality: Annotated[
-        list[str] | None, text(MEASURE, f"Only {', '.join(MODALITIES)}; repeatable.", metavar="WORD")
-    ] = None,
-    knn: Annotated[
-        Knn | None, text(MEASURE, f"Neighbour search: {choices(Knn)}, auto the faster; same result.", metavar="WORD")
-    ] = None,
-    memory: o.Memory = None,
-    spill: Annotated[Path | None, text(MEASURE, "Put on disk what exceeds memory.", metavar="DIR")] = None,
-    revision: o.Revision = None,
-    dtype: o.Dtype = None,
-    device: o.Device = None,
-    trust_remote_code: o.TrustRemoteCode = None,
-    cache_dir: o.CacheDir = None,
-    local_files_only: o.LocalFilesOnly = None,
     recipe: o.Recipe = None,
     set_: o.Set = None,
     plan: o.Plan = False,
@@ -86,9 +43,9 @@ def command(
     overwrite: o.Overwrite = False,
     compare_with: Annotated[
         Path | None,
-        text(o.SHOWN, "A profile, run folder, or blip-coco (published).", "--compare", metavar="FILE"),
+        text(o.SHOWN, "Compare with a profile, a run folder, or blip-coco (published).", "--compare", metavar="FILE"),
     ] = None,
-    json: Annotated[bool, flag(o.SHOWN, "The profile alone, on stdout.", "--json")] = False,
+    json: Annotated[bool, flag(o.SHOWN, "Print the profile as JSON to stdout.", "--json")] = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -96,7 +53,7 @@ def command(
 
     Shows a table and leaves a run folder with profile.json, profile.png and the recipe that repeats the run.
     """
-    reporter, asked = o.begin(context.params, SETTINGS)
+    reporter, asked = o.begin(context)
     other = load_profile(compare_with) if compare_with else None
     from idvl.workflows import estimate_id
 

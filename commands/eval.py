@@ -10,7 +10,8 @@ import typer
 
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
-from idvl.commands.options import flag, number, text
+from idvl.commands.options import flag, text
+from idvl.commands.settings import PANELS, Settings, flag_of
 from idvl.errors import UsageError
 
 EPILOG = """[bold]Examples[/bold]
@@ -26,82 +27,32 @@ accelerate launch -m idvl eval openai/clip-vit-large-patch14 --task retrieval --
 Values are in percent, CIDEr times 100, as in the tables of papers. Flags win over --set, --set over the recipe file,
 the file over the defaults."""
 
-EVALUATION = "Evaluation"
-
-# recipe section -> the flags that set its keys
-SETTINGS = {
-    "model": ("revision", "dtype", "device", "trust_remote_code", "cache_dir", "local_files_only"),
-    "data": (
-        "dataset", "data_dir", "dataset_id", "image_column", "text_column", "label_column", "answers_column",
-        "second_image_column", "allow_outside", "seed",
-    ),
-    "eval": (
-        "task", "split", "limit", "batch_size", "prompt", "beams", "min_length", "max_length", "templates", "rerank",
-        "metrics",
-    ),
-}  # fmt: skip
+SETTINGS = Settings(
+    keys=("eval", "data", "model"),
+    without=("eval.every", "eval.after", "data.split", "data.samples", "data.batch_size", "data.force"),
+)
+EVALUATION = PANELS["eval"]
+# what makes no sense with --score
+UNSCORED = ("output_dir", "resume", "overwrite", "recipe", "eval__limit", "eval__split", "data__dataset")
 
 
 def command(
     context: typer.Context,
     model: o.Model = None,
     *,
-    task: Annotated[
-        str | None, text(EVALUATION, "caption, retrieval, reasoning, classification or vqa.", metavar="WORD")
-    ] = None,
-    limit: Annotated[int | None, number(EVALUATION, "So many samples, drawn by seed; all by default.", min=1)] = None,
-    batch_size: Annotated[
-        str | None, text(EVALUATION, "Samples at a time; 16 by default. auto: as many as fit.", metavar="N")
-    ] = None,
-    prompt: Annotated[str | None, text(EVALUATION, "What captions start with, or how a question is put.")] = None,
-    beams: Annotated[int | None, number(EVALUATION, "Beams of the search; 3 by default.", min=1)] = None,
-    min_length: Annotated[
-        int | None, number(EVALUATION, "Fewest tokens; 5 of a caption, 1 of an answer.", min=0)
-    ] = None,
-    max_length: Annotated[
-        int | None, number(EVALUATION, "Most tokens; 20 of a caption, 10 of an answer.", min=1)
-    ] = None,
-    templates: Annotated[
-        list[str] | None,
-        text(EVALUATION, "A sentence with {} for the class, without a head; repeatable.", "--template"),
-    ] = None,
-    rerank: Annotated[
-        int | None, number(EVALUATION, "Candidates that a matching head looks at; 128 by default.", min=0)
-    ] = None,
-    metrics: Annotated[
-        list[str] | None,
-        text(EVALUATION, "One more metric of evaluate: a folder, or a name of the Hub.", "--metric", metavar="NAME"),
-    ] = None,
-    compare: Annotated[
-        Path | None, text(EVALUATION, "results.json of a run to show the difference to.", metavar="FILE")
-    ] = None,
-    score: Annotated[
-        Path | None, text(EVALUATION, "Score this predictions.jsonl again; no model.", metavar="FILE")
-    ] = None,
-    list_: Annotated[bool, flag(EVALUATION, "The datasets that idvl knows, and stop.", "--list")] = False,
-    dataset: o.Dataset = None,
-    data_dir: o.DataDir = None,
-    dataset_id: o.DatasetId = None,
-    image_column: o.ImageColumn = None,
-    text_column: o.TextColumn = None,
-    label_column: o.LabelColumn = None,
-    answers_column: o.AnswersColumn = None,
-    second_image_column: o.SecondImageColumn = None,
-    allow_outside: o.AllowOutside = None,
-    split: Annotated[str | None, text(o.DATA, "Split; the dataset's own for evaluation by default.")] = None,
-    seed: o.Seed = None,
-    revision: o.Revision = None,
-    dtype: o.Dtype = None,
-    device: o.Device = None,
-    trust_remote_code: o.TrustRemoteCode = None,
-    cache_dir: o.CacheDir = None,
-    local_files_only: o.LocalFilesOnly = None,
     recipe: o.Recipe = None,
     set_: o.Set = None,
+    compare: Annotated[
+        Path | None, text(EVALUATION, "Show the difference to this run folder or results.json.", metavar="FILE")
+    ] = None,
+    score: Annotated[
+        Path | None, text(EVALUATION, "Score this predictions.jsonl again, without a model.", metavar="FILE")
+    ] = None,
+    list_: Annotated[bool, flag(EVALUATION, "List the known datasets and stop.", "--list")] = False,
     output_dir: o.Output = None,
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
-    json: Annotated[bool, flag(o.SHOWN, "The results alone, on stdout.", "--json")] = False,
+    json: Annotated[bool, flag(o.SHOWN, "Print the results as JSON to stdout.", "--json")] = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -113,10 +64,9 @@ def command(
         return _list(json=json)
     if score and model:
         raise UsageError(f"--score reads predictions and no model: leave out {model}")
-    ignored = ("output_dir", "resume", "overwrite", "recipe", "limit", "split", "dataset")
-    if score and (given := [name for name in ignored if context.params[name]]):
-        raise UsageError(f"--score reads predictions alone: leave out --{given[0].removesuffix('_dir')}")
-    reporter, asked = o.begin({**context.params, "model": str(score) if score else model}, SETTINGS)
+    if score and (given := [name for name in UNSCORED if context.params[name]]):
+        raise UsageError(f"--score reads predictions alone: leave out {flag_of(context, given[0])}")
+    reporter, asked = o.begin(context, model=str(score) if score else model)
     from idvl.evaluation import scoring
     from idvl.workflows import evaluate
 
@@ -126,7 +76,7 @@ def command(
             results = scoring.score_again(
                 score,
                 task=asked.eval.task,
-                seed=seed,
+                seed=asked.data.seed if context.params["data__seed"] else None,
                 resamples=asked.eval.resamples,
                 compared=compare,
                 other_metrics=evaluate.other_metrics(asked),

@@ -17,14 +17,14 @@ SINGLE = {"recipe": "--recipe", "push_to_hub": "--push-to-hub", "public": "--pub
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def carry_out(params: dict[str, Any], sections: dict[str, tuple[str, ...]]) -> None:
+def carry_out(params: dict[str, Any]) -> None:
     """Run a matrix as the flags of `idvl prune` ask. RunError, after the table, where cells failed."""
     if params["matrix"] is None:
         raise UsageError("--budget is for many runs: add --matrix FILE")
     if given := [flag for name, flag in SINGLE.items() if params[name]]:
         raise UsageError(f"--matrix and {given[0]} exclude each other: a matrix holds its recipe and uploads nothing")
     seconds = None if params["budget"] is None else parse_time(params["budget"])
-    reporter, asked = o.asked(params, sections)
+    reporter, asked = o.asked(params)
     from idvl.sweep import sweep
 
     with results_alone():

@@ -6,6 +6,7 @@ Unknown keys and values are refused with the nearest valid one. Workflows and co
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -85,8 +86,11 @@ class Section(BaseModel):
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError(f"a number or text, not {str(value).lower()}")
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"text without NUL characters, not {quoted(value)}")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError(f"text without NUL characters, not {quoted(text)}")
+            if isinstance(text, str) and text.encode("utf-8", "replace").decode() != text:
+                raise ValueError(f"valid UTF-8, not {quoted(text)}")
         if value == "" and info.field_name not in EMPTY:
             raise ValueError("a value, not ''; leave it out for the default")
         return value
@@ -107,48 +111,72 @@ Amount = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class ModelSection(Section):
-    """Which checkpoint, and how it is loaded."""
+def _setting(
+    default: Any, text: str, *, shown: str | None = None, flag: str | None = None, value: str | None = None
+) -> Any:
+    """A setting's default and what the command line says of it.
 
-    name: str
-    revision: str | None = None
-    dtype: Dtype = "float32"
-    device: str | None = None  # None: the accelerator if there is one
-    trust_remote_code: bool = False
-    cache_dir: Path | None = None
-    local_files_only: bool = False
+    `shown` is the default in words; `flag` its option where that is not its name ("" for none); `value` a placeholder.
+    """
+    return Field(default, description=text, json_schema_extra={"shown": shown, "flag": flag, "value": value})
+
+
+class ModelSection(Section):
+    """The checkpoint and how it is loaded."""
+
+    name: str = _setting(..., "Hub id, local folder, builtin/blip or builtin/vit.", flag="")
+    revision: str | None = _setting(None, "Branch, tag or commit on the Hub.", shown="the main branch")
+    dtype: Dtype = _setting("float32", "Precision in which the weights are loaded.")
+    device: str | None = _setting(None, "Device, such as cpu or cuda:0.", shown="the accelerator, if there is one")
+    trust_remote_code: bool = _setting(False, "Run Python code from the model's repository.")
+    cache_dir: Path | None = _setting(None, "Folder for downloads.", shown="that of huggingface_hub")
+    local_files_only: bool = _setting(False, "Download nothing.")
 
 
 class DataSection(Section):
-    """Which samples."""
+    """The samples."""
 
-    dataset: str | None = None  # None: the data set that the built-in model was trained on
-    data_dir: Path | None = None
-    dataset_id: str | None = None
-    image_column: str | None = None
-    text_column: str | None = None
-    label_column: str | None = None
-    answers_column: str | None = None
-    second_image_column: str | None = None  # of tasks that show two
-    allow_outside: bool = False  # read images that a table names outside of the dataset's folder
-    split: str | None = None  # None: the dataset's own
-    samples: Count | None = None  # None: the dataset's own number
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    batch_size: Count = 16
-    force: bool = False  # estimate from fewer than 100 samples all the same
+    dataset: str | None = _setting(
+        None,
+        "Name listed by idvl eval --list, or a local path.",
+        shown="the one that the built-in model was trained on",
+    )
+    data_dir: Path | None = _setting(None, "Local copy of the dataset.", value="DIR")
+    dataset_id: str | None = _setting(None, "Hub repository to read the dataset from instead.", value="ID")
+    image_column: str | None = _setting(None, "Column with the images.", value="NAME")
+    text_column: str | None = _setting(None, "Column with the texts.", value="NAME")
+    label_column: str | None = _setting(None, "Column with the class labels.", value="NAME")
+    answers_column: str | None = _setting(None, "Column with the answers to a question.", value="NAME")
+    second_image_column: str | None = _setting(
+        None, "Column with the second image, for tasks on two images.", value="NAME"
+    )
+    allow_outside: bool = _setting(False, "Read images that a table names outside of the dataset's folder.")
+    split: str | None = _setting(None, "Split to read.", shown="the dataset's own; prune: train", value="NAME")
+    samples: Count | None = _setting(
+        None, "Number of samples to estimate dimensions from.", shown="the dataset's own, mostly 2000"
+    )
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = _setting(0, "Random seed, which also selects the samples.")
+    batch_size: Count = _setting(16, "Samples per forward pass; changes results by rounding only.")
+    force: bool = _setting(False, "Estimate even from fewer than 100 samples.")
 
 
 class EstimateSection(Section):
-    """Which layers, what is a point, and how its dimension is estimated."""
+    """Which layers are measured, what a point is, and how its dimension is estimated."""
 
-    tokens: Tokens = "flatten"
-    capture: Capture = "output"
-    estimator: EstimatorName = "twonn"
-    layers: str | None = None  # a pattern of qualified module names
-    modality: Annotated[Annotated[list[Modality], Field(min_length=1)] | None, BeforeValidator(_words)] = None
-    knn: Knn = "auto"
-    memory: Annotated[str, BeforeValidator(str), AfterValidator(_size)] | None = None  # None: a quarter of what is free
-    spill: Path | None = None
+    tokens: Tokens = _setting("flatten", "What a point is: all tokens of a sample, their mean, or one of them.")
+    capture: Capture = _setting("output", "Side of a layer that is measured.")
+    estimator: EstimatorName = _setting("twonn", "Estimator of the intrinsic dimension.")
+    layers: str | None = _setting(
+        None, "Measure only layers whose name matches this pattern.", shown="all", value="PATTERN"
+    )
+    modality: Annotated[Annotated[list[Modality], Field(min_length=1)] | None, BeforeValidator(_words)] = _setting(
+        None, "Measure only layers of this modality; repeatable.", shown="all"
+    )
+    knn: Knn = _setting("auto", "Neighbour search backend; all give the same result, auto takes the fastest.")
+    memory: Annotated[str, BeforeValidator(str), AfterValidator(_size)] | None = _setting(
+        None, "Memory budget, such as 8GiB.", shown="a quarter of what is free", value="SIZE"
+    )
+    spill: Path | None = _setting(None, "Folder on disk for data beyond the memory budget.", value="DIR")
 
     @property
     def memory_bytes(self) -> int | None:
@@ -157,73 +185,110 @@ class EstimateSection(Section):
 
 
 class PruneSection(Section):
-    """Which weights go, and when. `initial` and `final` are shares of all steps."""
+    """Which weights are pruned, and when. `initial` and `final` are fractions of all steps."""
 
-    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: what N:M fixes, else 0.8
-    criterion: Criterion = DEFAULT_CRITERION
-    id_weight: IdWeight = "multiply"
-    id_exponent: Annotated[float, Field(gt=0, le=40)] = 1.0  # 2 to the 40 is beyond any factor that is used
-    profile: str = "auto"  # or a file, or published:NAME
-    missing_id: MissingId = "median"
-    refresh_profile: Count | None = None  # in epochs
-    scope: str = "all"  # vision, language, language-without-cross, or a pattern of layer names
-    allocation: Allocation | None = None  # None: global, and for N:M uniform
-    structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = "unstructured"
-    floor: Share = 0.0  # the least sparsity of a layer
-    ceiling: Share = 1.0  # the most
-    min_keep: Amount | None = None  # weights that every layer keeps
-    schedule: ScheduleName = "cubic"
-    initial: Share = 0.2
-    final: Share = 0.2
-    mask_every: Count | None = None  # None: 10, or fewer where that leaves fewer than 10 masks
-    monotone: bool = False
-    compat: Compat = "none"
-    beta1: Share = 0.85
-    beta2: Share = 0.95
-    window: Count = 10
-    smoothing_dtype: Smoothing = "float32"
+    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = _setting(
+        None, "Fraction of the weights in scope that become zero.", shown="0.8; with N:M, what it implies"
+    )
+    criterion: Criterion = _setting(DEFAULT_CRITERION, "Importance score of a weight.")
+    id_weight: IdWeight = _setting("multiply", "How the layer's intrinsic dimension enters the score.")
+    # 2 to the 40 is beyond any factor that is used
+    id_exponent: Annotated[float, Field(gt=0, le=40)] = _setting(1.0, "Exponent of the intrinsic dimension.")
+    profile: str = _setting(
+        "auto",
+        "Where the intrinsic dimensions come from: auto (estimated first), a file, or published:blip-coco.",
+        value="PROFILE",
+    )
+    missing_id: MissingId = _setting("median", "What to do about layers without a sound dimension.")
+    refresh_profile: Count | None = _setting(None, "Re-estimate the dimensions every N epochs.", shown="never")
+    scope: str = _setting(
+        "all", "Layers to prune: all, vision, language, language-without-cross, or a pattern of names.", value="SCOPE"
+    )
+    allocation: Allocation | None = _setting(
+        None, "One threshold over all layers, or the same sparsity in each.", shown="global; with N:M, uniform"
+    )
+    structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = _setting(
+        "unstructured", "unstructured, or N:M, such as 2:4.", value="STRUCTURE"
+    )
+    floor: Share = _setting(0.0, "Lowest sparsity of a layer.")
+    ceiling: Share = _setting(1.0, "Highest sparsity of a layer.")
+    min_keep: Amount | None = _setting(None, "Number of weights that every layer keeps at least.", shown="1")
+    schedule: ScheduleName = _setting("cubic", "Sparsity schedule.")
+    initial: Share = _setting(0.2, "Fraction of the steps before pruning starts.")
+    final: Share = _setting(0.2, "Fraction of the steps after pruning has ended.")
+    mask_every: Count | None = _setting(None, "Steps between two mask updates.", shown="10, fewer in short runs")
+    monotone: bool = _setting(False, "Keep pruned weights pruned.")
+    compat: Compat = _setting("none", "Update masks as this code does; icml24 is the paper's.")
+    beta1: Share = _setting(0.85, "PLATON's smoothing of the importance.", flag="")
+    beta2: Share = _setting(0.95, "PLATON's smoothing of the uncertainty.", flag="")
+    window: Count = _setting(10, "Steps that PLATON averages the importance over.", flag="")
+    smoothing_dtype: Smoothing = _setting("float32", "Precision of PLATON's state.", flag="")
 
 
 class TrainSection(Section):
-    """How the weights are trained meanwhile. `batch_size` is one process's."""
+    """How the weights are trained while they are pruned. `batch_size` is per process."""
 
-    samples: Count | None = None  # None: all of the split
-    texts: Texts | None = None  # of a sample's captions, each epoch another or the first; None: a built-in model's way
-    epochs: Amount | None = None  # None: 5, or what max_steps says
-    max_steps: Count | None = None
-    batch_size: Count = 20
-    accumulate: Count = 1
-    learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: a built-in model's own, else 1e-5
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lr_schedule: str = "cosine"
-    warmup: Share = 0.0
-    clip: Annotated[float, Field(gt=0)] | None = None
-    mixed_precision: Precision = "no"
-    gradient_checkpointing: bool = False
-    distill: Annotated[float, Field(ge=0)] = 0.0
-    checkpoint_every: Count = 500
-    report_to: Annotated[list[str], BeforeValidator(_words)] = []
-    new_head: bool = False
+    samples: Count | None = _setting(None, "Number of training samples.", shown="all of the split", flag="")
+    texts: Texts | None = _setting(
+        None, "Which of a sample's captions is read in an epoch.", shown="a built-in model's own, else any", flag=""
+    )
+    epochs: Amount | None = _setting(None, "Passes over the training samples.", shown="5")
+    max_steps: Count | None = _setting(None, "Number of optimizer steps, instead of --epochs.")
+    batch_size: Count = _setting(20, "Training samples per process and batch.")
+    accumulate: Count = _setting(1, "Batches per optimizer step.")
+    learning_rate: Annotated[float, Field(gt=0)] | None = _setting(
+        None, "Peak learning rate.", shown="a built-in model's own, else 1e-5"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = _setting(0.0, "Weight decay of AdamW.")
+    lr_schedule: str = _setting("cosine", "Learning rate scheduler of transformers.", flag="")
+    warmup: Share = _setting(0.0, "Fraction of the steps that the learning rate rises.", flag="")
+    clip: Annotated[float, Field(gt=0)] | None = _setting(None, "Largest norm of the gradient.", shown="no clipping")
+    mixed_precision: Precision = _setting("no", "Precision of forward and backward passes.")
+    gradient_checkpointing: bool = _setting(False, "Recompute activations: less memory, more time.")
+    distill: Annotated[float, Field(ge=0)] = _setting(0.0, "Weight of the KL divergence to the dense model.")
+    checkpoint_every: Count = _setting(500, "Steps between two checkpoints.")
+    report_to: Annotated[list[str], BeforeValidator(_words)] = _setting(
+        [], "Tracker: tensorboard, wandb or trackio; repeatable.", value="NAME"
+    )
+    new_head: bool = _setting(False, "Put a new classifier for this dataset's labels on the model.")
 
 
 class EvalSection(Section):
-    """How well a model does its task. `split` and `batch_size` are those of the evaluation alone."""
+    """How a model is evaluated. `split` and `batch_size` are those of the evaluation alone."""
 
-    task: str | None = None  # None: the first that the model can do and the dataset is for
-    split: str | None = None  # None: the dataset's own for evaluation
-    limit: Count | None = None  # None: all samples
-    batch_size: Annotated[Amount, BeforeValidator(_or_auto)] = 16  # 0, "auto": the largest that fits
-    prompt: str | None = None  # None: the model's own
-    beams: Annotated[int, Field(ge=1, le=1000)] = 3
-    # None: the task's own, 5 to 20 tokens of a caption, 1 to 10 of an answer
-    min_length: Annotated[int, Field(ge=0, le=100_000)] | None = None
-    max_length: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}."]
-    rerank: Amount = 128
-    metrics: Annotated[list[str], BeforeValidator(_words)] = []
-    resamples: Annotated[int, Field(ge=100, le=100_000)] | None = None  # None: 1,000
-    every: Count | None = None  # in optimizer steps of prune
-    after: bool = True  # prune evaluates the pruned model
+    task: str | None = _setting(
+        None,
+        "caption, retrieval, reasoning, classification or vqa.",
+        shown="the first that both model and dataset are for",
+        value="TASK",
+    )
+    split: str | None = _setting(None, "Split to evaluate on.", shown="the dataset's own for evaluation", value="NAME")
+    limit: Count | None = _setting(None, "Evaluate at most N samples, drawn by --seed.", shown="all")
+    batch_size: Annotated[Amount, BeforeValidator(_or_auto)] = _setting(
+        16, "Samples per batch; auto takes as many as fit.", value="N|auto"
+    )
+    prompt: str | None = _setting(None, "What captions start with, or how a question is put.", shown="the model's own")
+    beams: Annotated[int, Field(ge=1, le=1000)] = _setting(3, "Beams of the beam search.")
+    min_length: Annotated[int, Field(ge=0, le=100_000)] | None = _setting(
+        None, "Fewest tokens of a prediction.", shown="5 for captions, 1 for answers"
+    )
+    max_length: Annotated[int, Field(ge=1, le=100_000)] | None = _setting(
+        None, "Most tokens of a prediction.", shown="20 for captions, 10 for answers"
+    )
+    templates: Annotated[list[str], Field(min_length=1)] = _setting(
+        ["a photo of a {}."],
+        "Sentence for zero-shot classification, with {} for the class; repeatable.",
+        flag="--template",
+    )
+    rerank: Amount = _setting(128, "Candidates that a matching head reranks.")
+    metrics: Annotated[list[str], BeforeValidator(_words)] = _setting(
+        [], "Additional metric of evaluate, a folder or a Hub name; repeatable.", flag="--metric", value="NAME"
+    )
+    resamples: Annotated[int, Field(ge=100, le=100_000)] | None = _setting(
+        None, "Bootstrap samples of an interval.", shown="1000", flag=""
+    )
+    every: Count | None = _setting(None, "Evaluate every N steps.", shown="never", flag="--eval-every")
+    after: bool = _setting(True, "Evaluate the pruned model.", shown="eval", flag="--eval/--no-eval")
 
 
 class Recipe(Section):
@@ -300,6 +365,20 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 def keys() -> list[str]:
     """Every dotted key of a recipe."""
     return [f"{section}.{name}" for section in SECTIONS for name in _names(section)]
+
+
+@functools.cache
+def described() -> dict[str, dict[str, Any]]:
+    """Every dotted key with the JSON schema of its setting, `shown`, `flag` and `value` included."""
+    return {f"{section}.{name}": schema for section in SECTIONS for name, schema in _schemas(section)}
+
+
+def _schemas(section: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    model: type[Section] = Recipe.model_fields[section].annotation  # type: ignore[assignment]
+    for name, schema in model.model_json_schema()["properties"].items():
+        # null is no value of its own
+        (kind,) = [kind for kind in schema.pop("anyOf", [{}]) if kind.get("type") != "null"]
+        yield name, kind | schema
 
 
 def _names(section: str) -> Iterable[str]:

@@ -66,6 +66,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ({"prune.structure": "\uff12:\uff14"}, "prune.structure: "),
         ({"model.name": "x" * 5000}, "model.name: string should have at most 4096 characters, not 'xxx"),
         ({"data.data_dir": "a\0b"}, r"data.data_dir takes text without NUL characters, not 'a\\x00b'"),
+        ({"train.report_to": ["a\udcffb"]}, r"train.report_to takes valid UTF-8, not 'a\\udcffb'"),
         ({"data.split": ""}, "data.split takes a value, not ''; leave it out for the default"),
         ({"eval.templates": {"a": ["x" * 1000] * 1000}}, "eval.templates: .*, not {'a'"),
     ],

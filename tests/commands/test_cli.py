@@ -199,8 +199,8 @@ def test_beside_the_main_process_all_is_silent(
     [
         (["estimate-id"], "no model: name one"),
         (["estimat-id"], "No such command 'estimat-id'.* Did you mean 'estimate-id'"),
-        (["estimate-id", "m", "--tokens", "mena"], "--tokens.*'mena'"),
-        (["estimate-id", "m", "--samples", "0"], "--samples"),
+        (["estimate-id", "m", "--tokens", "mena"], "estimate.tokens: 'mena' is not one of.*did you mean 'mean'"),
+        (["estimate-id", "m", "--samples", "0"], "data.samples: .*greater than or equal to 1"),
         (["estimate-id", "m", "--no-such"], "No such option"),
         (["estimate-id", "m", "--set", "estimate.estimater=x"], "did you mean 'estimate.estimator'"),
         (["estimate-id", "m", "--modality", "visoin"], "did you mean 'vision'"),
@@ -254,7 +254,7 @@ def test_a_lack_of_memory_names_only_flags_that_the_command_has(
     assert main([command, "m"]) == 1
     line = capsys.readouterr().err
     assert line.startswith("idvl: out of memory: ") and line.count("\n") == 1
-    flags = {flag for each in get_command(app).commands[command].params for flag in each.opts}
+    flags = {flag for each in get_command(app()).commands[command].params for flag in each.opts}
     named = set(re.findall(r"--[a-z-]+", line))
     assert named and named <= flags
 
