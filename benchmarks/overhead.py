@@ -20,7 +20,7 @@ from idvl.data.shapes import samples
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
 from idvl.sparsity import criteria
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.training import Training, train
 
@@ -37,7 +37,7 @@ def timed(folder: Path, drawn: list, steps: int, criterion: str | None) -> dict[
     if criterion:
         schedule = Schedule(target=0.8, total_steps=steps, initial=0.2, final=0.2, mask_every=10)
         weights = {name: layer.module.weight for name, layer in layers.items()}
-        pruner = Pruner(weights, criterion=criteria.load(criterion), schedule=schedule)
+        pruner = WeightPruner(weights, criterion=criteria.load(criterion), schedule=schedule)
 
     def on_step(step: int) -> None:
         start = time.perf_counter()

@@ -14,6 +14,8 @@ _HOME = {
     "Estimate": "idvl.profile",
     "LayerProfile": "idvl.profile",
     "Profile": "idvl.profile",
+    "PruneCallback": "idvl.pruning.callback",
+    "Pruner": "idvl.pruning.api",
     "RunError": "idvl.errors",
     "Sample": "idvl.data.samples",
     "UsageError": "idvl.errors",

@@ -39,7 +39,7 @@ def test_importing_idvl_imports_nothing_heavy() -> None:
 
 
 def test_public_names_are_there_and_documented() -> None:
-    assert 8 <= len(idvl.__all__) <= 16
+    assert 8 <= len(idvl.__all__) <= 24
     for name in idvl.__all__:
         assert name in dir(idvl)
         assert name == "__version__" or getattr(idvl, name).__doc__
@@ -77,7 +77,12 @@ def test_a_wheel_holds_commands_recipes_and_data(tmp_path: Path) -> None:
     subprocess.run([*build, str(tmp_path), str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("idvl-*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    expected = {"idvl/commands/estimate_id.py", "idvl/recipes/demo.yaml", "idvl/profiles/blip-coco.json"}
+    expected = {
+        "idvl/commands/estimate_id.py",
+        "idvl/recipes/demo.yaml",
+        "idvl/profiles/blip-coco.json",
+        "idvl/py.typed",
+    }
     data = {path for path in (ROOT / "idvl" / "builtin").glob("**/*") if path.is_file() and path.suffix != ".pyc"}
     assert expected | {path.relative_to(ROOT).as_posix() for path in data} <= held
     assert any(name.endswith(".safetensors") for name in held)

@@ -168,14 +168,14 @@ def _pruner(folder: Path, device: torch.device, criterion: str, *, structure: st
     """A pruner of a small BLIP on the device, and the BLIP."""
     from idvl.models.layers import find_layers
     from idvl.sparsity import criteria
-    from idvl.sparsity.pruner import Pruner
+    from idvl.sparsity.pruner import WeightPruner
     from idvl.sparsity.schedule import Schedule
 
     loaded = _load(folder, device)
     weights = {name: layer.module.weight for name, layer in find_layers(loaded.model, loaded.family).items()}
     allocation = "global" if structure == "unstructured" else "uniform"
     options = {"criterion": criteria.load(criterion), "structure": structure, "allocation": allocation}
-    return Pruner(weights, schedule=Schedule(**schedule), **options), loaded
+    return WeightPruner(weights, schedule=Schedule(**schedule), **options), loaded
 
 
 def half_precision(device: torch.device, folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from idvl.pruning.settings import AUTO
 from idvl.recipe import PruneSection, Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, other_widths
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 
 if TYPE_CHECKING:
     from idvl.pruning.job import Job
@@ -30,11 +30,22 @@ def named(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
     """The profile that a recipe names, None where it names or needs none. UsageError for one of another model."""
     if prune.id_weight == "none" or prune.profile == AUTO:
         return None
-    name = prune.profile
-    profile = published(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else load_profile(name)
+    return fitting(prune.profile, layers)
+
+
+def fitting(profile: Profile | Path | str, layers: Mapping[str, Layer]) -> Profile:
+    """A profile, or the one of this name or path. UsageError for one whose layers have other widths."""
+    name = "" if isinstance(profile, Profile) else f" {profile}"
+    if not isinstance(profile, Profile):
+        profile = _named(str(profile))
     for difference in other_widths(profile, layers).values():
-        raise UsageError(f"the profile {name} is of another model: {difference}")
+        raise UsageError(f"the profile{name} is of another model: {difference}")
     return profile
+
+
+def _named(name: str) -> Profile:
+    """The profile in a file or a run folder, or published:NAME. UsageError if there is none."""
+    return published(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else load_profile(name)
 
 
 def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
@@ -52,7 +63,7 @@ def estimation(job: Job, reporter: Reporter, *, begun: Path | None = None) -> Es
     return made
 
 
-def refreshed(job: Job, pruner: Pruner, opened: runs.Run | None, epoch: int) -> Profile:
+def refreshed(job: Job, pruner: WeightPruner, opened: runs.Run | None, epoch: int) -> Profile:
     """The dimensions of the model as it is now, masked; written into the run's folder."""
     asked, data = _asked(job), job.recipe.data
     drawn = choose_samples(asked, data.dataset, job.team, split=asked.data.split, n=data.samples, force=data.force)

@@ -17,7 +17,7 @@ from idvl.data.samples import Sample
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import Loaded
 from idvl.sparsity.criteria.magnitude import Magnitude
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.training.batches import Collate
 
@@ -96,7 +96,9 @@ def _bytes(batch: dict[str, Tensor]) -> int:
 def pruned(weights: dict[str, nn.Parameter], ratio: float) -> Iterator[int]:
     """Inside, round(ratio x weights) of the smallest weights of all these tensors together are zero; how many."""
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    pruner = Pruner(weights, criterion=Magnitude(), schedule=Schedule(kind="one-shot", target=ratio, total_steps=1))
+    pruner = WeightPruner(
+        weights, criterion=Magnitude(), schedule=Schedule(kind="one-shot", target=ratio, total_steps=1)
+    )
     try:
         yield pruner.step(1).zeros
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ from idvl.data.samples import Selection
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.models.heads import with_new_head
-from idvl.models.layers import in_scope
+from idvl.models.layers import Layer, in_scope
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.settings import schedule_of, training_of
-from idvl.recipe import Recipe
+from idvl.recipe import PruneSection, Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model
 from idvl.sparsity import criteria, icml24
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
+from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import Multipliers, multipliers
 from idvl.training import steps_per_epoch, total_steps
@@ -99,12 +101,8 @@ class Job:
         return self.recipe.prune.id_weight != "none" and self.known is None
 
     def take(self, loaded: Loaded) -> None:
-        """Go on with this model. UsageError for layers that the structure does not fit."""
-        prune = self.recipe.prune
-        self.loaded, self.layers = loaded, in_scope(loaded.model, loaded.family, prune.scope)
-        for layer in self.layers.values() if parse(prune.structure).grouped else ():
-            if layer.module.weight.shape[1] != layer.in_features:
-                raise UsageError(f"{prune.structure} groups inputs, which {layer.name} stores as rows")
+        """Continue with this model."""
+        self.loaded, self.layers = loaded, in_scope(loaded.model, loaded.family, self.recipe.prune.scope)
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
@@ -132,30 +130,53 @@ class Job:
 
     def criterion(self) -> criteria.Criterion:
         """A new criterion as the recipe sets it."""
-        prune = self.recipe.prune
-        load = icml24.load if prune.compat == "icml24" else criteria.load
-        return load(prune.criterion, **{key: getattr(prune, key) for key in criteria.settings(prune.criterion)})
+        return criterion_of(self.recipe.prune)
 
-    def pruner(self, weighted: Multipliers | None) -> Pruner:
+    def pruner(self, weighted: Multipliers | None) -> WeightPruner:
         """A new pruner of the layers in scope."""
-        prune = self.recipe.prune
+        factors = weighted.factors if weighted else None
+        if self.recipe.prune.compat == "none":
+            return pruner_of(self.recipe.prune, self.layers, self.schedule, factors)
         modules = {name: layer.module for name, layer in self.layers.items()}
-        weights = {name: module.weight for name, module in modules.items()}
-        common = {
-            "criterion": self.criterion(),
-            "factors": weighted.factors if weighted else None,
-            "schedule": self.schedule,
-        }
-        if prune.compat == "icml24":
-            biases = {name: module.bias for name, module in modules.items() if module.bias is not None}
-            return icml24.Icml24(weights, steps_per_epoch=self.per_epoch, biases=biases, **common)
-        return Pruner(
-            weights,
-            allocation=prune.allocation,
-            structure=prune.structure,
-            floor=prune.floor,
-            ceiling=prune.ceiling,
-            min_keep=prune.min_keep,
-            monotone=prune.monotone,
-            **common,
+        return icml24.Icml24(
+            {name: module.weight for name, module in modules.items()},
+            steps_per_epoch=self.per_epoch,
+            biases={name: module.bias for name, module in modules.items() if module.bias is not None},
+            criterion=self.criterion(),
+            factors=factors,
+            schedule=self.schedule,
         )
+
+
+def criterion_of(prune: PruneSection) -> criteria.Criterion:
+    """A new criterion as a recipe sets it."""
+    load = icml24.load if prune.compat == "icml24" else criteria.load
+    return load(prune.criterion, **{key: getattr(prune, key) for key in criteria.settings(prune.criterion)})
+
+
+def pruner_of(
+    prune: PruneSection,
+    layers: Mapping[str, Layer],
+    schedule: Schedule,
+    factors: Mapping[str, float] | None,
+    criterion: criteria.Criterion | None = None,
+) -> WeightPruner:
+    """A new pruner of `layers` as a resolved recipe sets it. `criterion`: one to use in place of the one it names.
+
+    UsageError for layers that the structure does not fit.
+    """
+    for layer in layers.values() if parse(prune.structure).grouped else ():
+        if layer.module.weight.shape[1] != layer.in_features:
+            raise UsageError(f"{prune.structure} groups inputs, which {layer.name} stores as rows")
+    return WeightPruner(
+        {name: layer.module.weight for name, layer in layers.items()},
+        criterion=criterion or criterion_of(prune),
+        schedule=schedule,
+        factors=factors,
+        allocation=prune.allocation,
+        structure=prune.structure,
+        floor=prune.floor,
+        ceiling=prune.ceiling,
+        min_keep=prune.min_keep,
+        monotone=prune.monotone,
+    )

@@ -20,7 +20,7 @@ from idvl.pruning import dimensions
 from idvl.pruning.job import Job
 from idvl.pruning.plan import PruningPlan
 from idvl.reporting.schemas import TEXT, misfit
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 
 REPORT = "report.json"
 # what a finished run's report is shown and gone on with by
@@ -45,7 +45,7 @@ EVALUATION = {
 
 def save(
     job: Job,
-    pruner: Pruner,
+    pruner: WeightPruner,
     profile: Profile | None,
     plan: PruningPlan,
     opened: runs.Run,

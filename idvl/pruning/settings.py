@@ -35,13 +35,8 @@ def resolved(recipe: Recipe) -> Recipe:
     """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
     _refuse(recipe)
     prune, train = recipe.prune, recipe.train
-    structure = parse(prune.structure)
     built_in = recipe.model.name.startswith("builtin/")
     rate = learning_rate_of(recipe.model.name) if built_in else LEARNING_RATE
-    pruning = {
-        "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else SPARSITY),
-        "allocation": prune.allocation or ("uniform" if structure.grouped else "global"),
-    }
     training = {
         "learning_rate": train.learning_rate or rate,
         # they were trained on the first caption
@@ -50,15 +45,30 @@ def resolved(recipe: Recipe) -> Recipe:
     }
     if prune.schedule == "one-shot":
         training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
-        pruning |= {"initial": 0.0, "final": 0.0, "mask_every": 1}
     made = with_dataset(recipe).model_copy(
         update={
-            "prune": prune.model_copy(update=pruning),
+            "prune": resolved_pruning(prune),
             "train": train.model_copy(update=training),
         }
     )
     _refuse_together(made)
     return made
+
+
+def resolved_pruning(prune: PruneSection) -> PruneSection:
+    """The section with every value that it leaves open. UsageError for values that do not go together."""
+    structure = parse(prune.structure)
+    update = {
+        "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else SPARSITY),
+        "allocation": prune.allocation or ("uniform" if structure.grouped else "global"),
+    }
+    if prune.schedule == "one-shot":
+        update |= {"initial": 0.0, "final": 0.0, "mask_every": 1}
+    prune = prune.model_copy(update=update)
+    limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
+    axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
+    refuse_axes(**axes, **limits)
+    return prune
 
 
 def continued(recipe: Recipe, folder: Path, *, ended: bool, judged: bool) -> dict[str, Any]:
@@ -140,9 +150,6 @@ def _refuse(recipe: Recipe) -> None:
 
 def _refuse_together(recipe: Recipe) -> None:
     prune = recipe.prune
-    limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
-    axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
-    refuse_axes(**axes, **limits)
     if prune.compat == "icml24" and recipe.train.mixed_precision == "fp16":
         raise UsageError(
             "compat icml24 and mixed_precision fp16: steps that fp16 skips would move its masks away from the ends of "

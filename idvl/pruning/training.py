@@ -14,7 +14,7 @@ from idvl.profile import Profile
 from idvl.pruning import dimensions, quality
 from idvl.pruning.job import Job
 from idvl.reporter import Reporter
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 from idvl.training import Outcome, agree, train
 from idvl.training.checkpoint import latest
 
@@ -31,7 +31,7 @@ def prune(
     *,
     resume: bool,
     judge: Judgement | None = None,
-) -> tuple[Pruner, Outcome]:
+) -> tuple[WeightPruner, Outcome]:
     """All steps that are left of a job. The pruner at the end, and what training did."""
     weighted = job.multipliers(profile)
     if weighted.substituted:
@@ -78,7 +78,7 @@ def prune(
     return pruner, outcome
 
 
-def sparsities(job: Job, pruner: Pruner) -> dict[str, float]:
+def sparsities(job: Job, pruner: WeightPruner) -> dict[str, float]:
     """The share of zeros in scope, and of each modality in it."""
     found = {"sparsity": pruner.sparsity()}
     for modality in dict.fromkeys(layer.modality for layer in job.layers.values()):

@@ -1,4 +1,4 @@
-"""The paper's own code, by name, where it differs from its text and from `Pruner`.
+"""The paper's own code, by name, where it differs from its text and from `WeightPruner`.
 
 Its state of PLATON begins anew every epoch, it prunes biases too, it sets masks at steps of its own and a few weights
 short of the budget, and holds them only until the next optimizer step. Its optimizer also leaves out the last step of
@@ -18,7 +18,7 @@ from idvl.sparsity import axes, criteria, threshold
 from idvl.sparsity.criteria import Criterion
 from idvl.sparsity.criteria.platon import Platon
 from idvl.sparsity.masks import Masks
-from idvl.sparsity.pruner import Pruner, Update
+from idvl.sparsity.pruner import Update, WeightPruner
 from idvl.sparsity.schedule import Schedule
 
 # the threshold of a tensor is no lower than its third smallest score: meant to keep three weights, it prunes two
@@ -64,8 +64,8 @@ def load(name: str, **settings: Any) -> Criterion:
     return CRITERIA[name](**settings) if name in CRITERIA else criteria.load(name, **settings)
 
 
-class Icml24(Pruner):
-    """`Pruner` as the paper's code has it, for `biases` (by layer name) too.
+class Icml24(WeightPruner):
+    """`WeightPruner` as the paper's code has it, for `biases` (by layer name) too.
 
     `masks` are those of the last update, and of weights alone, `bias_masks` those of biases, by the layer's name
     and ".bias"; in the final phase every step updates them.

@@ -43,7 +43,7 @@ class Update:
     digest: str
 
 
-class Pruner:
+class WeightPruner:
     """Prunes `weights`, (out, in) parameters by layer name, step by step.
 
     At due steps the masks are set anew and zeros are written; until the final phase weights are free to move and to

@@ -28,7 +28,7 @@ from idvl.models.loading import load
 from idvl.recipe import load as load_recipe
 from idvl.sparsity import axes, criteria, icml24
 from idvl.sparsity.masks import Masks
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.workflows import evaluate, prune
 from tests.reporter import Silent
@@ -138,7 +138,7 @@ def make_pruner(
     structure: str,
     schedule: str,
     compat: str,
-) -> Pruner:
+) -> WeightPruner:
     drawn = {name: 5.0 + number * 7 % 11 for number, name in enumerate(weights)}
     powers = {"multiply": 1, "divide": -1, "none": 0}
     common = {
@@ -158,7 +158,7 @@ def make_pruner(
             weights, criterion=icml24.load(criterion, **window), biases=biases, steps_per_epoch=4, **common
         )
     allocation = "global" if structure == "unstructured" else "uniform"
-    return Pruner(
+    return WeightPruner(
         weights, criterion=criteria.load(criterion, **window), allocation=allocation, structure=structure, **common
     )
 

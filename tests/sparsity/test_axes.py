@@ -15,7 +15,7 @@ from idvl.sparsity import criteria, icml24
 from idvl.sparsity.axes import AXES, REFUSED, reason, refuse
 from idvl.sparsity.criteria.platon import DTYPES
 from idvl.sparsity.icml24 import Icml24
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import MISSING
 from tests.sparsity.layers import layers, train, zeros
@@ -63,7 +63,9 @@ def test_a_supported_pair_prunes_as_asked(pair: tuple[tuple[str, str], tuple[str
     schedule = Schedule(kind=asked.pop("schedule", "cubic"), target=0.5, total_steps=20, mask_every=4)
     factors = dict(zip(weights, FACTORS[asked.pop("id_weight", "none")], strict=True))
     criterion, compat = asked.pop("criterion", "magnitude"), asked.pop("compat", "none")
-    make, name = {"none": (Pruner, criteria.load), "icml24": (partial(Icml24, steps_per_epoch=10), icml24.load)}[compat]
+    make, name = {"none": (WeightPruner, criteria.load), "icml24": (partial(Icml24, steps_per_epoch=10), icml24.load)}[
+        compat
+    ]
     pruner = make(
         weights, criterion=name(criterion), schedule=schedule, factors=factors, **({} if compat == "icml24" else asked)
     )

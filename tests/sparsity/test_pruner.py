@@ -13,19 +13,19 @@ from torch import nn
 from idvl.errors import RunError, UsageError
 from idvl.sparsity import criteria
 from idvl.sparsity.masks import Masks
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from tests.sparsity.layers import SHAPES, layers, renew, train, zeros
 
 TOTAL = 12 * 8 + 8 * 16 + 24 * 8
 
 
-def pruner(weights: dict[str, nn.Parameter], criterion: str = "magnitude", **more: Any) -> Pruner:
+def pruner(weights: dict[str, nn.Parameter], criterion: str = "magnitude", **more: Any) -> WeightPruner:
     schedule = {key: more.pop(key) for key in ("kind", "initial", "final", "mask_every") if key in more}
     schedule = {"target": 0.8, "total_steps": 40, "initial": 0.1, "final": 0.25, "mask_every": 5} | schedule
     schedule |= {key: more.pop(key) for key in ("target", "total_steps") if key in more}
     settings = {"window": 4} if criterion == "platon" else {}
-    return Pruner(weights, criterion=criteria.load(criterion, **settings), schedule=Schedule(**schedule), **more)
+    return WeightPruner(weights, criterion=criteria.load(criterion, **settings), schedule=Schedule(**schedule), **more)
 
 
 def adamw(weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -192,7 +192,7 @@ def test_masked_shows_zeros_and_puts_every_bit_back() -> None:
 @pytest.mark.parametrize("monotone", [False, True])
 @pytest.mark.parametrize("criterion", criteria.names())
 def test_resume_is_bit_identical(criterion: str, monotone: bool, stop: int) -> None:
-    def halves(resumed: bool) -> tuple[dict[str, nn.Parameter], Pruner, list]:
+    def halves(resumed: bool) -> tuple[dict[str, nn.Parameter], WeightPruner, list]:
         weights = layers()
         pruned, optimizer = pruner(weights, criterion, monotone=monotone), adamw(weights)
         pruned.set_factors({"a.fc1": 3.0, "a.fc2": 0.7, "b.qkv": 1.1})
@@ -236,7 +236,7 @@ def test_counts_are_exact_whatever_the_weights_are(criterion: str, kind: str, tm
     weights["b.qkv"] = plain["b.qkv"]
     settings = {"window": 4} if criterion == "platon" else {}
     schedule = Schedule(kind=kind, target=0.7, total_steps=20, mask_every=1)
-    pruned = Pruner(weights, criterion=criteria.load(criterion, **settings), schedule=schedule)
+    pruned = WeightPruner(weights, criterion=criteria.load(criterion, **settings), schedule=schedule)
     for step in range(1, 21):
         for weight in weights.values():
             weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step)).to(weight.dtype)

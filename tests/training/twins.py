@@ -13,7 +13,7 @@ from accelerate import PartialState
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
 from idvl.sparsity import criteria
-from idvl.sparsity.pruner import Pruner
+from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.training import Training, agree, train
 from tests import tiny
@@ -28,7 +28,7 @@ def pruned(folder: Path, criterion: str) -> None:
     weights = {name: layer.module.weight for name, layer in find_layers(loaded.model, loaded.family).items()}
     factors = {name: 1.0 + i for i, name in enumerate(weights)}
     schedule = Schedule(target=0.8, total_steps=STEPS, initial=0.1, final=0.1)
-    pruner = Pruner(weights, criterion=criteria.load(criterion), schedule=schedule, factors=factors)
+    pruner = WeightPruner(weights, criterion=criteria.load(criterion), schedule=schedule, factors=factors)
     updates = []
 
     def on_step(step):

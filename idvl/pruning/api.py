@@ -1,0 +1,233 @@
+"""Pruning inside any PyTorch training loop: `Pruner.from_model`, `pruner.step()`, `pruner.finish()`."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from idvl import recipe as recipes
+from idvl.checkpoints import report as reports
+from idvl.choices import DEFAULT_CRITERION
+from idvl.errors import UsageError, quoted
+from idvl.models.families import Family, family_of, generic
+from idvl.models.layers import Layer, find_layers, in_scope
+from idvl.profile import Profile
+from idvl.pruning import dimensions
+from idvl.pruning.job import pruner_of
+from idvl.pruning.settings import resolved_pruning, schedule_of
+from idvl.recipe import PruneSection
+from idvl.sparsity.criteria import Criterion
+from idvl.sparsity.masks import Masks
+from idvl.sparsity.pruner import Update, WeightPruner
+from idvl.sparsity.weighting import multipliers
+
+# settings that mean something to `idvl prune` alone: they count epochs
+OF_EPOCHS = ("compat", "refresh_profile")
+
+logger = logging.getLogger(__name__)
+
+
+class Pruned(NamedTuple):
+    """What `Pruner.finish` returns: the object of report.json, and the masks."""
+
+    report: dict[str, Any]
+    masks: Masks
+
+
+class Pruner:
+    """Prunes a model step by step while it is trained, exactly as `idvl prune` does.
+
+        pruner = idvl.Pruner.from_model(model, sparsity=0.8, total_steps=len(batches))
+        for batch in batches:
+            model(**batch).loss.backward()
+            optimizer.step()
+            pruner.step()
+            optimizer.zero_grad()
+        report, masks = pruner.finish()
+
+    It never changes whether the model is in training or evaluation mode.
+    """
+
+    def __init__(self, weights: WeightPruner, planned: Mapping[str, Any], weighting: Mapping[str, Any]) -> None:
+        """Use `from_model`. `planned`: the report before pruning; `weighting`: what else it says of the factors."""
+        self.weights, self._planned, self._weighting = weights, planned, weighting
+        self.steps = 0
+        self._finished = False
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        *,
+        sparsity: float,
+        total_steps: int,
+        profile: Profile | str | Path | None = None,
+        criterion: str | Criterion = DEFAULT_CRITERION,
+        scope: str = "all",
+        **settings: Any,
+    ) -> Pruner:
+        """A pruner of `model`, whose optimizer will make `total_steps` steps.
+
+        `profile`: intrinsic dimensions to weight scores by: a Profile, a file, a run folder or published:NAME; without
+        one, scores are not weighted. `criterion`: a name, or an object with the methods of `Criterion`. `scope`: a
+        group of layers, or a pattern of layer names. `settings`: any other setting of the recipe's section prune:
+        id_weight, id_exponent, missing_id, allocation, structure, floor, ceiling, min_keep, schedule, initial, final,
+        mask_every, monotone, beta1, beta2, window, smoothing_dtype.
+
+        The layers of a transformers model are those that `idvl prune` prunes; of any other module, all linear layers
+        but the last one, its output head. Raises UsageError for settings that do not exist or do not go together, for
+        a profile of another model, and for parameters that cannot be pruned: frozen, shared, sharded or meta ones.
+        """
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        named = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
+        prune = _settings(model, profile, {"sparsity": sparsity, "criterion": named, "scope": scope, **settings})
+        if isinstance(total_steps, bool) or not isinstance(total_steps, int):
+            raise UsageError(f"total_steps is a number of optimizer steps, not {quoted(total_steps)}")
+        family = _family(model)
+        layers = in_scope(model, family, prune.scope)
+        _refuse_unprunable(model, layers)
+        known = None if profile is None else dimensions.fitting(profile, layers)
+        weighted = multipliers(
+            known,
+            {name: layer.modality for name, layer in layers.items()},
+            mode=prune.id_weight,
+            exponent=prune.id_exponent,
+            missing=prune.missing_id,
+        )
+        weights = pruner_of(
+            prune,
+            layers,
+            schedule_of(prune, total_steps),
+            weighted.factors,
+            criterion=None if isinstance(criterion, str) else criterion,
+        )
+        planned = reports.plan(
+            model,
+            layers,
+            prunable=find_layers(model, family),
+            asked=prune.sparsity,
+            by_layer=dict.fromkeys(layers, prune.sparsity) if prune.allocation == "uniform" else None,
+        )
+        weighting = {"profile": known, "factors": weighted.factors, "substituted": weighted.substituted}
+        return cls(weights, planned, weighting)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.weights.schedule.total_steps
+
+    @property
+    def masks(self) -> Masks:
+        """The masks as they are now."""
+        return self.weights.masks
+
+    def sparsity(self) -> float:
+        """The share of the weights in scope that the masks prune now."""
+        return self.weights.sparsity()
+
+    def step(self) -> Update | None:
+        """Prune where it is due. Call it after every `optimizer.step()`, before gradients are cleared.
+
+        Returns what changed, or None. Raises RunError for a layer without a gradient where the criterion needs one,
+        and for NaN; UsageError after `finish`.
+        """
+        if self._finished:
+            raise UsageError("step after finish: make a new Pruner to prune further")
+        update = self.weights.step(self.steps + 1)
+        self.steps += 1
+        return update
+
+    def masked(self) -> AbstractContextManager[None]:
+        """Inside, pruned weights are zero, to evaluate or save; afterwards weights are as before."""
+        return self.weights.masked()
+
+    def finish(self) -> Pruned:
+        """Write zeros wherever the masks have them. The report and the masks; a second call returns the same.
+
+        Where steps are missing, the sparsity reached so far stays, and a warning says so.
+        """
+        if not self._finished and not self.weights.frozen:
+            logger.warning(
+                "pruning finished after %d of %d steps: sparsity %.4f, not %.4f",
+                *(self.steps, self.total_steps, self.sparsity(), self.weights.schedule.target),
+            )
+        self._finished = True
+        self.masks.enforce_(self.weights.weights)
+        return Pruned(reports.report(self._planned, self.masks, **self._weighting), self.masks)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a training loop saves beside its model and optimizer to resume."""
+        return {**self.weights.state_dict(), "steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the state of a pruner of the same model and settings; ValueError for other layers."""
+        self.weights.load_state_dict(state)
+        self.steps = int(state["steps"])
+
+
+def _settings(model: nn.Module, profile: object, settings: dict[str, Any]) -> PruneSection:
+    """The section prune of a recipe, every value set. UsageError for settings that do not exist or fit."""
+    for name in OF_EPOCHS:
+        if settings.pop(name, None) not in (None, "none"):
+            raise UsageError(f"{name} counts epochs, which a Pruner does not see: use idvl prune, or leave {name} out")
+    weight = settings.setdefault("id_weight", "none" if profile is None else "multiply")
+    overrides = {f"prune.{name}": value for name, value in settings.items()}
+    prune = recipes.load(None, {"model.name": type(model).__name__, **overrides}).prune
+    if profile is None and weight != "none":
+        raise UsageError(f"id_weight {weight} needs a profile: pass profile=idvl.estimate_id(...), or a file")
+    if profile is not None and weight == "none":
+        raise UsageError("profile and id_weight none: no dimension is used; leave profile out")
+    return resolved_pruning(prune)
+
+
+def _family(model: nn.Module) -> Family:
+    """The family of a transformers model; for any other module one whose layers are all linear maps but the last."""
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PreTrainedModel):
+        config = copy.copy(model.config)
+        # one made in memory does not say which of its type's classes it is
+        config.architectures = config.architectures or [type(model).__name__]
+        return family_of(config)
+    plain = replace(generic.FAMILY, blocks=generic.BLOCK, modalities=(("", "fusion"),), reads_image=None)
+    names = list(find_layers(model, plain)) if any(isinstance(m, nn.Linear) for m in model.modules()) else []
+    if len(names) < 2:
+        raise UsageError(f"{type(model).__name__} has no linear layer beside its output head: nothing to prune")
+    inside = tuple((rf"^{name}$".replace(".", r"\."), "fusion") for name in names[:-1])
+    return replace(plain, modalities=inside)
+
+
+def _refuse_unprunable(model: nn.Module, layers: Mapping[str, Layer]) -> None:
+    """UsageError, naming the layer, for a weight that cannot be pruned where it is."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for name, layer in layers.items():
+        if reason := _unprunable(layer, names.get(id(layer.module.weight), [])):
+            raise UsageError(f"{name}.weight cannot be pruned: it is {reason}")
+
+
+def _unprunable(layer: Layer, names: list[str]) -> str | None:
+    weight = layer.module.weight
+    others = [name for name in names if name != f"{layer.name}.weight"]
+    if weight.is_meta:
+        return "on the meta device and has no values; load the model first"
+    if isinstance(weight, DTensor) or weight.numel() != layer.in_features * layer.out_features:
+        return "sharded over processes; train with DistributedDataParallel, or on one process"
+    if not names:
+        return "computed from other parameters; remove the parametrization first"
+    if others:
+        return f"shared with {others[0]}; leave it out with scope="
+    if not weight.requires_grad:
+        return "frozen (requires_grad=False); make it trainable, or leave it out with scope="
+    return None

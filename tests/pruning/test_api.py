@@ -1,0 +1,252 @@
+"""idvl.Pruner and PruneCallback: the masks of `idvl prune`, any module, and one clear error for what cannot be."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+import idvl
+from idvl.distributed import Team
+from idvl.models.layers import find_layers
+from idvl.models.loading import load
+from idvl.pruning import api
+from idvl.pruning.job import gather
+from idvl.pruning.settings import resolved
+from idvl.recipe import load as load_recipe
+from idvl.sparsity.masks import Masks
+from idvl.training import train
+from idvl.workflows.prune import run
+from tests import tiny
+from tests.reporter import Silent
+
+STEPS = 12
+ESTIMATE = idvl.Estimate(dimension=5.0, stderr=0.1, n_points=500, n_duplicates=0, estimator="twonn")
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def loop(model: nn.Module, pruner: idvl.Pruner, steps: int, seed: int = 0) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        model(torch.randn(8, 4, generator=draw)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+
+
+def profile_of(layers: dict, **changes: int) -> idvl.Profile:
+    """Each layer with a dimension of its own."""
+    rows = {
+        name: idvl.LayerProfile(
+            modality=layer.modality,
+            block=layer.block,
+            depth=i,
+            n_features=1000,
+            reads_image=False,
+            estimate=replace(ESTIMATE, dimension=4.0 + i % 7),
+            **{"width": layer.out_features} | changes,
+        )
+        for i, (name, layer) in enumerate(layers.items())
+    }
+    return idvl.Profile(layers=rows, model={}, dataset={}, protocol={}, provenance={})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, vit/, labelled pictures, and a profile, profile.json."""
+    folder = tmp_path_factory.mktemp("pruner")
+    tiny.save("vit", folder / "vit")
+    (folder / "pictures").mkdir()
+    lines = []
+    for i, sample in enumerate(tiny.samples(16)):
+        sample.source.save(folder / "pictures" / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "label": i % 10}))
+    (folder / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    loaded = load(str(folder / "vit"))
+    profile_of(find_layers(loaded.model, loaded.family)).save(folder / "profile.json")
+    return folder
+
+
+def test_its_masks_are_those_of_idvl_prune(place: Path, tmp_path: Path) -> None:
+    settings = {"criterion": "platon", "sparsity": 0.6, "window": 3, "mask_every": 2, "min_keep": 5}
+    training = {"train.max_steps": STEPS, "train.batch_size": 4, "train.learning_rate": 1e-3, "eval.after": False}
+    wanted = {f"prune.{key}": value for key, value in settings.items()} | training
+    wanted |= {"prune.profile": str(place / "profile.json"), "data.dataset": str(place / "pictures")}
+    recipe = load_recipe(None, {"model.name": str(place / "vit"), **wanted})
+    told = run(recipe, folder=tmp_path / "run", reporter=Silent()).report
+
+    job = gather(resolved(recipe), torch.device("cpu"), Team(), Silent(), store=tmp_path / "images")
+    pruner = idvl.Pruner.from_model(job.loaded.model, total_steps=STEPS, profile=place / "profile.json", **settings)
+    train(job.loaded, job.selection.samples, job.training, on_step=lambda step: pruner.step())
+    report, masks = pruner.finish()
+    assert masks.hashes() == Masks.load(tmp_path / "run" / "masks.safetensors").hashes()
+    assert {key: told[key] for key in report} == report
+    saved = load(str(tmp_path / "run" / "model")).model.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in job.loaded.model.state_dict().items())
+
+
+def test_of_any_module_all_linear_layers_but_the_head_are_pruned() -> None:
+    model = mlp().eval()
+    pruner = idvl.Pruner.from_model(model, sparsity=0.75, total_steps=20, criterion="magnitude")
+    loop(model, pruner, 20)
+    report, masks = pruner.finish()
+    assert list(masks.shapes) == list(report["layers"]) == ["0", "2"] and not model.training
+    assert sum(int((model[i].weight == 0).sum()) for i in (0, 2)) == round(0.75 * 320) == report["total"]["zeros"]
+    assert report["total"]["model_weights"] == sum(weight.numel() for weight in model.parameters())
+    assert pruner.finish() == (report, masks)
+    with pytest.raises(idvl.UsageError, match="step after finish"):
+        pruner.step()
+
+
+def test_a_scope_is_a_pattern_and_a_profile_weights_scores() -> None:
+    model, settings = mlp(), {"sparsity": 0.5, "total_steps": 5, "criterion": "magnitude"}
+    profile = profile_of(find_layers(model, api._family(model)))
+    pruner = idvl.Pruner.from_model(model, profile=profile, scope="2", **settings)
+    assert list(pruner.masks.shapes) == ["2"]
+    pruner = idvl.Pruner.from_model(model, profile=profile, id_weight="divide", **settings)
+    loop(model, pruner, 5)
+    layers = pruner.finish().report["layers"]
+    assert [layer["factor"] for layer in layers.values()] == [1 / 4, 1 / 5]
+
+
+def test_its_state_resumes_it(caplog: pytest.LogCaptureFixture) -> None:
+    whole, model = mlp(), mlp()
+    settings = {"sparsity": 0.75, "total_steps": 12, "window": 2, "mask_every": 1}
+    pruners = [idvl.Pruner.from_model(one, **settings) for one in (whole, model)]
+    for one, pruner in zip((whole, model), pruners, strict=True):
+        loop(one, pruner, 6)
+    resumed = idvl.Pruner.from_model(model, **settings)
+    resumed.load_state_dict(copy.deepcopy(pruners[1].state_dict()))
+    loop(whole, pruners[0], 6, seed=1)
+    loop(model, resumed, 6, seed=1)
+    assert resumed.steps == 12 and resumed.finish().masks.hash() == pruners[0].finish().masks.hash()
+    pruners[1].finish()
+    assert "after 6 of 12 steps" in caplog.text
+
+
+def frozen(model: nn.Sequential) -> nn.Module:
+    model[2].weight.requires_grad_(False)
+    return model
+
+
+def shared(model: nn.Sequential) -> nn.Module:
+    model.append(nn.Linear(16, 16))
+    model[5].weight = model[2].weight
+    return model.append(nn.Linear(16, 2))
+
+
+def meta(model: nn.Sequential) -> nn.Module:
+    return model.to("meta")
+
+
+def computed(model: nn.Sequential) -> nn.Module:
+    nn.utils.parametrizations.weight_norm(model[2])
+    return model
+
+
+def cut(model: nn.Sequential) -> nn.Module:
+    """As DeepSpeed ZeRO-3 leaves a parameter outside of its forward pass."""
+    model[2].weight.data = torch.empty(0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (frozen, "frozen"),
+        (shared, r"shared with 5\.weight"),
+        (meta, "on the meta device"),
+        (computed, "computed from other parameters"),
+        (cut, "sharded"),
+    ],
+)
+def test_parameters_that_cannot_be_pruned_are_refused(change: object, why: str) -> None:
+    with pytest.raises(idvl.UsageError, match=rf"^[02]\.weight cannot be pruned: it is {why}.*;"):
+        idvl.Pruner.from_model(change(mlp()), sparsity=0.5, total_steps=10)
+
+
+def test_a_parameter_sharded_by_torch_is_refused() -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = mlp()
+        model[2].weight = nn.Parameter(distribute_tensor(model[2].weight.data, init_device_mesh("cpu", (1,))))
+        with pytest.raises(idvl.UsageError, match=r"^2\.weight cannot be pruned: it is sharded over processes"):
+            idvl.Pruner.from_model(model, sparsity=0.5, total_steps=10)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"sparsitty": 0.5}, "unknown key 'prune.sparsitty'; did you mean 'prune.sparsity'"),
+        ({"criterion": "platoon"}, "platoon"),
+        ({"total_steps": 0}, "at least 1 step"),
+        ({"total_steps": 10.5}, "total_steps is a number of optimizer steps, not 10.5"),
+        ({"structure": "2:4"}, "structure 2:4 has sparsity 0.5, not 0.75"),
+        ({"id_weight": "multiply"}, "needs a profile"),
+        ({"compat": "icml24"}, "use idvl prune"),
+        ({"scope": "vision"}, "scope vision is empty"),
+        ({"profile": {"width": 17}}, "the profile is of another model: 0 has 17 features there, 16 here"),
+        ({"profile": {}}, "the profile is of another model: it lacks 2 of 2 layers"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict, why: str) -> None:
+    model = mlp()
+    if "profile" in settings:
+        of = model if settings["profile"] else nn.Sequential(nn.Identity(), model)
+        settings = {"profile": profile_of(find_layers(of, api._family(of)), **settings["profile"])}
+    with pytest.raises(idvl.UsageError, match=why):
+        idvl.Pruner.from_model(model, **{"sparsity": 0.75, "total_steps": 10, **settings})
+    with pytest.raises(idvl.UsageError, match="no linear layer beside its output head"):
+        idvl.Pruner.from_model(nn.Sequential(nn.Linear(4, 2)), sparsity=0.5, total_steps=10)
+
+
+class Regression(nn.Module):
+    """What the Trainer takes: a loss from a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp()
+
+    def forward(self, points: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.layers(points) - labels).square().mean()}
+
+
+def trained(folder: Path, *, resume: str | None = None) -> tuple[str, dict[str, torch.Tensor]]:
+    """The hash of the masks and the weights that a Trainer ends with."""
+    model, draw = Regression(), torch.Generator().manual_seed(0)
+    data = [{"points": torch.randn(4, generator=draw), "labels": torch.randn(2, generator=draw)} for _ in range(16)]
+    callback = idvl.PruneCallback(sparsity=0.6, window=2, mask_every=1)
+    arguments = TrainingArguments(
+        str(folder), max_steps=8, per_device_train_batch_size=4, save_steps=4, report_to=[], use_cpu=True, seed=1,
+        learning_rate=1e-2, disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=data, callbacks=[callback])
+    trainer.train(resume_from_checkpoint=resume)
+    assert callback.result.report["total"]["zeros"] == round(0.6 * callback.result.report["total"]["weights"])
+    return callback.result.masks.hash(), model.state_dict()
+
+
+def test_the_callback_prunes_and_resumes(tmp_path: Path) -> None:
+    masks, weights = trained(tmp_path)
+    again, resumed = trained(tmp_path, resume=str(tmp_path / "checkpoint-4"))
+    assert masks == again and all(torch.equal(weights[name], resumed[name]) for name in weights)
+    (tmp_path / "checkpoint-4" / "idvl_pruner.safetensors").unlink()
+    with pytest.raises(idvl.UsageError, match="cannot resume: there is no pruner's state"):
+        trained(tmp_path, resume=str(tmp_path / "checkpoint-4"))
