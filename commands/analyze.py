@@ -11,7 +11,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, speak, write
 from idvl.commands.options import flag, number, text
-from idvl.commands.settings import DOT, Settings, flag_of
+from idvl.commands.settings import DOT, SettingFlags, flag_of
 from idvl.errors import UsageError, quoted
 
 EPILOG = """[bold]Examples[/bold]
@@ -28,7 +28,7 @@ A folder that is no run stands for the runs in it. The page is one file that nee
 PNG and SVG into a folder beside it. With --sensitivity, --output is the folder of that run, and the page is in it."""
 
 SENSITIVITY = "Sensitivity"
-SETTINGS = Settings(
+SETTINGS = SettingFlags(
     keys=(
         "prune.scope", "prune.profile", "data.samples", "eval.limit", "eval.batch_size", "data.dataset",
         "data.data_dir", "data.allow_outside", "data.seed", "model.device",

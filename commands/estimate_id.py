@@ -11,7 +11,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import flag, text
-from idvl.commands.settings import Settings
+from idvl.commands.settings import SettingFlags
 from idvl.profile import compare, load_profile
 
 EPILOG = """[bold]Examples[/bold]
@@ -28,7 +28,7 @@ idvl estimate-id --recipe runs/mine/recipe.yaml --set estimate.tokens=mean
 
 Flags win over --set, --set over the recipe file, the file over the defaults."""
 
-SETTINGS = Settings(keys=("data", "estimate", "model"))
+SETTINGS = SettingFlags(keys=("data", "estimate", "model"))
 
 
 def command(

@@ -11,7 +11,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import flag, text
-from idvl.commands.settings import PANELS, Settings, flag_of
+from idvl.commands.settings import PANELS, SettingFlags, flag_of
 from idvl.errors import UsageError
 
 EPILOG = """[bold]Examples[/bold]
@@ -27,7 +27,7 @@ accelerate launch -m idvl eval openai/clip-vit-large-patch14 --task retrieval --
 Values are in percent, CIDEr times 100, as in the tables of papers. Flags win over --set, --set over the recipe file,
 the file over the defaults."""
 
-SETTINGS = Settings(
+SETTINGS = SettingFlags(
     keys=("eval", "data", "model"),
     without=("eval.every", "eval.after", "data.split", "data.samples", "data.batch_size", "data.force"),
 )

@@ -12,7 +12,7 @@ from idvl.commands import matrix as matrices
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import flag, text
-from idvl.commands.settings import Settings
+from idvl.commands.settings import SettingFlags
 from idvl.errors import UsageError
 
 EPILOG = """[bold]Examples[/bold]
@@ -30,7 +30,7 @@ idvl prune --matrix recipes/small/core.yaml --output runs/core --budget 2h --res
 Flags win over --set, --set over the recipe file, the file over the defaults. Every setting of a recipe can be
 given with --set."""
 
-SETTINGS = Settings(
+SETTINGS = SettingFlags(
     keys=("prune", "train", "eval.task", "eval.every", "eval.limit", "eval.after", "data", "estimate.memory", "model"),
     without=("data.batch_size", "model.dtype"),
     changes={"eval.limit": {"flag": "--eval-limit"}, "data.split": {"shown": "train"}},

@@ -28,7 +28,7 @@ DOT = "__"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SettingFlags:
     """The settings that a command has flags for: whole sections or single keys, less `without`.
 
     `changes` replaces what the recipe says of a key where this command differs: its flag, default or help text.
@@ -93,7 +93,7 @@ def _help(schema: dict[str, Any], words: list[str]) -> str:
     return " ".join([escape(schema["description"]), *(f"[dim]{escape(f'[{note}]')}[/dim]" for note in notes)])
 
 
-def with_settings(command: Callable[..., None], settings: Settings) -> Callable[..., None]:
+def with_settings(command: Callable[..., None], settings: SettingFlags) -> Callable[..., None]:
     """The command with flags for these settings before its --recipe; it finds their values in its context."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())
     at = [parameter.name for parameter in own].index("recipe")

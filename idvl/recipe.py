@@ -155,6 +155,7 @@ class DataSection(Section):
     samples: Count | None = _setting(
         None, "Number of samples to estimate dimensions from.", shown="the dataset's own, mostly 2000"
     )
+    # the largest that every generator takes
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = _setting(0, "Random seed, which also selects the samples.")
     batch_size: Count = _setting(16, "Samples per forward pass; changes results by rounding only.")
     force: bool = _setting(False, "Estimate even from fewer than 100 samples.")

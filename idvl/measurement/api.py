@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from idvl import recipe as recipes
 from idvl.data.samples import Sample, Selection, select
 from idvl.distributed import join_team
 from idvl.errors import UsageError
-from idvl.measurement.measurement import Measurement, Progress, Settings
-from idvl.measurement.profiling import profile_of
+from idvl.measurement.measurement import Measurement, Progress
+from idvl.measurement.profiling import profile_of, settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens
-from idvl.recipe import parse_bytes
 
 
 def estimate_id(
@@ -51,14 +51,19 @@ def estimate_id(
     `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. Calls from
     several threads take turns. Raises UsageError and RunError with one line each.
     """
-    settings = Settings(tokens=tokens, capture=capture, estimator=estimator, knn=knn, batch_size=batch_size, seed=seed)
-    budget = _budget(memory)
+    asked = {"tokens": tokens, "capture": capture, "estimator": estimator, "knn": knn, "layers": layers}
+    asked |= {"modality": modality, "memory": memory, "spill": spill}
+    recipe = recipes.load(
+        None,
+        {"model.name": "model", "data.batch_size": batch_size, "data.seed": seed}
+        | {f"estimate.{name}": value for name, value in asked.items()},
+    )
+    settings, budget, spill = settings_of(recipe), recipe.estimate.memory_bytes, recipe.estimate.spill
     with _turn, _put_back(model):
         place, team = join_team(device, settings=asdict(settings), n=n, split=split, layers=layers, modality=modality)
         loaded = _loaded(model, processor, place)
         selection = _selection(samples, split=split, n=n, seed=seed)
         chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
-        spill = Path(spill) if spill else None
         work = Measurement(loaded, selection.samples, chosen, settings, memory=budget, spill=spill, team=team)
         start = time.perf_counter()
         measured = dict(work.estimates(progress))
@@ -78,13 +83,6 @@ def _put_back(model: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _budget(memory: int | str | None) -> int | None:
-    try:
-        return None if memory is None else parse_bytes(memory)
-    except ValueError as error:
-        raise UsageError(f"memory takes {error}") from error
 
 
 def _loaded(model: str | Path | nn.Module, processor: Any, device: torch.device) -> Loaded:

@@ -105,3 +105,9 @@ def test_the_shell_completes_flags_and_choices(
     with pytest.raises(SystemExit):
         main(["--show-completion", "bash"])
     assert "_IDVL_COMPLETE=complete_bash" in capsys.readouterr().out
+
+
+def test_settings_without_a_flag_are_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    hidden = {key for key, schema in described().items() if schema["flag"] == ""} - {"model.name"}
+    assert {key for key in described() if f"`{key}`" in page} >= hidden

@@ -315,14 +315,13 @@ def test_the_library_takes_a_model_and_samples(loaded):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"tokens": "mena"}, "no tokens 'mena'; did you mean 'mean'"),
+        ({"tokens": "mena"}, "estimate.tokens: 'mena' is not one of .*did you mean 'mean'"),
         ({"capture": "inputs"}, "did you mean 'input'"),
         ({"estimator": "towonn"}, "did you mean 'twonn'"),
-        ({"knn": None}, "no knn 'None'"),
-        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
-        ({"batch_size": "8"}, "batch_size must be a whole number from 1 to .*, not '8'"),
-        ({"seed": 2**63}, "seed must be a whole number from 0 to 4294967295"),
-        ({"seed": -1}, "seed must be"),
+        ({"knn": None}, "estimate.knn: None is not one of"),
+        ({"batch_size": 0}, "data.batch_size: .*greater than or equal to 1, not 0"),
+        ({"seed": 2**63}, "data.seed: .*less than or equal to 4294967295"),
+        ({"seed": -1}, "data.seed: "),
         ({"memory": "lots"}, "memory takes a size such as 8GiB or 500MB, not 'lots'"),
         ({"memory": 0}, "memory takes a size"),
         ({"n": 50}, "n= and split= choose from a dataset"),
@@ -330,7 +329,7 @@ def test_the_library_takes_a_model_and_samples(loaded):
         ({"samples": []}, "no samples"),
         ({"samples": ["a", "b"]}, "list of idvl.Sample"),
         ({"processor": None}, "processor="),
-        ({"modality": ["visoin"]}, "did you mean vision"),
+        ({"modality": ["visoin"]}, "did you mean 'vision'"),
     ],
 )
 def test_the_library_refuses_in_one_line(loaded, asked, said):
