@@ -21,9 +21,14 @@ _HOME = {
     "UsageError": "idvl.errors",
     "compare": "idvl.profile",
     "estimate_id": "idvl.measurement.api",
+    "evaluate": "idvl.workflows.api",
     "intrinsic_dimension": "idvl.geometry.estimators",
+    "load_masks": "idvl.workflows.api",
     "load_profile": "idvl.profile",
+    "load_report": "idvl.workflows.api",
+    "load_results": "idvl.workflows.api",
     "plot": "idvl.reporting.plot",
+    "prune": "idvl.workflows.api",
 }
 
 __all__ = ["__version__", *_HOME]

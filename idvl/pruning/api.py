@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from idvl import recipe as recipes
+from idvl import runs
 from idvl.checkpoints import report as reports
 from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, quoted
@@ -61,7 +62,7 @@ class Pruner:
     def __init__(self, weights: WeightPruner, planned: Mapping[str, Any], weighting: Mapping[str, Any]) -> None:
         """Use `from_model`. `planned`: the report before pruning; `weighting`: what else it says of the factors."""
         self.weights, self._planned, self._weighting = weights, planned, weighting
-        self.steps = 0
+        self._made, self.steps = runs.provenance(), 0
         self._finished = False
 
     @classmethod
@@ -163,7 +164,8 @@ class Pruner:
             )
         self._finished = True
         self.masks.enforce_(self.weights.weights)
-        return Pruned(reports.report(self._planned, self.masks, **self._weighting), self.masks)
+        made = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps}
+        return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": made}, self.masks)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a training loop saves beside its model and optimizer to resume."""

@@ -91,12 +91,13 @@ def test_its_masks_are_those_of_idvl_prune(place: Path, tmp_path: Path) -> None:
     train(job.loaded, job.selection.samples, job.training, on_step=lambda step: pruner.step())
     report, masks = pruner.finish()
     assert masks.hashes() == Masks.load(tmp_path / "run" / "masks.safetensors").hashes()
+    assert report.pop("made")["schedule"] == told["made"]["schedule"]
     assert {key: told[key] for key in report} == report
     saved = load(str(tmp_path / "run" / "model")).model.state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in job.loaded.model.state_dict().items())
 
 
-def test_of_any_module_all_linear_layers_but_the_head_are_pruned() -> None:
+def test_of_any_module_all_linear_layers_but_the_head_are_pruned(tmp_path: Path) -> None:
     model = mlp().eval()
     pruner = idvl.Pruner.from_model(model, sparsity=0.75, total_steps=20, criterion="magnitude")
     loop(model, pruner, 20)
@@ -105,6 +106,8 @@ def test_of_any_module_all_linear_layers_but_the_head_are_pruned() -> None:
     assert sum(int((model[i].weight == 0).sum()) for i in (0, 2)) == round(0.75 * 320) == report["total"]["zeros"]
     assert report["total"]["model_weights"] == sum(weight.numel() for weight in model.parameters())
     assert pruner.finish() == (report, masks)
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert idvl.load_report(tmp_path / "report.json") == report
     with pytest.raises(idvl.UsageError, match="step after finish"):
         pruner.step()
 

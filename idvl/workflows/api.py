@@ -1,0 +1,152 @@
+"""idvl.prune, idvl.evaluate, and what they leave behind, read: runs from Python, each a function of its settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from idvl import recipe as recipes
+from idvl import runs
+from idvl.checkpoints.report import SCHEMA
+from idvl.errors import UsageError, quoted
+from idvl.evaluation.scoring import RESULTS, read_results
+from idvl.pruning.saving import REPORT
+from idvl.reporter import Progress
+from idvl.reporting import schemas
+from idvl.sparsity.masks import Masks
+from idvl.workflows import evaluate as evaluating
+from idvl.workflows import prune as pruning
+
+# the sections whose settings each function takes; of a name that several have, the first section's is meant
+PRUNING = ("prune", "train", "data", "eval", "estimate", "model")
+EVALUATING = ("eval", "data", "model")
+# between section and name of a setting
+DOT = "__"
+
+logger = logging.getLogger(__name__)
+
+
+class LogReporter:
+    """Tells the log how a run is going."""
+
+    def note(self, text: str) -> None:
+        logger.info(text)
+
+    def warn(self, text: str) -> None:
+        logger.warning(text)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Progress]:
+        yield lambda done, total, detail="": None
+
+
+def prune(
+    model: str | Path | None = None,
+    *,
+    recipe: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Prune a model while it trains, as `idvl prune` does; the object of report.json.
+
+    `model`: a Hub id, a folder or a built-in name. `recipe`: a YAML file with settings. `output`: the run folder (None:
+    a new one under runs/), which `resume` continues and `overwrite` replaces. `settings` are those of a recipe, by the
+    names of the command's options: dataset, sparsity, criterion, max_steps, batch_size, ...; section__name names the
+    one of a section: train__samples. Raises UsageError for what cannot be carried out, RunError for a run that failed.
+    """
+    result = pruning.run(
+        _recipe(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite),
+        folder=None if output is None else Path(output),
+        reporter=LogReporter(),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return result.report
+
+
+def evaluate(
+    model: str | Path | None = None,
+    *,
+    recipe: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    compare: str | Path | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Evaluate a model on a task, as `idvl eval` does; the object of results.json.
+
+    `compare`: the folder of an evaluation on the same samples, or its results.json, to show the difference to. The
+    other arguments are as for `prune`, `settings` those of `idvl eval`: dataset, task, limit, batch_size, ...
+    """
+    result = evaluating.run(
+        _recipe(model, recipe, EVALUATING, settings, output=output, resume=resume, overwrite=overwrite),
+        folder=None if output is None else Path(output),
+        reporter=LogReporter(),
+        resume=resume,
+        overwrite=overwrite,
+        compared=None if compare is None else Path(compare),
+    )
+    return result.results
+
+
+def load_report(path: str | Path) -> dict[str, Any]:
+    """The report of a pruning run: its folder, or its report.json. UsageError if there is none."""
+    file, troubles = _file(path, REPORT), []
+    report = schemas.read(file, SCHEMA, troubles)
+    if not report:
+        raise UsageError(f"{quoted(file)}: {troubles[0]}" if troubles else f"there is no report {quoted(file)}")
+    return report
+
+
+def load_results(path: str | Path) -> dict[str, Any]:
+    """The results of an evaluation: its folder, that of a pruning run, or its results.json. UsageError for none."""
+    return read_results(_file(path, RESULTS, f"eval/{RESULTS}"))
+
+
+def load_masks(path: str | Path) -> Masks:
+    """The masks of a pruning run: its folder, or its masks.safetensors. UsageError if there are none."""
+    return Masks.load(_file(path, "masks.safetensors"))
+
+
+def _file(path: str | Path, *names: str) -> Path:
+    """The file itself, or the first of `names` that a folder has."""
+    path = Path(path)
+    files = [path / name for name in names] if path.is_dir() else [path]
+    return next((file for file in files if file.exists()), files[0])
+
+
+def _recipe(
+    model: str | Path | None,
+    file: str | Path | None,
+    sections: tuple[str, ...],
+    settings: Mapping[str, Any],
+    *,
+    output: str | Path | None,
+    resume: bool,
+    overwrite: bool,
+) -> recipes.Recipe:
+    """The recipe that arguments make, on top of a file. UsageError for those that do not go together."""
+    for word, wanted in (("resume", resume), ("overwrite", overwrite)):
+        if wanted and output is None:
+            raise UsageError(f"{word}=True needs the folder of the run: output=")
+    if overwrite:
+        runs.keep(output, [file])
+    overrides = {} if model is None else {"model.name": str(model)}
+    for name, value in settings.items():
+        overrides[_key(name, sections)] = str(value) if isinstance(value, Path) else value
+    return recipes.load(file, overrides)
+
+
+def _key(name: str, sections: tuple[str, ...]) -> str:
+    """The dotted key that an argument names: that of the command's option, or of a setting without one."""
+    if DOT in name:
+        return name.replace(DOT, ".", 1)
+    known = [key for section in sections for key in (f"{section}.{name}",) if key in recipes.described()]
+    with_flag = [key for key in known if recipes.described()[key]["flag"] != ""]
+    return next(iter(with_flag or known), f"{sections[0]}.{name}")

@@ -1,0 +1,66 @@
+"""Runs from Python: arguments named like the commands' options, and what a run leaves behind, read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import idvl
+from idvl.commands import eval as eval_command
+from idvl.commands import prune as prune_command
+from idvl.recipe import load as load_recipe
+from idvl.workflows.api import EVALUATING, PRUNING, _key
+from tests import tiny
+
+
+@pytest.mark.parametrize(("command", "sections"), [(prune_command, PRUNING), (eval_command, EVALUATING)])
+def test_an_argument_means_what_the_option_of_its_name_means(command: object, sections: tuple[str, ...]) -> None:
+    keys = [parameter.name.replace("__", ".") for parameter in command.SETTINGS.parameters()]
+    assert len(keys) > 20
+    assert {key: _key(key.partition(".")[2], sections) for key in keys} == {key: key for key in keys}
+    assert _key("train__samples", sections) == "train.samples"
+
+
+def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> None:
+    tiny.save("vit", tmp_path / "vit")
+    (tmp_path / "pictures").mkdir()
+    lines = []
+    for i, sample in enumerate(tiny.samples(8)):
+        sample.source.save(tmp_path / "pictures" / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "label": i}))
+    (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    common = {"dataset": tmp_path / "pictures", "batch_size": 4}
+    settings = {"criterion": "magnitude", "id_weight": "none", "sparsity": 0.5, "max_steps": 2, "after": False}
+    folder = tmp_path / "run"
+    report = idvl.prune(tmp_path / "vit", output=folder, train__samples=6, **common, **settings)
+    assert report == idvl.load_report(folder) == idvl.load_report(folder / "report.json")
+    masks = idvl.load_masks(folder)
+    assert report["total"]["zeros"] == sum(masks.zeros.values()) == round(0.5 * masks.total)
+    kept = load_recipe(folder / "recipe.yaml")
+    assert (kept.train.batch_size, kept.train.samples, kept.data.batch_size) == (4, 6, 16)
+
+    results = idvl.evaluate(folder / "model", output=folder / "eval", task="classification", limit=7, **common)
+    assert results == idvl.load_results(folder) == idvl.load_results(folder / "eval")
+    assert results["samples"] == 7 and "top-1" in results["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda folder: idvl.prune("builtin/vit", sparsitty=0.5), "unknown key 'prune.sparsitty'"),
+        (lambda folder: idvl.prune("builtin/vit", sparsity=80), "80 % is 0.8"),
+        (lambda folder: idvl.evaluate("builtin/vit", resume=True), "resume=True needs the folder of the run"),
+        (lambda folder: idvl.prune(sparsity=0.5), "no model: name one"),
+        (lambda folder: idvl.load_report(folder), "there is no report '.*report.json'"),
+        (lambda folder: idvl.load_results(folder), "cannot read the results '.*results.json'"),
+        (lambda folder: idvl.load_masks(folder), "there are no masks '.*masks.safetensors'"),
+        (lambda folder: idvl.load_report(folder / "other.json"), "other.json': .* has the schema"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, call: object, why: str) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(idvl.UsageError, match=why) as refused:
+        call(tmp_path)
+    assert "\n" not in str(refused.value)
