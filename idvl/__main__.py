@@ -46,11 +46,8 @@ def main() -> int:
 
 
 def _run() -> int:
-    if find_spec("idvl.commands") is None:
-        sys.stderr.write(
-            "idvl: not installed: its commands live beside the package in a clone; "
-            "run `make install` there, then .venv/bin/idvl\n"
-        )
+    if find_spec("typer") is None:
+        sys.stderr.write("idvl: not installed: typer is missing; in a clone run `make install`, then .venv/bin/idvl\n")
         return 2
     from idvl.commands import main
 

@@ -60,6 +60,13 @@ def test_the_makefile_installs_every_extra_but_faiss_gpu(setup: configparser.Con
     assert set(taken) == set(setup["options.extras_require"]) - {"faiss-gpu"}
 
 
+def test_a_folder_of_the_same_name_does_not_come_first(tmp_path: Path) -> None:
+    """As above a clone, whose folder is called idvl too."""
+    (tmp_path / "idvl" / "docs").mkdir(parents=True)
+    command = [sys.executable, "-c", "import idvl.commands.console; print(idvl.__version__)"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.count(".") == 2
+
+
 def test_the_licence_is_apache_2() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
