@@ -52,7 +52,6 @@ class CatalogEntry:
     licence: str
     ids: tuple[str, ...] = ()
     module: str | None = None
-    revision: str | None = None
     image_column: str | None = None
     text_column: str | None = None
     id_column: str | None = None
@@ -232,7 +231,7 @@ SPLIT_ORDER = ("validation", "val", "valid", "dev", "test", "testing", "train", 
 
 def listing() -> list[dict[str, Any]]:
     """What is known of each dataset, JSON-ready; `id` is the Hub's, `columns` are those that hold what."""
-    shown = ("name", "holds", "tasks", "splits", "eval_split", "revision", "licence", "gated", "notes")
+    shown = ("name", "holds", "tasks", "splits", "eval_split", "licence", "gated", "notes")
     kinds = ("image", "second_image", "text", "label", "answers")
     return [
         {

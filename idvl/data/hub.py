@@ -13,7 +13,7 @@ from typing import Any
 
 from idvl.data.catalog import TRAINING, CatalogEntry, Join, choose_split, unknown
 from idvl.data.columns import Columns, Source, find_columns
-from idvl.errors import RunError, UsageError, quoted
+from idvl.errors import RunError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +30,14 @@ def open_stream(
     seed: int | None,
     asked: Columns,
     entry: CatalogEntry | None = None,
-    revision: str | None = None,
-    token: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Source:
     """The rows of the first of `ids` that exists, images left encoded, in their own order or shuffled by seed.
 
     Raises UsageError when none can be reached or read, RunError when the connection breaks while rows are taken.
     """
-    access = {"token": token, "cache_dir": None if cache_dir is None else str(cache_dir)}
-    dataset_id, commit, splits = _open(ids, revision, **access)
+    cache_dir = None if cache_dir is None else str(cache_dir)
+    dataset_id, commit, splits = _open(ids, cache_dir)
     joins = entry.joins if entry and ids is entry.ids else {}
     training = split == TRAINING
     split = choose_split(split, dict.fromkeys([*splits, *joins]), where=dataset_id, entry=entry)
@@ -65,11 +63,11 @@ def open_stream(
         stream = _shuffled(stream, seed)
     rows = _rows(stream, dataset_id)
     for other in held_out:
-        listed, details["without"] = _listed(other, **access)
+        listed, details["without"] = _listed(other, cache_dir)
         rows = _without(rows, other.key, listed)
         size = size and size - len(listed)
     if join:
-        texts, details["join"] = _listed(join, **access)
+        texts, details["join"] = _listed(join, cache_dir)
         rows = ({**row, columns.text: texts[row[join.key]]} for row in rows if row[join.key] in texts)
         size = len(texts)
     return Source(
@@ -83,13 +81,13 @@ def open_stream(
     )
 
 
-def _open(ids: Sequence[str], revision: str | None, **access: Any) -> tuple[str, str, Any]:
+def _open(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, Any]:
     """The first of `ids` that exists, its commit, and its splits as streams."""
     from datasets import load_dataset
 
-    dataset_id, commit = _find(ids, revision, access["token"])
+    dataset_id, commit = _find(ids)
     try:
-        return dataset_id, commit, load_dataset(dataset_id, revision=commit, streaming=True, **access)
+        return dataset_id, commit, load_dataset(dataset_id, revision=commit, streaming=True, cache_dir=cache_dir)
     except Exception as error:
         raise _explained(error, dataset_id) from error
 
@@ -129,10 +127,10 @@ def _size(stream: Any) -> int | None:
     return known.num_examples if known else None
 
 
-def _listed(join: Join, **access: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _listed(join: Join, cache_dir: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Key -> texts of a joined split, and how it is put together."""
     try:
-        list_id, commit, splits = _open(join.ids, None, **access)
+        list_id, commit, splits = _open(join.ids, cache_dir)
     except UsageError as error:
         raise UsageError(f"the split is listed in another repository: {error}") from error
     split = choose_split(join.split, splits, where=list_id)
@@ -169,20 +167,18 @@ def _patiently(stream: Any) -> Iterator[dict[str, Any]]:
         config.STREAMING_READ_MAX_RETRIES = attempts
 
 
-def _find(ids: Sequence[str], revision: str | None, token: str | None) -> tuple[str, str]:
-    """The first of `ids` that the Hub has, and the commit that `revision` stands for there."""
+def _find(ids: Sequence[str]) -> tuple[str, str]:
+    """The first of `ids` that the Hub has, and its newest commit."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     for dataset_id in ids:
         try:
-            return dataset_id, HfApi(token=token).dataset_info(dataset_id, revision=revision, timeout=30).sha
+            return dataset_id, HfApi().dataset_info(dataset_id, timeout=30).sha
         except (HFValidationError, RepositoryNotFoundError) as error:
             if _is_gated(error):
                 raise _explained(error, dataset_id) from error
             log.info("%s is not on the Hub", dataset_id)
-        except RevisionNotFoundError as error:
-            raise UsageError(f"{dataset_id} has no revision {quoted(revision)}: leave it out for the newest") from error
         except Exception as error:
             raise _explained(error, dataset_id) from error
     raise UsageError(

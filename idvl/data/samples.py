@@ -54,8 +54,6 @@ def select(
     label_column: str | None = None,
     answers_column: str | None = None,
     second_image_column: str | None = None,
-    revision: str | None = None,
-    token: str | None = None,
     cache_dir: str | Path | None = None,
     allow_outside: bool = False,
     force: bool = False,
@@ -85,7 +83,7 @@ def select(
             f"{wanted} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force"
         )
     folder = None if data_dir is None else Path(data_dir)
-    place = Place(dataset, entry, folder, dataset_id, revision, token, cache_dir, allow_outside)
+    place = Place(dataset, entry, folder, dataset_id, cache_dir, allow_outside)
     asked = Columns(
         image=image_column,
         text=text_column,

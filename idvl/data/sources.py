@@ -26,8 +26,6 @@ class Place(NamedTuple):
     entry: CatalogEntry | None
     data_dir: Path | None = None
     dataset_id: str | None = None
-    revision: str | None = None
-    token: str | None = None
     cache_dir: str | Path | None = None
     allow_outside: bool = False
 
@@ -118,9 +116,8 @@ def _path_or_ids(place: Place) -> Path | tuple[str, ...]:
 
 
 def _on_hub(place: Place, ids: tuple[str, ...], **order: Any) -> Source:
-    pinned = place.revision or (place.entry.revision if place.entry and place.dataset_id is None else None)
     try:
-        return hub.open_stream(ids, revision=pinned, token=place.token, cache_dir=place.cache_dir, **order)
+        return hub.open_stream(ids, cache_dir=place.cache_dir, **order)
     except UsageError as error:
         if ids == (place.dataset,):
             raise UsageError(f"{place.dataset} is no local path; {error}") from error

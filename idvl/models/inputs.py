@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,13 +36,11 @@ def encode(
     batch_size: int,
     part: range | None = None,
     progress: Callable[[int, int], None] | None = None,
-    workers: int = 0,
 ) -> list[dict[str, Tensor]]:
     """All samples as batches of model inputs on the CPU, in order; the last one may be smaller.
 
-    `part` gives the numbers of the batches to make, padded for all samples nevertheless. `workers` threads decode and
-    resize images, 0 does it in the caller's; `progress` counts batches. Raises UsageError for a sample that lacks what
-    the model needs, whose image cannot be decoded or whose text gives no token.
+    `part` gives the numbers of the batches to make, padded for all samples nevertheless; `progress` counts them. Raises
+    UsageError for a sample that lacks what the model needs, whose image cannot be decoded or whose text gives no token.
     """
     check(loaded, samples)
     family, processor = loaded.family, loaded.processor
@@ -51,14 +48,10 @@ def encode(
     numbers = range(-(-len(samples) // batch_size)) if part is None else part
     parts = [samples[number * batch_size : (number + 1) * batch_size] for number in numbers]
 
-    def batch(some: Sequence[Sample]) -> dict[str, Tensor]:
-        inputs = family.inputs(processor, some, length)
-        _check_tokens(some, inputs)
-        return inputs
-
     batches: list[dict[str, Tensor]] = []
-    for result in _mapped(batch, parts, workers):
-        batches.append(result)
+    for some in parts:
+        batches.append(family.inputs(processor, some, length))
+        _check_tokens(some, batches[-1])
         if progress:
             progress(len(batches), len(parts))
     return batches
@@ -189,11 +182,3 @@ def _images(samples: Sequence[Sample], square: int | None, at_most: float = math
         if len(samples) > 1 and sum(image.width * image.height for image in images) > at_most:
             return None
     return images
-
-
-def _mapped(function: Callable, parts: Iterable, workers: int) -> Iterator:
-    if not workers:
-        yield from map(function, parts)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(function, parts)

@@ -84,11 +84,6 @@ def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
     return chosen
 
 
-def block_names(model: nn.Module, family: Family) -> list[str]:
-    """The blocks that hold prunable layers, in the order in which the model registers them."""
-    return list(dict.fromkeys(layer.block for layer in _all_layers(model, family).values() if layer.block))
-
-
 def block_of(name: str, family: Family) -> str | None:
     """The outermost block that a qualified name lies in, None outside of blocks."""
     parts = name.split(".")

@@ -56,7 +56,6 @@ def load(
     trust_remote_code: bool = False,
     local_files_only: bool = False,
     cache_dir: str | None = None,
-    token: str | None = None,
 ) -> Loaded:
     """Load a model by hub id, folder or built-in name.
 
@@ -71,14 +70,13 @@ def load(
         "trust_remote_code": trust_remote_code,
         "local_files_only": local_files_only,
         "cache_dir": cache_dir,
-        "token": token,
         "revision": None if folder else revision,
     }
     with one_line(name, folder), quiet():
         from transformers import AutoConfig
 
         if not folder:
-            options |= _pin(name, revision=revision, token=token, cache_dir=cache_dir, local=local_files_only)
+            options |= _pin(name, revision=revision, cache_dir=cache_dir, local=local_files_only)
         target = str(folder or name)
         whole = stated.check(name, target, options)
         config = AutoConfig.from_pretrained(target, **options)
@@ -201,7 +199,7 @@ def _locate(name: str) -> tuple[str, Path | None]:
     return "folder", path
 
 
-def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str | None, local: bool) -> dict[str, Any]:
+def _pin(name: str, *, revision: str | None, cache_dir: str | None, local: bool) -> dict[str, Any]:
     """The options that take all files from one commit, from the local cache if the hub cannot be asked."""
     from huggingface_hub import HfApi, constants, resolve_revision
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -210,13 +208,13 @@ def _pin(name: str, *, revision: str | None, token: str | None, cache_dir: str |
     unreachable = None
     try:
         if not local:
-            HfApi().model_info(name, revision=revision, token=token)
+            HfApi().model_info(name, revision=revision)
     except (HfHubHTTPError, HFValidationError):
         raise
     except Exception as error:
         # each of the many files would be tried several times, with pauses
         unreachable, local = error, True
-    pinned = resolve_revision(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local)
+    pinned = resolve_revision(name, revision=revision, cache_dir=cache_dir, local_files_only=local)
     if unreachable:
         logger.warning("the hub cannot be reached (%s): taking %s from the local cache", first_line(unreachable), name)
     return {"revision": pinned, "local_files_only": local}

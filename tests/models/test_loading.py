@@ -315,7 +315,7 @@ def test_torchvision_changes_no_number_and_what_needs_it_says_so(checkpoints, tm
 
 
 HUB_SESSION = """
-import json, logging, time
+import json, logging, os, time
 from idvl.models.loading import load
 
 warned = []
@@ -336,9 +336,9 @@ print(json.dumps({
     "cached": tried("google/vit", local_files_only=True),
     "revision": tried("google/vit", revision="nope"),
     "gated": tried("meta/bert"),
-    "token": tried("meta/bert", token="hf_x"),
     "unknown": tried("google/vitt"),
     "incomplete": tried("google/bare"),
+    "token": [os.environ.update(HF_TOKEN="hf_x"), *tried("meta/bert")],
     "warnings": warned,
 }))
 """
@@ -363,7 +363,7 @@ def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
             "UsageError",
             "google/vit has no such revision; choose a branch, tag or commit of it",
         ]
-        assert "gated" in said["gated"][1] and said["token"][0] == "loaded"
+        assert "gated" in said["gated"][1] and said["token"][1] == "loaded"
         assert "nor a model on the hub (404)" in said["unknown"][1]
         assert "no processor that loads" in said["incomplete"][1]
     said = session()
@@ -405,8 +405,6 @@ def test_batches_keep_the_order_and_one_text_length(checkpoints):
     alone = process(loaded.processor, samples[4:5], longest)
     for key, value in alone.items():
         assert torch.equal(batches[1][key][1:2], value)
-    for batch, again in zip(batches, encode(loaded, samples, batch_size=3, workers=2), strict=True):
-        assert all(torch.equal(batch[key], again[key]) for key in batch)
     (last,) = encode(loaded, samples, batch_size=3, part=range(2, 3))
     assert all(torch.equal(batches[2][key], last[key]) for key in last)
 
