@@ -21,17 +21,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from idvl import yaml_file
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import disk_errors, parse_json, read_bytes, read_json, write_bytes, write_json, write_text
 from idvl.profile import finite
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: no lock there
-    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
 class Run:
     """The folder of one run, held by this process until `close`. Open it on the main process only."""
 
-    def __init__(self, folder: Path, record: dict[str, Any], lock: IO[str]):
+    def __init__(self, folder: Path, record: dict[str, Any], lock: FileLock):
         self.folder = folder
         self.record = record
         self._lock = lock
@@ -84,7 +81,7 @@ class Run:
             with disk_errors(folder):
                 return cls(folder, _prepare(folder, recipe, json.loads(json.dumps(signature)), overwrite), lock)
         except BaseException:
-            lock.close()
+            lock.release()
             raise
 
     def path(self, name: str) -> Path:
@@ -109,7 +106,7 @@ class Run:
 
     def close(self) -> None:
         """Give the folder back."""
-        self._lock.close()
+        self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -312,20 +309,19 @@ def _entries(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name != LOCK and not UNFINISHED.fullmatch(name)]
 
 
-def _acquire(folder: Path) -> IO[str]:
+def _acquire(folder: Path) -> FileLock:
     """Hold the folder's lock file; the system releases it when the process ends, however it ends."""
-    lock = (folder / LOCK).open("a")
-    if fcntl is None:
-        return lock
+    lock = FileLock(folder / LOCK, thread_local=False)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         raise UsageError(
             f"another process is writing to {quoted(folder)}; wait for it or choose another --output"
         ) from None
     except OSError as error:
-        logger.warning("cannot lock %s (%s): start no second run in it", folder, error.strerror)
+        if error.filename:  # the file cannot be opened; without a name, the file system has no locks
+            raise
+        logger.warning("cannot lock %s (%s): do not start a second run in it", folder, error.strerror)
     return lock
 
 
