@@ -9,13 +9,14 @@ in part (answers that some people gave) take it too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import copysign, inf, sqrt
 from statistics import NormalDist
 
+from scipy.optimize import bisect
+from scipy.special import stdtrit
+
 from idvl.metrics.measured import Array
 
-HALVINGS = 60
 # a sum of squares below this share of that of independent trials is rounding
 ALIKE = 1e-12
 
@@ -59,8 +60,15 @@ def tango(more: float, less: float, pairs: float, level: float) -> tuple[float, 
         away = more - less - pairs * delta
         return away / sqrt(variance) if variance > 0 else copysign(inf, away) if away else 0.0
 
-    found = (more - less) / pairs
-    return _last(lambda delta: score(delta) <= z, found, -1.0), _last(lambda delta: score(delta) >= -z, found, 1.0)
+    def bound(end: float) -> float:
+        """The difference farthest towards `end`, -1 or 1, whose score is within z."""
+
+        def room(delta: float) -> float:
+            return z + end * score(delta)
+
+        return end if room(end) >= 0 else bisect(room, (more - less) / pairs, end, xtol=1e-15)
+
+    return bound(-1.0), bound(1.0)
 
 
 def _effective(independent: float, squares: float, hits: Array, trials: Array, level: float) -> float:
@@ -76,30 +84,8 @@ def _effective(independent: float, squares: float, hits: Array, trials: Array, l
         return float(n)
     whole = (hits == hits.round()).all()
     size = count * (min(1.0, independent / squares) if whole else independent / squares)
-    return float(size * (_quantile(level) / _student(level, n - 1)) ** 2 if count > n else size)
-
-
-def _last(inside: Callable[[float], bool], start: float, end: float) -> float:
-    """The point farthest from `start` towards `end` that is inside, by halving."""
-    if inside(end):
-        return end
-    for _ in range(HALVINGS):
-        middle = (start + end) / 2
-        start, end = (middle, end) if inside(middle) else (start, middle)
-    return start
+    return float(size * (_quantile(level) / stdtrit(n - 1, (1 + level) / 2)) ** 2 if count > n else size)
 
 
 def _quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def _student(level: float, degrees: int) -> float:
-    """The quantile of Student's distribution, by Abramowitz and Stegun 26.7.5: at 95 % to 1 % from 2 degrees on."""
-    z = _quantile(level)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
