@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
 # characters of a value that a message quotes
@@ -15,6 +17,24 @@ def quoted(value: object) -> str:
     except (ValueError, RecursionError):  # an integer of more than 4,300 digits, a list inside itself
         text = f"{type(value).__name__} too large to show"
     return text if len(text) <= QUOTED else f"{text[: QUOTED - 60]} ... {text[-50:]}"
+
+
+def did_you_mean(word: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """A hint at the nearest known name, as in "; did you mean 'val'?", empty where none is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {quoted(near[0])}?" if near else ""
+
+
+def first_line(error: object) -> str:
+    """The first line of an error's message, its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class UsageError(ValueError):

@@ -6,7 +6,6 @@ Profiles that others published ship as data in the same form. It knows no torch.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -15,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.files import read_json, sound, write_text
 
 VERSION = 1
@@ -208,9 +207,7 @@ def load_profile(path: Path | str) -> Profile:
     if not folder.exists() and str(path) in published_names():
         return published(str(path))
     if not folder.exists():
-        near = difflib.get_close_matches(str(path), published_names(), n=1)
-        hint = f"; did you mean the published {near[0]!r}?" if near else ""
-        raise UsageError(f"there is no profile {quoted(path)}{hint}")
+        raise UsageError(f"there is no profile {quoted(path)}{did_you_mean(path, published_names())}")
     return Profile.load(folder)
 
 

@@ -37,7 +37,7 @@ from idvl.choices import (
     Smoothing,
     Texts,
 )
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.files import write_text
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 
@@ -415,7 +415,7 @@ def _line(detail: Mapping[str, Any]) -> str:
         return "no model: name one, as builtin/blip, or as model.name in a recipe"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        return f"{key}: {quoted(value)} is not one of {', '.join(allowed)}{_near(str(value), allowed)}"
+        return f"{key}: {quoted(value)} is not one of {', '.join(allowed)}{did_you_mean(value, allowed)}"
     if kind == "value_error":
         return f"{key} takes {detail['ctx']['error']}"
     return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {quoted(value)}{_meant(detail)}"
@@ -440,8 +440,3 @@ def _unknown(key: str) -> str:
     near = near or ([] if inside else difflib.get_close_matches(key, sections, n=1))
     told = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(inside or sections)}"
     return f"unknown key {quoted(key)}; {told}"
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

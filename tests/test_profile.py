@@ -134,7 +134,7 @@ def test_a_profile_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_profile_suggests_the_published_one(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean the published 'blip-coco'"):
+    with pytest.raises(UsageError, match="did you mean 'blip-coco'"):
         load_profile("blip-cocoo")
     with pytest.raises(UsageError, match="there is no profile"):
         load_profile(tmp_path / "none.json")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 
 _HERE = Path(__file__).parent
 NAMES = tuple(sorted(f"builtin/{config.parent.name}" for config in _HERE.glob("*/config.json")))
@@ -17,8 +16,7 @@ def path(name: str) -> Path:
     """The folder of a built-in model, 'builtin/blip' or 'blip' for short. Raises UsageError for an unknown one."""
     full = name if name.startswith("builtin/") else f"builtin/{name}"
     if full not in NAMES:
-        near = difflib.get_close_matches(full, NAMES, n=1, cutoff=0.85)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(full, NAMES, cutoff=0.85)
         raise UsageError(f"no built-in model {quoted(name)}: there are {', '.join(NAMES)}{hint}")
     return _HERE / full.removeprefix("builtin/")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from idvl.errors import RunError, UsageError, quoted
-from idvl.models.load_errors import first_line
+from idvl.errors import RunError, UsageError, first_line, quoted
 
 
 def check(repo_id: str) -> None:

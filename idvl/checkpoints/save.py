@@ -27,9 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from idvl.checkpoints.verify import Verdict, verify
-from idvl.errors import RunError, quoted
+from idvl.errors import RunError, first_line, quoted
 from idvl.files import disk_errors, to_disk, write_json, write_text
-from idvl.models.load_errors import first_line
 from idvl.models.loading import quiet
 from idvl.profile import Profile
 from idvl.sparsity.masks import Masks

@@ -5,12 +5,11 @@ It neither opens nor downloads anything.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from idvl.errors import QUOTED, UsageError, quoted
+from idvl.errors import QUOTED, UsageError, did_you_mean, quoted
 
 # names that a message lists
 MOST_LISTED = 40
@@ -253,8 +252,7 @@ def evaluator_of(*names: str | None) -> str:
 def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> UsageError:
     """The error for a name that does not exist: what was asked, the nearest name there is, and all of them."""
     known = list(known)
-    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-    guess = f"; did you mean {quoted(near[0])}?" if near else ""
+    guess = did_you_mean(value, known, cutoff=0.5)
     return UsageError(f"no {kind} {quoted(value)}{guess} (there is {listed(known)}){hint and '; ' + hint}")
 
 

@@ -6,7 +6,6 @@ stratified by digit and shuffled by a seed fixed here. It does not know what a m
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Iterator
 from functools import cache
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 
 SPLITS = ("train", "test")
 SIZES = {"train": 898, "test": 899}
@@ -33,8 +32,7 @@ def samples(split: str = DEFAULT_SPLIT, n: int | None = None, seed: int = 0) -> 
     for an unknown split, an n below 1 or a missing scikit-learn.
     """
     if split not in SPLITS:
-        near = difflib.get_close_matches(split, SPLITS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(split, SPLITS)
         raise UsageError(f"digits has no split {quoted(split)}: its splits are {', '.join(SPLITS)}{hint}")
     n = DEFAULT_SAMPLES if n is None else n
     if n < 1:

@@ -13,7 +13,7 @@ from typing import Any
 
 from idvl.data.catalog import TRAINING, CatalogEntry, Join, choose_split, unknown
 from idvl.data.columns import Columns, Source, find_columns
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, causes
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def _explained(error: Exception, dataset_id: str) -> UsageError:
             "that may read it"
         )
     connection = (ConnectionError, TimeoutError, HfHubHTTPError)
-    if any(isinstance(cause, connection) or type(cause).__module__.startswith("http") for cause in _chain(error)):
+    if any(isinstance(cause, connection) or type(cause).__module__.startswith("http") for cause in causes(error)):
         return UsageError(
             f"cannot reach {dataset_id} on the Hub ({_line(error)}): check the network and HF_HUB_OFFLINE, or pass "
             "--data-dir with a local copy; --dataset shapes needs no network"
@@ -212,14 +212,8 @@ def _is_gated(error: BaseException) -> bool:
         isinstance(cause, GatedRepoError)
         or "is a gated dataset" in str(cause)
         or getattr(getattr(cause, "response", None), "status_code", None) == 403
-        for cause in _chain(error)
+        for cause in causes(error)
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _line(error: BaseException) -> str:

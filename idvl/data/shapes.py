@@ -8,7 +8,6 @@ chooses the numbers. It does not know what a model makes of them.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import random
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_SPLIT = "validation"
@@ -84,8 +83,7 @@ class Scene:
 def scenes(split: str) -> tuple[Scene, ...]:
     """All scenes of a split in a fixed order: about half of the 10,224 in train, a quarter in each of the others."""
     if split not in SPLITS:
-        near = difflib.get_close_matches(split, SPLITS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(split, SPLITS)
         raise UsageError(f"shapes has no split {quoted(split)}: its splits are {', '.join(SPLITS)}{hint}")
     things = [Thing(*words) for words in product(RADII, COLOURS, SHAPES)]
     every = (Scene(*pair[:1], relation, *pair[1:]) for relation in RELATIONS for pair in permutations(things, 2))

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from idvl import predictions
 from idvl.device import free_memory, held_memory, peak_within
 from idvl.distributed import Team
-from idvl.errors import RunError, UsageError
-from idvl.models.load_errors import REFUSED, first_line
+from idvl.errors import RunError, UsageError, first_line
+from idvl.models.load_errors import REFUSED
 from idvl.predictions import Record
 from idvl.tasks import Pass
 

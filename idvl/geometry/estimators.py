@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.geometry import pareto
 from idvl.geometry.diagnostics import TIE, diagnose, log_ratios_of
 from idvl.geometry.neighbors import DenseRows, Neighbors, nearest
@@ -113,9 +112,8 @@ class _NoEstimate(Exception):
 
 def _find(name: str) -> Estimator:
     if name not in ESTIMATORS:
-        near = get_close_matches(str(name), ESTIMATORS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(ESTIMATORS)}"
-        raise UsageError(f"unknown estimator {quoted(name)}: {hint}")
+        hint = did_you_mean(name, ESTIMATORS) or f"; take one of {', '.join(ESTIMATORS)}"
+        raise UsageError(f"unknown estimator {quoted(name)}{hint}")
     return ESTIMATORS[name]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, first_line, quoted
 
 
 def load(name: str, *, trust_remote_code: bool = False) -> Any:
@@ -26,7 +26,7 @@ def load(name: str, *, trust_remote_code: bool = False) -> Any:
 
         return evaluate.load(str(script or name), keep_in_memory=True)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the metric {quoted(name)} cannot be loaded: {_line(error)}") from error
+        raise UsageError(f"the metric {quoted(name)} cannot be loaded: {first_line(error)}") from error
 
 
 def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
@@ -34,7 +34,9 @@ def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) 
     try:
         found = metric.compute(predictions=list(predictions), references=list(references))
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the metric {quoted(metric.name)} does not take these predictions: {_line(error)}") from error
+        raise UsageError(
+            f"the metric {quoted(metric.name)} does not take these predictions: {first_line(error)}"
+        ) from error
     if not isinstance(found, dict):
         raise UsageError(f"the metric {quoted(metric.name)} gives a {type(found).__name__}, not names with values")
     return {key: _plain(value) for key, value in found.items()}
@@ -51,11 +53,6 @@ def _script(name: str) -> Path | None:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UsageError(f"there is no metric folder {quoted(name)}")
     return None
-
-
-def _line(error: Exception) -> str:
-    """The first line of a message that may have many."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _plain(value: Any) -> Any:

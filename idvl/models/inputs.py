@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError, quoted
-from idvl.models.load_errors import first_line
+from idvl.errors import UsageError, first_line, quoted
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.models.families import Family
 from idvl.profile import MODALITIES, Modality
 
@@ -70,12 +70,10 @@ def find_layers(
 def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
     """The layers of one of SCOPES, or those whose name matches a pattern. Raises UsageError if there is none."""
     if scope not in SCOPES:
-        near = difflib.get_close_matches(scope, SCOPES, n=1)
-        if not near or set(scope) & set("*?[."):
+        hint = did_you_mean(scope, SCOPES)
+        if not hint or set(scope) & set("*?[."):
             return find_layers(model, family, pattern=scope)
-        raise UsageError(
-            f"no scope {quoted(scope)}; did you mean {near[0]!r}? (there is {', '.join(SCOPES)}, or a pattern)"
-        )
+        raise UsageError(f"no scope {quoted(scope)}{hint} (there is {', '.join(SCOPES)}, or a pattern)")
     found = find_layers(model, family)
     chosen = {name: layer for name, layer in found.items() if layer.modality in SCOPES[scope]}
     if not chosen:
@@ -138,9 +136,8 @@ def _wanted(modality: str | Collection[str] | None, found: dict[str, Layer]) -> 
     wanted = {modality} if isinstance(modality, str) else set(modality)
     present = [name for name in MODALITIES if any(layer.modality == name for layer in found.values())]
     for name in sorted(wanted - set(present)):
-        near = difflib.get_close_matches(name, MODALITIES, n=1)
         if name not in MODALITIES:
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, MODALITIES)
             raise UsageError(f"no modality {quoted(name)}{hint} (this model has {', '.join(present)})")
         raise UsageError(f"the model has no {name} layers; it has {', '.join(present)}")
     return wanted

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, causes, first_line, quoted
 
 # what the extra vlm installs, as the messages of transformers spell it
 VLM = ("torchvision", "num2words", "sentencepiece", "protobuf")
@@ -34,7 +34,7 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
     from huggingface_hub import errors as hub
     from safetensors import SafetensorError
 
-    chain = list(_chain(error))
+    chain = list(causes(error))
 
     def has(*types: type) -> bool:
         return any(isinstance(link, types) for link in chain)
@@ -76,7 +76,7 @@ def unreached(error: BaseException) -> bool:
     from huggingface_hub import errors as hub
 
     types = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.RevisionResolutionError, ConnectionError)
-    return any(isinstance(link, types) for link in _chain(error))
+    return any(isinstance(link, types) for link in causes(error))
 
 
 def _model_type(folder: Path | None) -> str:
@@ -85,17 +85,6 @@ def _model_type(folder: Path | None) -> str:
     except (OSError, ValueError, AttributeError):
         kind = None
     return f"model_type {quoted(kind)} in its config.json" if kind else "its config.json names no model_type"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def first_line(error: object) -> str:
-    """The first line of an error's message, its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def nearby(path: Path) -> str:

@@ -21,12 +21,12 @@ import torch
 from torch import nn
 
 from idvl.device import find_device
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, first_line, quoted
 from idvl.models import stated
 from idvl.models.families import Family, family_of
 from idvl.models.inputs import AT_ONCE, image_processor_of, tokenizer_of
 from idvl.models.layers import block_of, find_layers, modality_of
-from idvl.models.load_errors import first_line, nearby, one_line, unreached
+from idvl.models.load_errors import nearby, one_line, unreached
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, first_line
 from idvl.models.layers import Layer
-from idvl.models.load_errors import REFUSED, first_line
+from idvl.models.load_errors import REFUSED
 from idvl.models.walk import Call, restore_forward, to_device
 
 TOURS = 2

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from idvl import recipe as recipes
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.files import LARGEST
 from idvl.pruning.settings import resolved
 from idvl.recipe import Recipe
@@ -111,7 +110,7 @@ def _source(path: Path) -> dict[str, Any]:
         raise UsageError(f"the matrix {quoted(path)} holds nothing; it has {', '.join(KEYS)}")
     for key in source:
         if key not in KEYS:
-            raise UsageError(f"unknown key {quoted(key)} in the matrix {quoted(path)}{_near(key, KEYS)}")
+            raise UsageError(f"unknown key {quoted(key)} in the matrix {quoted(path)}{_nearest(key, KEYS)}")
     return source
 
 
@@ -163,7 +162,7 @@ def _patterns(source: Mapping[str, Any], key: str, varied: Collection[str], path
     for name in (name for settings in found for name in settings):
         if name not in varied:
             raise UsageError(
-                f"{quoted(name)} in {key} of {quoted(path)} does not vary in the matrix{_near(name, varied)}"
+                f"{quoted(name)} in {key} of {quoted(path)} does not vary in the matrix{_nearest(name, varied)}"
             )
     return found
 
@@ -208,6 +207,5 @@ def _matches(settings: Settings, some: Settings) -> bool:
     )
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+def _nearest(word: str, known: Collection[str]) -> str:
+    return did_you_mean(word, known) or f"; known are {', '.join(known)}"

@@ -16,9 +16,8 @@ from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
 
 from idvl.data.samples import Sample
-from idvl.errors import RunError, UsageError, quoted
+from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.models.inputs import check as check_inputs
-from idvl.models.load_errors import first_line
 from idvl.models.loading import Loaded
 from idvl.training.settings import Training
 

@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from idvl.distributed import lost, patient
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, first_line
 
 FAILURE = "idvl/failure"
 
@@ -99,7 +99,7 @@ def _first_failure(error: Exception) -> str | None:
     broken = None if isinstance(error, (UsageError, RunError)) else lost(error)
     try:
         if broken is None:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             store.compare_set(FAILURE, "", f"{rank} {reason}")
             return None
         if store.check([FAILURE]):

@@ -190,7 +190,7 @@ def test_integers_and_small_floats_are_fine() -> None:
 
 
 def test_unknown_estimator_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="'twon': did you mean twonn"):
+    with pytest.raises(UsageError, match="'twon'; did you mean 'twonn'"):
         intrinsic_dimension(np.zeros((5, 5)), "twon")
 
 

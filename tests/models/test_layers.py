@@ -102,7 +102,7 @@ def test_patterns_and_modalities_select(blip):
     ("choice", "said"),
     [
         ({"pattern": "vision_model.encoder.layers.0.mlp.fc3"}, r"near it: vision_model\.encoder\.layers\.0\.mlp\.fc"),
-        ({"modality": "visoin"}, "did you mean vision"),
+        ({"modality": "visoin"}, "did you mean 'vision'"),
         ({"modality": "fusion"}, "no fusion layers; it has vision, language, cross"),
     ],
 )

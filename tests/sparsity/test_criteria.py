@@ -158,7 +158,7 @@ def test_a_recipe_can_say_every_setting_and_has_its_default(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("platton", {}, "did you mean platon"),
+        ("platton", {}, "did you mean 'platon'"),
         ("wanda", {}, "take one of gradient, magnitude, platon"),
         ("magnitude", {"beta1": 0.5}, "no setting 'beta1'; it has none"),
         ("platon", {"beta3": 0.5}, "no setting 'beta3'; it has beta1, beta2, window, smoothing_dtype"),

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.errors import UsageError, first_line
 from idvl.models import families
 from idvl.models.families import Family, Lesson, vit
 from idvl.models.inputs import NO_LIMIT, image_processor_of, longest_text, pixels, prepared, process, tokenizer_of
-from idvl.models.load_errors import first_line
 from idvl.models.objective import IGNORED, Gather, Objective
 from idvl.models.skills import (
     QUESTION,

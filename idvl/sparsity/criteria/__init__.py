@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 
 
 class Criterion(Protocol):
@@ -59,7 +58,6 @@ def load(name: str, **chosen: Any) -> Criterion:
 
 def _find(name: str) -> type:
     if name not in names():
-        near = get_close_matches(str(name), names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(names())}"
-        raise UsageError(f"unknown criterion {quoted(name)}; {hint}")
+        hint = did_you_mean(name, names()) or f"; take one of {', '.join(names())}"
+        raise UsageError(f"unknown criterion {quoted(name)}{hint}")
     return import_module(f"{__name__}.{name}").CRITERION
