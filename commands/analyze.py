@@ -24,8 +24,9 @@ idvl analyze runs/small --expect --output replication.html
 
 idvl analyze --sensitivity builtin/blip --dataset shapes --output runs/sensitivity
 
-A folder that is no run stands for the runs in it. The page is one file that needs no network; the figures are drawn as
-PNG and SVG into a folder beside it. With --sensitivity, --output is the folder of that run, and the page is in it."""
+A folder that is not a run stands for the runs in it.
+The page is one file that needs no network. Figures are saved beside it.
+With --sensitivity, --output is the run folder, and the page is in it."""
 
 SENSITIVITY = "Sensitivity"
 SETTINGS = SettingFlags(

@@ -26,7 +26,7 @@ idvl estimate-id ./my-checkpoint --dataset ./my-images --samples 500 --output ru
 
 idvl estimate-id --recipe runs/mine/recipe.yaml --set estimate.tokens=mean
 
-Flags win over --set, --set over the recipe file, the file over the defaults."""
+Flags override --set, and --set overrides the recipe file."""
 
 SETTINGS = SettingFlags(keys=("data", "estimate", "model"))
 

@@ -24,8 +24,8 @@ idvl eval --score runs/blip-80/eval/predictions.jsonl
 
 accelerate launch -m idvl eval openai/clip-vit-large-patch14 --task retrieval --dataset flickr30k
 
-Values are in percent, CIDEr times 100, as in the tables of papers. Flags win over --set, --set over the recipe file,
-the file over the defaults."""
+Values are in percent, and CIDEr is multiplied by 100, as in papers.
+Flags override --set, and --set overrides the recipe file."""
 
 SETTINGS = SettingFlags(
     keys=("eval", "data", "model"),

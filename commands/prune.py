@@ -27,8 +27,8 @@ accelerate launch -m idvl prune --recipe recipes/blip-coco-platon-id-80.yaml
 
 idvl prune --matrix recipes/small/core.yaml --output runs/core --budget 2h --resume
 
-Flags win over --set, --set over the recipe file, the file over the defaults. Every setting of a recipe can be
-given with --set."""
+Flags override --set, and --set overrides the recipe file.
+--set takes every setting of a recipe, also those without a flag."""
 
 SETTINGS = SettingFlags(
     keys=("prune", "train", "eval.task", "eval.every", "eval.limit", "eval.after", "data", "estimate.memory", "model"),

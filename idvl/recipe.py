@@ -151,7 +151,7 @@ class DataSection(Section):
         None, "Column with the second image, for tasks on two images.", value="NAME"
     )
     allow_outside: bool = _setting(False, "Read images that a table names outside of the dataset's folder.")
-    split: str | None = _setting(None, "Split to read.", shown="the dataset's own; prune: train", value="NAME")
+    split: str | None = _setting(None, "Split to read.", shown="the dataset's own", value="NAME")
     samples: Count | None = _setting(
         None, "Number of samples to estimate dimensions from.", shown="the dataset's own, mostly 2000"
     )
@@ -242,7 +242,9 @@ class TrainSection(Section):
     )
     weight_decay: Annotated[float, Field(ge=0)] = _setting(0.0, "Weight decay of AdamW.")
     lr_schedule: str = _setting("cosine", "Learning rate scheduler of transformers.", flag="")
-    warmup: Share = _setting(0.0, "Fraction of the steps that the learning rate rises.", flag="")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = _setting(
+        0.0, "Fraction of the steps that the learning rate rises.", flag=""
+    )
     clip: Annotated[float, Field(gt=0)] | None = _setting(None, "Largest norm of the gradient.", shown="no clipping")
     mixed_precision: Precision = _setting("no", "Precision of forward and backward passes.")
     gradient_checkpointing: bool = _setting(False, "Recompute activations: less memory, more time.")

@@ -56,6 +56,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ({"data.samples": 10**400}, "data.samples: .*less than or equal to 1000000000, not 10000"),
         ({"train.max_steps": "1_0"}, "train.max_steps takes a number without underscores, not .1_0"),
         ({"train.epochs": True}, "train.epochs takes a number or text, not true"),
+        ({"train.warmup": 1}, "train.warmup: input should be less than 1, not 1"),
         ({"train.clip": "inf"}, "train.clip: input should be a finite number, not 'inf'"),
         ({"prune.id_exponent": float("inf")}, "prune.id_exponent: .*, not inf"),
         ({"prune.id_exponent": 1e308}, "prune.id_exponent: .*less than or equal to 40, not 1e.308"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,7 @@ WITHOUT_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The settings of `train`. Raises UsageError for values that make no sense.
+    """The settings of `train`; the recipe has checked their ranges. UsageError for schedulers that cannot be used.
 
     `batch_size` is a process's; a step learns from batch_size x accumulate x processes samples. `max_steps` replaces
     `epochs`. `warmup` is a fraction of all steps, `lr_schedule` a name of transformers' schedulers, `clip` the
@@ -47,18 +46,6 @@ class Training:
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("max_steps", 0), ("batch_size", 1), ("accumulate", 1), ("log_every", 1)):
-            _at_least(name, getattr(self, name), least)
-        for name in ("learning_rate", "weight_decay", "distill", "workers"):
-            _at_least(name, getattr(self, name), 0)
-        for name in ("checkpoint_every", "evaluate_every"):
-            _at_least(name, getattr(self, name), 1)
-        if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup is a fraction of all steps, at least 0 and below 1, not {self.warmup}")
-        if self.clip is not None and not self.clip > 0:
-            raise UsageError(f"clip is a norm above 0, or none at all, not {self.clip}")
-        if self.mixed_precision not in ("no", "fp16", "bf16"):
-            raise UsageError(f"no mixed_precision {quoted(self.mixed_precision)}; choose no, fp16 or bf16")
         if self.lr_schedule in WITHOUT_METRIC:
             raise UsageError(
                 f"lr_schedule {quoted(self.lr_schedule)} follows a metric, which training does not measure"
@@ -87,8 +74,3 @@ def total_steps(training: Training, samples: int, processes: int = 1) -> int:
     """Optimizer steps of the whole run (with `update_weights=False`, gradients)."""
     each = steps_per_epoch(training, samples, processes)
     return training.epochs * each if training.max_steps is None else training.max_steps
-
-
-def _at_least(name: str, value: float | None, least: float) -> None:
-    if value is not None and not (least <= value < math.inf):
-        raise UsageError(f"{name} must be at least {least}, not {value}")

@@ -36,15 +36,8 @@ def test_fewer_samples_than_one_step_learns_from():
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"warmup": 1.0}, "fraction"),
-        ({"clip": 0.0}, "clip"),
-        ({"mixed_precision": "fp8"}, "no, fp16 or bf16"),
         ({"lr_schedule": "reduce_lr_on_plateau"}, "metric"),
         ({"lr_schedule": "constant", "warmup": 0.1}, "constant_with_warmup"),
-        ({"checkpoint_every": 0}, "checkpoint_every"),
-        ({"evaluate_every": 0}, "evaluate_every"),
     ],
 )
 def test_settings_that_make_no_sense(setting, said):
