@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,13 +18,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
 )
 
-from idvl import yaml_file
+from idvl import plugins, yaml_file
 from idvl.choices import (
     DEFAULT_CRITERION,
     Allocation,
@@ -70,6 +72,16 @@ def _or_auto(value: Any) -> Any:
     if not str(value).isdecimal():
         raise ValueError(f'a number of samples, or "auto", not {quoted(value)}')
     return value
+
+
+def _or_plugin(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A criterion of idvl, or of another package."""
+    try:
+        return validate(value)
+    except ValidationError:
+        if value in plugins.found(plugins.CRITERIA, get_args(Criterion)):
+            return value
+        raise
 
 
 # settings of which an empty text is one
@@ -191,7 +203,9 @@ class PruneSection(Section):
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = _setting(
         None, "Fraction of the weights in scope that become zero.", shown="0.8; with N:M, what it implies"
     )
-    criterion: Criterion = _setting(DEFAULT_CRITERION, "Importance score of a weight.")
+    criterion: Annotated[Criterion, WrapValidator(_or_plugin), PlainSerializer(str)] = _setting(
+        DEFAULT_CRITERION, "Importance score of a weight."
+    )
     id_weight: IdWeight = _setting("multiply", "How the layer's intrinsic dimension enters the score.")
     # 2 to the 40 is beyond any factor that is used
     id_exponent: Annotated[float, Field(gt=0, le=40)] = _setting(1.0, "Exponent of the intrinsic dimension.")

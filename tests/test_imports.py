@@ -23,7 +23,7 @@ ROWS = [
     # the words of a protocol are spelled once, in profile and choices: recipe's schema is made of them
     {"recipe", "runs", "predictions"},
     {"profile", "yaml_file"},
-    {"files", "device", "reporter"},
+    {"files", "device", "reporter", "plugins"},
     {"errors", "choices"},
 ]
 RECIPE_READERS = {"commands", "sweep", "workflows", "pruning", "measurement", "evaluation", "session"}
@@ -38,6 +38,7 @@ WITHOUT_TRANSFORMERS = {
     "errors",
     "files",
     "choices",
+    "plugins",
     "reporter",
     "yaml_file",
     "reporting",

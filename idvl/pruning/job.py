@@ -151,7 +151,9 @@ class Job:
 def criterion_of(prune: PruneSection) -> criteria.Criterion:
     """A new criterion as a recipe sets it."""
     load = icml24.load if prune.compat == "icml24" else criteria.load
-    return load(prune.criterion, **{key: getattr(prune, key) for key in criteria.settings(prune.criterion)})
+    # a criterion of another package may have settings that no recipe has, which keep their defaults
+    known = [key for key in criteria.settings(prune.criterion) if key in PruneSection.model_fields]
+    return load(prune.criterion, **{key: getattr(prune, key) for key in known})
 
 
 def pruner_of(

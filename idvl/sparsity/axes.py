@@ -19,7 +19,7 @@ COMPATS = ("none", "icml24")
 
 # an axis -> its values in words; of a structure only the kind, of a limit only whether it is set
 AXES: dict[str, tuple[str, ...]] = {
-    "criterion": tuple(criteria.names()),
+    "criterion": tuple(criteria.built_in()),
     "id_weight": tuple(MODES),
     "allocation": tuple(ALLOCATIONS),
     "structure": ("unstructured", "N:M"),
@@ -118,8 +118,9 @@ def refuse(
     }
     given: dict[str, Any] = chosen | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
     for axis, value in chosen.items():
-        if value not in AXES[axis]:
-            raise UsageError(f"{axis} must be one of {', '.join(AXES[axis])}, not {quoted(value)}")
+        known = AXES[axis] if axis != "criterion" or value in AXES[axis] else criteria.names()
+        if value not in known:
+            raise UsageError(f"{axis} must be one of {', '.join(known)}, not {quoted(value)}")
     for first, second in combinations(chosen.items(), 2):
         if why := reason(first, second):
             raise UsageError(f"{first[0]} {given[first[0]]} and {second[0]} {given[second[0]]}: {why}")

@@ -1,6 +1,7 @@
 """What idvl knows of architectures: one file a family, found by listing this folder.
 
-A family file exposes one object, FAMILY; its key is the file's name. Nothing here knows weights or files on disk.
+A family file exposes one object, FAMILY; its key is the file's name. A package names such an object as an entry point
+`idvl.families`, whose name is the key. Nothing here knows weights or files on disk.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from idvl import plugins
 from idvl.data.samples import Sample
 from idvl.models.objective import Gather, Objective
 from idvl.models.skills import Skill
@@ -115,9 +117,9 @@ def unlabelled(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def names() -> list[str]:
-    """The keys of all families, the fallback last."""
-    found = [module.name for module in pkgutil.iter_modules(__path__)]
-    return sorted(found, key=lambda name: (name == FALLBACK, name))
+    """The keys of all families: idvl's own, those of other packages, and the fallback last."""
+    own = sorted({module.name for module in pkgutil.iter_modules(__path__)} - {FALLBACK})
+    return [*own, *sorted(plugins.found(plugins.FAMILIES, [*own, FALLBACK])), FALLBACK]
 
 
 def family_of(config: Any) -> Family:
@@ -126,10 +128,17 @@ def family_of(config: Any) -> Family:
     Raises UsageError for a model that takes neither images nor text.
     """
     for name in names():
-        family: Family = import_module(f"{__name__}.{name}").FAMILY
+        family = _load(name)
         if name == FALLBACK or (config.model_type in family.model_types and _describes(family, config)):
             break
     return replace(family.for_config(config) if family.for_config else family, key=name)
+
+
+def _load(name: str) -> Family:
+    own = [module.name for module in pkgutil.iter_modules(__path__)]
+    if point := plugins.found(plugins.FAMILIES, own).get(name):
+        return plugins.load(point, lambda made: None if isinstance(made, Family) else "it is no Family")
+    return import_module(f"{__name__}.{name}").FAMILY
 
 
 def _describes(family: Family, config: Any) -> bool:

@@ -1,7 +1,8 @@
-"""What one weight is worth: one file a criterion, found by listing this folder.
+"""What one weight is worth: one file a criterion, found by listing this folder, and those of other packages.
 
 A criterion file exposes CRITERION, a class that takes the criterion's settings, each with a default; its key is the
-file's name. A criterion knows weights and gradients by name, nothing of IDs, budgets or masks.
+file's name. A package names such a class as an entry point `idvl.criteria`, whose name is the key. A criterion knows
+weights and gradients by name, nothing of IDs, budgets or masks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from idvl import plugins
 from idvl.errors import UsageError, did_you_mean, quoted
+
+METHODS = ("observe", "score", "state_dict", "load_state_dict")
 
 
 class Criterion(Protocol):
@@ -37,9 +41,14 @@ class Criterion(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
-def names() -> list[str]:
-    """The keys of all criteria."""
+def built_in() -> list[str]:
+    """The keys of idvl's own criteria."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def names() -> list[str]:
+    """The keys of all criteria, those of other packages last."""
+    return [*built_in(), *sorted(plugins.found(plugins.CRITERIA, built_in()))]
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -60,4 +69,11 @@ def _find(name: str) -> type:
     if name not in names():
         hint = did_you_mean(name, names()) or f"; take one of {', '.join(names())}"
         raise UsageError(f"unknown criterion {quoted(name)}{hint}")
+    if point := plugins.found(plugins.CRITERIA, built_in()).get(name):
+        return plugins.load(point, _lacks)
     return import_module(f"{__name__}.{name}").CRITERION
+
+
+def _lacks(made: Any) -> str | None:
+    missing = [method for method in METHODS if not callable(getattr(made, method, None))]
+    return f"it has no method {missing[0]}" if missing else None
