@@ -63,13 +63,6 @@ def test_a_recipe_holds_its_row(name: str, tmp_path: Path) -> None:
         assert (prune.schedule, train.max_steps, prune.initial, prune.final) == ("one-shot", 50, 0, 0)
 
 
-@pytest.mark.parametrize("path", [FOLDER / f"{name}.yaml" for name in TABLE_8], ids=lambda path: path.stem)
-def test_a_recipe_says_its_hardware_time_and_number_with_its_table(path: Path) -> None:
-    head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert all(word in head for word in ("Hardware: ", "Time: ", "estimated", "Table 8, row "))
-    assert re.search(r"Expected[:,].*\n?.*Table [123457]", head)
-
-
 @pytest.mark.parametrize("path", NEEDY, ids=lambda path: path.stem)
 def test_what_cannot_be_carried_out_yet_is_refused_in_one_line(path: Path) -> None:
     with pytest.raises(UsageError, match="yet: it needs .*NLVR2") as refusal:
@@ -114,15 +107,9 @@ def test_every_cell_of_a_matrix_is_accepted(path: Path, tmp_path: Path) -> None:
         assert len(read(path).cells) == len(found.cells)
 
 
-@pytest.mark.parametrize("path", MATRICES, ids=key_of)
-def test_a_matrix_opens_with_its_command_hardware_and_time(path: Path) -> None:
-    key = key_of(path)
-    text = path.read_text()
-    assert text.startswith(f"# idvl prune --matrix recipes/{key}.yaml --output runs/{key} --resume\n")
-    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    words = ["Hardware: ", "Time: "] + ["ublished", "Checkpoint"] * key.startswith("paper/")
-    assert all(word in head for word in words)
-    assert max(map(len, head.splitlines())) <= 120
+def test_matrices_open_with_their_command() -> None:
+    command = "# idvl prune --matrix recipes/{0}.yaml --output runs/{0} --resume\n"
+    assert [path for path in MATRICES if not path.read_text().startswith(command.format(key_of(path)))] == []
 
 
 def rows_of_the_paper(recipe: Recipe) -> list[tuple[str, dict[str, float]]]:
