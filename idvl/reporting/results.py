@@ -38,12 +38,9 @@ def catalogue(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
             for name, size in row["splits"].items()
         )
         columns = ", ".join(f"{kind} {column}" for kind, column in row["columns"].items())
-        revision = f" at {row['revision']}" if row["revision"] else ""
         lines.append(Text(f"{row['name']}: {', '.join(row['tasks'])}", style="bold"))
         lines.append(Text(f"  {row['holds']}"))
-        lines.append(
-            Text(f"  {row['id'] or 'built in'}{revision}{gated}" + (f"; columns: {columns}" if columns else ""))
-        )
+        lines.append(Text(f"  {row['id'] or 'built in'}{gated}" + (f"; columns: {columns}" if columns else "")))
         lines.append(Text(f"  splits: {splits}; licence: {row['licence']}"))
         if row["notes"]:
             lines.append(Text(f"  {row['notes']}", style="dim"))
