@@ -102,7 +102,7 @@ def sound(value: Any, depth: int = 0) -> Any:
 
 
 def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

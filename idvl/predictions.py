@@ -73,7 +73,7 @@ def read(path: Path) -> list[Record]:
         if line.strip():
             records.append(record := _parsed(line))
             if record is None:
-                raise UsageError(f"{path} line {number} is no JSON object: repeat the run with --resume to redo it")
+                raise UsageError(f"{path} line {number} is not a JSON object: use --resume to predict it again")
     if not records:
         raise UsageError(f"{path} holds no predictions: nothing to score")
     return records

@@ -26,10 +26,10 @@ class Reporter(Protocol):
 
 @contextmanager
 def resumable(folder: Path, reporter: Reporter) -> Iterator[None]:
-    """Tell how to go on with the run in a folder where it is interrupted."""
+    """Say how to continue the run in a folder if it is interrupted."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         place = shlex.quote(str(folder))
-        reporter.warn(f"stopped: the same command with --output {place} --resume goes on where this ends")
+        reporter.warn(f"stopped: the same command with --output {place} --resume continues it")
         raise

@@ -77,7 +77,7 @@ class Run:
         try:
             check(folder, resume=resume, overwrite=overwrite)  # another run may have ended since
             if resume and read_record(folder) is None:
-                logger.warning("there is no run in %r to resume: a new one begins there", str(folder))
+                logger.warning("there is no run in %r to resume: starting a new one", str(folder))
             with disk_errors(folder):
                 return cls(folder, _prepare(folder, recipe, json.loads(json.dumps(signature)), overwrite), lock)
         except BaseException:
@@ -124,7 +124,7 @@ def check(
     """
     folder = Path(folder)
     if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other: keep what is there, or remove it")
+        raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     places = (folder, *folder.absolute().parents)
     if lost := next((path for path in places if path.is_symlink() and not path.exists()), None):
         raise UsageError(f"cannot write to {quoted(folder)}: {quoted(lost)} leads nowhere; choose another --output")
@@ -144,8 +144,8 @@ def check(
         )
     if read_record(folder) is None:
         raise UsageError(
-            f"{quoted(folder)} is not empty and holds no idvl run (no run.json of ours): nothing to resume and nothing "
-            "that may be overwritten; choose another --output"
+            f"{quoted(folder)} is not empty and holds no idvl run (no run.json), so there is nothing to "
+            "resume or to overwrite; choose another --output"
         )
 
 
@@ -191,7 +191,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             raise ValueError(f"{quoted(odd[0])} is no step")
         return lines
     except (OSError, ValueError) as error:
-        raise RunError(f"{quoted(path)} has a broken line ({error}); start anew with --overwrite") from error
+        raise RunError(f"{quoted(path)} has a broken line ({error}); start again with --overwrite") from error
 
 
 def default_folder(kind: str, model: str, dataset: str, base: Path | str = "runs") -> Path:

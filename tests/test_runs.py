@@ -62,7 +62,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) ->
 
 def test_a_resume_of_nothing_says_that_it_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     start(tmp_path / "typo", resume=True).close()
-    assert caplog.messages == [f"there is no run in {str(tmp_path / 'typo')!r} to resume: a new one begins there"]
+    assert caplog.messages == [f"there is no run in {str(tmp_path / 'typo')!r} to resume: starting a new one"]
     start(tmp_path / "typo", resume=True).close()
     assert len(caplog.messages) == 1
 

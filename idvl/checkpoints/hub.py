@@ -19,7 +19,7 @@ def check(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UsageError(f"{quoted(repo_id)} is no repository of the Hub, which look like owner/name") from error
+        raise UsageError(f"{quoted(repo_id)} is not the name of a Hub repository, such as owner/name") from error
     if constants.is_offline_mode():
         raise UsageError(f"cannot push to {repo_id}: HF_HUB_OFFLINE is set; unset it, or leave out --push-to-hub")
     if get_token() is None:

@@ -36,7 +36,7 @@ def samples(split: str = DEFAULT_SPLIT, n: int | None = None, seed: int = 0) -> 
         raise UsageError(f"digits has no split {quoted(split)}: its splits are {', '.join(SPLITS)}{hint}")
     n = DEFAULT_SAMPLES if n is None else n
     if n < 1:
-        raise UsageError(f"{n} samples were asked for: at least 1 is needed")
+        raise UsageError(f"{n} samples requested: at least 1 is needed")
     images, labels = _load()
     members = _members(split)
     chosen = random.Random(f"digits/{split}/{seed}").sample(members, min(n, len(members)))

@@ -220,7 +220,7 @@ def _file(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTabl
         return tables.listing(tables.records(path), path.parent, tables.whole(path, split))
     if path.suffix == ".json":
         return tables.karpathy(path, split, entry)
-    raise UsageError(f"{path} is no dataset: expected a folder, .parquet, .jsonl, .csv or a Karpathy .json")
+    raise UsageError(f"{path} is not a dataset: expected a folder, .parquet, .jsonl, .csv or a Karpathy .json")
 
 
 def _of_split(files: list[Path], root: Path, split: str | None, entry: CatalogEntry | None) -> tuple[list[Path], str]:

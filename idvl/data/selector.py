@@ -180,10 +180,10 @@ def faults(choice: Choice, asked: int | None, *, name: str, split: str, force: b
         f"({choice.duplicates} duplicates, {len(choice.skipped)} unusable)"
     )
     if found < MIN_SAMPLES and not force:
-        raise UsageError(f"{counted}: fewer than {MIN_SAMPLES} give no sound estimate; --force goes on anyway")
+        raise UsageError(f"{counted}: fewer than {MIN_SAMPLES} give no sound estimate; --force continues anyway")
     warnings = []
     if asked is not None and found < asked:
-        warnings.append(f"{counted}, {asked} were asked for")
+        warnings.append(f"{counted}, {asked} requested")
     if choice.skipped:
         warnings.append(
             f"skipped {len(choice.skipped)} unusable of {choice.looked_at} samples of {name}: {_listed(choice.skipped)}"

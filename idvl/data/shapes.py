@@ -113,7 +113,7 @@ def candidates(split: str, n: int, seed: int) -> Iterator[Sample]:
 def _drawn(split: str, n: int, seed: int) -> Iterator[Sample]:
     known = scenes(split)
     if n < 1:
-        raise UsageError(f"{n} samples were asked for: at least 1 is needed")
+        raise UsageError(f"{n} samples requested: at least 1 is needed")
     left = min(n, len(known) * VARIATIONS)
     chance = random.Random(f"shapes/{split}/{seed}")
     drawings = [chance.sample(range(VARIATIONS), VARIATIONS) for _ in known]

@@ -87,7 +87,7 @@ def elsewhere(
 def _class_names(names: Sequence[Any], dataset: str) -> list[str]:
     """The names of classes. UsageError for one that is no text."""
     if odd := [name for name in names if not isinstance(name, str)]:
-        raise UsageError(f"{dataset} calls a class {quoted(odd[0])}, which is no text: repair its class names")
+        raise UsageError(f"{dataset} calls a class {quoted(odd[0])}, which is not text: repair its class names")
     return [writable(name) for name in names]
 
 
@@ -120,7 +120,7 @@ def _on_hub(place: Place, ids: tuple[str, ...], **order: Any) -> Source:
         return hub.open_stream(ids, cache_dir=place.cache_dir, **order)
     except UsageError as error:
         if ids == (place.dataset,):
-            raise UsageError(f"{place.dataset} is no local path; {error}") from error
+            raise UsageError(f"{place.dataset} is not a local path; {error}") from error
         raise
 
 

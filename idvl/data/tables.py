@@ -89,7 +89,7 @@ def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
     """Line by line. UsageError for one that is longer than LONGEST_LINE: the file is no text."""
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
-            raise UsageError(f"{path} has a line of more than {LONGEST_LINE:,} characters: it is no list of samples")
+            raise UsageError(f"{path} has a line of more than {LONGEST_LINE:,} characters: it is not a list of samples")
         yield line
 
 
@@ -186,7 +186,7 @@ def karpathy(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"{path} is no Karpathy annotation file: expected {{'images': [{{'filename', 'split', 'sentences'}}]}}"
+            f"{path} is not a Karpathy annotation file: expected {{'images': [{{'filename', 'split', 'sentences'}}]}}"
         ) from error
     if not groups:
         raise UsageError(f"{path} lists no images")
@@ -223,7 +223,7 @@ def _layout(folder: Path, images: list[Row]) -> Callable[[Row], str | None]:
         if any(os.path.isfile(folder / place) for image in images[:100] if (place := layout(image))):
             return layout
     example = quoted(f"{folder / str(layouts[0](images[0]))}")
-    raise UsageError(f"the images of the annotations are not beside them: no {example}")
+    raise UsageError(f"the images of the annotations are not in the same folder: no {example}")
 
 
 def parquet(files: list[Path], split: str) -> DataTable:
@@ -354,7 +354,7 @@ def _check_saved(path: Path) -> None:
         try:
             for part in json.loads(read_bytes(state))["_data_files"]:
                 if os.path.basename(part["filename"]) != part["filename"]:
-                    raise ValueError(f"it names {quoted(part['filename'])}, which is not beside it")
+                    raise ValueError(f"it names {quoted(part['filename'])}, which is not in its folder")
                 open_regular(state.parent / part["filename"]).close()
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"{state} is damaged: {str(error)[:QUOTED]}") from error

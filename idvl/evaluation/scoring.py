@@ -142,9 +142,9 @@ def read_results(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path} cannot be read as results: {error}") from error
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is no results.json of idvl eval (schema {SCHEMA})")
+        raise UsageError(f"{path} is not a results.json of idvl eval (schema {SCHEMA})")
     if wrong := misfit(results, SHAPE):
-        raise UsageError(f"{path} is no sound results.json: {wrong}; evaluate again")
+        raise UsageError(f"{path} is not a valid results.json: {wrong}; evaluate again")
     return results
 
 

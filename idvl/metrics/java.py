@@ -47,7 +47,7 @@ def attempt(name: str, measure: Callable[[], Measured]) -> Measured | Skipped:
     """What `measure` gives, or why it cannot."""
     try:
         if shutil.which("java") is None:
-            raise Unavailable("there is no Java", JAVA_HINT)
+            raise Unavailable("Java was not found", JAVA_HINT)
         return measure()
     except Unavailable as error:
         return Skipped(name, error.reason, error.hint)

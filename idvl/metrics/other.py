@@ -18,7 +18,7 @@ def load(name: str, *, trust_remote_code: bool = False) -> Any:
     script = _script(name)
     if script is None and not trust_remote_code:
         raise UsageError(
-            f"{quoted(name)} is no folder here, and a metric of the Hub is code that would run on this machine: "
+            f"{quoted(name)} is not a local folder, and a metric of the Hub is code that would run on this machine: "
             "allow it with --trust-remote-code"
         )
     try:

@@ -59,13 +59,13 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
     if has(SafetensorError, pickle.UnpicklingError, EOFError) or "PytorchStreamReader" in said:
         return f"the weights of {name} are damaged ({first_line(chain[-1])}); copy or download them again"
     if has(json.JSONDecodeError) or "valid JSON" in said:
-        return f"{name} is no model: its config.json or another of its JSON files is not valid JSON"
+        return f"{name} is not a model: its config.json or another of its JSON files is not valid JSON"
     if "model_type" in said or "does not recognize this architecture" in said:
-        return f"{name} is no model that transformers knows: {_model_type(folder)}"
+        return f"{name} is not a model that transformers knows: {_model_type(folder)}"
     if unreached(error):
         return (
-            f"{name} is no folder here, not in the local cache, and the hub was not reached (no network, "
-            "HF_HUB_OFFLINE or --local-files-only); where there is network run: "
+            f"{name} is not a local folder, not in the local cache, and the Hub was not reached (no network, "
+            "HF_HUB_OFFLINE or --local-files-only). With a network, run: "
             f"hf download {name} --local-dir FOLDER, and pass FOLDER"
         )
     return f"{name} cannot be loaded: {first_line(error)}"

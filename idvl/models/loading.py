@@ -195,7 +195,7 @@ def _locate(name: str) -> tuple[str, Path | None]:
     if not path.is_dir():
         raise UsageError(f"{name} is a file; give the folder that holds the model's config.json")
     if not (path / "config.json").is_file():
-        raise UsageError(f"{name} is no model: it has no config.json{nearby(path)}")
+        raise UsageError(f"{name} is not a model: it has no config.json{nearby(path)}")
     return "folder", path
 
 

@@ -25,14 +25,14 @@ from idvl.training.batches import Collate
 class Probe:
     """A model and `samples` in batches of `batch_size`, with the loss that its family trains with.
 
-    UsageError where idvl knows no loss for the model, a sample cannot be learnt from, or the inputs take more bytes
+    UsageError where idvl has no loss for the model, a sample cannot be learnt from, or the inputs take more bytes
     than `budget`.
     """
 
     def __init__(self, loaded: Loaded, samples: Sequence[Sample], *, batch_size: int, budget: int):
         lesson, config = loaded.family.lesson, loaded.model.config
         if lesson is None:
-            raise UsageError(f"idvl knows no loss for {type(loaded.model).__name__}: sensitivity needs one")
+            raise UsageError(f"idvl has no loss for {type(loaded.model).__name__}: sensitivity needs one")
         for sample in samples:
             if reason := lesson.lacks(sample, config):
                 raise UsageError(f"no loss of sample {sample.id}: {reason}")

@@ -53,7 +53,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
             progress=progress,
         )
     if train.samples and len(selection.samples) < train.samples:
-        reporter.warn(f"{train.samples} training samples were asked for, there are {len(selection.samples)}")
+        reporter.warn(f"{train.samples} training samples requested, there are {len(selection.samples)}")
     if train.new_head:
         known = {sample.label for sample in selection.samples} - {None}
         if not known:

@@ -41,13 +41,13 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | N
     seen = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
     if judged == trained and not asked.split:
         reason = (
-            f"{job.recipe.data.dataset} has no split beside {trained}, which is trained on: give it folders train/ and "
+            f"{job.recipe.data.dataset} has one split, {trained}, and it was used for training: add folders train/ and "
             "test/, or name a split with --set eval.split=..."
         )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
     if judged == trained or (seen and work.selection.description.get("join")):
-        reporter.warn(f"{len(seen)} of the samples that are judged are trained on: that is no test")
+        reporter.warn(f"{len(seen)} evaluation samples are also training samples: their scores are not a test")
     return work, None
 
 

@@ -126,7 +126,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         shlex.split(report["made"]["command"])
         return report
     except (OSError, ValueError) as error:
-        raise RunError(f"{quoted(folder / REPORT)} is damaged ({error}): start anew with --overwrite") from error
+        raise RunError(f"{quoted(folder / REPORT)} is damaged ({error}): start again with --overwrite") from error
 
 
 def check_saved(folder: Path) -> None:

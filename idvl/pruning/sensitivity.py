@@ -60,7 +60,7 @@ class SensitivityPlan:
         done = f", {self.done} of them measured already" if self.done else ""
         return [
             f"{self.trials} losses{done}: about {duration(self.seconds)}{before}",
-            f"{size(self.memory)} for prepared samples and a copy of what is pruned, beside the model",
+            f"{size(self.memory)} for prepared samples and a copy of the pruned weights, in addition to the model",
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from idvl.reporting.collect import RunRecord, Study
 from idvl.reporting.groups import Replicates
 from idvl.reporting.lineage import MeasuredProfile, measured_alike, profiles_of
 
-UNLIKE = "before and after were not measured alike (samples, split, tokens or estimator)"
+UNLIKE = "before and after were measured with different samples, split, tokens or estimator"
 
 
 @dataclass(frozen=True, eq=False)

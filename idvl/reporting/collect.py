@@ -204,7 +204,7 @@ def _missing(folder: Path) -> str | None:
     left = [line for line in lines if line.get("state") in ("waiting", "failed")]
     if not left:
         return None
-    return f"{len(left)} of {len(lines)} cells are not there: go on with the same command and --resume"
+    return f"{len(left)} of {len(lines)} runs are missing: continue with the same command and --resume"
 
 
 def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -265,7 +265,7 @@ def _why_none(folder: Path) -> str:
         if not stat.S_ISDIR(folder.stat().st_mode):
             return "a file, not the folder of a run"
         if (folder / "run.json").exists():
-            return "its run.json is no record of idvl's"
+            return "its run.json was not written by idvl"
         return "no run folder (no run.json), and none below it" if os.listdir(folder) else "empty"
     except OSError as error:
         return f"cannot be read: {schemas.reason(error)}"
@@ -317,7 +317,7 @@ def _record(folder: Path, troubles: list[str]) -> dict[str, Any]:
         record = schemas.load(folder / "run.json")
         schema = record.get("schema") if isinstance(record, dict) else None
         if not str(schema).startswith("idvl/run/"):
-            why = "is no record of idvl's"
+            why = "was not written by idvl"
         elif schema != runs.SCHEMA:
             why = f"has the schema {quoted(schema)}; this idvl reads {runs.SCHEMA!r}"
         else:

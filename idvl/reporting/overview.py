@@ -60,7 +60,7 @@ def _runs(n: int) -> str:
 
 def _troubles(run: RunRecord) -> Iterator[str]:
     if not run.finished and not run.damaged:
-        yield f"not finished{_reached(run)}: go on with the same command and --resume"
+        yield f"not finished{_reached(run)}: continue with the same command and --resume"
     yield from run.troubles
 
 

@@ -162,11 +162,11 @@ def _figure(place: int, figure: Figure, beside: str | None) -> str:
     if beside:
         folder = quote(os.fsencode(beside))
         links = (f'<a href="{folder}/{figure.key}.{kind}">{kind.upper()}</a>' for kind in ("png", "svg"))
-        drawn = f"Drawn: {', '.join(links)}. "
+        drawn = f"Download: {', '.join(links)}. "
     return (
         f'<h3>{said(figure.title)}{_paper(figure.paper)}</h3><figure data-figure="{place}">{single}{choose}'
-        '<ul class="legend"></ul><div class="plot"><noscript>Figures are drawn by a script of this page; the files '
-        'beside it need none.</noscript></div><dl class="facts"></dl>'
+        '<ul class="legend"></ul><div class="plot"><noscript>Figures are drawn by a script of this page; the figure '
+        'files next to it need none.</noscript></div><dl class="facts"></dl>'
         f'<figcaption>{about} {drawn}<span class="quiet sources"></span></figcaption>'
         '<details><summary>the numbers</summary><div class="wide numbers"></div></details></figure>'
     )

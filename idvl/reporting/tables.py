@@ -26,8 +26,8 @@ PAIRED = (
     "which a single pair does not have"
 )
 INTERVALS = (
-    "intervals are of 95 %: a t interval over runs, which knows no bounds of a metric, of a single run that "
-    "over its samples (score interval of a proportion, else bootstrap)"
+    "95 % intervals: Student t over runs (may exceed a metric's range); over samples for a single run (score interval "
+    "of a proportion, else bootstrap)"
 )
 
 
@@ -209,9 +209,9 @@ def _evaluations(study: Study) -> Iterator[Table]:
             labels = (run.label, run.model, f"{run.dataset} {split}{limit}".strip())
             rows.append((labels, tuple(entry([found[name]]) if name in found else TableEntry() for name in names)))
         yield Table(
-            key=f"evaluations-{task}", title=f"Evaluations by themselves: {task}", paper=None,
+            key=f"evaluations-{task}", title=f"Standalone evaluations: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
-            notes=("intervals are of 95 %, over samples: score interval of a proportion, else bootstrap",),
+            notes=("95 % intervals over samples: score interval of a proportion, else bootstrap",),
         )  # fmt: skip
 
 
@@ -322,11 +322,11 @@ def cautions(cells: Sequence[Replicates]) -> list[str]:
     if any(len({run.model for run in cell.runs}) > 1 for cell in cells):
         said.append(f"means are over models that share their class and size: {', '.join(names)}")
     if any(not judged_alike(runs[0], run) for run in runs):
-        said.append("CAUTION: not all runs were judged alike (samples, settings or tokenizer)")
+        said.append("CAUTION: runs were evaluated with different samples, settings or tokenizers")
     if runs and all(map(is_one_shot, runs)):
         said.append("all of these runs are one-shot")
     if any(run.results.get("limit") for run in runs):
-        said.append("CAUTION: some runs were judged on a part of the split (--eval-limit)")
+        said.append("CAUTION: some runs were evaluated on a part of the split (--eval-limit)")
     if left_out := [run.label for cell in cells for run in cell.repeated]:
         said.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
     reasons = {run: (run.report.get("evaluation") or {}).get("skipped") for run in runs_in(cells) if not run.results}

@@ -146,5 +146,5 @@ def _factor(name: str, dimension: float, power: float) -> float:
     except OverflowError:
         factor = math.inf
     if not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
-        raise UsageError(f"the ID of {name}, {dimension:.4g}, to the power {power:g} is no usable factor")
+        raise UsageError(f"the ID of {name}, {dimension:.4g}, to the power {power:g} is not a usable factor")
     return factor

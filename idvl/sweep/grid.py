@@ -141,7 +141,7 @@ def _combinations(source: Mapping[str, Any], path: Path) -> Iterator[Settings]:
         raise UsageError(f"matrix of {quoted(path)} is keys with lists of values, not {quoted(varying)}")
     for key, values in varying.items():
         if not isinstance(key, str):
-            raise UsageError(f"matrix of {quoted(path)} has the key {quoted(key)}, which is no setting")
+            raise UsageError(f"matrix of {quoted(path)} has the key {quoted(key)}, which is not a setting")
         if not isinstance(values, list) or not values:
             raise UsageError(f"{key} in the matrix of {quoted(path)} takes a list of values, not {quoted(values)}")
     count = math.prod(map(len, varying.values())) if varying else 0

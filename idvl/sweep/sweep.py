@@ -130,7 +130,7 @@ class SweepRun:
                 progress(len(self.lines) - len(left), len(self.lines), self._expected(len(left)))
                 each = self._seconds()
                 if deadline is not None and time.monotonic() + (each or 0.0) > deadline:
-                    self.reporter.warn(f"the budget ends before {len(left)} cells: --resume goes on with them")
+                    self.reporter.warn(f"the budget ends before {len(left)} runs: --resume continues with them")
                     return
                 cell = left.popleft()
                 line = self._tried(cell)

@@ -60,7 +60,7 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
     if lesson is None:
         known = ", ".join(name for name in loaded.family.classes if name != kind)
         raise UsageError(
-            f"{loaded.name} cannot be trained: idvl knows no loss for a {kind}"
+            f"{loaded.name} cannot be trained: idvl has no loss for a {kind}"
             f"{f'; take a checkpoint of {known}' if known else ', only for writers of text and classifiers of images'}"
         )
     if lesson.contrastive and training.accumulate > 1:

@@ -119,7 +119,7 @@ def read(path: Path) -> dict[str, Any]:
         return record
     except (OSError, ValueError) as error:
         raise RunError(
-            f"the checkpoint {quoted(path)} cannot be read ({error}): start anew with --overwrite"
+            f"the checkpoint {quoted(path)} cannot be read ({error}): start again with --overwrite"
         ) from error
 
 
@@ -136,7 +136,7 @@ def restore(path: Path, parts: Mapping[str, Stateful]) -> None:
                 raise OSError("its contents have changed since it was written")
             state = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{quoted(file)} cannot be read ({error}): start anew with --overwrite") from error
+            raise RunError(f"{quoted(file)} cannot be read ({error}): start again with --overwrite") from error
         try:
             part.load_state_dict(state)
         except (KeyError, RuntimeError, ValueError) as error:

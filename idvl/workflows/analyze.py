@@ -188,7 +188,7 @@ def _check(path: Path, overwrite: bool) -> None:
         _keep_runs(path)
     if not ours and not overwrite:
         raise UsageError(
-            f"{quoted(path)} is no report of idvl's: add --overwrite to replace it, or name another --output"
+            f"{quoted(path)} was not written by idvl: add --overwrite to replace it, or name another --output"
         )
 
 
@@ -231,7 +231,7 @@ def _check_drawings(page_at: Path, places: Sequence[Path]) -> None:
             ours = f'/{place.name}"'.encode() in shown or MADE.encode() in _head(place)
         if not ours:
             raise UsageError(
-                f"{quoted(place)} is no figure of idvl's: add --overwrite to replace it, or name another --output"
+                f"{quoted(place)} was not written by idvl: add --overwrite to replace it, or name another --output"
             )
 
 

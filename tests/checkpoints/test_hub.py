@@ -75,7 +75,7 @@ def test_no_network_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_can_be_known_before_is_refused_before(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     check(REPO)
     for wrong in ("a b/c", "a/b/c", "", "x" * 200):
-        with pytest.raises(UsageError, match="is no repository of the Hub"):
+        with pytest.raises(UsageError, match="is not the name of a Hub repository"):
             check(wrong)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(UsageError, match="no token; run hf auth login or set HF_TOKEN"):

@@ -44,7 +44,7 @@ def test_the_seed_decides_which_and_a_split_gives_no_more_than_it_has():
 def test_bad_requests_are_refused(monkeypatch):
     with pytest.raises(UsageError, match=r"no split 'tests'.*train, test; did you mean 'test'"):
         digits.samples("tests")
-    with pytest.raises(UsageError, match="0 samples were asked for"):
+    with pytest.raises(UsageError, match="0 samples requested"):
         digits.samples("test", 0)
     digits._load.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)

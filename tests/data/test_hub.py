@@ -215,7 +215,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     assert "no dataset lmms-lab/NLVR2 or lmms-lab-encoder/NLVR2" in pairs["message"]
     assert "no split 'tes'; did you mean 'test'? (there is test, val, train)" in split["message"]
     assert "no column 'captoin'; did you mean 'caption'? (there is caption, sentids" in column["message"]
-    assert typo["message"].startswith("my/images is no local path; the Hub has no dataset my/images")
+    assert typo["message"].startswith("my/images is not a local path; the Hub has no dataset my/images")
     answers = (moved, pairs, split, column, typo)
     assert {answer["error"] for answer in answers} == {"UsageError"}
     assert not any("\n" in answer["message"] for answer in answers)

@@ -37,8 +37,7 @@ def test_distinct_images_and_captions(tmp_path: Path) -> None:
     assert len(selection.samples) == 120 and selection.description["duplicates"] == 40
     assert len({sample.texts[0].lower() for sample in selection.samples}) == 120
     assert (
-        "120 distinct usable samples (40 duplicates, 0 unusable), 160 were asked for"
-        in selection.description["warnings"][0]
+        "120 distinct usable samples (40 duplicates, 0 unusable), 160 requested" in selection.description["warnings"][0]
     )
 
 
@@ -145,7 +144,7 @@ def test_a_built_in_split_smaller_than_asked() -> None:
     pytest.importorskip("sklearn")
     about = select("digits", split="test", n=5_000).description
     assert len(about["ids"]) == CATALOG["digits"].splits["test"]
-    assert "5000 were asked for" in about["warnings"][0]
+    assert "5000 requested" in about["warnings"][0]
     assert select("digits", split="train").description["warnings"] == []
 
 

@@ -105,5 +105,5 @@ def test_large_objects_cover_more_than_small_ones(shape):
 def test_an_unknown_split_or_number_is_refused():
     with pytest.raises(UsageError, match=r"no split 'valid'.*train, validation, test; did you mean 'validation'"):
         shapes.samples("valid")
-    with pytest.raises(UsageError, match="0 samples were asked for"):
+    with pytest.raises(UsageError, match="0 samples requested"):
         shapes.samples("test", 0)

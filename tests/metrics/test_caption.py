@@ -163,8 +163,8 @@ def test_without_java_metrics_are_skipped_with_reason_and_hint() -> None:
     assert found.tokenizer == "plain"
     assert set(found.measures) == FAST
     assert {name: skipped.reason for name, skipped in found.skipped.items()} == {
-        "METEOR": "there is no Java",
-        "SPICE": "there is no Java",
+        "METEOR": "Java was not found",
+        "SPICE": "Java was not found",
     }
     assert all("install" in skipped.hint for skipped in found.skipped.values())
 

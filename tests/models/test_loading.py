@@ -368,7 +368,7 @@ def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
         assert "no processor that loads" in said["incomplete"][1]
     said = session()
     assert said["plain"][0] == "loaded" and said["plain"][3] < 20
-    assert "the hub was not reached" in said["unknown"][1]
+    assert "the Hub was not reached" in said["unknown"][1]
     taken = [warning.split("taking ")[1] for warning in said["warnings"] if "cannot be reached" in warning]
     assert "google/vit from the local cache" in taken and "google/vitt from the local cache" not in taken
 

@@ -59,7 +59,7 @@ def test_a_matrix_whose_cells_are_not_all_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "m" / "matrix.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     study = collect([tmp_path])
     ((name, why),) = study.matrices
-    assert Path(name).name == "m" and why.startswith("2 of 4 cells are not there: go on with")
+    assert Path(name).name == "m" and why.startswith("2 of 4 runs are missing: continue with")
     assert (name, why) in made_of(study).troubles
     (tmp_path / "m" / "matrix.jsonl").write_text(json.dumps(lines[0]) + "\n")
     assert collect([tmp_path]).matrices == ()
@@ -81,7 +81,11 @@ def test_what_is_no_run_is_told_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "other" / "run.json").write_text("[]")
     study = collect(sorted(tmp_path.iterdir()))
     assert len(study.runs) == 1
-    assert [why.split(",")[0] for _, why in study.refused] == ["empty", "a file", "its run.json is no record of idvl's"]
+    assert [why.split(",")[0] for _, why in study.refused] == [
+        "empty",
+        "a file",
+        "its run.json was not written by idvl",
+    ]
     with pytest.raises(UsageError, match="no run to analyze .*empty"):
         collect([tmp_path / "empty"])
     with pytest.raises(UsageError, match="there is no folder"):

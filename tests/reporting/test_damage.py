@@ -173,7 +173,7 @@ def test_folders_that_cannot_be_shown_or_looked_into_are_told(tmp_path: Path) ->
     assert "caf\\xe9" in text and runs["linked"].finished
     assert runs["empty"].damaged and len(runs["empty"].troubles) == 2
     refused = {name.rpartition("/")[2]: why for name, why in found.study.refused}
-    assert refused.keys() == {"loop", "below"} and "run.json is no record" in refused["below"]
+    assert refused.keys() == {"loop", "below"} and "run.json was not written by idvl" in refused["below"]
 
 
 def test_a_run_that_nobody_foresaw_is_left_out_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_troubles_and_cautions_are_on_the_page(tmp_path: Path) -> None:
     (cut / "report.json").unlink()
     (tmp_path / "empty").mkdir()
     text = made(tmp_path / "a", cut, tmp_path / "empty")
-    assert "2 troubles with these folders" in text and "not finished: go on with the same command" in text
+    assert "2 troubles with these folders" in text and "not finished: continue with the same command" in text
     assert "empty</code>: empty" in text and "1 not finished" in text
 
 

@@ -252,7 +252,7 @@ def test_dimensions_measured_otherwise_before_and_after_are_cautioned(tmp_path: 
     after = folders.profile(model=str(run / "model"), fingerprint=f"pruned {run.name}")
     after["dataset"] |= {"split": "validation", "fingerprint": "other samples"}
     folders.write(tmp_path / "after" / "profile.json", after)
-    assert any(note.startswith("CAUTION: before and after were not") for note in table(tmp_path, "change").notes)
+    assert any(note.startswith("CAUTION: before and after were measured with different") for note in table(tmp_path, "change").notes)
     words = [words for words, _ in table(tmp_path, "dimensions").rows]
     assert [row[2] for row in words] == ["shapes", "shapes validation"]
 
@@ -313,7 +313,7 @@ def test_other_samples_and_missing_evaluations_are_cautioned(tmp_path: Path) -> 
     notes = " ".join(table(tmp_path, "quality").notes)
     assert "d (no split is left)" in notes
     assert ("not evaluated: no split is left",) in {run.troubles for run in collect([tmp_path]).runs}
-    assert "not all runs were judged alike" in notes and "part of the split" in notes
+    assert "runs were evaluated with different samples" in notes and "part of the split" in notes
     assert "not evaluated" in notes
 
 

@@ -117,7 +117,7 @@ def test_without_any_sound_id_it_is_refused() -> None:
         ({"missing": "mean"}, "median, refuse, not 'mean'"),
         ({"exponent": 0.0}, "above 0, not 0.0"),
         ({"exponent": -1.0}, "above 0, not -1.0"),
-        ({"exponent": 400.0}, "to the power 400 is no usable factor"),
+        ({"exponent": 400.0}, "to the power 400 is not a usable factor"),
     ],
 )
 def test_refused(settings: dict[str, Any], message: str) -> None:

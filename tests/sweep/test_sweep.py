@@ -173,7 +173,7 @@ def test_a_matrix_that_was_killed_goes_on_with_what_is_left(tmp_path, works):
     reporter, folder = Silent(), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         sweep.run(file(tmp_path), given={}, folder=folder, reporter=reporter)
-    assert "--resume goes on where this ends" in reporter.warnings[-1]
+    assert "--resume continues it" in reporter.warnings[-1]
     assert list(states(folder).values()) == ["done", "done", "waiting", "waiting"]
     with pytest.raises(UsageError, match="is not empty: add --resume"):
         carry_out(file(tmp_path), folder)
@@ -244,7 +244,7 @@ def test_no_cell_starts_that_would_end_after_the_budget(tmp_path, works, monkeyp
     monkeypatch.setattr(sweep.time, "monotonic", lambda: now.__setitem__(0, now[0] + 10) or now[0])
     result, reporter = carry_out(file(tmp_path), tmp_path / "out", budget=35)
     assert [line.state for line in result.lines] == ["done", "done", "waiting", "waiting"]
-    assert reporter.warnings == ["the budget ends before 2 cells: --resume goes on with them"]
+    assert reporter.warnings == ["the budget ends before 2 runs: --resume continues with them"]
 
 
 def test_cells_share_the_profile_of_the_same_dense_model(tmp_path, works):

@@ -44,7 +44,7 @@ def test_another_file_is_not_replaced(tmp_path: Path) -> None:
     folders.evaluated(tmp_path / "run")
     page = tmp_path / "thesis.html"
     page.write_text("mine")
-    with pytest.raises(UsageError, match="no report of idvl's: add --overwrite"):
+    with pytest.raises(UsageError, match="was not written by idvl: add --overwrite"):
         analyze.run([tmp_path / "run"], page_at=page, reporter=Silent())
     assert page.read_text() == "mine"
     for overwrite in (True, False):  # the second time it is ours
@@ -85,7 +85,7 @@ def test_a_drawing_that_is_none_of_ours_is_not_replaced(tmp_path: Path, monkeypa
 
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="depth.png' is no figure of idvl's: add --overwrite"):
+    with pytest.raises(UsageError, match="depth.png' was not written by idvl: add --overwrite"):
         make()
     assert mine.read_bytes() == b"mine" and not page.exists()
     make(overwrite=True)

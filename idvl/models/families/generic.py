@@ -103,7 +103,7 @@ def for_config(config: Any) -> Family:
         lesson=_lesson(config, needs, {}),
         skills=_skills(config, needs, {}),
         notes=(
-            f"{config.model_type} is no architecture idvl knows: that it reads {' and '.join(needs)}, "
+            f"{config.model_type} is not an architecture that idvl knows: that it reads {' and '.join(needs)}, "
             "and the modality of each layer, are guessed from names",
         ),
     )
