@@ -252,7 +252,8 @@ def test_dimensions_measured_otherwise_before_and_after_are_cautioned(tmp_path: 
     after = folders.profile(model=str(run / "model"), fingerprint=f"pruned {run.name}")
     after["dataset"] |= {"split": "validation", "fingerprint": "other samples"}
     folders.write(tmp_path / "after" / "profile.json", after)
-    assert any(note.startswith("CAUTION: before and after were measured with different") for note in table(tmp_path, "change").notes)
+    caution = "CAUTION: before and after were measured with different"
+    assert any(note.startswith(caution) for note in table(tmp_path, "change").notes)
     words = [words for words, _ in table(tmp_path, "dimensions").rows]
     assert [row[2] for row in words] == ["shapes", "shapes validation"]
 
