@@ -204,7 +204,7 @@ class PruneSection(Section):
         None, "Fraction of the weights in scope that become zero.", shown="0.8; with N:M, what it implies"
     )
     criterion: Annotated[Criterion, WrapValidator(_or_plugin), PlainSerializer(str)] = _setting(
-        DEFAULT_CRITERION, "Importance score of a weight."
+        DEFAULT_CRITERION, "Importance score of a weight; plug-ins add others."
     )
     id_weight: IdWeight = _setting("multiply", "How the layer's intrinsic dimension enters the score.")
     # 2 to the 40 is beyond any factor that is used
