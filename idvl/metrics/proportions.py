@@ -12,9 +12,6 @@ from __future__ import annotations
 from math import copysign, inf, sqrt
 from statistics import NormalDist
 
-from scipy.optimize import bisect
-from scipy.special import stdtrit
-
 from idvl.metrics.measured import Array
 
 # a sum of squares below this share of that of independent trials is rounding
@@ -50,6 +47,8 @@ def wilson(hits: float, trials: float, level: float) -> tuple[float, float]:
 
 def tango(more: float, less: float, pairs: float, level: float) -> tuple[float, float]:
     """Tango's score interval of (more - less) / pairs: of the pairs, in how many only the first or the second hits."""
+    from scipy.optimize import bisect
+
     z = _quantile(level)
 
     def score(delta: float) -> float:
@@ -84,7 +83,11 @@ def _effective(independent: float, squares: float, hits: Array, trials: Array, l
         return float(n)
     whole = (hits == hits.round()).all()
     size = count * (min(1.0, independent / squares) if whole else independent / squares)
-    return float(size * (_quantile(level) / stdtrit(n - 1, (1 + level) / 2)) ** 2 if count > n else size)
+    if count <= n:
+        return float(size)
+    from scipy.special import stdtrit
+
+    return float(size * (_quantile(level) / stdtrit(n - 1, (1 + level) / 2)) ** 2)
 
 
 def _quantile(level: float) -> float:

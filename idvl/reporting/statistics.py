@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 Z = 1.96
 PERMUTATIONS = 10_000
@@ -27,6 +26,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
         return mean, None, None
+    from scipy.special import stdtrit
+
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
     return mean, mean - half, mean + half
