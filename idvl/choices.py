@@ -1,4 +1,4 @@
-"""The words that a pruning run is asked for in, spelled once; the first is the default. They mean nothing here."""
+"""Allowed values of the pruning settings, spelled once; the first is the default."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ HUB_TASKS = {
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 
 _WEIGHTED = """
-The importance of each weight was taken times a factor from the intrinsic dimension of its layer (*Exploring Intrinsic
+The importance of each weight was multiplied by a factor from the intrinsic dimension of its layer (*Exploring Intrinsic
 Dimension for Vision-Language Model Pruning*, ICML 2024).
 """
 _FOREIGN = """

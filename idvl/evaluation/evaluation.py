@@ -1,6 +1,6 @@
-"""A model judged on a task: samples that it can be judged on, predictions in a folder, and what they are worth.
+"""Evaluation of a model on a task: usable samples, predictions in a folder, results.
 
-It knows neither whose folder that is nor why the model is judged.
+It does not know which command evaluates, nor whose folder it is.
 """
 
 from __future__ import annotations
@@ -162,9 +162,9 @@ class Judgement:
 
 
 def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, store: Path) -> Judgement:
-    """The recipe's task for a model, on the samples that it can be judged on; `store` takes their images.
+    """The recipe's task for a model, on the usable samples; `store` takes their images.
 
-    Raises UsageError for a model that is partly random or cannot do the task, and where no sample can be judged.
+    Raises UsageError for a model that is partly random or cannot do the task, and if no sample is usable.
     """
     if missing := loaded.description.get("missing"):
         raise UsageError(f"{loaded.name} lacks weights and would be partly random: {', '.join(missing[:3])}")
@@ -200,7 +200,7 @@ def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:
 
 
 def _judged(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:
-    """The samples that can be judged, and how many lack what."""
+    """The usable samples, and how many are unusable for which reason."""
     lacking = [task.lacks(sample) for sample in selection.samples]
     left_out = dict(Counter(reason for reason in lacking if reason))
     kept = [sample for sample, reason in zip(selection.samples, lacking, strict=True) if reason is None]

@@ -1,6 +1,6 @@
 """Captioning metrics by pycocoevalcap, the code that published numbers come from, kept from its known faults.
 
-Every metric is kept as what each image contributes, so that images can be drawn anew.
+Every metric is kept as the contribution of each image, so that images can be resampled.
 """
 
 from __future__ import annotations

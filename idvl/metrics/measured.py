@@ -1,4 +1,4 @@
-"""A metric's value as the sum of what every sample contributes, so that samples can be drawn anew.
+"""A metric's value from the sum of each sample's contribution, so that samples can be resampled.
 
 It knows neither tasks nor metrics.
 """

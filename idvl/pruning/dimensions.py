@@ -1,4 +1,4 @@
-"""The intrinsic dimensions that a pruning run weighs by: read, published, estimated first, or estimated anew."""
+"""The intrinsic dimensions that weight a pruning run: read, published, estimated first, or estimated again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The profiles that pruning runs have in common, each an estimate-id run told by its recipe. It runs none."""
+"""Recipes of the ID profiles that several pruning runs share. It runs none."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ SIGNATURE = "signature.json"
 
 
 def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | None, str | None]:
-    """How the job's model is judged, or the reason why it cannot be; neither where it isn't asked for.
+    """The evaluation of the job's model, or the reason why there can be none; neither where none is requested.
 
-    Raises UsageError for what was asked for by name and cannot be done.
+    Raises UsageError for an explicit request that cannot be met.
     """
     asked = job.recipe.eval
     if not asked.after and asked.every is None:
@@ -52,9 +52,9 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | N
 
 
 def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """The results of a model, pruned, judged in a folder.
+    """The results of a pruned model, evaluated in a folder.
 
-    What is in the folder is gone on with if it is of the same weights and settings, else made anew.
+    What is in the folder is resumed if it has the same weights and settings, and recreated otherwise.
     """
     description = {**loaded.description, "fingerprint": fingerprint(loaded.model)}
     work = replace(work, loaded=replace(loaded, description=description))

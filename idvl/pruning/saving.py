@@ -23,7 +23,7 @@ from idvl.reporting.schemas import TEXT, misfit
 from idvl.sparsity.pruner import WeightPruner
 
 REPORT = "report.json"
-# what a finished run's report is shown and gone on with by
+# what resuming and printing a finished run read of its report
 SHARE, MAYBE = (int, float), (int, float, type(None))
 PART = {"layers": int, "weights": int, "zeros": int, "sparsity": SHARE, "asked": MAYBE}
 WHOLE = {"prunable_weights": int, "prunable_sparsity": SHARE, "model_weights": int, "model_sparsity": SHARE}

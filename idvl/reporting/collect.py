@@ -311,7 +311,7 @@ def _read(folder: Path, label: str) -> RunRecord:
 
 
 def _record(folder: Path, troubles: list[str]) -> dict[str, Any]:
-    """run.json; {} with the trouble told where it is none."""
+    """run.json; {} with the problem recorded if it is missing or damaged."""
     record: Any = {}
     try:
         record = schemas.load(folder / "run.json")
@@ -333,7 +333,7 @@ def _record(folder: Path, troubles: list[str]) -> dict[str, Any]:
 
 
 def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> dict[str, Any]:
-    """The results of a pruned model; {} with the trouble told where it was not evaluated."""
+    """The results of a pruned model; {} with the reason recorded if it was not evaluated."""
     if skipped := (report.get("evaluation") or {}).get("skipped"):
         troubles.append(f"not evaluated: {skipped}")
         return {}

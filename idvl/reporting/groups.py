@@ -130,7 +130,7 @@ def _sparsity(asked: dict[str, Any], run: RunRecord) -> float:
 
 
 def _cell(key: tuple[Subject, Method, str, float], found: list[RunRecord]) -> Replicates:
-    """A run cut short of its evaluation, or judged on a part, does not stand in for one that was judged on all."""
+    """The replicates of a group. Runs evaluated on the full split are preferred."""
     found = sorted(found, key=lambda run: (not run.results, run.results.get("limit") is not None))
     kept: dict[tuple[Any, Any], RunRecord] = {}
     for run in found:

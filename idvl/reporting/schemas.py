@@ -89,7 +89,7 @@ PREDICTION = {
 
 
 def read(path: Path, schema: str, troubles: list[str]) -> dict[str, Any]:
-    """The document at `path`; {} with the trouble told for one that is damaged or newer. {} where there is none.
+    """The document at `path`; {} if it is missing; {} with the problem recorded if it is damaged or newer.
 
     NaN, which our files never hold, becomes None.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 from idvl.reporting.collect import RunRecord
 
-# what a cell is told apart by, and what its replicates may differ in
+# settings that distinguish groups, and those that may differ between replicates
 CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}
 REPLICATE = {"fingerprint", "revision", "seed", "processes", "class", "layers"}
 # hashes of what a run was given
@@ -84,7 +84,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 
 def _weighted_by(run: RunRecord) -> dict[str, Any]:
-    """The settings of a weighting; a measured profile is told by how it was measured, not by its place."""
+    """The settings of a weighting; a measured profile is identified by its protocol, not its path."""
     if not is_weighted(run):
         return {}
     found = {key: value for key, value in run.signature.items() if key in WEIGHTED}

@@ -309,7 +309,7 @@ def _alone(study: Study) -> Table:
 
 
 def _modalities(runs: Sequence[RunRecord]) -> list[str]:
-    """The modalities that are told apart: none where there is one alone."""
+    """Modalities to break results down by: none if there is only one."""
     found = [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
     return found if len(found) > 1 else []
 

@@ -71,7 +71,7 @@ class Scores:
 class Task:
     """A task's contract.
 
-    `skills`: sets of skills, each of which is enough. `lacks`: what keeps a sample from being judged, None if nothing.
+    `skills`: sets of skills, each of which is enough. `lacks`: why a sample is unusable, None if it is usable.
     `predict` is the walk over the samples, `refine` a second one that depends on the first one's records, where a model
     can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
     `ready` raises UsageError where something that scoring needs is not installed. `gathered`: whether all rows of an

@@ -35,7 +35,7 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
-    """The share of sentences judged rightly."""
+    """The share of sentences classified correctly."""
     return Scores(measures=accuracy.accuracy(column(records, "label", int), column(records, "prediction", int)))
 
 

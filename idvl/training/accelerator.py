@@ -83,7 +83,7 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
 
 
 def optimizer(weights: list[nn.Parameter], training: Training, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW over all weights. Not fused under fp16: the fused one skips steps without anyone being told."""
+    """AdamW over all weights. Not fused under fp16: the fused one silently skips steps."""
     return torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 
 

@@ -60,13 +60,13 @@ def train(
     `hooks` are those of `Hooks`, by name.
 
     `folder` takes checkpoints: every `checkpoint_every` steps, and on Ctrl-C or SIGTERM, which then end the run as
-    KeyboardInterrupt or SystemExit(143). They hold the objects of `state` too. With `resume` the newest one is gone on
-    from, if there is one; on a CPU with as many threads, or with torch's deterministic algorithms, the weights then
-    end bit by bit as if never interrupted. `teacher`: the dense model to distill from (None: a copy of the model as
-    it is given). Python's, numpy's and torch's random numbers are seeded.
+    KeyboardInterrupt or SystemExit(143). They hold the objects of `state` too. With `resume` training continues from
+    the newest one, if there is one; on a CPU with as many threads, or with torch's deterministic algorithms, the
+    weights then end bit by bit as if never interrupted. `teacher`: the dense model to distill from (None: a copy of the
+    model as it is given). Python's, numpy's and torch's random numbers are seeded.
 
     Raises UsageError for samples, settings or launches that cannot work, RunError when the loss or the gradient is
-    no number any more, memory runs out, or another process failed.
+    not a number any more, memory runs out, or another process failed.
     """
     setup.check(loaded, samples, training)
     with setup.session(loaded, training, folder) as accelerator, ranks.failing_together():

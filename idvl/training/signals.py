@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish, to be granted when the step is done. It does not know what stops."""
+"""Ctrl-C and SIGTERM, deferred to the end of the step."""
 
 from __future__ import annotations
 

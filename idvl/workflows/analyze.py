@@ -173,7 +173,7 @@ def _head(path: Path) -> bytes:
 
 
 def _check(path: Path, overwrite: bool) -> None:
-    """A page of ours is made anew without a word; anything else is kept unless `overwrite`."""
+    """Overwrites a page that idvl wrote; anything else only with `overwrite`."""
     try:
         if path.is_dir():
             raise UsageError(f"{quoted(path)} is a folder: name a file, as in --output {path / 'report.html'}")

@@ -77,7 +77,7 @@ def test_it_says_how_it_was_made_and_that_it_was_not_evaluated() -> None:
     assert "```yaml\nmodel:\n  name: Salesforce/blip\n```" in text
     assert "torch 2.13.0" in text
     assert "It has not been evaluated since it was pruned." in text
-    assert "times a factor from the intrinsic dimension of its layer" in text
+    assert "multiplied by a factor from the intrinsic dimension of its layer" in text
     assert "intrinsic dimension" not in made(report=report((None, None))).split("## Sparsity")[0]
 
 
