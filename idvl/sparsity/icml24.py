@@ -151,12 +151,4 @@ class Icml24(WeightPruner):
             tensor.masked_fill_(scores < forced.clamp(min=threshold.score_of(key)), 0)
             # that code has no masks: what is zero now, also from before, is what it shows
             (self.masks if name in self.weights else self.bias_masks).set(name, tensor != 0)
-        return Update(
-            step=step,
-            asked=asked,
-            zeros=sum(self.masks.zeros.values()),
-            total=self.total,
-            per_layer=dict(self.masks.zeros),
-            threshold=threshold.score_of(key),
-            digest=self.digest(),
-        )
+        return self._updated(step, asked)

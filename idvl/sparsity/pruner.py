@@ -27,19 +27,13 @@ MIN_KEEP = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one update of the masks did: the sparsity asked for, and zeros in all and by layer.
-
-    `threshold` is the weighted score below which weights went from every layer that is not at its limits; of those
-    that have just this score some may have gone. None where every layer has a threshold of its own. `digest` is the
-    hash of the masks.
-    """
+    """What one update of the masks did: the sparsity asked for, zeros in all and by layer, and the masks' hash."""
 
     step: int
     asked: float
     zeros: int
     total: int
     per_layer: dict[str, int]
-    threshold: float | None
     digest: str
 
 
@@ -212,14 +206,12 @@ class WeightPruner:
             scores, keys = self._layer(name)
             units, ties = threshold.take(keys, key, ties, least, most)
             self.masks.set(name, ~self._structure.expand(scores, units))
+        return self._updated(step, asked)
+
+    def _updated(self, step: int, asked: float) -> Update:
+        zeros = dict(self.masks.zeros)
         return Update(
-            step=step,
-            asked=asked,
-            zeros=sum(self.masks.zeros.values()),
-            total=self.total,
-            per_layer=dict(self.masks.zeros),
-            threshold=threshold.score_of(max(key - self._monotone, 0)) if shared else None,
-            digest=self.digest(),
+            step=step, asked=asked, zeros=sum(zeros.values()), total=self.total, per_layer=zeros, digest=self.digest()
         )
 
     def _quota(self, sparsity: float) -> int:

@@ -269,9 +269,8 @@ def test_gradient_scores_are_those_of_the_last_step() -> None:
     train(weights, pruned, range(1, 5), torch.optim.SGD(weights.values(), lr=0.0))
     renew(weights, 99)
     everything = torch.cat([(w * w.grad).abs().detach().view(-1) for w in weights.values()])
-    update = pruned.step(5)
+    pruned.step(5)
     cut = everything.sort().values[round(0.8 * TOTAL)]
-    assert update is not None and update.threshold < float(cut)
     kept = torch.cat([pruned.masks.kept(name).view(-1) for name in weights])
     assert torch.equal(kept, everything >= cut)
 
