@@ -131,6 +131,20 @@ def write_json(path: Path | str, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def append(path: Path | str, data: bytes) -> None:
+    """Add to a file all of `data` or nothing: a disk that is full takes a part first. RunError or UsageError."""
+    with disk_errors(Path(path)), open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
 def to_disk(path: Path | str) -> None:
     """Have the system put a file, or the list of a folder's files, on the disk before this returns."""
     handle = os.open(path, os.O_RDONLY)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from idvl import files
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import disk_errors, read_bytes, write_text
 
@@ -23,10 +24,8 @@ def file_of(folder: Path, name: str, rank: int = 0) -> Path:
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
-    """Add whole lines, in one write. RunError when the disk is full."""
-    lines = "".join(f"{_line(record)}\n" for record in records)
-    with disk_errors(path), path.open("ab", buffering=0) as file:
-        file.write(lines.encode())
+    """Add whole lines. RunError when the disk is full."""
+    files.append(path, "".join(f"{_line(record)}\n" for record in records).encode())
 
 
 def collect(

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from idvl import yaml_file
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import disk_errors, parse_json, read_bytes, read_json, write_bytes, write_json, write_text
+from idvl.files import append, disk_errors, parse_json, read_bytes, read_json, write_bytes, write_json, write_text
 from idvl.profile import finite
 
 logger = logging.getLogger(__name__)
@@ -94,11 +94,9 @@ class Run:
         return self.folder / name
 
     def log_metric(self, values: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl, in one write. A number that is not finite becomes null."""
+        """Append one line to metrics.jsonl. A number that is not finite becomes null."""
         line = json.dumps(finite(dict(values)), allow_nan=False) + "\n"
-        path = self.path("metrics.jsonl")
-        with disk_errors(path), path.open("ab", buffering=0) as file:
-            file.write(line.encode())
+        append(self.path("metrics.jsonl"), line.encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut off is left out."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from idvl.files import open_regular, read_bytes, read_text
+from tests import processes
 
 
 def test_regular_files_and_links_to_them_are_read(tmp_path: Path) -> None:
@@ -50,3 +51,24 @@ def test_folders_and_missing_files_say_what_they_are(tmp_path: Path) -> None:
         open_regular(tmp_path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "none")
+
+
+APPEND = """
+import resource, signal, sys
+from idvl.files import append
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+try:
+    append(sys.argv[1], b"first\\n")
+    append(sys.argv[1], b"second\\n")
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+"""
+
+
+def test_what_does_not_fit_leaves_no_part_behind(tmp_path: Path) -> None:
+    """The disk takes four bytes of the second line before it refuses the rest."""
+    done = processes.run("-c", APPEND, tmp_path / "lines")
+    assert "RunError: the disk of" in done.stderr and "allows no file so large" in done.stderr
+    assert (tmp_path / "lines").read_bytes() == b"first\n"

@@ -64,7 +64,8 @@ def measured_alike(one: Profile, other: Profile) -> bool:
 
 
 def judged_alike(one: RunRecord, other: RunRecord) -> bool:
-    """Whether two evaluations are of the same samples, by the same settings. A whole split may be in any order."""
+    """Whether two evaluations are of the same samples, by the same settings. One that draws all of a split may
+    have another order than the split."""
     if _how(one) != _how(other):
         return False
     first, second = (run.results.get("dataset") or {} for run in (one, other))
@@ -73,8 +74,10 @@ def judged_alike(one: RunRecord, other: RunRecord) -> bool:
         return False
     if one.results.get("samples") != other.results.get("samples"):
         return False
-    whole = first.get("dataset") and (one.results.get("limit") is None or other.results.get("limit") is None)
-    return bool(whole) or first.get("fingerprint") == second.get("fingerprint")
+    drawn = [run.results.get("limit") is not None for run in (one, other)]
+    if first.get("dataset") and any(drawn) and not all(drawn):
+        return True
+    return first.get("fingerprint") == second.get("fingerprint")
 
 
 def _how(run: RunRecord) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +80,13 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Grid:
     kept.sort(key=lambda one: next((i for i, some in enumerate(first) if _matches(one, some)), len(first)))
     numbers = _published(source, varied, kept, path)
     cells, left_out = {}, {}
+    names = Counter(map(name_of, kept))
     for settings in kept:
         name = name_of(settings)
+        if names[name] > 1:  # as of models in folders of one name
+            name += f"-{hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
         if name in cells or name in left_out:
-            raise UsageError(f"two cells of {quoted(path)} are called {name}: {settings}")
+            raise UsageError(f"{quoted(path)} has a cell twice: {settings}")
         recipe = recipes.load(None, base | settings)
         try:
             asked = resolved(recipe) if "prune" in run else with_dataset(recipe)

@@ -108,6 +108,8 @@ def run(
                 team.first(lambda: skip_evaluation(folder, skipped))
         report = team.first(lambda: read_report(folder))
         _warn_of_missed(report["total"], recipe, reporter)
+        if others := report["verified"]["other_zeros"]:
+            reporter.warn(f"{others:,} more weights in scope are zero, as they were before; they are not counted")
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
     return PruningResult(plan=plan, report=report, folder=folder if opened else None)

@@ -199,6 +199,13 @@ def test_a_whole_split_is_the_same_samples_whatever_its_limit(study: Path) -> No
     assert ("dense model", "") not in dict(table(study, "quality").rows)
 
 
+def test_whole_splits_of_one_name_with_other_contents_are_not_paired(study: Path) -> None:
+    results = folders.results({"CIDEr": 90.0, "BLEU@4": 45.0}, "dense")
+    results["dataset"]["fingerprint"] = "corrected labels"
+    folders.write(study / "dense" / "results.json", results)
+    assert ("dense model", "") not in dict(table(study, "quality").rows)
+
+
 def test_bounds_and_counts_say_what_they_are(study: Path) -> None:
     folders.measured(study / "profile")
     folders.sensitivity(study / "alone")

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -121,7 +122,7 @@ def test_a_cell_whose_axes_do_not_go_together_is_left_out_with_the_reason(tmp_pa
         ({"published": [{"prune.sparsity": 0.4, "top-1": 1.0}]}, "numbers for no cell"),
         ({"published": [{"prune.scope": "all", "top-1": 1.0}]}, "neither a setting nor a number"),
         ({"matrix": {"prune.structure": ["2:4"]}}, "every cell of .* is refused: id_weight multiply and structure 2:4"),
-        ({"cells": [{"prune.sparsity": 0.5, "prune.id_weight": "none"}]}, "two cells of .* are called"),
+        ({"cells": [{"prune.sparsity": 0.5, "prune.id_weight": "none"}]}, "has a cell twice"),
         ({"run": ["estimate"]}, "run of .* is one of"),
         ({"needs": "a family"}, "cannot be carried out yet: it needs a family"),
     ],
@@ -237,11 +238,19 @@ def test_cells_of_a_model_that_has_changed_since_are_not_mixed_with_others(tmp_p
     assert not asked
 
 
+def test_models_in_folders_of_one_name_have_folders_of_their_own(tmp_path):
+    path = file(tmp_path, matrix={"model.name": ["a/model", "b/model", "c"]})
+    first, second, third = names(path)
+    assert first.startswith("model-") and second.startswith("model-") and first != second and third == "c"
+    assert names(path) == [first, second, third]
+
+
 def test_no_cell_starts_that_would_end_after_the_budget(tmp_path, works, monkeypatch):
     clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(sweep.time, "perf_counter", lambda: float(next(clock)))  # a cell takes 10 s
-    now = [0.0]
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: now.__setitem__(0, now[0] + 10) or now[0])
+    now = iter(range(10, 10_000, 10))
+    # a run takes 10 s
+    ticking = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=lambda: float(next(now)))
+    monkeypatch.setattr(sweep, "time", ticking)
     result, reporter = carry_out(file(tmp_path), tmp_path / "out", budget=35)
     assert [line.state for line in result.lines] == ["done", "done", "waiting", "waiting"]
     assert reporter.warnings == ["the budget ends before 2 runs: --resume continues with them"]
