@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,6 +112,36 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
         return top & (light | {"torchvision"})
 
     assert offenders(broken) == []
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    """Lazy imports counted, those for annotations alone left out."""
+    places = {"commands": "idvl.commands", "idvl": "idvl"}
+    modules = {}
+    for top, dotted in places.items():
+        for path in (ROOT / top).glob("**/*.py"):
+            parts = path.relative_to(ROOT / top).with_suffix("").parts
+            modules[".".join([dotted, *(part for part in parts if part != "__init__")])] = path
+
+    def needed(path: Path) -> set[str]:
+        tree = Annotations().visit(ast.parse(path.read_text(encoding="utf-8")))
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names = {f"{node.module}.{alias.name}" for node in froms for alias in node.names} | {n.module for n in froms}
+        return names & modules.keys()
+
+    # a package that re-exports its own modules is no circle
+    graph = {
+        name: {other for other in needed(path) if not other.startswith(f"{name}.")} for name, path in modules.items()
+    }
+    order = list(graphlib.TopologicalSorter({name: others - {name} for name, others in graph.items()}).static_order())
+    assert len(order) == len(modules)
+
+
+class Annotations(ast.NodeTransformer):
+    """Takes out what is imported for annotations alone."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
 
 
 def test_only_commands_print() -> None:
