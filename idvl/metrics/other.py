@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from idvl.errors import UsageError, first_line, quoted
+from idvl.files import sound
+
+# levels of the document that holds what a metric gives
+WITHIN = 10
 
 
 def load(name: str, *, trust_remote_code: bool = False) -> Any:
@@ -39,7 +43,12 @@ def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) 
         ) from error
     if not isinstance(found, dict):
         raise UsageError(f"the metric {quoted(metric.name)} gives a {type(found).__name__}, not names with values")
-    return {key: _plain(value) for key, value in found.items()}
+    try:
+        return sound(_plain(found), WITHIN)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the metric {quoted(metric.name)} gives what no file can hold: {first_line(error)}"
+        ) from error
 
 
 def _script(name: str) -> Path | None:

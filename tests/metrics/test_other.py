@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,6 +65,25 @@ def test_what_a_metric_does_not_take_is_one_line(folder: Path) -> None:
     with pytest.raises(UsageError, match="'lengths' does not take these predictions") as refused:
         other.compute(metric, [[0.5]], [["a", "b"]])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"x": 1e50}, {"x": 10**5000}, {"\udcff": 1}, {"x": "\udcff"}, {"deep": []}],
+    ids=["large", "larger", "key", "text", "deep"],
+)
+def test_what_no_file_can_hold_is_one_line(given: dict) -> None:
+    if "deep" in given:
+        given["deep"].append(given)
+    metric = SimpleNamespace(name="odd", compute=lambda **_: given)
+    with pytest.raises(UsageError, match="the metric 'odd' gives what no file can hold") as refusal:
+        other.compute(metric, ["a"], ["b"])
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def test_keys_that_are_no_text_become_text() -> None:
+    metric = SimpleNamespace(name="odd", compute=lambda **_: {(1, 2): 3.0})
+    assert other.compute(metric, ["a"], ["b"]) == {"(1, 2)": 3.0}
 
 
 def test_a_metric_of_the_hub_needs_to_be_allowed() -> None:
