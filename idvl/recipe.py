@@ -79,7 +79,7 @@ def _or_plugin(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         return validate(value)
     except ValidationError:
-        if value in plugins.found(plugins.CRITERIA, get_args(Criterion)):
+        if isinstance(value, str) and value in plugins.found(plugins.CRITERIA, get_args(Criterion)):
             return value
         raise
 

@@ -295,7 +295,7 @@ def test_a_signal_says_how_to_go_on(blip, tmp_path, name, code):
     program = STOPPED.format(signal=name, model=blip, folder=str(folder))
     done = processes.run("-c", program)
     assert done.returncode == code
-    assert f"--output '{folder}' --resume goes on" in done.stderr and "Traceback" not in done.stderr
+    assert f"--output '{folder}' --resume continues it" in done.stderr and "Traceback" not in done.stderr
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
 
 

@@ -247,12 +247,12 @@ def test_a_gradient_that_is_no_number_stops_the_run(folders):
 def test_steps_that_fp16_skips_reach_nobody(folders, monkeypatch):
     """As on a GPU, but with a scaler on the CPU, whose first scales overflow."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, growth_interval=1000)
-    make = loop.accelerating.session
+    make = loop.setup.session
 
     def session(*args):
         return _with_scaler(make(*args), scaler)
 
-    monkeypatch.setattr(loop.accelerating, "session", session)
+    monkeypatch.setattr(loop.setup, "session", session)
     loaded, norms, told, epochs = fresh(folders, "vit"), [], [], []
     for weight in loaded.model.parameters():
         # the largest number of fp16
@@ -424,7 +424,7 @@ def test_statistics_of_batches_move_with_the_weights_alone():
     ],
 )
 def test_what_cannot_be_run_is_refused(folders, settings, said, monkeypatch):
-    monkeypatch.setattr(loop.accelerating, "get_available_trackers", list)
+    monkeypatch.setattr(loop.setup, "get_available_trackers", list)
     with pytest.raises(UsageError, match=said):
         train(fresh(folders, "vit"), LABELLED, Training(max_steps=2, **{"batch_size": 8, **settings}))
 
