@@ -97,19 +97,19 @@ def test_auto_finds_a_batch_and_a_run_goes_on_with_another(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
 def test_auto_measures_each_trial_whatever_memory_an_earlier_peak_took(monkeypatch):
     device, mib = torch.device("cpu"), 2**20
-    monkeypatch.setattr(prediction, "free_memory", lambda *_: 150 * mib)
-    np.ones(600 * mib, np.uint8)
+    monkeypatch.setattr(prediction, "free_memory", lambda *_: 750 * mib)
+    np.ones(1000 * mib, np.uint8)
     peak = peak_memory(device)
-    assert peak > 600 * mib
+    assert peak > 1000 * mib
     tried = []
 
     def perform(items, inputs):
         tried.append(len(items))
-        np.ones(20 * mib * len(items), np.uint8)
+        np.ones(100 * mib * len(items), np.uint8)
         return [{}] * len(items)
 
     asked = Pass(items=range(16), ids=["x"] * 16, prepare=lambda items: None, perform=perform)
-    # 4 samples take 80 of the 120 MiB that a batch may take: 8 would not fit
+    # 4 samples take 400 of the 600 MiB that a batch may take: 8 would not fit
     assert prediction.largest_batch(asked, device, Team()) == 4
     assert tried == [1, 2, 4]
     assert peak_memory(device) >= peak
