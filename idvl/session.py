@@ -16,12 +16,12 @@ from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import Selection, select
-from idvl.data.selector import Progress
-from idvl.distributed import Team
+from idvl.distributed import Team, join_team
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded, load
 from idvl.profile import Profile
 from idvl.recipe import ModelSection, Recipe
+from idvl.reporter import Progress
 
 
 def with_dataset(recipe: Recipe) -> Recipe:
@@ -40,6 +40,27 @@ def read_by(recipe: Recipe) -> list[Path | str | None]:
         None if profile == "auto" else profile,
         *recipe.eval.metrics,
     ]
+
+
+def begin(
+    recipe: Recipe,
+    named: Sequence[str],
+    folder: Path | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+    reads: Sequence[Path | None] = (),
+    **asked: Any,
+) -> tuple[Path, torch.device, Team]:
+    """Where a run goes (`folder`, or a new one called after `named`, the command first), its device and its processes.
+
+    UsageError where the folder is not free, the run would remove what it `reads`, or processes were given other
+    settings or other arguments, of which `asked` are those that not every command has.
+    """
+    place = folder or runs.default_folder(*named)
+    runs.check(place, resume=resume, overwrite=overwrite, reads=[*reads, *read_by(recipe)])
+    given = {"command": named[0], "output": folder, "resume": resume, "overwrite": overwrite, **asked}
+    return place, *join_team(recipe.model.device, recipe.same_everywhere(), **given)
 
 
 def open_run(

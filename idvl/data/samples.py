@@ -15,9 +15,10 @@ from idvl.data.catalog import CATALOG, CatalogEntry
 from idvl.data.columns import Columns
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
-from idvl.data.selector import MIN_SAMPLES, Choice, Progress, choose, faults
+from idvl.data.selector import MIN_SAMPLES, Choice, choose, faults
 from idvl.data.sources import Place, SampleCandidates, built_in, elsewhere
 from idvl.errors import UsageError
+from idvl.reporter import Progress
 
 __all__ = ["Sample", "Selection", "select"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,16 +18,15 @@ from idvl.data.fields import writable
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import FORMATS, Encoded, Sample, encoded, opened, rgb
 from idvl.errors import QUOTED, UsageError
+from idvl.reporter import Progress
 
 log = logging.getLogger(__name__)
 
 MIN_SAMPLES = 100
 # the share of unusable samples, among those looked at, above which a dataset is refused
 MAX_UNUSABLE = 0.05
-# samples looked at before that share is judged, where not fewer are asked for
+# samples looked at before that share counts, where no fewer are requested
 LOOKED_AT = 2_000
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass

@@ -17,11 +17,12 @@ from idvl import recipe as recipes
 from idvl.data.samples import Sample, Selection, select
 from idvl.distributed import join_team
 from idvl.errors import UsageError
-from idvl.measurement.measurement import Measurement, Progress
+from idvl.measurement.measurement import Measurement
 from idvl.measurement.profiling import profile_of, settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens
+from idvl.reporter import Progress
 
 
 def estimate_id(

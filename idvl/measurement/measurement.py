@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,9 +35,8 @@ from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.models.trace import Survey, survey
 from idvl.models.traverse import traverse
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
+from idvl.reporter import Progress
 from idvl.sparsity.weighting import unsound
-
-Progress = Callable[[int, int], None]
 
 # samples computed a second time, in a batch of another size, to measure the noise of the computation itself
 MOST_ECHOES = 16

@@ -175,9 +175,10 @@ def pixels(sample: Sample, square: int | None) -> Any:
 
 def _images(samples: Sequence[Sample], square: int | None, at_most: float = math.inf) -> list[Any] | None:
     """The `pixels` of samples; None where those of several are more than `at_most` together."""
-    images: list[Any] = []
+    images, area = [], 0
     for sample in samples:
         images.append(pixels(sample, square))
-        if len(samples) > 1 and sum(image.width * image.height for image in images) > at_most:
+        area += images[-1].width * images[-1].height
+        if len(samples) > 1 and area > at_most:
             return None
     return images

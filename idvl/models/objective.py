@@ -41,7 +41,7 @@ def over_labels(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0)
 def contrastive(images: Tensor, texts: Tensor, scale: Tensor, gather: Gather | None = None) -> Objective:
     """The symmetric loss of CLIP (Radford et al. 2021, section 2.3) over this process's pairs.
 
-    `images`, `texts`: (n, d), normalised, one pair a row; each is told apart from those of all processes. The totals
+    `images`, `texts`: (n, d), normalised, one pair a row; each is compared with those of all processes. The totals
     of all processes add up to the loss of one process that holds all pairs.
     """
     every_image, start = gather(images) if gather else (images, 0)

@@ -37,16 +37,16 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | N
             raise
         reporter.warn(f"the pruned model is not evaluated: {error}")
         return None, str(error)
-    trained, judged = (one.description["split"] for one in (job.selection, work.selection))
+    trained, evaluated = (one.description["split"] for one in (job.selection, work.selection))
     seen = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
-    if judged == trained and not asked.split:
+    if evaluated == trained and not asked.split:
         reason = (
             f"{job.recipe.data.dataset} has one split, {trained}, and it was used for training: add folders train/ and "
             "test/, or name a split with --set eval.split=..."
         )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
-    if judged == trained or (seen and work.selection.description.get("join")):
+    if evaluated == trained or (seen and work.selection.description.get("join")):
         reporter.warn(f"{len(seen)} evaluation samples are also training samples: their scores are not a test")
     return work, None
 

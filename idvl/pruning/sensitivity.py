@@ -18,7 +18,7 @@ from idvl import runs
 from idvl.data.catalog import EVALUATION
 from idvl.data.samples import Selection
 from idvl.device import free_memory, peak_memory
-from idvl.distributed import Team, join_team
+from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.files import write_json
 from idvl.measurement.profiling import Estimation
@@ -30,7 +30,7 @@ from idvl.pruning import dimensions, profiles
 from idvl.pruning.held_out import Probe, pruned
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.session import choose_samples, image_store, open_model, open_run, read_by, with_dataset
+from idvl.session import begin, choose_samples, image_store, open_model, open_run, with_dataset
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
 
@@ -97,14 +97,8 @@ def run(
         raise UsageError(f"a ratio must lie between 0 and 1, not {wrong[0]}")
     recipe = with_dataset(recipe)
     named = "sensitivity", recipe.model.name, recipe.data.dataset
-    place = folder or runs.default_folder(*named)
-    runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
-    device, team = join_team(
-        recipe.model.device,
-        recipe.same_everywhere(),
-        command="sensitivity",
-        **{"output": folder, "ratios": list(ratios), "resume": resume, "overwrite": overwrite, "plan": plan_only},
-    )
+    how = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "ratios": list(ratios)}
+    place, device, team = begin(recipe, named, folder, **how)
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "probing"))

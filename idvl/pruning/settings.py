@@ -71,8 +71,8 @@ def resolved_pruning(prune: PruneSection) -> PruneSection:
     return prune
 
 
-def continued(recipe: Recipe, folder: Path, *, ended: bool, judged: bool) -> dict[str, Any]:
-    """The recipe that describes a resumed run, once what it has done is `ended`, or even `judged`.
+def continued(recipe: Recipe, folder: Path, *, ended: bool, evaluated: bool) -> dict[str, Any]:
+    """The recipe that describes a resumed run, once what it has done is `ended`, or even `evaluated`.
 
     What is done already keeps the settings that it was done with. UsageError for other ones, where a number depends on
     them and the run's signature does not hold them.
@@ -82,11 +82,11 @@ def continued(recipe: Recipe, folder: Path, *, ended: bool, judged: bool) -> dic
         logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
         return now
     on_the_way = recipe.eval.every or before["eval"].get("every")
-    done = [*(MEASURED if ended else ()), *(JUDGED if judged or on_the_way else ())]
+    done = [*(MEASURED if ended else ()), *(JUDGED if evaluated or on_the_way else ())]
     places = [(key, *key.split(".")) for key in done]
     values = [{key: one[part][name] for key, part, name in places if name in before[part]} for one in (before, now)]
     runs.refuse_difference(folder, *values)
-    return now if not ended else before if judged else before | {"eval": now["eval"]}
+    return now if not ended else before if evaluated else before | {"eval": now["eval"]}
 
 
 def _written(path: Path) -> dict[str, dict[str, Any]]:

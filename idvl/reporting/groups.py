@@ -12,7 +12,7 @@ from typing import Any
 
 from idvl.reporting import labels
 from idvl.reporting.collect import Number, RunRecord, Study
-from idvl.reporting.lineage import judged_alike
+from idvl.reporting.lineage import evaluated_alike
 from idvl.reporting.settings import differences, replicate
 from idvl.reporting.statistics import mean_interval
 
@@ -159,7 +159,7 @@ def _scope(asked: Any) -> str:
 def gains(cells: Sequence[Replicates], metric: str) -> Iterator[tuple[Replicates, TableEntry]]:
     """(cell weighted by ID, its metric minus that of the cell without), over the replicates that both have.
 
-    Only what was judged on the same samples is compared.
+    Only what was evaluated on the same samples is compared.
     """
 
     def place(cell: Replicates) -> tuple[Any, ...]:
@@ -174,7 +174,7 @@ def gains(cells: Sequence[Replicates], metric: str) -> Iterator[tuple[Replicates
         changes, sources = [], []
         for run in cell.runs:
             other = others.get(replicate(run)) if run.signature else None
-            if other is None or not judged_alike(run, other):
+            if other is None or not evaluated_alike(run, other):
                 continue
             pair = [one.metrics().get(metric, MISSING) for one in (run, other)]
             if pair[0].value is not None and pair[1].value is not None:

@@ -1,4 +1,4 @@
-"""How runs are related: which judged the model that another began with, which looked at the one that another saved."""
+"""Links between runs: the baseline evaluation, and the evaluations and profiles of a pruned model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def measured_alike(one: Profile, other: Profile) -> bool:
     return one.protocol == other.protocol and one.dataset.get("fingerprint") == other.dataset.get("fingerprint")
 
 
-def judged_alike(one: RunRecord, other: RunRecord) -> bool:
+def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
     """Whether two evaluations are of the same samples, by the same settings. One that draws all of a split may
     have another order than the split."""
     if _how(one) != _how(other):
@@ -74,8 +74,7 @@ def judged_alike(one: RunRecord, other: RunRecord) -> bool:
         return False
     if one.results.get("samples") != other.results.get("samples"):
         return False
-    drawn = [run.results.get("limit") is not None for run in (one, other)]
-    if first.get("dataset") and any(drawn) and not all(drawn):
+    if first.get("dataset") and (one.results.get("limit") is None) != (other.results.get("limit") is None):
         return True
     return first.get("fingerprint") == second.get("fingerprint")
 
@@ -87,11 +86,11 @@ def _how(run: RunRecord) -> dict[str, Any]:
 
 
 def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
-    """The evaluation of the model that a run began with, on the samples that the run was judged on."""
+    """The evaluation of the model that a run began with, on the samples that the run was evaluated on."""
     wanted = run.signature.get("fingerprint")
     for other in study.of("eval"):
         same = wanted and (other.results.get("model") or {}).get("fingerprint") == wanted
-        if same and other.results.get("task") == run.results.get("task") and judged_alike(other, run):
+        if same and other.results.get("task") == run.results.get("task") and evaluated_alike(other, run):
             return other
     return None
 
@@ -106,7 +105,7 @@ def dense_runs(runs: Iterable[RunRecord], study: Study) -> list[RunRecord]:
 
 
 def pruned_by(run: RunRecord, study: Study) -> RunRecord | None:
-    """The run of prune whose saved model `run` measured or judged; None for any other model.
+    """The run of prune whose saved model `run` measured or evaluated; None for any other model.
 
     Its folder tells, as two runs may have saved equal weights, unless the weights there are others by now; else the
     fingerprint.

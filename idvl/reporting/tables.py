@@ -16,7 +16,7 @@ from idvl.reporting.after import UNLIKE, measured_after
 from idvl.reporting.collect import Number, RunRecord, Study
 from idvl.reporting.groups import MISSING, Replicates, Subject, TableEntry, cells_of, entry, gains, model_of, runs_in
 from idvl.reporting.labels import percent
-from idvl.reporting.lineage import MeasuredProfile, dense_runs, judged_alike, profiles_of
+from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
 from idvl.reporting.prunability import correlation, loss_of, ratios
 from idvl.reporting.settings import is_one_shot
 
@@ -321,7 +321,7 @@ def cautions(cells: Sequence[Replicates]) -> list[str]:
     names = list(dict.fromkeys(run.model for run in runs))
     if any(len({run.model for run in cell.runs}) > 1 for cell in cells):
         said.append(f"means are over models that share their class and size: {', '.join(names)}")
-    if any(not judged_alike(runs[0], run) for run in runs):
+    if any(not evaluated_alike(runs[0], run) for run in runs):
         said.append("CAUTION: runs were evaluated with different samples, settings or tokenizers")
     if runs and all(map(is_one_shot, runs)):
         said.append("all of these runs are one-shot")

@@ -80,10 +80,10 @@ def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Grid:
     kept.sort(key=lambda one: next((i for i, some in enumerate(first) if _matches(one, some)), len(first)))
     numbers = _published(source, varied, kept, path)
     cells, left_out = {}, {}
-    names = Counter(map(name_of, kept))
-    for settings in kept:
-        name = name_of(settings)
-        if names[name] > 1:  # as of models in folders of one name
+    names = [name_of(settings) for settings in kept]
+    times = Counter(names)
+    for settings, name in zip(kept, names, strict=True):
+        if times[name] > 1:  # as of models in folders of one name
             name += f"-{hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
         if name in cells or name in left_out:
             raise UsageError(f"{quoted(path)} has a cell twice: {settings}")

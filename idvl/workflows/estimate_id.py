@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from idvl import runs
-from idvl.distributed import join_team
 from idvl.errors import UsageError
 from idvl.measurement.profiling import Estimation, ProfileResult, named, settings_of
 from idvl.models.layers import find_layers
@@ -18,7 +16,7 @@ from idvl.models.loading import Loaded
 from idvl.profile import Profile, load_profile
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
-from idvl.session import open_model, other_widths, read_by, with_dataset
+from idvl.session import begin, open_model, other_widths, with_dataset
 
 
 def run(
@@ -38,14 +36,8 @@ def run(
     others = [(str(compare), load_profile(compare))] if compare else []
     recipe = with_dataset(recipe)
     settings_of(recipe)
-    place = folder or runs.default_folder(*named(recipe))
-    runs.check(place, resume=resume, overwrite=overwrite, reads=[compare, *read_by(recipe)])
-    device, team = join_team(
-        recipe.model.device,
-        recipe.same_everywhere(),
-        command="estimate-id",
-        **{"output": folder, "resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare},
-    )
+    how = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare}
+    _, device, team = begin(recipe, named(recipe), folder, reads=[compare], **how)
     loaded = open_model(recipe.model, device, team)
     others = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in others]
     work = Estimation(recipe, loaded, team, reporter, begun=folder if resume else None)

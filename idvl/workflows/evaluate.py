@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from idvl import runs
-from idvl.distributed import join_team
 from idvl.evaluation import evaluation, scoring
 from idvl.metrics import other
 from idvl.recipe import EVALUATING, Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.session import image_store, open_model, open_run, read_by, with_dataset
+from idvl.session import begin, image_store, open_model, open_run, with_dataset
 
 # what a folder of this name holds is the model of a run one level up
 MODEL = "model"
@@ -47,14 +46,8 @@ def run(
     compared = compared / scoring.RESULTS if compared and compared.is_dir() else compared
     more = other_metrics(recipe)
     where = _where(recipe)
-    place = folder or runs.default_folder(*where)
-    runs.check(place, resume=resume, overwrite=overwrite, reads=[compared, *read_by(recipe)])
-    device, team = join_team(
-        recipe.model.device,
-        recipe.same_everywhere(),
-        command="eval",
-        **{"output": folder, "resume": resume, "overwrite": overwrite, "compare": compared},
-    )
+    how = {"resume": resume, "overwrite": overwrite, "compare": compared}
+    place, device, team = begin(recipe, where, folder, reads=[compared], **how)
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as held:
         store = held.enter_context(image_store(place, team, "judging"))

@@ -18,7 +18,6 @@ from idvl import runs
 from idvl.checkpoints.hub import check as check_hub
 from idvl.checkpoints.hub import push
 from idvl.device import peak_memory
-from idvl.distributed import join_team
 from idvl.evaluation.evaluation import Judgement
 from idvl.measurement.profiling import Estimation
 from idvl.models.loading import load
@@ -32,7 +31,7 @@ from idvl.pruning.settings import continued, resolved
 from idvl.pruning.training import CHECKPOINTS, prune
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.session import image_store, open_run, read_by
+from idvl.session import begin, image_store, open_run
 from idvl.sparsity.schedule import Schedule
 
 # how far the sparsity may be from the one asked for, as a share of the weights that go or stay, whichever are fewer
@@ -67,27 +66,21 @@ def run(
     if push_to:
         check_hub(push_to)
     named = "prune", recipe.model.name, recipe.data.dataset
-    place = folder or runs.default_folder(*named)
-    runs.check(place, resume=resume, overwrite=overwrite, reads=read_by(recipe))
-    device, team = join_team(
-        recipe.model.device,
-        recipe.same_everywhere(),
-        command="prune",
-        **{"output": folder, "resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to},
-    )
+    how = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to}
+    place, device, team = begin(recipe, named, folder, **how)
     with ExitStack() as held:
         training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))
         job = gather(recipe, device, team, reporter, store=training)
         ended = resume and not plan_only and team.first((place / REPORT).exists)
         if ended:
             team.first(lambda: check_saved(place))
-        judged = ended and team.first(lambda: is_evaluated(read_report(place)))
-        judge, skipped = (None, None) if plan_only or judged else quality.prepare(job, reporter, store=judging)
+        evaluated = ended and team.first(lambda: is_evaluated(read_report(place)))
+        judge, skipped = (None, None) if plan_only or evaluated else quality.prepare(job, reporter, store=judging)
         plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
         if plan_only:
             return PruningResult(plan=plan)
         begun = resume and team.first(lambda: runs.read_record(place) is not None)
-        done = {"ended": bool(ended), "judged": bool(judged)}
+        done = {"ended": bool(ended), "evaluated": bool(evaluated)}
         told = team.first(lambda: continued(recipe, place, **done)) if begun else recipe.to_dict()
         options = {"recipe": told, "signature": job.signature(), "resume": resume, "overwrite": overwrite}
         opened, folder = open_run(held, team, folder, named, **options)
