@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests import tiny
-from tests.hub import Hub, write_dataset
+from tests.support import tiny
+from tests.support.hub import Hub, write_dataset
 
 MODEL = "Salesforce/blip-image-captioning-base"
 PICTURES, SAMPLES, JUDGED, SPARSITY = 160, 110, 20, 0.8

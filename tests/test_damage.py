@@ -24,8 +24,8 @@ from idvl.reporting.table import summary, table
 from idvl.runs import MATRIX, Run
 from idvl.sparsity.weighting import multipliers
 from idvl.sweep import restartable, sweep
-from tests.damage import GONE, damaged, spots
-from tests.reporter import Silent
+from tests.support.damage import GONE, damaged, spots
+from tests.support.reporter import Silent
 
 GOLDEN = Path(__file__).parent / "golden" / "pruned-vit"
 # as they may stand in a file; None leaves the field out

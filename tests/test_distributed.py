@@ -7,7 +7,7 @@ import torch.distributed as dist
 from idvl import distributed as processes
 from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
-from tests import processes as forked
+from tests.support import processes as forked
 
 COUNTS = [3, 2, 4]
 

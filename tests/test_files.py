@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from idvl.files import open_regular, read_bytes, read_text
-from tests import processes
+from tests.support import processes
 
 
 def test_regular_files_and_links_to_them_are_read(tmp_path: Path) -> None:

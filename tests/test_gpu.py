@@ -16,8 +16,8 @@ from benchmarks.gpu import checks, figures, packages
 from benchmarks.gpu.checks import CHECKS
 from benchmarks.gpu.figures import FIGURES
 from benchmarks.gpu.runner import Skip, carry_out
-from tests import tiny
-from tests.geometry.clouds import HARD
+from tests.support import tiny
+from tests.support.clouds import HARD
 
 # what makes each of them small enough for a test
 SMALL = {

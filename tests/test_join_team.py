@@ -10,7 +10,7 @@ import pytest
 
 from idvl.distributed import waiting
 from idvl.errors import UsageError
-from tests import processes
+from tests.support import processes
 
 PROGRAM = """
 import atexit, os

@@ -14,7 +14,7 @@ import idvl
 from idvl import recipe as recipes
 from idvl.models import families
 from idvl.sparsity import axes, criteria
-from tests import tiny
+from tests.support import tiny
 
 CRITERION = """
     import torch

@@ -36,7 +36,7 @@ LEARNT = ("blip", "blip-vqa", "blip-itm", "clip", "vit", "vilt-nlvr2", "git")
 def neighbours(device: torch.device, folder: Path, *, n: int = 600) -> dict[str, Any]:
     """Nearest neighbours of points that are hard on rounding, with each backend, and their IDs by each estimator."""
     from idvl.geometry import backend
-    from tests.geometry.clouds import HARD
+    from tests.support.clouds import HARD
 
     backends = ["torch", *(["faiss"] if backend.works_on(device) else [])]
     clouds = [name for name in HARD if name != "ties"]
@@ -78,7 +78,7 @@ def layers(device: torch.device, folder: Path, *, n: int = 120) -> dict[str, Any
     """
     from idvl.measurement.measurement import Measurement, Settings
     from idvl.models.layers import find_layers
-    from tests import tiny
+    from tests.support import tiny
 
     found = []
     for each in (CPU, device):
@@ -106,7 +106,7 @@ def _load(folder: Path, device: torch.device, kind: str = "blip") -> Any:
     from accelerate.state import AcceleratorState
 
     from idvl.models.loading import load
-    from tests import tiny
+    from tests.support import tiny
 
     # it would keep the device of an earlier training
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -116,7 +116,7 @@ def _load(folder: Path, device: torch.device, kind: str = "blip") -> Any:
 
 def losses(device: torch.device, folder: Path, *, kinds: Sequence[str] = LEARNT) -> dict[str, Any]:
     """The loss of each kind of model on one batch, and the norm of its gradient."""
-    from tests import tiny
+    from tests.support import tiny
 
     samples = [replace(one, answers=("two red",), label=i % 2) for i, one in enumerate(tiny.samples(6))]
     gaps = {}
@@ -155,7 +155,7 @@ def masks(device: torch.device, folder: Path, *, structures: Sequence[str] = ("u
 def first_masks(folder: Path, device: torch.device, criterion: str, structure: str) -> Any:
     """The masks of half of a small BLIP's weights after one step that leaves the weights alone."""
     from idvl.training import Training, train
-    from tests import tiny
+    from tests.support import tiny
 
     pruner, loaded = _pruner(folder, device, criterion, structure=structure, target=0.5, total_steps=1)
     settings = Training(max_steps=1, batch_size=8, update_weights=False, checkpoint_every=None, workers=0)
@@ -202,7 +202,7 @@ def _gap(one: float, other: float) -> float:
 def _trained(device: torch.device, folder: Path, precision: str) -> tuple[list[float], Any, nn.Module]:
     """Losses of four steps of a small BLIP, their outcome, the model."""
     from idvl.training import Training, train
-    from tests import tiny
+    from tests.support import tiny
 
     loaded, seen = _load(folder, device), []
     settings = Training(
@@ -266,7 +266,7 @@ def resume(device: torch.device, folder: Path) -> dict[str, Any]:
 def _pruned(folder: Path, device: torch.device, place: Path, *, stop: int | None) -> dict[str, Tensor] | None:
     """Weights and masks after 8 steps with PLATON, resumed if there is a checkpoint; None if broken off at `stop`."""
     from idvl.training import Training, train
-    from tests import tiny
+    from tests.support import tiny
 
     class Broken(Exception):
         pass

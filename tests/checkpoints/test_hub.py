@@ -9,7 +9,7 @@ import pytest
 
 from idvl.checkpoints.hub import check, push
 from idvl.errors import RunError, UsageError
-from tests.hub import Hub
+from tests.support.hub import Hub
 
 REPO = "someone/blip-80"
 

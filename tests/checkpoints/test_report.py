@@ -13,7 +13,7 @@ from idvl.models.families import family_of
 from idvl.models.layers import find_layers
 from idvl.profile import Estimate, LayerProfile, Profile
 from idvl.sparsity.masks import Masks
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module")

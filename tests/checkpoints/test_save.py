@@ -18,8 +18,8 @@ from idvl.checkpoints.verify import verify
 from idvl.errors import RunError
 from idvl.models.loading import load
 from idvl.sparsity.masks import Masks
-from tests import processes
-from tests.checkpoints.pruned import Pruned
+from tests.support import processes
+from tests.support.pruned import Pruned
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_model_and_masks_on_a_gpu(pruned: Pruned, tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from tests.checkpoints.pruned import Pruned
+from tests.support.pruned import Pruned
 import idvl.checkpoints.save as save
 
 root = Path(sys.argv[1])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from idvl.checkpoints.verify import verify
 from idvl.errors import RunError
-from tests.checkpoints.pruned import Pruned
+from tests.support.pruned import Pruned
 
 LAYER = "vision_model.encoder.layers.1.mlp.fc2"
 

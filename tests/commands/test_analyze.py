@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from idvl.commands import main
-from tests.reporting import folders
+from tests.support import folders
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests import processes, tiny
-from tests.hub import Hub, write_dataset
+from tests.support import processes, tiny
+from tests.support.hub import Hub, write_dataset
 
 MODEL = "Salesforce/blip-image-captioning-base"
 DATASET = "lmms-lab-encoder/COCO-Caption"

@@ -7,8 +7,8 @@ import pytest
 
 from idvl import predictions
 from idvl.commands import main
-from tests import processes, tiny
-from tests.hub import Hub, jpeg, write_dataset
+from tests.support import processes, tiny
+from tests.support.hub import Hub, jpeg, write_dataset
 
 CLIP = "openai/clip-vit-large-patch14"
 N = 24

@@ -8,7 +8,7 @@ import pytest
 
 from idvl.data.catalog import CATALOG, EVALUATION, TRAINING, choose_split, listing
 from idvl.errors import UsageError
-from tests.hub import KINDS
+from tests.support.hub import KINDS
 
 TASKS = {"caption", "retrieval", "reasoning", "classification", "vqa"}
 

@@ -16,8 +16,8 @@ import pytest
 
 from idvl.data.samples import select
 from idvl.errors import RunError, UsageError
-from tests.damage import GONE, damaged, spots
-from tests.hub import jpeg
+from tests.support.damage import GONE, damaged, spots
+from tests.support.hub import jpeg
 
 DEEP: Any = "x"
 for _ in range(400):

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from idvl.data.catalog import CATALOG, EVALUATION, TRAINING
-from tests import processes
-from tests.hub import Hub, caption, class_name, write_dataset
+from tests.support import processes
+from tests.support.hub import Hub, caption, class_name, write_dataset
 
 ROOT = Path(__file__).parents[2]
 COCO = "lmms-lab-encoder/COCO-Caption"

@@ -13,7 +13,7 @@ import pytest
 
 from idvl.data.image_spool import ImageSpool, SpooledImage
 from idvl.data.samples import select
-from tests.hub import jpeg, write_dataset
+from tests.support.hub import jpeg, write_dataset
 
 
 def test_what_is_kept_can_be_read_at_once(tmp_path: Path) -> None:

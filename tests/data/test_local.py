@@ -13,7 +13,7 @@ from idvl.data import tables
 from idvl.data.catalog import EVALUATION, TRAINING
 from idvl.data.samples import select
 from idvl.errors import UsageError
-from tests.hub import caption, class_name, jpeg, write_dataset
+from tests.support.hub import caption, class_name, jpeg, write_dataset
 
 
 def images(folder: Path, n: int) -> Path:

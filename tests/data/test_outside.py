@@ -12,7 +12,7 @@ import pytest
 
 from idvl.data.samples import select
 from idvl.errors import UsageError
-from tests.hub import jpeg
+from tests.support.hub import jpeg
 
 EVERYTHING = {"distinct": False, "force": True}
 

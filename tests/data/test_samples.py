@@ -15,7 +15,7 @@ from PIL import Image
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import Sample, select
 from idvl.errors import UsageError
-from tests.hub import caption, jpeg
+from tests.support.hub import caption, jpeg
 
 
 def write(folder: Path, rows: list[tuple[bytes, object]]) -> str:

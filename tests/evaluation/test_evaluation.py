@@ -20,8 +20,8 @@ from idvl.evaluation import evaluation, prediction, scoring
 from idvl.recipe import load as load_recipe
 from idvl.tasks import Pass
 from idvl.workflows.evaluate import run
-from tests import processes, tiny
-from tests.reporter import Silent
+from tests.support import processes, tiny
+from tests.support.reporter import Silent
 
 N = 20
 BLIP = {"model.name": "builtin/blip", "data.dataset": "shapes", "eval.limit": N, "eval.batch_size": 3}

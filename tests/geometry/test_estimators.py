@@ -13,7 +13,7 @@ import torch
 from idvl.errors import UsageError
 from idvl.geometry.estimators import ESTIMATORS, estimate, intrinsic_dimension, requirements
 from idvl.geometry.neighbors import DenseRows, nearest
-from tests.geometry.clouds import HARD, Pieces, brute, gaussian
+from tests.support.clouds import HARD, Pieces, brute, gaussian
 
 
 @pytest.mark.parametrize("estimator", ["twonn", "twonn-mle", "gride"])

@@ -15,7 +15,7 @@ from idvl.errors import UsageError
 from idvl.geometry import backend, gram
 from idvl.geometry.backend import race as _race
 from idvl.geometry.neighbors import DenseRows, Neighbors, nearest
-from tests.geometry.clouds import HARD, Pieces, brute, gaussian
+from tests.support.clouds import HARD, Pieces, brute, gaussian
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 needs_faiss = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")

@@ -31,7 +31,7 @@ from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.workflows import evaluate, prune
-from tests.reporter import Silent
+from tests.support.reporter import Silent
 
 HERE = Path(__file__).parent
 DATASETS = {"blip": "shapes", "vit": "digits"}

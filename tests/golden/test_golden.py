@@ -19,7 +19,7 @@ from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.workflows import analyze, prune
 from tests.golden import record
-from tests.reporter import Silent
+from tests.support.reporter import Silent
 
 OLD_RUN = record.HERE / "pruned-vit"
 

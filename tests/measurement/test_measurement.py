@@ -27,9 +27,9 @@ from idvl.profile import Profile
 from idvl.recipe import load as load_recipe
 from idvl.recipe import parse_bytes
 from idvl.workflows.estimate_id import run
-from tests import processes, tiny
-from tests.geometry.clouds import Pieces, gaussian
-from tests.reporter import Silent
+from tests.support import processes, tiny
+from tests.support.clouds import Pieces, gaussian
+from tests.support.reporter import Silent
 
 N = 120
 

@@ -14,8 +14,7 @@ from idvl.errors import UsageError
 from idvl.metrics.bootstrap import interval
 from idvl.metrics.caption import Captioned, score
 from idvl.metrics.tokens import tokenize
-
-from .corpora import ADVERSARIAL, corpus
+from tests.support.corpora import ADVERSARIAL, corpus
 
 pytestmark = pytest.mark.java
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from idvl.metrics.tokens import cleaned, plain, tokenize
-
-from .corpora import ADVERSARIAL, corpus
+from tests.support.corpora import ADVERSARIAL, corpus
 
 pytestmark = pytest.mark.java
 

@@ -17,7 +17,7 @@ from idvl.models.inputs import encode, image_processor_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load
 from idvl.profile import MODALITIES
-from tests import tiny
+from tests.support import tiny
 
 FAMILY_OF = dict.fromkeys(tiny.KINDS, "generic") | {
     "blip": "blip",

@@ -13,7 +13,7 @@ from idvl.errors import UsageError
 from idvl.models.families import family_of
 from idvl.models.layers import block_of, find_layers, in_scope
 from idvl.profile import MODALITIES
-from tests import tiny
+from tests.support import tiny
 
 
 def on_meta(cls, config):

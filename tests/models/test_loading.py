@@ -22,8 +22,8 @@ from idvl.models.capture import points
 from idvl.models.inputs import encode, process
 from idvl.models.load_errors import one_line
 from idvl.models.loading import find_device, fingerprint, load, wrap
-from tests import processes, tiny
-from tests.hub import Hub
+from tests.support import processes, tiny
+from tests.support.hub import Hub
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ import json, sys
 sys.modules.update(dict.fromkeys(("torchvision", "num2words", "sentencepiece")))  # importing them fails
 import idvl
 from idvl.models.loading import load
-from tests import tiny
+from tests.support import tiny
 
 def refused(name):
     try:

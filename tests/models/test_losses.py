@@ -13,7 +13,7 @@ from idvl.models.loading import load
 from idvl.models.objective import IGNORED, contrastive, divergence, next_tokens, over_labels
 from idvl.training import Training
 from idvl.training.accelerator import check
-from tests import tiny
+from tests.support import tiny
 
 ANSWERED = [dataclasses.replace(sample, answers=("two red",)) for sample in tiny.samples(6)]
 JUDGED = [dataclasses.replace(sample, label=i % 2) for i, sample in enumerate(tiny.samples(6))]

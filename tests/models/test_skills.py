@@ -17,7 +17,7 @@ from idvl.errors import UsageError
 from idvl.models.families import family_of, vilt
 from idvl.models.loading import load, wrap
 from idvl.models.skills import Generation, settle
-from tests import tiny
+from tests.support import tiny
 
 SAMPLES = tiny.samples(8)
 SHORT = Generation(min_length=1, max_length=8)

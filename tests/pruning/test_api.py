@@ -23,8 +23,8 @@ from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.training import train
 from idvl.workflows.prune import run
-from tests import tiny
-from tests.reporter import Silent
+from tests.support import tiny
+from tests.support.reporter import Silent
 
 STEPS = 12
 ESTIMATE = idvl.Estimate(dimension=5.0, stderr=0.1, n_points=500, n_duplicates=0, estimator="twonn")

@@ -18,7 +18,7 @@ from idvl.models.loading import load
 from idvl.pruning import sensitivity
 from idvl.pruning.held_out import Probe, pruned
 from idvl.recipe import load as load_recipe
-from tests.reporter import Silent
+from tests.support.reporter import Silent
 
 ROOT = Path(__file__).parents[2]
 ASKED = {"model.name": "builtin/vit", "data.dataset": "digits", "data.samples": 120, "eval.limit": 48}
@@ -158,7 +158,7 @@ import sys
 from pathlib import Path
 from idvl.recipe import load
 from idvl.workflows import sensitivity
-from tests.reporter import Silent
+from tests.support.reporter import Silent
 sensitivity.run(load(None, {ASKED}), folder=Path(sys.argv[1]), reporter=Silent(), ratios=(0.5, 0.9))
 """
 

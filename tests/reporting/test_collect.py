@@ -14,7 +14,7 @@ from idvl.reporting.collect import collect
 from idvl.reporting.figures import figures_of
 from idvl.reporting.overview import made_of
 from idvl.reporting.tables import tables_of
-from tests.reporting import folders
+from tests.support import folders
 
 
 def test_kinds_are_told_by_what_is_in_a_folder(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from idvl.reporting import collect as collecting
 from idvl.reporting.collect import Study, collect
 from idvl.reporting.samples import galleries
 from idvl.workflows import analyze
-from tests.damage import GONE, damaged, parts, spots
-from tests.reporting import folders
+from tests.support import folders
+from tests.support.damage import GONE, damaged, parts, spots
 
 VALUES = (GONE, None, "x", "\ud800", -1, 0, 1e308, 10**400, float("nan"), [], {}, True, [[{}]], {"a": "b"})
 # of each field so many of the values, the next ones in turn

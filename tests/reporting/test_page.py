@@ -18,7 +18,7 @@ from idvl.reporting.overview import made_of
 from idvl.reporting.page import embedded, page
 from idvl.reporting.samples import galleries
 from idvl.reporting.tables import tables_of
-from tests.reporting import folders
+from tests.support import folders
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

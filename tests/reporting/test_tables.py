@@ -17,7 +17,7 @@ from idvl.reporting.groups import TableEntry, cells_of, gains
 from idvl.reporting.lineage import pruned_by
 from idvl.reporting.statistics import mean_interval, spearman
 from idvl.reporting.tables import Table, tables_of
-from tests.reporting import folders
+from tests.support import folders
 
 
 @pytest.fixture

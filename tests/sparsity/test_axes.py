@@ -18,7 +18,7 @@ from idvl.sparsity.icml24 import Icml24
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import MISSING
-from tests.sparsity.layers import layers, train, zeros
+from tests.support.layers import layers, train, zeros
 
 VALUES = [(axis, value) for axis, values in AXES.items() for value in values]
 PAIRS = [pair for pair in combinations(VALUES, 2) if pair[0][0] != pair[1][0]]

@@ -12,7 +12,7 @@ from idvl.errors import UsageError
 from idvl.recipe import PruneSection
 from idvl.sparsity import criteria
 from idvl.sparsity.criteria import platon
-from tests.sparsity.layers import layers, renew
+from tests.support.layers import layers, renew
 
 
 def observed(criterion: criteria.Criterion, steps: int, weights: dict[str, nn.Parameter]) -> None:

@@ -17,8 +17,8 @@ from idvl.sparsity.icml24 import Icml24, load
 from idvl.sparsity.schedule import Schedule
 from idvl.training import Training, train
 from idvl.training.batches import Collate, Order
-from tests import tiny
-from tests.sparsity.layers import layers, renew
+from tests.support import tiny
+from tests.support.layers import layers, renew
 
 IDS = {"a.fc1": 20.0, "a.fc2": 2.5, "b.qkv": 70.0}
 SETTINGS = {"beta1": 0.85, "beta2": 0.95, "window": 4}

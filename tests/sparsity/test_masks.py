@@ -9,7 +9,7 @@ import torch
 
 from idvl.errors import RunError, UsageError
 from idvl.sparsity.masks import Masks, pack, unpack
-from tests.sparsity.layers import SHAPES, layers
+from tests.support.layers import SHAPES, layers
 
 
 def random_masks(seed: int = 0, share: float = 0.5) -> Masks:

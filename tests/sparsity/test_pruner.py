@@ -15,7 +15,7 @@ from idvl.sparsity import criteria
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
-from tests.sparsity.layers import SHAPES, layers, renew, train, zeros
+from tests.support.layers import SHAPES, layers, renew, train, zeros
 
 TOTAL = 12 * 8 + 8 * 16 + 24 * 8
 

@@ -8,7 +8,7 @@ from idvl.models.loading import load
 from idvl.profile import load_profile
 from idvl.recipe import load as recipe_of
 from idvl.sweep import restartable
-from tests.reporter import Silent
+from tests.support.reporter import Silent
 
 LAYER = "vit.layers.0.mlp.fc1"
 

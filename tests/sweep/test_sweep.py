@@ -16,7 +16,7 @@ from idvl.pruning import profiles
 from idvl.reporting.collect import collect
 from idvl.sweep import grid, restartable, sweep, worker
 from idvl.sweep.worker import Failed
-from tests.reporter import Silent
+from tests.support.reporter import Silent
 
 BASE = {
     "model": {"name": "builtin/vit"},

@@ -11,8 +11,8 @@ import pytest
 
 from idvl.sweep import worker
 from idvl.sweep.worker import Failed, isolated
-from tests import isolated_work
-from tests.reporter import Silent
+from tests.support import isolated_work
+from tests.support.reporter import Silent
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def test_a_failure_is_one_line_and_harms_nobody(kind, reason, lasting):
 def test_work_is_asked_to_end_when_its_parent_ends(tmp_path, number):
     said = tmp_path / "said"
     parent = subprocess.Popen(
-        [sys.executable, "-m", "tests.isolated_work", str(said)], cwd=ROOT, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tests.support.isolated_work", str(said)], cwd=ROOT, stderr=subprocess.DEVNULL
     )
     until(lambda: said.exists() and said.read_text())
     pid = int(said.read_text())

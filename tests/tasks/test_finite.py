@@ -11,7 +11,7 @@ from idvl.errors import RunError
 from idvl.models.loading import wrap
 from idvl.models.skills import Generation, settle
 from idvl.tasks import Asked
-from tests import tiny
+from tests.support import tiny
 
 WRITTEN = {"answer", "caption"}
 

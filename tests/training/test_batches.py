@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from idvl.training.batches import Order, Reading
-from tests import tiny
+from tests.support import tiny
 
 SIZES = [(12, 1, 1), (6, 2, 1), (6, 1, 2), (3, 2, 2), (1, 4, 3)]
 

@@ -12,8 +12,8 @@ import torch
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import load
 from idvl.training import Training, checkpoint, train
-from tests import processes, tiny
-from tests.training.interrupted import STORIES
+from tests.support import processes, tiny
+from tests.support.interrupted import STORIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def stories(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted")
     model = tiny.save("blip", folder / "model")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = processes.run("-m", "tests.training.interrupted", model, folder, env=environment)
+    done = processes.run("-m", "tests.support.interrupted", model, folder, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

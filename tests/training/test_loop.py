@@ -13,7 +13,7 @@ from idvl.training import Training, checkpoint, loop, train
 from idvl.training.batches import Collate, Order
 from idvl.training.dry_run import rehearse
 from idvl.training.stepper import terms
-from tests import tiny
+from tests.support import tiny
 
 CAPTIONS = tiny.samples(32)
 LABELLED = [dataclasses.replace(sample, label=i % 10, texts=()) for i, sample in enumerate(CAPTIONS)]

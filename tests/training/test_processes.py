@@ -8,15 +8,15 @@ import torch
 
 from idvl.models.loading import load
 from idvl.training import Training, train
-from tests import processes, tiny
-from tests.training.pair import SETTINGS
+from tests.support import processes, tiny
+from tests.support.pair import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 
 
 def launch(folder, fault="none"):
     """Run the pair; (exit codes, what each process said, the errors of the first)."""
-    ended = processes.team("-m", "tests.training.pair", folder, fault)
+    ended = processes.team("-m", "tests.support.pair", folder, fault)
     paths = [folder / f"said-{rank}.json" for rank in range(2)]
     said = [json.loads(path.read_text()) if path.exists() else None for path in paths]
     return [process.wait() for process in ended], said, ended[0].stderr

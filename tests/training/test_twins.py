@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from idvl.sparsity.masks import Masks
-from tests import processes, tiny
-from tests.training.twins import CRITERIA
+from tests.support import processes, tiny
+from tests.support.twins import CRITERIA
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +16,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("twins")
     tiny.save("blip", folder / "blip")
     for size in (1, 2):
-        ended = processes.team("-m", "tests.training.twins", folder, size=size)
+        ended = processes.team("-m", "tests.support.twins", folder, size=size)
         assert all(process.wait() == 0 for process in ended), ended[0].stderr
     return folder
 

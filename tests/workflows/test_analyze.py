@@ -15,8 +15,8 @@ from PIL import Image
 from idvl.data import digits, shapes
 from idvl.errors import UsageError
 from idvl.workflows import analyze
-from tests.reporter import Silent
-from tests.reporting import folders
+from tests.support import folders
+from tests.support.reporter import Silent
 
 
 def test_page_and_figures_are_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from idvl.commands import eval as eval_command
 from idvl.commands import prune as prune_command
 from idvl.recipe import load as load_recipe
 from idvl.workflows.api import EVALUATING, PRUNING, _key
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.mark.parametrize(("command", "sections"), [(prune_command, PRUNING), (eval_command, EVALUATING)])

@@ -8,8 +8,8 @@ from idvl.errors import RunError, UsageError
 from idvl.evaluation import scoring
 from idvl.reporting.results import rests_on, results_table
 from idvl.tasks.retrieval import _packed
-from tests.damage import GONE, damaged, spots
-from tests.tiny import samples
+from tests.support.damage import GONE, damaged, spots
+from tests.support.tiny import samples
 
 ODD = [
     *(None, True, -1, 0, 7, 10**400, 1e308, 0.5, "", "x", "\ud800", [], {}, [None], ["\ud800"], [[[]]], {"a": 1}),

@@ -14,7 +14,7 @@ from idvl.errors import UsageError
 from idvl.pruning.settings import resolved
 from idvl.recipe import SECTIONS, Recipe, keys, load
 from idvl.sweep import grid
-from tests.damage import damaged, spots
+from tests.support.damage import damaged, spots
 
 DAMAGES: list[Any] = [
     *(None, True, False, 0, -1, 1, 0.5, 1e308, math.inf, math.nan, 10**30, 10**400),

@@ -27,9 +27,9 @@ from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
 from idvl.workflows import estimate_id
 from idvl.workflows.prune import run
-from tests import processes, tiny
-from tests.hub import write_dataset
-from tests.reporter import Silent
+from tests.support import processes, tiny
+from tests.support.hub import write_dataset
+from tests.support.reporter import Silent
 
 N = 104
 # 26 steps, pruning from the 5th on

@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from PIL import Image
 
-from tests import processes
+from tests.support import processes
 
 DATE = "2026-01-01T00:00:00.000Z"
 API = re.compile(

@@ -2,7 +2,7 @@
 
 They are forked from one that has imported torch and what else idvl needs, and done nothing. What such a process would
 read while it imports, the address of the Hub and the folder of its cache, is the same for all: HUB, and CACHE, which
-`tests.hub` points to another folder for each test. What is to be imported itself is no work for this.
+`tests.support.hub` points to another folder for each test. What is to be imported itself is no work for this.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PRELOADED = (
     "accelerate",
     "datasets",
@@ -133,7 +133,7 @@ class _Parent:
 
     def __init__(self) -> None:
         environment_ = {**environment(), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.processes"]
+        command = [sys.executable, "-m", "tests.support.processes"]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment_, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

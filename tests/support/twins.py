@@ -1,6 +1,6 @@
 """Prune the same tiny model with each criterion for 30 steps, alone or as two processes, and save the masks.
 
-`python -m tests.training.twins FOLDER`, alone or launched by torchrun. FOLDER/blip is the checkpoint; the masks of the
+`python -m tests.support.twins FOLDER`, alone or launched by torchrun. FOLDER/blip is the checkpoint; the masks of the
 first update and of the end go to FOLDER/CRITERION-PROCESSES-first.safetensors and -last.safetensors.
 """
 
@@ -16,7 +16,7 @@ from idvl.sparsity import criteria
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 from idvl.training import Training, agree, train
-from tests import tiny
+from tests.support import tiny
 
 STEPS, BATCH = 30, 8
 CRITERIA = ("magnitude", "gradient", "platon")

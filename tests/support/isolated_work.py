@@ -48,7 +48,7 @@ class Mute:
 if __name__ == "__main__":
     from pathlib import Path
 
-    from tests import isolated_work
+    from tests.support import isolated_work
 
     worker.PRELOADED = []
     worker.isolated(isolated_work.wait, Path(sys.argv[1]), reporter=Mute(), name="waiting")

@@ -12,7 +12,7 @@ from idvl.checkpoints.verify import Verdict
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
 from idvl.sparsity.masks import Masks
-from tests import tiny
+from tests.support import tiny
 
 
 class Pruned:

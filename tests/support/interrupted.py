@@ -14,7 +14,7 @@ import torch
 
 from idvl.models.loading import load
 from idvl.training import Training, checkpoint, train
-from tests import tiny
+from tests.support import tiny
 
 SETTINGS = Training(
     batch_size=4, accumulate=2, epochs=3, learning_rate=1e-3, warmup=0.2, weight_decay=0.01, checkpoint_every=3

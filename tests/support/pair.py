@@ -1,6 +1,6 @@
 """Two processes, launched together, train tiny models and say what each saw.
 
-`torchrun --nproc_per_node 2 -m tests.training.pair FOLDER FAULT`.
+`torchrun --nproc_per_node 2 -m tests.support.pair FOLDER FAULT`.
 The folder holds a checkpoint of each kind; each process writes `said-RANK.json`, and the gradients and weights of the
 first steps.
 """
@@ -21,7 +21,7 @@ from idvl.distributed import Team, wait
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import load, wrap
 from idvl.training import Training, agree, checkpoint, ranks, train
-from tests import tiny
+from tests.support import tiny
 
 SETTINGS = {"max_steps": 4, "learning_rate": 1e-3, "lr_schedule": "linear", "clip": None, "checkpoint_every": 2}
 
