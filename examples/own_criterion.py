@@ -13,7 +13,8 @@ import idvl
 
 
 class Movement:
-    needs_gradient = True
+    needs = frozenset({"gradient"})
+    compares = "scope"
     bytes_per_weight = 4
 
     def __init__(self, rate: float = 1.0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import textwrap
 from pathlib import Path
 
@@ -20,7 +21,7 @@ CRITERION = """
     import torch
 
     class Largest:
-        needs_gradient, bytes_per_weight = False, 0
+        needs, compares, bytes_per_weight = frozenset(), "scope", 0
 
         def __init__(self, power: float = 2.0, window: int = 3):
             self.power, self.window = power, window
@@ -50,6 +51,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def written(package: str, group: str, key: str, value: str, code: str = "") -> None:
         module = value.partition(":")[0]
+        monkeypatch.delitem(sys.modules, module, raising=False)
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
         folder = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
@@ -77,7 +79,7 @@ def test_a_package_adds_a_criterion(install) -> None:
         pruner = idvl.Pruner.from_model(model, sparsity=0.5, total_steps=1, criterion=criterion, initial=0, final=0)
         pruner.step()
         masks.append(pruner.finish().masks.hash())
-    assert pruner.weights.criterion.needs_gradient is False and masks[0] == masks[1]
+    assert pruner.weights.criterion.needs == frozenset() and masks[0] == masks[1]
 
 
 def test_a_package_adds_a_family(install) -> None:
@@ -106,6 +108,29 @@ def test_a_broken_package_is_named(install, key: str, value: str, code: str, why
         with pytest.raises(idvl.RunError, match=rf"^the package {package} .*{why}") as refused:
             criteria.load(key) if group == "idvl.criteria" else families.family_of(tiny.KINDS["git"]()[0].config)
         assert "\n" not in str(refused.value)
+
+
+OLD = r"needs_gradient is no longer read: declare needs = frozenset\({}\) and compares = \"scope\" instead"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "why"),
+    [
+        ("needs_gradient = True", OLD.format(r'{"gradient"}')),
+        ("needs_gradient = False", OLD.format("")),
+        ('compares = "scope"', "it does not declare needs"),
+        ("needs = frozenset()", "it does not declare compares"),
+        ('needs, compares = "gradient", "scope"', "needs must be a frozenset of words, not 'gradient'"),
+        ('needs, compares = frozenset({"hessian"}), "scope"', "needs may hold gradient, not 'hessian'"),
+        ('needs, compares = frozenset(), "column"', "compares must be one of scope, not 'column'"),
+    ],
+)
+def test_a_criterion_must_declare_what_it_needs_and_compares(install, attributes: str, why: str) -> None:
+    code = textwrap.dedent(CRITERION).replace('needs, compares, bytes_per_weight = frozenset(), "scope", 0', attributes)
+    install("old-largest", "idvl.criteria", "largest", "undeclared_plugin:Largest", code)
+    with pytest.raises(idvl.RunError, match=rf"^the package old-largest .*{why}") as refused:
+        criteria.load("largest")
+    assert "\n" not in str(refused.value)
 
 
 def test_two_packages_with_one_key_are_both_named(install) -> None:

@@ -27,7 +27,7 @@ from idvl.pruning import dimensions
 from idvl.pruning.job import pruner_of
 from idvl.pruning.settings import resolved_pruning, schedule_of
 from idvl.recipe import PruneSection
-from idvl.sparsity.criteria import Criterion
+from idvl.sparsity.criteria import Criterion, defect
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import Update, WeightPruner
 from idvl.sparsity.weighting import multipliers
@@ -90,6 +90,7 @@ class Pruner:
         a profile of another model, and for parameters that cannot be pruned: frozen, shared, sharded or meta ones.
         """
         model = model.module if isinstance(model, DistributedDataParallel) else model
+        _check_criterion(criterion)
         named = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
         prune = _settings(model, profile, {"sparsity": sparsity, "criterion": named, "scope": scope, **settings})
         if isinstance(total_steps, bool) or not isinstance(total_steps, int):
@@ -175,6 +176,16 @@ class Pruner:
         """Take over the state of a pruner of the same model and settings; ValueError for other layers."""
         self.weights.load_state_dict(state)
         self.steps = int(state["steps"])
+
+
+def _check_criterion(criterion: object) -> None:
+    """UsageError for an object that does not keep the contract of criteria."""
+    if isinstance(criterion, str):
+        return
+    if isinstance(criterion, type):
+        raise UsageError(f"criterion is a name or an object, not a class: pass {criterion.__name__}(...)")
+    if reason := defect(criterion):
+        raise UsageError(f"the criterion {type(criterion).__name__} cannot be used: {reason}")
 
 
 def _settings(model: nn.Module, profile: object, settings: dict[str, Any]) -> PruneSection:

@@ -183,7 +183,7 @@ class WeightPruner:
         self._frozen = bool(state["frozen"])
 
     def _observe(self, name: str, weight: nn.Parameter) -> None:
-        if self.criterion.needs_gradient and weight.grad is None:
+        if "gradient" in self.criterion.needs and weight.grad is None:
             raise RunError(f"{name} has no gradient: leave it out of the scope, or use magnitude")
         self.criterion.observe(name, weight, weight.grad)
 

@@ -20,6 +20,7 @@ from idvl.pruning import api
 from idvl.pruning.job import gather
 from idvl.pruning.settings import resolved
 from idvl.recipe import load as load_recipe
+from idvl.sparsity.criteria.magnitude import Magnitude
 from idvl.sparsity.masks import Masks
 from idvl.training import train
 from idvl.workflows.prune import run
@@ -199,6 +200,8 @@ def test_a_parameter_sharded_by_torch_is_refused() -> None:
     [
         ({"sparsitty": 0.5}, "unknown key 'prune.sparsitty'; did you mean 'prune.sparsity'"),
         ({"criterion": "platoon"}, "platoon"),
+        ({"criterion": object()}, "the criterion object cannot be used: it has no method observe"),
+        ({"criterion": Magnitude}, r"not a class: pass Magnitude\(...\)"),
         ({"total_steps": 0}, "at least 1 step"),
         ({"total_steps": 10.5}, "total_steps is a number of optimizer steps, not 10.5"),
         ({"structure": "2:4"}, "structure 2:4 has sparsity 0.5, not 0.75"),

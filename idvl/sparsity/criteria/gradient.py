@@ -8,7 +8,8 @@ from torch import Tensor
 class Gradient:
     """|w g| of the gradient at hand (Molchanov et al., 2019), not smoothed."""
 
-    needs_gradient = True
+    needs = frozenset({"gradient"})
+    compares = "scope"
     bytes_per_weight = 0
 
     def observe(self, name: str, weight: Tensor, grad: Tensor | None) -> None:

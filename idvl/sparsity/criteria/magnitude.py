@@ -8,7 +8,8 @@ from torch import Tensor
 class Magnitude:
     """|w| (Zhu & Gupta, 2017)."""
 
-    needs_gradient = False
+    needs = frozenset()
+    compares = "scope"
     bytes_per_weight = 0
 
     def observe(self, name: str, weight: Tensor, grad: Tensor | None) -> None:

@@ -31,7 +31,8 @@ class Platon:
     would be if the window were closed now: in the order of the mean sensitivity so far.
     """
 
-    needs_gradient = True
+    needs = frozenset({"gradient"})
+    compares = "scope"
 
     def __init__(
         self, beta1: float = 0.85, beta2: float = 0.95, window: int = 10, smoothing_dtype: str = "float32"
