@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from idvl.errors import quoted
+from idvl.errors import UsageError, quoted
 from idvl.files import read_text
 
 # bytes of a file; characters and values once aliases are expanded; levels of nesting
@@ -59,6 +59,18 @@ def load(path: Path | str) -> Any:
         raise ValueError(f"{quoted(error.args[0])} is not true or false") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).replace(' in "<unicode string>",', " in").split())) from error
+
+
+def read(path: Path, kind: str) -> Any:
+    """What a YAML file holds. UsageError, in one line that calls it a `kind`, for one that cannot be read."""
+    try:
+        return load(path)
+    except FileNotFoundError:
+        raise UsageError(f"there is no {kind} {quoted(path)}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the {kind} {quoted(path)}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"the {kind} {quoted(path)} is not valid YAML: {error}") from error
 
 
 def dump(values: Any) -> str:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from idvl import runs, tasks
+from idvl import runs, tasks, yaml_file
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
-from idvl.recipe import EvalSection, PruneSection, Recipe, read_yaml
+from idvl.recipe import EvalSection, PruneSection, Recipe
 from idvl.session import with_dataset
 from idvl.sparsity.axes import refuse as refuse_axes
 from idvl.sparsity.schedule import MASK_EVERY, Schedule
@@ -92,7 +92,7 @@ def continued(recipe: Recipe, folder: Path, *, ended: bool, evaluated: bool) -> 
 def _written(path: Path) -> dict[str, dict[str, Any]]:
     """The sections of a recipe as they are written, {} for a file that is missing or damaged."""
     try:
-        sections = read_yaml(path, "recipe")
+        sections = yaml_file.read(path, "recipe")
     except UsageError:
         return {}
     sound = isinstance(sections, dict) and all(isinstance(part, dict) for part in sections.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from idvl import recipe as recipes
+from idvl import yaml_file
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.files import LARGEST
 from idvl.pruning.settings import resolved
@@ -110,7 +111,7 @@ def name_of(settings: Mapping[str, Any]) -> str:
 
 
 def _source(path: Path) -> dict[str, Any]:
-    source = recipes.read_yaml(path, "matrix")
+    source = yaml_file.read(path, "matrix")
     if not isinstance(source, dict):
         raise UsageError(f"the matrix {quoted(path)} holds nothing; it has {', '.join(KEYS)}")
     for key in source:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from idvl import recipe as recipes
-from idvl import runs
+from idvl import runs, yaml_file
 from idvl.errors import RunError, UsageError
 from idvl.files import write_text
 from idvl.models.plan import duration
@@ -261,7 +261,7 @@ def _is_done(line: Mapping[str, Any]) -> bool:
 def _refuse_others(place: Path, asked: Recipe) -> None:
     """UsageError where a finished cell's folder holds a run of other settings."""
     path = place / "recipe.yaml"
-    sections, steps = recipes.read_yaml(path, "recipe"), _steps(place)
+    sections, steps = yaml_file.read(path, "recipe"), _steps(place)
     pairs = []
     for recipe in (recipes.load(path), asked):
         parts = recipe.to_dict(*sections)

@@ -67,7 +67,7 @@ def test_a_recipe() -> None:
 def test_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(place: tuple[Any, ...], damage: Any) -> None:
         source = damaged(SWEEP, place, damage)
-        monkeypatch.setattr("idvl.recipe.yaml_file.load", lambda path: source)
+        monkeypatch.setattr("idvl.yaml_file.load", lambda path: source)
         matrix = told(lambda: grid.read("matrix.yaml"))
         for cell in matrix.cells if matrix else ():
             assert json.dumps(cell.recipe.to_dict(), allow_nan=False).encode()

@@ -1,0 +1,27 @@
+"""The settings of a run: `Recipe`, its sections, and `load`, which reads them from YAML and overrides.
+
+Unknown keys and values are refused with the nearest valid one. Rooms from session upwards read it; no other knows it.
+"""
+
+from idvl.recipe.reading import load, parse_assignments
+from idvl.recipe.schema import ESTIMATING, EVALUATING, SECTIONS, Recipe, described, keys
+from idvl.recipe.sections import DataSection, EstimateSection, EvalSection, ModelSection, PruneSection, TrainSection
+from idvl.recipe.values import parse_bytes
+
+__all__ = [
+    "ESTIMATING",
+    "EVALUATING",
+    "SECTIONS",
+    "DataSection",
+    "EstimateSection",
+    "EvalSection",
+    "ModelSection",
+    "PruneSection",
+    "Recipe",
+    "TrainSection",
+    "described",
+    "keys",
+    "load",
+    "parse_assignments",
+    "parse_bytes",
+]

@@ -1,0 +1,68 @@
+"""A recipe: all sections of a run's settings together, and the keys that they have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from idvl import yaml_file
+from idvl.files import write_text
+from idvl.recipe.section import Section
+from idvl.recipe.sections import DataSection, EstimateSection, EvalSection, ModelSection, PruneSection, TrainSection
+
+
+class Recipe(Section):
+    """A run. estimate-id reads the first three sections, prune all of them, eval model, data and eval.
+
+    `needs` says why a recipe cannot be carried out yet.
+    """
+
+    needs: str | None = None
+    model: ModelSection
+    data: DataSection = DataSection()
+    estimate: EstimateSection = EstimateSection()
+    prune: PruneSection = PruneSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+
+    def to_dict(self, *sections: str) -> dict[str, Any]:
+        """The resolved recipe, or these sections of it, YAML- and JSON-ready; `load` reads it back."""
+        return self.model_dump(mode="json", include=set(sections or SECTIONS))
+
+    def same_everywhere(self) -> dict[str, Any]:
+        """What all processes of a run must have been given alike: all but what may differ between machines."""
+        return self.model_dump(mode="json", exclude={"model": {"device", "cache_dir"}, "estimate": {"spill"}})
+
+    def save(self, path: Path | str) -> None:
+        """Write the resolved recipe as YAML, atomically."""
+        write_text(path, yaml_file.dump(self.to_dict()))
+
+
+SECTIONS = tuple(name for name in Recipe.model_fields if name != "needs")
+ESTIMATING = ("model", "data", "estimate")
+EVALUATING = ("model", "data", "eval")
+
+
+def keys() -> list[str]:
+    """Every dotted key of a recipe."""
+    return [f"{section}.{name}" for section in SECTIONS for name in names(section)]
+
+
+@functools.cache
+def described() -> dict[str, dict[str, Any]]:
+    """Every dotted key with the JSON schema of its setting, `shown`, `flag` and `value` included."""
+    return {f"{section}.{name}": schema for section in SECTIONS for name, schema in _schemas(section)}
+
+
+def _schemas(section: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    model: type[Section] = Recipe.model_fields[section].annotation  # type: ignore[assignment]
+    for name, schema in model.model_json_schema()["properties"].items():
+        # null is no value of its own
+        (kind,) = [kind for kind in schema.pop("anyOf", [{}]) if kind.get("type") != "null"]
+        yield name, kind | schema
+
+
+def names(section: str) -> Iterable[str]:
+    return Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]

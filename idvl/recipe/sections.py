@@ -1,0 +1,192 @@
+"""Every setting of a run, declared once: its type, bounds, default, help text and flag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from idvl.choices import (
+    DEFAULT_CRITERION,
+    Allocation,
+    Compat,
+    IdWeight,
+    MissingId,
+    Precision,
+    ScheduleName,
+    Smoothing,
+    Texts,
+)
+from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
+from idvl.recipe.section import Section, setting
+from idvl.recipe.values import Amount, Count, CountOrAuto, CriterionName, Share, Size, Words, parse_bytes
+
+
+class ModelSection(Section):
+    """The checkpoint and how it is loaded."""
+
+    name: str = setting(..., "Hub id, local folder, builtin/blip or builtin/vit.", flag="")
+    revision: str | None = setting(None, "Branch, tag or commit on the Hub.", shown="the main branch")
+    dtype: Dtype = setting("float32", "Precision in which the weights are loaded.")
+    device: str | None = setting(None, "Device, such as cpu or cuda:0.", shown="the accelerator, if there is one")
+    trust_remote_code: bool = setting(False, "Run Python code from the model's repository.")
+    cache_dir: Path | None = setting(None, "Folder for downloads.", shown="that of huggingface_hub")
+    local_files_only: bool = setting(False, "Download nothing.")
+
+
+class DataSection(Section):
+    """The samples."""
+
+    dataset: str | None = setting(
+        None,
+        "Name listed by idvl eval --list, or a local path.",
+        shown="the one that the built-in model was trained on",
+    )
+    data_dir: Path | None = setting(None, "Local copy of the dataset.", value="DIR")
+    dataset_id: str | None = setting(None, "Hub repository to read the dataset from instead.", value="ID")
+    image_column: str | None = setting(None, "Column with the images.", value="NAME")
+    text_column: str | None = setting(None, "Column with the texts.", value="NAME")
+    label_column: str | None = setting(None, "Column with the class labels.", value="NAME")
+    answers_column: str | None = setting(None, "Column with the answers to a question.", value="NAME")
+    second_image_column: str | None = setting(
+        None, "Column with the second image, for tasks on two images.", value="NAME"
+    )
+    allow_outside: bool = setting(False, "Read images that a table names outside of the dataset's folder.")
+    split: str | None = setting(None, "Split to read.", shown="the dataset's own", value="NAME")
+    samples: Count | None = setting(
+        None, "Number of samples to estimate dimensions from.", shown="the dataset's own, mostly 2000"
+    )
+    # the largest that every generator takes
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = setting(0, "Random seed, which also selects the samples.")
+    batch_size: Count = setting(16, "Samples per forward pass; changes results by rounding only.")
+    force: bool = setting(False, "Estimate even from fewer than 100 samples.")
+
+
+class EstimateSection(Section):
+    """Which layers are measured, what a point is, and how its dimension is estimated."""
+
+    tokens: Tokens = setting("flatten", "What a point is: all tokens of a sample, their mean, or one of them.")
+    capture: Capture = setting("output", "Side of a layer that is measured.")
+    estimator: EstimatorName = setting("twonn", "Estimator of the intrinsic dimension.")
+    layers: str | None = setting(
+        None, "Measure only layers whose name matches this pattern.", shown="all", value="PATTERN"
+    )
+    modality: Annotated[Annotated[list[Modality], Field(min_length=1)] | None, Words] = setting(
+        None, "Measure only layers of this modality; repeatable.", shown="all"
+    )
+    knn: Knn = setting("auto", "Neighbour search backend; all give the same result, auto takes the fastest.")
+    memory: Size | None = setting(None, "Memory budget, such as 8GiB.", shown="a quarter of what is free", value="SIZE")
+    spill: Path | None = setting(None, "Folder on disk for data beyond the memory budget.", value="DIR")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The budget in bytes, None when none was given."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+
+class PruneSection(Section):
+    """Which weights are pruned, and when. `initial` and `final` are fractions of all steps."""
+
+    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = setting(
+        None, "Fraction of the weights in scope that become zero.", shown="0.8; with N:M, what it implies"
+    )
+    criterion: CriterionName = setting(DEFAULT_CRITERION, "Importance score of a weight; plug-ins add others.")
+    id_weight: IdWeight = setting("multiply", "How the layer's intrinsic dimension enters the score.")
+    # 2 to the 40 is beyond any factor that is used
+    id_exponent: Annotated[float, Field(gt=0, le=40)] = setting(1.0, "Exponent of the intrinsic dimension.")
+    profile: str = setting(
+        "auto",
+        "Where the intrinsic dimensions come from: auto (estimated first), a file, or published:blip-coco.",
+        value="PROFILE",
+    )
+    missing_id: MissingId = setting("median", "What to do about layers without a sound dimension.")
+    refresh_profile: Count | None = setting(None, "Re-estimate the dimensions every N epochs.", shown="never")
+    scope: str = setting(
+        "all", "Layers to prune: all, vision, language, language-without-cross, or a pattern of names.", value="SCOPE"
+    )
+    allocation: Allocation | None = setting(
+        None, "One threshold over all layers, or the same sparsity in each.", shown="global; with N:M, uniform"
+    )
+    structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = setting(
+        "unstructured", "unstructured, or N:M, such as 2:4.", value="STRUCTURE"
+    )
+    floor: Share = setting(0.0, "Lowest sparsity of a layer.")
+    ceiling: Share = setting(1.0, "Highest sparsity of a layer.")
+    min_keep: Amount | None = setting(None, "Number of weights that every layer keeps at least.", shown="1")
+    schedule: ScheduleName = setting("cubic", "Sparsity schedule.")
+    initial: Share = setting(0.2, "Fraction of the steps before pruning starts.")
+    final: Share = setting(0.2, "Fraction of the steps after pruning has ended.")
+    mask_every: Count | None = setting(None, "Steps between two mask updates.", shown="10, fewer in short runs")
+    monotone: bool = setting(False, "Keep pruned weights pruned.")
+    compat: Compat = setting("none", "Update masks as this code does; icml24 is the paper's.")
+    beta1: Share = setting(0.85, "PLATON's smoothing of the importance.", flag="")
+    beta2: Share = setting(0.95, "PLATON's smoothing of the uncertainty.", flag="")
+    window: Count = setting(10, "Steps that PLATON averages the importance over.", flag="")
+    smoothing_dtype: Smoothing = setting("float32", "Precision of PLATON's state.", flag="")
+
+
+class TrainSection(Section):
+    """How the weights are trained while they are pruned. `batch_size` is per process."""
+
+    samples: Count | None = setting(None, "Number of training samples.", shown="all of the split", flag="")
+    texts: Texts | None = setting(
+        None, "Which of a sample's captions is read in an epoch.", shown="a built-in model's own, else any", flag=""
+    )
+    epochs: Amount | None = setting(None, "Passes over the training samples.", shown="5")
+    max_steps: Count | None = setting(None, "Number of optimizer steps, instead of --epochs.")
+    batch_size: Count = setting(20, "Training samples per process and batch.")
+    accumulate: Count = setting(1, "Batches per optimizer step.")
+    learning_rate: Annotated[float, Field(gt=0)] | None = setting(
+        None, "Peak learning rate.", shown="a built-in model's own, else 1e-5"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = setting(0.0, "Weight decay of AdamW.")
+    lr_schedule: str = setting("cosine", "Learning rate scheduler of transformers.", flag="")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = setting(
+        0.0, "Fraction of the steps that the learning rate rises.", flag=""
+    )
+    clip: Annotated[float, Field(gt=0)] | None = setting(None, "Largest norm of the gradient.", shown="no clipping")
+    mixed_precision: Precision = setting("no", "Precision of forward and backward passes.")
+    gradient_checkpointing: bool = setting(False, "Recompute activations: less memory, more time.")
+    distill: Annotated[float, Field(ge=0)] = setting(0.0, "Weight of the KL divergence to the dense model.")
+    checkpoint_every: Count = setting(500, "Steps between two checkpoints.")
+    report_to: Annotated[list[str], Words] = setting(
+        [], "Tracker: tensorboard, wandb or trackio; repeatable.", value="NAME"
+    )
+    new_head: bool = setting(False, "Put a new classifier for this dataset's labels on the model.")
+
+
+class EvalSection(Section):
+    """How a model is evaluated. `split` and `batch_size` are those of the evaluation alone."""
+
+    task: str | None = setting(
+        None,
+        "caption, retrieval, reasoning, classification or vqa.",
+        shown="the first that both model and dataset are for",
+        value="TASK",
+    )
+    split: str | None = setting(None, "Split to evaluate on.", shown="the dataset's own for evaluation", value="NAME")
+    limit: Count | None = setting(None, "Evaluate at most N samples, drawn by --seed.", shown="all")
+    batch_size: CountOrAuto = setting(16, "Samples per batch; auto takes as many as fit.", value="N|auto")
+    prompt: str | None = setting(None, "What captions start with, or how a question is put.", shown="the model's own")
+    beams: Annotated[int, Field(ge=1, le=1000)] = setting(3, "Beams of the beam search.")
+    min_length: Annotated[int, Field(ge=0, le=100_000)] | None = setting(
+        None, "Fewest tokens of a prediction.", shown="5 for captions, 1 for answers"
+    )
+    max_length: Annotated[int, Field(ge=1, le=100_000)] | None = setting(
+        None, "Most tokens of a prediction.", shown="20 for captions, 10 for answers"
+    )
+    templates: Annotated[list[str], Field(min_length=1)] = setting(
+        ["a photo of a {}."],
+        "Sentence for zero-shot classification, with {} for the class; repeatable.",
+        flag="--template",
+    )
+    rerank: Amount = setting(128, "Candidates that a matching head reranks.")
+    metrics: Annotated[list[str], Words] = setting(
+        [], "Additional metric of evaluate, a folder or a Hub name; repeatable.", flag="--metric", value="NAME"
+    )
+    resamples: Annotated[int, Field(ge=100, le=100_000)] | None = setting(
+        None, "Bootstrap samples of an interval.", shown="1000", flag=""
+    )
+    every: Count | None = setting(None, "Evaluate every N steps.", shown="never", flag="--eval-every")
+    after: bool = setting(True, "Evaluate the pruned model.", shown="eval", flag="--eval/--no-eval")

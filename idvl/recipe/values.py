@@ -1,0 +1,65 @@
+"""The types of settings' values: numbers within bounds, sizes, lists of words. Each refuses what it cannot be."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, WrapValidator
+from pydantic import ValidatorFunctionWrapHandler as Validate
+
+from idvl import plugins
+from idvl.choices import Criterion
+from idvl.errors import quoted
+
+# no run is larger: a number beyond is a slip, and would overflow far from here
+MOST = 10**9
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Amount = Annotated[int, Field(ge=0, le=MOST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+UNITS = {"": 1, "B": 1, **{p + "B": 1000**i for i, p in enumerate("KMGT", 1)}}
+UNITS |= {p + suffix: 1024**i for i, p in enumerate("KMGT", 1) for suffix in ("", "I", "IB")}
+
+
+def parse_bytes(text: str | int) -> int:
+    """The number of bytes in "8GiB", "500MB", "1.5 GiB", "8G" (a GiB) or "1048576". ValueError for anything else."""
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
+    count = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if not count:
+        raise ValueError(f"a size such as 8GiB or 500MB, not {quoted(str(text))}")
+    return count
+
+
+def _size(text: str) -> str:
+    parse_bytes(text)
+    return text
+
+
+def _words(value: Any) -> Any:
+    """A list as a command line or YAML may write it: [vision, cross] or vision,cross."""
+    return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
+
+def _or_auto(value: Any) -> Any:
+    if value == "auto":
+        return 0
+    if not str(value).isdecimal():
+        raise ValueError(f'a number of samples, or "auto", not {quoted(value)}')
+    return value
+
+
+def _or_plugin(value: Any, validate: Validate) -> Any:
+    """A criterion of idvl, or of another package."""
+    try:
+        return validate(value)
+    except ValidationError:
+        if isinstance(value, str) and value in plugins.found(plugins.CRITERIA, get_args(Criterion)):
+            return value
+        raise
+
+
+Words = BeforeValidator(_words)
+Size = Annotated[str, BeforeValidator(str), AfterValidator(_size)]
+CountOrAuto = Annotated[Amount, BeforeValidator(_or_auto)]
+CriterionName = Annotated[Criterion, WrapValidator(_or_plugin), PlainSerializer(str)]
