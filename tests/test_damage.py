@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from idvl import runs
 from idvl.checkpoints.card import page
 from idvl.commands.matrix import _table
 from idvl.errors import RunError, UsageError
@@ -107,7 +106,7 @@ def _read_line(folder: Path, line: dict[str, Any]) -> None:
 
 
 def test_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "provenance", dict)  # asks git each time
+    monkeypatch.setattr("idvl.runs.run.provenance", dict)  # asks git each time
     document = _cut(read("run.json")) | {"files": ["run.json", "recipe.yaml"], "resumed": [{"started": "x"}]}
     document["signature"] = dict(list(document["signature"].items())[:3])
     folder = tmp_path / "run"

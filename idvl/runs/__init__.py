@@ -1,0 +1,25 @@
+"""What a run leaves behind: its folder, provenance and metrics.
+
+A folder belongs to one process at a time, and remembers which files the run wrote, so that overwriting removes those
+and nothing else. It knows no torch.
+"""
+
+from idvl.runs.environment import provenance
+from idvl.runs.folder import LOCK, check, default_folder, keep, new_folder
+from idvl.runs.record import MATRIX, SCHEMA, read_metrics, read_record, refuse_difference
+from idvl.runs.run import Run
+
+__all__ = [
+    "LOCK",
+    "MATRIX",
+    "SCHEMA",
+    "Run",
+    "check",
+    "default_folder",
+    "keep",
+    "new_folder",
+    "provenance",
+    "read_metrics",
+    "read_record",
+    "refuse_difference",
+]

@@ -1,0 +1,70 @@
+"""What a run folder says of its run: run.json, metrics.jsonl, and whether a resumed run is the same one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from idvl.errors import RunError, UsageError, quoted
+from idvl.files import parse_json, read_bytes, read_json, write_bytes
+
+SCHEMA = "idvl/run/1"
+# what the signatures of older versions do not hold
+LATER = ("configuration",)
+# the lines of a matrix of runs: the runs are in folders beside it
+MATRIX = "matrix.jsonl"
+
+
+def read_record(folder: Path | str) -> dict[str, Any] | None:
+    """The run.json of a run folder, None when there is none or it isn't ours."""
+    try:
+        record = read_json(Path(folder) / "run.json")
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(record, dict) and record.get("schema") == SCHEMA
+    kinds = {"files": list, "resumed": list, "signature": dict}
+    if not ours or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        return None
+    return record if all(isinstance(name, str) for name in record["files"]) else None
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, [] when there is none. RunError for a broken line before the last."""
+    path = Path(path)
+    try:
+        whole = read_bytes(path).rpartition(b"\n")[0] if path.exists() else b""
+        lines = [parse_json(line) for line in whole.split(b"\n") if line.strip()]
+        if odd := [line for line in lines if not isinstance(line, dict)]:
+            raise ValueError(f"{quoted(odd[0])} is no object")
+        if odd := [line["step"] for line in lines if type(line.get("step", 0)) is not int]:
+            raise ValueError(f"{quoted(odd[0])} is no step")
+        return lines
+    except (OSError, ValueError) as error:
+        raise RunError(f"{quoted(path)} has a broken line ({error}); start again with --overwrite") from error
+
+
+def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UsageError, naming every difference, unless both signatures are the same."""
+    known = [*before, *(key for key in now if key not in before and key not in LATER)]
+    keys = [key for key in known if before.get(key) != now.get(key)]
+    if keys:
+        differences = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
+        raise UsageError(
+            f"cannot resume {quoted(folder)}: {differences}; use the same settings, --overwrite or another --output"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+
+
+def cut_broken_line(path: Path) -> None:
+    """Remove an unfinished last line, so that the next one starts on its own."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            write_bytes(path, whole)
