@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 DEFAULT_CRITERION = "platon"
-# a criterion is a file: listed, not imported
-_CRITERIA = {path.stem for path in (Path(__file__).parent / "sparsity" / "criteria").glob("[a-z]*.py")}
+_SPARSITY = Path(__file__).parent / "sparsity"
+# a criterion or an allocation is a file: listed, not imported
+_CRITERIA = {path.stem for path in (_SPARSITY / "criteria").glob("[a-z]*.py")}
+_ALLOCATIONS = {path.stem for path in (_SPARSITY / "allocation").glob("[a-z]*.py")}
 
 Criterion = Literal[DEFAULT_CRITERION, *sorted(_CRITERIA - {DEFAULT_CRITERION})]
 IdWeight = Literal["multiply", "divide", "none"]
 MissingId = Literal["median", "refuse"]
-Allocation = Literal["global", "uniform"]
+Allocation = Literal["global", *sorted(_ALLOCATIONS - {"global"})]
 ScheduleName = Literal["cubic", "linear", "one-shot"]
 Compat = Literal["none", "icml24"]
 Precision = Literal["no", "bf16", "fp16"]

@@ -79,7 +79,7 @@ def test_a_package_adds_a_criterion(install) -> None:
         pruner = idvl.Pruner.from_model(model, sparsity=0.5, total_steps=1, criterion=criterion, initial=0, final=0)
         pruner.step()
         masks.append(pruner.finish().masks.hash())
-    assert pruner.weights.criterion.needs == frozenset() and masks[0] == masks[1]
+    assert pruner.weights.scores.criterion.needs == frozenset() and masks[0] == masks[1]
 
 
 def test_a_package_adds_a_family(install) -> None:

@@ -51,7 +51,7 @@ def prune(
         every = job.recipe.prune.refresh_profile
         if every and epoch % every == 0 and not job.schedule.is_final(step + 1):
             anew = dimensions.refreshed(job, pruner, opened, epoch)
-            pruner.set_factors(job.multipliers(anew).factors)
+            pruner.scores.set_factors(job.multipliers(anew).factors)
 
     def evaluate(step: int) -> dict[str, float]:
         with pruner.masked():

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from idvl.errors import UsageError, quoted
+from idvl.sparsity import allocation as allocations
 from idvl.sparsity import criteria
-from idvl.sparsity.allocation import ALLOCATIONS
 from idvl.sparsity.schedule import CURVES
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import MODES
@@ -21,7 +21,7 @@ COMPATS = ("none", "icml24")
 AXES: dict[str, tuple[str, ...]] = {
     "criterion": tuple(criteria.built_in()),
     "id_weight": tuple(MODES),
-    "allocation": tuple(ALLOCATIONS),
+    "allocation": tuple(allocations.names()),
     "structure": ("unstructured", "N:M"),
     "schedule": tuple(CURVES),
     "floor": ("none", "set"),

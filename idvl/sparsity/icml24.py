@@ -36,10 +36,10 @@ class EpochPlaton(Platon):
         if name not in self._seen:
             self._allocate(name, weight)
         self._seen[name] += 1
-        place = self._seen[name] % self.window
+        position = self._seen[name] % self.window
         sensitivity = (weight.detach().float() * grad).abs_()
-        if place:
-            self._sums[name].mul_(place).add_(sensitivity).div_(place + 1)
+        if position:
+            self._sums[name].mul_(position).add_(sensitivity).div_(position + 1)
         else:
             self._close(name, 1)
             self._sums[name].copy_(sensitivity)
@@ -90,11 +90,12 @@ class Icml24(WeightPruner):
 
     @torch.no_grad()
     def step(self, step: int) -> Update | None:
-        if isinstance(self.criterion, EpochPlaton) and (step - 1) % self._steps_per_epoch == 0:
-            self.criterion.reset()
+        criterion = self.scores.criterion
+        if isinstance(criterion, EpochPlaton) and (step - 1) % self._steps_per_epoch == 0:
+            criterion.reset()
         tensors = self._tensors()
         for name, (tensor, _) in tensors.items():
-            self._observe(name, tensor)
+            self.scores.observe(name, tensor)
         remaining, due = self._remaining(step)
         k = int(sum(tensor.numel() for tensor, _ in tensors.values()) * (1 - remaining))
         return self._prune(step, tensors, k, 1 - remaining) if due and k else None
@@ -119,13 +120,13 @@ class Icml24(WeightPruner):
         part = "bias_mask."
         self.bias_masks.load_state_dict({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
 
-    def _tensors(self) -> dict[str, tuple[nn.Parameter, float]]:
-        """Every weight, followed by its bias, with the layer's factor."""
+    def _tensors(self) -> dict[str, tuple[nn.Parameter, str]]:
+        """Every weight, followed by its bias, with the layer's name."""
         tensors = {}
         for name, weight in self.weights.items():
-            tensors[name] = weight, self._factors[name]
+            tensors[name] = weight, name
             if f"{name}.bias" in self._biases:
-                tensors[f"{name}.bias"] = self._biases[f"{name}.bias"], self._factors[name]
+                tensors[f"{name}.bias"] = self._biases[f"{name}.bias"], name
         return tensors
 
     def _remaining(self, step: int) -> tuple[float, bool]:
@@ -141,14 +142,14 @@ class Icml24(WeightPruner):
         due = step % schedule.mask_every == 0 or step % self._steps_per_epoch == 0
         return kept + (1 - kept) * left**3, due
 
-    def _prune(self, step: int, tensors: Mapping[str, tuple[nn.Parameter, float]], k: int, asked: float) -> Update:
+    def _prune(self, step: int, tensors: Mapping[str, tuple[nn.Parameter, str]], k: int, sparsity: float) -> Update:
         """Zero what scores less than the k-th smallest of all, or than the third smallest of its tensor."""
         limits = {name: (0, tensor.numel()) for name, (tensor, _) in tensors.items()}
-        key, _ = threshold.find(lambda name: threshold.keys_of(self._score(name, *tensors[name])), k, limits)
-        for name, (tensor, factor) in tensors.items():
-            scores = self._score(name, tensor, factor)
+        key, _ = threshold.find(lambda name: threshold.keys_of(self.scores.of(name, *tensors[name])), k, limits)
+        for name, (tensor, layer) in tensors.items():
+            scores = self.scores.of(name, tensor, layer)
             forced = scores.view(-1).topk(min(FORCED, scores.numel()), largest=False).values.max()
             tensor.masked_fill_(scores < forced.clamp(min=threshold.score_of(key)), 0)
             # that code has no masks: what is zero now, also from before, is what it shows
             (self.masks if name in self.weights else self.bias_masks).set(name, tensor != 0)
-        return self._updated(step, asked)
+        return self._updated(step, sparsity)

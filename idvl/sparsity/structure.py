@@ -37,6 +37,10 @@ class Structure:
         """The sparsity of a layer all of whose units are pruned."""
         return self.zeros / self.group
 
+    def share(self, sparsity: float) -> float:
+        """The share of units that a sparsity of the weights prunes."""
+        return min(sparsity / self.sparsity, 1.0)
+
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """UsageError, naming the layers (out, in) whose inputs do not divide into groups."""
         if wrong := [f"{name} ({shape[-1]} inputs)" for name, shape in shapes.items() if shape[-1] % self.group]:

@@ -1,86 +1,81 @@
-"""How much each layer gives: limits, uniform shares to the weight, and what cannot be reached."""
+"""Every allocation of the folder: budgets to the weight within the bounds, whatever stays pruned."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from idvl.errors import UsageError
-from idvl.sparsity.allocation import ALLOCATIONS, bounds, limits, quota
+from idvl.sparsity import allocation as allocations
+from idvl.sparsity.budget import Budget
 
 SIZES = {"a": 100, "b": 37, "c": 3, "d": 1000}
-NONE = dict.fromkeys(SIZES, 0)
-FREE = {name: (0, size) for name, size in SIZES.items()}
 
 
-def test_quota_is_the_nearest_whole_number() -> None:
-    assert [quota(0.8, 198_180_864), quota(0.5, 3), quota(0.25, 7), quota(0.9, 1)] == [158_544_691, 2, 2, 1]
+def test_the_folder_is_listed() -> None:
+    assert allocations.names() == ["global", "uniform"]
 
 
-def test_uniform_is_as_even_as_whole_weights_allow() -> None:
-    total = sum(SIZES.values())
-    for k in range(0, total + 1, 7):
-        found = bounds("uniform", SIZES, k, FREE, total, NONE)
-        assert sum(least for least, _ in found.values()) == k
-        for name, (least, most) in found.items():
-            assert least == most and abs(least - k * SIZES[name] / total) < 1.5
+@pytest.mark.parametrize("name", allocations.names())
+def test_wishes_are_densities_of_all_layers_or_of_none(name: str) -> None:
+    wishes = allocations.load(name)(SIZES)
+    assert wishes == {} or (list(wishes) == list(SIZES) and all(wish > 0 for wish in wishes.values()))
 
 
-def test_uniform_keeps_what_is_held_and_what_must_stay() -> None:
-    ends = limits(SIZES, sparsity=0.9, min_keep=2)
-    held = {"a": 95, "b": 0, "c": 0, "d": 0}
-    found = bounds("uniform", SIZES, 1026, ends, 1026, held)
-    counts = {name: least for name, (least, _) in found.items()}
-    assert sum(counts.values()) == 1026 and counts["a"] == 95 and counts["c"] == 1
-    assert abs(counts["b"] / 37 - counts["d"] / 1000) < 1 / 37
+@pytest.mark.parametrize("limited", [{}, {"floor": 0.35, "ceiling": 0.65}, {"min_keep": 20}])
+@pytest.mark.parametrize("name", allocations.names())
+def test_bounds_allow_the_budget_and_what_is_pruned_already(name: str, limited: dict) -> None:
+    budget = Budget(SIZES, sparsity=0.5, allocation=name, **limited)
+    pruned = dict.fromkeys(SIZES, 0)
+    for k in range(0, budget.quota(0.5) + 1, 5):
+        bounds = budget.bounds(k, pruned)
+        assert sum(least for least, _ in bounds.values()) <= k <= sum(most for _, most in bounds.values())
+        assert all(pruned[layer] <= least <= most for layer, (least, most) in bounds.items())
+        pruned = _unlike(bounds, k)
+    for layer, (least, most) in bounds.items():
+        kept = SIZES[layer] - pruned[layer]
+        assert least <= pruned[layer] <= most and kept >= min(limited.get("min_keep", 1), SIZES[layer])
+        if "floor" in limited and layer != "c":
+            assert 0.35 * SIZES[layer] - 1 < pruned[layer] < 0.65 * SIZES[layer] + 1
 
 
-@pytest.mark.parametrize("allocation", ALLOCATIONS)
-def test_bounds_always_allow_the_budget_and_what_is_held(allocation: str) -> None:
-    limited = {} if allocation == "uniform" else {"floor": 0.35, "ceiling": 0.65}
-    ends = limits(SIZES, sparsity=0.5, min_keep=1, **limited)
-    final, held = quota(0.5, sum(SIZES.values())), NONE
-    for k in range(0, final + 1, 5):
-        found = bounds(allocation, SIZES, k, ends, final, held)
-        assert sum(least for least, _ in found.values()) <= k <= sum(most for _, most in found.values())
-        assert all(held[name] <= least <= most <= ends[name][1] for name, (least, most) in found.items())
-        held = _greedy(found, k)
-
-
-def _greedy(found: dict[str, tuple[int, int]], k: int) -> dict[str, int]:
+def _unlike(bounds: dict[str, tuple[int, int]], k: int) -> dict[str, int]:
     """Counts within the bounds, as unlike their shares as possible."""
-    counts, left = {}, k - sum(least for least, _ in found.values())
-    for name, (least, most) in found.items():
-        counts[name] = least + min(left, most - least)
-        left -= counts[name] - least
+    counts, left = {}, k - sum(least for least, _ in bounds.values())
+    for layer, (least, most) in bounds.items():
+        counts[layer] = least + min(left, most - least)
+        left -= counts[layer] - least
     return counts
 
 
-def test_floors_grow_with_the_schedule() -> None:
-    ends = limits(SIZES, sparsity=0.5, floor=0.4)
-    found = bounds("global", SIZES, 285, ends, 570, NONE)
-    assert {name: least for name, (least, _) in found.items()} == {"a": 20, "b": 7, "c": 0, "d": 200}
+def test_uniform_is_as_even_as_whole_weights_allow() -> None:
+    budget, total = Budget(SIZES, sparsity=0.99, allocation="uniform", min_keep=0), sum(SIZES.values())
+    for k in range(0, round(0.99 * total) + 1, 7):
+        bounds = budget.bounds(k, dict.fromkeys(SIZES, 0))
+        assert sum(least for least, _ in bounds.values()) == k
+        for layer, (least, most) in bounds.items():
+            assert least == most and abs(least - k * SIZES[layer] / total) < 1.5
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sparsity": 0.8, "ceiling": 0.7}, "allow 0 to 0.7"),
-        ({"sparsity": 0.2, "floor": 0.4}, "allow 0.4 to 1"),
-        ({"sparsity": 0.99, "min_keep": 30}, "allow 0 to 0.91"),
-        ({"sparsity": 0.5, "floor": 0.6, "ceiling": 0.4}, "floor 0.6 and ceiling 0.4"),
-        ({"sparsity": 0.5, "min_keep": -1}, "min_keep"),
-    ],
-)
-def test_what_cannot_be_reached_is_refused_with_what_can(settings: dict, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        limits({"a": 1000, "d": 100, "c": 10} if "min_keep" not in settings else SIZES, **settings)
+def test_uniform_keeps_what_is_pruned_and_what_must_stay() -> None:
+    budget = Budget(SIZES, sparsity=0.9, allocation="uniform", min_keep=2)
+    zeros = {layer: least for layer, (least, _) in budget.bounds(1026, {"a": 95, "b": 0, "c": 0, "d": 0}).items()}
+    assert sum(zeros.values()) == 1026 and zeros["a"] == 95 and zeros["c"] == 1
+    assert abs(zeros["b"] / 37 - zeros["d"] / 1000) < 1 / 37
 
 
-@pytest.mark.parametrize("sparsity", [0.1, 0.33, 0.5, 0.8, 0.95])
-def test_equal_floor_and_ceiling_reach_their_own_sparsity(sparsity: float) -> None:
-    limits(SIZES, sparsity=sparsity, floor=sparsity, ceiling=sparsity)
+def test_uniform_never_gives_back_along_a_schedule() -> None:
+    draw = random.Random(0)
+    for _ in range(4):
+        sizes = {f"layer{number}": draw.randint(2, 400) for number in range(12)}
+        budget = Budget(sizes, sparsity=0.9, allocation="uniform")
+        before = dict.fromkeys(sizes, 0)
+        for k in range(0, budget.quota(0.9) + 1, 3):
+            zeros = {layer: least for layer, (least, _) in budget.bounds(k, dict.fromkeys(sizes, 0)).items()}
+            assert all(before[layer] <= zeros[layer] for layer in sizes)
+            before = zeros
 
 
-def test_a_sparsity_that_rounds_to_no_weight_is_refused() -> None:
-    with pytest.raises(UsageError, match="sparsity 1e-09 of 1,140 weights prunes none: ask for at least 0.00088"):
-        limits(SIZES, sparsity=1e-9)
+def test_global_leaves_layers_free_between_their_limits() -> None:
+    bounds = Budget(SIZES, sparsity=0.5).bounds(570, dict.fromkeys(SIZES, 0))
+    assert bounds == {"a": (0, 99), "b": (0, 36), "c": (0, 2), "d": (0, 999)}

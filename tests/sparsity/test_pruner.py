@@ -41,7 +41,9 @@ def test_every_update_has_the_number_of_zeros_asked_for(criterion: str, ties: bo
     updates = [u for u in train(weights, pruned, range(1, 41), torch.optim.SGD(weights.values(), lr=0.0)) if u]
     assert [update.step for update in updates] == [5, 10, 15, 20, 25, 30, 31]
     for update in updates:
-        assert update.zeros == round(update.asked * TOTAL) == sum(update.per_layer.values()) and update.total == TOTAL
+        assert (
+            update.zeros == round(update.sparsity * TOTAL) == sum(update.per_layer.values()) and update.total == TOTAL
+        )
     assert zeros(weights) == round(0.8 * TOTAL) == sum(pruned.masks.zeros.values())
     assert pruned.sparsity() == round(0.8 * TOTAL) / TOTAL
     pruned.masks.verify(weights)
@@ -128,7 +130,7 @@ def test_monotone_never_gives_back(more: dict[str, Any]) -> None:
     for step in range(1, 41):
         (update,) = train(weights, pruned, range(step, step + 1), optimizer)
         if update and "structure" not in more:
-            assert update.zeros == round(update.asked * TOTAL)
+            assert update.zeros == round(update.sparsity * TOTAL)
         for name in weights:
             now = ~pruned.masks.kept(name)
             assert (now | ~gone[name]).all() and not weights[name][now].any()
@@ -171,7 +173,7 @@ def test_nm_grows_group_by_group_and_ends_complete(structure: str, target: float
     keep, group = map(int, structure.split(":"))
     updates = [u for u in train(weights, pruned, range(1, 41), adamw(weights)) if u]
     for update in updates:
-        assert abs(update.zeros - update.asked * TOTAL) <= (group - keep) / 2
+        assert abs(update.zeros - update.sparsity * TOTAL) <= (group - keep) / 2
         assert all(count % (group - keep) == 0 for count in update.per_layer.values())
     assert zeros(weights) == target * TOTAL
     pruned.masks.verify(weights, structure)
@@ -195,7 +197,7 @@ def test_resume_is_bit_identical(criterion: str, monotone: bool, stop: int) -> N
     def halves(resumed: bool) -> tuple[dict[str, nn.Parameter], WeightPruner, list]:
         weights = layers()
         pruned, optimizer = pruner(weights, criterion, monotone=monotone), adamw(weights)
-        pruned.set_factors({"a.fc1": 3.0, "a.fc2": 0.7, "b.qkv": 1.1})
+        pruned.scores.set_factors({"a.fc1": 3.0, "a.fc2": 0.7, "b.qkv": 1.1})
         updates = train(weights, pruned, range(1, stop + 1), optimizer)
         if resumed:
             state = safetensors.torch.load(safetensors.torch.save(pruned.state_dict()))
@@ -250,7 +252,7 @@ def test_counts_are_exact_whatever_the_weights_are(criterion: str, kind: str, tm
 def test_factors_come_back_by_name() -> None:
     weights = layers()
     pruned = pruner(weights)
-    pruned.set_factors({"a.fc1": 3.0, "a.fc2": 0.7, "b.qkv": 1.1})
+    pruned.scores.set_factors({"a.fc1": 3.0, "a.fc2": 0.7, "b.qkv": 1.1})
     turned = dict(reversed(weights.items()))
     again = pruner(turned)
     again.load_state_dict(pruned.state_dict())

@@ -1,0 +1,104 @@
+"""The budget: how many units go in all, and the least and the most that may go of each layer.
+
+A unit is a weight, or a group of N:M. Plain arithmetic on sizes. It knows neither scores nor tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from idvl.errors import UsageError
+from idvl.sparsity import allocation as allocations
+from idvl.sparsity import solver
+from idvl.sparsity.structure import Structure
+
+Sizes = Mapping[str, int]
+Bounds = dict[str, tuple[int, int]]
+# weights that stay in every layer by default: no layer is emptied
+MIN_KEEP = 1
+UNSTRUCTURED = Structure()
+
+
+class Budget:
+    """What a run to `sparsity` prunes of layers of `sizes` weights, update by update.
+
+    `floor` and `ceiling` are sparsities of single layers, the floor growing with the schedule; `min_keep` counts
+    weights that stay in every layer, all of them in smaller ones. UsageError where they allow no such run.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        sparsity: float,
+        structure: Structure = UNSTRUCTURED,
+        allocation: str = "global",
+        floor: float = 0.0,
+        ceiling: float = 1.0,
+        min_keep: int | None = None,
+    ) -> None:
+        self._structure = structure
+        self._units = {name: size // structure.group for name, size in sizes.items()}
+        least_kept = 0 if structure.grouped else MIN_KEEP if min_keep is None else min_keep
+        share = structure.share(sparsity)
+        self._limits = limits(self._units, sparsity=share, floor=floor, ceiling=ceiling, min_keep=least_kept)
+        self._final, self._wishes = self.quota(sparsity), allocations.load(allocation)(self._units)
+
+    def quota(self, sparsity: float) -> int:
+        """The number of units that a sparsity prunes: the nearest whole number, halves to the even one."""
+        return round(self._structure.share(sparsity) * sum(self._units.values()))
+
+    def bounds(self, k: int, zeros: Sizes) -> Bounds:
+        """The least and the most units of each layer that an update of `k` units prunes.
+
+        They are equal where the allocation fixes the counts, and else apart: one threshold decides. `zeros` counts
+        weights of each layer that must stay pruned; where they leave no room for a floor, it gives way.
+        """
+        least = self._least(k, {name: count // self._structure.zeros for name, count in zeros.items()})
+        most = {name: limit for name, (_, limit) in self._limits.items()}
+        if not self._wishes:
+            return {name: (least[name], most[name]) for name in self._units}
+        keep = {name: (size - most[name], size - least[name]) for name, size in self._units.items()}
+        kept = solver.counts(self._wishes, self._units, sum(self._units.values()) - k, keep)
+        return {name: (size - kept[name],) * 2 for name, size in self._units.items()}
+
+    def _least(self, k: int, pruned: Sizes) -> dict[str, int]:
+        """The floors of an update, which grow in step with k, and what must stay pruned."""
+        least = {name: max(low * k // self._final, pruned[name]) for name, (low, _) in self._limits.items()}
+        while (excess := sum(least.values()) - k) > 0:
+            # rounding alone gets here: a unit of some layers
+            for name in [name for name in least if least[name] > pruned[name]][:excess]:
+                least[name] -= 1
+        return least
+
+
+def limits(sizes: Sizes, *, sparsity: float, floor: float, ceiling: float, min_keep: int) -> Bounds:
+    """The least and the most units of each layer that are pruned at the end of the run.
+
+    Floor and ceiling are rounded to whole units away from each other; `min_keep` comes before the floor. UsageError,
+    with what can be reached, where the sparsity cannot.
+    """
+    if not (0 <= floor <= 1 and 0 <= ceiling <= 1 and floor <= ceiling):
+        raise UsageError(f"0 <= floor <= ceiling <= 1 is needed, not floor {floor} and ceiling {ceiling}")
+    if min_keep < 0:
+        raise UsageError(f"min_keep counts weights and cannot be {min_keep}")
+    bounds = {}
+    for name, size in sizes.items():
+        most = min(math.ceil(round(ceiling * size, 6)), max(size - min_keep, 0))
+        bounds[name] = min(math.floor(round(floor * size, 6)), most), most
+    total = sum(sizes.values())
+    k = round(sparsity * total)
+    if sparsity > 0 and not k:
+        raise UsageError(f"sparsity {sparsity} of {total:,} weights prunes none: ask for at least {1 / total:.2g}")
+    lowest, highest = (sum(bound[side] for bound in bounds.values()) for side in (0, 1))
+    if not lowest <= k <= highest:
+        raise UsageError(
+            f"sparsity {sparsity} cannot be reached: floor {floor}, ceiling {ceiling} and min_keep {min_keep} "
+            f"allow {_down(lowest / total)} to {_down(highest / total)} over these layers"
+        )
+    return bounds
+
+
+def _down(share: float) -> str:
+    return f"{math.floor(share * 10000) / 10000:g}"

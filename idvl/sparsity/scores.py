@@ -1,0 +1,59 @@
+"""Weighted scores: a criterion's score of every weight, times a factor of the weight's layer.
+
+It knows tensors by name, and nothing of masks or budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from idvl.errors import RunError, UsageError
+from idvl.sparsity import threshold
+from idvl.sparsity.criteria import Criterion
+
+
+class Scores:
+    """The scores that `criterion` gives to `layers`, each layer's times its factor. UsageError as in `set_factors`."""
+
+    def __init__(self, criterion: Criterion, layers: Iterable[str], factors: Mapping[str, float]) -> None:
+        self.criterion, self._layers = criterion, tuple(layers)
+        self.set_factors(factors)
+
+    def set_factors(self, factors: Mapping[str, float]) -> None:
+        """Take other factors from the next score on. UsageError for a layer without one that is above 0."""
+        if missing := [name for name in self._layers if name not in factors]:
+            raise UsageError(f"{len(missing)} layers have no factor, {missing[0]} first")
+        self.factors = {name: float(factors[name]) for name in self._layers}
+        if wrong := [name for name, factor in self.factors.items() if not 0 < factor < float("inf")]:
+            raise UsageError(f"the factor of {wrong[0]} must be above 0, not {self.factors[wrong[0]]}")
+
+    def observe(self, name: str, tensor: nn.Parameter) -> None:
+        """Show the criterion a tensor after an optimizer step. RunError where it needs a gradient that is not there."""
+        if "gradient" in self.criterion.needs and tensor.grad is None:
+            raise RunError(f"{name} has no gradient: leave it out of the scope, or use magnitude")
+        self.criterion.observe(name, tensor, tensor.grad)
+
+    def of(self, name: str, tensor: nn.Parameter, layer: str) -> Tensor:
+        """The weighted scores of a tensor of `layer`. RunError for NaN."""
+        scores = self.criterion.score(name, tensor, tensor.grad)
+        if (factor := self.factors[layer]) != 1:
+            scores.mul_(factor)
+        threshold.check(name, scores)
+        return scores
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The criterion's state, by reference, and the factors."""
+        state = {f"criterion.{key}": value for key, value in self.criterion.state_dict().items()}
+        factors = {name: torch.tensor(factor, dtype=torch.float64) for name, factor in self.factors.items()}
+        return state | {f"factor.{name}": factor for name, factor in factors.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the state of scores of the same layers and criterion."""
+        if "factors" in state:
+            raise ValueError("an older idvl wrote it, which kept the layers' factors without their names")
+        self.factors = {name: state[f"factor.{name}"].item() for name in self._layers}
+        part = "criterion."
+        self.criterion.load_state_dict({key.removeprefix(part): state[key] for key in state if key.startswith(part)})
