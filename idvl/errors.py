@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 
-# characters of a value that a message quotes
-QUOTED = 200
+# characters of a value that a message quotes, and names that it lists
+QUOTED, MOST_LISTED = 200, 40
 
 
 def quoted(value: object) -> str:
@@ -23,6 +23,12 @@ def did_you_mean(word: object, known: Iterable[str], *, cutoff: float = 0.6) -> 
     """A hint at the nearest known name, as in "; did you mean 'val'?", empty where none is near."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
     return f"; did you mean {quoted(near[0])}?" if near else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row; of many the first, and how many there are."""
+    more = f", ... ({len(names):,} in all)" if len(names) > MOST_LISTED else ""
+    return (", ".join(name[:QUOTED] for name in names[:MOST_LISTED]) or "none") + more
 
 
 def first_line(error: object) -> str:
@@ -43,3 +49,10 @@ class UsageError(ValueError):
 
 class RunError(RuntimeError):
     """A run that was asked for correctly failed: exit code 1."""
+
+
+def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> UsageError:
+    """The error for a name that does not exist: what was asked, the nearest name there is, and all of them."""
+    known = list(known)
+    guess = did_you_mean(value, known, cutoff=0.5)
+    return UsageError(f"no {kind} {quoted(value)}{guess} (there is {listed(known)}){hint and '; ' + hint}")

@@ -5,14 +5,8 @@ It neither opens nor downloads anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from idvl.errors import QUOTED, UsageError, did_you_mean, quoted
-
-# names that a message lists
-MOST_LISTED = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +28,9 @@ class Join:
 class CatalogEntry:
     """One known dataset, either on the Hub (`ids`, tried in order) or built in (`module`, which makes its samples).
 
-    `splits` are named as the Hub spells them, with the number of their samples where it is known; SAME_SPLIT lists
-    the spellings that are taken for one another, `aliases` further ones, `joins` those that are put together from two
-    repositories. `default_split` and `default_samples` are what an estimate takes, `eval_split` what an evaluation
+    `splits` are named as the Hub spells them, with the number of their samples where it is known; `aliases` are
+    spellings beside those of `splits.SAME_SPLIT`, `joins` splits that are put together from two repositories.
+    `default_split` and `default_samples` are what an estimate takes, `eval_split` what an evaluation
     does: it is the one that published numbers are of, where its labels are public. `tasks` are those it can be used
     for. `evaluator`: whose rules compare its answers with those of people, a word of `metrics.vqa`.
     """
@@ -220,21 +214,14 @@ _ENTRIES = (
 )
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
 
-SAME_SPLIT = (("validation", "val", "valid", "dev"), ("train", "training"), ("test", "testing"))
-# asked for in the place of a split. For training: train where there is one, else the dataset's default; for an
-# evaluation: the dataset's own for it, else test, validation, or what there is
-TRAINING = "train?"
-EVALUATION = "eval?"
-SPLIT_ORDER = ("validation", "val", "valid", "dev", "test", "testing", "train", "training")
-
 
 def listing() -> list[dict[str, Any]]:
     """What is known of each dataset, JSON-ready; `id` is the Hub's, `columns` are those that hold what."""
-    shown = ("name", "holds", "tasks", "splits", "eval_split", "licence", "gated", "notes")
+    keys = ("name", "holds", "tasks", "splits", "eval_split", "licence", "gated", "notes")
     kinds = ("image", "second_image", "text", "label", "answers")
     return [
         {
-            **{key: getattr(entry, key) for key in shown},
+            **{key: getattr(entry, key) for key in keys},
             "tasks": list(entry.tasks),
             "id": next(iter(entry.ids), None),
             "columns": {kind: column for kind in kinds if (column := getattr(entry, f"{kind}_column"))},
@@ -245,45 +232,5 @@ def listing() -> list[dict[str, Any]]:
 
 def evaluator_of(*names: str | None) -> str:
     """Whose rules compare answers on a dataset that goes by these names or Hub ids, of which the first counts."""
-    found = (entry.evaluator for name in names if name for entry in _ENTRIES if name in (entry.name, *entry.ids))
-    return next(found, "vqa")
-
-
-def unknown(kind: str, value: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """The error for a name that does not exist: what was asked, the nearest name there is, and all of them."""
-    known = list(known)
-    guess = did_you_mean(value, known, cutoff=0.5)
-    return UsageError(f"no {kind} {quoted(value)}{guess} (there is {listed(known)}){hint and '; ' + hint}")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a row; of many the first, and how many there are."""
-    more = f", ... ({len(names):,} in all)" if len(names) > MOST_LISTED else ""
-    return (", ".join(name[:QUOTED] for name in names[:MOST_LISTED]) or "none") + more
-
-
-def wished(asked: str | None, available: Iterable[str], entry: CatalogEntry | None = None) -> str | None:
-    """The first of the splits that are meant which exists, under any of its usual spellings; None if none does."""
-    default, evaluated = (entry.default_split, entry.eval_split) if entry else (None, None)
-    meant = {None: (default,), TRAINING: ("train", default), EVALUATION: (evaluated, "test", "validation")}
-    for wanted in meant.get(asked, (asked,)):
-        spellings = (wanted, *next((group for group in SAME_SPLIT if wanted in group), ()))
-        aliases = [entry.aliases.get(spelling) for spelling in spellings] if entry else []
-        found = next((split for split in (*spellings, *aliases) if split is not None and split in available), None)
-        if found is not None:
-            return found
-    return None
-
-
-def choose_split(asked: str | None, available: Iterable[str], *, where: str, entry: CatalogEntry | None = None) -> str:
-    """The split to read: the one asked for under any of its usual spellings, or the dataset's default.
-
-    Without a default the first of SPLIT_ORDER is taken: samples that were not trained on come first. TRAINING and
-    EVALUATION are wishes, not demands. Raises UsageError, with the splits there are, for one that does not exist.
-    """
-    available = list(available)
-    found = wished(asked, available, entry)
-    if found is None and asked not in (None, TRAINING, EVALUATION):
-        notes = f"; {entry.notes}" if entry and entry.notes else ""
-        raise unknown("split", asked, available, hint=f"in {where}{notes}")
-    return found or next((split for split in SPLIT_ORDER if split in available), available[0])
+    evaluators = (entry.evaluator for name in names if name for entry in _ENTRIES if name in (entry.name, *entry.ids))
+    return next(evaluators, "vqa")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import CatalogEntry, listed, unknown
-from idvl.errors import UsageError
+from idvl.data.catalog import CatalogEntry
+from idvl.errors import UsageError, listed, unknown
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ NO_COLUMN = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns that are asked for or read, None where there is none.
+    """The columns that a user names or that are read, None where there is none.
 
     `second_image` is of tasks that show two. `guessed` names those found by their usual names.
     """
@@ -84,47 +84,49 @@ def find_columns(
     names: Sequence[str],
     *,
     where: str,
-    asked: Columns,
+    overrides: Columns,
     entry: CatalogEntry | None = None,
     pixels: Sequence[str] | None = None,
     is_class: Callable[[str], bool] = lambda name: False,
 ) -> Columns:
-    """The columns to read: those asked for, else the catalogue's, else those with a usual name.
+    """The columns to read: the `overrides`, else the catalogue's, else those with a usual name.
 
     `pixels` lists the columns known to hold images (None: any may), `is_class` tells whether a column holds numbers of
     classes. "none" in place of a name reads nothing. Raises UsageError for a column that does not exist, for a
     catalogued dataset without its images, and when there is neither image nor text.
     """
-    for name in asked.read:
+    for name in overrides.read:
         if name not in (NO_COLUMN, *names):
             raise unknown("column", name, names, hint=f"in {where}")
-    known = Columns(**{use: getattr(entry, f"{use}_column", None) for use in Columns().by_use})
-    image = asked.image or _pick(known.image, IMAGE_NAMES, names if pixels is None else pixels)
+    catalogued = Columns(**{use: getattr(entry, f"{use}_column", None) for use in Columns().by_use})
+    image = overrides.image or _pick(catalogued.image, IMAGE_NAMES, names if pixels is None else pixels)
     if image is None and pixels:
         image = pixels[0]
-    text = asked.text or _pick(
-        known.text, TEXT_NAMES, [name for name in names if name not in (asked.image, asked.label)]
+    text = overrides.text or _pick(
+        catalogued.text, TEXT_NAMES, [name for name in names if name not in (overrides.image, overrides.label)]
     )
     classes = [name for name in names if name.lower() in LABEL_NAMES and name not in (image, text) and is_class(name)]
-    found = {
+    columns = {
         "image": image,
         "text": text,
-        "id": _pick(known.id, ID_NAMES, names),
-        "label": asked.label or _pick(known.label, LABEL_NAMES, names, among=classes),
-        "answers": asked.answers or _pick(known.answers, [ANSWERS_TO.get(text, "")], names),
-        "second_image": asked.second_image or _pick(known.second_image, [SECOND_OF.get(image, "")], names),
+        "id": _pick(catalogued.id, ID_NAMES, names),
+        "label": overrides.label or _pick(catalogued.label, LABEL_NAMES, names, among=classes),
+        "answers": overrides.answers or _pick(catalogued.answers, [ANSWERS_TO.get(text, "")], names),
+        "second_image": overrides.second_image or _pick(catalogued.second_image, [SECOND_OF.get(image, "")], names),
     }
-    found = {use: None if name == NO_COLUMN else name for use, name in found.items()}
-    if found["image"] is None and (found["text"] is None or known.image):
+    columns = {use: None if name == NO_COLUMN else name for use, name in columns.items()}
+    if columns["image"] is None and (columns["text"] is None or catalogued.image):
         raise UsageError(
             f"{where} has no column of images{'' if text else ' or text'} (it has {listed(names)}): "
             "name it with --image-column, or give --data-dir a folder with the images"
         )
-    declared = (*asked.read, *known.read)
-    guessed = tuple(name for use, name in found.items() if use != "id" and name is not None and name not in declared)
+    declared = (*overrides.read, *catalogued.read)
+    guessed = tuple(name for use, name in columns.items() if use != "id" and name is not None and name not in declared)
     if guessed:
-        log.info("%s: taking %s", where, ", ".join(f"{use} = {name}" for use, name in found.items() if name in guessed))
-    return Columns(**found, guessed=guessed)
+        log.info(
+            "%s: taking %s", where, ", ".join(f"{use} = {name}" for use, name in columns.items() if name in guessed)
+        )
+    return Columns(**columns, guessed=guessed)
 
 
 def _pick(
@@ -133,5 +135,5 @@ def _pick(
     """The expected name, else the first usual one, in any case, of those in `among`."""
     if expected in names:
         return expected
-    lowered = {name.lower(): name for name in reversed(names if among is None else among)}
-    return next((lowered[name] for name in usual if name in lowered), None)
+    by_lower_case = {name.lower(): name for name in reversed(names if among is None else among)}
+    return next((by_lower_case[name] for name in usual if name in by_lower_case), None)

@@ -39,14 +39,14 @@ def samples(split: str = DEFAULT_SPLIT, n: int | None = None, seed: int = 0) -> 
         raise UsageError(f"{n} samples requested: at least 1 is needed")
     images, labels = _load()
     members = _members(split)
-    chosen = random.Random(f"digits/{split}/{seed}").sample(members, min(n, len(members)))
+    indices = random.Random(f"digits/{split}/{seed}").sample(members, min(n, len(members)))
     return [
         Sample(
             id=f"digits/{split}/{index:04d}",
             source=Image.fromarray(images[index]).convert("RGB"),
             label=int(labels[index]),
         )
-        for index in chosen
+        for index in indices
     ]
 
 
@@ -74,4 +74,4 @@ def _members(split: str) -> list[int]:
     order = list(range(len(_load()[1])))
     random.Random("digits").shuffle(order)
     order.sort(key=lambda index: _load()[1][index])
-    return sorted(index for place, index in enumerate(order) if (place % 2 == 0) == (split == "test"))
+    return sorted(index for rank, index in enumerate(order) if (rank % 2 == 0) == (split == "test"))

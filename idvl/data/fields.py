@@ -38,7 +38,7 @@ def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) ->
 
 def _is_in(path: Path, folder: Path) -> bool:
     """Whether a path is in a folder, as written or, where the folder has several names, once links are followed."""
-    return any(Path(place(path)).is_relative_to(place(folder)) for place in (os.path.abspath, os.path.realpath))
+    return any(Path(form(path)).is_relative_to(form(folder)) for form in (os.path.abspath, os.path.realpath))
 
 
 def texts(cell: Any, deepest: int = DEEPEST) -> tuple[str, ...]:
@@ -62,8 +62,8 @@ def answers(cell: Any) -> tuple[str, ...]:
     """The answers to a question, as often as given: strings, or dicts with an "answer". Blanks alone are none."""
     if isinstance(cell, Mapping):
         cell = cell.get("answer")
-    given = [cell] if isinstance(cell, str) else cell if isinstance(cell, Sequence) else []
-    words = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in given]
+    items = [cell] if isinstance(cell, str) else cell if isinstance(cell, Sequence) else []
+    words = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in items]
     lines = tuple(_line(word) for word in words if isinstance(word, str))
     return lines if any(lines) else ()
 

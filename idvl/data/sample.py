@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +102,29 @@ def encoded(source: bytes | Path | SpooledImage) -> bytes:
     if isinstance(source, bytes):
         return source
     return source.read() if isinstance(source, SpooledImage) else read_bytes(source, LARGEST)
+
+
+def digest(source: Encoded) -> str:
+    """SHA-256 of an encoded image that decodes to its end, or of the pixels of a decoded one.
+
+    Raises ValueError with what is wrong with it.
+    """
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.mode}{source.size}".encode() + source.tobytes()).hexdigest()
+    try:
+        data = encoded(source)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    if not data:
+        raise ValueError("zero bytes")
+    try:
+        with opened(data) as image:
+            image.draft("RGB", (1, 1))  # a JPEG is read to its end, but at an eighth of its size: ten times faster
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb(image)
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"not an image of a known format ({', '.join(FORMATS)})") from error
+    except Exception as error:  # Pillow's decoders raise whatever their formats call for
+        raise ValueError(f"cannot be decoded: {error}") from error
+    return hashlib.sha256(data).hexdigest()

@@ -15,8 +15,8 @@ from idvl.data.catalog import CATALOG, CatalogEntry
 from idvl.data.columns import Columns
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
-from idvl.data.selector import MIN_SAMPLES, Choice, choose, faults
-from idvl.data.sources import Place, SampleCandidates, built_in, elsewhere
+from idvl.data.selector import MIN_SAMPLES, Subset, select_from, shortfalls
+from idvl.data.sources import Location, SampleCandidates, built_in_candidates, external_candidates
 from idvl.errors import UsageError
 from idvl.reporter import Progress
 
@@ -78,61 +78,72 @@ def select(
     RunError when the connection breaks or the disk is full.
     """
     entry = CATALOG.get(dataset)
-    wanted = _wanted(entry, n, distinct)
-    if wanted < 1 or (wanted < MIN_SAMPLES and not force):
+    limit = _limit(entry, n, distinct)
+    if limit < 1 or (limit < MIN_SAMPLES and not force):
         raise UsageError(
-            f"{wanted} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force"
+            f"{limit} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force"
         )
     folder = None if data_dir is None else Path(data_dir)
-    place = Place(dataset, entry, folder, dataset_id, cache_dir, allow_outside)
-    asked = Columns(
+    location = Location(dataset, entry, folder, dataset_id, cache_dir, allow_outside)
+    overrides = Columns(
         image=image_column,
         text=text_column,
         label=label_column,
         answers=answers_column,
         second_image=second_image_column,
     )
-    with ImageSpool(None if store is None else Path(store)) as kept:
+    with ImageSpool(None if store is None else Path(store)) as spool:
         if entry and entry.module:
-            found = built_in(place, asked, split=split, wanted=wanted, seed=seed)
+            candidates = built_in_candidates(location, overrides, split=split, n=limit, seed=seed)
         else:
             order = seed if distinct or n is not None else None
-            found = elsewhere(place, asked, split=split, wanted=wanted, seed=order, store=kept)
-        expected = wanted if distinct or found.size is None else min(wanted, found.size)
-        told = progress and (lambda done, _: progress(done, expected))
-        choice = choose(
-            found.samples, wanted, name=dataset, distinct=distinct, gathered=gathered, store=kept, progress=told
+            candidates = external_candidates(location, overrides, split=split, n=limit, seed=order, store=spool)
+        size = limit if distinct or candidates.size is None else min(limit, candidates.size)
+        show = progress and (lambda taken, _: progress(taken, size))
+        subset = select_from(
+            candidates.samples, limit, name=dataset, distinct=distinct, gathered=gathered, store=spool, progress=show
         )
     warnings = [
-        *found.warnings,
-        *faults(choice, n if distinct else None, name=dataset, split=found.details["split"], force=force),
+        *candidates.warnings,
+        *shortfalls(subset, n if distinct else None, name=dataset, split=candidates.details["split"], force=force),
     ]
-    for warning in found.warnings:
+    for warning in candidates.warnings:
         log.warning(warning)
     if n is None and not distinct:
-        warnings += _unlike_published(entry, found, choice)
-    return Selection(
-        samples=choice.samples,
-        description={
-            "dataset": dataset,
-            "dataset_id": None,
-            "revision": None,
-            **found.details,
-            "classes": found.classes,
-            "seed": seed,
-            "method": found.method,
-            "requested": None if expected == sys.maxsize else expected,
-            "ids": [sample.id for sample in choice.samples],
-            "fingerprint": choice.content.hexdigest(),
-            "looked_at": choice.looked_at,
-            "skipped": choice.skipped,
-            "duplicates": choice.duplicates,
-            "warnings": warnings,
-        },
-    )
+        warnings += _unlike_published(entry, candidates, subset)
+    requested = None if size == sys.maxsize else size
+    description = _description(dataset, candidates, subset, seed=seed, requested=requested, warnings=warnings)
+    return Selection(samples=subset.samples, description=description)
 
 
-def _wanted(entry: CatalogEntry | None, n: int | None, distinct: bool) -> int:
+def _description(
+    dataset: str,
+    candidates: SampleCandidates,
+    subset: Subset,
+    *,
+    seed: int,
+    requested: int | None,
+    warnings: list[str],
+) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "dataset_id": None,
+        "revision": None,
+        **candidates.details,
+        "classes": candidates.classes,
+        "seed": seed,
+        "method": candidates.method,
+        "requested": requested,
+        "ids": [sample.id for sample in subset.samples],
+        "fingerprint": subset.content.hexdigest(),
+        "looked_at": subset.looked_at,
+        "skipped": subset.skipped,
+        "duplicates": subset.duplicates,
+        "warnings": warnings,
+    }
+
+
+def _limit(entry: CatalogEntry | None, n: int | None, distinct: bool) -> int:
     """How many samples: those asked for, the default, or as many as there may be."""
     if n is not None:
         return n
@@ -142,13 +153,13 @@ def _wanted(entry: CatalogEntry | None, n: int | None, distinct: bool) -> int:
     return max(entry.default_samples, *(size or 0 for size in entry.splits.values())) if built_in else sys.maxsize
 
 
-def _unlike_published(entry: CatalogEntry | None, found: SampleCandidates, choice: Choice) -> list[str]:
+def _unlike_published(entry: CatalogEntry | None, candidates: SampleCandidates, subset: Subset) -> list[str]:
     """A warning where a whole split of the Hub has another number of rows than the one that is published."""
-    split = found.details["split"]
+    split = candidates.details["split"]
     published = entry.splits.get(split) if entry else None
-    if published is None or not found.details.get("dataset_id") or choice.looked_at == published:
+    if published is None or not candidates.details.get("dataset_id") or subset.looked_at == published:
         return []
     return [
-        f"{entry.name} (split {split}) has {choice.looked_at:,} rows in {found.details['dataset_id']}, "
+        f"{entry.name} (split {split}) has {subset.looked_at:,} rows in {candidates.details['dataset_id']}, "
         f"{published:,} as published: results do not compare"
     ]

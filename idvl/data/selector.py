@@ -12,11 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from idvl.data.fields import writable
 from idvl.data.image_spool import ImageSpool
-from idvl.data.sample import FORMATS, Encoded, Sample, encoded, opened, rgb
+from idvl.data.sample import Sample, digest
 from idvl.errors import QUOTED, UsageError
 from idvl.reporter import Progress
 
@@ -30,7 +28,7 @@ LOOKED_AT = 2_000
 
 
 @dataclass
-class Choice:
+class Subset:
     """Samples taken so far, and what was passed over. Their encoded images go to `store`, their ids are distinct.
 
     `content` is a running SHA-256 over the images, texts, labels and answers taken.
@@ -70,14 +68,14 @@ class Choice:
 
     def gather(self, sample: Sample, digests: list[str | None]) -> None:
         """Take a sample, or add its texts to the sample that has its image."""
-        known = self.images.get(digests[0])
-        if known is None:
+        number = self.images.get(digests[0])
+        if number is None:
             self.images[digests[0]] = len(self.samples)
             self.take(sample, digests)
             return
         self.duplicates += 1
-        before = self.samples[known]
-        self.samples[known] = replace(before, texts=(*before.texts, *sample.texts))
+        gathered = self.samples[number]
+        self.samples[number] = replace(gathered, texts=(*gathered.texts, *sample.texts))
         self._note(digests[0], *sample.texts)
 
     @property
@@ -93,21 +91,21 @@ class Choice:
 
         The first text that is new comes first in the sample taken. Texts that differ in case only are the same.
         """
-        digest = digests[0]
+        image = digests[0]
         fresh = next((text for text in sample.texts if text.casefold() not in self.captions), None)
-        if digest in self.images or (sample.texts and fresh is None):
+        if image in self.images or (sample.texts and fresh is None):
             self.duplicates += 1
             return
-        if digest is not None:
-            self.images[digest] = len(self.samples)
+        if image is not None:
+            self.images[image] = len(self.samples)
         if fresh is not None:
             self.captions.add(fresh.casefold())
-            rest = tuple(text for text in sample.texts if text != fresh)
-            sample = replace(sample, texts=(fresh, *rest))
+            others = (text for text in sample.texts if text != fresh)
+            sample = replace(sample, texts=(fresh, *others))
         self.take(sample, digests)
 
 
-def choose(
+def select_from(
     candidates: Iterable[Sample | dict[str, str]],
     n: int,
     *,
@@ -116,103 +114,78 @@ def choose(
     gathered: bool = False,
     store: ImageSpool,
     progress: Progress | None = None,
-) -> Choice:
+) -> Subset:
     """The first n usable candidates, distinct, or, `gathered`, with all texts of each image.
 
     Raises UsageError as soon as too many are unusable.
     """
-    choice = Choice(store)
-    add = choice.consider if distinct else choice.gather if gathered else choice.take
+    subset = Subset(store)
+    add = subset.consider if distinct else subset.gather if gathered else subset.take
     if progress is not None:
         progress(0, n)
     for candidate in candidates:
-        choice.looked_at += 1
+        subset.looked_at += 1
         try:
             if isinstance(candidate, dict):
                 raise ValueError(candidate["reason"])
-            digests = [None if candidate.source is None else _decodable(candidate.source)]
-            digests += [] if candidate.second is None else [_decodable(candidate.second)]
+            digests = [None if candidate.source is None else digest(candidate.source)]
+            digests += [] if candidate.second is None else [digest(candidate.second)]
         except ValueError as error:
             skipped = writable(candidate["id"] if isinstance(candidate, dict) else candidate.id)
-            choice.skipped.append({"id": skipped, "reason": writable(str(error))})
+            subset.skipped.append({"id": skipped, "reason": writable(str(error))})
             log.info("skipped %s: %s", skipped, error)
-            _refuse_unusable(choice, max(choice.looked_at, min(n, LOOKED_AT)), name)
+            _refuse_unusable(subset, max(subset.looked_at, min(n, LOOKED_AT)), name)
             continue
-        if len(choice.samples) < n or digests[0] in choice.images:
+        if len(subset.samples) < n or digests[0] in subset.images:
             add(candidate, digests)
         if progress is not None:
-            progress(len(choice.samples), n)
-        if len(choice.samples) == n and not (gathered and choice.scattered):
+            progress(len(subset.samples), n)
+        if len(subset.samples) == n and not (gathered and subset.scattered):
             break
-    _refuse_unusable(choice, choice.looked_at, name)
-    return choice
+    _refuse_unusable(subset, subset.looked_at, name)
+    return subset
 
 
-def _refuse_unusable(choice: Choice, looked_at: int, name: str) -> None:
-    if len(choice.skipped) > MAX_UNUSABLE * looked_at:
-        reasons = [skip["reason"] for skip in choice.skipped]
+def _refuse_unusable(subset: Subset, looked_at: int, name: str) -> None:
+    if len(subset.skipped) > MAX_UNUSABLE * looked_at:
+        reasons = [skip["reason"] for skip in subset.skipped]
         without_text = any(reason.startswith("no text") for reason in reasons)
         outside = any(reason.startswith("needs --allow-outside") for reason in reasons)
         raise UsageError(
             f"{'pass --allow-outside to read images outside of the folder: ' if outside else ''}"
-            f"{len(choice.skipped)} of the {choice.looked_at} samples of {name} looked at cannot be used, more than "
-            f"{MAX_UNUSABLE:.0%}: {_listed(choice.skipped)}; {'else ' if outside else ''}repair or remove them"
+            f"{len(subset.skipped)} of the {subset.looked_at} samples of {name} looked at cannot be used, more than "
+            f"{MAX_UNUSABLE:.0%}: {_first_of(subset.skipped)}; {'else ' if outside else ''}repair or remove them"
             f"{', or take the images alone with --text-column none' if without_text else ''}"
         )
 
 
-def _listed(skipped: list[dict[str, str]]) -> str:
-    shown = [f"{skip['id'][:QUOTED]} ({skip['reason'][:QUOTED]})" for skip in skipped[:3]]
-    return ", ".join([*shown, *(["..."] if len(skipped) > 3 else [])])
+def _first_of(skipped: list[dict[str, str]]) -> str:
+    reasons = [f"{skip['id'][:QUOTED]} ({skip['reason'][:QUOTED]})" for skip in skipped[:3]]
+    return ", ".join([*reasons, *(["..."] if len(skipped) > 3 else [])])
 
 
-def faults(choice: Choice, asked: int | None, *, name: str, split: str, force: bool) -> list[str]:
-    """Warnings about a choice, of which `asked` samples were asked for (None: as many as there are).
+def shortfalls(subset: Subset, n: int | None, *, name: str, split: str, force: bool) -> list[str]:
+    """Warnings about a subset, which was to have `n` samples (None: as many as there are).
 
     Raises UsageError for one that is empty, or too small and not forced.
     """
-    found = len(choice.samples)
-    if found == 0:
+    count = len(subset.samples)
+    if count == 0:
         raise UsageError(f"{name} (split {split}) is empty: choose another split or dataset")
-    counted = (
-        f"{name} (split {split}) has {found} distinct usable samples "
-        f"({choice.duplicates} duplicates, {len(choice.skipped)} unusable)"
+    summary = (
+        f"{name} (split {split}) has {count} distinct usable samples "
+        f"({subset.duplicates} duplicates, {len(subset.skipped)} unusable)"
     )
-    if found < MIN_SAMPLES and not force:
-        raise UsageError(f"{counted}: fewer than {MIN_SAMPLES} give no sound estimate; --force continues anyway")
+    if count < MIN_SAMPLES and not force:
+        raise UsageError(f"{summary}: fewer than {MIN_SAMPLES} give no sound estimate; --force continues anyway")
     warnings = []
-    if asked is not None and found < asked:
-        warnings.append(f"{counted}, {asked} requested")
-    if choice.skipped:
+    if n is not None and count < n:
+        warnings.append(f"{summary}, {n} requested")
+    if subset.skipped:
         warnings.append(
-            f"skipped {len(choice.skipped)} unusable of {choice.looked_at} samples of {name}: {_listed(choice.skipped)}"
+            f"skipped {len(subset.skipped)} unusable of {subset.looked_at} samples of {name}: "
+            f"{_first_of(subset.skipped)}"
         )
     for warning in warnings:
         log.warning(warning)
     return warnings
-
-
-def _decodable(source: Encoded) -> str:
-    """SHA-256 of an encoded image that decodes to its end, or of the pixels of a decoded one.
-
-    Raises ValueError with what is wrong with it.
-    """
-    if isinstance(source, Image.Image):
-        return hashlib.sha256(f"{source.mode}{source.size}".encode() + source.tobytes()).hexdigest()
-    try:
-        data = encoded(source)
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
-    if not data:
-        raise ValueError("zero bytes")
-    try:
-        with opened(data) as image:
-            image.draft("RGB", (1, 1))  # a JPEG is read to its end, but at an eighth of its size: ten times faster
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb(image)
-    except Image.UnidentifiedImageError as error:
-        raise ValueError(f"not an image of a known format ({', '.join(FORMATS)})") from error
-    except Exception as error:  # Pillow's decoders raise whatever their formats call for
-        raise ValueError(f"cannot be decoded: {error}") from error
-    return hashlib.sha256(data).hexdigest()

@@ -111,24 +111,24 @@ def candidates(split: str, n: int, seed: int) -> Iterator[Sample]:
 
 
 def _drawn(split: str, n: int, seed: int) -> Iterator[Sample]:
-    known = scenes(split)
+    everything = scenes(split)
     if n < 1:
         raise UsageError(f"{n} samples requested: at least 1 is needed")
-    left = min(n, len(known) * VARIATIONS)
+    remaining = min(n, len(everything) * VARIATIONS)
     chance = random.Random(f"shapes/{split}/{seed}")
-    drawings = [chance.sample(range(VARIATIONS), VARIATIONS) for _ in known]
-    while left:
-        chosen = chance.sample(range(len(known)), min(len(known), left))
-        left -= len(chosen)
-        for index in chosen:
-            yield sample(split, index + len(known) * drawings[index].pop())
+    drawings = [chance.sample(range(VARIATIONS), VARIATIONS) for _ in everything]
+    while remaining:
+        indices = chance.sample(range(len(everything)), min(len(everything), remaining))
+        remaining -= len(indices)
+        for index in indices:
+            yield sample(split, index + len(everything) * drawings[index].pop())
 
 
 def sample(split: str, number: int) -> Sample:
     """Picture `number` of a split; its id says both."""
-    known = scenes(split)
-    scene = known[number % len(known)]
-    image = draw(scene, random.Random(f"{scene.captions[0]}/{number // len(known)}"))
+    everything = scenes(split)
+    scene = everything[number % len(everything)]
+    image = draw(scene, random.Random(f"{scene.captions[0]}/{number // len(everything)}"))
     return Sample(id=f"shapes/{split}/{number:06d}", source=image, texts=scene.captions)
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from idvl.data import hub, local
-from idvl.data.catalog import CATALOG, CatalogEntry, choose_split, unknown
+from idvl.data.catalog import CATALOG, CatalogEntry
 from idvl.data.columns import Columns, Source
 from idvl.data.fields import answers, encoded_image, label, texts, writable
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
-from idvl.errors import QUOTED, UsageError, quoted
+from idvl.data.splits import choose_split
+from idvl.errors import QUOTED, UsageError, quoted, unknown
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """What says where a dataset is: its name, path or Hub id, and what replaces these."""
 
     dataset: str
@@ -46,40 +47,42 @@ class SampleCandidates:
     warnings: Sequence[str] = ()
 
 
-def built_in(place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int) -> SampleCandidates:
+def built_in_candidates(
+    location: Location, overrides: Columns, *, split: str | None, n: int, seed: int
+) -> SampleCandidates:
     """Samples of a built-in dataset, drawn by seed. Raises UsageError for settings that have no meaning there."""
-    entry = place.entry
-    if place.data_dir or place.dataset_id or asked.read:
+    entry = location.entry
+    if location.data_dir or location.dataset_id or overrides.read:
         raise UsageError(f"{entry.name} is built in: --data-dir, --dataset-id and names of columns do not apply")
     split = choose_split(split, entry.splits, where=entry.name, entry=entry)
     module = import_module(entry.module)
     return SampleCandidates(
-        samples=module.candidates(split, wanted, seed),
+        samples=module.candidates(split, n, seed),
         method="uniform",
         details={"split": split},
         classes=list(module.LABELS) if hasattr(module, "LABELS") else None,
     )
 
 
-def elsewhere(
-    place: Place, asked: Columns, *, split: str | None, wanted: int, seed: int | None, store: ImageSpool
+def external_candidates(
+    location: Location, overrides: Columns, *, split: str | None, n: int, seed: int | None, store: ImageSpool
 ) -> SampleCandidates:
     """Samples at a path or on the Hub, shuffled by seed, in their own order without one."""
-    where = _path_or_ids(place)
-    order = {"split": split, "seed": seed, "entry": place.entry, "asked": asked}
+    where = _path_or_ids(location)
+    order = {"split": split, "seed": seed, "entry": location.entry, "overrides": overrides}
     source = (
-        local.open_path(where, wanted=wanted, store=store, allow_outside=place.allow_outside, **order)
+        local.open_path(where, n=n, store=store, allow_outside=location.allow_outside, **order)
         if isinstance(where, Path)
-        else _on_hub(place, where, **order)
+        else _on_hub(location, where, **order)
     )
     columns = {use: name for use, name in source.columns.by_use.items() if use != "id"}
-    shown = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
+    columns = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
     return SampleCandidates(
         samples=_samples(source),
         method=source.method,
-        details={**source.details, "columns": {**shown, "guessed": list(source.columns.guessed)}},
+        details={**source.details, "columns": {**columns, "guessed": list(source.columns.guessed)}},
         size=source.size,
-        classes=None if source.classes is None else _class_names(source.classes, place.dataset),
+        classes=None if source.classes is None else _class_names(source.classes, location.dataset),
         warnings=source.warnings,
     )
 
@@ -91,9 +94,9 @@ def _class_names(names: Sequence[Any], dataset: str) -> list[str]:
     return [writable(name) for name in names]
 
 
-def _path_or_ids(place: Place) -> Path | tuple[str, ...]:
+def _path_or_ids(location: Location) -> Path | tuple[str, ...]:
     """A path to read from, or the Hub ids to try."""
-    dataset, entry, data_dir, dataset_id = place[:4]
+    dataset, entry, data_dir, dataset_id = location[:4]
     named = str(dataset if data_dir is None else data_dir)
     try:
         named.encode()
@@ -115,12 +118,12 @@ def _path_or_ids(place: Place) -> Path | tuple[str, ...]:
     return entry.ids if dataset_id is None else (dataset_id,)
 
 
-def _on_hub(place: Place, ids: tuple[str, ...], **order: Any) -> Source:
+def _on_hub(location: Location, ids: tuple[str, ...], **order: Any) -> Source:
     try:
-        return hub.open_stream(ids, cache_dir=place.cache_dir, **order)
+        return hub.open_stream(ids, cache_dir=location.cache_dir, **order)
     except UsageError as error:
-        if ids == (place.dataset,):
-            raise UsageError(f"{place.dataset} is not a local path; {error}") from error
+        if ids == (location.dataset,):
+            raise UsageError(f"{location.dataset} is not a local path; {error}") from error
         raise
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from idvl import predictions, runs, tasks
-from idvl.data.catalog import CATALOG, EVALUATION, evaluator_of
+from idvl.data.catalog import CATALOG, evaluator_of
 from idvl.data.samples import Selection
+from idvl.data.splits import EVALUATION
 from idvl.device import peak_memory
 from idvl.distributed import Team
 from idvl.errors import UsageError

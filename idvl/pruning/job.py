@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from idvl.data.catalog import TRAINING
 from idvl.data.samples import Selection
+from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.models.heads import with_new_head

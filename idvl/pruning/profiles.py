@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from idvl.data.catalog import TRAINING
+from idvl.data.splits import TRAINING
 from idvl.pruning.settings import AUTO
 from idvl.recipe import ESTIMATING, Recipe
 

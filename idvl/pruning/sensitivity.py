@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from idvl import runs
-from idvl.data.catalog import EVALUATION
 from idvl.data.samples import Selection
+from idvl.data.splits import EVALUATION
 from idvl.device import free_memory, peak_memory
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted

@@ -16,9 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from idvl.data.catalog import unknown
 from idvl.data.samples import Sample
-from idvl.errors import RunError, UsageError, quoted
+from idvl.errors import RunError, UsageError, quoted, unknown
 from idvl.metrics.measured import Measured, Skipped
 from idvl.models.loading import Loaded
 from idvl.models.skills import Generation, NotFiniteError, Skill

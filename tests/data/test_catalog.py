@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from idvl.data.catalog import CATALOG, EVALUATION, TRAINING, choose_split, listing
+from idvl.data.catalog import CATALOG, listing
+from idvl.data.splits import EVALUATION, TRAINING, choose_split
 from idvl.errors import UsageError
 from tests.support.hub import KINDS
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from idvl.data.catalog import CATALOG, EVALUATION, TRAINING
+from idvl.data.catalog import CATALOG
+from idvl.data.splits import EVALUATION, TRAINING
 from tests.support import processes
 from tests.support.hub import Hub, caption, class_name, write_dataset
 

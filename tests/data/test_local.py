@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from idvl.data import tables
-from idvl.data.catalog import EVALUATION, TRAINING
+from idvl.data.formats import karpathy, records
 from idvl.data.samples import select
+from idvl.data.splits import EVALUATION, TRAINING
 from idvl.errors import UsageError
 from tests.support.hub import caption, class_name, jpeg, write_dataset
 
@@ -190,7 +190,7 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\n".join(lines))
     texts = ["hello she said", 'two\nlines, "quoted"', long, None]
     rows = [{"file_name": f"{name}.jpg", "text": text} for name, text in zip("abcd", texts, strict=True)]
-    assert tables.records(tmp_path / "a.csv") == rows
+    assert records.records(tmp_path / "a.csv") == rows
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def test_damaged_tables(
     name: str, content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if len(content) == 101:
-        monkeypatch.setattr(tables, "LONGEST_LINE", 100)
-        monkeypatch.setattr(tables, "LARGEST_ANNOTATIONS", 100)
+        monkeypatch.setattr(records, "LONGEST_LINE", 100)
+        monkeypatch.setattr(karpathy, "LARGEST_ANNOTATIONS", 100)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=message) as caught:
         select(str(tmp_path / name))

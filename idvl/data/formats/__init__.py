@@ -1,0 +1,1 @@
+"""What datasets are on disk: each format has a reader that makes a table, whose rows can be taken by index."""

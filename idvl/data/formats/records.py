@@ -1,0 +1,100 @@
+"""Lists of samples in text, .jsonl and .csv: what is doubtful is refused with its line, where libraries guess."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from idvl.data.formats.table import Row
+from idvl.errors import UsageError, quoted
+from idvl.files import open_regular
+
+# characters of a line
+LONGEST_LINE = 1 << 26
+
+
+def records(path: Path) -> list[Row]:
+    """The rows of a .jsonl or .csv file. Raises UsageError for a file that is neither, with the line."""
+    try:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            lines = _lines(file, path)
+            if path.suffix == ".csv":
+                return _cells(lines, path)
+            return [_object(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}") from error
+
+
+def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    """Line by line. UsageError for one that is longer than LONGEST_LINE: the file is no text."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise UsageError(f"{path} has a line of more than {LONGEST_LINE:,} characters: it is not a list of samples")
+        yield line
+
+
+def _cells(lines: Iterable[str], path: Path) -> list[Row]:
+    """The rows of a CSV table, whose first line names the columns; unnamed columns without a cell are left out."""
+    parsed = _parsed(lines, path)
+    names = next(parsed, (0, []))[1]
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise UsageError(f"{path} names the column {quoted(twice[0])} twice: give each another name")
+    rows, used = [], set()
+    for number, cells in parsed:
+        if any(cells[len(names) :]):
+            raise UsageError(
+                f"{path} line {number} has {len(cells)} cells for {len(names)} columns: "
+                "put quotation marks around cells that hold commas"
+            )
+        used.update(at for at, cell in enumerate(cells) if cell and not names[at])
+        rows.append(cells)
+    if len(used) > 1:
+        raise UsageError(f"{path} has {len(used)} columns without a name: give each a name")
+    columns = [(at, name) for at, name in enumerate(names) if name or at in used]
+    return [{name: cells[at] if at < len(cells) else None for at, name in columns} for cells in rows]
+
+
+def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of each row of a CSV table that is not blank.
+
+    Text may follow a closing quotation mark, as in `"so" she said`, but not in a row of several lines: there the mark
+    is rather the next opening one. UsageError for that, and where a mark is never closed.
+    """
+    csv.field_size_limit(LONGEST_LINE)
+    text: list[str] = []
+    reader = csv.reader(text.append(line) or line for line in lines)
+    try:
+        for cells in reader:
+            try:
+                list(csv.reader(text, strict=True))
+            except csv.Error as error:
+                if len(text) > 1 or "end of data" in str(error):
+                    raise
+            text.clear()
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise UsageError(f"{path} line {reader.line_num} is not CSV: {error}") from error
+
+
+def _object(line: str, number: int, path: Path) -> Row:
+    try:
+        row = json.loads(line, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} line {number} is not JSON that can be read: {error}") from error
+    if not isinstance(row, dict):
+        raise UsageError(f"{path} line {number} is a {type(row).__name__}, expected an object")
+    return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. ValueError for one that has a key twice: the last would win in silence."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the key {quoted(next(name for name in names if names.count(name) > 1))} twice")
+    return row

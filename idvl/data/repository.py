@@ -1,0 +1,112 @@
+"""A dataset's repository on the Hub: its newest commit, its splits as streams, and why it cannot be read.
+
+It does not know what the rows hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from idvl.errors import RunError, UsageError, causes
+
+log = logging.getLogger(__name__)
+
+# each is six requests over 23 seconds by the Hub's client; the 20 of `datasets` are nine minutes before one hears of it
+READ_ATTEMPTS = 2
+
+
+def open_splits(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, Any]:
+    """The first of `ids` that exists, its commit, and its splits as streams."""
+    from datasets import load_dataset
+
+    dataset_id, commit = _find(ids)
+    try:
+        return dataset_id, commit, load_dataset(dataset_id, revision=commit, streaming=True, cache_dir=cache_dir)
+    except Exception as error:
+        raise _unreadable(error, dataset_id) from error
+
+
+def resolved(stream: Any, dataset_id: str) -> Any:
+    """The stream with known columns: where the repository does not say, its first rows are looked at."""
+    try:
+        return stream if stream.features else stream._resolve_features()
+    except Exception as error:
+        raise _unreadable(error, dataset_id) from error
+
+
+def rows_of(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from _patiently(stream)
+    except Exception as error:
+        if _is_gated(error):
+            raise _unreadable(error, dataset_id) from error
+        raise RunError(
+            f"reading {dataset_id} from the Hub broke off ({_line(error)}): run the same command again"
+        ) from error
+
+
+def _patiently(stream: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a stream, giving up on a broken connection after READ_ATTEMPTS."""
+    from datasets import config
+
+    attempts, config.STREAMING_READ_MAX_RETRIES = config.STREAMING_READ_MAX_RETRIES, READ_ATTEMPTS
+    try:
+        yield from stream
+    finally:
+        config.STREAMING_READ_MAX_RETRIES = attempts
+
+
+def _find(ids: Sequence[str]) -> tuple[str, str]:
+    """The first of `ids` that the Hub has, and its newest commit."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    for dataset_id in ids:
+        try:
+            return dataset_id, HfApi().dataset_info(dataset_id, timeout=30).sha
+        except (HFValidationError, RepositoryNotFoundError) as error:
+            if _is_gated(error):
+                raise _unreadable(error, dataset_id) from error
+            log.info("%s is not on the Hub", dataset_id)
+        except Exception as error:
+            raise _unreadable(error, dataset_id) from error
+    raise UsageError(
+        f"the Hub has no dataset {' or '.join(ids)}, or it is private: it may have moved, then pass --dataset-id "
+        "ORG/NAME; with a local copy pass --data-dir; for a private one set HF_TOKEN"
+    )
+
+
+def _unreadable(error: Exception, dataset_id: str) -> UsageError:
+    """What stands between the user and a dataset, in one line."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if _is_gated(error):
+        return UsageError(
+            f"{dataset_id} is gated: accept its terms on its page on the Hub, then set HF_TOKEN to a token of yours "
+            "that may read it"
+        )
+    connection = (ConnectionError, TimeoutError, HfHubHTTPError)
+    if any(isinstance(cause, connection) or type(cause).__module__.startswith("http") for cause in causes(error)):
+        return UsageError(
+            f"cannot reach {dataset_id} on the Hub ({_line(error)}): check the network and HF_HUB_OFFLINE, or pass "
+            "--data-dir with a local copy; --dataset shapes needs no network"
+        )
+    return UsageError(f"{dataset_id} cannot be read: {_line(error)}; another copy can be named with --dataset-id")
+
+
+def _is_gated(error: BaseException) -> bool:
+    from huggingface_hub.errors import GatedRepoError
+
+    return any(
+        isinstance(cause, GatedRepoError)
+        or "is a gated dataset" in str(cause)
+        or getattr(getattr(cause, "response", None), "status_code", None) == 403
+        for cause in causes(error)
+    )
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
