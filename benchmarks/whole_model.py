@@ -68,7 +68,7 @@ def raw(features: list[int], n: int) -> dict:
 
 
 def idvl(folder: str, n: int, memory: int) -> dict:
-    """All estimates, from the survey on; what is resident before is the model and the inputs."""
+    """All estimates, from the trace on; what is resident before is the model and the inputs."""
     work, prepared = measurement(folder, n, memory)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()

@@ -25,7 +25,7 @@ ROWS = [
     {"recipe", "runs", "predictions"},
     {"profile", "yaml_file"},
     {"files", "device", "reporter", "plugins"},
-    {"errors", "choices"},
+    {"errors", "choices", "units"},
 ]
 RECIPE_READERS = {"commands", "sweep", "workflows", "pruning", "measurement", "evaluation", "session"}
 WITHOUT_TRANSFORMERS = {
@@ -39,6 +39,7 @@ WITHOUT_TRANSFORMERS = {
     "errors",
     "files",
     "choices",
+    "units",
     "plugins",
     "reporter",
     "yaml_file",

@@ -1,16 +1,15 @@
 """A loaded model and its samples, turned into one estimate per layer, in the order in which the layers run.
 
-samples -> batches -> survey -> plan -> layer after layer: rows -> exact neighbours -> estimate. It does not know
+samples -> batches -> trace -> plan -> layer after layer: rows -> exact neighbours -> estimate. It does not know
 recipes, run folders or terminals.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,26 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.device import free_memory, give_back_freed_memory
 from idvl.distributed import Team
-from idvl.errors import UsageError
 from idvl.files import disk_errors
 from idvl.geometry import backend, shortlist
 from idvl.geometry.estimators import estimate, requirements
 from idvl.geometry.gram import full_precision
-from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, DenseRows, Neighbors, nearest
+from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, DenseRows, Neighbors, nearest, workspace_bytes
 from idvl.geometry.search import NOISE_FACTOR
-from idvl.models.capture import FLOAT_BYTES, LayerRows, Recorder, point_features
-from idvl.models.inputs import encode
+from idvl.measurement.batches import draws_of, echo_rows, encode_part
+from idvl.measurement.cost import Spent, layer_seconds
+from idvl.measurement.points import FLOAT_BYTES, Points, point_features
+from idvl.measurement.rows import LayerRows, rows_of_layers
+from idvl.models.capture import Tap, tapped_walk
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
-from idvl.models.trace import Survey, survey
-from idvl.models.traverse import traverse
+from idvl.models.trace import Trace, trace
+from idvl.models.walk import Passes, Walk
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
 from idvl.reporter import Progress
 from idvl.sparsity.weighting import unsound
 
-# samples computed a second time, in a batch of another size, to measure the noise of the computation itself
-MOST_ECHOES = 16
-MOST_BATCHES = 4096
 # the share of the budget above which a plan leaves no room for memory that the allocator keeps
 TIGHT = 0.7
 
@@ -58,7 +56,7 @@ class Settings:
 
 
 class Measurement:
-    """All that is known before the work starts (batches, survey, plan); `estimates()` then does the work.
+    """All that is known before the work starts (batches, trace, plan); `estimates()` then does the work.
 
     `memory`: bytes that may be held beside the model, per process; a quarter of what is free by default. `done`: names
     of layers that need not be measured. Raises UsageError where the memory or the samples are too few.
@@ -86,107 +84,57 @@ class Measurement:
         if self._spill:
             with disk_errors(self._spill, "--spill"):
                 self._spill.mkdir(parents=True, exist_ok=True)
-        self.team.each(lambda: self._encode(samples, progress))
-        seen = self.team.each(self._survey)
+        sharing = {"batch_size": settings.batch_size, "team": self.team}
+        self.echoes = echo_rows(self.n, settings.batch_size, self.team.size)
+        self.batches = self.team.each(lambda: encode_part(loaded, samples, self.echoes, progress=progress, **sharing))
+        self.draws = draws_of(self.n, self.echoes, seed=settings.seed, **sharing)
+        self._counts = self.team.counts(sum(len(draws) for draws in self.draws))
+        seen = self.team.each(self._trace)
         self.features = {
-            name: point_features(seen.shapes[name], seen.batch_size, settings.tokens) for name in seen.order()
+            name: point_features(shapes, seen.batch_size, settings.tokens) for name, shapes in seen.shapes.items()
         }
-        left = {name: width for name, width in self.features.items() if name not in done}
-        n_local = max(self.team.counts(self._n_rows()))
-        self.plan: CapturePlan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
+        self.plan: CapturePlan = self.team.first(lambda: self._plan(seen, memory))
         if self.device.type == "cpu" and self.plan.held_bytes > TIGHT * self.plan.budget:
             give_back_freed_memory()
             # which takes time of its own
-            seen = self.team.each(self._survey)
-            self.plan = self.team.first(lambda: self._plan(seen, left, n_local, memory))
+            seen = self.team.each(self._trace)
+            self.plan = self.team.first(lambda: self._plan(seen, memory))
 
-    def _survey(self) -> Survey:
-        settings, loaded = self.settings, self.loaded
+    def _trace(self) -> Trace:
+        model, call, capture = self.loaded.model, self.loaded.family.call, self.settings.capture
         with full_precision(self.device):
-            return survey(
-                loaded.model,
-                self.batches[0],
-                loaded.family.call,
-                self.layers,
-                capture=settings.capture,
-                device=self.device,
-            )
+            return trace(model, self.batches[0], call, self.layers, capture=capture, device=self.device)
 
-    def _plan(self, seen: Survey, left: Mapping[str, int], n_local: int, memory: int) -> CapturePlan:
-        estimator = self.settings.estimator
-        task = CaptureRun(
-            features=left,
-            n=self.n,
+    def _plan(self, seen: Trace, memory: int) -> CapturePlan:
+        n, estimator, n_local = self.n, self.settings.estimator, max(self._counts)
+        left = {name: width for name, width in self.features.items() if name not in self._done}
+        run = CaptureRun(
+            layer_bytes={name: 0 if self._spill else width * n_local * FLOAT_BYTES for name, width in left.items()},
+            n=n,
             n_local=n_local,
             budget=memory,
             input_bytes=sum(value.nbytes for batch in self.batches for value in batch.values()),
-            layer_seconds=_layer_seconds(self.n, left, estimator, self.device, self.team.size),
+            # the search's own, and two chunks
+            workspace=workspace_bytes(n) + 2 * n * FEATURE_CHUNK * FLOAT_BYTES,
+            smallest=n_local * FEATURE_CHUNK * FLOAT_BYTES,
+            layer_seconds=layer_seconds(n, left, estimator, self.device, self.team.size),
             # few points, and estimators of many neighbours, take a float64 product and seldom a second pass
-            passes=1 if self.n < FEW_POINTS or estimator in ("gride", "icml24") else 2,
-            spill=self._spill is not None,
+            passes=1 if n < FEW_POINTS or estimator in ("gride", "icml24") else 2,
         )
-        return make_plan(seen, task)
-
-    def _encode(self, samples: Sequence[Sample], progress: Progress | None) -> None:
-        size = self.settings.batch_size
-        if not samples:
-            raise UsageError("no samples to measure on")
-        mine = self.team.part(-(-len(samples) // size))
-        if -(-len(samples) // size) < self.team.size:
-            raise UsageError(
-                f"{len(samples)} samples in batches of {size} are too few for {self.team.size} processes: "
-                "use a smaller --batch-size or fewer processes"
-            )
-        if len(mine) > MOST_BATCHES:
-            raise UsageError(
-                f"{len(mine)} batches are too many, each takes a thread: "
-                f"give --batch-size {-(-len(samples) // MOST_BATCHES)} or more"
-            )
-        self.batches = encode(self.loaded, samples, batch_size=size, part=mine, progress=progress)
-        self.echoes = _echoes(self.n, size, self.team.size)
-        if self.team.rank == self.team.size - 1:
-            last = self.batches[-(MOST_ECHOES // size + 2) :]
-            joined = {key: torch.cat([batch[key] for batch in last]) for key in last[0]}
-            # counted from the end
-            places = [row - self.n for row in self.echoes]
-            self.batches.append({key: value[places] for key, value in joined.items()})
-
-    def _n_rows(self) -> int:
-        return sum(len(next(iter(batch.values()))) for batch in self.batches)
-
-    def _draws(self) -> list[Tensor]:
-        """For every batch of this process, its samples' draws in [0, 1)."""
-        draws = torch.rand(self.n, generator=torch.Generator().manual_seed(self.settings.seed))
-        size = self.settings.batch_size
-        mine = [draws[k * size : (k + 1) * size] for k in self.team.part(-(-self.n // size))]
-        return [*mine, draws[self.echoes]]
+        return make_plan(seen, run)
 
     def estimates(self, progress: Progress | None = None) -> Iterator[tuple[str, LayerProfile]]:
         """Measure the planned layers, in the plan's order; then name those that no sample reached.
 
         `progress` counts milliseconds of the planned time.
         """
-        spent = _Spent(self.plan, progress)
-        family, settings = self.loaded.family, self.settings
-        recorder = Recorder(self.batches, family.token_mask, settings.tokens, self._draws(), self._spill)
-        rows = traverse(
-            self.loaded.model,
-            self.batches,
-            family.call,
-            self.layers,
-            self.plan,
-            self.features,
-            recorder,
-            capture=settings.capture,
-            n=self.n,
-            device=self.device,
-            team=self.team,
-            ran=spent.ran,
-        )
-        needs = requirements(settings.estimator, settings.seed)
-        with torch.inference_mode(False), full_precision(self.device):
-            for name, points in rows:
-                neighbors = self._search(points, needs)
+        spent = Spent(self.plan, progress)
+        settings, needs = self.settings, requirements(self.settings.estimator, self.settings.seed)
+        with torch.inference_mode(False), full_precision(self.device), self._walk(spent) as (walk, tap):
+            new_points = partial(Points, tokens=settings.tokens, draws=self.draws, spill=self._spill)
+            sharing = {"n": self.n, "team": self.team, "counts": self._counts}
+            for name, rows in rows_of_layers(walk, tap, self.plan, self.features, new_points, **sharing):
+                neighbors = self._search(rows, needs)
                 spent.measured(name)
                 yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
         if self._spill:
@@ -195,15 +143,30 @@ class Measurement:
         for name in (name for name in self.layers if name not in self.features and name not in self._done):
             yield name, self._profile(name, _unreached(settings.estimator))
 
-    def _search(self, points: LayerRows, needs: Mapping[str, Any]) -> Neighbors:
+    def _walk(self, spent: Spent) -> AbstractContextManager[tuple[Walk | Passes, Tap]]:
+        family = self.loaded.family
+        return tapped_walk(
+            self.loaded.model,
+            self.batches,
+            family.call,
+            self.layers,
+            by_block=self.plan.walks,
+            capture=self.settings.capture,
+            token_mask=family.token_mask,
+            device=self.device,
+            ran=spent.ran,
+        )
+
+    def _search(self, rows: LayerRows, needs: Mapping[str, Any]) -> Neighbors:
         """Neighbours from the layer's chunks; from one matrix where faiss is wanted and the budget has room for it."""
-        knn, rows, subsets = self.settings.knn, self.n + len(self.echoes), "subsets" in needs
+        knn, subsets = self.settings.knn, "subsets" in needs
         room = self.plan.budget - self.plan.held_bytes
-        takes = FLOAT_BYTES * rows * points.width + shortlist.workspace_bytes(self.n, points.width, self.device)
-        fits = points.whole and self.team.size == 1 and takes <= room
-        if not (fits and backend.prefers(knn, self.n, points.width, self.device, subsets=subsets)):
-            return nearest(points, echoes=self.echoes, backend=knn, **needs)
-        every = _gathered(points)
+        matrix = FLOAT_BYTES * (self.n + len(self.echoes)) * rows.width
+        takes = matrix + shortlist.workspace_bytes(self.n, rows.width, self.device)
+        fits = rows.whole and self.team.size == 1 and takes <= room
+        if not (fits and backend.prefers(knn, self.n, rows.width, self.device, subsets=subsets)):
+            return nearest(rows, echoes=self.echoes, backend=knn, **needs)
+        every = _gathered(rows)
         noise = torch.linalg.vector_norm(every[self.n :].double() - every[self.echoes].double(), dim=1).max()
         return nearest(DenseRows(every[: self.n]), tolerance=NOISE_FACTOR * float(noise), backend=knn, **needs)
 
@@ -223,68 +186,18 @@ class Measurement:
         )
 
 
-def _gathered(points: LayerRows) -> Tensor:
+def _gathered(rows: LayerRows) -> Tensor:
     """All rows and features as one matrix, without ever holding them twice."""
     every, start = torch.empty(0), 0
-    for chunk in points.chunks():
+    for chunk in rows.chunks():
         if not start:
-            every = chunk.new_empty(len(chunk), points.width)
+            every = chunk.new_empty(len(chunk), rows.width)
         every[:, start : start + chunk.shape[1]] = chunk
         start += chunk.shape[1]
     return every
-
-
-def _echoes(n: int, batch_size: int, processes: int) -> list[int]:
-    """The last MOST_ECHOES rows of the last process, in reverse order, to be computed again in a batch of another size.
-
-    They are the same whatever the batch size, as long as the last process has as many.
-    """
-    batches = -(-n // batch_size)
-    first = batches * (processes - 1) // processes * batch_size
-    rows = list(range(n - 1, first - 1, -1))[:MOST_ECHOES]
-    sizes = {batch_size, n - (batches - 1) * batch_size}
-    again = itertools.cycle(rows)
-    while len(rows) in sizes:
-        rows.append(next(again))
-    return rows
 
 
 def _unreached(estimator: str) -> Estimate:
     return Estimate(
         dimension=None, stderr=None, n_points=0, n_duplicates=0, estimator=estimator, reason="no sample reaches it"
     )
-
-
-class _Spent:
-    """How much of the planned time is behind us."""
-
-    def __init__(self, plan: CapturePlan, progress: Progress | None):
-        self._plan, self._progress = plan, progress
-        self._seconds = 0.0
-
-    def ran(self, block: str | None) -> None:
-        self._add(self._plan.batch_seconds[block])
-
-    def measured(self, layer: str) -> None:
-        self._add(self._plan.layer_seconds[layer])
-
-    def _add(self, seconds: float) -> None:
-        self._seconds += seconds
-        if self._progress:
-            total = int(self._plan.seconds * 1000)
-            self._progress(min(int(self._seconds * 1000), total), total)
-
-
-def _layer_seconds(
-    n: int, features: Mapping[str, int], estimator: EstimatorName, device: torch.device, processes: int
-) -> dict[str, float]:
-    """What the neighbours and estimate of each layer will cost, from two small measurements on random points."""
-    seconds = []
-    # the first one warms up
-    for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK // 4, FEATURE_CHUNK):
-        points = DenseRows(torch.randn(n, width, device=device))
-        start = time.perf_counter()
-        estimate(nearest(points, backend="torch", **requirements(estimator)), estimator, seed=0)
-        seconds.append(time.perf_counter() - start)
-    slope = max(seconds[2] - seconds[1], 0.0) / (FEATURE_CHUNK * 3 / 4) / processes
-    return {name: seconds[1] + slope * width for name, width in features.items()}

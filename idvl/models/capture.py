@@ -1,245 +1,131 @@
-"""The points of layers: what passes through them for every sample, held by reference, read in feature chunks.
+"""Taps: what enters or leaves the layers of a model in a walk, handed to an accumulator.
 
-It does not know what the points are for: whoever reads them gets rows in chunks (geometry.neighbors.Rows).
+A tap does not know what the accumulator keeps; which run of which block feeds it is its caller's decision.
 """
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from idvl.distributed import Team
 from idvl.errors import RunError
-from idvl.files import disk_errors
-from idvl.geometry.neighbors import FEATURE_CHUNK
-from idvl.profile import Tokens
+from idvl.models.layers import Layer, blocks_of
+from idvl.models.walk import Call, Passes, Walk, restore_forward
+from idvl.profile import Capture
 
-Columns = tuple[int, int]
-FLOAT_BYTES = 4
-
-
-def point_features(shapes: Sequence[torch.Size], batch_size: int, tokens: Tokens) -> int:
-    """Features of one point of a layer whose tensors have these shapes, one per call."""
-    if tokens == "flatten":
-        return sum(shape.numel() for shape in shapes) // batch_size
-    return sum(shape[-1] for shape in shapes)
+# (layer name, number of tokens, model inputs) -> (batch, tokens) bool, False at padding; None when all count
+TokenMask = Callable[[str, int, dict[str, Tensor]], Tensor | None]
 
 
-def points(x: Tensor, real: Tensor | None, tokens: Tokens, draws: Tensor) -> Tensor:
-    """Tokens (b, t, d) -> points (b, f).
+class Accumulator(Protocol):
+    """What a tap feeds: the points of the ID search, sums over tokens.
 
-    `real` (b, t) is False at padding: there a flattened point is zero, and no other policy looks. `draws` (b) in [0, 1)
-    decide which of its real tokens a sample contributes under "each". Raises RunError for a sample without one.
-    """
-    if tokens == "flatten":
-        return (x if real is None else x.masked_fill(~real.unsqueeze(2), 0)).flatten(1)
-    real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if real is None else real
-    count = real.sum(1)
-    if not count.all():
-        raise RunError(f"sample {int(count.argmin())} of the batch has no real token, and so no point")
-    if tokens == "mean":
-        return x.masked_fill(~real.unsqueeze(2), 0).sum(1) / count.unsqueeze(1)
-    place = {"first": torch.zeros_like(count), "last": count - 1, "each": (draws * count).long()}[tokens]
-    chosen = real & (real.cumsum(1) - 1 == place.unsqueeze(1))
-    return x[chosen]
-
-
-class Recorder:
-    """Keeps the points of the layers it is told to want, batch by batch.
-
-    `token_mask(layer, tokens, inputs)` tells real tokens from padding. Outputs that need no mask are kept by reference,
-    without a copy.
+    A plan counts the bytes that it holds for each layer: `CaptureRun.layer_bytes`.
     """
 
-    def __init__(
-        self,
-        batches: Sequence[dict[str, Tensor]],
-        token_mask: Callable[[str, int, dict[str, Tensor]], Tensor | None],
-        tokens: Tokens,
-        draws: Sequence[Tensor],
-        spill: Path | None = None,
-    ):
-        self._batches, self._token_mask, self._tokens, self._draws = batches, token_mask, tokens, draws
-        self._sizes = [len(next(iter(batch.values()))) for batch in batches]
-        self._spill = spill
-        self._batch = 0
-        self._stores: dict[str, PointStore] = {}
+    def add(self, layer: str, batch: int, tensor: Tensor, real: Tensor | None) -> None:
+        """Take in one call of a layer for the batch with this index.
 
-    def turn_to(self, batch: int) -> None:
-        """What is recorded from now on belongs to this batch."""
-        self._batch = batch
+        `tensor` (samples, tokens, width) is the layer's own, not a copy. `real` (samples, tokens), on the same device,
+        is False at padding, and None where every position counts.
+        """
+        ...
 
-    def want(self, features: dict[str, int], columns: Columns | None = None) -> None:
-        """Keep these layers (name -> features of a point) from now on; of each point only `columns`, if given."""
-        self._stores = {name: self._store(name, width, columns) for name, width in features.items()}
 
-    def _store(self, name: str, width: int, columns: Columns | None) -> PointStore:
-        if columns is None and self._spill is None:
-            return _Pieces()
-        path = self._spill / f"{name}.f32" if self._spill else None
-        return _Arena(sum(self._sizes), columns or (0, width), path)
+class Watch:
+    """Calls `record(layer name, tensor)` for every watched layer that runs, with its input or its output.
+
+    It wraps each layer's forward rather than hooking it, so that it also sees layers that a walk stops at.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], capture: Capture, record: Callable[[str, Tensor], None]):
+        self._layers, self._capture, self._record = layers, capture, record
+        self._before: dict[str, Callable | None] = {}
+
+    def __enter__(self) -> Watch:
+        for name, layer in self._layers.items():
+            self._before[name] = vars(layer.module).get("forward")
+            layer.module.forward = self._watching(name, layer.module.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, layer in self._layers.items():
+            restore_forward(layer.module, self._before[name])
+
+    def _watching(self, name: str, original: Callable) -> Callable:
+        def forward(x: Tensor, *args, **kwargs):
+            out = original(x, *args, **kwargs)
+            self._record(name, x if self._capture == "input" else out)
+            return out
+
+        return forward
+
+
+class Tap:
+    """Feeds an accumulator with what layers pass on, split into samples and tokens, with their padding.
+
+    `batch` is the index of the batch that runs.
+    """
+
+    def __init__(self, batches: Sequence[dict[str, Tensor]], token_mask: TokenMask):
+        self.batch = 0
+        self._batches, self._token_mask = batches, token_mask
+        self._accumulator: Accumulator | None = None
+        self._layers: Collection[str] = ()
+
+    @contextmanager
+    def feeding(self, accumulator: Accumulator, layers: Collection[str]) -> Iterator[None]:
+        """Inside, the accumulator gets what these layers pass on."""
+        self._accumulator, self._layers = accumulator, frozenset(layers)
+        try:
+            yield
+        finally:
+            self._accumulator, self._layers = None, ()
 
     def record(self, name: str, tensor: Tensor) -> None:
-        """Called with every tensor that a layer passes on."""
-        if name not in self._stores:
+        """Called with every tensor that a watched layer passes on."""
+        if name not in self._layers:
             return
-        size = self._sizes[self._batch]
+        inputs = self._batches[self.batch]
+        size = len(next(iter(inputs.values())))
         if tensor.shape[0] % size:
-            raise RunError(f"layer {name}: its output {tuple(tensor.shape)} does not lead with the {size} samples")
+            raise RunError(f"layer {name}: its tensor {tuple(tensor.shape)} does not lead with the {size} samples")
         tensor = tensor.detach().reshape(size, -1, tensor.shape[-1])
-        real = self._token_mask(name, tensor.shape[1], self._batches[self._batch])
-        real = real if real is None else real.to(tensor.device)
-        try:
-            rows = points(tensor, real, self._tokens, self._draws[self._batch].to(tensor.device))
-        except RunError as error:
-            raise RunError(f"layer {name}, batch {self._batch}: {error}") from error
-        self._stores[name].add(self._batch, rows)
-
-    def take(self, name: str) -> PointStore:
-        """The layer's points, forgotten here. Raises RunError if the layer did not run for every batch."""
-        store = self._stores.pop(name)
-        if store.batches != len(self._batches):
-            raise RunError(
-                f"layer {name} ran for {store.batches} of {len(self._batches)} batches: "
-                "they take different paths through the model, which cannot be measured"
-            )
-        return store
+        real = self._token_mask(name, tensor.shape[1], inputs)
+        self._accumulator.add(name, self.batch, tensor, real if real is None else real.to(tensor.device))
 
 
-class PointStore(ABC):
-    """One layer's points. A layer that runs several times for a batch gives several parts of its points' features."""
+@contextmanager
+def tapped_walk(
+    model: nn.Module,
+    batches: Sequence[dict[str, Tensor]],
+    call: Call,
+    layers: Mapping[str, Layer],
+    *,
+    by_block: bool,
+    capture: Capture,
+    token_mask: TokenMask,
+    device: torch.device,
+    ran: Callable[[str | None], None] = lambda block: None,
+) -> Iterator[tuple[Walk | Passes, Tap]]:
+    """A walk over the blocks that hold `layers`, or over whole passes unless `by_block`, and the tap on its layers.
 
-    def __init__(self):
-        self.batches = 0
-        self._batch = -1
-        self._offset = 0
-
-    def add(self, batch: int, rows: Tensor) -> None:
-        """Add points (b, f) of a batch, or the next of their features."""
-        first = batch != self._batch
-        if first:
-            self._batch, self._offset = batch, 0
-            self.batches += 1
-        self._put(rows, first=first)
-        self._offset += rows.shape[1]
-
-    @abstractmethod
-    def _put(self, rows: Tensor, *, first: bool) -> None:
-        """Keep points; `first` of their batch."""
-
-    @abstractmethod
-    def read(self, start: int, stop: int) -> Tensor:
-        """All points, these columns of what is kept."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the points."""
-
-
-class _Pieces(PointStore):
-    """Points kept by reference, a piece a batch."""
-
-    def __init__(self):
-        super().__init__()
-        self._pieces: list[Tensor] = []
-        self._versions: list[int] = []
-
-    def _put(self, rows: Tensor, *, first: bool) -> None:
-        if first:
-            self._pieces.append(rows)
-        else:
-            self._pieces[-1] = torch.cat([self._pieces[-1], rows], dim=1)
-        self._versions[len(self._pieces) - 1 :] = [self._pieces[-1]._version]
-
-    def read(self, start: int, stop: int) -> Tensor:
-        if any(piece._version != version for piece, version in zip(self._pieces, self._versions, strict=True)):
-            raise RunError("an activation was changed in place after it was captured; use --spill to keep a copy")
-        return torch.cat([piece[:, start:stop] for piece in self._pieces])
-
-    def close(self) -> None:
-        self._pieces.clear()
-
-
-class _Arena(PointStore):
-    """Copies of some columns of all points in one float32 tensor, or in a mapped file, deleted on close.
-
-    One tensor rather than a piece a batch: small pieces among freed activations would keep memory from going back.
+    `ran(block)` is called for every run of a block for a batch.
     """
+    tap = Tap(batches, token_mask)
 
-    def __init__(self, n_rows: int, columns: Columns, path: Path | None):
-        super().__init__()
-        self._columns, self._path = columns, path
-        self._shape = n_rows, columns[1] - columns[0]
-        self._data: Tensor | None = None
-        self._row = self._end = 0
+    def before(block: str | None, batch: int) -> None:
+        tap.batch = batch
+        ran(block)
 
-    def _put(self, rows: Tensor, *, first: bool) -> None:
-        if self._data is None:
-            self._data = self._mapped() if self._path else torch.empty(self._shape, device=rows.device)
-        if first:
-            self._row, self._end = self._end, self._end + len(rows)
-        start, stop = self._columns
-        left, right = max(start - self._offset, 0), min(stop - self._offset, rows.shape[1])
-        if left < right:
-            into = left + self._offset - start
-            self._data[self._row : self._end, into : into + right - left] = rows[:, left:right]
-
-    def _mapped(self) -> Tensor:
-        size = self._shape[0] * self._shape[1]
-        # reserved at once: a mapped file that outgrows its disk later would kill the process
-        try:
-            with disk_errors(self._path, "--spill"), self._path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size * FLOAT_BYTES)
-        except BaseException:
-            self._path.unlink(missing_ok=True)
-            raise
-        return torch.from_file(str(self._path), shared=True, size=size).view(self._shape)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self._data[:, start:stop]
-
-    def close(self) -> None:
-        self._data = None
-        if self._path:
-            self._path.unlink(missing_ok=True)
-
-
-class LayerRows:
-    """One layer's points as geometry reads them: see geometry.neighbors.Rows.
-
-    `open(columns)` gives a store that holds these columns of a point; a layer larger than the budget comes in several
-    `slices`, each of which runs the block again. `counts`: the rows of every process, in order; the first `n` rows of
-    all are points, those after them echoes.
-    """
-
-    def __init__(
-        self,
-        open: Callable[[Columns], PointStore],
-        slices: Sequence[Columns],
-        *,
-        n: int,
-        team: Team,
-        counts: list[int],
-    ):
-        self._open, self._slices, self._team, self._counts = open, slices, team, counts
-        self.n = n
-        self.width = slices[-1][1]
-        self.whole = len(slices) == 1
-
-    def chunks(self) -> Iterator[Tensor]:
-        """One pass over this process's share of the features, (rows of all processes, at most FEATURE_CHUNK) each."""
-        step = FEATURE_CHUNK * self._team.size
-        for start, stop in self._slices:
-            store = self._open((start, stop))
-            for first in range(0, stop - start, step):
-                local = store.read(first, min(first + step, stop - start))
-                yield self._team.share(local, self._counts)
-
-    def reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes."""
-        return self._team.reduce(tensor)
+    if by_block:
+        walk = Walk(model, batches, call, blocks_of(model, layers), device=device, before=before)
+    else:
+        walk = Passes(model, batches, call, device=device, before=before)
+    # the walk takes over forwards that are watched already
+    with Watch(layers, capture, tap.record), walk:
+        yield walk, tap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -87,6 +87,12 @@ def block_of(name: str, family: Family) -> str | None:
     parts = name.split(".")
     prefixes = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
     return next((prefix for prefix in prefixes if re.fullmatch(family.blocks, prefix)), None)
+
+
+def blocks_of(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, nn.Module]:
+    """The modules a walk stops at: the blocks that hold layers, and each layer that lies outside of any block."""
+    names = dict.fromkeys(layer.block or layer.name for layer in layers.values())
+    return {name: model.get_submodule(name) for name in names}
 
 
 def modality_of(name: str, family: Family) -> Modality | None:

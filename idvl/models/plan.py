@@ -1,19 +1,17 @@
 """How a model is measured within a memory budget: which layers are captured in which run of which block.
 
-A plan is arithmetic on a survey: it runs nothing and allocates nothing. All sizes are those of one process.
+A plan is arithmetic on a trace: it runs nothing and allocates nothing. All sizes are those of one process.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from idvl.errors import UsageError
-from idvl.geometry.neighbors import FEATURE_CHUNK, workspace_bytes
-from idvl.models.capture import FLOAT_BYTES
-from idvl.models.trace import Survey
+from idvl.models.trace import Trace
+from idvl.units import duration, size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +51,8 @@ class CapturePlan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan for a program."""
-        kept = ("n_layers", "walks", "why", "forwards", "seconds", "budget", "flow_bytes", "held_bytes")
-        return {key: getattr(self, key) for key in kept}
+        keys = ("n_layers", "walks", "why", "forwards", "seconds", "budget", "flow_bytes", "held_bytes")
+        return {key: getattr(self, key) for key in keys}
 
     def lines(self) -> list[str]:
         """The plan in words, a line each."""
@@ -83,84 +81,76 @@ class CapturePlan:
 class CaptureRun:
     """What is to be planned for one process.
 
-    `features`: layer -> features of a point, for the layers left, in the order of running. `n_local` of the `n` samples
-    are this process's, `input_bytes` all its inputs. `layer_seconds`: what each layer's neighbours will cost; `passes`:
-    how often they read its points. With `spill` captured points are on disk.
+    `layer_bytes`: layer -> bytes that its accumulator holds, for the layers left, in the order of running. `n_local` of
+    the `n` samples are this process's, `input_bytes` all its inputs. `workspace`: bytes that reading what was captured
+    takes; `smallest`: the least that a run must have room for, a slice of a layer. `layer_seconds`: what each layer
+    costs besides the runs; `passes`: how often what was captured is read.
     """
 
-    features: Mapping[str, int]
+    layer_bytes: Mapping[str, int]
     n: int
     n_local: int
     budget: int
     input_bytes: int
+    workspace: int
+    smallest: int
     layer_seconds: Mapping[str, float]
     passes: int = 2
-    spill: bool = False
-
-    @property
-    def workspace(self) -> int:
-        """What neighbours need beside the points: their own, and two chunks."""
-        return workspace_bytes(self.n) + 2 * self.n * FEATURE_CHUNK * FLOAT_BYTES
-
-    @property
-    def smallest(self) -> int:
-        """The smallest slice of a layer that is worth a run of its own."""
-        return self.n_local * FEATURE_CHUNK * FLOAT_BYTES
 
     def fits(self, flow: float) -> bool:
         """Whether anything can be captured beside this much."""
         return self.budget - flow - self.workspace >= self.smallest
 
 
-def make_plan(survey: Survey, task: CaptureRun) -> CapturePlan:
-    """Fit a task into its budget. Raises UsageError, with a budget that would do, where nothing fits."""
-    per_sample = [stop.alive / survey.batch_size for stop in survey.stops]
+def make_plan(seen: Trace, run: CaptureRun) -> CapturePlan:
+    """Fit a run into its budget. Raises UsageError, with a budget that would do, where nothing fits."""
+    per_sample = [stop.alive / seen.batch_size for stop in seen.stops]
     # between two blocks lives the larger of what both need; inputs are part of it; and a block at work
     pairs = zip(per_sample, per_sample[1:] + per_sample[-1:], strict=True)
-    working = survey.working_bytes()
-    flows = [max(pair) * task.n_local + working for pair in pairs]
+    working = seen.working_bytes()
+    flows = [max(pair) * run.n_local + working for pair in pairs]
     flow = max(flows, default=0.0)
-    if survey.unwalkable is None and task.fits(flow):
-        return _walked(survey, task, flows)
-    if not task.fits(task.input_bytes + working):
-        least = task.input_bytes + working + task.workspace + task.smallest
+    if seen.unwalkable is None and run.fits(flow):
+        return _walked(seen, run, flows)
+    if not run.fits(run.input_bytes + working):
+        least = run.input_bytes + working + run.workspace + run.smallest
         raise UsageError(
-            f"--memory {size(task.budget)} is too little for {task.n} samples: "
+            f"--memory {size(run.budget)} is too little for {run.n} samples: "
             f"give at least {size(least)}, fewer --samples, or a smaller --batch-size"
         )
-    return _passed(survey, task, survey.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
+    return _passed(seen, run, seen.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
 
 
-def _walked(survey: Survey, task: CaptureRun, flows: list[float]) -> CapturePlan:
+def _walked(seen: Trace, run: CaptureRun, flows: list[float]) -> CapturePlan:
     """Block by block: each block runs once, and once more for every further group or slice of its layers."""
     groups: dict[str | None, list[Group]] = {}
-    held, seconds = 0.0, survey.seconds
-    for stop, flow in zip(survey.stops, flows, strict=True):
-        mine = [name for name in dict.fromkeys(stop.layers) if name in task.features]
-        groups[stop.name], captured = _pack(mine, task, task.budget - task.workspace - flow)
+    held, seconds = 0.0, seen.seconds
+    for stop, flow in zip(seen.stops, flows, strict=True):
+        layers = [name for name in dict.fromkeys(stop.layers) if name in run.layer_bytes]
+        groups[stop.name], captured = _pack(layers, run, run.budget - run.workspace - flow)
         runs = sum(group.runs for group in groups[stop.name])
         # a block's last run feeds the next one, and a sliced layer's runs do not
         sliced_last = bool(groups[stop.name]) and groups[stop.name][-1].slices > 1
         seconds += (runs if sliced_last else max(runs - 1, 0)) * stop.seconds
-        held = max(held, flow + task.workspace + captured)
+        held = max(held, flow + run.workspace + captured)
     while groups and not groups[next(reversed(groups))]:
         groups.popitem()
-    batch_seconds: dict[str | None, float] = {stop.name: stop.seconds for stop in survey.stops}
-    return _plan(survey, task, groups, None, max(flows), held, seconds, batch_seconds)
+    batch_seconds: dict[str | None, float] = {stop.name: stop.seconds for stop in seen.stops}
+    return _plan(seen, run, groups, None, max(flows), held, seconds, batch_seconds)
 
 
-def _passed(survey: Survey, task: CaptureRun, why: str) -> CapturePlan:
+def _passed(seen: Trace, run: CaptureRun, why: str) -> CapturePlan:
     """By whole forward passes, one for each group or slice."""
-    flow = task.input_bytes + survey.working_bytes()
-    groups, captured = _pack(list(task.features), task, task.budget - task.workspace - flow)
-    seconds = sum(group.runs for group in groups) * survey.seconds
-    held = flow + task.workspace + captured
-    return _plan(survey, task, {None: groups}, why, flow, held, seconds, {None: survey.seconds})
+    flow = run.input_bytes + seen.working_bytes()
+    groups, captured = _pack(list(run.layer_bytes), run, run.budget - run.workspace - flow)
+    seconds = sum(group.runs for group in groups) * seen.seconds
+    held = flow + run.workspace + captured
+    return _plan(seen, run, {None: groups}, why, flow, held, seconds, {None: seen.seconds})
 
 
 def _plan(
-    survey: Survey,
-    task: CaptureRun,
+    seen: Trace,
+    run: CaptureRun,
     groups: dict[str | None, list[Group]],
     why: str | None,
     flow: float,
@@ -169,35 +159,33 @@ def _plan(
     batch_seconds: dict[str | None, float],
 ) -> CapturePlan:
     """`seconds`: of all runs, for one batch."""
-    batches = task.n_local / survey.batch_size
+    batches = run.n_local / seen.batch_size
     return CapturePlan(
         groups=groups,
         walks=why is None,
         why=why,
-        budget=task.budget,
+        budget=run.budget,
         flow_bytes=int(flow),
         held_bytes=int(held),
-        forwards=seconds / survey.seconds,
-        seconds=seconds * batches + sum(task.layer_seconds.values()),
-        n_layers=len(task.features),
+        forwards=seconds / seen.seconds,
+        seconds=seconds * batches + sum(run.layer_seconds.values()),
+        n_layers=len(run.layer_bytes),
         batch_seconds=batch_seconds,
-        layer_seconds=dict(task.layer_seconds),
+        layer_seconds=dict(run.layer_seconds),
     )
 
 
-def _pack(names: list[str], task: CaptureRun, space: float) -> tuple[list[Group], float]:
+def _pack(names: list[str], run: CaptureRun, space: float) -> tuple[list[Group], float]:
     """Layers in groups that fit `space`, and the most that a group takes.
 
     Sliced ones come first, so that a block's last run can be a whole group's.
     """
-    if task.spill:
-        return ([Group(layers=tuple(names))] if names else []), 0.0
     groups, sliced, current, most, held = [], [], [], 0.0, 0.0
     for name in names:
-        captured = task.features[name] * task.n_local * FLOAT_BYTES
+        captured = run.layer_bytes[name]
         if captured > space:
             slices = int(-(-captured // space))
-            sliced.append(Group(layers=(name,), slices=slices, passes=task.passes))
+            sliced.append(Group(layers=(name,), slices=slices, passes=run.passes))
             most = max(most, captured / slices)
             continue
         if held + captured > space:
@@ -209,19 +197,3 @@ def _pack(names: list[str], task: CaptureRun, space: float) -> tuple[list[Group]
     if current:
         groups.append(Group(layers=tuple(current)))
     return sliced + groups, most
-
-
-def size(count: float) -> str:
-    """Bytes as --memory takes them, rounded up."""
-    if count < 2**20:
-        return f"{math.ceil(count / 2**10)}KiB"
-    mib = math.ceil(count / 2**20)
-    return f"{mib}MiB" if mib < 10 * 1024 else f"{math.ceil(count / 2**30 * 10) / 10}GiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

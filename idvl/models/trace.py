@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError, first_line
-from idvl.models.layers import Layer
+from idvl.models.capture import Watch
+from idvl.models.layers import Layer, blocks_of
 from idvl.models.load_errors import REFUSED
-from idvl.models.walk import Call, restore_forward, to_device
+from idvl.models.walk import Call, to_device
+from idvl.profile import Capture
 
 TOURS = 2
 
@@ -36,8 +38,8 @@ class Stop:
 
 
 @dataclass
-class Survey:
-    """What one batch met. `shapes`: layer name -> shape of one captured tensor per call (batch first)."""
+class Trace:
+    """What one batch met. `shapes`: layer name -> shape of one captured tensor per call (batch first), in order."""
 
     batch_size: int
     stops: list[Stop]
@@ -54,55 +56,16 @@ class Survey:
         sizes = {name: sum(shape.numel() for shape in shapes) * 4 for name, shapes in self.shapes.items()}
         return 2 * max((sum(sizes[name] for name in set(layers)) for layers in blocks), default=0)
 
-    def order(self) -> list[str]:
-        """The layers that ran, in the order in which they did."""
-        return list(self.shapes)
 
-
-def blocks_of(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, nn.Module]:
-    """The modules a walk stops at: the blocks that hold layers, and each layer that lies outside of any block."""
-    names = dict.fromkeys(layer.block or layer.name for layer in layers.values())
-    return {name: model.get_submodule(name) for name in names}
-
-
-class Watch:
-    """Calls `record(name, index of the call within the run, tensor)` for every watched layer that runs.
-
-    It wraps each layer's forward rather than hooking it, so that it also sees layers that a walk stops at.
-    """
-
-    def __init__(self, layers: Mapping[str, Layer], capture: str, record: Callable[[str, Tensor], None]):
-        self._layers, self._capture, self._record = layers, capture, record
-        self._before: dict[str, Callable | None] = {}
-
-    def __enter__(self) -> Watch:
-        for name, layer in self._layers.items():
-            self._before[name] = vars(layer.module).get("forward")
-            layer.module.forward = self._watching(name, layer.module.forward)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, layer in self._layers.items():
-            restore_forward(layer.module, self._before[name])
-
-    def _watching(self, name: str, original: Callable) -> Callable:
-        def forward(x: Tensor, *args, **kwargs):
-            out = original(x, *args, **kwargs)
-            self._record(name, x if self._capture == "input" else out)
-            return out
-
-        return forward
-
-
-def survey(
+def trace(
     model: nn.Module,
     batch: dict[str, Tensor],
     call: Call,
     layers: Mapping[str, Layer],
     *,
-    capture: str,
+    capture: Capture,
     device: torch.device,
-) -> Survey:
+) -> Trace:
     """Run one sample to warm up, then the batch TOURS times, of which the fastest counts.
 
     Raises RunError for a layer whose tensors do not lead with the samples of the batch, UsageError for inputs that the
@@ -129,7 +92,7 @@ def survey(
     seconds, stops = min(tours, key=lambda timed: timed[0])
     size = len(next(iter(batch.values())))
     _check_leading(alone, tour.shapes, size)
-    return Survey(size, stops, tour.shapes, seconds, _unwalkable(stops, tour.shapes, layers))
+    return Trace(size, stops, tour.shapes, seconds, _unwalkable(stops, tour.shapes, layers))
 
 
 class _Tour:

@@ -10,138 +10,24 @@ It does not know what is done with a block's activations: hooks on modules are t
 
 from __future__ import annotations
 
-import contextvars
-import queue
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from idvl.errors import RunError
-
-# the name of the threads that suspended forwards wait in
-WORKER = "idvl-walk"
+from idvl.models.suspended import SuspendedForward, forwarding
 
 Call = Callable[[nn.Module, dict[str, Tensor]], Any]
 # called before a block (None: the whole forward pass) runs for a batch, with the block's name and the batch's index
 Before = Callable[[str | None, int], None]
 
 
-class _Abandoned(BaseException):
-    """Ends a suspended forward whose remaining blocks nobody needs. Not an Exception: models must not catch it."""
-
-
-@dataclass
-class _Request:
-    """A suspended forward's wish: run this module's own forward with these arguments."""
-
-    name: str
-    is_block: bool
-    forward: Callable
-    args: tuple
-    kwargs: dict[str, Any]
-
-    def run(self) -> Any:
-        return self.forward(*self.args, **self.kwargs)
-
-    def run_again_later(self) -> None:
-        """Run with the result forgotten. Raises RunError if that changes the arguments of the next run."""
-        given = [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)]
-        versions = [value._version for value in given]
-        self.run()
-        if versions != [value._version for value in given]:
-            raise RunError(
-                f"{self.name} changes its input in place, so it cannot run more than once: "
-                "give a larger --memory, or --spill"
-            )
-
-
-class _Forward:
-    """One batch's forward pass in its own thread, which runs only while the main thread waits for it."""
-
-    def __init__(self, body: Callable[[], None]):
-        self._to_main: queue.SimpleQueue = queue.SimpleQueue()
-        self._to_worker: queue.SimpleQueue = queue.SimpleQueue()
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._work, body), daemon=True, name=WORKER)
-        self._abandoned = False
-        self.request: _Request | None = None
-
-    def _work(self, body: Callable[[], None]) -> None:
-        _current.forward = self
-        try:
-            body()
-        except _Abandoned:
-            pass
-        except BaseException as error:
-            self._to_main.put(error)
-            return
-        self._to_main.put(None)
-
-    def ask(self, request: _Request) -> Any:
-        """In the worker: hand a request over and wait for its result."""
-        if self._abandoned:  # a model that runs another block while it unwinds
-            raise _Abandoned
-        self._to_main.put(request)
-        del request
-        reply = self._to_worker.get()
-        if isinstance(reply, _Abandoned):
-            raise reply
-        return reply[0]
-
-    def start(self) -> None:
-        self._thread.start()
-        self._await()
-
-    def resume(self, result: Any) -> None:
-        """In the main thread: give the result and wait until the forward reaches its next block or its end."""
-        self.request = None
-        self._to_worker.put((result,))
-        del result
-        self._await()
-
-    def _await(self) -> None:
-        while True:
-            message = self._to_main.get()
-            if isinstance(message, BaseException):
-                raise message
-            if message is None or message.is_block:
-                self.request = message
-                return
-            self._to_worker.put((message.run(),))
-
-    def abandon(self) -> None:
-        if self._thread.is_alive():
-            self._abandoned = True
-            self._to_worker.put(_Abandoned())
-            self._thread.join()
-
-
-_current = threading.local()
-
-
-def _forwarding(name: str, module: nn.Module, is_block: bool) -> Callable:
-    """A replacement for the module's forward: in a suspended forward's thread it asks the main thread to run it."""
-    original = module.forward
-
-    def forward(*args, **kwargs):
-        worker = getattr(_current, "forward", None)
-        if worker is None:
-            return original(*args, **kwargs)
-        request = _Request(name, is_block, original, args, kwargs)
-        del args, kwargs
-        return worker.ask(request)
-
-    return forward
-
-
 class Segment:
     """One block, waiting with its inputs for every batch."""
 
-    def __init__(self, name: str, forwards: Sequence[_Forward], before: Before):
+    def __init__(self, name: str, forwards: Sequence[SuspendedForward], before: Before):
         self.name = name
         self._forwards = forwards
         self._before = before
@@ -156,7 +42,7 @@ class Segment:
             if last:
                 forward.resume(forward.request.run())
             else:
-                forward.request.run_again_later()
+                forward.request.run_and_discard()
         self._left = self._left or last
 
     def leave(self) -> None:
@@ -185,7 +71,7 @@ class Walk:
     ):
         self._model, self._batches, self._call, self._blocks = model, batches, call, blocks
         self._device, self._before = device, before
-        self._forwards: list[_Forward] = []
+        self._forwards: list[SuspendedForward] = []
         self._patched: list[tuple[nn.Module, Callable | None]] = []
         self._threads = torch.get_num_threads()
 
@@ -214,7 +100,7 @@ class Walk:
         ]
         for name, module, is_block in stops:
             self._patched.append((module, vars(module).get("forward")))
-            module.forward = _forwarding(name, module, is_block)
+            module.forward = forwarding(name, module, is_block)
 
     def _body(self, batch: dict[str, Tensor]) -> None:
         torch.set_num_threads(1)
@@ -226,7 +112,7 @@ class Walk:
     @torch.no_grad()
     def __iter__(self) -> Iterator[Segment]:
         for batch in self._batches:
-            forward = _Forward(lambda batch=batch: self._body(batch))
+            forward = SuspendedForward(lambda batch=batch: self._body(batch))
             self._forwards.append(forward)
             forward.start()
         while name := self._common_stop():

@@ -7,12 +7,12 @@ from typing import Any
 
 from idvl.checkpoints.report import plan as planned_report
 from idvl.models.layers import find_layers
-from idvl.models.plan import duration
 from idvl.pruning.job import Job
 from idvl.pruning.settings import head_training
 from idvl.sparsity.schedule import Schedule
 from idvl.training import total_steps
 from idvl.training.dry_run import rehearse
+from idvl.units import duration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,6 @@ from idvl.files import write_json
 from idvl.measurement.profiling import Estimation
 from idvl.models.layers import SCOPES, in_scope
 from idvl.models.loading import Loaded
-from idvl.models.plan import duration, size
 from idvl.profile import Profile
 from idvl.pruning import dimensions, profiles
 from idvl.pruning.held_out import Probe, pruned
@@ -33,6 +32,7 @@ from idvl.reporter import Reporter, resumable
 from idvl.session import begin, choose_samples, image_store, open_model, open_run, with_dataset
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
+from idvl.units import duration, size
 
 SCHEMA, FILE = "idvl/sensitivity/1", "sensitivity.json"
 RATIOS = (0.2, 0.4, 0.6, 0.8, 0.9)

@@ -20,7 +20,6 @@ from idvl import recipe as recipes
 from idvl import runs, yaml_file
 from idvl.errors import RunError, UsageError
 from idvl.files import write_text
-from idvl.models.plan import duration
 from idvl.profile import finite
 from idvl.pruning import profiles
 from idvl.pruning.saving import read_report
@@ -31,6 +30,7 @@ from idvl.session import read_by
 from idvl.sweep import grid, restartable
 from idvl.sweep.grid import Cell, Grid
 from idvl.sweep.worker import Failed, isolated
+from idvl.units import duration
 
 PROFILES = "profiles"
 TRIES = 2

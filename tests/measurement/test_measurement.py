@@ -70,7 +70,7 @@ def test_every_layer_equals_the_matrix_estimate_of_its_plain_outputs(loaded, tok
         layer.module._forward_hooks.clear()
     found = dict(work.estimates())
     assert found.keys() == layers.keys()
-    draws = work._draws()[0]
+    draws = work.draws[0]
     for name, layer in found.items():
         out = outputs[name]
         mask = loaded.family.token_mask(name, out.shape[1], work.batches[0])
@@ -116,8 +116,8 @@ def test_the_same_samples_are_computed_twice_whatever_the_batches(loaded):
 
 
 def test_the_budget_does_not_matter(loaded, monkeypatch):
-    monkeypatch.setattr("idvl.models.plan.workspace_bytes", lambda n: 0)
-    monkeypatch.setattr("idvl.models.plan.FEATURE_CHUNK", 64)
+    monkeypatch.setattr("idvl.measurement.measurement.workspace_bytes", lambda n: 0)
+    monkeypatch.setattr("idvl.measurement.measurement.FEATURE_CHUNK", 64)
     samples = tiny.samples(N)
     layers = find_layers(loaded.model, loaded.family)
     full = Measurement(loaded, samples, layers, Settings(), memory=2**31)

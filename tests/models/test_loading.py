@@ -18,7 +18,7 @@ from tokenizers import normalizers
 
 import idvl
 from idvl.errors import RunError, UsageError
-from idvl.models.capture import points
+from idvl.measurement.points import points
 from idvl.models.inputs import encode, process
 from idvl.models.load_errors import one_line
 from idvl.models.loading import find_device, fingerprint, load, wrap

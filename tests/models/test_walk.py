@@ -2,6 +2,7 @@
 
 import re
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 
 from idvl.distributed import Team
 from idvl.errors import RunError
-from idvl.models.capture import Recorder, point_features, points
+from idvl.measurement.points import Points, point_features, points
+from idvl.measurement.rows import rows_of_layers
+from idvl.models.capture import Watch, tapped_walk
 from idvl.models.layers import Layer
 from idvl.models.plan import CaptureRun, make_plan
-from idvl.models.trace import Watch, survey
-from idvl.models.traverse import traverse
-from idvl.models.walk import WORKER, Walk
+from idvl.models.suspended import WORKER
+from idvl.models.trace import trace
+from idvl.models.walk import Walk
 
 CPU = torch.device("cpu")
 SIZE, BATCHES = 4, 5
@@ -105,38 +108,39 @@ def plain(model, layers, batches, tokens, draws, capture="output"):
     ],
 )
 def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spill, share, tmp_path, monkeypatch):
-    monkeypatch.setattr("idvl.models.capture.FEATURE_CHUNK", 300)
-    monkeypatch.setattr("idvl.models.plan.FEATURE_CHUNK", 300)
-    monkeypatch.setattr("idvl.models.plan.workspace_bytes", lambda n: 0)
-    seen = survey(blip, batches[0], call, layers, capture=capture, device=CPU)
-    features = {name: point_features(seen.shapes[name], SIZE, tokens) for name in seen.order()}
+    monkeypatch.setattr("idvl.measurement.rows.FEATURE_CHUNK", 300)
+    seen = trace(blip, batches[0], call, layers, capture=capture, device=CPU)
+    features = {name: point_features(seen.shapes[name], SIZE, tokens) for name in seen.shapes}
     n = SIZE * BATCHES
     alive = max(stop.alive for stop in seen.stops) / SIZE * n
     largest = max(sum(features[name] for name in stop.layers) for stop in seen.stops) * n * 4
-    task = CaptureRun(
-        features=features,
+    run = CaptureRun(
+        layer_bytes={name: 0 if spill else width * n * 4 for name, width in features.items()},
         n=n,
         n_local=n,
         budget=int(alive + seen.working_bytes() + 2 * n * 300 * 4 + max(share * largest, n * 300 * 4)),
         input_bytes=0,
+        workspace=2 * n * 300 * 4,
+        smallest=n * 300 * 4,
         layer_seconds={},
-        spill=spill,
     )
-    plan = make_plan(seen, task)
+    plan = make_plan(seen, run)
     assert plan.walks
     draws = [torch.rand(SIZE, generator=torch.Generator().manual_seed(k)) for k in range(BATCHES)]
     expected = plain(blip, layers, batches, tokens, draws, capture)
-    recorder = Recorder(batches, token_mask, tokens, draws, tmp_path if spill else None)
-    found = {}
-    arguments = {"capture": capture, "n": n, "device": CPU, "team": Team()}
-    for name, rows in traverse(blip, batches, call, layers, plan, features, recorder, **arguments):
-        assert rows.width == expected[name].shape[1]
-        first = torch.cat([chunk.clone() for chunk in rows.chunks()], dim=1)
-        again = torch.cat([chunk.clone() for chunk in rows.chunks()], dim=1)
-        assert torch.equal(first, again)
-        found[name] = first
-    assert found.keys() == expected.keys()
-    for name, rows in found.items():
+    new_points = partial(Points, tokens=tokens, draws=draws, spill=tmp_path if spill else None)
+    captured = {}
+    how = {"by_block": True, "capture": capture, "token_mask": token_mask, "device": CPU}
+    with tapped_walk(blip, batches, call, layers, **how) as (walk, tap):
+        sharing = {"n": n, "team": Team(), "counts": [n]}
+        for name, rows in rows_of_layers(walk, tap, plan, features, new_points, **sharing):
+            assert rows.width == expected[name].shape[1]
+            first = torch.cat([chunk.clone() for chunk in rows.chunks()], dim=1)
+            again = torch.cat([chunk.clone() for chunk in rows.chunks()], dim=1)
+            assert torch.equal(first, again)
+            captured[name] = first
+    assert captured.keys() == expected.keys()
+    for name, rows in captured.items():
         assert torch.equal(rows, expected[name]), name
     assert not waiting()
     assert not any("forward" in vars(module) for module in blip.modules())
@@ -218,21 +222,31 @@ def test_a_block_that_runs_twice_falls_back_to_whole_passes():
         name="block.0", module=model.block[0], modality="vision", block="block", in_features=3, out_features=3
     )
     batch = {"x": torch.randn(4, 3)}
-    seen = survey(model, batch, lambda m, b: m(**b), {"block.0": layer}, capture="output", device=CPU)
+    seen = trace(model, batch, lambda m, b: m(**b), {"block.0": layer}, capture="output", device=CPU)
     assert "runs 2 times" in seen.unwalkable
     features = {"block.0": point_features(seen.shapes["block.0"], 4, "flatten")}
     assert features == {"block.0": 6}
-    task = CaptureRun(features=features, n=4, n_local=4, budget=2**30, input_bytes=batch["x"].nbytes, layer_seconds={})
-    plan = make_plan(seen, task)
+    run = CaptureRun(
+        layer_bytes={"block.0": 96},
+        n=4,
+        n_local=4,
+        budget=2**30,
+        input_bytes=batch["x"].nbytes,
+        workspace=0,
+        smallest=96,
+        layer_seconds={},
+    )
+    plan = make_plan(seen, run)
     assert not plan.walks
-    recorder = Recorder([batch], lambda *_: None, "flatten", [torch.zeros(4)])
-    arguments = {"capture": "output", "n": 4, "device": CPU, "team": Team()}
-    source = traverse(model, [batch], lambda m, b: m(**b), {"block.0": layer}, plan, features, recorder, **arguments)
+    new_points = partial(Points, tokens="flatten", draws=[torch.zeros(4)])
     with torch.no_grad():
         once = model.block(batch["x"])
         expected = torch.cat([once, model.block(once)], dim=1)
-    for _, rows in source:
-        assert torch.equal(torch.cat(list(rows.chunks()), dim=1), expected)
+    how = {"by_block": False, "capture": "output", "token_mask": lambda *_: None, "device": CPU}
+    with tapped_walk(model, [batch], lambda m, b: m(**b), {"block.0": layer}, **how) as (walk, tap):
+        source = rows_of_layers(walk, tap, plan, features, new_points, n=4, team=Team(), counts=[4])
+        ((name, matrix),) = ((name, torch.cat(list(rows.chunks()), dim=1)) for name, rows in source)
+    assert name == "block.0" and torch.equal(matrix, expected)
 
 
 class _InPlace(nn.Module):
@@ -304,4 +318,4 @@ def test_tokens_before_samples_are_refused():
     model = _TokensFirst()
     layer = Layer(name="linear", module=model.linear, modality="vision", block=None, in_features=3, out_features=3)
     with pytest.raises(RunError, match="does not lead"):
-        survey(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU)
+        trace(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU)
