@@ -5,6 +5,7 @@ It needs no weights, so that a run is refused before any is read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -100,11 +101,11 @@ def refuse(
 ) -> None:
     """UsageError, with the reason, for settings that do not exist or do not go together.
 
-    None, like a floor of 0 and a ceiling of 1, is a limit that is not set. `total_steps` and `window`, where given,
-    are those of the schedule and of PLATON.
+    None, like a floor of 0 and a ceiling of 1, is a limit that is not set. `total_steps` is the schedule's, `window`
+    PLATON's; None leaves them unchecked.
     """
     nm = parse(structure)
-    chosen = {
+    words = {
         "criterion": criterion,
         "id_weight": id_weight,
         "structure": "N:M" if nm.grouped else "unstructured",
@@ -116,21 +117,31 @@ def refuse(
         "monotone": "yes" if monotone else "no",
         "compat": compat,
     }
-    given: dict[str, Any] = chosen | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
-    for axis, value in chosen.items():
-        known = AXES[axis] if axis != "criterion" or value in AXES[axis] else criteria.names()
-        if value not in known:
-            raise UsageError(f"{axis} must be one of {', '.join(known)}, not {quoted(value)}")
-    for first, second in combinations(chosen.items(), 2):
+    _refuse_unknown(words)
+    values: dict[str, Any] = words | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
+    for first, second in combinations(words.items(), 2):
         if why := reason(first, second):
-            raise UsageError(f"{first[0]} {given[first[0]]} and {second[0]} {given[second[0]]}: {why}")
+            raise UsageError(f"{first[0]} {values[first[0]]} and {second[0]} {values[second[0]]}: {why}")
     if id_weight != "none" and floor and floor == ceiling:
         raise UsageError(f"floor and ceiling {floor} and id_weight {id_weight}: {_COMPARES}: set id_weight none")
-    if sparsity is not None and not 0 < sparsity < 1:
-        raise UsageError(f"sparsity must lie between 0 and 1, not {sparsity}")
-    if nm.grouped and sparsity is not None and abs(sparsity - nm.sparsity) > 1e-9:
-        raise UsageError(f"structure {structure} has sparsity {nm.sparsity:g}, not {sparsity}: set sparsity to it")
+    if sparsity is not None:
+        _refuse_sparsity(sparsity, structure)
     if schedule == "one-shot" and None not in (window, total_steps) and window > total_steps:
         raise UsageError(
             f"the criterion smooths over windows of {window} steps, and {total_steps} steps are observed: lower window"
         )
+
+
+def _refuse_unknown(words: Mapping[str, str]) -> None:
+    for axis, word in words.items():
+        known = AXES[axis] if axis != "criterion" or word in AXES[axis] else criteria.names()
+        if word not in known:
+            raise UsageError(f"{axis} must be one of {', '.join(known)}, not {quoted(word)}")
+
+
+def _refuse_sparsity(sparsity: float, structure: str) -> None:
+    if not 0 < sparsity < 1:
+        raise UsageError(f"sparsity must lie between 0 and 1, not {sparsity}")
+    nm = parse(structure)
+    if nm.grouped and abs(sparsity - nm.sparsity) > 1e-9:
+        raise UsageError(f"structure {structure} has sparsity {nm.sparsity:g}, not {sparsity}: set sparsity to it")

@@ -1,6 +1,6 @@
 """The paper's own code, by name, where it differs from its text and from `WeightPruner`.
 
-Its state of PLATON begins anew every epoch, it prunes biases too, it sets masks at steps of its own and a few weights
+It resets PLATON's state every epoch, it prunes biases too, it sets masks at steps of its own and a few weights
 short of the budget, and holds them only until the next optimizer step. Its optimizer also leaves out the last step of
 every epoch, which the training loop does (`Training.skip_last`).
 """

@@ -177,8 +177,8 @@ class Masks:
         nm = parse(structure)
         for name, shape in self.shapes.items():
             if name not in weights or tuple(weights[name].shape) != shape:
-                found = tuple(weights[name].shape) if name in weights else "nothing"
-                raise RunError(f"the mask of {name} is {shape}, the model has {found}")
+                actual = tuple(weights[name].shape) if name in weights else "nothing"
+                raise RunError(f"the mask of {name} is {shape}, the model has {actual}")
             weight, kept = weights[name].detach(), self.kept(name).to(weights[name].device)
             if bool(weight.isnan().any()):
                 raise RunError(f"{name} holds NaN")

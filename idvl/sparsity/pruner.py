@@ -38,7 +38,7 @@ class Update:
 class WeightPruner:
     """Prunes `weights`, (out, in) parameters by layer name, step by step.
 
-    At due steps the masks are set anew and zeros are written; until the final phase weights are free to move and to
+    At due steps the masks are updated and zeros are written; until the final phase weights are free to move and to
     return between updates. The final phase's first step sets the masks for good, and every step enforces them. With
     `monotone`, and in one-shot pruning, where no training would bring a value back, what was pruned stays pruned, and
     every step enforces that from the first update on.
@@ -68,14 +68,12 @@ class WeightPruner:
         if not weights:
             raise UsageError("there is no layer to prune: widen the scope")
         factors = dict.fromkeys(weights, 1.0) if factors is None else dict(factors)
+        limits = {"allocation": allocation, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
         axes.refuse(
+            **limits,
             id_weight="multiply" if len(set(factors.values())) > 1 else "none",
-            allocation=allocation,
             structure=structure,
             schedule=schedule.kind,
-            floor=floor,
-            ceiling=ceiling,
-            min_keep=min_keep,
             monotone=monotone,
             sparsity=schedule.target,
             total_steps=schedule.total_steps,
@@ -90,15 +88,8 @@ class WeightPruner:
         self._structure.check(shapes)
         self.masks = Masks(shapes, next(iter(weights.values())).device)
         self.scores = Scores(criterion, weights, factors)
-        self._budget = Budget(
-            {name: weight.numel() for name, weight in weights.items()},
-            sparsity=schedule.target,
-            structure=self._structure,
-            allocation=allocation,
-            floor=floor,
-            ceiling=ceiling,
-            min_keep=min_keep,
-        )
+        sizes = {name: weight.numel() for name, weight in weights.items()}
+        self._budget = Budget(sizes, sparsity=schedule.target, structure=self._structure, **limits)
         self._frozen = False
 
     @property

@@ -1,4 +1,4 @@
-"""How sparse at which step. Steps count from 1: step t is asked after the t-th optimizer step. It knows no weights."""
+"""Step -> sparsity. Steps count from 1: step t is the state after the t-th optimizer step. It knows no weights."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Schedule:
         return replace(self, mask_every=min(self.mask_every, max(1, (self.last - self.first) // UPDATES)))
 
     def sparsity(self, step: int) -> float:
-        """The sparsity asked for at a step."""
+        """The scheduled sparsity of a step."""
         if step > self.last:
             return self.target
         if step <= self.first:

@@ -2,7 +2,7 @@
 
 Scores that are not negative are ordered as the integers that their bits spell, their keys. Two passes count keys, by
 their upper and then their lower 16 bits, in a histogram of 65,536 counters; a third takes what lies below. Scores are
-asked for again in every pass, one tensor at a time. Counts add up: for a layer whose pieces lie on several ranks, sum
+computed again in every pass, one tensor at a time. Counts add up: for a layer whose pieces lie on several ranks, sum
 its histograms over the ranks before they are bounded. It knows nothing of weights or masks.
 """
 
@@ -55,8 +55,8 @@ def find(keys: Keys, k: int, bounds: Bounds) -> tuple[int, int]:
     totals = sum(_upper(keys(name)).cumsum(0).clamp(*limits) for name, limits in bounds.items())
     bucket = int(torch.searchsorted(totals, k))
     totals = sum(_lower(keys(name), bucket).cumsum(0).clamp(*limits) for name, limits in bounds.items())
-    place = max(int(torch.searchsorted(totals, k)), 1)
-    return (bucket << 16) + place - 1, k - int(totals[place - 1])
+    position = max(int(torch.searchsorted(totals, k)), 1)
+    return (bucket << 16) + position - 1, k - int(totals[position - 1])
 
 
 def take(keys: Tensor, key: int, ties: int, least: int, most: int) -> tuple[Tensor, int]:
@@ -82,9 +82,9 @@ def _with_first(taken: Tensor, keys: Tensor, key: int, needed: int) -> Tensor:
     for start in range(0, len(keys), TIES):
         if not needed:
             break
-        places = (keys[start : start + TIES] == key).nonzero().view(-1)[:needed]
-        taken[places + start] = True
-        needed -= len(places)
+        indices = (keys[start : start + TIES] == key).nonzero().view(-1)[:needed]
+        taken[indices + start] = True
+        needed -= len(indices)
     return taken
 
 

@@ -65,19 +65,19 @@ def multipliers(
     if profile is None:
         raise UsageError("weighting by ID needs a profile")
     _check_match(profile, layers)
-    unsound = {name: reason for name in layers if (reason := _unsound(profile, name))}
-    if unsound and missing == "refuse":
-        first, reason = next(iter(unsound.items()))
+    reasons = {name: reason for name in layers if (reason := _unsound(profile, name))}
+    if reasons and missing == "refuse":
+        first, reason = next(iter(reasons.items()))
         raise UsageError(
-            f"{len(unsound)} of {len(layers)} layers have no sound ID, {first} first ({reason}); "
+            f"{len(reasons)} of {len(layers)} layers have no sound ID, {first} first ({reason}); "
             "missing_id median gives them their modality's median"
         )
     medians = _medians(profile, layers)
     ids, substituted = {}, {}
     for name, modality in layers.items():
-        if name in unsound:
+        if name in reasons:
             ids[name], whose = (medians[modality], modality) if modality in medians else (medians[""], "all layers'")
-            substituted[name] = f"{unsound[name]}; it takes the {whose} median, {ids[name]:.4g}"
+            substituted[name] = f"{reasons[name]}; it takes the {whose} median, {ids[name]:.4g}"
         else:
             ids[name] = profile.layers[name].estimate.dimension
     factors = {name: _factor(name, value, MODES[mode] * exponent) for name, value in ids.items()}

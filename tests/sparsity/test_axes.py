@@ -1,4 +1,4 @@
-"""Every pair of values of two axes is supported, and prunes as asked, or refused with its reason."""
+"""Every pair of values of two axes is supported, and prunes to the target, or refused with its reason."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PAIRS = [pair for pair in combinations(VALUES, 2) if pair[0][0] != pair[1][0]]
 FACTORS = {"multiply": [10.0, 2.0, 0.5], "divide": [0.1, 0.5, 2.0], "none": [1.0, 1.0, 1.0]}
 
 
-def settings(*values: tuple[str, str]) -> dict[str, Any]:
+def settings(*pairs: tuple[str, str]) -> dict[str, Any]:
     """The settings of some axes' values; the others are left alone, or where only one value fits take that."""
-    chosen = dict(values)
+    words = dict(pairs)
     limits = {"floor": 0.2, "ceiling": 0.8, "min_keep": 5}
-    asked: dict[str, Any] = {axis: limits[axis] for axis in limits if chosen.get(axis) == "set"}
-    asked |= {axis: chosen[axis] for axis in ("criterion", "id_weight", "allocation", "schedule") if axis in chosen}
-    if chosen.get("structure") == "N:M":
-        asked |= {"structure": "2:4"} | ({} if "allocation" in chosen else {"allocation": "uniform"})
-    asked |= {"monotone": True} if chosen.get("monotone") == "yes" else {}
-    return asked | ({"compat": chosen["compat"]} if "compat" in chosen else {})
+    values: dict[str, Any] = {axis: limits[axis] for axis in limits if words.get(axis) == "set"}
+    values |= {axis: words[axis] for axis in ("criterion", "id_weight", "allocation", "schedule") if axis in words}
+    if words.get("structure") == "N:M":
+        values |= {"structure": "2:4"} | ({} if "allocation" in words else {"allocation": "uniform"})
+    values |= {"monotone": True} if words.get("monotone") == "yes" else {}
+    return values | ({"compat": words["compat"]} if "compat" in words else {})
 
 
 def test_every_refused_pair_says_why() -> None:
@@ -57,22 +57,22 @@ CHOSEN = [next(pair for pair in PAIRS[::-1] if value in pair and reason(*pair) i
 
 
 @pytest.mark.parametrize("pair", dict.fromkeys(CHOSEN), ids=lambda pair: "-".join("=".join(value) for value in pair))
-def test_a_supported_pair_prunes_as_asked(pair: tuple[tuple[str, str], tuple[str, str]]) -> None:
-    asked = settings(*pair)
+def test_a_supported_pair_prunes_to_the_target(pair: tuple[tuple[str, str], tuple[str, str]]) -> None:
+    values = settings(*pair)
     weights = layers()
-    schedule = Schedule(kind=asked.pop("schedule", "cubic"), target=0.5, total_steps=20, mask_every=4)
-    factors = dict(zip(weights, FACTORS[asked.pop("id_weight", "none")], strict=True))
-    criterion, compat = asked.pop("criterion", "magnitude"), asked.pop("compat", "none")
+    schedule = Schedule(kind=values.pop("schedule", "cubic"), target=0.5, total_steps=20, mask_every=4)
+    factors = dict(zip(weights, FACTORS[values.pop("id_weight", "none")], strict=True))
+    criterion, compat = values.pop("criterion", "magnitude"), values.pop("compat", "none")
     make, name = {"none": (WeightPruner, criteria.load), "icml24": (partial(Icml24, steps_per_epoch=10), icml24.load)}[
         compat
     ]
     pruner = make(
-        weights, criterion=name(criterion), schedule=schedule, factors=factors, **({} if compat == "icml24" else asked)
+        weights, criterion=name(criterion), schedule=schedule, factors=factors, **({} if compat == "icml24" else values)
     )
     train(weights, pruner, range(1, 21), torch.optim.SGD(weights.values(), lr=1e-3))
     assert zeros(weights) == sum(pruner.masks.zeros.values())
     assert zeros(weights) == round(0.5 * pruner.total) if compat == "none" else zeros(weights) > 0
-    pruner.masks.verify(weights, asked.get("structure", "unstructured"))
+    pruner.masks.verify(weights, values.get("structure", "unstructured"))
 
 
 def test_the_table_names_axes_and_values_that_exist() -> None:
@@ -80,7 +80,7 @@ def test_the_table_names_axes_and_values_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("values", "message"),
     [
         ({"id_weight": "multiply", "allocation": "uniform"}, "id_weight multiply and allocation uniform: weights are"),
         ({"structure": "2:4"}, "structure 2:4 and allocation global: every layer gets the sparsity 1 - N/M"),
@@ -91,9 +91,9 @@ def test_the_table_names_axes_and_values_that_exist() -> None:
         ({"schedule": "one-shot", "window": 10, "total_steps": 5}, "windows of 10 steps, and 5 steps are observed"),
     ],
 )
-def test_messages(asked: dict[str, Any], message: str) -> None:
+def test_messages(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        refuse(**asked)
+        refuse(**values)
 
 
 def test_a_short_run_that_trains_may_end_before_its_first_window() -> None:

@@ -37,8 +37,7 @@ def test_contract(name: str, steps: int, dtype: torch.dtype) -> None:
             weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step)).to(dtype)
             criterion.observe(key, weight, weight.grad)
     before = {key: weight.detach().clone() for key, weight in weights.items()}
-    found = scores(criterion, weights)
-    for key, score in found.items():
+    for key, score in scores(criterion, weights).items():
         assert score.dtype == torch.float32 and score.shape == weights[key].shape and not score.requires_grad
         assert (score >= 0).all() and (score > 0).any() and not score.signbit().any()
         assert torch.equal(criterion.score(key, weights[key], weights[key].grad), score)
@@ -138,14 +137,14 @@ def test_platon_holds_no_more_bytes_a_weight(dtype: str, most: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "chosen"), [*((name, {}) for name in criteria.names()), ("platon", {"smoothing_dtype": "bfloat16"})]
+    ("name", "values"), [*((name, {}) for name in criteria.names()), ("platon", {"smoothing_dtype": "bfloat16"})]
 )
-def test_a_criterion_holds_the_bytes_that_it_says(name: str, chosen: dict[str, Any]) -> None:
+def test_a_criterion_holds_the_bytes_that_it_says(name: str, values: dict[str, Any]) -> None:
     weights = layers()
-    criterion = criteria.load(name, **chosen)
+    criterion = criteria.load(name, **values)
     observed(criterion, 12, weights)
-    held = sum(value.untyped_storage().nbytes() for value in criterion.state_dict().values() if value.dim())
-    assert held == criterion.bytes_per_weight * sum(weight.numel() for weight in weights.values())
+    allocated = sum(value.untyped_storage().nbytes() for value in criterion.state_dict().values() if value.dim())
+    assert allocated == criterion.bytes_per_weight * sum(weight.numel() for weight in weights.values())
 
 
 @pytest.mark.parametrize("name", criteria.names())

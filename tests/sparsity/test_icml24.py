@@ -26,7 +26,7 @@ EPOCHS, LENGTH, TARGET = 5, 9, 0.7
 
 
 class Reference:
-    """One pass of the training script: a pruner made anew every epoch, the step counted on from 1."""
+    """One pass of the training script: a new pruner every epoch, the step counted on from 1."""
 
     def __init__(
         self,
@@ -45,15 +45,15 @@ class Reference:
         self.mean, self.ema, self.unc = ({n: torch.zeros_like(p) for n, p in self.named.items()} for _ in range(3))
 
     def importance(self, step: int) -> None:
-        place = step % SETTINGS["window"]
+        position = step % SETTINGS["window"]
         for n, p in self.named.items():
             now = (p * p.grad).abs().detach()
-            if place == 0:
+            if position == 0:
                 self.ema[n] = 0.85 * self.ema[n] + 0.15 * self.mean[n]
                 self.unc[n] = 0.95 * self.unc[n] + 0.05 * (self.mean[n] - self.ema[n]).abs()
                 self.mean[n] = now
             else:
-                self.mean[n] = (self.mean[n] * place + now) / (place + 1)
+                self.mean[n] = (self.mean[n] * position + now) / (position + 1)
 
     def score(self, n: str, p: nn.Parameter) -> Tensor:
         scores = {"magnitude": p.abs(), "gradient": (p * p.grad).abs(), "platon": self.ema[n] * self.unc[n]}
@@ -123,17 +123,17 @@ def test_agrees_with_the_reference_at_every_step(method: str, warm: tuple[int, i
     assert seen >= 8 and any((bias == 0).any() for bias in ours[1].values())
 
 
-def test_the_state_begins_anew_every_epoch_and_prunes_nothing_until_a_window_closes() -> None:
+def test_the_state_is_reset_every_epoch_and_prunes_nothing_until_a_window_closes() -> None:
     weights, biases = model()
     pruner = icml24(weights, biases, "platon", (0, 2 * LENGTH))
     optimizer = torch.optim.SGD(named(weights, biases).values(), lr=0.01)
-    told = []
+    updates = []
     for step in range(1, EPOCHS * LENGTH + 1):
         renew(named(weights, biases), step)
         optimizer.step()
-        told.append(pruner.step(step))
+        updates.append(pruner.step(step))
     # step 28 opens an epoch of the final phase and closes an empty window; step 32 closes the first that was filled
-    assert [told[step - 1].zeros for step in (28, 29, 31)] == [0, 0, 0] and told[31].zeros > 0
+    assert [updates[step - 1].zeros for step in (28, 29, 31)] == [0, 0, 0] and updates[31].zeros > 0
 
 
 def test_biases_are_masked_and_put_back() -> None:

@@ -126,15 +126,15 @@ def test_before_the_final_phase_weights_move_and_return() -> None:
 def test_monotone_never_gives_back(more: dict[str, Any]) -> None:
     weights = layers(ties=True)
     pruned, optimizer = pruner(weights, "gradient", monotone=True, **more), adamw(weights)
-    gone = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
+    pruned_before = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
     for step in range(1, 41):
         (update,) = train(weights, pruned, range(step, step + 1), optimizer)
         if update and "structure" not in more:
             assert update.zeros == round(update.sparsity * TOTAL)
         for name in weights:
             now = ~pruned.masks.kept(name)
-            assert (now | ~gone[name]).all() and not weights[name][now].any()
-            gone[name] = now
+            assert (now | ~pruned_before[name]).all() and not weights[name][now].any()
+            pruned_before[name] = now
     assert zeros(weights) == round(pruned.schedule.target * TOTAL)
     pruned.masks.verify(weights, more.get("structure", "unstructured"))
 
@@ -205,10 +205,10 @@ def test_resume_is_bit_identical(criterion: str, monotone: bool, stop: int) -> N
             pruned.load_state_dict(state)
         return weights, pruned, updates + train(weights, pruned, range(stop + 1, 41), optimizer)
 
-    whole, first, told = halves(False)
-    again, second, retold = halves(True)
+    whole, first, updates = halves(False)
+    again, second, resumed_updates = halves(True)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
-    assert first.digest() == second.digest() and told == retold
+    assert first.digest() == second.digest() and updates == resumed_updates
 
 
 def test_state_of_other_layers_is_refused() -> None:

@@ -11,13 +11,13 @@ from idvl.sparsity.structure import parse
 
 
 def naive(scores: Tensor, keep: int, group: int) -> Tensor:
-    gone = torch.zeros_like(scores, dtype=torch.bool)
+    pruned = torch.zeros_like(scores, dtype=torch.bool)
     for row in range(scores.shape[0]):
         for start in range(0, scores.shape[1], group):
             values = scores[row, start : start + group].tolist()
-            for place in sorted(range(group), key=lambda i: (values[i], i))[: group - keep]:
-                gone[row, start + place] = True
-    return gone
+            for column in sorted(range(group), key=lambda i: (values[i], i))[: group - keep]:
+                pruned[row, start + column] = True
+    return pruned
 
 
 @pytest.mark.parametrize(("keep", "group"), [(2, 4), (4, 8), (1, 4), (1, 2), (3, 5)])

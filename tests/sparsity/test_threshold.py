@@ -94,19 +94,19 @@ def test_limits_hold_and_the_budget_is_exact(name: str) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """The bytes of the largest tensor that any operation made."""
+    """The bytes of the largest tensor that any operation allocated."""
 
-    made = 0
+    bytes = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in self.given:
-            self.made = max(self.made, result.untyped_storage().nbytes())
+        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in self.inputs:
+            self.bytes = max(self.bytes, result.untyped_storage().nbytes())
         return result
 
-    def __init__(self, given: list[Tensor]) -> None:
+    def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
-        self.given = {values.untyped_storage().data_ptr() for values in given}
+        self.inputs = {values.untyped_storage().data_ptr() for values in inputs}
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -118,7 +118,7 @@ def test_no_temporary_is_larger_than_one_tensor(ties: bool) -> None:
     with Largest(list(scores.values())) as largest:
         chosen(scores, 1_000_000)
         chosen(scores, 1_000_000, {"a": (0, 1000), "b": (500_000, 600_000), "c": (0, 600_000)})
-    assert 0 < largest.made <= 600_000 * 4
+    assert 0 < largest.bytes <= 600_000 * 4
 
 
 def test_nan_names_its_layer() -> None:

@@ -21,9 +21,9 @@ def estimate(dimension: float | None, **more: Any) -> Estimate:
 def profile(**estimates: tuple[str, Estimate]) -> Profile:
     layers = {
         name: LayerProfile(
-            modality=modality, block=None, depth=i, width=8, n_features=100, reads_image=False, estimate=found
+            modality=modality, block=None, depth=i, width=8, n_features=100, reads_image=False, estimate=measured
         )
-        for i, (name, (modality, found)) in enumerate(estimates.items())
+        for i, (name, (modality, measured)) in enumerate(estimates.items())
     }
     return Profile(layers=layers, model={}, dataset={}, protocol={}, provenance={})
 
@@ -60,7 +60,7 @@ def test_layers_without_a_sound_id_take_their_modalitys_median() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "why"),
+    ("measured", "why"),
     [
         (estimate(20.0), None),
         (estimate(20.0, stderr=None), None),
@@ -73,8 +73,8 @@ def test_layers_without_a_sound_id_take_their_modalitys_median() -> None:
         (estimate(None), "no estimate"),
     ],
 )
-def test_what_is_sound(found: Estimate, why: str | None) -> None:
-    assert (unsound(found) is None) if why is None else (why in unsound(found))
+def test_what_is_sound(measured: Estimate, why: str | None) -> None:
+    assert (unsound(measured) is None) if why is None else (why in unsound(measured))
 
 
 def test_no_more_dimensions_than_features() -> None:

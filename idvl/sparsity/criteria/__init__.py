@@ -61,13 +61,13 @@ def settings(name: str) -> dict[str, Any]:
     return {key: parameter.default for key, parameter in inspect.signature(_find(name)).parameters.items()}
 
 
-def load(name: str, **chosen: Any) -> Criterion:
+def load(name: str, **values: Any) -> Criterion:
     """A new criterion. UsageError for an unknown name, or a setting that it does not have."""
     known = settings(name)
-    if unknown := [key for key in chosen if key not in known]:
+    if unknown := [key for key in values if key not in known]:
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise UsageError(f"the criterion {name} has no setting {quoted(unknown[0])}; {has}")
-    return _find(name)(**chosen)
+    return _find(name)(**values)
 
 
 def _find(name: str) -> type:
