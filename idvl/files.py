@@ -21,9 +21,6 @@ REFUSALS = {
     *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
 }
 
-# levels of a JSON document, and the largest number in it: beyond float32, and small enough to be squared and summed
-DEEPEST, LARGEST = 50, 1e39
-
 KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -68,41 +65,6 @@ def read_bytes(path: Path | str, limit: int | None = None) -> bytes:
 def read_text(path: Path | str, limit: int | None = None) -> str:
     """`read_bytes` for UTF-8 text. Raises UnicodeDecodeError, a ValueError, for other bytes."""
     return read_bytes(path, limit).decode("utf-8")
-
-
-def read_json(path: Path | str) -> Any:
-    """The values in a regular JSON file. OSError for anything else, ValueError for what is not `sound`."""
-    return parse_json(read_bytes(path))
-
-
-def parse_json(text: bytes | str) -> Any:
-    """The values in JSON text. ValueError for what is none, and for values that are not `sound`."""
-    try:
-        return sound(json.loads(text, parse_constant=_refuse_constant))
-    except RecursionError:
-        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
-
-
-def sound(value: Any, depth: int = 0) -> Any:
-    """The value itself. ValueError for what idvl never writes and could not write again.
-
-    That is text that is not Unicode, numbers that are not finite or beyond `LARGEST`, and nesting beyond `DEEPEST`.
-    """
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"{quoted(value)} is not Unicode text")
-    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
-        raise ValueError(f"{quoted(value)} is not a number up to {LARGEST:g}")
-    elif isinstance(value, dict | list):
-        if depth == DEEPEST:
-            raise ValueError(f"it is nested more than {DEEPEST} deep")
-        for item in (*value, *value.values()) if isinstance(value, dict) else value:
-            sound(item, depth + 1)
-    return value
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a JSON number")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from idvl.errors import UsageError, did_you_mean, quoted
-from idvl.files import read_json, sound, write_text
+from idvl.files import write_text
+from idvl.json_file import checked, load, problem, sound
+from idvl.schemas import Cost, DatasetFacts, Diagnostics, ModelFacts
 
 VERSION = 1
 SCHEMA = f"idvl/profile/{VERSION}"
@@ -31,6 +35,14 @@ EstimatorName = Literal["twonn", "twonn-mle", "gride", "icml24"]
 Knn = Literal["auto", "torch", "faiss"]
 Dtype = Literal["float32", "auto", "float16", "bfloat16"]
 
+# what a file may hold: pydantic converts nothing
+Text = Annotated[str, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Real = Annotated[float, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+EXACTLY = ConfigDict(extra="forbid")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -41,13 +53,15 @@ class Estimate:
     JSON values only. Raises ValueError for a dimension that is not a finite number, and for None without a reason.
     """
 
-    dimension: float | None
-    stderr: float | None
-    n_points: int
-    n_duplicates: int
-    estimator: str
-    reason: str | None = None
-    diagnostics: dict[str, Any] = field(default_factory=dict)
+    __pydantic_config__ = EXACTLY
+
+    dimension: Real | None
+    stderr: Annotated[Real, Field(ge=0)] | None
+    n_points: Count
+    n_duplicates: Count
+    estimator: Text
+    reason: Text | None = None
+    diagnostics: Annotated[dict[str, Any], checked(Diagnostics)] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dimension is None and not self.reason:
@@ -65,12 +79,14 @@ class LayerProfile:
     profile does not say).
     """
 
+    __pydantic_config__ = EXACTLY
+
     modality: Modality
-    block: str | None
-    depth: int
-    width: int
-    n_features: int | None
-    reads_image: bool
+    block: Text | None
+    depth: Count
+    width: Annotated[Count, Field(ge=1)]
+    n_features: Count | None
+    reads_image: Flag
     estimate: Estimate
 
     @classmethod
@@ -79,31 +95,20 @@ class LayerProfile:
 
         A dimension that the points could not have is taken as it is: who uses it tells whether it is sound.
         """
-        _check_keys(cls, values, where)
-        _check_kinds(values, LAYER, where)
-        _check_keys(Estimate, values["estimate"], f"{where}, its estimate")
-        _check_kinds(values["estimate"], ESTIMATE, f"{where}, its estimate")
-        diagnostics = values["estimate"].get("diagnostics", {})
-        _check_kinds(diagnostics, DIAGNOSTICS, f"{where}, its diagnostics")
-        if odd := [flag for flag in diagnostics.get("flags", []) if not isinstance(flag, str)]:
-            raise UsageError(f"{where}, its diagnostics: a flag is a text, not {quoted(odd[0])}")
-        if values["modality"] not in MODALITIES:
-            raise UsageError(f"{where}: modality {quoted(values['modality'])} is none of {', '.join(MODALITIES)}")
-        try:
-            return cls(**{**values, "estimate": Estimate(**values["estimate"])})
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{where}: {error}") from error
+        return _validated(cls, values, where)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """The IDs of a model's layers, keyed by qualified module name in the order in which the layers run."""
 
+    __pydantic_config__ = EXACTLY
+
     layers: dict[str, LayerProfile]
-    model: dict[str, Any]
-    dataset: dict[str, Any]
+    model: Annotated[dict[str, Any], checked(ModelFacts)]
+    dataset: Annotated[dict[str, Any], checked(DatasetFacts)]
     protocol: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: Annotated[dict[str, Any], checked(Cost)]
 
     def to_json(self) -> dict[str, Any]:
         """The documented object: {"schema", "model", "dataset", "protocol", "provenance", "layers": {name: {...}}}.
@@ -118,12 +123,7 @@ class Profile:
     def from_json(cls, values: Any, source: str = "the profile") -> Profile:
         """The profile in a documented object. UsageError, naming `source`, for anything else or a newer schema."""
         _check_schema(values, source)
-        _check_keys(cls, values, source)
-        layers = {
-            name: LayerProfile.from_json(layer, f"{source}: layer {quoted(name)}")
-            for name, layer in values["layers"].items()
-        }
-        return cls(**{f.name: layers if f.name == "layers" else values[f.name] for f in fields(cls)})
+        return _validated(cls, {key: value for key, value in values.items() if key != "schema"}, source)
 
     def dumps(self) -> str:
         """The documented object as JSON text, one layer a line. The same profile gives the same text."""
@@ -143,7 +143,7 @@ class Profile:
         """Read a profile. UsageError for a file that is missing, no profile, or of a newer schema."""
         path = Path(path)
         try:
-            values = read_json(path)
+            values = load(path)
         except FileNotFoundError:
             raise UsageError(f"there is no profile {quoted(path)}") from None
         except OSError as error:
@@ -211,32 +211,6 @@ def load_profile(path: Path | str) -> Profile:
     return Profile.load(folder)
 
 
-# the types of a field and its least value
-Kind = tuple[type | tuple[type, ...], float | None]
-TEXT, COUNT = ((str, type(None)), None), (int, 0)
-LAYER: dict[str, Kind] = {
-    **{"modality": (str, None), "block": TEXT, "depth": COUNT, "width": (int, 1)},
-    **{"n_features": ((int, type(None)), 0), "reads_image": (bool, None)},
-}
-ESTIMATE: dict[str, Kind] = {
-    **{"dimension": ((float, int, type(None)), None), "stderr": ((float, int, type(None)), 0)},
-    **{"n_points": COUNT, "n_duplicates": COUNT},
-    **{"estimator": (str, None), "reason": TEXT, "diagnostics": (dict, None)},
-}
-DIAGNOSTICS: dict[str, Kind] = {
-    **{"flags": (list, None), "scales": (list, None), "neighbors": (dict, None)},
-}
-WORDS = {
-    float: "a number",
-    int: "a whole number",
-    str: "a text",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-}
-WORDS |= {type(None): "null", object: "anything"}
-
-
 def _check_schema(values: Any, source: str) -> None:
     schema = values.get("schema") if isinstance(values, dict) else None
     version = re.fullmatch(r"idvl/profile/([0-9]{1,9})", schema) if isinstance(schema, str) else None
@@ -250,36 +224,19 @@ def _check_schema(values: Any, source: str) -> None:
         raise UsageError(f"{source} has the schema {version[1]}, which no idvl has written; measure again")
 
 
-def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str) -> None:
-    """UsageError for values of other types, for numbers below the least, and for what is not sound JSON."""
-    for key, value in values.items():
-        wanted, least = kinds.get(key, (object, None))
-        types = wanted if isinstance(wanted, tuple) else (wanted,)
-        # to Python true and false are numbers
-        odd = not isinstance(value, types) or (isinstance(value, bool) and not {bool, object} & set(types))
-        if odd or (value is not None and least is not None and value < least):
-            bound = "" if least is None else f", {least} or more"
-            words = " or ".join(WORDS[one] for one in types)
-            raise UsageError(f"{where}: {key!r} is {words}{bound}, not {quoted(value)}")
-        try:
-            sound(value)
-        except ValueError as error:
-            raise UsageError(f"{where}: {key!r}: {error}") from error
+def _validated(kind: type[T], values: Any, where: str) -> T:
+    """The dataclass in an object. UsageError, beginning with `where` and naming the field, for any other."""
+    try:
+        return _adapter(kind).validate_python(sound(values))
+    except ValidationError as error:
+        raise UsageError(f"{where}: {problem(error)}") from error
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
-def _check_keys(kind: type, values: Any, where: str) -> None:
-    if not isinstance(values, dict):
-        raise UsageError(f"{where}: expected an object, found {type(values).__name__}")
-    known = {f.name: f for f in fields(kind)}
-    required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [name for name in required if name not in values]:
-        raise UsageError(f"{where} lacks {', '.join(missing)}")
-    if unknown := [name for name in values if name not in known and name != "schema"]:
-        raise UsageError(f"{where} has unknown keys: {', '.join(unknown)}")
-    if kind is Profile:
-        for name in known:
-            if not isinstance(values[name], dict):
-                raise UsageError(f"{where}: {quoted(name)} must be an object, found {type(values[name]).__name__}")
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ from idvl.commands.matrix import _table
 from idvl.errors import RunError, UsageError
 from idvl.measurement.profiling import _done
 from idvl.profile import compare, load_profile
-from idvl.pruning import saving
+from idvl.pruning import saving, sensitivity
 from idvl.reporting.results import rests_on, results_table
 from idvl.reporting.sparsity import result_table
 from idvl.reporting.table import summary, table
@@ -103,6 +103,18 @@ def _read_line(folder: Path, line: dict[str, Any]) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("\n")
     _done(folder, {}, {line["layer"]: None})
+
+
+def test_lines_of_a_sensitivity_run(tmp_path: Path) -> None:
+    line = {"part": "layer", "name": "a", "ratio": 0.4, "zeros": 4, "loss": 1.5}
+
+    def use() -> None:
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write("\n")
+        (loss,) = sensitivity._measured(tmp_path).values()
+        assert loss["loss"] is None or loss["loss"] * 0 == 0
+
+    hold(tmp_path / "metrics.jsonl", line, use, least=30)
 
 
 def test_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

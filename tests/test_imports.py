@@ -23,7 +23,9 @@ ROWS = [
     {"distributed"},
     # the words of a protocol are spelled once, in profile and choices: recipe's schema is made of them
     {"recipe", "runs", "predictions"},
-    {"profile", "yaml_file"},
+    {"profile"},
+    {"schemas"},
+    {"yaml_file", "json_file"},
     {"files", "device", "reporter", "plugins"},
     {"errors", "choices", "units"},
 ]
@@ -43,6 +45,8 @@ WITHOUT_TRANSFORMERS = {
     "plugins",
     "reporter",
     "yaml_file",
+    "json_file",
+    "schemas",
     "reporting",
 }
 WITHOUT_TORCH = (WITHOUT_TRANSFORMERS | {"commands"}) - {"geometry", "sparsity", "metrics"}

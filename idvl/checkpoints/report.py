@@ -14,10 +14,8 @@ from torch import nn
 
 from idvl.models.layers import Layer
 from idvl.profile import MODALITIES, Profile
+from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
-
-VERSION = 1
-SCHEMA = f"idvl/report/{VERSION}"
 
 
 def plan(
@@ -100,7 +98,7 @@ def _summed(rows: Mapping[str, dict[str, Any]], asked: float, everything: Mappin
     if "zeros" in total:
         total["prunable_sparsity"] = total["zeros"] / everything["prunable_weights"]
         total["model_sparsity"] = total["zeros"] / everything["model_weights"]
-    return {"schema": SCHEMA, "layers": dict(rows), "modalities": modalities, "total": total}
+    return {"schema": ReportFile.NAME, "layers": dict(rows), "modalities": modalities, "total": total}
 
 
 def _sum(rows: list[dict[str, Any]]) -> dict[str, Any]:

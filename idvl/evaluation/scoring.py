@@ -11,34 +11,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from idvl import predictions, runs, tasks
+from idvl import json_file, predictions, runs, tasks
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import read_json, write_json
+from idvl.files import write_json
 from idvl.metrics import bootstrap, other
 from idvl.metrics.measured import Measured, Skipped
 from idvl.predictions import Record
-from idvl.reporting.schemas import misfit
+from idvl.schemas import ResultsFile
 from idvl.tasks import Scores
 
-SCHEMA = "idvl/results/1"
 RESULTS, PREDICTIONS, REFINED = "results.json", "predictions", "matches"
 LEVEL, RESAMPLES, MOST = 0.95, 1_000, 100_000
 # keys of a record that say what was asked, as far as a task has them, with what they are where a record lacks them
 ASKED = {**dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")), "evaluator": "vqa"}
-NUMBER, TEXT = (int, type(None)), (str, type(None))
-# what is read of a results.json; see `documents.misfit`
-SHAPE = {
-    "task": str,
-    "metrics": {"*": {"value": (int, float, type(None))}},
-    "model": {"name": str},
-    "dataset": {"dataset": str, "split": TEXT, "fingerprint": TEXT},
-    "samples": int,
-    "bootstrap?": {"seed": int, "resamples": int, "level": float},
-    "settings?": {},
-    "scoring?": {},
-    "limit?": NUMBER,
-    "left_out?": {"*": int},
-}
 
 
 def numbers(
@@ -61,7 +46,7 @@ def numbers(
     draws = {"seed": seed, "resamples": resamples, "level": LEVEL}
     scores = _score(task, path)
     found: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": ResultsFile.NAME,
         "task": task,
         "headline": tasks.load(task).headline,
         "metrics": {name: _metric(measured, draws) for name, measured in scores.measures.items()}
@@ -135,17 +120,12 @@ def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | 
 def read_results(path: Path) -> dict[str, Any]:
     """A results.json. UsageError for a file that is none."""
     try:
-        results = read_json(path)
+        return json_file.read(path, ResultsFile)
     except OSError as error:
         wanted = "give the folder of an idvl eval run, or its results.json"
         raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {wanted}") from error
     except ValueError as error:
-        raise UsageError(f"{path} cannot be read as results: {error}") from error
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is not a results.json of idvl eval (schema {SCHEMA})")
-    if wrong := misfit(results, SHAPE):
-        raise UsageError(f"{path} is not a valid results.json: {wrong}; evaluate again")
-    return results
+        raise UsageError(f"{quoted(path)} is not the results of idvl eval: {error}; evaluate again") from error
 
 
 def values(results: Mapping[str, Any]) -> dict[str, float]:

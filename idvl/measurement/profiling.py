@@ -161,7 +161,7 @@ def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) 
         runs.refuse_difference(folder, record["signature"], signature)
     done = {}
     for line in runs.read_metrics(folder / "metrics.jsonl"):
-        if not isinstance(line.get("layer"), str) or line["layer"] not in layers:
+        if line.get("layer") not in layers:
             raise RunError(f"metrics.jsonl of {quoted(folder)} holds a line that is not this run's: use --overwrite")
         done[line["layer"]] = LayerProfile.from_json(line.get("profile"), line["layer"])
     return done

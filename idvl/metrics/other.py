@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl.errors import UsageError, first_line, quoted
-from idvl.files import sound
+from idvl.json_file import DEEPEST, sound
 
 # levels of the document that holds what a metric gives
 WITHIN = 10
@@ -44,7 +44,7 @@ def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) 
     if not isinstance(found, dict):
         raise UsageError(f"the metric {quoted(metric.name)} gives a {type(found).__name__}, not names with values")
     try:
-        return sound(_plain(found), WITHIN)
+        return sound(_plain(found), deepest=DEEPEST - WITHIN)
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"the metric {quoted(metric.name)} gives what no file can hold: {first_line(error)}"

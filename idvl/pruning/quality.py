@@ -11,7 +11,8 @@ from typing import Any
 from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation
 from idvl.evaluation.evaluation import Judgement
-from idvl.files import read_json, write_json
+from idvl.files import write_json
+from idvl.json_file import load
 from idvl.models.loading import Loaded, fingerprint
 from idvl.pruning.job import Job
 from idvl.reporter import Reporter
@@ -78,6 +79,6 @@ def _claim(folder: Path, signature: dict[str, Any]) -> None:
 def _written(path: Path) -> Any:
     """The signature in a file, None for one that is damaged."""
     try:
-        return read_json(path)
+        return load(path)
     except (OSError, ValueError):
         return None

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from idvl import runs
+from idvl import json_file, runs
 from idvl.checkpoints.card import base_facts, page
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
 from idvl.errors import RunError, quoted
-from idvl.files import read_json, write_json, write_text
+from idvl.files import write_json, write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.job import Job
 from idvl.pruning.plan import PruningPlan
-from idvl.reporting.schemas import TEXT, misfit
+from idvl.schemas import ReportFile
 from idvl.sparsity.pruner import WeightPruner
 
 REPORT = "report.json"
-# what resuming and printing a finished run read of its report
-SHARE, MAYBE = (int, float), (int, float, type(None))
-PART = {"layers": int, "weights": int, "zeros": int, "sparsity": SHARE, "asked": MAYBE}
-WHOLE = {"prunable_weights": int, "prunable_sparsity": SHARE, "model_weights": int, "model_sparsity": SHARE}
-LAYER = {
-    **{"modality": str, "block": TEXT, "weights": int, "zeros": int, "sparsity": SHARE},
-    **{"dimension": MAYBE, "factor": MAYBE, "substituted": TEXT},
-}
-SHAPE = {
-    **{"layers": {"*": LAYER}, "modalities": {"*": PART}, "total": PART | WHOLE},
-    **{"made": {"command": str, "versions": {}}, "evaluation?": {"skipped?": str}, "profile?": {}},
-}
-SCORED = {"value": SHARE, "low": SHARE, "high": SHARE}
-SKIPPED = {"value": type(None), "skipped": str, "hint": TEXT}
-EVALUATION = {
-    **{"task": str, "headline": TEXT, "samples": int, "limit": (int, type(None)), "bootstrap": {"level": SHARE}},
-    **{"metrics": {"*": {"value": MAYBE}}, "dataset": {"dataset": TEXT, "split": TEXT}, "scoring?": {}},
-}
 
 
 def save(
@@ -114,19 +95,9 @@ def is_evaluated(report: Mapping[str, Any]) -> bool:
 def read_report(folder: Path) -> dict[str, Any]:
     """The report.json of a run that has saved its model. RunError for a file that is damaged."""
     try:
-        report = read_json(folder / REPORT)
-        wrong = misfit(report, SHAPE)
-        if not wrong and is_evaluated(report):
-            wrong = misfit(report["evaluation"], EVALUATION)
-            for metric in () if wrong else report["evaluation"]["metrics"].values():
-                shape = SCORED if metric["value"] is not None else SKIPPED
-                wrong = wrong or misfit(metric, shape)
-        if wrong:
-            raise ValueError(wrong)
-        shlex.split(report["made"]["command"])
-        return report
+        return json_file.read(folder / REPORT, ReportFile)
     except (OSError, ValueError) as error:
-        raise RunError(f"{quoted(folder / REPORT)} is damaged ({error}): start again with --overwrite") from error
+        raise RunError(f"{quoted(folder)} cannot be resumed: {error}; start again with --overwrite") from error
 
 
 def check_saved(folder: Path) -> None:
@@ -135,7 +106,7 @@ def check_saved(folder: Path) -> None:
 
     model = folder / "model"
     try:
-        read_json(model / "config.json")
+        json_file.load(model / "config.json")
         for path in (*(sorted(model.glob("*.safetensors")) or [model]), folder / "masks.safetensors"):
             with safe_open(path, "pt"):
                 pass

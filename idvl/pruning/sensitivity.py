@@ -29,12 +29,13 @@ from idvl.pruning import dimensions, profiles
 from idvl.pruning.held_out import Probe, pruned
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
+from idvl.schemas import LossLine, SensitivityFile
 from idvl.session import begin, choose_samples, image_store, open_model, open_run, with_dataset
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
 from idvl.units import duration, size
 
-SCHEMA, FILE = "idvl/sensitivity/1", "sensitivity.json"
+FILE = "sensitivity.json"
 RATIOS = (0.2, 0.4, 0.6, 0.8, 0.9)
 # held-out samples, where the recipe sets no eval.limit
 SAMPLES = 500
@@ -277,7 +278,7 @@ class SensitivityRun:
             }
         long = ("ids", "skipped")
         return {
-            "schema": SCHEMA,
+            "schema": SensitivityFile.NAME,
             "model": self.loaded.description,
             "dataset": {key: value for key, value in self.selection.description.items() if key not in long},
             "protocol": {"criterion": "magnitude", "schedule": "one-shot", "ratios": self.ratios, **self.probe.about()},
@@ -298,5 +299,5 @@ class SensitivityRun:
 
 def _measured(folder: Path) -> dict[Trial, dict[str, Any]]:
     """The losses that a run has written down."""
-    lines = runs.read_metrics(folder / "metrics.jsonl")
+    lines = runs.read_metrics(folder / "metrics.jsonl", LossLine)
     return {(line["part"], line["name"], line["ratio"]): line for line in lines}

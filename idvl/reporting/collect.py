@@ -15,11 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from idvl import runs, yaml_file
+from idvl import json_file, runs, yaml_file
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
+from idvl.json_file import Schema
 from idvl.profile import Profile
-from idvl.reporting import schemas
+from idvl.schemas import MatrixLine, MetricLine, RecipeFile, ReportFile, ResultsFile, RunFile, SensitivityFile
 
 Kind = Literal["estimate-id", "prune", "eval", "sensitivity"]
 # the file that a finished run of a kind ends with; a run of prune has profile.json too, so it comes first
@@ -29,8 +30,6 @@ ENDS: dict[Kind, str] = {
     "sensitivity": "sensitivity.json",
     "estimate-id": "profile.json",
 }
-# ratios of a sensitivity run: each takes thousands of permutations
-RATIOS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +181,8 @@ def refuse_empty(study: Study) -> None:
 
 def unforeseen(error: Exception) -> str:
     """Why a run is left out that damages what no check here knows."""
-    return f"left out: it is damaged in a way that idvl does not know ({type(error).__name__}: {schemas.reason(error)})"
+    name = type(error).__name__
+    return f"left out: it is damaged in a way that idvl does not know ({name}: {json_file.reason(error)})"
 
 
 def _guarded(folder: Path, label: str) -> RunRecord | str:
@@ -196,11 +196,11 @@ def _guarded(folder: Path, label: str) -> RunRecord | str:
 def _missing(folder: Path) -> str | None:
     """What is not there of the matrix in a folder; None where it is whole, or there is none."""
     try:
-        lines = list(schemas.lines(folder / runs.MATRIX, schemas.MATRIX))
+        lines = list(json_file.lines(folder / runs.MATRIX, MatrixLine))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return f"{runs.MATRIX} cannot be read: {schemas.reason(error)}"
+        return f"{runs.MATRIX} cannot be read: {json_file.reason(error)}"
     left = [line for line in lines if line.get("state") in ("waiting", "failed")]
     if not left:
         return None
@@ -220,7 +220,7 @@ def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
             with os.scandir(place) as entries:
                 below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except OSError as error:
-            refused += [(place, f"cannot be read: {schemas.reason(error)}")] if place != folder else []
+            refused += [(place, f"cannot be read: {json_file.reason(error)}")] if place != folder else []
             continue
         if place != folder and os.path.lexists(place / "run.json") and not os.path.lexists(place / runs.MATRIX):
             refused.append((place, _why_none(place)))
@@ -242,7 +242,7 @@ def _is_run(folder: Path) -> bool:
 def _has_record(folder: Path) -> bool:
     """Whether there is a run.json of any idvl's, or one that cannot be read."""
     try:
-        found = schemas.load(folder / "run.json")
+        found = json_file.load(folder / "run.json", limited=True)
     except OSError:
         return os.path.lexists(folder / "run.json")
     except ValueError:
@@ -268,7 +268,7 @@ def _why_none(folder: Path) -> str:
             return "its run.json was not written by idvl"
         return "no run folder (no run.json), and none below it" if os.listdir(folder) else "empty"
     except OSError as error:
-        return f"cannot be read: {schemas.reason(error)}"
+        return f"cannot be read: {json_file.reason(error)}"
 
 
 def _label(place: Path) -> str:
@@ -287,13 +287,13 @@ def _read(folder: Path, label: str) -> RunRecord:
     kind = _kind(folder, record)
     found: dict[str, Any] = {}
     if kind == "prune":
-        found["report"] = schemas.read(folder / "report.json", "idvl/report/1", troubles)
+        found["report"] = _document(folder / "report.json", ReportFile, troubles)
         found["results"] = _evaluation(folder, found["report"], troubles)
         found["dense"] = _profile(folder / "profile" / "profile.json", troubles)
     elif kind == "eval":
-        found["results"] = schemas.read(folder / "results.json", "idvl/results/1", troubles)
+        found["results"] = _document(folder / "results.json", ResultsFile, troubles)
     elif kind == "sensitivity":
-        found["sensitivity"] = _sensitivity(folder / "sensitivity.json", troubles)
+        found["sensitivity"] = _document(folder / "sensitivity.json", SensitivityFile, troubles)
     found["profile"] = _profile(folder / "profile.json", troubles)
     finished = _finished(folder, kind, found)
     return RunRecord(
@@ -312,24 +312,25 @@ def _read(folder: Path, label: str) -> RunRecord:
 
 def _record(folder: Path, troubles: list[str]) -> dict[str, Any]:
     """run.json; {} with the problem recorded if it is missing or damaged."""
-    record: Any = {}
+    path, before = folder / "run.json", len(troubles)
+    record = _document(path, RunFile, troubles)
+    if not record:
+        why = troubles.pop() if len(troubles) > before else "run.json is not there"
+        troubles.append(f"{why}: versions and settings are not known")
+    return record
+
+
+def _document(path: Path, schema: type[Schema], troubles: list[str]) -> dict[str, Any]:
+    """The document at `path`; {} if it is missing; {} with the problem recorded if it is damaged or newer."""
     try:
-        record = schemas.load(folder / "run.json")
-        schema = record.get("schema") if isinstance(record, dict) else None
-        if not str(schema).startswith("idvl/run/"):
-            why = "was not written by idvl"
-        elif schema != runs.SCHEMA:
-            why = f"has the schema {quoted(schema)}; this idvl reads {runs.SCHEMA!r}"
-        else:
-            wrong = schemas.misfit(record, schemas.RECORD)
-            why = f"is damaged ({wrong})" if wrong else ""
+        return json_file.read(path, schema, limited=True)
     except FileNotFoundError:
-        why = "is not there"
-    except (OSError, ValueError) as error:
-        why = f"cannot be read ({schemas.reason(error)})"
-    if why:
-        troubles.append(f"run.json {why}: versions and settings are not known")
-    return {} if why else record
+        return {}
+    except OSError as error:
+        troubles.append(f"{path.name} cannot be read: {json_file.reason(error)}")
+    except ValueError as error:
+        troubles.append(str(error))
+    return {}
 
 
 def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> dict[str, Any]:
@@ -338,19 +339,10 @@ def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> di
         troubles.append(f"not evaluated: {skipped}")
         return {}
     before = len(troubles)
-    found = schemas.read(folder / "eval" / "results.json", "idvl/results/1", troubles)
-    if report and not found and len(troubles) == before:
+    results = _document(folder / "eval" / "results.json", ResultsFile, troubles)
+    if report and not results and len(troubles) == before:
         troubles.append("not evaluated: no eval/results.json")
-    return found
-
-
-def _sensitivity(path: Path, troubles: list[str]) -> dict[str, Any]:
-    found = schemas.read(path, "idvl/sensitivity/1", troubles)
-    ratios = {one["ratio"] for layer in found.get("layers", {}).values() for one in layer["losses"]}
-    if len(ratios) > RATIOS:
-        troubles.append(f"{path.name} is damaged: it has {len(ratios):,} ratios")
-        return {}
-    return found
+    return results
 
 
 def _finished(folder: Path, kind: Kind, found: dict[str, Any]) -> bool:
@@ -376,44 +368,41 @@ def _kind(folder: Path, record: dict[str, Any]) -> Kind:
 def _profile(path: Path, troubles: list[str]) -> Profile | None:
     """The profile in a file, None where there is none; damage is told."""
     try:
-        profile = Profile.from_json(schemas.load(path), path.name)
+        profile = Profile.from_json(json_file.load(path, limited=True), path.name)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        troubles.append(f"{path.name} cannot be read: {schemas.reason(error)}")
+        troubles.append(f"{path.name} cannot be read: {json_file.reason(error)}")
         return None
     except UsageError as error:
         troubles.append(f"{path.name} was refused: {error}")
-        return None
-    layers = {name: vars(layer) | {"estimate": vars(layer.estimate)} for name, layer in profile.layers.items()}
-    if wrong := schemas.misfit(vars(profile) | {"layers": layers}, schemas.PROFILE):
-        troubles.append(f"{path.name} is damaged: {wrong}")
         return None
     return profile
 
 
 def _recipe(path: Path, troubles: list[str]) -> dict[str, Any]:
     try:
-        values = schemas.sound(yaml_file.load(path))
+        values = json_file.sound(yaml_file.load(path), most=json_file.MOST)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        troubles.append(f"recipe.yaml cannot be read: {schemas.reason(error)}")
+        troubles.append(f"recipe.yaml cannot be read: {json_file.reason(error)}")
         return {}
-    if wrong := schemas.misfit(values, schemas.RECIPE):
-        troubles.append(f"recipe.yaml is damaged: {wrong}")
+    try:
+        return json_file.check(values, RecipeFile)
+    except ValueError as error:
+        troubles.append(f"recipe.yaml is damaged: {error}")
         return {}
-    return values
 
 
 def _last(path: Path, troubles: list[str]) -> dict[str, Any]:
     """The last line of metrics.jsonl: how far an unfinished run came."""
     try:
-        return schemas.last_line(path, schemas.PROGRESS)
+        return json_file.last_line(path, MetricLine)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        troubles.append(f"{path.name} has a broken line or cannot be read: {schemas.reason(error)}")
+        troubles.append(f"{path.name} has a broken line or cannot be read: {json_file.reason(error)}")
         return {}
 
 

@@ -76,5 +76,6 @@ def rests_on(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"the run compared with has another {key}: {theirs} there, {ours} here")
     for name, metric in results["metrics"].items():
         if metric["value"] is None:
-            lines.append(f"{name} skipped: {metric['skipped']}; {metric['hint']}")
+            why = (metric.get("skipped") or "not a number", metric.get("hint"))
+            lines.append(f"{name} skipped: {'; '.join(filter(None, why))}")
     return lines

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from idvl.reporting import schemas
+from idvl import json_file
 from idvl.reporting.collect import RunRecord, Study
 from idvl.reporting.groups import Replicates, cells_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import dense_runs
+from idvl.schemas import PredictionLine
 
 SAMPLES, MODELS = 9, 6
 # characters of a text that a page shows; predictions of a run that are looked at
@@ -84,7 +85,7 @@ def _predictions(run: RunRecord) -> tuple[dict[str, dict[str, Any]], str | None]
     found: dict[str, dict[str, Any]] = {}
     count, expected = 0, run.results.get("samples")
     try:
-        for record in islice(schemas.lines(path, schemas.PREDICTION), MOST + 1):
+        for record in islice(json_file.lines(path, PredictionLine), MOST + 1):
             if _said(record, run) is None:
                 return {}, None
             if count < MOST:
@@ -93,7 +94,7 @@ def _predictions(run: RunRecord) -> tuple[dict[str, dict[str, Any]], str | None]
     except FileNotFoundError:
         return {}, f"no {path.name} in {run.label}"
     except (OSError, ValueError) as error:
-        return {}, f"{path.name} of {run.label} cannot be read: {schemas.reason(error)}"
+        return {}, f"{path.name} of {run.label} cannot be read: {json_file.reason(error)}"
     if expected and count != min(expected, MOST + 1):
         return {}, f"{path.name} of {run.label} has {count:,} samples, its results are of {expected:,}"
     return found, f"only the first {MOST:,} samples are looked at" if count > MOST else None

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from idvl import json_file
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import parse_json, read_bytes, read_json, write_bytes
+from idvl.files import read_bytes, write_bytes
+from idvl.json_file import Schema
+from idvl.schemas import MetricLine, RunFile
 
-SCHEMA = "idvl/run/1"
 # what the signatures of older versions do not hold
 LATER = ("configuration",)
 # the lines of a matrix of runs: the runs are in folders beside it
@@ -20,27 +22,17 @@ MATRIX = "matrix.jsonl"
 def read_record(folder: Path | str) -> dict[str, Any] | None:
     """The run.json of a run folder, None when there is none or it isn't ours."""
     try:
-        record = read_json(Path(folder) / "run.json")
+        return json_file.read(Path(folder) / "run.json", RunFile)
     except (OSError, ValueError):
         return None
-    ours = isinstance(record, dict) and record.get("schema") == SCHEMA
-    kinds = {"files": list, "resumed": list, "signature": dict}
-    if not ours or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
-        return None
-    return record if all(isinstance(name, str) for name in record["files"]) else None
 
 
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+def read_metrics(path: Path | str, schema: type[Schema] = MetricLine) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl, [] when there is none. RunError for a broken line before the last."""
     path = Path(path)
     try:
         whole = read_bytes(path).rpartition(b"\n")[0] if path.exists() else b""
-        lines = [parse_json(line) for line in whole.split(b"\n") if line.strip()]
-        if odd := [line for line in lines if not isinstance(line, dict)]:
-            raise ValueError(f"{quoted(odd[0])} is no object")
-        if odd := [line["step"] for line in lines if type(line.get("step", 0)) is not int]:
-            raise ValueError(f"{quoted(odd[0])} is no step")
-        return lines
+        return [json_file.check(json_file.parse(line), schema) for line in whole.split(b"\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise RunError(f"{quoted(path)} has a broken line ({error}); start again with --overwrite") from error
 

@@ -16,7 +16,8 @@ from idvl.files import append, disk_errors, write_json, write_text
 from idvl.profile import finite
 from idvl.runs.environment import provenance
 from idvl.runs.folder import acquire, check, clear, remove
-from idvl.runs.record import SCHEMA, cut_broken_line, read_metrics, read_record, refuse_difference
+from idvl.runs.record import cut_broken_line, read_metrics, read_record, refuse_difference
+from idvl.schemas import RunFile
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any],
         record = None
     if record is None:
         record = {
-            "schema": SCHEMA,
+            "schema": RunFile.NAME,
             **provenance(),
             "seed": (recipe.get("data") or {}).get("seed"),
             "signature": signature,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from idvl import recipe as recipes
 from idvl import yaml_file
 from idvl.errors import UsageError, did_you_mean, quoted
-from idvl.files import LARGEST
+from idvl.json_file import LARGEST
 from idvl.pruning.settings import resolved
 from idvl.recipe import Recipe
 from idvl.session import with_dataset

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from idvl import json_file, runs
 from idvl import recipe as recipes
-from idvl import runs
-from idvl.checkpoints.report import SCHEMA
 from idvl.errors import UsageError, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
 from idvl.pruning.saving import REPORT
 from idvl.reporter import Progress
-from idvl.reporting import schemas
+from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
 from idvl.workflows import evaluate as evaluating
 from idvl.workflows import prune as pruning
@@ -97,11 +96,13 @@ def evaluate(
 
 def load_report(path: str | Path) -> dict[str, Any]:
     """The report of a pruning run: its folder, or its report.json. UsageError if there is none."""
-    file, troubles = _file(path, REPORT), []
-    report = schemas.read(file, SCHEMA, troubles)
-    if not report:
-        raise UsageError(f"{quoted(file)}: {troubles[0]}" if troubles else f"there is no report {quoted(file)}")
-    return report
+    file = _file(path, REPORT)
+    try:
+        return json_file.read(file, ReportFile)
+    except FileNotFoundError:
+        raise UsageError(f"there is no report {quoted(file)}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the report {quoted(file)}: {json_file.reason(error)}") from error
 
 
 def load_results(path: str | Path) -> dict[str, Any]:

@@ -148,11 +148,11 @@ def test_a_cell_that_is_no_number_has_no_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "broken", "told"),
     [
-        ("report.json", {"layers": [1]}, "'layers' of it is no object"),
-        ("report.json", {"layers": {"a": {"modality": "vision", "weights": 1, "sparsity": "x"}}}, "'sparsity' of 'a'"),
-        ("report.json", {"total": None}, "'total' of it is no object"),
-        ("eval/results.json", {"metrics": "x"}, "'metrics' of it is no object"),
-        ("eval/results.json", {"metrics": {"CIDEr": 1.0}}, "'CIDEr' of 'metrics' of it is no object"),
+        ("report.json", {"layers": [1]}, "layers should be an object, not [1]"),
+        ("report.json", {"layers": {"a.b": {"modality": 5}}}, "layers['a.b'].modality should be text, not 5"),
+        ("report.json", {"total": None}, "total should be an object, not None"),
+        ("eval/results.json", {"metrics": "x"}, "metrics should be an object, not 'x'"),
+        ("eval/results.json", {"metrics": {"CIDEr": 1.0}}, "metrics.CIDEr should be an object, not 1.0"),
     ],
 )
 def test_a_document_whose_parts_are_not_what_they_should_be_is_refused(
@@ -169,21 +169,21 @@ def test_a_document_whose_parts_are_not_what_they_should_be_is_refused(
 @pytest.mark.parametrize(
     ("name", "place", "broken", "told"),
     [
-        ("run.json", ("versions",), 1.0, "run.json is damaged ('versions' of it is no object)"),
-        ("run.json", ("signature", "class"), 1, "run.json is damaged ('class' of 'signature' of it is 1)"),
-        ("recipe.yaml", ("model",), -1, "recipe.yaml is damaged: 'model' of it is no object"),
-        ("recipe.yaml", ("data", "dataset"), ["x"], "recipe.yaml is damaged: 'dataset' of 'data' of it is ['x']"),
+        ("run.json", ("versions",), 1.0, "run.json is damaged: versions should be an object, not 1.0"),
+        ("run.json", ("signature", "class"), 1, "run.json is damaged: signature.class should be text, not 1"),
+        ("recipe.yaml", ("model",), -1, "recipe.yaml is damaged: model should be an object, not -1"),
+        ("recipe.yaml", ("data", "dataset"), ["x"], "recipe.yaml is damaged: data.dataset should be text, not ['x']"),
         (
             "profile.json",
             ("layers", "text.0.query", "n_features"),
             "",
-            "layer 'text.0.query': 'n_features' is a whole number",
+            "layers['text.0.query'].n_features should be a whole number, not ''",
         ),
         (
             "profile.json",
             ("layers", "text.0.query", "estimate", "stderr"),
             [],
-            "layer 'text.0.query', its estimate: 'stderr' is a number",
+            "layers['text.0.query'].estimate.stderr should be a number, not []",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_sensitivity_run_whose_losses_are_none_is_refused(tmp_path: Path) -> N
     found["modalities"]["vision"]["losses"] = {"0.4": 1.0}
     folders.write(run / "sensitivity.json", found)
     (run,) = collect([run]).runs
-    assert not run.finished and "'losses' of 'vision' of 'modalities' of it is no list" in run.troubles[0]
+    assert not run.finished and "modalities.vision.losses should be a list, not {'0.4': 1.0}" in run.troubles[0]
 
 
 def test_json_too_deep_to_read_is_told(tmp_path: Path) -> None:

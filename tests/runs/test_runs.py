@@ -148,7 +148,7 @@ def test_a_line_broken_in_the_middle_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="broken line"):
         read_metrics(tmp_path / "metrics.jsonl")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": "x"}\n')
-    with pytest.raises(RunError, match="broken line .'x' is no step"):
+    with pytest.raises(RunError, match="broken line .step should be a whole number, not 'x'"):
         read_metrics(tmp_path / "metrics.jsonl")
     assert read_metrics(tmp_path / "none.jsonl") == []
 

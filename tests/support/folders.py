@@ -95,10 +95,11 @@ def pruned(
         for name, (modality, block, weights, dimension) in LAYERS.items()
         if scope in ("all", modality)
     }
-    total = {"layers": len(layers), "weights": 800, "asked": sparsity, "zeros": 640, "sparsity": sparsity}
-    total |= {"prunable_sparsity": sparsity, "model_sparsity": sparsity / 2, "model_weights": 1000}
-    modalities = {word: {"sparsity": sparsity} for word in ("vision", "language", "cross") if scope in ("all", word)}
-    made = {"seconds": 120.0, "peak_memory": 3 * 2**29, "versions": VERSIONS}
+    part = {"layers": len(layers), "weights": 800, "asked": sparsity, "zeros": 640, "sparsity": sparsity}
+    total = part | {"prunable_weights": 800, "prunable_sparsity": sparsity}
+    total |= {"model_weights": 1000, "model_sparsity": sparsity / 2}
+    modalities = {word: part for word in ("vision", "language", "cross") if scope in ("all", word)}
+    made = {"command": "idvl prune m", "seconds": 120.0, "peak_memory": 3 * 2**29, "versions": VERSIONS}
     report = {"layers": layers, "modalities": modalities, "total": total, "made": made}
     write(folder / "report.json", {"schema": "idvl/report/1", **report})
     write(folder / "eval" / "results.json", results({"CIDEr": value, "BLEU@4": value / 2}, f"pruned {folder.name}"))

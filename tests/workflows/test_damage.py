@@ -7,6 +7,7 @@ import pytest
 from idvl.errors import RunError, UsageError
 from idvl.evaluation import scoring
 from idvl.reporting.results import rests_on, results_table
+from idvl.schemas import ResultsFile
 from idvl.tasks.retrieval import _packed
 from tests.support.damage import GONE, damaged, spots
 from tests.support.tiny import samples
@@ -22,7 +23,7 @@ RECORDS = {
     "reasoning": {"sentence": "a dog", "label": 1, "prediction": 0, "scores": [0.5, 0.25]},
 }
 RESULTS = {
-    "schema": scoring.SCHEMA,
+    "schema": ResultsFile.NAME,
     "metrics": {"top-1": {"value": 1.0, "low": 0.0, "high": 2.0, "interval": "Wilson score, samples"}},
     "bootstrap": {"seed": 0, "resamples": 100, "level": 0.95},
     "scoring": {},
