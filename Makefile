@@ -39,9 +39,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/idvl estimate-id --recipe recipes/demo.yaml --output runs/demo --overwrite
+	$(BIN)/idvl estimate-id --recipe demo --output runs/demo --overwrite
 	@echo "The plot is runs/demo/profile.png"
-	$(BIN)/idvl prune --recipe recipes/demo-prune.yaml --output runs/demo-prune --overwrite
+	$(BIN)/idvl prune --recipe demo-prune --output runs/demo-prune --overwrite
 	$(BIN)/idvl eval builtin/blip --dataset shapes --output runs/demo-eval --overwrite
 	$(BIN)/idvl analyze runs/demo runs/demo-prune runs/demo-eval --output runs/demo-report.html
 	@echo "The pruned model is runs/demo-prune/model, the report runs/demo-report.html"
@@ -49,7 +49,7 @@ demo: $(STAMP)
 # a matrix with failed cells does not keep the next one from running; an interruption does
 replicate: $(DENSE)
 	@failed=; for name in $(MATRICES); do \
-		$(BIN)/idvl prune --matrix recipes/small/$$name.yaml --output $(STUDY)/$$name --resume $(OPTIONS); code=$$?; \
+		$(BIN)/idvl prune --matrix small/$$name --output $(STUDY)/$$name --resume $(OPTIONS); code=$$?; \
 		[ $$code -lt 128 ] || exit $$code; [ $$code -eq 0 ] || failed="$$failed $$name"; \
 	done; [ -z "$$failed" ] || { echo "not all cells are there:$$failed"; exit 1; }
 

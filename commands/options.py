@@ -12,6 +12,7 @@ import typer
 from idvl.commands.console import TerminalReporter, speak
 from idvl.commands.settings import DOT, given
 from idvl.errors import UsageError, quoted
+from idvl.recipes import find, names
 
 if TYPE_CHECKING:
     from idvl import recipe as recipes
@@ -20,9 +21,18 @@ RUN, SHOWN = "Run", "Output"
 
 
 def text(
-    panel: str, help_: str, *names: str, metavar: str | None = None, callback: Callable[[Any], Any] | None = None
+    panel: str,
+    help_: str,
+    *flags: str,
+    metavar: str | None = None,
+    callback: Callable[[Any], Any] | None = None,
+    known: str | None = None,
 ) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help_, rich_help_panel=panel, callback=callback)
+    """An option that takes a word. `known`: the kind of packaged file whose names the shell completes."""
+    words = (lambda: names(known)) if known else None
+    return typer.Option(
+        *flags, metavar=metavar, help=help_, rich_help_panel=panel, callback=callback, autocompletion=words
+    )
 
 
 def number(panel: str, help_: str, *names: str, **bounds: float) -> Any:
@@ -48,7 +58,10 @@ def at_home(path: Path | None) -> Path | None:
 Model = Annotated[
     str | None, typer.Argument(help="Hub id, local folder, builtin/blip or builtin/vit.", show_default=False)
 ]
-Recipe = Annotated[Path | None, text(RUN, "YAML file with settings.", metavar="FILE")]
+Recipe = Annotated[
+    Path | None,
+    text(RUN, "YAML file with settings, or the name of a packaged recipe.", metavar="FILE|NAME", known="recipe"),
+]
 Set = Annotated[
     list[str] | None, text(RUN, "Set one setting, by its key in a recipe; repeatable.", "--set", metavar="KEY=VALUE")
 ]
@@ -73,8 +86,8 @@ def begin(context: typer.Context, **other: Any) -> tuple[TerminalReporter, recip
     from idvl import recipe as recipes
     from idvl import runs
 
-    if params["overwrite"]:
-        runs.keep(params["output_dir"], [params["recipe"]])
+    if params["overwrite"] and params["recipe"]:
+        runs.keep(params["output_dir"], [find(params["recipe"], "recipe")])
     return reporter, recipes.load(params["recipe"], overrides)
 
 

@@ -21,11 +21,11 @@ idvl prune builtin/blip --dataset shapes --sparsity 0.8
 
 idvl prune ./my-checkpoint --dataset ./my-images --criterion magnitude --output runs/mine
 
-idvl prune --recipe recipes/blip-coco-platon-id-80.yaml --set prune.sparsity=0.9
+idvl prune --recipe blip-coco-platon-id-80 --set prune.sparsity=0.9
 
-accelerate launch -m idvl prune --recipe recipes/blip-coco-platon-id-80.yaml
+accelerate launch -m idvl prune --recipe blip-coco-platon-id-80
 
-idvl prune --matrix recipes/small/core.yaml --output runs/core --budget 2h --resume
+idvl prune --matrix small/core --output runs/core --budget 2h --resume
 
 Flags override --set, and --set overrides the recipe file.
 --set takes every setting of a recipe, also those without a flag."""
@@ -49,7 +49,12 @@ def command(
     overwrite: o.Overwrite = False,
     matrix: Annotated[
         Path | None,
-        text(o.RUN, "Run every combination that this matrix file lists, each in its own folder.", metavar="FILE"),
+        text(
+            o.RUN,
+            "Run every combination that this YAML file, or packaged matrix, lists, each in its own folder.",
+            metavar="FILE|NAME",
+            known="matrix",
+        ),
     ] = None,
     budget: Annotated[
         str | None, text(o.RUN, "With --matrix, start no run that would end later, as in 2h or 90m.", metavar="TIME")

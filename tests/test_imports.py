@@ -26,7 +26,7 @@ ROWS = [
     {"profile"},
     {"schemas"},
     {"yaml_file", "json_file"},
-    {"files", "device", "reporter", "plugins"},
+    {"files", "device", "reporter", "plugins", "recipes"},
     {"errors", "choices", "units"},
 ]
 RECIPE_READERS = {"commands", "sweep", "workflows", "pruning", "measurement", "evaluation", "session"}
@@ -36,6 +36,7 @@ WITHOUT_TRANSFORMERS = {
     "metrics",
     "profile",
     "recipe",
+    "recipes",
     "runs",
     "predictions",
     "errors",
@@ -54,8 +55,9 @@ WITHOUT_TORCH = (WITHOUT_TRANSFORMERS | {"commands"}) - {"geometry", "sparsity",
 
 def sources() -> Iterator[tuple[str, Path]]:
     """Every source file with the room it is in; the package's own two files belong to none."""
-    for path in sorted((ROOT / "commands").glob("**/*.py")):
-        yield "commands", path
+    for room in ("commands", "recipes"):
+        for path in sorted((ROOT / room).glob("**/*.py")):
+            yield room, path
     for path in sorted((ROOT / "idvl").glob("**/*.py")):
         room = path.relative_to(ROOT / "idvl").with_suffix("").parts
         if room == ("builtin", "make"):
@@ -121,7 +123,7 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
 
 def test_no_import_runs_in_a_circle() -> None:
     """Lazy imports counted, those for annotations alone left out."""
-    places = {"commands": "idvl.commands", "idvl": "idvl"}
+    places = {"commands": "idvl.commands", "recipes": "idvl.recipes", "idvl": "idvl"}
     modules = {}
     for top, dotted in places.items():
         for path in (ROOT / top).glob("**/*.py"):

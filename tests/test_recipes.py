@@ -11,6 +11,7 @@ import yaml
 
 from idvl.errors import UsageError
 from idvl.recipe import Recipe, load
+from idvl.recipes import find, names
 from idvl.reporting.expected import PAPER
 from idvl.sweep.grid import read
 
@@ -39,7 +40,7 @@ def without_needs(path: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recipe_opens_with_its_command_and_resolves(path: Path, tmp_path: Path) -> None:
     command = "prune" if path in PRUNING else "estimate-id"
-    assert path.read_text().startswith(f"# idvl {command} --recipe recipes/{path.name}")
+    assert path.read_text().startswith(f"# idvl {command} --recipe {path.stem}")
     assert load(without_needs(path, tmp_path)).model.name
 
 
@@ -72,6 +73,46 @@ def test_what_cannot_be_carried_out_yet_is_refused_in_one_line(path: Path) -> No
 
 def test_only_rows_without_their_family_or_dataset_need_something() -> None:
     assert {path.stem.split("-")[1] for path in NEEDY} == {"nlvr2"}
+
+
+def test_a_packaged_recipe_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert names("recipe") == sorted(path.stem for path in FILES)
+    assert names("matrix") == sorted(map(key_of, MATRICES))
+    for kind in ("recipe", "matrix"):
+        assert all(find(name, kind).samefile(FOLDER / f"{name}.yaml") for name in names(kind))
+    assert load("demo-prune") == load(FOLDER / "demo-prune.yaml")
+    assert len(read("small/core").cells) == CELLS["small/core"]
+
+
+def test_a_file_that_exists_comes_before_a_packaged_recipe_and_a_folder_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # such as --output demo
+    assert load("demo").model.name == "builtin/blip"
+    (tmp_path / "demo-prune").write_text("model: {name: mine}")
+    assert load("demo-prune").model.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hint"),
+    [
+        ("recipe", "demo-prun", "there is no recipe 'demo-prun'; did you mean 'demo-prune' or 'demo'?"),
+        ("recipe", "recipes/demo.yaml", "did you mean 'demo'"),
+        ("recipe", "small/core", "there is no recipe 'small/core'; it is a matrix: give it to --matrix"),
+        ("recipe", "zzz", "there is no recipe 'zzz'; idvl has blip-coco, blip-coco-one-shot-80, .*, demo, "),
+        ("matrix", "small/cor", "there is no matrix 'small/cor'; did you mean 'small/core'"),
+        ("matrix", "demo", "there is no matrix 'demo'; it is a recipe: give it to --recipe"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(
+    kind: str, name: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=hint.replace("?", r"\?")) as refusal:
+        {"recipe": load, "matrix": read}[kind](name)
+    assert "\n" not in str(refusal.value)
 
 
 MATRICES = sorted(FOLDER.glob("*/*.yaml"))
@@ -108,7 +149,7 @@ def test_every_cell_of_a_matrix_is_accepted(path: Path, tmp_path: Path) -> None:
 
 
 def test_matrices_open_with_their_command() -> None:
-    command = "# idvl prune --matrix recipes/{0}.yaml --output runs/{0} --resume\n"
+    command = "# idvl prune --matrix {0} --output runs/{0} --resume\n"
     assert [path for path in MATRICES if not path.read_text().startswith(command.format(key_of(path)))] == []
 
 

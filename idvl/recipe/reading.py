@@ -12,14 +12,16 @@ from idvl import yaml_file
 from idvl.errors import UsageError, quoted
 from idvl.recipe.messages import message, unknown_key
 from idvl.recipe.schema import SECTIONS, Recipe, names
+from idvl.recipes import find
 
 
 def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in a YAML file, with `overrides` (dotted key -> value, "estimate.tokens": "mean") on top.
+    """The recipe in a YAML file, or the packaged one of that name, with `overrides` on top.
 
-    Raises UsageError, in one line, for a file that can't be read, unknown keys and values that are not allowed.
+    `overrides`: dotted key -> value, as in {"estimate.tokens": "mean"}. Raises UsageError, in one line, for a file that
+    can't be read, unknown keys and values that are not allowed.
     """
-    values = {} if path is None else _read(Path(path))
+    values = {} if path is None else _read(find(path, "recipe"))
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         if key in SECTIONS:

@@ -19,6 +19,7 @@ from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.json_file import LARGEST
 from idvl.pruning.settings import resolved
 from idvl.recipe import Recipe
+from idvl.recipes import find
 from idvl.session import with_dataset
 
 Work = Literal["prune", "estimate-id", "eval"]
@@ -57,11 +58,12 @@ class Grid:
 
 
 def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Grid:
-    """The matrix in a YAML file, with `given` (dotted key -> value) on top of its base.
+    """The matrix in a YAML file, or the packaged one of that name, with `given` on top of its base.
 
-    Raises UsageError, in one line, for unknown keys and values, an empty matrix, and one that is refused as a whole.
+    `given`: dotted key -> value. Raises UsageError, in one line, for unknown keys and values, an empty matrix, and one
+    that is refused as a whole.
     """
-    path = Path(path)
+    path = find(path, "matrix")
     source = _source(path)
     if source.get("needs"):
         raise UsageError(f"the matrix {quoted(path)} cannot be carried out yet: it needs {source['needs']}")

@@ -13,6 +13,7 @@ from idvl import recipe as recipes
 from idvl.errors import UsageError, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
 from idvl.pruning.saving import REPORT
+from idvl.recipes import find
 from idvl.reporter import Progress
 from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
@@ -53,10 +54,11 @@ def prune(
 ) -> dict[str, Any]:
     """Prune a model while it trains, as `idvl prune` does; the object of report.json.
 
-    `model`: a Hub id, a folder or a built-in name. `recipe`: a YAML file with settings. `output`: the run folder (None:
-    a new one under runs/), which `resume` continues and `overwrite` replaces. `settings` are those of a recipe, by the
-    names of the command's options: dataset, sparsity, criterion, max_steps, batch_size, ...; section__name names the
-    one of a section: train__samples. Raises UsageError for what cannot be carried out, RunError for a run that failed.
+    `model`: a Hub id, a folder or a built-in name. `recipe`: a YAML file with settings, or the name of a packaged one.
+    `output`: the run folder (None: a new one under runs/), which `resume` continues and `overwrite` replaces.
+    `settings` are those of a recipe, by the names of the command's options: dataset, sparsity, criterion, max_steps,
+    batch_size, ...; section__name names the one of a section: train__samples. Raises UsageError for what cannot be
+    carried out, RunError for a run that failed.
     """
     result = pruning.run(
         _recipe(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite),
@@ -136,8 +138,8 @@ def _recipe(
     for word, wanted in (("resume", resume), ("overwrite", overwrite)):
         if wanted and output is None:
             raise UsageError(f"{word}=True needs the folder of the run: output=")
-    if overwrite:
-        runs.keep(output, [file])
+    if overwrite and file:
+        runs.keep(output, [find(file, "recipe")])
     overrides = {} if model is None else {"model.name": str(model)}
     for name, value in settings.items():
         overrides[_key(name, sections)] = str(value) if isinstance(value, Path) else value

@@ -50,10 +50,19 @@ def test_a_plan_lists_every_cell_and_writes_nothing(path, capsys, tmp_path, monk
     assert "divide-global" in capsys.readouterr().out
 
 
+def test_a_packaged_matrix_is_found_by_name(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", "--matrix", "small/rates", "--plan", "--json", "-q"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 54
+    assert main(["prune", "--matrix", "small/rate", "--plan"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("idvl: there is no matrix 'small/rate'; did you mean 'small/rates'")
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--recipe", "recipes/demo.yaml"], "--matrix and --recipe exclude each other"),
+        (["--recipe", "demo"], "--matrix and --recipe exclude each other"),
         (["--push-to-hub", "me/mine"], "--matrix and --push-to-hub exclude each other"),
         (["--budget", "soon"], "--budget takes a time"),
         (["--id-weight", "none"], "prune.id_weight varies in the matrix"),

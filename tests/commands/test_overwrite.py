@@ -63,13 +63,15 @@ def test_what_the_run_reads_is_kept(there, line, capsys):
     assert sorted(there.iterdir()) == before
 
 
-def test_names_that_are_no_paths_are_no_reason(there, monkeypatch):
+def test_names_that_are_no_paths_are_no_reason(there, monkeypatch, capsys):
     # folders that are called like what is built in
     from idvl import recipe, runs
     from idvl.session import read_by
 
-    for name in ("digits", "auto", "builtin/vit"):
+    for name in ("digits", "auto", "builtin/vit", "demo"):
         (there / name).mkdir(parents=True)
     monkeypatch.chdir(there)
+    assert main(["prune", "--recipe", "demo", "--output", "demo", "--overwrite", "--sparsity", "80"]) == 2
+    assert "80 % is 0.8" in capsys.readouterr().err
     named = recipe.load(None, {"model.name": "builtin/vit", "data.dataset": "digits"})
     runs.check(there, overwrite=True, reads=read_by(named))

@@ -93,6 +93,10 @@ def test_the_shell_completes_flags_and_choices(
         "idvl an": ["analyze"],
         "idvl prune --max": ["--max-steps"],
         "idvl prune --criterion ": ["platon", "gradient", "magnitude"],
+        "idvl estimate-id --recipe de": ["demo", "demo-prune"],
+        "idvl prune --recipe demo-": ["demo-prune"],
+        "idvl eval --recipe vit-c": ["vit-cifar100-platon-id-40"],
+        "idvl prune --matrix small/s": ["small/scopes", "small/settings", "small/sparsities"],
     }.items():
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))

@@ -53,6 +53,8 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
         (lambda folder: idvl.prune("builtin/vit", sparsity=80), "80 % is 0.8"),
         (lambda folder: idvl.evaluate("builtin/vit", resume=True), "resume=True needs the folder of the run"),
         (lambda folder: idvl.prune(sparsity=0.5), "no model: name one"),
+        (lambda folder: idvl.prune(recipe="demo-prune", sparsity=80), "80 % is 0.8 .recipe 'demo-prune'"),
+        (lambda folder: idvl.evaluate(recipe="demo-pune"), "no recipe 'demo-pune'; did you mean 'demo-prune'"),
         (lambda folder: idvl.load_report(folder), "there is no report '.*report.json'"),
         (lambda folder: idvl.load_results(folder), "cannot read the results '.*results.json'"),
         (lambda folder: idvl.load_masks(folder), "there are no masks '.*masks.safetensors'"),
