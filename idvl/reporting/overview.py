@@ -20,6 +20,7 @@ class Made:
 
     title: str
     summary: str
+    versions: str
     models: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -40,8 +41,8 @@ def made_of(study: Study) -> Made:
     return Made(
         title=f"Intrinsic dimension and pruning of {_listed(few)}",
         summary=f"{_runs(len(study.runs))}: {', '.join(said)}"
-        + (f"; {unfinished:,} not finished" if unfinished else "")
-        + (f". Versions: {versions}" if same else f". Versions differ between runs; the first has {versions}"),
+        + (f"; {unfinished:,} not finished" if unfinished else ""),
+        versions=f"versions: {versions}" if same else f"versions differ between runs; the first has {versions}",
         models=few,
         columns=COLUMNS,
         rows=tuple(_row(run, shared[run.kind]) for run in study.runs),

@@ -14,7 +14,7 @@ from typing import Any
 from idvl.profile import MODALITIES, LayerProfile
 from idvl.reporting.after import UNLIKE, measured_after
 from idvl.reporting.collect import Number, RunRecord, Study
-from idvl.reporting.groups import MISSING, Replicates, Subject, TableEntry, cells_of, entry, gains, model_of, runs_in
+from idvl.reporting.groups import Replicates, Subject, TableEntry, cells_of, entry, gains, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
 from idvl.reporting.prunability import correlation, loss_of, ratios
@@ -35,8 +35,8 @@ INTERVALS = (
 class Table:
     """Rows of words, then entries: one of `labels` and one of `columns` for each. `paper`: its counterpart there.
 
-    `bounds`: what an entry's low and high are, `counts`: of what it has n. `signed`: its numbers are differences;
-    `folded`: it repeats numbers of others in more detail; `published`: it has the paper's numbers.
+    `over`: the metric of all columns; `bounds`: what an entry's low and high are, `counts`: of what it has n. `signed`:
+    its numbers are differences; `folded`: it repeats numbers of others in more detail; `published`: it has the paper's.
     """
 
     key: str
@@ -48,6 +48,7 @@ class Table:
     notes: tuple[str, ...] = ()
     bounds: str = "95 % interval"
     counts: str = "runs"
+    over: str = ""
     signed: bool = False
     folded: bool = False
     published: bool = False
@@ -90,7 +91,7 @@ def _quality(number: int, name: str, cells: Sequence[Replicates], study: Study) 
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
         labels=("method", "scope"), columns=("0 %",) * bool(dense) + tuple(map(percent, sparsities)), rows=tuple(rows),
-        notes=(INTERVALS, *cautions(cells)),
+        over=metric, notes=(INTERVALS, *cautions(cells)),
     )  # fmt: skip
 
 
@@ -123,11 +124,7 @@ def _by_chance(intervals: int) -> str:
 def _metrics(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table | None:
     """Every metric: a row per cell."""
     runs = runs_in(cells)
-    names = [
-        metric
-        for metric in dict.fromkeys(metric for run in runs for metric in run.metrics())
-        if any(run.metrics().get(metric, MISSING).value is not None for run in runs)
-    ]
+    names = _metrics_of(runs)
     dense = dense_runs(runs_in(cells), study)
     rows = []
     if dense:
@@ -142,6 +139,12 @@ def _metrics(number: int, name: str, cells: Sequence[Replicates], study: Study) 
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(names), rows=tuple(rows), notes=(INTERVALS,),
         folded=True,
     )  # fmt: skip
+
+
+def _metrics_of(runs: Sequence[RunRecord]) -> list[str]:
+    """The metrics that any of the runs has a value of, the headline first."""
+    names = dict.fromkeys(name for run in runs for name, number in run.metrics().items() if number.value is not None)
+    return sorted(names, key=lambda name: name != headline(runs))
 
 
 def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicates]) -> Table:
@@ -200,7 +203,7 @@ def _evaluations(study: Study) -> Iterator[Table]:
     every = [run for run in study.of("eval") if any(found.value is not None for found in run.metrics().values())]
     for task in dict.fromkeys(run.results.get("task") for run in every):
         runs = [run for run in every if run.results.get("task") == task]
-        names = dict.fromkeys(name for run in runs for name, found in run.metrics().items() if found.value is not None)
+        names = _metrics_of(runs)
         rows = []
         for run in runs:
             found = run.metrics()

@@ -206,7 +206,8 @@ def _keep_runs(path: Path) -> None:
 def _write(made: Analysis, text: str, path: Path, overwrite: bool, reporter: Reporter) -> None:
     """The drawn figures, then the page, which links to them."""
     folder = figures_beside(path)
-    places = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in made.figures for kind in KINDS]
+    drawable = [figure for figure in made.figures if not figure.few]
+    places = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in drawable for kind in KINDS]
     if not overwrite:
         _check_drawings(path, [place for *_, place in places])
     with disk_errors(folder):

@@ -84,7 +84,7 @@ def test_one_damaged_field_never_takes_the_page(tmp_path: Path) -> None:
     sound = [run for run in study.runs if "/sound/" in run.label]
     assert len(sound) == len(KINDS) and not any(run.troubles for run in sound)
     found, text = analyze._shown(study, expect=True, page_at=tmp_path / "report.html")
-    assert all(run.label in text for run in sound) and 'id="samples"' in text
+    assert all(run.label in text.replace("<wbr>", "") for run in sound) and 'id="samples"' in text
     analyze.document(found)
     for run in study.runs:  # a page shows the samples of some runs alone
         galleries(Study(runs=(run, *sound)))
