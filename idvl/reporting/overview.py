@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from idvl.reporting.collect import Kind, RunRecord, Study
+from idvl.reporting.collect import Study
 from idvl.reporting.lineage import pruned_by
+from idvl.reporting.run_record import Kind, RunRecord
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
 TITLES: dict[Kind, str] = {

@@ -13,11 +13,13 @@ from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
 from idvl.reporting.after import UNLIKE, measured_after
-from idvl.reporting.collect import Number, RunRecord, Study
-from idvl.reporting.groups import Replicates, Subject, TableEntry, cells_of, entry, gains, model_of, runs_in
+from idvl.reporting.collect import Study
+from idvl.reporting.entry import TableEntry, mean
+from idvl.reporting.groups import Replicates, Subject, cells_of, gains, mean_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
 from idvl.reporting.prunability import correlation, loss_of, ratios
+from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import is_one_shot
 
 SENSITIVITY, HYPOTHESIS = "sensitivity.json", "the hypothesis behind Figures 2 and 3"
@@ -82,9 +84,9 @@ def _quality(number: int, name: str, cells: Sequence[Replicates], study: Study) 
     if metric is None:
         return None
     sparsities = sorted({cell.sparsity for cell in cells})
-    dense = [run.metrics()[metric] for run in dense_runs(runs_in(cells), study) if metric in run.metrics()]
-    rows = [(("dense model", ""), (entry(dense), *(TableEntry(text="") for _ in sparsities)))] if dense else []
-    blank = (TableEntry(text=""),) if dense else ()
+    dense = [run for run in dense_runs(runs_in(cells), study) if metric in run.metrics()]
+    blank = (TableEntry(text=""),) * bool(dense)
+    rows = [(("dense model", ""), (mean_of(dense, metric), *blank * len(sparsities)))] if dense else []
     for method, scope in dict.fromkeys((cell.method, cell.scope) for cell in cells):
         found = {cell.sparsity: cell.entry(metric) for cell in cells if (cell.method, cell.scope) == (method, scope)}
         rows.append(((str(method), scope), (*blank, *(found.get(sparsity, TableEntry()) for sparsity in sparsities))))
@@ -128,7 +130,7 @@ def _metrics(number: int, name: str, cells: Sequence[Replicates], study: Study) 
     dense = dense_runs(runs_in(cells), study)
     rows = []
     if dense:
-        every = tuple(entry([run.metrics()[metric] for run in dense if metric in run.metrics()]) for metric in names)
+        every = tuple(mean_of(dense, metric) for metric in names)
         rows.append((("dense model", "", "", f"{len(dense)}"), every))
     for cell in cells:
         if any(run.results for run in cell.runs):
@@ -162,12 +164,13 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicat
         entries = []
         for _, pick in picks:
             numbers = [(run, pick(run.report)) for run in cell.runs]
-            known = [
-                Number(value=None if share is None else 100 * share, source=run.source("report.json"))
-                for run, share in numbers
-                if share is not None
-            ]
-            entries.append(entry(known))
+            entries.append(
+                mean(
+                    TableEntry(value=100 * share, sources=(run.source("report.json"),))
+                    for run, share in numbers
+                    if share is not None
+                )
+            )
         rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(cell.runs)}"), tuple(entries)))
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
@@ -186,8 +189,8 @@ def _change(number: int, name: str, cells: Sequence[Replicates], study: Study) -
     for cell in cells:
         ours = [found for found in after if found.cell is cell and found.before]
         files = tuple(one.source for found in ours for one in (found.before, found.found) if one)
-        changes = ([Number(value=found.change(word), source="") for found in ours] for word in modalities)
-        entries = tuple(replace(entry(numbers), decimals=2, sources=files) for numbers in changes)
+        changes = ([TableEntry(value=found.change(word)) for found in ours] for word in modalities)
+        entries = tuple(replace(mean(numbers), decimals=2, sources=files) for numbers in changes)
         if ours:
             rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(ours)}"), entries))
     return Table(
@@ -210,7 +213,7 @@ def _evaluations(study: Study) -> Iterator[Table]:
             split = (run.results.get("dataset") or {}).get("split") or ""
             limit = f", {run.results['limit']:,} samples only" if run.results.get("limit") else ""
             labels = (run.label, run.model, f"{run.dataset} {split}{limit}".strip())
-            rows.append((labels, tuple(entry([found[name]]) if name in found else TableEntry() for name in names)))
+            rows.append((labels, tuple(found.get(name, TableEntry()) for name in names)))
         yield Table(
             key=f"evaluations-{task}", title=f"Standalone evaluations: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
@@ -281,7 +284,7 @@ def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
         entries = []
         for group in groups:
             found = [(run, correlation(run, ratio, group)) for run in runs]
-            made = entry([Number(value=one.rho, source=run.source(SENSITIVITY)) for run, one in found if one])
+            made = mean(TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in found if one)
             bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (made.low, made.high)]
             entries.append(replace(made, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))

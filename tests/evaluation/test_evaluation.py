@@ -213,7 +213,7 @@ def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
         evaluated(tmp_path / "run", VIT, compared=captions[0] / "results.json")
     with pytest.raises(UsageError, match="other samples"):
         evaluated(tmp_path / "less", VIT, compared=digits[0] / "results.json", eval__limit=50)
-    with pytest.raises(UsageError, match="is not the results of idvl eval: run.json has the schema"):
+    with pytest.raises(UsageError, match="is not the results of idvl eval: it has the schema"):
         evaluated(tmp_path / "none", VIT, compared=captions[0] / "run.json")
 
 

@@ -180,12 +180,12 @@ def test_a_run_that_nobody_foresaw_is_left_out_alone(tmp_path: Path, monkeypatch
     """While it is read, and while it is shown: alone, or only beside another one."""
     for name in "abcdef":
         folders.evaluated(tmp_path / name)
-    read = collecting._read
+    read = collecting.read_run
 
     def stumble(folder: Path, label: str) -> Any:
         return read(folder, label) if folder.name != "f" else 1 / 0
 
-    monkeypatch.setattr(collecting, "_read", stumble)
+    monkeypatch.setattr(collecting, "read_run", stumble)
     study = collect([tmp_path])
 
     def show(shown: Study) -> Study:
