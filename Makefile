@@ -11,7 +11,7 @@ DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/den
 MATRICES ?= judged core sparsities rates exponents scopes after dimensions vit
 OPTIONS ?=
 
-.PHONY: help install demo replicate test slow smoke gpu lint builtins benchmarks clean
+.PHONY: help install demo replicate test slow smoke coverage gpu lint builtins benchmarks clean
 
 help:
 	@echo "make install     .venv with everything the other targets need"
@@ -20,6 +20,7 @@ help:
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
 	@echo "make smoke       the four commands on tiny models, under 90 seconds"
+	@echo "make coverage    83 architectures through the command line, and docs/models.md of it; continues where it stopped"
 	@echo "make gpu         check and measure idvl on this machine's GPU, in five minutes at most"
 	@echo "make lint        ruff"
 	@echo "make builtins    train the built-in models anew (up to 20 minutes each)"
@@ -68,6 +69,10 @@ slow: $(STAMP)
 
 smoke: $(STAMP)
 	TQDM_DISABLE=1 $(BIN)/python -m tests.smoke
+
+# OPTIONS="qwen2_vl --redo" tries one again
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.coverage $(OPTIONS)
 
 # the machine's own torch, which fits its driver; .venv only where there is none
 TORCH := $(PYTHON) -c 'import sys; from importlib.util import find_spec; \

@@ -1,0 +1,125 @@
+"""Every architecture through idvl's command line, one after the other: `make coverage`.
+
+Results go to results.json as they come; what was tried with the same code is not tried again. In the end they become
+docs/models.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.coverage import data, table
+from tests.coverage.architectures import architectures
+from tests.coverage.checks import CHECKS, Failed, Nothing, Trial, read
+from tests.coverage.probes import PROBES
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = HERE / "results.json"
+LONGEST = 240  # characters of a failure that are kept
+ALL = {**CHECKS, **PROBES}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.coverage", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="ARCHITECTURE", help="those to try [default: all]")
+    parser.add_argument("--redo", action="store_true", help="try again what has a result")
+    parser.add_argument("--keep", type=Path, help="folder in which checkpoints and runs stay")
+    asked = parser.parse_args()
+    unknown = set(asked.names) - set(architectures())
+    if unknown:
+        parser.error(f"no architecture {', '.join(sorted(unknown))}; there is {', '.join(architectures())}")
+    results = read(RESULTS) if RESULTS.exists() else {}
+    code = fingerprint()
+    todo = asked.names or list(architectures())
+    if not asked.redo:
+        todo = [name for name in todo if results.get(name, {}).get("code") != code]
+    with tempfile.TemporaryDirectory(prefix="idvl-coverage-") as scratch:
+        work = asked.keep or Path(scratch)
+        if not (work / "data").exists():
+            data.write(work / "data")
+        start = time.monotonic()
+        for number, name in enumerate(todo):
+            results[name] = {**trial(name, work), "code": code}
+            save({name: results[name] for name in architectures() if name in results})
+            if not asked.keep:
+                shutil.rmtree(work / name)
+            left = (time.monotonic() - start) / (number + 1) * (len(todo) - number - 1)
+            print(f"{number + 1}/{len(todo)} {line(name, results[name])}  {left / 60:.0f} min left", flush=True)
+    page = ROOT / "docs" / "models.md"
+    page.write_text(table.page(results), encoding="utf-8")
+    print(f"{table.summary(results)}\n{page.relative_to(ROOT)} is the table")
+
+
+def trial(name: str, work: Path) -> dict[str, Any]:
+    """All checks and probes of one architecture: its record in results.json."""
+    about = architectures()[name]
+    tried = Trial(about=about, folder=work / name, data=work / "data")
+    tried.folder.mkdir(parents=True, exist_ok=True)
+    start, why = time.monotonic(), {}
+    try:
+        tried.compare("build", tried.model)
+    except Failed as failure:
+        raise SystemExit(f"the checkpoint of {name} cannot be built: {failure}") from None
+    for check, function in ALL.items():
+        try:
+            function(tried)
+            tried.results[check] = "+"
+        except Nothing:
+            tried.results[check] = "."
+        except Failed as failure:
+            tried.results[check] = "-"
+            why[check] = str(failure).replace(str(work), "...")[:LONGEST]
+    seconds = round(time.monotonic() - start, 1)
+    return {"kind": about.kind, **described(tried), "results": tried.results, "why": why, "seconds": seconds}
+
+
+def described(tried: Trial) -> dict[str, Any]:
+    """The class of the model, and what idvl says of its layers."""
+    config = read(tried.model / "config.json")
+    version = importlib.metadata.version("transformers")
+    record: dict[str, Any] = {"class": config["architectures"][0], "transformers": version, "layers": None, "way": None}
+    profile = tried.folder / "estimate" / "profile.json"
+    if profile.exists():
+        found = read(profile)
+        layers = found["layers"].values()
+        by_modality = {layer["modality"]: 0 for layer in layers}
+        for layer in layers:
+            by_modality[layer["modality"]] += 1
+        whole = found["provenance"]["forward_passes"] > 1
+        record |= {"layers": by_modality, "way": "whole" if whole else "walk", "family": found["model"]["family"]}
+    return record
+
+
+def fingerprint() -> str:
+    """Short for the code of idvl and of this package, and the version of transformers."""
+    digest = hashlib.sha256(importlib.metadata.version("transformers").encode())
+    folders = [ROOT / "idvl", ROOT / "commands", HERE]
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        if path.name != "table.py" and not path.name.startswith("test_"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def save(results: dict[str, Any]) -> None:
+    fresh = RESULTS.with_suffix(".tmp")
+    fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(fresh, RESULTS)
+
+
+def line(name: str, record: dict[str, Any]) -> str:
+    marks = "".join(record["results"][check] for check in ALL)
+    return f"{name:22} {marks}  {record['seconds']:4.0f} s  {next(iter(record['why'].values()), '')[:90]}"
+
+
+if __name__ == "__main__":
+    main()

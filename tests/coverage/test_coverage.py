@@ -1,0 +1,74 @@
+"""One model of each family through measuring and pruning, and what checks see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.coverage import data
+from tests.coverage.architectures import architectures, build
+from tests.coverage.checks import Failed, Trial, estimate, one_shot, read, reopened
+
+ONE_EACH = {"blip_caption": "blip", "clip": "clip", "vilt_nlvr2": "vilt", "vit": "vit", "llava": "generic"}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("coverage") / "data"
+    data.write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_a_model_of_each_family_is_measured_and_pruned(name: str, tables: Path, tmp_path: Path) -> None:
+    trial = Trial(about=architectures()[name], folder=tmp_path, data=tables)
+    trial.compare("build", trial.model)
+    for check in (estimate, one_shot, reopened):
+        check(trial)
+        trial.results[check.__name__] = "+"
+    assert read(tmp_path / "estimate" / "profile.json")["model"]["family"] == ONE_EACH[name]
+
+
+def test_a_check_says_what_the_command_says(tables: Path, tmp_path: Path) -> None:
+    trial = Trial(about=architectures()["resnet"], folder=tmp_path, data=tables)
+    trial.compare("build", trial.model)
+    with pytest.raises(Failed, match="no linear layer inside a transformer block"):
+        estimate(trial)
+    with pytest.raises(Failed, match="not reached: estimate fails"):
+        one_shot(trial)
+
+
+def test_a_changed_weight_is_seen_when_a_model_is_reopened(tables: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    trial = Trial(about=architectures()["vit"], folder=tmp_path, data=tables)
+    trial.compare("build", trial.model)
+    estimate(trial)
+    trial.results["estimate"] = "+"
+    one_shot(trial)
+    trial.results["one_shot"] = "+"
+    reopened(trial)
+    path = tmp_path / "one_shot" / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["classifier.bias"][3] += 1
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(Failed, match=r"classifier\.bias has changed beside its zeros"):
+        reopened(trial)
+
+
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no architecture lava; there is blip_caption"):
+        build("lava", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", architectures())
+def test_every_checkpoint_is_built_the_same_twice(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    one, other = (build(name, tmp_path / word) for word in ("one", "other"))
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    weights, again = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert all(weights[key].equal(again[key]) for key in weights)
