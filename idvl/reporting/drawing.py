@@ -23,12 +23,12 @@ STROKES = {"solid": (0, (1, 0)), "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5))}
 
 
 def drawn(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """The first `MOST` panels of a figure. The same figure gives the same bytes."""
+    """The first `MOST` panels of a figure that have points enough. The same figure gives the same bytes."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    panels = figure.panels[:MOST]
+    panels = [panel for panel in figure.panels if not panel.few][:MOST]
     with rc_context({"svg.hashsalt": "idvl", "svg.fonttype": "none", "font.size": 9.5}):
         made = Canvas(figsize=(10, 0.5 + 3.7 * len(panels)), layout="constrained")
         FigureCanvasAgg(made)

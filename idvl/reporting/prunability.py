@@ -1,12 +1,25 @@
-"""What a sensitivity run found, as numbers: the loss, and whether it goes with the dimension."""
+"""What a sensitivity run found: the loss with a part pruned, and whether it goes with the dimension."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from idvl.reporting.collect import RunRecord
-from idvl.reporting.statistics import Correlation, spearman
+import numpy as np
+
+from idvl.reporting.run_record import RunRecord
+
+PERMUTATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rho of n pairs, and the share of permutations that are at least as far from 0."""
+
+    rho: float
+    p: float
+    n: int
 
 
 def ratios(run: RunRecord) -> list[float]:
@@ -29,3 +42,21 @@ def correlation(run: RunRecord, ratio: float, modality: str | None = None) -> Co
         and (loss := loss_of(layer, ratio)) is not None
     ]
     return spearman([x for x, _ in pairs], [y for _, y in pairs])
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
+    """Spearman's rho with a two-sided permutation test of `PERMUTATIONS` draws.
+
+    p = (1 + draws at least as extreme) / (1 + draws), so it is never 0. None for fewer than 4 pairs, or where all of x
+    or all of y are the same.
+    """
+    from scipy.stats import rankdata
+
+    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    centred = (rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+    a, b = (ranks / np.linalg.norm(ranks) for ranks in centred)
+    rho = float(a @ b)
+    drawn = np.random.default_rng(0).permuted(np.tile(b, (PERMUTATIONS, 1)), axis=1) @ a
+    extreme = int(np.count_nonzero(np.abs(drawn) >= abs(rho) - 1e-12))
+    return Correlation(rho=rho, p=(1 + extreme) / (1 + PERMUTATIONS), n=len(a))

@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any
 
 from idvl import json_file
-from idvl.reporting.collect import RunRecord, Study
+from idvl.reporting.collect import Study
 from idvl.reporting.groups import Replicates, cells_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import dense_runs
+from idvl.reporting.run_record import RunRecord
 from idvl.schemas import PredictionLine
 
 SAMPLES, MODELS = 9, 6

@@ -164,7 +164,8 @@ def test_every_figure_can_be_drawn_and_comes_out_the_same_again(tmp_path: Path) 
     folders.sensitivity(tmp_path / "s")
     made = figures_of(collect([tmp_path]))
     assert [one.key for one in made] == ["depth", "sparsity", "quality", "after", "prunability", "alone", "scale"]
-    pictures = [drawn(one, "svg") for one in made]
+    assert [one.key for one in made if one.few] == ["quality"]
+    pictures = [drawn(one, "svg") for one in made if not one.few]
     assert all(b"<svg" in picture for picture in pictures) and drawn(made[0], "svg") == pictures[0]
     assert Image.open(io.BytesIO(drawn(made[-1], "png"))).width > 1000
     assert len({colour_of(tone) for tone in ("vision", "0", "ink")}) == 3

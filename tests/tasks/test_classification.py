@@ -8,7 +8,7 @@ import torch
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models.skills import Generation, Skill
-from idvl.tasks import Asked, classification
+from idvl.tasks import TaskSettings, classification
 
 
 def head(names, logits):
@@ -20,7 +20,7 @@ def head(names, logits):
 
 
 def predicted(loaded, samples, **asked):
-    done = classification.predict(loaded, samples, Asked(generation=Generation(), **asked))
+    done = classification.predict(loaded, samples, TaskSettings(generation=Generation(), **asked))
     return done.perform(samples, done.prepare(samples))
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile, Profile
 from idvl.reporting.collect import Study
+from idvl.reporting.entry import Z
 from idvl.reporting.figures.panel import DEPTH, Figure, Panel, Series, blocks, make, share
 from idvl.reporting.lineage import MeasuredProfile, profiles_of
-from idvl.reporting.statistics import Z
 
 LEGEND = "bands are 95 % intervals of each estimate, grey stripes every other block"
 

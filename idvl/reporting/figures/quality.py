@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from idvl.reporting import labels
 from idvl.reporting.collect import Study
 from idvl.reporting.figures.panel import DASHES, SCOPES, WEIGHTINGS, Figure, Panel, Series, grouped, make, share
-from idvl.reporting.groups import Replicates, entry, model_of, runs_in
+from idvl.reporting.groups import Replicates, mean_of, model_of, runs_in
 from idvl.reporting.lineage import dense_runs
 from idvl.reporting.tables import headline
 
@@ -61,7 +61,7 @@ def _curve(metric: str, cells: Sequence[Replicates], group: Sequence[Replicates]
 
 def _start(metric: str, cells: Sequence[Replicates], study: Study) -> Iterator[Series]:
     """The dense model, at sparsity 0, where its evaluation is among the runs."""
-    found = entry([run.metrics()[metric] for run in dense_runs(runs_in(cells), study) if metric in run.metrics()])
+    found = mean_of(dense_runs(runs_in(cells), study), metric)
     if found.value is not None:
         yield Series(
             name="dense model", tone="ink", x=(0.0,), y=(found.value,), low=(found.low,), high=(found.high,),
