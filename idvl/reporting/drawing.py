@@ -6,12 +6,21 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from idvl.reporting.figures.panel import Figure, Panel, Series
-from idvl.reporting.plot import COLOURS, INK, QUIET
+from idvl.profile import Modality
+from idvl.reporting.figure import Figure, Panel, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Okabe and Ito's colours, told apart by every kind of colour vision
+COLOURS: dict[Modality, str] = {
+    "vision": "#0072B2",
+    "language": "#D55E00",
+    "cross": "#009E73",
+    "fusion": "#CC79A7",
+    "connector": "#E69F00",
+}
+INK, QUIET = "#333333", "#888888"
 # what tells a drawing of ours from any other file, so that it may be replaced
 MADE = "idvl analyze"
 # characters of a name that a picture has room for
@@ -56,12 +65,17 @@ def _panel(axes: Axes, figure: Figure, panel: Panel) -> None:
         axes.set_yscale("log")
     if figure.zero and all(value >= 0 for series in panel.series for value in series.y):
         axes.set_ylim(bottom=0)
+    framed(axes)
+    _legend(axes, figure, panel)
+
+
+def framed(axes: Axes) -> None:
+    """Grid, spines and ticks that stay behind what is drawn."""
     axes.grid(axis="y", color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
     axes.tick_params(colors=INK, length=3)
-    _legend(axes, figure, panel)
 
 
 def _series(axes: Axes, figure: Figure, series: Series) -> None:

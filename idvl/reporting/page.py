@@ -19,7 +19,7 @@ import idvl
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import TableEntry
 from idvl.reporting.export import decimal, interval, numbered
-from idvl.reporting.figures.panel import Figure, script_data
+from idvl.reporting.figure import Figure, script_data
 from idvl.reporting.overview import Made
 from idvl.reporting.samples import Gallery
 from idvl.reporting.tables import Table

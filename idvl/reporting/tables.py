@@ -1,6 +1,6 @@
 """The tables of a study: what each run measured, by method, sparsity and scope, with the files behind every number.
 
-They are plain values; `formats.py` writes them down. Intervals are t intervals over runs, or of a single run those over
+They are plain values; `export.py` writes them down. Intervals are t intervals over runs, or of a single run those over
 its samples.
 """
 

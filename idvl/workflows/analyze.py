@@ -24,8 +24,8 @@ from idvl.reporting.collect import Study, collect, holds_run, unforeseen
 from idvl.reporting.drawing import MADE, drawn
 from idvl.reporting.expected import expected
 from idvl.reporting.export import as_json
+from idvl.reporting.figure import Figure
 from idvl.reporting.figures import figures_of
-from idvl.reporting.figures.panel import Figure
 from idvl.reporting.overview import Made, made_of
 from idvl.reporting.page import MARK, page
 from idvl.reporting.run_record import RunRecord

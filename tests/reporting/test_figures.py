@@ -11,8 +11,8 @@ from PIL import Image
 
 from idvl.reporting.collect import collect
 from idvl.reporting.drawing import colour_of, drawn
+from idvl.reporting.figure import MOST, Figure, Series
 from idvl.reporting.figures import figures_of
-from idvl.reporting.figures.panel import MOST, Figure, Series
 from tests.support import folders
 
 DIMENSIONS = {name: dimension for name, (*_, dimension) in folders.LAYERS.items()}
