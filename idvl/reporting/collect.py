@@ -14,9 +14,15 @@ from pathlib import Path
 
 from idvl import json_file, runs
 from idvl.errors import UsageError, quoted
+from idvl.json_file import Schema
 from idvl.reporting.run_folder import has_schema, read_run
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
-from idvl.schemas import MatrixLine
+
+
+class MatrixLine(Schema):
+    """A line of matrix.jsonl: a run of a sweep."""
+
+    state: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from pydantic import model_validator
 
+from idvl.json_file import Schema
 from idvl.reporting.run_record import RunRecord
+from idvl.schemas import Cost
 
+# ratios of a run: each takes thousands of permutations
+RATIOS = 100
 PERMUTATIONS = 10_000
+
+
+class Loss(Schema):
+    """The loss with a part pruned; None where it was no number."""
+
+    ratio: float
+    loss: float | None
+
+
+class SensitivityFile(Schema):
+    """sensitivity.json."""
+
+    NAME: ClassVar[str] = "idvl/sensitivity/1"
+
+    class Dense(Schema):
+        loss: float | None = None
+
+    class Layer(Schema):
+        modality: str
+        weights: int
+        dimension: float | None
+        stderr: float | None
+        losses: list[Loss]
+
+    class Part(Schema):
+        layers: int
+        losses: list[Loss]
+        weights: int | None = None
+
+    dense: Dense
+    layers: dict[str, Layer]
+    modalities: dict[str, Part]
+    provenance: Cost
+
+    @model_validator(mode="after")
+    def _few_ratios(self) -> Self:
+        ratios = {loss.ratio for layer in self.layers.values() for loss in layer.losses}
+        if len(ratios) > RATIOS:
+            raise ValueError(f"it has {len(ratios):,} ratios, more than {RATIOS}")
+        return self
 
 
 @dataclass(frozen=True)

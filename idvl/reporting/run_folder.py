@@ -11,10 +11,27 @@ from idvl.errors import UsageError
 from idvl.files import open_regular
 from idvl.json_file import Schema
 from idvl.profile import Profile
+from idvl.reporting.prunability import SensitivityFile
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
-from idvl.schemas import MetricLine, RecipeFile, ReportFile, ResultsFile, RunFile, SensitivityFile
+from idvl.runs import MetricLine, RunFile
+from idvl.schemas import ReportFile, ResultsFile
 
 T = TypeVar("T")
+
+
+class RecipeFile(Schema):
+    """recipe.yaml: what reports show of it. Who carries it out checks all of it: see recipe.py."""
+
+    class Model(Schema):
+        name: str | None = None
+
+    class Data(Schema):
+        dataset: str | None = None
+        data_dir: str | None = None
+
+    model: Model | None = None
+    data: Data | None = None
+    prune: dict[str, Any] | None = None
 
 
 def read_run(folder: Path, label: str) -> RunRecord:
