@@ -90,6 +90,16 @@ def test_a_package_adds_a_family(install) -> None:
     assert families.family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
 
 
+def test_a_package_that_describes_a_class_of_ours_is_named(install) -> None:
+    code = "from idvl.models.families.clip import FAMILY"
+    install("idvl-clip", "idvl.families", "my_clip", "clip_plugin:FAMILY", code)
+    clip, vit = (tiny.KINDS[kind]()[0] for kind in ("clip", "vit"))
+    clip.config.architectures = ["CLIPModel"]
+    with pytest.raises(idvl.RunError, match=r"^the families clip and my_clip both describe CLIPModel: remove it from"):
+        families.family_of(clip.config)
+    assert families.family_of(vit.config).key == "vit"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "code", "why"),
     [

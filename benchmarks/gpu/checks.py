@@ -124,10 +124,10 @@ def losses(device: torch.device, folder: Path, *, kinds: Sequence[str] = LEARNT)
         found = []
         for each in (CPU, device):
             loaded = _load(folder, each, kind)
-            lesson, length = loaded.family.lesson, loaded.family.text_length(loaded.processor, samples)
-            inputs = lesson.inputs(loaded.processor, samples, length, loaded.model.config)
+            task, length = loaded.family.training_task, loaded.family.text_length(loaded.processor, samples)
+            inputs = task.inputs(loaded.processor, samples, length, loaded.model.config)
             with ieee():
-                total = lesson.loss(loaded.model, {key: value.to(each) for key, value in inputs.items()}, None).total
+                total = task.loss(loaded.model, {key: value.to(each) for key, value in inputs.items()}, None).total
                 total.backward()
             norm = nn.utils.get_total_norm([w.grad for w in loaded.model.parameters() if w.grad is not None])
             found.append(torch.stack([total.detach(), norm]).double().cpu())

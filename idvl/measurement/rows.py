@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from idvl.distributed import Team
 from idvl.geometry.neighbors import FEATURE_CHUNK
 from idvl.measurement.points import Columns, Points, PointStore
-from idvl.models.capture import Tap
-from idvl.models.plan import CapturePlan
-from idvl.models.walk import Passes, Segment
+
+if TYPE_CHECKING:
+    from idvl.models.capture import Tap
+    from idvl.models.plan import CapturePlan
+    from idvl.models.walk import Passes, Segment
 
 # a layer, what reads columns of its points, and the columns of each reading
 Source = tuple[str, Callable[[Columns], PointStore], list[Columns]]

@@ -7,12 +7,15 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from idvl.errors import UsageError, did_you_mean, quoted
-from idvl.models.families import Family
 from idvl.profile import MODALITIES, Modality
+
+if TYPE_CHECKING:
+    from idvl.models.families.base import Family
 
 # what a scope of pruning means; cross-attention belongs to the language stack that holds it
 SCOPES: dict[str, tuple[Modality, ...]] = {

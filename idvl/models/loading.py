@@ -23,7 +23,8 @@ from torch import nn
 from idvl.device import find_device
 from idvl.errors import UsageError, first_line, quoted
 from idvl.models import stated
-from idvl.models.families import Family, family_of
+from idvl.models.families import family_of
+from idvl.models.families.base import Family
 from idvl.models.inputs import AT_ONCE, image_processor_of, tokenizer_of
 from idvl.models.layers import block_of, find_layers, modality_of
 from idvl.models.load_errors import nearby, one_line, unreached

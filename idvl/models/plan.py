@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idvl.errors import UsageError
-from idvl.models.trace import Trace
 from idvl.units import duration, size
+
+if TYPE_CHECKING:
+    from idvl.models.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)

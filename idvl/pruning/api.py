@@ -20,8 +20,10 @@ from idvl import runs
 from idvl.checkpoints import report as reports
 from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, quoted
-from idvl.models.families import Family, family_of, generic
+from idvl.models.families import family_of, generic
+from idvl.models.families.base import Family
 from idvl.models.layers import Layer, find_layers, in_scope
+from idvl.models.naming import BLOCK
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.job import pruner_of
@@ -212,7 +214,7 @@ def _family(model: nn.Module) -> Family:
         # one made in memory does not say which of its type's classes it is
         config.architectures = config.architectures or [type(model).__name__]
         return family_of(config)
-    plain = replace(generic.FAMILY, blocks=generic.BLOCK, modalities=(("", "fusion"),), reads_image=None)
+    plain = replace(generic.FAMILY, blocks=BLOCK, modalities=(("", "fusion"),), reads_image=None)
     names = list(find_layers(model, plain)) if any(isinstance(m, nn.Linear) for m in model.modules()) else []
     if len(names) < 2:
         raise UsageError(f"{type(model).__name__} has no linear layer beside its output head: nothing to prune")

@@ -30,16 +30,16 @@ class Probe:
     """
 
     def __init__(self, loaded: Loaded, samples: Sequence[Sample], *, batch_size: int, budget: int):
-        lesson, config = loaded.family.lesson, loaded.model.config
-        if lesson is None:
+        task, config = loaded.family.training_task, loaded.model.config
+        if task is None:
             raise UsageError(f"idvl has no loss for {type(loaded.model).__name__}: sensitivity needs one")
         for sample in samples:
-            if reason := lesson.lacks(sample, config):
+            if reason := task.unusable_reason(sample, config):
                 raise UsageError(f"no loss of sample {sample.id}: {reason}")
-        self.model, self._loss = loaded.model, lesson.loss
+        self.model, self._loss = loaded.model, task.loss
         collate = Collate(loaded.family, loaded.processor, config)
         parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
-        if len(parts) > 1 and len(parts[-1]) < lesson.least_batch:
+        if len(parts) > 1 and len(parts[-1]) < task.least_batch:
             parts.pop()
         needed = _bytes(collate(list(parts[0]))) * len(parts)
         if needed > budget:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl.profile import Profile
-from idvl.reporting.collect import Study
-from idvl.reporting.run_record import RunRecord
+from idvl.reporting.collect import RunRecord, Study
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MUL
 
 @contextlib.contextmanager
 def session(loaded: Loaded, training: Training, folder: Path | None) -> Iterator[Accelerator]:
-    """Accelerate for one training, its trackers started and, in the end, closed; `loaded` has a lesson."""
+    """Accelerate for one training, its trackers started and, in the end, closed; `loaded` has a training task."""
     AcceleratorState._reset_state()  # of a training before this one, in another precision maybe
     try:
         accelerator = Accelerator(
@@ -37,7 +37,7 @@ def session(loaded: Loaded, training: Training, folder: Path | None) -> Iterator
             project_dir=folder.parent if folder else "runs",
             # the loop accumulates by itself, whatever the launcher's environment says
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=loaded.family.lesson.partial)],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=loaded.family.training_task.partial)],
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(f"Accelerate refuses this training: {first_line(error)}") from error
@@ -55,22 +55,22 @@ def session(loaded: Loaded, training: Training, folder: Path | None) -> Iterator
 
 def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None:
     """Raise UsageError, before anything runs, for a model, samples or settings that cannot be trained."""
-    lesson, model = loaded.family.lesson, loaded.model
+    task, model = loaded.family.training_task, loaded.model
     kind = type(model).__name__
-    if lesson is None:
+    if task is None:
         known = ", ".join(name for name in loaded.family.classes if name != kind)
         raise UsageError(
             f"{loaded.name} cannot be trained: idvl has no loss for a {kind}"
             f"{f'; take a checkpoint of {known}' if known else ', only for writers of text and classifiers of images'}"
         )
-    if lesson.contrastive and training.accumulate > 1:
+    if task.contrastive and training.accumulate > 1:
         raise UsageError(
             f"the loss of {kind} compares the pairs of one batch, so accumulating gradients would change it: use "
             f"accumulate 1 and a batch_size of {training.batch_size * training.accumulate}, or more processes"
         )
-    if training.batch_size < lesson.least_batch:
-        raise UsageError(f"the loss of {kind} needs a batch_size of at least {lesson.least_batch}")
-    if training.gradient_checkpointing and not (lesson.checkpointing and model.supports_gradient_checkpointing):
+    if training.batch_size < task.least_batch:
+        raise UsageError(f"the loss of {kind} needs a batch_size of at least {task.least_batch}")
+    if training.gradient_checkpointing and not (task.checkpointing and model.supports_gradient_checkpointing):
         raise UsageError(f"gradient checkpointing does not work with {kind}: leave it out, or use a smaller batch_size")
     _check_trackers(training.report_to)
     if training.mixed_precision == "fp16" and model.device.type == "cpu":
@@ -78,7 +78,7 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
     schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate), training, 2)
     check_inputs(loaded, samples)
     for sample in samples:
-        if lacking := lesson.lacks(sample, model.config):
+        if lacking := task.unusable_reason(sample, model.config):
             raise UsageError(f"{loaded.name} cannot learn from sample {sample.id}: {lacking}")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from idvl.data.samples import Sample
-from idvl.models.families import Family
+from idvl.models.families.base import Family
 from idvl.models.loading import Loaded
 
 
@@ -83,7 +83,7 @@ class Collate:
 
     def __call__(self, samples: list[Sample]) -> dict[str, Tensor]:
         length = self.family.text_length(self.processor, samples)
-        return self.family.lesson.inputs(self.processor, samples, length, self.config)
+        return self.family.training_task.inputs(self.processor, samples, length, self.config)
 
 
 def load(

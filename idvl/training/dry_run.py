@@ -17,7 +17,7 @@ from idvl.errors import RunError
 from idvl.models.loading import Loaded
 from idvl.training import accelerator, checkpoint
 from idvl.training.batches import Collate
-from idvl.training.learner import Learner
+from idvl.training.loss_module import LossModule
 from idvl.training.settings import Training
 
 
@@ -29,18 +29,18 @@ def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training, *, b
     batch size that fits, where the batch does not fit into a GPU's memory.
     """
     accelerator.check(loaded, samples, training)
-    model, lesson, size = loaded.model, loaded.family.lesson, training.batch_size
+    model, task, size = loaded.model, loaded.family.training_task, training.batch_size
     # the dense model's pass takes as long as the model's own
-    learner = Learner(model, lesson, teacher=model if training.distill else None, distill=training.distill)
+    module = LossModule(model, task, teacher=model if training.distill else None, distill=training.distill)
     seconds = None
     with _no_trace(model):
         model.train()
         if training.gradient_checkpointing:
             accelerator.checkpoint_blocks(model, True)
         try:
-            while seconds is None and size >= lesson.least_batch:
+            while seconds is None and size >= task.least_batch:
                 try:
-                    seconds = _timed(learner, loaded, samples[:size], training, beside)
+                    seconds = _timed(module, loaded, samples[:size], training, beside)
                 except torch.OutOfMemoryError:
                     size //= 2
                 finally:
@@ -49,7 +49,7 @@ def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training, *, b
             if training.gradient_checkpointing:
                 accelerator.checkpoint_blocks(model, False)
     if size < training.batch_size:
-        raise RunError(accelerator.too_large(training, lesson.contrastive, 0 if seconds is None else size))
+        raise RunError(accelerator.too_large(training, task.contrastive, 0 if seconds is None else size))
     return seconds * training.accumulate
 
 
@@ -75,7 +75,7 @@ def _no_trace(model: nn.Module) -> Iterator[None]:
         checkpoint.set_random_state(random)
 
 
-def _timed(learner: Learner, loaded: Loaded, samples: Sequence[Sample], training: Training, beside: int) -> float:
+def _timed(module: LossModule, loaded: Loaded, samples: Sequence[Sample], training: Training, beside: int) -> float:
     """Seconds of one batch, forward and backward."""
     model = loaded.model
     on_gpu = model.device.type == "cuda"
@@ -85,7 +85,7 @@ def _timed(learner: Learner, loaded: Loaded, samples: Sequence[Sample], training
         start = time.perf_counter()
         batch = collate(list(samples))
         with _precision(training, model.device):
-            total = learner({key: value.to(model.device) for key, value in batch.items()})
+            total = module({key: value.to(model.device) for key, value in batch.items()})
         total.backward()
         if on_gpu:
             torch.cuda.synchronize()

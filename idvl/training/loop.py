@@ -108,7 +108,7 @@ class TrainingRun:
             if self.resumed_at:
                 self._evaluate(hooks, interrupts)
             while self.step < self.total:
-                with setup.fitting(self.training, self.loaded.family.lesson.contrastive):
+                with setup.fitting(self.training, self.loaded.family.training_task.contrastive):
                     loss, asked, moved = self._one(loader, hooks, interrupts)
                 in_a_row = 0 if moved else in_a_row + 1
                 if in_a_row > MOST_SKIPPED:

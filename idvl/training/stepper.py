@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from idvl.errors import RunError
+from idvl.models.labels import IGNORED
 from idvl.models.loading import Loaded
-from idvl.models.objective import IGNORED
 from idvl.training import accelerator as setup
 from idvl.training import checkpoint, ranks
-from idvl.training.learner import Learner
+from idvl.training.loss_module import LossModule
 from idvl.training.settings import Training
 
 
@@ -35,10 +35,10 @@ class Stepper:
         if training.distill:
             teacher = teacher or copy.deepcopy(self.model)
             teacher = teacher.to(self.device).eval().requires_grad_(False)
-        self.learner = accelerator.prepare_model(
-            Learner(
+        self.loss_module = accelerator.prepare_model(
+            LossModule(
                 self.model,
-                loaded.family.lesson,
+                loaded.family.training_task,
                 gather=ranks.rows if accelerator.num_processes > 1 else None,
                 teacher=teacher if training.distill else None,
                 distill=training.distill,
@@ -71,8 +71,8 @@ class Stepper:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         for part in parts:
             last = part is parts[-1]
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.learner):
-                total = self.learner({k: v.to(self.device, non_blocking=True) for k, v in part.items()})
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.loss_module):
+                total = self.loss_module({k: v.to(self.device, non_blocking=True) for k, v in part.items()})
                 # data-parallel wrappers average gradients over processes
                 self.accelerator.backward(total * (world / count))
             loss += total.detach()

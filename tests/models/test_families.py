@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from idvl.errors import UsageError
-from idvl.models import families, inputs
-from idvl.models.families import family_of, generic
+from idvl.errors import RunError, UsageError
+from idvl.models import families, inputs, text_positions
+from idvl.models.families import family_of
 from idvl.models.inputs import encode, image_processor_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load
@@ -162,16 +162,50 @@ def test_families_are_the_files_of_the_folder():
     assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
 
 
-def test_two_files_may_describe_classes_of_one_type(monkeypatch):
+@pytest.fixture
+def second_clip(monkeypatch):
+    """A function that adds a family of CLIP, which describes the classes that it is given."""
+    clip = families.import_module("idvl.models.families.clip").FAMILY
+    real = families.import_module
+
+    def add(*classes: str) -> None:
+        second = SimpleNamespace(FAMILY=dataclasses.replace(clip, classes=classes))
+        monkeypatch.setattr(families, "names", lambda: ["clip", "second", "generic"])
+        monkeypatch.setattr(families, "import_module", lambda name: second if name.endswith(".second") else real(name))
+
+    return add
+
+
+def test_two_families_may_share_a_model_type(second_clip):
     import transformers
 
-    clip = families.import_module("idvl.models.families.clip").FAMILY
-    second = SimpleNamespace(FAMILY=dataclasses.replace(clip, classes=("CLIPForImageClassification",)))
-    real = families.import_module
-    monkeypatch.setattr(families, "names", lambda: ["clip", "second", "generic"])
-    monkeypatch.setattr(families, "import_module", lambda name: second if name.endswith(".second") else real(name))
+    second_clip("CLIPForImageClassification")
     config = transformers.CLIPConfig(architectures=["CLIPForImageClassification"])
     assert family_of(config).key == "second"
+    assert family_of(transformers.CLIPConfig(architectures=["CLIPModel"])).key == "clip"
+    assert family_of(transformers.CLIPConfig(architectures=["CLIPTextModel"])).key == "generic"
+
+
+@pytest.mark.parametrize(
+    ("named", "end"),
+    [
+        (["CLIPModel"], "CLIPModel: remove it from the classes of one"),
+        (None, "clip models: name its class in architectures of config.json"),
+    ],
+)
+def test_two_families_of_one_class_are_both_named(second_clip, named, end):
+    import transformers
+
+    second_clip("CLIPModel")
+    with pytest.raises(RunError, match=f"^the families clip and second both describe {end}$"):
+        family_of(transformers.CLIPConfig(architectures=named))
+
+
+def test_a_vilt_without_a_class_is_known_by_its_number_of_images():
+    import transformers
+
+    assert family_of(transformers.ViltConfig(num_images=2)).key == "vilt"
+    assert family_of(transformers.ViltConfig()).key == "generic"
 
 
 def test_an_unknown_class_of_a_known_type_is_generic():
@@ -219,14 +253,14 @@ def test_padding_that_the_model_does_not_mask_is_noticed():
     padded = torch.tensor([5, 6])
     clean = tokens.clone()
     clean[5:] += 1
-    assert generic._start(tokens, clean, padded, 7) == (0, False)
-    assert generic._start(tokens, tokens + 1, padded, 7) == (0, True)
+    assert text_positions._start(tokens, clean, padded, 7) == (0, False)
+    assert text_positions._start(tokens, tokens + 1, padded, 7) == (0, True)
     longer = torch.cat([torch.randn(3, 4), tokens])
     changed = longer.clone()
     changed[8:] += 1
-    assert generic._start(longer, changed, padded, 7) == (3, False)
-    assert generic._start(longer, longer + 1, padded, 7) == (None, True)
-    assert generic._start(tokens, tokens, padded, 7) == (None, False)
+    assert text_positions._start(longer, changed, padded, 7) == (3, False)
+    assert text_positions._start(longer, longer + 1, padded, 7) == (None, True)
+    assert text_positions._start(tokens, tokens, padded, 7) == (None, False)
 
 
 @pytest.mark.parametrize("kind", ["blip", "clip", "vilt"])

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from idvl.errors import UsageError
 from idvl.models.families import family_of
 from idvl.models.heads import with_new_head
+from idvl.models.labels import IGNORED, next_tokens
 from idvl.models.loading import load
-from idvl.models.objective import IGNORED, contrastive, divergence, next_tokens, over_labels
+from idvl.models.losses import contrastive, divergence, over_labels
 from idvl.training import Training
 from idvl.training.accelerator import check
 from tests.support import tiny
@@ -36,18 +37,18 @@ def get(tmp_path_factory):
 
 def shown(loaded, samples):
     length = loaded.family.text_length(loaded.processor, samples)
-    return loaded.family.lesson.inputs(loaded.processor, samples, length, loaded.model.config)
+    return loaded.family.training_task.inputs(loaded.processor, samples, length, loaded.model.config)
 
 
 def learn(loaded, samples):
-    return loaded.family.lesson.loss(loaded.model, shown(loaded, samples), None)
+    return loaded.family.training_task.loss(loaded.model, shown(loaded, samples), None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_count_the_terms(get, kind):
     samples = SAMPLES.get(kind, tiny.samples(6))
     inputs = shown(get(kind), samples)
-    total, count, logits = get(kind).family.lesson.loss(get(kind).model, inputs, None)
+    total, count, logits = get(kind).family.training_task.loss(get(kind).model, inputs, None)
     assert count == int((inputs["labels"] != IGNORED).sum()) > 0
     assert total.ndim == 0 and total.isfinite() and total > 0
     assert logits is None or len(logits) in (count, 2 * count)
@@ -65,7 +66,7 @@ def test_totals_add_up_whatever_the_batches(get, kind):
 def test_a_captions_loss_is_that_of_transformers(get):
     loaded = get("blip")
     inputs = shown(loaded, tiny.samples(6))
-    total, count, logits = loaded.family.lesson.loss(loaded.model, inputs, None)
+    total, count, logits = loaded.family.training_task.loss(loaded.model, inputs, None)
     tokens = inputs["input_ids"].clone()
     tokens[:, 0] = loaded.model.config.text_config.bos_token_id
     theirs = loaded.model(
@@ -83,7 +84,7 @@ def test_an_answers_loss_is_that_of_transformers_where_questions_are_equally_lon
     loaded = get("blip-vqa")
     sample = dataclasses.replace(ANSWERED[0], texts=("a red star",), answers=("two blue",))
     inputs = shown(loaded, [sample])
-    total, count, _ = loaded.family.lesson.loss(loaded.model, inputs, None)
+    total, count, _ = loaded.family.training_task.loss(loaded.model, inputs, None)
     tokens = inputs["decoder_input_ids"].clone()
     tokens[:, 0] = loaded.model.config.text_config.bos_token_id
     theirs = loaded.model(
@@ -98,7 +99,7 @@ def test_an_answers_loss_is_that_of_transformers_where_questions_are_equally_lon
 def test_the_contrastive_loss_is_that_of_transformers(get):
     loaded = get("clip")
     inputs = shown(loaded, tiny.samples(6))
-    total, count, logits = loaded.family.lesson.loss(loaded.model, inputs, None)
+    total, count, logits = loaded.family.training_task.loss(loaded.model, inputs, None)
     theirs = loaded.model(**{k: v for k, v in inputs.items() if k != "labels"}, return_loss=True)
     torch.testing.assert_close(total / count, theirs.loss)
     assert logits.shape == (12, 6)
@@ -109,7 +110,7 @@ def test_the_contrastive_loss_is_that_of_transformers(get):
 
 def test_a_class_is_learnt_by_cross_entropy(get):
     inputs = shown(get("vit"), LABELLED)
-    total, count, logits = get("vit").family.lesson.loss(get("vit").model, inputs, None)
+    total, count, logits = get("vit").family.training_task.loss(get("vit").model, inputs, None)
     torch.testing.assert_close(total, F.cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1, 2]), reduction="sum"))
     assert count == 6
 
@@ -171,7 +172,7 @@ def test_a_bare_vit_is_refused_until_it_has_a_head(get, tmp_path):
     again = with_new_head(get("vit"), ["cat", "dog", "bird"])
     assert torch.equal(again.model.classifier.weight, headed.model.classifier.weight)
     assert again.model.config.id2label == {0: "cat", 1: "dog", 2: "bird"}
-    assert family_of(again.model.config).lesson is not None
+    assert family_of(again.model.config).training_task is not None
 
 
 def test_a_reader_of_text_gets_no_new_head(get):
@@ -197,16 +198,16 @@ def test_what_cannot_be_learnt_is_refused_first(get, kind, samples, settings, sa
 
 
 def test_captions_are_learnt_behind_the_prompt_that_they_are_written_behind(tmp_path, monkeypatch):
-    from idvl.models.families import blip
+    from idvl.models.families.blip import training
 
-    monkeypatch.setattr(blip, "PROMPT", "two red ")
+    monkeypatch.setattr(training, "PROMPT", "two red ")
     loaded = load(str(tiny.save("blip", tmp_path / "blip")))
     samples = [
         dataclasses.replace(sample, texts=(text,))
         for sample, text in zip(tiny.samples(2), ("a star", "a"), strict=True)
     ]
     tokenizer = loaded.processor.tokenizer
-    shown = loaded.family.lesson.inputs(loaded.processor, samples, 4, loaded.model.config)
+    shown = loaded.family.training_task.inputs(loaded.processor, samples, 4, loaded.model.config)
     assert tokenizer.batch_decode(shown["input_ids"], skip_special_tokens=True) == ["two red a star", "two red a"]
     learnt = [tokenizer.decode(row[row != IGNORED]) for row in shown["labels"]]
     assert learnt == ["a star [SEP]", "a [SEP]"]

@@ -14,9 +14,9 @@ import transformers
 
 from idvl.data import shapes
 from idvl.errors import UsageError
-from idvl.models.families import family_of, vilt
+from idvl.models.families import family_of
+from idvl.models.generation import Generation, settle
 from idvl.models.loading import load, wrap
-from idvl.models.skills import Generation, settle
 from tests.support import tiny
 
 SAMPLES = tiny.samples(8)
@@ -330,8 +330,9 @@ def test_a_pair_is_needed_to_judge(get):
     with pytest.raises(UsageError, match="no two images"):
         do(get("vilt-nlvr2"), "judge", [alone])
     config = get("vilt-nlvr2").model.config
-    assert "two images" in vilt.lacks(alone, config) and "label is None" in vilt.lacks(SAMPLES[0], config)
-    assert vilt.lacks(dataclasses.replace(SAMPLES[0], label=1), config) is None
+    reason = get("vilt-nlvr2").family.training_task.unusable_reason
+    assert "two images" in reason(alone, config) and "label is None" in reason(SAMPLES[0], config)
+    assert reason(dataclasses.replace(SAMPLES[0], label=1), config) is None
 
 
 def test_other_vilts_are_no_judges():

@@ -45,7 +45,7 @@ def ended(tmp_path_factory):
 def test_a_probe_measures_the_mean_loss_of_all_samples(vit):
     samples = select("digits", split="test", n=20, force=True).samples
     losses = [Probe(vit, samples, batch_size=size, budget=2**30).loss() for size in (20, 7)]
-    inputs = vit.family.lesson.inputs(vit.processor, samples, 0, vit.model.config)
+    inputs = vit.family.training_task.inputs(vit.processor, samples, 0, vit.model.config)
     with torch.no_grad():
         logits = vit.model(pixel_values=inputs["pixel_values"]).logits
     expected = torch.nn.functional.cross_entropy(logits, inputs["labels"]).item()

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from idvl.profile import MODALITIES, Profile, published
-from idvl.reporting.drawing import COLOURS
-from idvl.reporting.plot import figure, plot
+from idvl.reporting.plot import COLOURS, figure, plot
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import torch
 
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
-from idvl.models.skills import Generation, Skill
-from idvl.tasks import TaskSettings, classification
+from idvl.models.families.base import Skill
+from idvl.models.generation import Generation
+from idvl.tasks import Asked, classification
 
 
 def head(names, logits):
@@ -20,7 +21,7 @@ def head(names, logits):
 
 
 def predicted(loaded, samples, **asked):
-    done = classification.predict(loaded, samples, TaskSettings(generation=Generation(), **asked))
+    done = classification.predict(loaded, samples, Asked(generation=Generation(), **asked))
     return done.perform(samples, done.prepare(samples))
 
 

@@ -53,7 +53,7 @@ def test_it_is_plain_adamw_on_the_mean_over_tokens(folders):
     order = Order(samples=32, batch_size=8, accumulate=1, ranks=1, seed=0).parts(0, 0)
     for step in range(6):
         inputs = collate([CAPTIONS[index] for _, index in next(order)])
-        total, count, _ = plain.family.lesson.loss(model, inputs, None)
+        total, count, _ = plain.family.training_task.loss(model, inputs, None)
         (total / count).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         numbers = seen[step][2]
@@ -117,14 +117,14 @@ def test_weights_can_be_left_alone(folders):
 def test_distillation_pulls_towards_the_dense_model(folders):
     """Without a loss of its own, a perturbed student returns to its teacher."""
     loaded, teacher = fresh(folders, "blip"), fresh(folders, "blip").model
-    own = loaded.family.lesson.loss
+    own = loaded.family.training_task.loss
 
     def no_loss(model, inputs, gather):
         objective = own(model, inputs, gather)
         return objective._replace(total=objective.total * 0)
 
-    silent = dataclasses.replace(loaded.family.lesson, loss=no_loss)
-    loaded = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, lesson=silent))
+    silent = dataclasses.replace(loaded.family.training_task, loss=no_loss)
+    loaded = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, training_task=silent))
     with torch.no_grad():
         for weight in loaded.model.parameters():
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.05)
@@ -301,8 +301,8 @@ def test_a_full_gpu_is_told_in_one_line(folders, monkeypatch):
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    lesson = dataclasses.replace(loaded.family.lesson, loss=full)
-    loaded = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, lesson=lesson))
+    task = dataclasses.replace(loaded.family.training_task, loss=full)
+    loaded = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, training_task=task))
     with pytest.raises(RunError, match="batch_size of 8: use batch_size 4 and accumulate 2"):
         train(loaded, LABELLED, Training(max_steps=2, batch_size=8, **FAST))
 
@@ -372,7 +372,8 @@ def test_the_last_step_of_each_epoch_can_be_left_out(folders, monkeypatch):
     collate = Collate(plain.family, plain.processor, model.config)
     for step in range(8):
         optimizer.param_groups[0]["lr"] = rates[step]
-        total, count, _ = plain.family.lesson.loss(model, collate([LABELLED[index] for _, index in next(order)]), None)
+        batch = collate([LABELLED[index] for _, index in next(order)])
+        total, count, _ = plain.family.training_task.loss(model, batch, None)
         (total / count).backward()
         if step not in (3, 7):
             optimizer.step()

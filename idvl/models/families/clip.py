@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from idvl.data.samples import Sample
-from idvl.models.families import Family, Lesson, call, unlabelled
+from idvl.models.families.base import Family, Skill, TrainingTask
+from idvl.models.forward import call, on_device, unlabelled
+from idvl.models.generation import Generation
 from idvl.models.inputs import longest_text, process
-from idvl.models.objective import Gather, Objective, contrastive
-from idvl.models.skills import Generation, Skill, pictures, place, sentences, unit
+from idvl.models.losses import Gather, Objective, contrastive
+from idvl.models.skills import pictures, sentences, unit
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
@@ -34,13 +36,13 @@ def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int,
 @torch.no_grad()
 def embed_images(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The projected embeddings of images."""
-    return unit(loaded.model.get_image_features(**place(loaded.model, inputs)).pooler_output)
+    return unit(loaded.model.get_image_features(**on_device(loaded.model, inputs)).pooler_output)
 
 
 @torch.no_grad()
 def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The projected embeddings of texts."""
-    return unit(loaded.model.get_text_features(**place(loaded.model, inputs)).pooler_output)
+    return unit(loaded.model.get_text_features(**on_device(loaded.model, inputs)).pooler_output)
 
 
 FAMILY = Family(
@@ -56,7 +58,7 @@ FAMILY = Family(
     inputs=process,
     text_length=longest_text,
     token_mask=token_mask,
-    lesson=Lesson(loss=loss, inputs=training_inputs, contrastive=True, least_batch=2),
+    training_task=TrainingTask(loss=loss, inputs=training_inputs, contrastive=True, least_batch=2),
     skills={
         "embed_images": Skill(prepare=pictures, perform=embed_images),
         "embed_texts": Skill(prepare=sentences, perform=embed_texts),

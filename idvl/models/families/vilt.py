@@ -16,21 +16,23 @@ from torch import Tensor, nn
 
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
-from idvl.models.families import Family, Lesson, generic, unlabelled
+from idvl.models.families.base import Family, Skill, TrainingTask
+from idvl.models.forward import call_in_order, on_device, unlabelled
+from idvl.models.generation import Generation
 from idvl.models.inputs import image_processor_of, longest_text, process, tokenizer_of
-from idvl.models.objective import Gather, Objective, over_labels
-from idvl.models.skills import Generation, Skill, place, tokens
+from idvl.models.losses import Gather, Objective, over_labels
+from idvl.models.skills import tokens
 
 
 def both(processor: Any, samples: Sequence[Sample], square: int | None = None) -> dict[str, Tensor]:
     """pixel_values (n, 2, 3, height, width) and pixel_mask (n, 2, height, width), padded to the largest image."""
-    shown = []
+    images = []
     for sample in samples:
         if sample.source is None or sample.second is None:
             raise UsageError(f"sample {sample.id} has no two images to compare; choose a dataset of pairs, as nlvr2")
-        shown += [sample, replace(sample, source=sample.second)]
-    given = process(processor, shown, 0, needs=("image",), square=square)
-    return {key: value.unflatten(0, (len(samples), 2)) for key, value in given.items()}
+        images += [sample, replace(sample, source=sample.second)]
+    pairs = process(processor, images, 0, needs=("image",), square=square)
+    return {key: value.unflatten(0, (len(samples), 2)) for key, value in pairs.items()}
 
 
 def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
@@ -54,11 +56,11 @@ def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int,
 
 def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
     """Cross-entropy of false and true."""
-    return over_labels(generic.call(model, unlabelled(inputs)).logits, inputs["labels"])
+    return over_labels(call_in_order(model, unlabelled(inputs)).logits, inputs["labels"])
 
 
-def lacks(sample: Sample, config: Any) -> str | None:
-    """Two images, and whether the sentence is true of them."""
+def unusable_reason(sample: Sample, config: Any) -> str | None:
+    """A sample needs two images, and a label that says whether the sentence is true of them."""
     if sample.source is None or sample.second is None:
         return "it has no two images; choose a dataset of pairs, as nlvr2"
     return None if sample.label in (0, 1) else f"its label is {sample.label}, not 0 (false) or 1 (true)"
@@ -72,7 +74,7 @@ def questions(loaded: Any, samples: Sequence[Sample], settings: Generation) -> d
 @torch.no_grad()
 def judge(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The logits of false and true, (n, 2)."""
-    scores = loaded.family.call(loaded.model, place(loaded.model, inputs)).logits
+    scores = loaded.family.call(loaded.model, on_device(loaded.model, inputs)).logits
     return scores[:, classes(loaded.model.config)].float().cpu()
 
 
@@ -82,14 +84,11 @@ def classes(config: Any) -> list[int]:
     return [named["false"], named["true"]] if {"false", "true"} <= set(named) else [0, 1]
 
 
-def for_config(config: Any) -> Family:
-    """A config that names neither a class nor a number of images is not that of this one."""
-    return FAMILY if config.architectures or config.num_images == 2 else generic.for_config(config)
-
-
 FAMILY = Family(
     model_types=("vilt",),
     classes=("ViltForImagesAndTextClassification",),
+    # a config that names neither a class nor a number of images is not that of this one
+    describes_unnamed=lambda config: config.num_images == 2,
     needs=("image", "text"),
     blocks=r"vilt\.encoder\.layer\.\d+",
     modalities=((r"^vilt\.encoder\.layer\.\d+\.", "fusion"),),
@@ -98,8 +97,7 @@ FAMILY = Family(
     text_length=longest_text,
     token_mask=token_mask,
     # without the shuffling of patches
-    call=generic.call,
-    lesson=Lesson(loss=loss, inputs=training_inputs, lacks=lacks),
+    call=call_in_order,
+    training_task=TrainingTask(loss=loss, inputs=training_inputs, unusable_reason=unusable_reason),
     skills={"judge": Skill(prepare=questions, perform=judge)},
-    for_config=for_config,
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn, no_grad
 
 from idvl.errors import UsageError
-from idvl.models.families import Lesson
-from idvl.models.objective import Gather, divergence
+from idvl.models.families.base import TrainingTask
+from idvl.models.losses import Gather, divergence
 
 
-class Learner(nn.Module):
+class LossModule(nn.Module):
     """Model inputs with labels -> the loss summed over their terms.
 
     With `teacher`, `distill` times KL(teacher || model) is added to each term's loss.
@@ -18,7 +18,7 @@ class Learner(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        lesson: Lesson,
+        task: TrainingTask,
         *,
         gather: Gather | None = None,
         teacher: nn.Module | None = None,
@@ -26,7 +26,7 @@ class Learner(nn.Module):
     ):
         super().__init__()
         self.model = model
-        self.loss, self.gather, self.distill = lesson.loss, gather, distill
+        self.loss, self.gather, self.distill = task.loss, gather, distill
         # in a tuple it is no submodule: neither trained nor sent between processes
         self._teacher = (teacher,)
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-# the label of a term that is not learnt; cross-entropy's own convention
-IGNORED = -100
+from idvl.errors import UsageError
+from idvl.models.forward import call
+from idvl.models.labels import IGNORED
 
 # (rows of this process) -> (the rows of all processes, differentiable; where this process's begin)
 Gather = Callable[[Tensor], tuple[Tensor, int]]
@@ -57,8 +58,13 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def next_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Labels (n, length) of a decoder that reads `tokens`: at each position the next real token, else IGNORED."""
-    labels = torch.full_like(tokens, IGNORED)
-    labels[:, :-1] = torch.where(mask[:, 1:].bool(), tokens[:, 1:], IGNORED)
-    return labels
+def own_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """The mean loss that a transformers model computes from labels, times the number of its terms.
+
+    Raises UsageError where the model returns none.
+    """
+    mean = getattr(call(model, inputs), "loss", None)
+    if mean is None:
+        raise UsageError(f"{type(model).__name__} returns no loss for labels: idvl does not know how to train it")
+    count = int((inputs["labels"] != IGNORED).sum())
+    return Objective(mean * count, count, None)

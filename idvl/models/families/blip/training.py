@@ -1,0 +1,72 @@
+"""What BLIP learns: each next token of a caption or an answer, or which texts are an image's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idvl.data.samples import Sample
+from idvl.models.families.blip.forward import answering_call, started_call
+from idvl.models.families.blip.inputs import PROMPT, answering_inputs, inputs
+from idvl.models.forward import unlabelled
+from idvl.models.generation import unknown_words
+from idvl.models.labels import IGNORED, next_tokens
+from idvl.models.losses import Gather, Objective, over_labels
+
+
+def captioning_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """`inputs` of the captions behind the prompt, the tokens to be said next after it as labels (n, length)."""
+    prompt = "" if unknown_words(processor, PROMPT) else PROMPT
+    begun = len(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    captions = [replace(sample, texts=(prompt + sample.texts[0],)) for sample in samples]
+    batch = inputs(processor, captions, min(text_length + begun, processor.tokenizer.model_max_length))
+    labels = next_tokens(batch["input_ids"], batch["attention_mask"])
+    labels[:, :begun] = IGNORED
+    return {**batch, "labels": labels}
+
+
+def captioning_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """Cross-entropy of the caption's tokens."""
+    logits = started_call(model, unlabelled(inputs)).logits
+    return over_labels(logits, inputs["labels"], label_smoothing=model.config.text_config.label_smoothing)
+
+
+def learning_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """`answering_inputs` with the answer's tokens to be said next as labels (n, text_length)."""
+    batch = answering_inputs(processor, samples, text_length)
+    return {**batch, "labels": next_tokens(batch["decoder_input_ids"], batch["decoder_attention_mask"])}
+
+
+def answering_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """Cross-entropy of the answer's tokens, whose logits the model computes but does not return."""
+    outputs: list[Tensor] = []
+    hook = model.text_decoder.register_forward_hook(lambda module, args, output: outputs.append(output.logits))
+    try:
+        answering_call(model, unlabelled(inputs))
+    finally:
+        hook.remove()
+    return over_labels(outputs[0], inputs["labels"], label_smoothing=model.config.text_config.label_smoothing)
+
+
+def matching_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """2 n pairs: each image with its own text (label 1), then with the text before it in the batch (label 0)."""
+    own = inputs(processor, samples, text_length)
+    tokens = own["input_ids"]
+    wrong = torch.where((tokens == tokens.roll(1, 0)).all(1), IGNORED, 0)
+    texts = {key: torch.cat([own[key], own[key].roll(1, 0)]) for key in ("input_ids", "attention_mask")}
+    pixels = torch.cat([own["pixel_values"]] * 2)
+    return {**texts, "pixel_values": pixels, "labels": torch.cat([torch.ones_like(wrong), wrong])}
+
+
+def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """Cross-entropy of the matching head."""
+    return over_labels(started_call(model, unlabelled(inputs)).itm_score, inputs["labels"])
+
+
+def unusable_reason(sample: Sample, config: Any) -> str | None:
+    """An answer beside the question."""
+    return None if sample.answers else "it has a question but no answer; choose a dataset that has both"

@@ -1,0 +1,57 @@
+"""Model inputs together with their labels: one label for each term that a loss counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.models.inputs import process
+
+# the label of a term that is not learnt; cross-entropy's own convention
+IGNORED = -100
+
+
+def next_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Labels (n, length) of a decoder that reads `tokens`: at each position the next real token, else IGNORED."""
+    labels = torch.full_like(tokens, IGNORED)
+    labels[:, :-1] = torch.where(mask[:, 1:].bool(), tokens[:, 1:], IGNORED)
+    return labels
+
+
+def own_tokens(inputs: dict[str, Tensor], config: Any) -> Tensor:
+    """Labels (n, length) for a causal model that shifts them: the tokens but the first, padding and the image's."""
+    tokens = inputs["input_ids"]
+    learnt = inputs.get("attention_mask", torch.ones_like(tokens)).bool()
+    learnt[:, 0] = False
+    for name in ("image_token_id", "image_token_index"):
+        learnt &= tokens != getattr(config, name, IGNORED)
+    return torch.where(learnt, tokens, IGNORED)
+
+
+def text_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, **how: Any
+) -> dict[str, Tensor]:
+    """Inputs of a model that writes text, with its `own_tokens` as labels; `how` as in `process`."""
+    inputs = process(processor, samples, text_length, **how)
+    return {**inputs, "labels": own_tokens(inputs, config)}
+
+
+def class_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, **how: Any
+) -> dict[str, Tensor]:
+    """pixel_values (n, 3, height, width) and the samples' classes as labels (n,); `how` as in `process`."""
+    labels = torch.tensor([sample.label for sample in samples])
+    return {**process(processor, samples, text_length, **{"needs": ("image",), **how}), "labels": labels}
+
+
+def no_class_reason(sample: Sample, config: Any) -> str | None:
+    """Why a sample cannot train a classifier: its label is none of the model's classes; None if it can."""
+    if sample.label is None:
+        return "it has no label; choose a dataset of labelled images"
+    if not 0 <= sample.label < config.num_labels:
+        return f"its label is {sample.label}, but the model's classes are 0 to {config.num_labels - 1}: add --new-head"
+    return None
