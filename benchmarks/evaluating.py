@@ -22,7 +22,7 @@ from idvl import tasks
 from idvl.data.samples import select
 from idvl.data.shapes import samples as drawn
 from idvl.distributed import Team
-from idvl.evaluation.prediction import walk
+from idvl.evaluation.prediction import predict
 from idvl.models.generation import Generation, settle
 from idvl.models.loading import load
 
@@ -62,12 +62,12 @@ def main() -> None:
 
         loaded.model.generate = timed
         path = photographs(folder, n)
-        asked = tasks.Asked(generation=settle(loaded, "caption", Generation()))
+        settings = tasks.TaskSettings(generation=settle(loaded, "caption", Generation()))
         start = time.perf_counter()
-        chosen = select(str(path), distinct=False, force=True).samples
-        done = tasks.load("caption").predict(loaded, chosen, asked)
+        samples = select(str(path), distinct=False, force=True).samples
+        task_pass = tasks.load("caption").predict(loaded, samples, settings)
         options = {"team": Team(), "device": torch.device("cpu"), "progress": lambda *_: None}
-        walk(done, folder=folder, name="predictions", batch_size=BATCH, **options)
+        predict(task_pass, folder=folder, name="predictions", batch_size=BATCH, **options)
         seconds = time.perf_counter() - start
         result = {"parameters": loaded.model.num_parameters(), "samples": n, "batch": BATCH}
     result |= {"seconds": seconds, "generate": sum(bare), "ratio": seconds / sum(bare), "goal": GOAL}

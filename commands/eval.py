@@ -92,7 +92,7 @@ def command(
 
 def _show(results: dict[str, Any], folder: Path | None, *, json: bool, reporter: TerminalReporter) -> None:
     """Print the numbers and what they rest on."""
-    from idvl.reporting.results import rests_on, results_table
+    from idvl.reporting.terminal import rests_on, results_table
 
     console = output()
     if json:
@@ -107,7 +107,7 @@ def _show(results: dict[str, Any], folder: Path | None, *, json: bool, reporter:
 
 def _list(*, json: bool) -> None:
     from idvl.data.catalog import listing
-    from idvl.reporting.results import catalogue
+    from idvl.reporting.terminal import catalogue
 
     rows = listing()
     if json:

@@ -101,8 +101,7 @@ def command(
 
 def _show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
     """Print what a run came to, or its plan."""
-    from idvl.reporting.results import rests_on, results_table
-    from idvl.reporting.sparsity import plan_table, result_table
+    from idvl.reporting.terminal import plan_table, rests_on, result_table, results_table
 
     console = output()
     if json:

@@ -46,22 +46,15 @@ class Schema(BaseModel):
 
 
 def read(path: Path | str, schema: type[Schema], *, limited: bool = False) -> dict[str, Any]:
-    """The document in a file. OSError for one that cannot be opened; ValueError, naming file and field, for others.
+    """The document in a file. OSError for one that cannot be opened; ValueError, naming the field, for any other.
 
     `limited` as in `parse`.
     """
-    path = Path(path)
-    try:
-        values = load(path, limited=limited)
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be read: {reason(error)}") from error
+    values = load(path, limited=limited)
     name = values.get("schema") if isinstance(values, dict) else None
     if name != schema.NAME:
-        raise ValueError(f"{path.name} has the schema {quoted(name)}; this idvl reads {schema.NAME!r}")
-    try:
-        return check(values, schema)
-    except ValueError as error:
-        raise ValueError(f"{path.name} is damaged: {error}") from error
+        raise ValueError(f"it has the schema {quoted(name)}; this idvl reads {schema.NAME!r}")
+    return check(values, schema)
 
 
 def check(values: Any, schema: type[Schema]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idvl import files
+from idvl import files, json_file
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import disk_errors, read_bytes, write_text
 
@@ -93,8 +93,7 @@ def _line(record: Record) -> str:
 def _parsed(line: bytes) -> Record | None:
     """The object that a line holds; None where it is none, or one that could not be written: NaN, lone surrogates."""
     try:
-        record = json.loads(line)
-        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
+        record = json_file.parse(line)
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None

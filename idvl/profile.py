@@ -18,8 +18,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.files import write_text
-from idvl.json_file import checked, load, problem, sound
-from idvl.schemas import Cost, DatasetFacts, Diagnostics, ModelFacts
+from idvl.json_file import Schema, checked, load, problem, sound
+from idvl.schemas import Cost, DatasetFacts, ModelFacts
 
 VERSION = 1
 SCHEMA = f"idvl/profile/{VERSION}"
@@ -42,6 +42,22 @@ Real = Annotated[float, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 EXACTLY = ConfigDict(extra="forbid")
 T = TypeVar("T")
+
+
+class Diagnostics(Schema):
+    """What idvl relies on in the diagnostics of an estimate."""
+
+    class Scale(Schema):
+        neighbors: list[int]
+        dimension: float | None
+        mean_distance: float | None = None
+
+    class Neighbors(Schema):
+        certified_rows: int | None = None
+
+    flags: list[str] = Field(default_factory=list)
+    scales: list[Scale] | None = None
+    neighbors: Neighbors | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

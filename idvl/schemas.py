@@ -1,6 +1,7 @@
-"""The documents of run folders, as far as idvl relies on them. docs/report.md and docs/profile.md say what else is in.
+"""report.json and results.json, as far as idvl relies on them; docs/report.md says what else is in them.
 
-Fields with a default may be missing; older versions did not write them. How a document is read is in json_file.py.
+Fields with a default may be missing: not every run has them. Other documents are described where they are written or
+read alone: run.json in runs/record.py, profile.json in profile.py, sensitivity.json in reporting/prunability.py.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from idvl.errors import quoted
 from idvl.json_file import MOST, Schema, check
-
-# ratios of a sensitivity run: each takes thousands of permutations
-RATIOS = 100
 
 
 def _command(text: str) -> str:
@@ -55,87 +53,6 @@ class Cost(Schema):
 
     seconds: float | None = None
     peak_memory: float | None = None
-
-
-class Diagnostics(Schema):
-    """What speaks for an estimate, of a profile's layer."""
-
-    class Scale(Schema):
-        neighbors: list[int]
-        dimension: float | None
-        mean_distance: float | None = None
-
-    class Neighbors(Schema):
-        certified_rows: int | None = None
-
-    flags: list[str] = Field(default_factory=list)
-    scales: list[Scale] | None = None
-    neighbors: Neighbors | None = None
-
-
-class RecipeFile(Schema):
-    """recipe.yaml: what reports show of it. Who carries it out checks all of it: see recipe.py."""
-
-    class Model(Schema):
-        name: str | None = None
-
-    class Data(Schema):
-        dataset: str | None = None
-        data_dir: str | None = None
-
-    model: Model | None = None
-    data: Data | None = None
-    prune: dict[str, Any] | None = None
-
-
-class RunFile(Schema):
-    """run.json. The signature is what a resumed run must share with the one before."""
-
-    NAME: ClassVar[str] = "idvl/run/1"
-
-    class Signature(Schema):
-        model_class: str | None = Field(None, alias="class")
-
-    signature: Signature
-    files: list[str]
-    resumed: list[Any]
-    versions: dict[str, Any] | None = None
-    started: str | None = None
-
-
-class MetricLine(Schema):
-    """A line of metrics.jsonl: how far a run is."""
-
-    step: int = 0
-    layer: str = ""
-
-
-class MatrixLine(Schema):
-    """A line of matrix.jsonl: a run of a sweep."""
-
-    state: str | None = None
-
-
-class LossLine(Schema):
-    """A line of a sensitivity run's metrics.jsonl: one loss, of a layer, a modality or the dense model."""
-
-    part: str
-    name: str
-    ratio: float
-    loss: float | None
-    zeros: int
-
-
-class PredictionLine(Schema):
-    """A line of predictions.jsonl: what a model said of a sample, and what it is compared with."""
-
-    id: Word
-    prediction: Word | None = None
-    label: Word | None = None
-    top: list[Word | None] | None = None
-    references: list[str] | None = None
-    answers: list[str] | None = None
-    question: str | None = None
 
 
 class LayerReport(Schema):
@@ -267,43 +184,3 @@ class ReportFile(Schema):
     evaluation: Annotated[dict[str, Any], AfterValidator(_evaluation)] | None = None
     profile: dict[str, Any] | None = None
     verified: ModelFacts | None = None
-
-
-class Loss(Schema):
-    """The loss with a part pruned; None where it was no number."""
-
-    ratio: float
-    loss: float | None
-
-
-class SensitivityFile(Schema):
-    """sensitivity.json."""
-
-    NAME: ClassVar[str] = "idvl/sensitivity/1"
-
-    class Dense(Schema):
-        loss: float | None = None
-
-    class Layer(Schema):
-        modality: str
-        weights: int
-        dimension: float | None
-        stderr: float | None
-        losses: list[Loss]
-
-    class Part(Schema):
-        layers: int
-        losses: list[Loss]
-        weights: int | None = None
-
-    dense: Dense
-    layers: dict[str, Layer]
-    modalities: dict[str, Part]
-    provenance: Cost
-
-    @model_validator(mode="after")
-    def _few_ratios(self) -> Self:
-        ratios = {loss.ratio for layer in self.layers.values() for loss in layer.losses}
-        if len(ratios) > RATIOS:
-            raise ValueError(f"it has {len(ratios):,} ratios, more than {RATIOS}")
-        return self

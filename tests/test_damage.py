@@ -17,9 +17,8 @@ from idvl.errors import RunError, UsageError
 from idvl.measurement.profiling import _done
 from idvl.profile import compare, load_profile
 from idvl.pruning import saving, sensitivity
-from idvl.reporting.results import rests_on, results_table
-from idvl.reporting.sparsity import result_table
 from idvl.reporting.table import summary, table
+from idvl.reporting.terminal import rests_on, result_table, results_table
 from idvl.runs import MATRIX, Run
 from idvl.sparsity.weighting import multipliers
 from idvl.sweep import restartable, sweep

@@ -15,7 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 WHEELS, SITE = ROOT / ".gpu" / "wheels", ROOT / ".gpu" / "site"
 MOST_BYTES = 60 * 2**20
-# what must be there, and what may be fetched: none of these depends on torch
+# what must be there, and what may be fetched: none of these depends on torch. No check reaches the other requirements
+# of setup.cfg, such as scipy and datasets; tests/test_gpu.py runs the checks without them
 GIVEN = ("torch", "transformers", "accelerate")
 SMALL = ("psutil", "safetensors", "typer", "rich", "pydantic", "pyyaml", "pillow")
 # faiss for CUDA 12 fits without its dependencies, which torch for CUDA 12 brings; for CUDA 13 there is no small one

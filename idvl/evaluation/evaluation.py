@@ -29,18 +29,18 @@ from idvl.models.loading import Loaded
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples
-from idvl.tasks import Asked, Pass, Task
+from idvl.tasks import Pass, Task, TaskSettings
 
 # skills that a prompt is for
 WRITING = {"caption", "answer"}
 # samples that show what a dataset holds
 FEW = 8
-# files of a judgement in its folder
+# files of an evaluation in its folder
 FILES = (f"{PREDICTIONS}.jsonl", f"{REFINED}.jsonl", RESULTS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Evaluation:
     """A recipe's task with its samples, for one model. `left_out`: how many samples lack what."""
 
     recipe: Recipe
@@ -48,7 +48,7 @@ class Judgement:
     loaded: Loaded
     selection: Selection
     left_out: Mapping[str, int]
-    asked: Asked
+    settings: TaskSettings
     team: Team
 
     @property
@@ -62,25 +62,25 @@ class Judgement:
     @property
     def limit(self) -> int | None:
         """The limit, where it left samples out, as far as is known."""
-        asked, chosen = self.recipe.eval.limit, len(self.selection.samples) + sum(self.left_out.values())
-        return asked if asked is not None and chosen >= asked else None
+        limit, count = self.recipe.eval.limit, len(self.selection.samples) + sum(self.left_out.values())
+        return limit if limit is not None and count >= limit else None
 
-    def tried(self) -> Pass:
-        """The walk over the samples; what model or settings do not allow shows at the first one, on all processes."""
+    def checked_pass(self) -> Pass:
+        """The pass over the samples; what model or settings do not allow shows at the first one, on all processes."""
 
         def make() -> Pass:
-            made = self.task.predict(self.loaded, self.selection.samples, self.asked)
+            task_pass = self.task.predict(self.loaded, self.selection.samples, self.settings)
             with prediction.fitting(1):
-                made.perform(made.items[:1], made.prepare(made.items[:1]))
-            return made
+                task_pass.perform(task_pass.items[:1], task_pass.prepare(task_pass.items[:1]))
+            return task_pass
 
         return self.team.each(make)
 
-    def batch_size(self, walk: Pass, reporter: Reporter) -> int:
-        """The one asked for, or the largest that fits."""
+    def batch_size(self, task_pass: Pass, reporter: Reporter) -> int:
+        """The size in the recipe, or the largest that fits."""
         if self.recipe.eval.batch_size:
             return self.recipe.eval.batch_size
-        size = prediction.largest_batch(walk, self.device, self.team)
+        size = prediction.largest_batch(task_pass, self.device, self.team)
         reporter.note(f"batches of {size}")
         return size
 
@@ -92,12 +92,12 @@ class Judgement:
             **{key: self.loaded.description[key] for key in about},
             "samples": self.selection.description["fingerprint"],
             "count": len(self.selection.samples),
-            **_settings(self.asked),
+            **_recorded(self.settings),
         }
 
     def carry_out(
         self,
-        walk: Pass,
+        task_pass: Pass,
         folder: Path,
         reporter: Reporter,
         *,
@@ -106,44 +106,46 @@ class Judgement:
         other_metrics: Mapping[str, Any] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """Predict what is missing in the folder, score it, write results.json; the results."""
-        walked = self._predicted(walk, folder, batch_size, reporter)
+        totals = self._predicted(task_pass, folder, batch_size, reporter)
         reporter.note("scoring")
 
         def score() -> dict[str, Any]:
-            found = scoring.numbers(
+            numbers = scoring.numbers(
                 self.name,
                 folder / f"{PREDICTIONS}.jsonl",
                 seed=self.recipe.data.seed,
                 resamples=self.recipe.eval.resamples or scoring.RESAMPLES,
                 fingerprint=self.selection.description["fingerprint"],
                 compared=compared,
-                settings=_settings(self.asked),
+                settings=_recorded(self.settings),
                 other_metrics=other_metrics,
             )
-            results = found | self._facts(walked, batch_size)
+            results = numbers | self._facts(totals, batch_size)
             write_json(folder / RESULTS, results)
             return results
 
         return self.team.first(score)
 
-    def _predicted(self, walk: Pass, folder: Path, batch_size: int, reporter: Reporter) -> prediction.Walked:
+    def _predicted(self, task_pass: Pass, folder: Path, batch_size: int, reporter: Reporter) -> prediction.Totals:
         options = {"folder": folder, "team": self.team, "device": self.device}
         with reporter.progress("predicting") as progress:
-            walked = prediction.walk(walk, name=PREDICTIONS, batch_size=batch_size, progress=progress, **options)
-        again = self.team.each(lambda: self._refined(folder)) if self.task.refine else None
-        if again:
+            totals = prediction.predict(
+                task_pass, name=PREDICTIONS, batch_size=batch_size, progress=progress, **options
+            )
+        second_pass = self.team.each(lambda: self._refined(folder)) if self.task.refine else None
+        if second_pass:
             with reporter.progress("matching") as progress:
-                walked += prediction.walk(again, name=REFINED, batch_size=1, progress=progress, **options)
-        if walked.redone:
+                totals += prediction.predict(second_pass, name=REFINED, batch_size=1, progress=progress, **options)
+        if totals.redone:
             why = "damaged, did not fit the dataset, or were of unfinished batches"
-            reporter.warn(f"{walked.redone} lines were {why}: predicted again")
-        return walked
+            reporter.warn(f"{totals.redone} lines were {why}: predicted again")
+        return totals
 
     def _refined(self, folder: Path) -> Pass | None:
         records = predictions.read(folder / f"{PREDICTIONS}.jsonl")
-        return self.task.refine(self.loaded, self.selection.samples, self.asked, records)
+        return self.task.refine(self.loaded, self.selection.samples, self.settings, records)
 
-    def _facts(self, walked: prediction.Walked, batch_size: int) -> dict[str, Any]:
+    def _facts(self, totals: prediction.Totals, batch_size: int) -> dict[str, Any]:
         """How the predictions came about."""
         long = ("ids", "skipped")
         cuda = self.device.type == "cuda"
@@ -153,8 +155,8 @@ class Judgement:
             "samples": len(self.selection.samples),
             "left_out": dict(self.left_out),
             "limit": self.limit,
-            "settings": {**_settings(self.asked), "batch_size": batch_size},
-            **walked.to_json(),
+            "settings": {**_recorded(self.settings), "batch_size": batch_size},
+            **totals.to_json(),
             "peak_memory": peak_memory(self.device),
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "processes": self.team.size,
@@ -162,7 +164,7 @@ class Judgement:
         }
 
 
-def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, store: Path) -> Judgement:
+def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, store: Path) -> Evaluation:
     """The recipe's task for a model, on the usable samples; `store` takes their images.
 
     Raises UsageError for a model that is partly random or cannot do the task, and if no sample is usable.
@@ -184,51 +186,55 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
             progress=progress,
             **options,
         )
-    kept, left_out = _judged(task, selection, recipe.data.dataset, reporter)
-    asked = _asked(recipe, loaded, task, kept)
-    return Judgement(recipe=recipe, name=name, loaded=loaded, selection=kept, left_out=left_out, asked=asked, team=team)
+    usable, left_out = _usable(task, selection, recipe.data.dataset, reporter)
+    settings = _task_settings(recipe, loaded, task, usable)
+    return Evaluation(
+        recipe=recipe, name=name, loaded=loaded, selection=usable, left_out=left_out, settings=settings, team=team
+    )
 
 
 def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:
-    """The task asked for, or the first that the model can do and the dataset is for, as known or a few samples show."""
+    """The recipe's task, or the first that the model can do and the dataset is for, as known or a few samples show."""
     skills, entry = loaded.family.skills, CATALOG.get(recipe.data.dataset)
     offered = list(entry.tasks) if entry else None
     able = tasks.possible(skills)
     if offered is None and recipe.eval.task is None and len(able) > 1:
         samples = few().samples
-        offered = [name for name in able if any(tasks.load(name).lacks(sample) is None for sample in samples)] or None
+        offered = [
+            name for name in able if any(tasks.load(name).unusable_reason(sample) is None for sample in samples)
+        ] or None
     return tasks.choose(recipe.eval.task, skills, model=loaded.name, offered=offered)
 
 
-def _judged(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:
+def _usable(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:
     """The usable samples, and how many are unusable for which reason."""
-    lacking = [task.lacks(sample) for sample in selection.samples]
-    left_out = dict(Counter(reason for reason in lacking if reason))
-    kept = [sample for sample, reason in zip(selection.samples, lacking, strict=True) if reason is None]
+    reasons = [task.unusable_reason(sample) for sample in selection.samples]
+    left_out = dict(Counter(reason for reason in reasons if reason))
+    usable = [sample for sample, reason in zip(selection.samples, reasons, strict=True) if reason is None]
     for reason, count in left_out.items():
-        told = f"{count} of {len(lacking)} samples of {dataset} (split {selection.description['split']}): {reason}"
-        if not kept:
-            raise UsageError(f"{told}; choose a split or a dataset that has them, or name their columns")
-        reporter.warn(f"{told}; they are left out")
-    return Selection(samples=kept, description=selection.description), left_out
+        message = f"{count} of {len(reasons)} samples of {dataset} (split {selection.description['split']}): {reason}"
+        if not usable:
+            raise UsageError(f"{message}; choose a split or a dataset that has them, or name their columns")
+        reporter.warn(f"{message}; they are left out")
+    return Selection(samples=usable, description=selection.description), left_out
 
 
-def _asked(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> Asked:
-    asked, classes = recipe.eval, selection.description.get("classes")
+def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> TaskSettings:
+    options, classes = recipe.eval, selection.description.get("classes")
     generation = Generation(
-        prompt=asked.prompt, beams=asked.beams, min_length=asked.min_length, max_length=asked.max_length
+        prompt=options.prompt, beams=options.beams, min_length=options.min_length, max_length=options.max_length
     )
     for skill in WRITING & set().union(*task.skills):
         generation = settle(loaded, skill, generation)
-    return Asked(
+    return TaskSettings(
         generation=generation,
         classes=tuple(classes) if classes else None,
-        templates=tuple(asked.templates),
-        rerank=asked.rerank,
+        templates=tuple(options.templates),
+        rerank=options.rerank,
         evaluator=evaluator_of(recipe.data.dataset, recipe.data.dataset_id),
     )
 
 
-def _settings(asked: Asked) -> dict[str, Any]:
-    own = {"evaluator": asked.evaluator} if asked.evaluator != "vqa" else {}
-    return {**asdict(asked.generation), "templates": list(asked.templates), "rerank": asked.rerank, **own}
+def _recorded(settings: TaskSettings) -> dict[str, Any]:
+    own = {"evaluator": settings.evaluator} if settings.evaluator != "vqa" else {}
+    return {**asdict(settings.generation), "templates": list(settings.templates), "rerank": settings.rerank, **own}

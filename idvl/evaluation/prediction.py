@@ -32,7 +32,7 @@ USED = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walked:
+class Totals:
     """What a pass did: items predicted now and found, lines that had to be redone, and the seconds of those now."""
 
     predicted: int
@@ -40,9 +40,9 @@ class Walked:
     redone: int
     seconds: float
 
-    def __add__(self, other: Walked) -> Walked:
+    def __add__(self, other: Totals) -> Totals:
         """Two passes over the same items: an item counts as found where both had it."""
-        return Walked(
+        return Totals(
             predicted=max(self.predicted, other.predicted),
             found=min(self.found, other.found),
             redone=self.redone + other.redone,
@@ -55,8 +55,8 @@ class Walked:
         return {**asdict(self), "seconds": round(self.seconds, 3), "seconds_per_sample": each}
 
 
-def walk(
-    asked: Pass,
+def predict(
+    task_pass: Pass,
     *,
     folder: Path,
     name: str,
@@ -64,69 +64,69 @@ def walk(
     team: Team,
     device: torch.device,
     progress: Callable[[int, int], None],
-) -> Walked:
+) -> Totals:
     """Predict what is missing in FOLDER/NAME.jsonl, which then holds a record for every item, in order.
 
     Batches are the same whatever was there and however many processes share them, so a batch that is not whole is done
     again. RunError where a batch does not fit into memory.
     """
-    total = len(asked.items)
+    total = len(task_pass.items)
     batches = [range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
-    kept, redone = team.first(lambda: _kept(folder, name, asked, batches))
-    left = [batch for batch in batches if batch[0] not in kept]
-    mine = left[team.rank :: team.size]
+    complete, redone = team.first(lambda: _complete(folder, name, task_pass, batches))
+    missing_batches = [batch for batch in batches if batch[0] not in complete]
+    mine = missing_batches[team.rank :: team.size]
     start = time.perf_counter()
 
     def work() -> None:
         path = predictions.file_of(folder, name, team.rank)
-        done = total - sum(map(len, left))
-        progress(done, total)
-        for batch, records in _predicted(asked, mine, device):
+        count = total - sum(map(len, missing_batches))
+        progress(count, total)
+        for batch, records in _predicted(task_pass, mine, device):
             named = zip(batch, records, strict=True)
-            predictions.append(path, [{"number": n, "id": asked.ids[n], **record} for n, record in named])
-            done += len(batch) * team.size
-            progress(min(done, total), total)
+            predictions.append(path, [{"number": n, "id": task_pass.ids[n], **record} for n, record in named])
+            count += len(batch) * team.size
+            progress(min(count, total), total)
 
     team.each(work)
     seconds = time.perf_counter() - start
-    if left:
-        team.first(lambda: predictions.settle(folder, name, predictions.collect(folder, name, asked.ids)[0]))
-    missing = sum(map(len, left))
-    return Walked(predicted=missing, found=total - missing, redone=redone, seconds=seconds)
+    if missing_batches:
+        team.first(lambda: predictions.settle(folder, name, predictions.collect(folder, name, task_pass.ids)[0]))
+    predicted = sum(map(len, missing_batches))
+    return Totals(predicted=predicted, found=total - predicted, redone=redone, seconds=seconds)
 
 
-def _kept(folder: Path, name: str, asked: Pass, batches: Sequence[range]) -> tuple[set[int], int]:
+def _complete(folder: Path, name: str, task_pass: Pass, batches: Sequence[range]) -> tuple[set[int], int]:
     """The first numbers of the batches that are whole on disk, which then holds nothing else; lines given up."""
 
     def fits(number: int, record: Record) -> bool:
-        return asked.fits(asked.items[number], record)
+        return task_pass.fits(task_pass.items[number], record)
 
-    found, dropped = predictions.collect(folder, name, asked.ids, fits)
-    whole = [batch for batch in batches if all(number in found for number in batch)]
-    kept = {number: found[number] for batch in whole for number in batch}
-    if found or dropped:
-        predictions.settle(folder, name, kept)
-    return {batch[0] for batch in whole}, dropped + len(found) - len(kept)
+    records, dropped = predictions.collect(folder, name, task_pass.ids, fits)
+    whole = [batch for batch in batches if all(number in records for number in batch)]
+    complete = {number: records[number] for batch in whole for number in batch}
+    if records or dropped:
+        predictions.settle(folder, name, complete)
+    return {batch[0] for batch in whole}, dropped + len(records) - len(complete)
 
 
 class _Prepared(Dataset):
     """The inputs of each batch."""
 
-    def __init__(self, asked: Pass, batches: Sequence[range]):
-        self._asked, self._batches = asked, batches
+    def __init__(self, task_pass: Pass, batches: Sequence[range]):
+        self._pass, self._batches = task_pass, batches
 
     def __getitem__(self, number: int) -> Any:
-        return self._asked.prepare([self._asked.items[i] for i in self._batches[number]])
+        return self._pass.prepare([self._pass.items[i] for i in self._batches[number]])
 
     def __len__(self) -> int:
         return len(self._batches)
 
 
-def _predicted(asked: Pass, batches: Sequence[range], device: torch.device) -> Iterator[tuple[range, list[Record]]]:
+def _predicted(task_pass: Pass, batches: Sequence[range], device: torch.device) -> Iterator[tuple[range, list[Record]]]:
     cuda = device.type == "cuda"
     # batches are whole already, and stay as `prepare` made them
     loader = DataLoader(
-        _Prepared(asked, batches),
+        _Prepared(task_pass, batches),
         batch_size=None,
         num_workers=WORKERS if cuda else 0,
         collate_fn=_as_it_is,
@@ -135,7 +135,7 @@ def _predicted(asked: Pass, batches: Sequence[range], device: torch.device) -> I
     )
     for batch, inputs in zip(batches, loader, strict=True):
         with fitting(len(batch)):
-            records = asked.perform([asked.items[i] for i in batch], inputs)
+            records = task_pass.perform([task_pass.items[i] for i in batch], inputs)
         yield batch, records
 
 
@@ -157,22 +157,22 @@ def fitting(size: int) -> Iterator[None]:
         raise RunError(f"evaluating a batch of {size} does not fit into memory: --resume with {smaller}") from error
 
 
-def largest_batch(asked: Pass, device: torch.device, team: Team) -> int:
+def largest_batch(task_pass: Pass, device: torch.device, team: Team) -> int:
     """The largest batch, a power of two, that fits into what is free on every process; tried out on the first items.
 
     Doubling ends at MOST, at the number of items, or where twice what the last one took would be more than USED of what
     is free. Memory that a trial does not show (a longer text, a larger image) is what the rest is for.
     """
-    most = min(MOST.get(device.type, MOST["cpu"]), len(asked.items))
-    return min(team.counts(team.each(lambda: _largest(asked, device, most, team))))
+    most = min(MOST.get(device.type, MOST["cpu"]), len(task_pass.items))
+    return min(team.counts(team.each(lambda: _largest(task_pass, device, most, team))))
 
 
-def _largest(asked: Pass, device: torch.device, most: int, team: Team) -> int:
-    size, before = 1, held_memory(device)
+def _largest(task_pass: Pass, device: torch.device, most: int, team: Team) -> int:
+    size, baseline = 1, held_memory(device)
     while True:
-        items = asked.items[:size]
+        items = task_pass.items[:size]
         try:
-            took = peak_within(device, lambda some=items: asked.perform(some, asked.prepare(some))) - before
+            took = peak_within(device, lambda some=items: task_pass.perform(some, task_pass.prepare(some))) - baseline
         except (torch.OutOfMemoryError, MemoryError):
             if size == 1:
                 raise

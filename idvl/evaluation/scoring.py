@@ -22,8 +22,10 @@ from idvl.tasks import Scores
 
 RESULTS, PREDICTIONS, REFINED = "results.json", "predictions", "matches"
 LEVEL, RESAMPLES, MOST = 0.95, 1_000, 100_000
-# keys of a record that say what was asked, as far as a task has them, with what they are where a record lacks them
-ASKED = {**dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")), "evaluator": "vqa"}
+# keys of a record that say what the task was, as far as it has them, with their values where a record lacks them
+INPUT_KEYS = dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")) | {
+    "evaluator": "vqa"
+}
 
 
 def numbers(
@@ -45,7 +47,7 @@ def numbers(
     """
     draws = {"seed": seed, "resamples": resamples, "level": LEVEL}
     scores = _score(task, path)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "schema": ResultsFile.NAME,
         "task": task,
         "headline": tasks.load(task).headline,
@@ -55,11 +57,12 @@ def numbers(
         "scoring": dict(scores.details),
     }
     if other_metrics:
-        given, wanted = _pairs(predictions.read(path))
-        found["other_metrics"] = {name: _computed(metric, given, wanted) for name, metric in other_metrics.items()}
+        predicted, references = _pairs(predictions.read(path))
+        values = {name: _computed(metric, predicted, references) for name, metric in other_metrics.items()}
+        results["other_metrics"] = values
     if compared:
-        found["compared"] = _difference(task, scores, path, fingerprint, compared, settings, draws)
-    return found
+        results["compared"] = _difference(task, scores, path, fingerprint, compared, settings, draws)
+    return results
 
 
 def score_again(
@@ -74,35 +77,35 @@ def score_again(
     if (compared := options.get("compared")) and compared.is_dir():
         options["compared"] = compared / RESULTS
     count = len(predictions.read(path))
-    beside = path.parent / RESULTS
+    file = path.parent / RESULTS
     # another file is none of that run
-    before = read_results(beside) if beside.exists() and path.stem == PREDICTIONS else {}
-    begun = (runs.read_record(path.parent) or {"signature": {}})["signature"]
-    task = task or before.get("task") or begun.get("task")
+    earlier = read_results(file) if file.exists() and path.stem == PREDICTIONS else {}
+    signature = (runs.read_record(path.parent) or {"signature": {}})["signature"]
+    task = task or earlier.get("task") or signature.get("task")
     if not isinstance(task, str):
         raise UsageError(f"nothing beside {path} says which task it is: name it with --task")
-    if before and before["task"] != task:
-        raise UsageError(f"{path} is of the task {before['task']:.40}, not of {task}")
-    expected = (begun.get("count") or before.get("samples")) if path.stem == PREDICTIONS else None
+    if earlier and earlier["task"] != task:
+        raise UsageError(f"{path} is of the task {earlier['task']:.40}, not of {task}")
+    expected = (signature.get("count") or earlier.get("samples")) if path.stem == PREDICTIONS else None
     if expected is not None and count != expected:
         raise UsageError(f"{path} holds {count} of {quoted(expected)} predictions: finish the run with --resume first")
-    drawn = before.get("bootstrap") or {"seed": 0, "resamples": RESAMPLES}
-    seed, resamples = drawn["seed"] if seed is None else seed, resamples or drawn["resamples"]
+    draws = earlier.get("bootstrap") or {"seed": 0, "resamples": RESAMPLES}
+    seed, resamples = draws["seed"] if seed is None else seed, resamples or draws["resamples"]
     if seed < 0 or not 1 <= resamples <= MOST:
         raise UsageError(f"a bootstrap has 1 to {MOST:,} resamples and a seed of 0 or more, not {resamples} and {seed}")
-    found = numbers(
+    scores = numbers(
         task,
         path,
         seed=seed,
         resamples=resamples,
-        fingerprint=before.get("dataset", {}).get("fingerprint"),
-        settings=before.get("settings") or {},
+        fingerprint=earlier.get("dataset", {}).get("fingerprint"),
+        settings=earlier.get("settings") or {},
         **options,
     )
-    kept = {key: value for key, value in before.items() if key not in ("compared", "other_metrics")}
-    results = kept | found | {"samples": count}
-    if before:
-        write_json(beside, results)
+    earlier_values = {key: value for key, value in earlier.items() if key not in ("compared", "other_metrics")}
+    results = earlier_values | scores | {"samples": count}
+    if earlier:
+        write_json(file, results)
     return results
 
 
@@ -122,15 +125,15 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         return json_file.read(path, ResultsFile)
     except OSError as error:
-        wanted = "give the folder of an idvl eval run, or its results.json"
-        raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {wanted}") from error
+        hint = "give the folder of an idvl eval run, or its results.json"
+        raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {hint}") from error
     except ValueError as error:
         raise UsageError(f"{quoted(path)} is not the results of idvl eval: {error}; evaluate again") from error
 
 
 def values(results: Mapping[str, Any]) -> dict[str, float]:
     """The value of every metric that has one."""
-    return {name: found["value"] for name, found in results["metrics"].items() if found["value"] is not None}
+    return {name: metric["value"] for name, metric in results["metrics"].items() if metric["value"] is not None}
 
 
 def _check(records: Sequence[Record], path: Path) -> None:
@@ -142,16 +145,16 @@ def _check(records: Sequence[Record], path: Path) -> None:
     for line, record in enumerate(records, 1):
         name = record.get("id")
         if not isinstance(name, str) or name in ids:
-            what = "the id of another line" if isinstance(name, str) else "no id"
-            raise UsageError(f"{path} line {line} has {what} ({quoted(name)}): finish the run with --resume first")
+            fault = "the id of another line" if isinstance(name, str) else "no id"
+            raise UsageError(f"{path} line {line} has {fault} ({quoted(name)}): finish the run with --resume first")
         ids.add(name)
 
 
 def _score(task: str, path: Path) -> Scores:
     records, beside = predictions.read(path), path.with_name(f"{REFINED}.jsonl")
     refined = predictions.read(beside) if tasks.load(task).refine and beside.exists() else []
-    for found, place in ((records, path), (refined, beside)):
-        _check(found, place)
+    for lines, file in ((records, path), (refined, beside)):
+        _check(lines, file)
     if refined and len(refined) != len(records):
         raise UsageError(f"{beside} holds {len(refined)} of {len(records)} lines: finish the run with --resume first")
     try:
@@ -164,10 +167,10 @@ def _score(task: str, path: Path) -> Scores:
         raise UsageError(f"{path} holds no sound predictions of the task {task}: {error}") from error
 
 
-def _computed(metric: Any, given: Sequence[Any], wanted: Sequence[Any]) -> dict[str, Any]:
+def _computed(metric: Any, predicted: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
     """What a metric gives, or why it does not: the others are not lost for it."""
     try:
-        return other.compute(metric, given, wanted)
+        return other.compute(metric, predicted, references)
     except UsageError as error:
         return {"skipped": str(error)}
 
@@ -193,19 +196,19 @@ def _difference(
     """The difference of every metric to another run's, over the same samples, paired, and of their settings."""
     ours, beside = predictions.read(path), results.with_name(f"{PREDICTIONS}.jsonl")
     theirs = comparable(results, task, [record.get("id") for record in ours], fingerprint)
-    for one, their in zip(ours, predictions.read(beside), strict=True):
-        if wrong := [key for key, usual in ASKED.items() if one.get(key, usual) != their.get(key, usual)]:
-            raise UsageError(f"{quoted(one['id'])} has another {wrong[0]!r} in {beside}: compare runs of one dataset")
+    for our, their in zip(ours, predictions.read(beside), strict=True):
+        if wrong := [key for key, usual in INPUT_KEYS.items() if our.get(key, usual) != their.get(key, usual)]:
+            raise UsageError(f"{quoted(our['id'])} has another {wrong[0]!r} in {beside}: compare runs of one dataset")
     measures = _score(task, beside).measures
     differences = {
         name: asdict(bootstrap.paired(measured, measures[name], **draws))
         for name, measured in scores.measures.items()
         if name in measures
     }
-    known = settings.keys() & (theirs.get("settings") or {}).keys() - {"batch_size"}
+    common = settings.keys() & (theirs.get("settings") or {}).keys() - {"batch_size"}
     other_settings = {
         key: [settings[key], theirs["settings"][key]]
-        for key in sorted(known)
+        for key in sorted(common)
         if settings[key] != theirs["settings"][key]
     }
     about = {"results": str(results), "model": theirs["model"]["name"], "settings": other_settings}
@@ -214,8 +217,8 @@ def _difference(
 
 def _pairs(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
     """(predictions, references) as metrics of `evaluate` take them."""
-    wanted = next((key for key in ("references", "answers", "label") if key in records[0]), None)
-    if wanted is None:
+    key = next((key for key in ("references", "answers", "label") if key in records[0]), None)
+    if key is None:
         raise UsageError("--metric compares texts or classes, and retrieval predicts neither")
-    given = [record["prediction"] if "prediction" in record else record["top"][0] for record in records]
-    return given, [record[wanted] for record in records]
+    predicted = [record["prediction"] if "prediction" in record else record["top"][0] for record in records]
+    return predicted, [record[key] for record in records]

@@ -10,7 +10,7 @@ from typing import Any
 
 from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation
-from idvl.evaluation.evaluation import Judgement
+from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_json
 from idvl.json_file import load
 from idvl.models.loading import Loaded, fingerprint
@@ -22,37 +22,37 @@ FINAL, STEPS = "eval", "evaluations"
 SIGNATURE = "signature.json"
 
 
-def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Judgement | None, str | None]:
+def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Evaluation | None, str | None]:
     """The evaluation of the job's model, or the reason why there can be none; neither where none is requested.
 
     Raises UsageError for an explicit request that cannot be met.
     """
-    asked = job.recipe.eval
-    if not asked.after and asked.every is None:
+    settings = job.recipe.eval
+    if not settings.after and settings.every is None:
         return None, None
     try:
         work = evaluation.prepare(job.recipe, job.loaded, job.team, reporter, store=store)
-        work.tried()
+        work.checked_pass()
     except UsageError as error:
-        if asked.task or asked.split or asked.every:
+        if settings.task or settings.split or settings.every:
             raise
         reporter.warn(f"the pruned model is not evaluated: {error}")
         return None, str(error)
-    trained, evaluated = (one.description["split"] for one in (job.selection, work.selection))
-    seen = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
-    if evaluated == trained and not asked.split:
+    trained, evaluated = (selection.description["split"] for selection in (job.selection, work.selection))
+    shared = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
+    if evaluated == trained and not settings.split:
         reason = (
             f"{job.recipe.data.dataset} has one split, {trained}, and it was used for training: add folders train/ and "
             "test/, or name a split with --set eval.split=..."
         )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
-    if evaluated == trained or (seen and work.selection.description.get("join")):
-        reporter.warn(f"{len(seen)} evaluation samples are also training samples: their scores are not a test")
+    if evaluated == trained or (shared and work.selection.description.get("join")):
+        reporter.warn(f"{len(shared)} evaluation samples are also training samples: their scores are not a test")
     return work, None
 
 
-def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:
+def measure(work: Evaluation, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:
     """The results of a pruned model, evaluated in a folder.
 
     What is in the folder is resumed if it has the same weights and settings, and recreated otherwise.
@@ -60,8 +60,8 @@ def measure(work: Judgement, loaded: Loaded, folder: Path, reporter: Reporter) -
     description = {**loaded.description, "fingerprint": fingerprint(loaded.model)}
     work = replace(work, loaded=replace(loaded, description=description))
     work.team.first(lambda: _claim(folder, work.signature()))
-    walk = work.tried()
-    return work.carry_out(walk, folder, reporter, batch_size=work.batch_size(walk, reporter))
+    task_pass = work.checked_pass()
+    return work.carry_out(task_pass, folder, reporter, batch_size=work.batch_size(task_pass, reporter))
 
 
 def _claim(folder: Path, signature: dict[str, Any]) -> None:

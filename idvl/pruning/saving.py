@@ -97,7 +97,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     try:
         return json_file.read(folder / REPORT, ReportFile)
     except (OSError, ValueError) as error:
-        raise RunError(f"{quoted(folder)} cannot be resumed: {error}; start again with --overwrite") from error
+        raise RunError(
+            f"{quoted(folder / REPORT)} is damaged ({json_file.reason(error)}): start again with --overwrite"
+        ) from error
 
 
 def check_saved(folder: Path) -> None:

@@ -21,6 +21,7 @@ from idvl.device import free_memory, peak_memory
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.files import write_json
+from idvl.json_file import Schema
 from idvl.measurement.profiling import Estimation
 from idvl.models.layers import SCOPES, in_scope
 from idvl.models.loading import Loaded
@@ -29,7 +30,7 @@ from idvl.pruning import dimensions, profiles
 from idvl.pruning.held_out import Probe, pruned
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.schemas import LossLine, SensitivityFile
+from idvl.reporting.prunability import SensitivityFile
 from idvl.session import begin, choose_samples, image_store, open_model, open_run, with_dataset
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
@@ -43,6 +44,16 @@ SAMPLES = 500
 BATCH = 16
 # one loss: of the dense model, a layer or a modality, its name ("" for the dense model), the ratio that is pruned
 Trial = tuple[str, str, float]
+
+
+class LossLine(Schema):
+    """A line of metrics.jsonl: one loss, of a layer, a modality or the dense model."""
+
+    part: str
+    name: str
+    ratio: float
+    loss: float | None
+    zeros: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from idvl import runs
 from idvl.evaluation import scoring
-from idvl.evaluation.evaluation import Judgement
+from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions, quality
@@ -30,7 +30,7 @@ def prune(
     reporter: Reporter,
     *,
     resume: bool,
-    judge: Judgement | None = None,
+    judge: Evaluation | None = None,
 ) -> tuple[WeightPruner, Outcome]:
     """All steps that are left of a job. The pruner at the end, and what training did."""
     weighted = job.multipliers(profile)

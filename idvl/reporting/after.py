@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idvl.profile import Profile
-from idvl.reporting.collect import RunRecord, Study
+from idvl.reporting.collect import Study
 from idvl.reporting.groups import Replicates
 from idvl.reporting.lineage import MeasuredProfile, measured_alike, profiles_of
+from idvl.reporting.run_record import RunRecord
 
 UNLIKE = "before and after were measured with different samples, split, tokens or estimator"
 

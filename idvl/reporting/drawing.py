@@ -6,12 +6,21 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from idvl.reporting.figures.panel import Figure, Panel, Series
-from idvl.reporting.plot import COLOURS, INK, QUIET
+from idvl.profile import Modality
+from idvl.reporting.figure import Figure, Panel, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Okabe and Ito's colours, told apart by every kind of colour vision
+COLOURS: dict[Modality, str] = {
+    "vision": "#0072B2",
+    "language": "#D55E00",
+    "cross": "#009E73",
+    "fusion": "#CC79A7",
+    "connector": "#E69F00",
+}
+INK, QUIET = "#333333", "#888888"
 # what tells a drawing of ours from any other file, so that it may be replaced
 MADE = "idvl analyze"
 # characters of a name that a picture has room for
@@ -23,12 +32,12 @@ STROKES = {"solid": (0, (1, 0)), "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5))}
 
 
 def drawn(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """The first `MOST` panels of a figure. The same figure gives the same bytes."""
+    """The first `MOST` panels of a figure that have points enough. The same figure gives the same bytes."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    panels = figure.panels[:MOST]
+    panels = [panel for panel in figure.panels if not panel.few][:MOST]
     with rc_context({"svg.hashsalt": "idvl", "svg.fonttype": "none", "font.size": 9.5}):
         made = Canvas(figsize=(10, 0.5 + 3.7 * len(panels)), layout="constrained")
         FigureCanvasAgg(made)
@@ -56,12 +65,17 @@ def _panel(axes: Axes, figure: Figure, panel: Panel) -> None:
         axes.set_yscale("log")
     if figure.zero and all(value >= 0 for series in panel.series for value in series.y):
         axes.set_ylim(bottom=0)
+    framed(axes)
+    _legend(axes, figure, panel)
+
+
+def framed(axes: Axes) -> None:
+    """Grid, spines and ticks that stay behind what is drawn."""
     axes.grid(axis="y", color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
     axes.tick_params(colors=INK, length=3)
-    _legend(axes, figure, panel)
 
 
 def _series(axes: Axes, figure: Figure, series: Series) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from idvl.reporting import labels
-from idvl.reporting.collect import RunRecord, Study
-from idvl.reporting.groups import Replicates, TableEntry, cells_of, entry, model_of, runs_in
+from idvl.reporting.collect import Study
+from idvl.reporting.entry import TableEntry
+from idvl.reporting.groups import Replicates, cells_of, mean_of, model_of, runs_in
 from idvl.reporting.lineage import dense_runs
+from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import is_one_shot
 from idvl.reporting.tables import Table, cautions
 
@@ -74,7 +76,7 @@ def _dense(table: Mapping[str, Any], dense: Sequence[RunRecord], same: bool) -> 
     if not table["dense"]:
         return f"the paper says of its dense {table['model']} no metric: whether it is the same is not known"
     metric, value = table["metrics"][0], table["dense"][0]
-    ours = entry([run.metrics()[metric] for run in dense if metric in run.metrics()])
+    ours = mean_of(dense, metric)
     if ours.value is None:
         return f"CAUTION: the paper's dense model has {metric} {value}; add the idvl eval of the one here to compare"
     return f"the paper's dense model has {metric} {value}, the one here {ours.value:.1f}: compare what is lost of it"
@@ -97,7 +99,7 @@ def _entries(
     """For every metric the paper's number, the measured one, and the difference where it means something."""
     found = []
     for value, metric in zip(published, metrics, strict=True):
-        measured = entry([run.metrics()[metric] for run in runs if metric in run.metrics()])
+        measured = mean_of(runs, metric)
         found += [TableEntry(value=value), measured]
         if comparable:
             found.append(TableEntry() if measured.value is None else TableEntry(value=measured.value - value))

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from rich.console import Group
 from rich.text import Text
 
-from idvl.reporting.groups import TableEntry
+from idvl.reporting.entry import TableEntry
 from idvl.reporting.table import number_table
 from idvl.reporting.tables import Table
 

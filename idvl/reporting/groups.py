@@ -11,28 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from idvl.reporting import labels
-from idvl.reporting.collect import Number, RunRecord, Study
+from idvl.reporting.collect import Study
+from idvl.reporting.entry import TableEntry, mean, mean_interval
 from idvl.reporting.lineage import evaluated_alike
+from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import differences, replicate
-from idvl.reporting.statistics import mean_interval
-
-MISSING = Number(value=None, source="")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableEntry:
-    """One number of a table. `sources`: the files behind it. `text` stands where there is no number.
-
-    The interval is a t interval over `n` runs, or of a single run the one that its file gives.
-    """
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    sources: tuple[str, ...] = ()
-    text: str = "–"
-    decimals: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,18 +53,12 @@ class Replicates:
 
     def entry(self, metric: str) -> TableEntry:
         """A metric's mean over the runs that have it."""
-        return entry([run.metrics()[metric] for run in self.runs if metric in run.metrics()])
+        return mean_of(self.runs, metric)
 
 
-def entry(numbers: Sequence[Number]) -> TableEntry:
-    """The mean of what several runs say; what a single one says with its own interval."""
-    known = [number for number in numbers if number.value is not None]
-    if not known:
-        return TableEntry(sources=tuple(number.source for number in numbers))
-    mean, low, high = mean_interval([number.value for number in known if number.value is not None])
-    if len(known) == 1:
-        low, high = known[0].low, known[0].high
-    return TableEntry(value=mean, low=low, high=high, n=len(known), sources=tuple(number.source for number in known))
+def mean_of(runs: Iterable[RunRecord], metric: str) -> TableEntry:
+    """The mean of a metric over the runs that have it."""
+    return mean(run.metrics()[metric] for run in runs if metric in run.metrics())
 
 
 def subject_of(run: RunRecord) -> Subject:
@@ -176,10 +153,10 @@ def gains(cells: Sequence[Replicates], metric: str) -> Iterator[tuple[Replicates
             other = others.get(replicate(run)) if run.signature else None
             if other is None or not evaluated_alike(run, other):
                 continue
-            pair = [one.metrics().get(metric, MISSING) for one in (run, other)]
-            if pair[0].value is not None and pair[1].value is not None:
-                changes.append(pair[0].value - pair[1].value)
-                sources += [number.source for number in pair]
+            ours, theirs = (one.metrics().get(metric, TableEntry()) for one in (run, other))
+            if ours.value is not None and theirs.value is not None:
+                changes.append(ours.value - theirs.value)
+                sources += [*ours.sources, *theirs.sources]
         if changes:
-            mean, low, high = mean_interval(changes)
-            yield cell, TableEntry(value=mean, low=low, high=high, n=len(changes), sources=tuple(sources))
+            change, low, high = mean_interval(changes)
+            yield cell, TableEntry(value=change, low=low, high=high, n=len(changes), sources=tuple(sources))

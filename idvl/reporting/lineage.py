@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from idvl.profile import Profile
-from idvl.reporting.collect import RunRecord, Study
+from idvl.reporting.collect import Study
+from idvl.reporting.run_record import RunRecord
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from idvl.reporting.collect import Kind, RunRecord, Study
+from idvl.reporting.collect import Study
 from idvl.reporting.lineage import pruned_by
+from idvl.reporting.run_record import Kind, RunRecord
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
 TITLES: dict[Kind, str] = {
@@ -20,6 +21,7 @@ class Made:
 
     title: str
     summary: str
+    versions: str
     models: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -40,8 +42,8 @@ def made_of(study: Study) -> Made:
     return Made(
         title=f"Intrinsic dimension and pruning of {_listed(few)}",
         summary=f"{_runs(len(study.runs))}: {', '.join(said)}"
-        + (f"; {unfinished:,} not finished" if unfinished else "")
-        + (f". Versions: {versions}" if same else f". Versions differ between runs; the first has {versions}"),
+        + (f"; {unfinished:,} not finished" if unfinished else ""),
+        versions=f"versions: {versions}" if same else f"versions differ between runs; the first has {versions}",
         models=few,
         columns=COLUMNS,
         rows=tuple(_row(run, shared[run.kind]) for run in study.runs),

@@ -14,10 +14,13 @@
   };
   const element = (tag, text, name) => {
     const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text;
+    if (text !== undefined) write(made, text);
     if (name) made.className = name;
     return made;
   };
+  // a long name may go on in the next line behind / . _ or -, but not within a number; page.py has the same
+  const BREAK = /(?<=[\p{L}\p{N}_][/_])(?=[\p{L}\p{N}_])|(?<=[\p{L}_]\.)(?=[\p{L}\p{N}_])|(?<=[\p{L}\p{N}_]\.)(?=[\p{L}_])/u;
+  const write = (place, text) => place.replaceChildren(...text.split(BREAK).flatMap((part, at) => (at ? [element("wbr"), part] : [part])));
   const tone = (word) => (word === "ink" ? "var(--ink)" : /^\d+$/.test(word) ? `var(--t${word % 8})` : `var(--${word})`);
   const number = (value) => {
     const size = Math.abs(value);
@@ -167,7 +170,7 @@
       const item = element("li"), key = node("svg", { width: 26, height: 12, "aria-hidden": "true" });
       if (one.joined) key.append(node("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: tone(one.tone), "stroke-width": 1.6, "stroke-dasharray": dashes[one.dash] }));
       key.append(node("circle", { cx: 13, cy: 6, r: 3, stroke: tone(one.tone), "stroke-width": 1.3, fill: one.hollow ? "var(--paper)" : tone(one.tone) }));
-      item.append(key, document.createTextNode(one.name));
+      item.append(key, element("span", one.name));
       return item;
     })));
   }
@@ -182,7 +185,7 @@
 
   function listing(place, figure, panel) {
     const table = element("table"), head = element("tr"), body = element("tbody");
-    for (const title of ["series", "point", figure.x, panel.y || figure.y, "low", "high"]) head.append(element("th", title));
+    for (const title of ["series", "point", figure.x.split(" (")[0], panel.y || figure.y, "low", "high"]) head.append(element("th", title));
     for (const one of panel.series) one.x.forEach((x, i) => {
       const row = element("tr");
       const cells = [one.name, one.names ? data.names[one.names[i]] : "", plain(x), number(one.y[i])];
@@ -193,20 +196,59 @@
     const top = element("thead");
     top.append(head);
     table.append(top, body);
-    place.replaceChildren(table);
+    const wide = element("div", undefined, "wide");
+    wide.append(table);
+    place.replaceChildren(wide);
+    fit(wide);
+  }
+
+  // whether a closed list shows all of the name that is chosen, beside its arrow
+  function roomy(list) {
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = getComputedStyle(list).font;
+    return pen.measureText(list.selectedOptions[0].text).width < list.clientWidth - 40;
+  }
+
+  // a table that is wider than its place moves together, or becomes a list: nothing of it is cut off
+  function fit(wide) {
+    const table = wide.firstElementChild, heads = [...table.querySelectorAll("thead tr:last-child th")];
+    const fits = () => table.offsetWidth <= wide.clientWidth;
+    table.className = "";
+    if (fits()) return;
+    table.className = "tight";
+    if (fits()) return;
+    for (const row of table.tBodies[0].rows) heads.forEach((head, at) => { if (at) row.cells[at].dataset.head = head.textContent; });
+    table.className = "stacked";
+  }
+
+  const sizes = new Map();
+  const resized = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (sizes.get(target) !== target.clientWidth) fit(target);
+      sizes.set(target, target.clientWidth);
+    }
+  });
+  for (const wide of document.querySelectorAll(".wide")) {
+    fit(wide);
+    resized.observe(wide);
   }
 
   for (const place of document.querySelectorAll("figure[data-figure]")) {
     const figure = data.figures[place.dataset.figure];
     const plot = place.querySelector(".plot"), about = place.querySelector(".facts"), numbers = place.querySelector(".numbers");
+    const name = place.querySelector(".panel");
     const [which, layer] = [place.querySelector(".which"), place.querySelector(".layer")];
     const panel = () => figure.panels[which ? which.value : 0];
     const redraw = () => {
-      draw(plot, figure, panel(), layer ? +layer.value : 0);
+      place.classList.toggle("few", panel().few);
+      if (panel().few) listing(plot, figure, panel());
+      else draw(plot, figure, panel(), layer ? +layer.value : 0);
+      write(name, panel().name);
+      name.hidden = which && roomy(which);
       legend(place.querySelector(".legend"), figure, panel());
       if (layer) facts(about, panel().series[layer.value]);
-      place.querySelector(".said").textContent = panel().said;
-      place.querySelector(".sources").textContent = panel().sources;
+      write(place.querySelector(".said"), panel().said);
+      write(place.querySelector(".sources"), panel().sources);
       if (numbers.parentElement.open) listing(numbers, figure, panel());
     };
     const layers = () => layer && layer.replaceChildren(...panel().series.map((one, at) => new Option(one.name, at)));
@@ -215,12 +257,12 @@
     if (layer) layer.addEventListener("change", redraw);
     numbers.parentElement.addEventListener("toggle", redraw);
     let width;
-    const fit = () => {
+    const refit = () => {
       if (plot.clientWidth !== width) { width = plot.clientWidth; redraw(); }
     };
     // at once, as a page that is printed straight away has no frame for the observer to come with
-    fit();
-    new ResizeObserver(fit).observe(plot);
+    refit();
+    new ResizeObserver(refit).observe(plot);
   }
 
   const button = document.getElementById("theme");

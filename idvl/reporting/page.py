@@ -1,6 +1,6 @@
 """A study as one HTML file that needs nothing else: tables and samples as markup, figures as data that a script draws.
 
-Whatever comes from a run is escaped on its way in: `said` for markup, `embedded` for the script's data.
+Whatever comes from a run is escaped on its way in: `markup` and `escaped`, `embedded` for the script's data.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from urllib.parse import quote
 
 import idvl
 from idvl.reporting.collect import Study
+from idvl.reporting.entry import TableEntry
 from idvl.reporting.export import decimal, interval, numbered
-from idvl.reporting.figures.panel import Figure, Panel, Series
-from idvl.reporting.groups import TableEntry
+from idvl.reporting.figure import Figure, script_data
 from idvl.reporting.overview import Made
 from idvl.reporting.samples import Gallery
 from idvl.reporting.tables import Table
@@ -28,6 +29,10 @@ HERE = Path(__file__).parent
 MARK = '<meta name="generator" content="idvl analyze">'
 # characters of a word that a narrow table need not break
 SHORT = 22
+# behind a separator of a name, but not within a number; browsers break behind "-"; page.js has the same
+BREAK = re.compile(r"(?<=\w[/_])(?=\w)|(?<=[^\W\d]\.)(?=\w)|(?<=\w\.)(?=[^\W\d])")
+# what the first screen shows where it is there, the first of them
+HEADLINES = ("quality", "prunability")
 Picture = Callable[[str], bytes | None]
 
 
@@ -42,10 +47,14 @@ def page(
     beside: str | None = None,
 ) -> str:
     """The HTML. `picture`: a sample's id -> PNG, None where there is none; `beside`: the folder of drawn figures."""
+    figure, table = _headline(figures, tables)
+    drawn = {one.key: _figure(number, one, beside) for number, one in enumerate(figures)}
+    summary = f'<div class="chart">{drawn.pop(figure.key)}</div>' if figure else ""
+    summary += f'<div class="table">{_table(table)}</div>' if table else ""
     parts = {
-        "Results": "".join(_table(table) for table in tables if not table.published),
-        "Figures": "".join(_figure(place, figure, beside) for place, figure in enumerate(figures)),
-        "Published": "".join(_table(table) for table in tables if table.published),
+        "Results": "".join(_table(one) for one in tables if not one.published and one is not table),
+        "Figures": "".join(drawn.values()),
+        "Published": "".join(_table(one) for one in tables if one.published),
         "Samples": "".join(_gallery(gallery, picture) for gallery in galleries),
         "Runs": _made(made),
     }
@@ -56,21 +65,38 @@ def page(
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{MARK}\n<title>{said(title)}</title>\n<style>\n{_shipped('page.css')}</style>\n</head>\n<body>\n"
-        f'<header><h1>{said(made.title)}</h1><p class="quiet">{said(made.summary)}</p>{_troubles(made)}'
+        f"{MARK}\n<title>{escaped(title)}</title>\n<style>\n{_shipped('page.css')}</style>\n</head>\n<body>\n"
+        f'<header><h1>{markup(made.title)}</h1><p class="quiet">{markup(made.summary)}</p>{_troubles(made)}'
         f'<nav aria-label="Sections">{links}</nav><button id="theme" type="button" hidden>Dark</button></header>\n'
-        f"<main>{body}</main>\n<footer>Made by idvl {said(idvl.__version__)} "
+        f'<main><section id="summary" aria-label="Summary">{summary}</section>{body}</main>\n'
+        f"<footer>Made by idvl {markup(idvl.__version__)} "
         f"from {_count(len(study.runs), 'run folder')}. "
         "“In the paper” is <em>Exploring Intrinsic Dimension for Vision-Language Model Pruning</em>, ICML 2024."
         "</footer>\n"
-        f'<script type="application/json" id="data">{embedded(_data(figures))}</script>\n'
+        f'<script type="application/json" id="data">{embedded(script_data(figures))}</script>\n'
         f"<script>\n{_shipped('page.js')}</script>\n</body>\n</html>\n"
     )
 
 
-def said(text: Any) -> str:
-    """Text of any origin as markup."""
+def _headline(figures: Sequence[Figure], tables: Sequence[Table]) -> tuple[Figure | None, Table | None]:
+    """What the first screen shows: quality where there is any, else the first that is no detail of another."""
+
+    def rank(one: Figure | Table) -> int:
+        return next((place for place, key in enumerate(HEADLINES) if one.key.startswith(key)), len(HEADLINES))
+
+    plain = [table for table in tables if not (table.folded or table.published)]
+    charts = [figure for figure in figures if not figure.few]
+    return min(charts, key=rank, default=None), min(plain, key=rank, default=None)
+
+
+def escaped(text: Any) -> str:
+    """Text of any origin as an attribute, or where no line ends."""
     return html.escape(str(text), quote=True)
+
+
+def markup(text: Any) -> str:
+    """Text of any origin as markup. A long name may go on in the next line behind / . _ or -, and nowhere else."""
+    return "<wbr>".join(map(escaped, BREAK.split(str(text))))
 
 
 def embedded(values: Any) -> str:
@@ -90,14 +116,14 @@ def _shipped(name: str) -> str:
 
 
 def _paper(paper: str | None) -> str:
-    return f' <span class="paper">in the paper: {said(paper)}</span>' if paper else ""
+    return f' <span class="paper">in the paper: {markup(paper)}</span>' if paper else ""
 
 
 def _notes(notes: Sequence[str]) -> str:
     def line(note: str) -> str:
         caution = note.startswith("CAUTION: ")
         text = note.removeprefix("CAUTION: ")
-        return f'<p class="note{" caution" if caution else ""}">{said(text[:1].upper() + text[1:])}.</p>'
+        return f'<p class="note{" caution" if caution else ""}">{markup(text[:1].upper() + text[1:])}.</p>'
 
     return "".join(map(line, notes))
 
@@ -105,124 +131,78 @@ def _notes(notes: Sequence[str]) -> str:
 def _troubles(made: Made) -> str:
     if not made.troubles:
         return ""
-    items = "".join(f"<li><code>{said(name)}</code>: {said(why)}</li>" for name, why in made.troubles)
+    items = "".join(f"<li><code>{markup(name)}</code>: {markup(why)}</li>" for name, why in made.troubles)
     summary = f'<summary class="caution">{_count(len(made.troubles), "trouble")} with these folders</summary>'
     return f'<details class="print">{summary}<ul class="quiet">{items}</ul></details>'
 
 
 def _table(table: Table) -> str:
     files, marks = numbered(table)
-    first = "".join(f'<th scope="col">{said(label)}</th>' for label in table.labels)
-    rest = "".join(f'<th scope="col" class="n">{said(column)}</th>' for column in table.columns)
+    over = ""
+    if table.over:
+        span = f'<th class="over" scope="colgroup" colspan="{len(table.columns)}">{markup(table.over)}</th>'
+        over = f'<tr><td colspan="{len(table.labels)}"></td>{span}</tr>'
+    first = "".join(f'<th scope="col">{markup(label)}</th>' for label in table.labels)
+    rest = "".join(f'<th scope="col" class="n">{markup(column)}</th>' for column in table.columns)
     rows = "".join(
         "<tr>" + _words(words) + "".join(_entry(found, marks(found), table.signed) for found in entries) + "</tr>"
         for words, entries in table.rows
     )
-    listed = "".join(f"<li><code>{said(source)}</code></li>" for source in files)
+    listed = "".join(f"<li><code>{markup(source)}</code></li>" for source in files)
     behind = f"<details><summary>{_count(len(files), 'file')} behind these numbers</summary><ol>{listed}</ol></details>"
     body = (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{said(table.title)}"><table><thead><tr>{first}{rest}'
-        f"</tr></thead><tbody>{rows}</tbody></table></div>{_notes(table.notes)}{behind if files else ''}"
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escaped(table.title)}"><table><thead>{over}'
+        f"<tr>{first}{rest}</tr></thead><tbody>{rows}</tbody></table></div>{_notes(table.notes)}{behind * bool(files)}"
     )
     if table.folded:
         body = f'<details class="print"><summary>{_count(len(table.rows), "row")}</summary>{body}</details>'
-    return f"<h3>{said(table.title)}{_paper(table.paper)}</h3>{body}"
+    return f"<h3>{markup(table.title)}{_paper(table.paper)}</h3>{body}"
 
 
 def _words(words: Sequence[str]) -> str:
     """The first cells of a row: short words stay on a line, paths and lists fold."""
     short = [' class="short"' if len(word) <= SHORT else "" for word in words]
-    first, *others = (f"{kind}>{said(word)}" for kind, word in zip(short, words, strict=True))
+    first, *others = (f"{kind}>{markup(word)}" for kind, word in zip(short, words, strict=True))
     return f'<th scope="row"{first}</th>' + "".join(f"<td{word}</td>" for word in others)
 
 
 def _entry(found: TableEntry, marks: str, signed: bool) -> str:
     """A number with its interval below; a difference whose interval leaves out 0 is tinted."""
     if found.value is None:
-        return f'<td class="n quiet">{said(found.text)}</td>'
+        return f'<td class="n quiet">{markup(found.text)}</td>'
     number = decimal(found.value, found.decimals).replace("-", "−")
     plus = "+" if signed and found.value > 0 and float(number.replace("−", "-")) else ""
     bounds = interval(found).strip(" []").replace("-", "−")
-    below = f'<span class="ci">{said(bounds.replace(", ", " to "))}</span>' if bounds else ""
+    below = f'<span class="ci">{markup(bounds.replace(", ", " to "))}</span>' if bounds else ""
     sure = signed and found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
     tint = (" up" if found.value > 0 else " down") if sure else ""
-    raised = f"<sup>{said(marks.replace('-', '–'))}</sup>" if marks else ""
-    return f'<td class="n{tint}">{plus}{said(number)}{raised}{below}</td>'
+    raised = f"<sup>{markup(marks.replace('-', '–'))}</sup>" if marks else ""
+    return f'<td class="n{tint}">{plus}{markup(number)}{raised}{below}</td>'
 
 
 def _figure(place: int, figure: Figure, beside: str | None) -> str:
-    options = "".join(f'<option value="{at}">{said(panel.name)}</option>' for at, panel in enumerate(figure.panels))
+    chosen = next((panel for panel in figure.panels if not panel.few), None)
+    options = "".join(
+        f'<option value="{number}"{" selected" * (panel is chosen)}>{escaped(panel.name)}</option>'
+        for number, panel in enumerate(figure.panels)
+    )
     which = f'<label>show <select class="which">{options}</select></label>' if len(figure.panels) > 1 else ""
     layer = '<label>layer <select class="layer"></select></label>' if figure.picked else ""
     choose = f'<div class="choose">{which}{layer}</div>' if which or layer else ""
-    single = "" if which else f'<p class="note">{said(figure.panels[0].name)}</p>'
     left_out = f"The first {len(figure.panels)} of {len(figure.panels) + figure.left_out}. " if figure.left_out else ""
-    about = f'{said(left_out)}<span class="said"></span>'
+    about = f'{markup(left_out)}<span class="said"></span>'
     drawn = ""
-    if beside:
+    if beside and not figure.few:
         folder = quote(os.fsencode(beside))
         links = (f'<a href="{folder}/{figure.key}.{kind}">{kind.upper()}</a>' for kind in ("png", "svg"))
         drawn = f"Download: {', '.join(links)}. "
     return (
-        f'<h3>{said(figure.title)}{_paper(figure.paper)}</h3><figure data-figure="{place}">{single}{choose}'
-        '<ul class="legend"></ul><div class="plot"><noscript>Figures are drawn by a script of this page; the figure '
-        'files next to it need none.</noscript></div><dl class="facts"></dl>'
+        f'<h3>{markup(figure.title)}{_paper(figure.paper)}</h3><figure data-figure="{place}">{choose}'
+        '<p class="note panel"></p><ul class="legend"></ul><div class="plot"><noscript>Figures are drawn by a '
+        'script of this page; the figure files next to it need none.</noscript></div><dl class="facts"></dl>'
         f'<figcaption>{about} {drawn}<span class="quiet sources"></span></figcaption>'
-        '<details><summary>the numbers</summary><div class="wide numbers"></div></details></figure>'
+        '<details><summary>the numbers</summary><div class="numbers"></div></details></figure>'
     )
-
-
-def _data(figures: Sequence[Figure]) -> dict[str, Any]:
-    """What the script draws. Names of points are numbers into `names`; floats have five digits."""
-    places: dict[str, int] = {}
-
-    def series(one: Series) -> dict[str, Any]:
-        values = {
-            **{"name": one.name, "tone": one.tone, "dash": one.dash, "hollow": one.hollow, "joined": one.joined},
-            **{"x": _short(one.x), "y": _short(one.y)},
-            **({"low": _short(one.low)} if one.low else {}),
-            **({"high": _short(one.high)} if one.high else {}),
-            **({"facts": {title: list(found) for title, found in one.facts.items()}} if one.facts else {}),
-            **({"about": dict(one.about)} if one.about else {}),
-        }
-        if one.names:
-            values["names"] = [places.setdefault(name, len(places)) for name in one.names]
-        return values
-
-    def panel(one: Panel) -> dict[str, Any]:
-        sources = list(dict.fromkeys(source for made in one.series for source in made.sources))
-        more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
-        told = f"From {', '.join(sources[:3])}{more}." if sources else ""
-        about = f"{one.said[:1].upper()}{one.said[1:]}." if one.said else ""
-        return {
-            **{"name": one.name, "said": about, "shaded": [list(span) for span in one.shaded], "sources": told},
-            **({"y": one.y_label} if one.y_label else {}),
-            "series": [series(made) for made in one.series],
-        }
-
-    drawn = [
-        {
-            **{
-                "title": figure.title,
-                "x": figure.x_label,
-                "y": figure.y_label,
-                "log": figure.log_x,
-                "log_y": figure.log_y,
-            },
-            **{
-                "picked": figure.picked,
-                "bars": figure.bars,
-                "zero": figure.zero,
-                "panels": [panel(one) for one in figure.panels],
-            },
-        }
-        for figure in figures
-    ]
-    return {"figures": drawn, "names": list(places)}
-
-
-def _short(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else float(f"{value:.5g}") for value in values]
 
 
 def _gallery(gallery: Gallery, picture: Picture) -> str:
@@ -233,33 +213,34 @@ def _gallery(gallery: Gallery, picture: Picture) -> str:
         shown = ""
         if image is not None:
             code = base64.b64encode(image).decode()
-            shown = f'<img src="data:image/png;base64,{code}" alt="the image {said(sample.id)}">'
-        references = "".join(f'<dd class="reference">{said(text)}</dd>' for text in sample.references)
+            shown = f'<img src="data:image/png;base64,{code}" alt="the image {escaped(sample.id)}">'
+        references = "".join(f'<dd class="reference">{markup(text)}</dd>' for text in sample.references)
         models = "".join(
-            f"<dt>{said(name)}</dt><dd{'' if same else ' class=differs'}>{said(text) or '<em>nothing</em>'}</dd>"
+            f"<dt>{markup(name)}</dt><dd{'' if same else ' class=differs'}>{markup(text) or '<em>nothing</em>'}</dd>"
             for name, text, same in sample.said
         )
-        head = f"<dt>{said(sample.id)}</dt>{references}"
+        head = f"<dt>{markup(sample.id)}</dt>{references}"
         cards.append(f'<div class="sample">{shown}<dl>{head}{models}</dl></div>')
     notes = [*gallery.notes, *(["images are only drawn for built-in datasets"] if without else [])]
-    return f'<h3>{said(gallery.title)}</h3>{_notes(notes)}<div class="samples">{"".join(cards)}</div>'
+    return f'<h3>{markup(gallery.title)}</h3>{_notes(notes)}<div class="samples">{"".join(cards)}</div>'
 
 
 def _made(made: Made) -> str:
-    head = "".join(f'<th scope="col">{said(title)}</th>' for title in made.columns)
+    head = "".join(f'<th scope="col">{markup(title)}</th>' for title in made.columns)
     rows = "".join(f"<tr>{_words(row)}</tr>" for row in made.rows)
     shared = "".join(_settings(title, values) for title, values in made.settings)
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="Runs"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{shared}"
+        f"<tbody>{rows}</tbody></table></div>{_notes([made.versions])}{shared}"
     )
 
 
 def _settings(title: str, values: Mapping[str, str]) -> str:
     rows = "".join(
-        f'<tr><th scope="row"><code>{said(key)}</code></th><td>{said(value)}</td></tr>' for key, value in values.items()
+        f'<tr><th scope="row"><code>{markup(key)}</code></th><td>{markup(value)}</td></tr>'
+        for key, value in values.items()
     )
     return (
-        f'<details class="print"><summary>{said(title)}</summary><div class="wide"><table><tbody>{rows}</tbody></table>'
-        "</div></details>"
+        f'<details class="print"><summary>{markup(title)}</summary><div class="wide"><table><tbody>{rows}</tbody>'
+        "</table></div></details>"
     )

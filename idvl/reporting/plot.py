@@ -12,23 +12,15 @@ from typing import TYPE_CHECKING
 
 from idvl.files import write_bytes
 from idvl.profile import MODALITIES, Modality, Profile
+from idvl.reporting.drawing import COLOURS, INK, QUIET, framed
+from idvl.reporting.entry import Z
+from idvl.reporting.figure import blocks
 from idvl.sparsity.weighting import unsound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by every kind of colour vision
-COLOURS: dict[Modality, str] = {
-    "vision": "#0072B2",
-    "language": "#D55E00",
-    "cross": "#009E73",
-    "fusion": "#CC79A7",
-    "connector": "#E69F00",
-}
-# two-sided 95 % of a normal distribution
-Z = 1.96
-INK, QUIET = "#333333", "#888888"
 # the square around an estimate that is no ground for a factor
 UNSOUND = "s"
 STYLES = ((0, (1, 0)), (0, (4, 2)), (0, (1, 1.5)))
@@ -54,7 +46,8 @@ def figure(profiles: Sequence[tuple[str, Profile]]) -> Figure:
     made.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     FigureCanvasAgg(made)
     axes = made.add_subplot()
-    _blocks(axes, first)
+    for low, high in blocks(first):
+        axes.axvspan(low, high, color="#f4f4f4", zorder=0, lw=0)
     for index, (_, profile) in enumerate(profiles):
         for modality in MODALITIES:
             for reads_image in (False, True):
@@ -98,19 +91,6 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
     marks.set_in_layout(False)
 
 
-def _blocks(axes: Axes, profile: Profile) -> None:
-    """Shade every other block, so that the same layer of different blocks can be found."""
-    shaded = False
-    layers = sorted(profile.layers.values(), key=lambda layer: layer.depth)
-    start = 0
-    for end in range(1, len(layers) + 1):
-        if end == len(layers) or layers[end].block != layers[start].block:
-            if shaded:
-                axes.axvspan(layers[start].depth - 0.5, layers[end - 1].depth + 0.5, color="#f4f4f4", zorder=0, lw=0)
-            shaded = not shaded
-            start = end
-
-
 def _dress(axes: Axes, profile: Profile) -> None:
     model, data, protocol = profile.model.get("name", "model"), profile.dataset.get("dataset", ""), profile.protocol
     axes.set_title(
@@ -131,11 +111,7 @@ def _dress(axes: Axes, profile: Profile) -> None:
     margin = 0.5 + 0.01 * (max(depths) - min(depths))
     axes.set_xlim(min(depths) - margin, max(depths) + margin)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="y", color="#e3e3e3", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
-    axes.tick_params(colors=INK, length=3)
+    framed(axes)
 
 
 def _legend(figure: Figure, profiles: Sequence[tuple[str, Profile]]) -> None:

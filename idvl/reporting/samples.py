@@ -8,16 +8,30 @@ from itertools import islice
 from typing import Any
 
 from idvl import json_file
-from idvl.reporting.collect import RunRecord, Study
+from idvl.json_file import Schema
+from idvl.reporting.collect import Study
 from idvl.reporting.groups import Replicates, cells_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import dense_runs
-from idvl.schemas import PredictionLine
+from idvl.reporting.run_record import RunRecord
+from idvl.schemas import Word
 
 SAMPLES, MODELS = 9, 6
 # characters of a text that a page shows; predictions of a run that are looked at
 LONGEST, MOST = 1_000, 50_000
 KEPT = ("prediction", "top", "label", "references", "answers", "question")
+
+
+class PredictionLine(Schema):
+    """A line of predictions.jsonl: what a model said of a sample, and what it is compared with."""
+
+    id: Word
+    prediction: Word | None = None
+    label: Word | None = None
+    top: list[Word | None] | None = None
+    references: list[str] | None = None
+    answers: list[str] | None = None
+    question: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from idvl.reporting.collect import RunRecord
+from idvl.reporting.run_record import RunRecord
 
 # settings that distinguish groups, and those that may differ between replicates
 CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}

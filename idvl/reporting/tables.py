@@ -1,6 +1,6 @@
 """The tables of a study: what each run measured, by method, sparsity and scope, with the files behind every number.
 
-They are plain values; `formats.py` writes them down. Intervals are t intervals over runs, or of a single run those over
+They are plain values; `export.py` writes them down. Intervals are t intervals over runs, or of a single run those over
 its samples.
 """
 
@@ -13,11 +13,13 @@ from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
 from idvl.reporting.after import UNLIKE, measured_after
-from idvl.reporting.collect import Number, RunRecord, Study
-from idvl.reporting.groups import MISSING, Replicates, Subject, TableEntry, cells_of, entry, gains, model_of, runs_in
+from idvl.reporting.collect import Study
+from idvl.reporting.entry import TableEntry, mean
+from idvl.reporting.groups import Replicates, Subject, cells_of, gains, mean_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
 from idvl.reporting.prunability import correlation, loss_of, ratios
+from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import is_one_shot
 
 SENSITIVITY, HYPOTHESIS = "sensitivity.json", "the hypothesis behind Figures 2 and 3"
@@ -35,8 +37,8 @@ INTERVALS = (
 class Table:
     """Rows of words, then entries: one of `labels` and one of `columns` for each. `paper`: its counterpart there.
 
-    `bounds`: what an entry's low and high are, `counts`: of what it has n. `signed`: its numbers are differences;
-    `folded`: it repeats numbers of others in more detail; `published`: it has the paper's numbers.
+    `over`: the metric of all columns; `bounds`: what an entry's low and high are, `counts`: of what it has n. `signed`:
+    its numbers are differences; `folded`: it repeats numbers of others in more detail; `published`: it has the paper's.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Table:
     notes: tuple[str, ...] = ()
     bounds: str = "95 % interval"
     counts: str = "runs"
+    over: str = ""
     signed: bool = False
     folded: bool = False
     published: bool = False
@@ -81,16 +84,16 @@ def _quality(number: int, name: str, cells: Sequence[Replicates], study: Study) 
     if metric is None:
         return None
     sparsities = sorted({cell.sparsity for cell in cells})
-    dense = [run.metrics()[metric] for run in dense_runs(runs_in(cells), study) if metric in run.metrics()]
-    rows = [(("dense model", ""), (entry(dense), *(TableEntry(text="") for _ in sparsities)))] if dense else []
-    blank = (TableEntry(text=""),) if dense else ()
+    dense = [run for run in dense_runs(runs_in(cells), study) if metric in run.metrics()]
+    blank = (TableEntry(text=""),) * bool(dense)
+    rows = [(("dense model", ""), (mean_of(dense, metric), *blank * len(sparsities)))] if dense else []
     for method, scope in dict.fromkeys((cell.method, cell.scope) for cell in cells):
         found = {cell.sparsity: cell.entry(metric) for cell in cells if (cell.method, cell.scope) == (method, scope)}
         rows.append(((str(method), scope), (*blank, *(found.get(sparsity, TableEntry()) for sparsity in sparsities))))
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
         labels=("method", "scope"), columns=("0 %",) * bool(dense) + tuple(map(percent, sparsities)), rows=tuple(rows),
-        notes=(INTERVALS, *cautions(cells)),
+        over=metric, notes=(INTERVALS, *cautions(cells)),
     )  # fmt: skip
 
 
@@ -123,15 +126,11 @@ def _by_chance(intervals: int) -> str:
 def _metrics(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table | None:
     """Every metric: a row per cell."""
     runs = runs_in(cells)
-    names = [
-        metric
-        for metric in dict.fromkeys(metric for run in runs for metric in run.metrics())
-        if any(run.metrics().get(metric, MISSING).value is not None for run in runs)
-    ]
+    names = _metrics_of(runs)
     dense = dense_runs(runs_in(cells), study)
     rows = []
     if dense:
-        every = tuple(entry([run.metrics()[metric] for run in dense if metric in run.metrics()]) for metric in names)
+        every = tuple(mean_of(dense, metric) for metric in names)
         rows.append((("dense model", "", "", f"{len(dense)}"), every))
     for cell in cells:
         if any(run.results for run in cell.runs):
@@ -142,6 +141,12 @@ def _metrics(number: int, name: str, cells: Sequence[Replicates], study: Study) 
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(names), rows=tuple(rows), notes=(INTERVALS,),
         folded=True,
     )  # fmt: skip
+
+
+def _metrics_of(runs: Sequence[RunRecord]) -> list[str]:
+    """The metrics that any of the runs has a value of, the headline first."""
+    names = dict.fromkeys(name for run in runs for name, number in run.metrics().items() if number.value is not None)
+    return sorted(names, key=lambda name: name != headline(runs))
 
 
 def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicates]) -> Table:
@@ -159,12 +164,13 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicat
         entries = []
         for _, pick in picks:
             numbers = [(run, pick(run.report)) for run in cell.runs]
-            known = [
-                Number(value=None if share is None else 100 * share, source=run.source("report.json"))
-                for run, share in numbers
-                if share is not None
-            ]
-            entries.append(entry(known))
+            entries.append(
+                mean(
+                    TableEntry(value=100 * share, sources=(run.source("report.json"),))
+                    for run, share in numbers
+                    if share is not None
+                )
+            )
         rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(cell.runs)}"), tuple(entries)))
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
@@ -183,8 +189,8 @@ def _change(number: int, name: str, cells: Sequence[Replicates], study: Study) -
     for cell in cells:
         ours = [found for found in after if found.cell is cell and found.before]
         files = tuple(one.source for found in ours for one in (found.before, found.found) if one)
-        changes = ([Number(value=found.change(word), source="") for found in ours] for word in modalities)
-        entries = tuple(replace(entry(numbers), decimals=2, sources=files) for numbers in changes)
+        changes = ([TableEntry(value=found.change(word)) for found in ours] for word in modalities)
+        entries = tuple(replace(mean(numbers), decimals=2, sources=files) for numbers in changes)
         if ours:
             rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(ours)}"), entries))
     return Table(
@@ -200,14 +206,14 @@ def _evaluations(study: Study) -> Iterator[Table]:
     every = [run for run in study.of("eval") if any(found.value is not None for found in run.metrics().values())]
     for task in dict.fromkeys(run.results.get("task") for run in every):
         runs = [run for run in every if run.results.get("task") == task]
-        names = dict.fromkeys(name for run in runs for name, found in run.metrics().items() if found.value is not None)
+        names = _metrics_of(runs)
         rows = []
         for run in runs:
             found = run.metrics()
             split = (run.results.get("dataset") or {}).get("split") or ""
             limit = f", {run.results['limit']:,} samples only" if run.results.get("limit") else ""
             labels = (run.label, run.model, f"{run.dataset} {split}{limit}".strip())
-            rows.append((labels, tuple(entry([found[name]]) if name in found else TableEntry() for name in names)))
+            rows.append((labels, tuple(found.get(name, TableEntry()) for name in names)))
         yield Table(
             key=f"evaluations-{task}", title=f"Standalone evaluations: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
@@ -278,7 +284,7 @@ def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
         entries = []
         for group in groups:
             found = [(run, correlation(run, ratio, group)) for run in runs]
-            made = entry([Number(value=one.rho, source=run.source(SENSITIVITY)) for run, one in found if one])
+            made = mean(TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in found if one)
             bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (made.low, made.high)]
             entries.append(replace(made, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))

@@ -6,13 +6,15 @@ and nothing else. It knows no torch.
 
 from idvl.runs.environment import provenance
 from idvl.runs.folder import LOCK, check, default_folder, keep, new_folder
-from idvl.runs.record import MATRIX, read_metrics, read_record, refuse_difference
+from idvl.runs.record import MATRIX, MetricLine, RunFile, read_metrics, read_record, refuse_difference
 from idvl.runs.run import Run
 
 __all__ = [
     "LOCK",
     "MATRIX",
+    "MetricLine",
     "Run",
+    "RunFile",
     "check",
     "default_folder",
     "keep",

@@ -5,18 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from idvl import json_file
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import read_bytes, write_bytes
 from idvl.json_file import Schema
-from idvl.schemas import MetricLine, RunFile
 
 # what the signatures of older versions do not hold
 LATER = ("configuration",)
 # the lines of a matrix of runs: the runs are in folders beside it
 MATRIX = "matrix.jsonl"
+
+
+class RunFile(Schema):
+    """run.json. The signature is what a resumed run must share with the one before."""
+
+    NAME: ClassVar[str] = "idvl/run/1"
+
+    class Signature(Schema):
+        model_class: str | None = Field(None, alias="class")
+
+    signature: Signature
+    files: list[str]
+    resumed: list[Any]
+    versions: dict[str, Any] | None = None
+    started: str | None = None
+
+
+class MetricLine(Schema):
+    """A line of metrics.jsonl: how far a run is."""
+
+    step: int = 0
+    layer: str = ""
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:

@@ -16,8 +16,7 @@ from idvl.files import append, disk_errors, write_json, write_text
 from idvl.profile import finite
 from idvl.runs.environment import provenance
 from idvl.runs.folder import acquire, check, clear, remove
-from idvl.runs.record import cut_broken_line, read_metrics, read_record, refuse_difference
-from idvl.schemas import RunFile
+from idvl.runs.record import RunFile, cut_broken_line, read_metrics, read_record, refuse_difference
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class TaskSettings:
     """The settings of all tasks; each reads its own.
 
     `classes`: the names of the dataset's classes, None where it has none. `templates`: sentences with {} for a class,
@@ -45,7 +45,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One walk of a model over all items, in batches of any size.
+    """One pass of a model over all items, in batches of any size.
 
     `prepare` makes a batch of model inputs on the CPU, possibly in another process; `perform` a record for each item.
     `fits`: whether a record found on disk can be an item's: its references are the dataset's, its values in range.
@@ -71,8 +71,8 @@ class Scores:
 class Task:
     """A task's contract.
 
-    `skills`: sets of skills, each of which is enough. `lacks`: why a sample is unusable, None if it is usable.
-    `predict` is the walk over the samples, `refine` a second one that depends on the first one's records, where a model
+    `skills`: sets of skills, each of which is enough. `unusable_reason`: of a sample, None if it is usable.
+    `predict` is the pass over the samples, `refine` a second one that depends on the first one's records, where a model
     can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
     `ready` raises UsageError where something that scoring needs is not installed. `gathered`: whether all rows of an
     image are one sample.
@@ -80,10 +80,10 @@ class Task:
 
     headline: str
     skills: tuple[frozenset[str], ...]
-    lacks: Callable[[Sample], str | None]
-    predict: Callable[[Loaded, Sequence[Sample], Asked], Pass]
+    unusable_reason: Callable[[Sample], str | None]
+    predict: Callable[[Loaded, Sequence[Sample], TaskSettings], Pass]
     score: Callable[[Sequence[Record], Sequence[Record]], Scores]
-    refine: Callable[[Loaded, Sequence[Sample], Asked, Sequence[Record]], Pass | None] | None = None
+    refine: Callable[[Loaded, Sequence[Sample], TaskSettings, Sequence[Record]], Pass | None] | None = None
     ready: Callable[[], None] | None = None
     gathered: bool = False
 
@@ -91,23 +91,23 @@ class Task:
 def each(
     loaded: Loaded,
     samples: Sequence[Sample],
-    asked: Asked,
+    settings: TaskSettings,
     *,
     skill: str,
     record: Callable[[Sample, Any], Record],
     fits: Callable[[Sample, Record], bool],
 ) -> Pass:
-    """The walk of one skill over the samples: `record` is made of each and of what the skill gives for it."""
-    does = loaded.family.skills[skill]
+    """The pass of one skill over the samples: `record` is made of each and of what the skill gives for it."""
+    ability = loaded.family.skills[skill]
 
     def perform(some: Sequence[Sample], inputs: Any) -> list[Record]:
-        given = performed(does, loaded, inputs, asked, [sample.id for sample in some])
-        return [record(*pair) for pair in zip(some, given, strict=True)]
+        outputs = performed(ability, loaded, inputs, settings, [sample.id for sample in some])
+        return [record(*pair) for pair in zip(some, outputs, strict=True)]
 
     return Pass(
         items=samples,
         ids=[sample.id for sample in samples],
-        prepare=lambda some: does.prepare(loaded, some, asked.generation),
+        prepare=lambda some: ability.prepare(loaded, some, settings.generation),
         perform=perform,
         fits=fits,
     )
@@ -131,16 +131,18 @@ def numbers(values: Any, count: int) -> bool:
     return isinstance(values, list) and len(values) == count and all(type(v) is float and isfinite(v) for v in values)
 
 
-def performed(skill: Skill, loaded: Loaded, inputs: Any, asked: Asked, names: Sequence[str]) -> list[str] | Tensor:
+def performed(
+    skill: Skill, loaded: Loaded, inputs: Any, settings: TaskSettings, names: Sequence[str]
+) -> list[str] | Tensor:
     """What a skill gives for a batch. RunError, with the first of the `names` concerned, where it is NaN or inf."""
     try:
-        given = skill.perform(loaded, inputs, asked.generation)
+        output = skill.perform(loaded, inputs, settings.generation)
     except NotFiniteError as error:
         # beam search has several rows an item, side by side
         raise _not_finite(loaded, names[error.row * len(names) // error.rows]) from error
-    if isinstance(given, Tensor) and not given.isfinite().all():
-        raise _not_finite(loaded, names[int(given.isfinite().reshape(len(given), -1).all(1).int().argmin())])
-    return given
+    if isinstance(output, Tensor) and not output.isfinite().all():
+        raise _not_finite(loaded, names[int(output.isfinite().reshape(len(output), -1).all(1).int().argmin())])
+    return output
 
 
 def _not_finite(loaded: Loaded, name: str) -> RunError:
@@ -169,7 +171,7 @@ def possible(skills: Iterable[str]) -> list[str]:
 
 
 def choose(name: str | None, skills: Mapping[str, Any], *, model: str, offered: Sequence[str] | None) -> str:
-    """The task to do: the one asked for, or the first that the model can do and the dataset is for.
+    """The task to do: `name`, or the first that the model can do and the dataset is for.
 
     `offered`: what the dataset is for, None where that isn't known. Raises UsageError for what cannot be done.
     """
@@ -180,8 +182,8 @@ def choose(name: str | None, skills: Mapping[str, Any], *, model: str, offered: 
         return name
     fitting = [task for task in able if offered is None or task in offered]
     if not fitting:
-        told = f"the dataset is for {', '.join(offered)}" if offered else "its dataset is for none"
-        raise UsageError(f"{model} can do {', '.join(able)}; {told}" if able else f"{model}: {_nothing()}")
+        purpose = f"the dataset is for {', '.join(offered)}" if offered else "its dataset is for none"
+        raise UsageError(f"{model} can do {', '.join(able)}; {purpose}" if able else f"{model}: {_nothing()}")
     return fitting[0]
 
 

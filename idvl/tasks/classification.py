@@ -12,7 +12,7 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, column, each, performed
+from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each, performed
 
 # classes that a record lists, the likeliest first
 KEPT = 5
@@ -22,27 +22,27 @@ NUMBERED = r"(label|class)? ?\d+|"
 SENTENCES = 256
 
 
-def lacks(sample: Sample) -> str | None:
+def unusable_reason(sample: Sample) -> str | None:
     """An image and its class."""
     return "no image" if sample.source is None else None if sample.label is not None else "no label"
 
 
-def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
+def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
     """The likeliest classes of each image, numbered as the dataset does."""
     has_head = "classify" in loaded.family.skills
-    likelihoods = _of_head(loaded, samples, asked) if has_head else _of_names(loaded, asked)
-    count = loaded.model.config.num_labels if has_head else len(asked.classes)
+    likelihoods = _of_head(loaded, samples, settings) if has_head else _of_names(loaded, settings)
+    count = loaded.model.config.num_labels if has_head else len(settings.classes)
 
     def record(sample: Sample, output: Tensor) -> Record:
         scores = likelihoods(output)
         return {"label": sample.label, "top": scores.topk(min(KEPT, len(scores))).indices.tolist()}
 
-    def fits(sample: Sample, found: Record) -> bool:
-        top = found.get("top")
-        listed = isinstance(top, list) and all(type(number) is int and 0 <= number < count for number in top)
-        return found.get("label") == sample.label and listed and len(set(top)) == len(top) == min(KEPT, count)
+    def fits(sample: Sample, line: Record) -> bool:
+        top = line.get("top")
+        valid = isinstance(top, list) and all(type(number) is int and 0 <= number < count for number in top)
+        return line.get("label") == sample.label and valid and len(set(top)) == len(top) == min(KEPT, count)
 
-    return each(loaded, samples, asked, skill="classify" if has_head else "embed_images", record=record, fits=fits)
+    return each(loaded, samples, settings, skill="classify" if has_head else "embed_images", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
@@ -54,7 +54,7 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     return Scores(measures=accuracy.topk(labels, tops))
 
 
-def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callable[[Tensor], Tensor]:
+def _of_head(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Callable[[Tensor], Tensor]:
     """An image's logits with the head's classes in the order of the dataset's.
 
     Classes are matched by name where both have the same names or the same numbers as names, else by position.
@@ -63,11 +63,11 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callabl
     """
     config = loaded.model.config
     own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
-    theirs = [_plain(name) for name in asked.classes or ()]
-    for mine, wanted in ((own, theirs), (_numbers(own), _numbers(theirs))):
-        if wanted and len(set(mine)) == len(mine) and sorted(mine) == sorted(wanted):
-            places = torch.tensor([mine.index(name) for name in wanted])
-            return lambda logits: logits[places]
+    theirs = [_plain(name) for name in settings.classes or ()]
+    for names_here, names_there in ((own, theirs), (_numbers(own), _numbers(theirs))):
+        if names_there and len(set(names_here)) == len(names_here) and sorted(names_here) == sorted(names_there):
+            indices = torch.tensor([names_here.index(name) for name in names_there])
+            return lambda logits: logits[indices]
     most = max(len(theirs), 1 + max(sample.label for sample in samples))
     if most > len(own) or (theirs and len(theirs) != len(own)):
         raise UsageError(
@@ -90,20 +90,20 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Callabl
     return lambda logits: logits
 
 
-def _of_names(loaded: Loaded, asked: Asked) -> Callable[[Tensor], Tensor]:
+def _of_names(loaded: Loaded, settings: TaskSettings) -> Callable[[Tensor], Tensor]:
     """An image's cosines with the classes, each the mean of its sentences' embeddings (Radford et al. 2021, 3.1.4)."""
-    if not asked.classes:
+    if not settings.classes:
         raise UsageError(f"{loaded.name} needs the names of the classes, and the dataset has none")
-    if bad := [template for template in asked.templates if template.count("{}") != 1]:
+    if bad := [template for template in settings.templates if template.count("{}") != 1]:
         raise UsageError(f"a template has one {{}} for the class's name, not {quoted(bad[0])}")
     skill = loaded.family.skills["embed_texts"]
-    named = [name.replace("_", " ") for name in asked.classes]
-    sentences = [template.replace("{}", name) for name in named for template in asked.templates]
+    named = [name.replace("_", " ") for name in settings.classes]
+    sentences = [template.replace("{}", name) for name in named for template in settings.templates]
     parts = [sentences[start : start + SENTENCES] for start in range(0, len(sentences), SENTENCES)]
     embedded = torch.cat(
-        [performed(skill, loaded, skill.prepare(loaded, part, asked.generation), asked, part) for part in parts]
+        [performed(skill, loaded, skill.prepare(loaded, part, settings.generation), settings, part) for part in parts]
     )
-    means = embedded.view(len(named), len(asked.templates), -1).mean(1)
+    means = embedded.view(len(named), len(settings.templates), -1).mean(1)
     classes = torch.nn.functional.normalize(means, dim=-1)
     return lambda image: classes @ image
 
@@ -115,8 +115,8 @@ def _numbered(names: Sequence[str]) -> bool:
 
 def _numbers(names: Sequence[str]) -> list[int]:
     """The numbers that classes are called by; none where one of them has another name."""
-    found = [re.fullmatch(r"(?:label|class)? ?(\d+)", name) for name in names]
-    return [int(match[1]) for match in found] if all(found) else []
+    matches = [re.fullmatch(r"(?:label|class)? ?(\d+)", name) for name in names]
+    return [int(match[1]) for match in matches] if all(matches) else []
 
 
 def _plain(name: str) -> str:
@@ -127,7 +127,7 @@ def _plain(name: str) -> str:
 TASK = Task(
     headline="top-1",
     skills=(frozenset({"classify"}), frozenset({"embed_images", "embed_texts"})),
-    lacks=lacks,
+    unusable_reason=unusable_reason,
     predict=predict,
     score=score,
 )

@@ -9,29 +9,29 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, column, each, numbers
+from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each, numbers
 
 
-def lacks(sample: Sample) -> str | None:
+def unusable_reason(sample: Sample) -> str | None:
     """Two images, a sentence and whether it is true."""
     if sample.source is None or sample.second is None:
         return "not two images"
     return "no sentence" if not sample.texts else None if sample.label is not None else "no label"
 
 
-def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
+def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
     """1 for true, 0 for false, with the scores of false and true."""
 
     def record(sample: Sample, scores: Tensor) -> Record:
-        judged = {"label": sample.label, "prediction": int(scores.argmax()), "scores": scores.tolist()}
-        return {"sentence": sample.texts[0], **judged}
+        output = {"label": sample.label, "prediction": int(scores.argmax()), "scores": scores.tolist()}
+        return {"sentence": sample.texts[0], **output}
 
-    def fits(sample: Sample, found: Record) -> bool:
-        about = found.get("sentence") == sample.texts[0] and found.get("label") == sample.label
-        scores, chosen = found.get("scores"), found.get("prediction")
-        return about and numbers(scores, 2) and chosen in (0, 1) and scores[chosen] == max(scores)
+    def fits(sample: Sample, line: Record) -> bool:
+        about = line.get("sentence") == sample.texts[0] and line.get("label") == sample.label
+        scores, prediction = line.get("scores"), line.get("prediction")
+        return about and numbers(scores, 2) and prediction in (0, 1) and scores[prediction] == max(scores)
 
-    return each(loaded, samples, asked, skill="judge", record=record, fits=fits)
+    return each(loaded, samples, settings, skill="judge", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
@@ -39,4 +39,6 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     return Scores(measures=accuracy.accuracy(column(records, "label", int), column(records, "prediction", int)))
 
 
-TASK = Task(headline="accuracy", skills=(frozenset({"judge"}),), lacks=lacks, predict=predict, score=score)
+TASK = Task(
+    headline="accuracy", skills=(frozenset({"judge"}),), unusable_reason=unusable_reason, predict=predict, score=score
+)

@@ -19,7 +19,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.metrics import retrieval
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, column, numbers, performed
+from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, numbers, performed
 
 # queries whose candidates are compared together
 AT_ONCE = 128
@@ -34,42 +34,40 @@ class Embedded:
     owner: Tensor
 
 
-def lacks(sample: Sample) -> str | None:
+def unusable_reason(sample: Sample) -> str | None:
     """An image and its captions."""
     return "no image" if sample.source is None else None if sample.texts else "no captions"
 
 
-def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
+def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
     """The embeddings of each image and of its captions."""
-    before = asked.generation.prompt or ""
-    look, read = (loaded.family.skills[name] for name in ("embed_images", "embed_texts"))
+    prompt = settings.generation.prompt or ""
+    of_images, of_texts = (loaded.family.skills[name] for name in ("embed_images", "embed_texts"))
 
     def prepare(some: Sequence[Sample]) -> dict[str, Any]:
-        texts = [f"{before}{text}" for sample in some for text in sample.texts]
+        texts = [f"{prompt}{text}" for sample in some for text in sample.texts]
         return {
-            "images": look.prepare(loaded, some, asked.generation),
-            "texts": read.prepare(loaded, texts, asked.generation),
+            "images": of_images.prepare(loaded, some, settings.generation),
+            "texts": of_texts.prepare(loaded, texts, settings.generation),
         }
 
     def perform(some: Sequence[Sample], inputs: Any) -> list[Record]:
-        images = performed(look, loaded, inputs["images"], asked, [sample.id for sample in some])
+        images = performed(of_images, loaded, inputs["images"], settings, [sample.id for sample in some])
         owners = [sample.id for sample in some for _ in sample.texts]
-        texts = performed(read, loaded, inputs["texts"], asked, owners).split([len(sample.texts) for sample in some])
+        texts = performed(of_texts, loaded, inputs["texts"], settings, owners).split(
+            [len(sample.texts) for sample in some]
+        )
         return [
             {"captions": list(sample.texts), "image": _packed(image), "texts": [_packed(text) for text in own]}
             for sample, image, own in zip(some, images, texts, strict=True)
         ]
 
-    def fits(sample: Sample, found: Record) -> bool:
-        texts = found.get("texts")
-        if (
-            found.get("captions") != list(sample.texts)
-            or not isinstance(texts, list)
-            or len(texts) != len(sample.texts)
-        ):
+    def fits(sample: Sample, line: Record) -> bool:
+        texts = line.get("texts")
+        if line.get("captions") != list(sample.texts) or not isinstance(texts, list) or len(texts) != len(sample.texts):
             return False
         try:
-            embedded = _unpacked([found])
+            embedded = _unpacked([line])
         except (KeyError, TypeError, ValueError):
             return False
         return bool(embedded.images.isfinite().all() and embedded.texts.isfinite().all())
@@ -77,49 +75,55 @@ def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
     return Pass(items=samples, ids=[sample.id for sample in samples], prepare=prepare, perform=perform, fits=fits)
 
 
-def refine(loaded: Loaded, samples: Sequence[Sample], asked: Asked, records: Sequence[Record]) -> Pass | None:
+def refine(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings, records: Sequence[Record]) -> Pass | None:
     """The matching head's scores of each image with its most similar captions, and with those most similar to it.
 
     Pairs of both directions are taken together by image, so that each image is encoded once.
     """
-    if not asked.rerank or "match" not in loaded.family.skills:
+    if not settings.rerank or "match" not in loaded.family.skills:
         return None
     skill = loaded.family.skills["match"]
     embedded = _unpacked(records)
-    before = asked.generation.prompt or ""
-    captions = [f"{before}{caption}" for record in records for caption in record["captions"]]
-    images, texts = len(embedded.images), len(embedded.texts)
-    pairs = torch.cat(
-        [
-            (torch.arange(images)[:, None] * texts + _nearest(embedded.images, embedded.texts, asked.rerank)).flatten(),
-            (_nearest(embedded.texts, embedded.images, asked.rerank) * texts + torch.arange(texts)[:, None]).flatten(),
-        ]
-    ).unique()
-    counts = torch.bincount(pairs // texts, minlength=images).tolist()
-    wanted = [some.tolist() for some in (pairs % texts).split(counts)]
-    items = list(zip(samples, wanted, strict=True))
+    prompt = settings.generation.prompt or ""
+    captions = [f"{prompt}{caption}" for record in records for caption in record["captions"]]
+    pairs = _candidate_pairs(embedded, settings.rerank)
+    texts = len(embedded.texts)
+    counts = torch.bincount(pairs // texts, minlength=len(embedded.images)).tolist()
+    partners = [some.tolist() for some in (pairs % texts).split(counts)]
+    items = list(zip(samples, partners, strict=True))
 
     def prepare(some: Sequence[tuple[Sample, list[int]]]) -> list[Any]:
         return [
-            skill.prepare(loaded, [(sample, [captions[number] for number in numbers])], asked.generation)
+            skill.prepare(loaded, [(sample, [captions[number] for number in numbers])], settings.generation)
             for sample, numbers in some
         ]
 
     def perform(some: Sequence[tuple[Sample, list[int]]], inputs: list[Any]) -> list[Record]:
         return [
             {
-                "rerank": asked.rerank,
+                "rerank": settings.rerank,
                 "captions": numbers,
-                "scores": performed(skill, loaded, given, asked, [sample.id] * len(numbers)).tolist(),
+                "scores": performed(skill, loaded, batch, settings, [sample.id] * len(numbers)).tolist(),
             }
-            for (sample, numbers), given in zip(some, inputs, strict=True)
+            for (sample, numbers), batch in zip(some, inputs, strict=True)
         ]
 
-    def fits(item: tuple[Sample, list[int]], found: Record) -> bool:
-        same = found.get("rerank") == asked.rerank and found.get("captions") == item[1]
-        return same and numbers(found.get("scores"), len(item[1]))
+    def fits(item: tuple[Sample, list[int]], line: Record) -> bool:
+        same = line.get("rerank") == settings.rerank and line.get("captions") == item[1]
+        return same and numbers(line.get("scores"), len(item[1]))
 
     return Pass(items=items, ids=[sample.id for sample in samples], prepare=prepare, perform=perform, fits=fits)
+
+
+def _candidate_pairs(embedded: Embedded, k: int) -> Tensor:
+    """The pairs (p,) of an image with a text that is among its k most similar ones or has it among its own.
+
+    A pair's number is image x texts + text; ascending.
+    """
+    images, texts = len(embedded.images), len(embedded.texts)
+    by_image = torch.arange(images)[:, None] * texts + _nearest(embedded.images, embedded.texts, k)
+    by_text = _nearest(embedded.texts, embedded.images, k) * texts + torch.arange(texts)[:, None]
+    return torch.cat([by_image.flatten(), by_text.flatten()]).unique()
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
@@ -139,28 +143,28 @@ def _reranked(embedded: Embedded, refined: Sequence[Record]) -> tuple[Tensor, Te
     images, texts = len(embedded.images), len(embedded.texts)
     k, *more = set(column(refined, "rerank", int))
     numbered, scored = column(refined, "captions", [int]), column(refined, "scores", [float])
-    if more or k < 1 or any(not 0 <= number < texts for found in numbered for number in found):
+    if more or k < 1 or any(not 0 <= number < texts for row in numbered for number in row):
         raise ValueError("'rerank' or 'captions' of the matches are of other predictions")
     if list(map(len, numbered)) != list(map(len, scored)):
         raise ValueError("the matches have other numbers of captions than of scores")
     # a pair's number is image x texts + text
-    pairs = torch.cat([image * texts + torch.tensor(found) for image, found in enumerate(numbered)])
-    scores = torch.tensor([score for found in scored for score in found])
+    pairs = torch.cat([image * texts + torch.tensor(row) for image, row in enumerate(numbered)])
+    scores = torch.tensor([score for row in scored for score in row])
     order = pairs.argsort()
     pairs, scores = pairs[order], scores[order]
 
-    def looked_at(asked: Tensor) -> Tensor:
+    def looked_at(queries: Tensor) -> Tensor:
         """The scores of pairs, -inf where there is none: another machine may round to other candidates."""
-        place = torch.searchsorted(pairs, asked).clamp(max=len(pairs) - 1)
-        return torch.where(pairs[place] == asked, scores[place], -torch.inf)
+        position = torch.searchsorted(pairs, queries).clamp(max=len(pairs) - 1)
+        return torch.where(pairs[position] == queries, scores[position], -torch.inf)
 
     near = _nearest(embedded.images, embedded.texts, k)
     own = torch.arange(images)[:, None]
     total = _cosines(embedded.images, embedded.texts, near) + looked_at(own * texts + near)
-    found_images = _best(total, embedded.owner[near] == own, texts)
+    image_ranks = _best(total, embedded.owner[near] == own, texts)
     near = _nearest(embedded.texts, embedded.images, k)
     total = _cosines(embedded.texts, embedded.images, near) + looked_at(near * texts + torch.arange(texts)[:, None])
-    return found_images, _best(total, near == embedded.owner[:, None], images)
+    return image_ranks, _best(total, near == embedded.owner[:, None], images)
 
 
 def _best(total: Tensor, belongs: Tensor, last: int) -> Tensor:
@@ -202,7 +206,7 @@ def _unpacked(records: Sequence[Record]) -> Embedded:
 TASK = Task(
     headline="image-to-text R@1",
     skills=(frozenset({"embed_images", "embed_texts"}),),
-    lacks=lacks,
+    unusable_reason=unusable_reason,
     predict=predict,
     score=score,
     refine=refine,

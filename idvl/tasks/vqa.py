@@ -7,30 +7,30 @@ from collections.abc import Sequence
 from idvl.data.samples import Sample
 from idvl.metrics import vqa
 from idvl.models.loading import Loaded
-from idvl.tasks import Asked, Pass, Record, Scores, Task, column, each
+from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each
 
 
-def lacks(sample: Sample) -> str | None:
+def unusable_reason(sample: Sample) -> str | None:
     """An image, a question and its answers."""
     if sample.source is None:
         return "no image"
     return "no question" if not sample.texts else None if sample.answers else "no answers"
 
 
-def predict(loaded: Loaded, samples: Sequence[Sample], asked: Asked) -> Pass:
+def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
     """An answer to each question."""
 
     def record(sample: Sample, text: str) -> Record:
         return {**about(sample), "prediction": text, "answers": list(sample.answers)}
 
     def about(sample: Sample) -> Record:
-        return {"evaluator": asked.evaluator, "question": sample.texts[0]}
+        return {"evaluator": settings.evaluator, "question": sample.texts[0]}
 
-    def fits(sample: Sample, found: Record) -> bool:
-        wanted = {**about(sample), "answers": list(sample.answers)}
-        return isinstance(found.get("prediction"), str) and wanted.items() <= ({"evaluator": "vqa"} | found).items()
+    def fits(sample: Sample, line: Record) -> bool:
+        facts = {**about(sample), "answers": list(sample.answers)}
+        return isinstance(line.get("prediction"), str) and facts.items() <= ({"evaluator": "vqa"} | line).items()
 
-    return each(loaded, samples, asked, skill="answer", record=record, fits=fits)
+    return each(loaded, samples, settings, skill="answer", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
@@ -43,4 +43,6 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     return Scores(measures=measures, details={"evaluator": evaluator})
 
 
-TASK = Task(headline="accuracy", skills=(frozenset({"answer"}),), lacks=lacks, predict=predict, score=score)
+TASK = Task(
+    headline="accuracy", skills=(frozenset({"answer"}),), unusable_reason=unusable_reason, predict=predict, score=score
+)

@@ -20,14 +20,15 @@ from idvl.data import digits, shapes
 from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors, open_regular, read_bytes, write_bytes, write_text
 from idvl.reporter import Reporter
-from idvl.reporting.collect import RunRecord, Study, collect, holds_run, unforeseen
+from idvl.reporting.collect import Study, collect, holds_run, unforeseen
 from idvl.reporting.drawing import MADE, drawn
 from idvl.reporting.expected import expected
 from idvl.reporting.export import as_json
+from idvl.reporting.figure import Figure
 from idvl.reporting.figures import figures_of
-from idvl.reporting.figures.panel import Figure
 from idvl.reporting.overview import Made, made_of
 from idvl.reporting.page import MARK, page
+from idvl.reporting.run_record import RunRecord
 from idvl.reporting.samples import galleries
 from idvl.reporting.tables import Table, tables_of
 
@@ -206,7 +207,8 @@ def _keep_runs(path: Path) -> None:
 def _write(made: Analysis, text: str, path: Path, overwrite: bool, reporter: Reporter) -> None:
     """The drawn figures, then the page, which links to them."""
     folder = figures_beside(path)
-    places = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in made.figures for kind in KINDS]
+    drawable = [figure for figure in made.figures if not figure.few]
+    places = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in drawable for kind in KINDS]
     if not overwrite:
         _check_drawings(path, [place for *_, place in places])
     with disk_errors(folder):

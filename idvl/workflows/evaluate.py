@@ -38,31 +38,33 @@ def run(
     overwrite: bool = False,
     compared: Path | None = None,
 ) -> EvaluationResult:
-    """Carry out a recipe. `folder` None: a new one, beside the model where that is of a run of ours.
+    """Carry out a recipe. `folder` None: a new one, beside the model where that is of a run of idvl.
 
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
     recipe = _resolved(recipe)
     compared = compared / scoring.RESULTS if compared and compared.is_dir() else compared
-    more = other_metrics(recipe)
-    where = _where(recipe)
-    how = {"resume": resume, "overwrite": overwrite, "compare": compared}
-    place, device, team = begin(recipe, where, folder, reads=[compared], **how)
+    extra = other_metrics(recipe)
+    name = _folder_name(recipe)
+    options = {"resume": resume, "overwrite": overwrite, "compare": compared}
+    path, device, team = begin(recipe, name, folder, reads=[compared], **options)
     loaded = open_model(recipe.model, device, team)
-    with ExitStack() as held:
-        store = held.enter_context(image_store(place, team, "judging"))
+    with ExitStack() as stack:
+        store = stack.enter_context(image_store(path, team, "judging"))
         work = evaluation.prepare(recipe, loaded, team, reporter, store=store)
         if compared:
             ids = [sample.id for sample in work.selection.samples]
             team.each(lambda: scoring.comparable(compared, work.name, ids, work.selection.description["fingerprint"]))
-        walk = work.tried()
-        size = work.batch_size(walk, reporter)
+        task_pass = work.checked_pass()
+        size = work.batch_size(task_pass, reporter)
         options = {"signature": work.signature(), "resume": resume, "overwrite": overwrite}
-        opened, folder = open_run(held, team, folder, where, recipe=recipe.to_dict(*EVALUATING), **options)
+        opened, folder = open_run(stack, team, folder, name, recipe=recipe.to_dict(*EVALUATING), **options)
         for name in evaluation.FILES if opened else ():
             opened.path(name)
         with resumable(folder, reporter):
-            results = work.carry_out(walk, folder, reporter, batch_size=size, compared=compared, other_metrics=more)
+            results = work.carry_out(
+                task_pass, folder, reporter, batch_size=size, compared=compared, other_metrics=extra
+            )
     return EvaluationResult(results=results, folder=folder)
 
 
@@ -78,7 +80,7 @@ def _resolved(recipe: Recipe) -> Recipe:
     return with_dataset(recipe).model_copy(update={"eval": recipe.eval.model_copy(update={"split": split})})
 
 
-def _where(recipe: Recipe) -> tuple[Any, ...]:
+def _folder_name(recipe: Recipe) -> tuple[Any, ...]:
     """What a new folder is called: RUN/eval for the model of a run, else runs/eval-MODEL-DATASET."""
     path = Path(recipe.model.name)
     if path.name == MODEL and runs.read_record(path.parent):

@@ -18,7 +18,7 @@ from idvl import runs
 from idvl.checkpoints.hub import check as check_hub
 from idvl.checkpoints.hub import push
 from idvl.device import peak_memory
-from idvl.evaluation.evaluation import Judgement
+from idvl.evaluation.evaluation import Evaluation
 from idvl.measurement.profiling import Estimation
 from idvl.models.loading import load
 from idvl.profile import Profile
@@ -108,7 +108,7 @@ def run(
     return PruningResult(plan=plan, report=report, folder=folder if opened else None)
 
 
-def _judge(job: Job, judge: Judgement, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
+def _judge(job: Job, judge: Evaluation, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
     """Evaluate the saved model; report and card tell how well it does."""
     if opened:
         opened.path(quality.FINAL)
@@ -165,7 +165,7 @@ class PruningRun:
     reporter: Reporter
     resume: bool
 
-    def carry_out(self, estimation: Estimation | None, judge: Judgement | None) -> None:
+    def carry_out(self, estimation: Estimation | None, judge: Evaluation | None) -> None:
         """Learn the head, estimate the profile, prune, save."""
         job, made = self.job, runs.provenance()
         if self.opened:

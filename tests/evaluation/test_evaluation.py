@@ -213,7 +213,7 @@ def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
         evaluated(tmp_path / "run", VIT, compared=captions[0] / "results.json")
     with pytest.raises(UsageError, match="other samples"):
         evaluated(tmp_path / "less", VIT, compared=digits[0] / "results.json", eval__limit=50)
-    with pytest.raises(UsageError, match="is not the results of idvl eval: run.json has the schema"):
+    with pytest.raises(UsageError, match="is not the results of idvl eval: it has the schema"):
         evaluated(tmp_path / "none", VIT, compared=captions[0] / "run.json")
 
 
@@ -363,5 +363,6 @@ def test_textvqa_has_its_own_evaluator_by_its_hub_id_too():
     textvqa = [("textvqa", None), ("lmms-lab/textvqa", None), ("x", "lmms-lab/textvqa")]
     for name, hub_id in (*textvqa, ("lmms-lab/VQAv2", None), ("x", None)):
         recipe = load_recipe(None, BLIP | {"data.dataset": name, "data.dataset_id": hub_id})
-        asked = evaluation._asked(recipe, None, tasks.load("classification"), Selection(samples=[], description={}))
-        assert asked.evaluator == ("textvqa" if (name, hub_id) in textvqa else "vqa")
+        task, selection = tasks.load("classification"), Selection(samples=[], description={})
+        settings = evaluation._task_settings(recipe, None, task, selection)
+        assert settings.evaluator == ("textvqa" if (name, hub_id) in textvqa else "vqa")

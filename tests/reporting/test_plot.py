@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from idvl.profile import MODALITIES, Profile, published
-from idvl.reporting.plot import COLOURS, figure, plot
+from idvl.reporting.drawing import COLOURS
+from idvl.reporting.plot import figure, plot
 
 
 @pytest.fixture

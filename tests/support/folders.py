@@ -17,6 +17,8 @@ LAYERS = {
 }
 VERSIONS = {"python": "3.11.7", "idvl": "0.1.0", "torch": "2.13.0"}
 
+EVIL = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"> & 'q' \u2028"
+
 
 def write(path: Path, values: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models.families.base import Skill
 from idvl.models.generation import Generation
-from idvl.tasks import Asked, classification
+from idvl.tasks import TaskSettings, classification
 
 
 def head(names, logits):
@@ -21,7 +21,7 @@ def head(names, logits):
 
 
 def predicted(loaded, samples, **asked):
-    done = classification.predict(loaded, samples, Asked(generation=Generation(), **asked))
+    done = classification.predict(loaded, samples, TaskSettings(generation=Generation(), **asked))
     return done.perform(samples, done.prepare(samples))
 
 

@@ -10,7 +10,7 @@ from idvl import tasks
 from idvl.errors import RunError
 from idvl.models.generation import Generation, settle
 from idvl.models.loading import wrap
-from idvl.tasks import Asked
+from idvl.tasks import TaskSettings
 from tests.support import tiny
 
 WRITTEN = {"answer", "caption"}
@@ -29,7 +29,7 @@ def walk(kind, task, n=3):
     for skill in WRITTEN & set().union(*tasks.load(task).skills):
         generation = settle(model, skill, generation)
     classes = ("red star", "blue star") if kind == "clip" else None
-    asked = Asked(generation=generation, classes=classes, rerank=2)
+    asked = TaskSettings(generation=generation, classes=classes, rerank=2)
     samples = [replace(sample, label=k % 2, answers=("red",)) for k, sample in enumerate(tiny.samples(n))]
     return tasks.load(task).predict(model, samples, asked), samples, asked
 

@@ -7,7 +7,7 @@ import torch
 from idvl.data.samples import Sample
 from idvl.models.families.base import Skill
 from idvl.models.generation import Generation
-from idvl.tasks import Asked, retrieval
+from idvl.tasks import TaskSettings, retrieval
 
 IMAGES, WIDTH = 12, 6
 
@@ -94,7 +94,7 @@ def recall(ranks, k):
 @pytest.mark.parametrize("k", [0, 4])
 def test_recall_is_that_of_a_loop_over_all_pairs(size, k):
     loaded = Loaded()
-    asked = Asked(generation=Generation(), rerank=k)
+    asked = TaskSettings(generation=Generation(), rerank=k)
     records = walked(retrieval.predict(loaded, loaded.samples, asked), size)
     again = retrieval.refine(loaded, loaded.samples, asked, records)
     refined = walked(again, 1) if again else []
@@ -107,7 +107,7 @@ def test_recall_is_that_of_a_loop_over_all_pairs(size, k):
 
 def test_the_head_looks_at_each_pair_once():
     loaded = Loaded()
-    asked = Asked(generation=Generation(), rerank=4)
+    asked = TaskSettings(generation=Generation(), rerank=4)
     records = walked(retrieval.predict(loaded, loaded.samples, asked), 4)
     walked(retrieval.refine(loaded, loaded.samples, asked, records), 1)
     assert len(loaded.asked) == len(set(loaded.asked)) < len(loaded.images) * len(loaded.texts)
@@ -115,13 +115,13 @@ def test_the_head_looks_at_each_pair_once():
 
 def test_without_a_head_nothing_is_looked_at_again():
     loaded = Loaded()
-    records = walked(retrieval.predict(loaded, loaded.samples, Asked(generation=Generation(), rerank=0)), 4)
-    assert retrieval.refine(loaded, loaded.samples, Asked(generation=Generation(), rerank=0), records) is None
+    records = walked(retrieval.predict(loaded, loaded.samples, TaskSettings(generation=Generation(), rerank=0)), 4)
+    assert retrieval.refine(loaded, loaded.samples, TaskSettings(generation=Generation(), rerank=0), records) is None
 
 
 def test_records_keep_every_bit_of_an_embedding():
     loaded = Loaded()
-    records = walked(retrieval.predict(loaded, loaded.samples, Asked(generation=Generation())), 4)
+    records = walked(retrieval.predict(loaded, loaded.samples, TaskSettings(generation=Generation())), 4)
     embedded = retrieval._unpacked(records)
     assert torch.equal(embedded.images, torch.stack(list(loaded.images.values())))
     assert torch.equal(embedded.texts, torch.stack(list(loaded.texts.values())))

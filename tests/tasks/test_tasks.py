@@ -14,7 +14,7 @@ def test_a_task_names_skills_that_families_have_and_says_what_a_sample_lacks(nam
     task = tasks.load(name)
     assert task.skills
     assert set().union(*task.skills) <= SKILLS
-    assert task.lacks(Sample(id="bare"))
+    assert task.unusable_reason(Sample(id="bare"))
 
 
 def test_all_tasks_are_found():

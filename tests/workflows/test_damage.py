@@ -6,7 +6,7 @@ import pytest
 
 from idvl.errors import RunError, UsageError
 from idvl.evaluation import scoring
-from idvl.reporting.results import rests_on, results_table
+from idvl.reporting.terminal import rests_on, results_table
 from idvl.schemas import ResultsFile
 from idvl.tasks.retrieval import _packed
 from tests.support.damage import GONE, damaged, spots

@@ -33,9 +33,7 @@ def family_of(config: Any) -> Family:
     if len(describing) > 1:
         named = getattr(config, "architectures", None)
         kind = named[0] if named else f"{config.model_type} models"
-        remedy = (
-            "remove it from the classes of one" if named else "name the model's class in architectures of config.json"
-        )
+        remedy = "remove it from the classes of one" if named else "name its class in architectures of config.json"
         raise RunError(f"the families {' and '.join(describing)} both describe {kind}: {remedy}")
     key, family = next(iter(describing.items()), (FALLBACK, _load(FALLBACK)))
     return replace(family.for_config(config) if family.for_config else family, key=key)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from idvl.reporting.after import measured_after
 from idvl.reporting.collect import Study
-from idvl.reporting.figures import change, depth, prunability, quality, scale, sparsity
-from idvl.reporting.figures.panel import Figure
+from idvl.reporting.figure import Figure
+from idvl.reporting.figures import change, dimensions, prunability, pruning
 from idvl.reporting.groups import cells_of
 
 
@@ -13,7 +13,7 @@ def figures_of(study: Study) -> list[Figure]:
     """All figures that the runs have points for."""
     cells = cells_of(study)
     after = measured_after(study, cells)
-    made = [depth.figure(study), sparsity.figure(cells), quality.figure(study, cells)]
+    made = [dimensions.by_depth(study), pruning.layer_sparsity(cells), pruning.quality(study, cells)]
     made += [change.by_method(after), change.by_scope(after)]
-    made += [prunability.figure(study), prunability.alone(study), scale.figure(study)]
+    made += [prunability.figure(study), prunability.alone(study), dimensions.by_scale(study)]
     return [figure for figure in made if figure.panels]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from idvl.profile import Profile
 from idvl.reporting.after import UNLIKE, After
-from idvl.reporting.figures.panel import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
+from idvl.reporting.figure import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
 from idvl.reporting.groups import Replicates, model_of
 from idvl.reporting.labels import percent
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from idvl.profile import MODALITIES
-from idvl.reporting.collect import RunRecord, Study
-from idvl.reporting.figures.panel import DASHES, Figure, Panel, Series, make
+from idvl.reporting.collect import Study
+from idvl.reporting.entry import Z
+from idvl.reporting.figure import DASHES, Figure, Panel, Series, make
 from idvl.reporting.labels import percent
 from idvl.reporting.prunability import correlation, loss_of, ratios
-from idvl.reporting.statistics import Z
+from idvl.reporting.run_record import RunRecord
 
 SOURCE, LOSS = "sensitivity.json", "loss (logarithmic)"
 # the colour of modalities that were pruned together

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from idvl.profile import Profile
 
+# points below which a table says more than a drawing
+FEWEST = 3
 # panels of one figure beyond which a page would grow too large to open on a phone
 MOST = 24
 DASHES = ("solid", "dashed", "dotted")
@@ -50,6 +52,11 @@ class Panel:
     said: str = ""
     y_label: str | None = None
 
+    @property
+    def few(self) -> bool:
+        """Whether it has too few points for a drawing: it is shown as a table."""
+        return sum(len(series.x) for series in self.series) < FEWEST
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -70,6 +77,11 @@ class Figure:
     bars: bool = False
     zero: bool = True
     left_out: int = 0
+
+    @property
+    def few(self) -> bool:
+        """Whether none of its panels is drawn."""
+        return all(panel.few for panel in self.panels)
 
 
 def make(panels: Iterable[Panel], *, most: int = MOST, **values: Any) -> Figure:
@@ -105,3 +117,62 @@ def share(value: float | None) -> str:
 def runs_of(n: int) -> str:
     """What stands behind the name of a mean over runs."""
     return f" ({n} runs)" if n > 1 else ""
+
+
+def script_data(figures: Sequence[Figure]) -> dict[str, Any]:
+    """What the script draws. Names of points are numbers into `names`; floats have five digits."""
+    places: dict[str, int] = {}
+
+    def series(one: Series) -> dict[str, Any]:
+        values = {
+            **{"name": one.name, "tone": one.tone, "dash": one.dash, "hollow": one.hollow, "joined": one.joined},
+            **{"x": _short(one.x), "y": _short(one.y)},
+            **({"low": _short(one.low)} if one.low else {}),
+            **({"high": _short(one.high)} if one.high else {}),
+            **({"facts": {title: list(found) for title, found in one.facts.items()}} if one.facts else {}),
+            **({"about": dict(one.about)} if one.about else {}),
+        }
+        if one.names:
+            values["names"] = [places.setdefault(name, len(places)) for name in one.names]
+        return values
+
+    def panel(one: Panel) -> dict[str, Any]:
+        sources = list(dict.fromkeys(source for made in one.series for source in made.sources))
+        more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
+        told = f"From {', '.join(sources[:3])}{more}." if sources else ""
+        about = f"{one.said[:1].upper()}{one.said[1:]}." if one.said else ""
+        return {
+            **{
+                "name": one.name,
+                "said": about,
+                "few": one.few,
+                "shaded": [list(span) for span in one.shaded],
+                "sources": told,
+            },
+            **({"y": one.y_label} if one.y_label else {}),
+            "series": [series(made) for made in one.series],
+        }
+
+    drawn = [
+        {
+            **{
+                "title": figure.title,
+                "x": figure.x_label,
+                "y": figure.y_label,
+                "log": figure.log_x,
+                "log_y": figure.log_y,
+            },
+            **{
+                "picked": figure.picked,
+                "bars": figure.bars,
+                "zero": figure.zero,
+                "panels": [panel(one) for one in figure.panels],
+            },
+        }
+        for figure in figures
+    ]
+    return {"figures": drawn, "names": list(places)}
+
+
+def _short(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else float(f"{value:.5g}") for value in values]

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from idvl.profile import published
-from idvl.reporting.sparsity import plan_table, result_table
+from idvl.reporting.terminal import plan_table, result_table
 
 
 def shown(renderable: RenderableType, width: int = 100) -> list[str]:

@@ -1,4 +1,4 @@
-"""The sparsity of each layer, a curve for each weighting by ID (the paper's Figure 3)."""
+"""The figures of pruning runs: a metric against sparsity (the paper's Figures 1 and 4), each layer's sparsity (3)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,84 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from idvl.reporting import labels
-from idvl.reporting.figures.panel import DEPTH, WEIGHTINGS, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.groups import Replicates, model_of, runs_in
+from idvl.reporting.collect import Study
+from idvl.reporting.figure import (
+    DASHES,
+    DEPTH,
+    SCOPES,
+    WEIGHTINGS,
+    Figure,
+    Panel,
+    Series,
+    blocks,
+    grouped,
+    make,
+    runs_of,
+    share,
+)
+from idvl.reporting.groups import Replicates, mean_of, model_of, runs_in
+from idvl.reporting.lineage import dense_runs
+from idvl.reporting.tables import headline
 
 
-def figure(cells: Sequence[Replicates]) -> Figure:
+def quality(study: Study, cells: Sequence[Replicates]) -> Figure:
+    """Figures 1 and 4: the headline metric against the sparsity of what is pruned, a curve for each scope."""
+
+    def panels() -> Iterator[Panel]:
+        for subject, ours in grouped(cells, lambda cell: cell.subject):
+            metric = headline(runs_in(ours))
+            if metric is None:
+                continue
+            for (criterion, extra), group in grouped(ours, lambda cell: (cell.method.criterion, cell.method.extra)):
+                name = ", ".join(filter(None, (labels.criterion(criterion), extra)))
+                curves = grouped(group, lambda cell: (cell.scope, cell.method))
+                series = [_scope(metric, found, group) for _, found in curves]
+                yield Panel(
+                    name=f"{name}: {model_of(ours)} on {subject.dataset}",
+                    series=(*series, *_start(metric, ours, study)),
+                    said="bars are 95 % intervals, over runs or of a single run over its samples",
+                    y_label=metric,
+                )
+
+    return make(
+        panels(), key="quality", title="Quality against sparsity, by what is pruned", paper="Figures 1 and 4",
+        x_label="sparsity of the layers in scope, %", y_label="metric", zero=False, bars=True,
+    )  # fmt: skip
+
+
+def _scope(metric: str, cells: Sequence[Replicates], group: Sequence[Replicates]) -> Series:
+    scope, method = cells[0].scope, cells[0].method
+    scopes = list(dict.fromkeys(cell.scope for cell in group))
+    methods = list(dict.fromkeys(cell.method for cell in group))
+    found = [(cell, made) for cell in cells if (made := cell.entry(metric)).value is not None]
+    title = ", ".join(filter(None, (labels.weighting(method.id_weight), method.weighting)))
+    # the paper's colours are scopes, and weightings its strokes; with one scope, weightings have the colours
+    tone = SCOPES.get(scope, str(scopes.index(scope))) if len(scopes) > 1 else WEIGHTINGS.get(method.id_weight, "3")
+    return Series(
+        name=title if len(scopes) == 1 else f"{scope}, {title}", tone=tone,
+        dash=DASHES[methods.index(method) % 3], hollow=method.id_weight == "none",
+        x=tuple(100 * cell.sparsity for cell, _ in found), y=tuple(made.value or 0.0 for _, made in found),
+        low=tuple(made.low for _, made in found), high=tuple(made.high for _, made in found),
+        names=tuple(f"{cell.method}, {cell.scope}, {labels.percent(cell.sparsity)}" for cell, _ in found),
+        facts={
+            "runs": tuple(f"{made.n}" for _, made in found),
+            "of all weights": tuple(share(cell.runs[0].report["total"].get("model_sparsity")) for cell, _ in found),
+        },
+        sources=tuple(source for _, made in found for source in made.sources),
+    )  # fmt: skip
+
+
+def _start(metric: str, cells: Sequence[Replicates], study: Study) -> Iterator[Series]:
+    """The dense model, at sparsity 0, where its evaluation is among the runs."""
+    found = mean_of(dense_runs(runs_in(cells), study), metric)
+    if found.value is not None:
+        yield Series(
+            name="dense model", tone="ink", x=(0.0,), y=(found.value,), low=(found.low,), high=(found.high,),
+            names=("dense model",), sources=found.sources, joined=False,
+        )  # fmt: skip
+
+
+def layer_sparsity(cells: Sequence[Replicates]) -> Figure:
     """Figure 3: each layer's sparsity, a curve for each weighting by ID."""
 
     def panels() -> Iterator[Panel]:
@@ -20,7 +93,7 @@ def figure(cells: Sequence[Replicates]) -> Figure:
             subject, criterion, extra, scope, sparsity = key
             depths = _depths(group)
             dimensions = _dimensions(group)
-            series = tuple(_curve(cell, depths, _dimensions([cell]) or dimensions) for cell in group)
+            series = tuple(_layers(cell, depths, _dimensions([cell]) or dimensions) for cell in group)
             words = [labels.criterion(criterion), labels.percent(sparsity), *filter(None, (extra,))]
             words += [] if scope == "all" else [scope]
             profile = next((run.profile for run in runs_in(group) if run.profile), None)
@@ -62,7 +135,7 @@ def _dimensions(cells: Sequence[Replicates]) -> dict[str, str]:
     return words
 
 
-def _curve(cell: Replicates, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
+def _layers(cell: Replicates, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
     """Each layer's mean sparsity over a cell's runs, with the smallest and the largest."""
     points: list[tuple[str, list[float], int]] = []
     for name in depths:

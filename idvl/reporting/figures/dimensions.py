@@ -1,4 +1,4 @@
-"""Dimension against depth, a curve for each modality of each distinct profile (the paper's Figure 2)."""
+"""The figures of profiles: dimension against depth (the paper's Figure 2), and against scale, with diagnostics."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile, Profile
 from idvl.reporting.collect import Study
-from idvl.reporting.figures.panel import DEPTH, Figure, Panel, Series, blocks, make, share
+from idvl.reporting.entry import Z
+from idvl.reporting.figure import DEPTH, Figure, Panel, Series, blocks, make, share
 from idvl.reporting.lineage import MeasuredProfile, profiles_of
-from idvl.reporting.statistics import Z
 
+# profiles shown: each has a curve for every layer
+MOST_SCALES = 6
 LEGEND = "bands are 95 % intervals of each estimate, grey stripes every other block"
 
 
-def figure(study: Study) -> Figure:
-    """Several profiles have a panel each; the layers of pruned models tell their sparsity."""
+def by_depth(study: Study) -> Figure:
+    """A panel for each distinct profile, a curve for each modality; layers of pruned models tell their sparsity."""
     weights = _weights(study)
 
     def panels() -> Iterator[Panel]:
@@ -89,3 +91,51 @@ def _protocol(profile: Profile) -> str:
     points = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
     protocol = profile.protocol
     return f"{points:,} points, {protocol.get('estimator', '?')}, tokens: {protocol.get('tokens', '?')}"
+
+
+def by_scale(study: Study) -> Figure:
+    """The dimension of each layer at growing numbers of neighbours, and what its estimator says about it."""
+
+    def panels() -> Iterator[Panel]:
+        for one in profiles_of(study):
+            found = (_scale(name, layer, one.source) for name, layer in one.profile.layers.items())
+            yield Panel(name=one.title, series=tuple(series for series in found if series))
+
+    return make(
+        panels(), most=MOST_SCALES, key="scale", title="Dimension against scale, and diagnostics of a layer",
+        paper=None, x_label="neighbours looked at", y_label="intrinsic dimension", log_x=True, picked=True,
+    )  # fmt: skip
+
+
+def _scale(name: str, layer: LayerProfile, source: str) -> Series | None:
+    estimate = layer.estimate
+    scales = [
+        one
+        for one in estimate.diagnostics.get("scales") or ()
+        if one["dimension"] is not None and len(one["neighbors"]) == 2 and one["neighbors"][1] > 0
+    ]
+    if not scales:
+        return None
+    neighbors = (estimate.diagnostics.get("neighbors") or {}).get("certified_rows")
+    numbers = {
+        key: estimate.diagnostics.get(key)
+        for key in ("mle", "linear", "r_squared", "ks_distance", "linear_mle_gap", "per_doubling", "ties")
+    }
+    about = {
+        "modality": layer.modality,
+        "dimension": "none" if estimate.dimension is None else f"{estimate.dimension:.2f}",
+        "standard error": "none" if estimate.stderr is None else f"{estimate.stderr:.2f}",
+        **({"no estimate": estimate.reason} if estimate.reason else {}),
+        "points": f"{estimate.n_points:,}", "duplicates removed": f"{estimate.n_duplicates:,}",
+        "features of a point": "not known" if layer.n_features is None else f"{layer.n_features:,}",
+        "estimator": estimate.estimator,
+        **({} if neighbors is None else {"certified points": f"{neighbors:,}"}),
+        **{key.replace("_", " "): f"{value:.4g}" for key, value in numbers.items() if isinstance(value, int | float)},
+    }  # fmt: skip
+    return Series(
+        name=name, tone=layer.modality, x=tuple(float(one["neighbors"][1]) for one in scales),
+        y=tuple(one["dimension"] for one in scales),
+        names=tuple(f"neighbours {one['neighbors'][0]} to {one['neighbors'][1]}" for one in scales),
+        facts={"mean distance": tuple(f"{one.get('mean_distance') or 0:.4g}" for one in scales)},
+        about=about, sources=(source,),
+    )  # fmt: skip

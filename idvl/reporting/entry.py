@@ -1,0 +1,51 @@
+"""A number as a table shows it: with its interval and the files that it is from; and means of such numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# half the width of a 95 % interval, in standard errors
+Z = 1.96
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableEntry:
+    """One number of a table. `sources`: the files behind it. `text` stands where there is no number.
+
+    The interval is a t interval over `n` runs, or of a single run the one that its file gives.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    sources: tuple[str, ...] = ()
+    text: str = "–"
+    decimals: int = 1
+
+
+def mean(entries: Iterable[TableEntry]) -> TableEntry:
+    """The mean of the numbers of single runs, with the files of those that have one; a single one as it is."""
+    entries = list(entries)
+    known = [entry for entry in entries if entry.value is not None]
+    sources = tuple(source for entry in known or entries for source in entry.sources)
+    if not known:
+        return TableEntry(sources=sources)
+    value, low, high = mean_interval([entry.value for entry in known if entry.value is not None])
+    if len(known) == 1:
+        low, high = known[0].low, known[0].high
+    return TableEntry(value=value, low=low, high=high, n=len(known), sources=sources)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The mean of n values and its two-sided 95 % t interval; (mean, None, None) for a single one."""
+    n, average = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return average, None, None
+    from scipy.special import stdtrit
+
+    deviation = math.sqrt(math.fsum((value - average) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
+    return average, average - half, average + half

@@ -1,0 +1,98 @@
+"""One run as reports see it: its documents as plain values, what is wrong with them, and the names of its parts.
+
+Nothing is computed here: a number stays what its file says, and the file is named beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from idvl.profile import Profile
+from idvl.reporting.entry import TableEntry
+
+Kind = Literal["estimate-id", "prune", "eval", "sensitivity"]
+# the file that a finished run of a kind ends with; a run of prune has profile.json too, so it comes first
+ENDS: dict[Kind, str] = {
+    "prune": "report.json",
+    "eval": "results.json",
+    "sensitivity": "sensitivity.json",
+    "estimate-id": "profile.json",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunRecord:
+    """One run folder. `record` is run.json, `recipe` recipe.yaml; `troubles` say what could not be read, and why.
+
+    `broken`: run.json cannot be read, which leaves open what the run was to end with. `dense`: the profile of the model
+    before it was pruned, where the run holds one beside a newer `profile`.
+    """
+
+    folder: Path
+    label: str
+    kind: Kind
+    finished: bool
+    record: dict[str, Any]
+    recipe: dict[str, Any]
+    profile: Profile | None = None
+    dense: Profile | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    sensitivity: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+    troubles: tuple[str, ...] = ()
+    broken: bool = False
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        return self.record.get("signature", {})
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the run ended, but not with a file that can be read."""
+        return not self.finished and (self.broken or os.path.lexists(self.folder / ENDS[self.kind]))
+
+    @property
+    def model(self) -> str:
+        """The name of the model that the run began with."""
+        name = (self.recipe.get("model") or {}).get("name")
+        described = (self.profile.model if self.profile else None) or self.results.get("model") or {}
+        return name or described.get("name") or "unknown model"
+
+    @property
+    def dataset(self) -> str:
+        data = self.recipe.get("data") or {}
+        described = self.results.get("dataset") or (self.profile.dataset if self.profile else {})
+        return data.get("dataset") or data.get("data_dir") or described.get("dataset") or "unknown data"
+
+    @property
+    def saved_fingerprint(self) -> str | None:
+        """The fingerprint of the model that a run of prune saved, where it is known."""
+        models = (self.report.get("verified"), self.results.get("model"))
+        return next(filter(None, (model.get("fingerprint") for model in models if model)), None)
+
+    @property
+    def evaluated(self) -> str:
+        """The name of the results file inside the folder."""
+        return "eval/results.json" if self.kind == "prune" else "results.json"
+
+    def source(self, name: str) -> str:
+        """How a table names a file of this run."""
+        return f"{self.label}/{name}"
+
+    def metrics(self) -> dict[str, TableEntry]:
+        """Every metric of the run's evaluation, those without a value included."""
+        sources = (self.source(self.evaluated),)
+        return {
+            name: TableEntry(
+                value=metric["value"],
+                low=metric.get("low"),
+                high=metric.get("high"),
+                n=int(metric["value"] is not None),
+                sources=sources,
+            )
+            for name, metric in self.results.get("metrics", {}).items()
+        }
