@@ -30,7 +30,7 @@ def carry_out(params: dict[str, Any]) -> None:
     with results_alone():
         result = sweep.run(
             params["matrix"],
-            given=asked,
+            overrides=asked,
             folder=params["output_dir"],
             reporter=reporter,
             budget=seconds,

@@ -21,11 +21,10 @@ from idvl.models.layers import Layer
 from idvl.models.loading import Loaded, load
 from idvl.profile import Profile
 from idvl.recipe import ModelSection, Recipe
-from idvl.reporter import Progress
 
 
 def with_dataset(recipe: Recipe) -> Recipe:
-    """The recipe with its dataset: the one asked for, or a built-in model's. UsageError where there is neither."""
+    """The recipe with its dataset: its own, or a built-in model's. UsageError where there is neither."""
     dataset = recipe.data.dataset or dataset_of(recipe.model.name)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
 
@@ -44,106 +43,68 @@ def read_by(recipe: Recipe) -> list[Path | str | None]:
 
 def begin(
     recipe: Recipe,
-    named: Sequence[str],
+    name: Sequence[str],
     folder: Path | None,
     *,
     resume: bool,
     overwrite: bool,
     reads: Sequence[Path | None] = (),
-    **asked: Any,
+    **arguments: Any,
 ) -> tuple[Path, torch.device, Team]:
-    """Where a run goes (`folder`, or a new one called after `named`, the command first), its device and its processes.
+    """Where a run goes (`folder`, or a new one called after `name`, the command first), its device and its processes.
 
     UsageError where the folder is not free, the run would remove what it `reads`, or processes were given other
-    settings or other arguments, of which `asked` are those that not every command has.
+    settings or other arguments, of which `arguments` are those that not every command has.
     """
-    place = folder or runs.default_folder(*named)
-    runs.check(place, resume=resume, overwrite=overwrite, reads=[*reads, *read_by(recipe)])
-    given = {"command": named[0], "output": folder, "resume": resume, "overwrite": overwrite, **asked}
-    return place, *join_team(recipe.model.device, recipe.same_everywhere(), **given)
+    path = folder or runs.default_folder(*name)
+    runs.check(path, resume=resume, overwrite=overwrite, reads=[*reads, *read_by(recipe)])
+    shared = {"command": name[0], "output": folder, "resume": resume, "overwrite": overwrite, **arguments}
+    return path, *join_team(recipe.model.device, recipe.same_everywhere(), **shared)
 
 
 def open_run(
-    held: contextlib.ExitStack, team: Team, folder: Path | None, named: Sequence[Any], **options: Any
+    stack: contextlib.ExitStack, team: Team, folder: Path | None, name: Sequence[Any], **options: Any
 ) -> tuple[runs.Run | None, Path]:
-    """The run of a folder (None: a new one called after `named`), which the first process alone holds, and the folder.
+    """The run of a folder (None: a new one called after `name`), which the first process alone holds, and the folder.
 
     `options` are those of `Run.open`; an error of the first process is raised on all.
     """
     opened: list[runs.Run] = []
-    team.first(lambda: opened.append(held.enter_context(runs.Run.open(folder or runs.new_folder(*named), **options))))
+    team.first(lambda: opened.append(stack.enter_context(runs.Run.open(folder or runs.new_folder(*name), **options))))
     return (opened[0] if opened else None), team.first(lambda: opened[0].folder)
 
 
-def open_model(asked: ModelSection, device: torch.device, team: Team) -> Loaded:
+def open_model(section: ModelSection, device: torch.device, team: Team) -> Loaded:
     """The model on this process's device; what keeps one process from loading it is raised on all."""
-    return team.each(
-        lambda: load(
-            asked.name,
-            revision=asked.revision,
-            dtype=asked.dtype,
-            device=device,
-            trust_remote_code=asked.trust_remote_code,
-            cache_dir=asked.cache_dir,
-            local_files_only=asked.local_files_only,
-        )
-    )
+    options = section.model_dump(exclude={"name", "device"})
+    return team.each(lambda: load(section.name, device=device, **options))
 
 
 def choose_samples(
-    recipe: Recipe,
-    dataset: str,
-    team: Team,
-    *,
-    split: str | None,
-    n: int | None,
-    force: bool,
-    distinct: bool = True,
-    gathered: bool = False,
-    store: Path | None = None,
-    progress: Progress | None = None,
+    recipe: Recipe, team: Team, *, split: str | None, n: int | None, force: bool, **options: Any
 ) -> Selection:
     """Samples of the recipe's dataset, chosen by the first process for all; `n` None is as many as `select` takes.
 
-    With a file `store`, images that are not local files go there, not into every process's memory.
+    `options` are further ones of `select`: with a file `store`, images that are not local files go there, not into
+    every process's memory.
     """
-    data = recipe.data
-    return team.first(
-        lambda: select(
-            dataset,
-            split=split,
-            n=n,
-            seed=data.seed,
-            data_dir=data.data_dir,
-            dataset_id=data.dataset_id,
-            image_column=data.image_column,
-            text_column=data.text_column,
-            label_column=data.label_column,
-            answers_column=data.answers_column,
-            second_image_column=data.second_image_column,
-            cache_dir=recipe.model.cache_dir,
-            allow_outside=data.allow_outside,
-            force=force,
-            distinct=distinct,
-            gathered=gathered,
-            store=store,
-            progress=progress,
-        )
-    )
+    source = recipe.data.model_dump(exclude={"dataset", "split", "samples", "batch_size", "force"})
+    source |= {"cache_dir": recipe.model.cache_dir, "split": split, "n": n, "force": force}
+    return team.first(lambda: select(recipe.data.dataset, **source, **options))
 
 
 @contextlib.contextmanager
 def image_store(folder: Path, team: Team, kind: str) -> Iterator[Path]:
     """A file beside a run's folder for its images, removed at the end; what killed runs of it left is removed first."""
     folder = folder.resolve()
-    here = f".{folder.name}.{kind}.{platform.node()}."
+    prefix = f".{folder.name}.{kind}.{platform.node()}."
 
     def clear() -> Path:
-        for left in folder.parent.glob(f"{glob.escape(here)}*.images"):
-            pid = left.name.removeprefix(here).removesuffix(".images")
+        for leftover in folder.parent.glob(f"{glob.escape(prefix)}*.images"):
+            pid = leftover.name.removeprefix(prefix).removesuffix(".images")
             if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-                left.unlink(missing_ok=True)
-        name = f"{here}{os.getpid()}.images"
+                leftover.unlink(missing_ok=True)
+        name = f"{prefix}{os.getpid()}.images"
         return folder / name if folder.is_dir() and not os.access(folder.parent, os.W_OK) else folder.with_name(name)
 
     new = not folder.parent.exists()
@@ -162,7 +123,7 @@ def image_store(folder: Path, team: Team, kind: str) -> Iterator[Path]:
 def other_widths(profile: Profile, layers: Mapping[str, Layer]) -> dict[str, str]:
     """The layers of a profile that are as wide as neither side of the model's layer of that name, each with how."""
     return {
-        name: f"{name} has {known.width} features there, {layers[name].out_features} here"
-        for name, known in profile.layers.items()
-        if name in layers and known.width not in (layers[name].in_features, layers[name].out_features)
+        name: f"{name} has {layer.width} features there, {layers[name].out_features} here"
+        for name, layer in profile.layers.items()
+        if name in layers and layer.width not in (layers[name].in_features, layers[name].out_features)
     }

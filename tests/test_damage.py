@@ -145,7 +145,7 @@ def test_reports(tmp_path: Path) -> None:
         page(report, model=model, command=made["command"], recipe={}, versions=made["versions"]).encode()
         shown(result_table(report))
         if saving.is_evaluated(report):
-            restartable._told(report["evaluation"])
+            restartable._headline(report["evaluation"])
             shown(results_table(report["evaluation"]), *rests_on(report["evaluation"]))
 
     hold(tmp_path / "report.json", document, use, least=100)

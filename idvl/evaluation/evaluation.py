@@ -172,14 +172,13 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     if missing := loaded.description.get("missing"):
         raise UsageError(f"{loaded.name} lacks weights and would be partly random: {', '.join(missing[:3])}")
     options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
-    name = _task(recipe, loaded, lambda: choose_samples(recipe, recipe.data.dataset, team, n=FEW, **options))
+    name = _task(recipe, loaded, lambda: choose_samples(recipe, team, n=FEW, **options))
     task = tasks.load(name)
     if task.ready:
         team.each(task.ready)
     with reporter.progress("choosing samples") as progress:
         selection = choose_samples(
             recipe,
-            recipe.data.dataset,
             team,
             n=recipe.eval.limit,
             gathered=task.gathered,

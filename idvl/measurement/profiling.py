@@ -57,7 +57,7 @@ class Estimation:
         self.layers = find_layers(loaded.model, loaded.family, pattern=asked.layers, modality=asked.modality)
         with reporter.progress("choosing samples") as progress:
             self.selection = choose_samples(
-                recipe, data.dataset, team, split=data.split, n=data.samples, force=data.force, progress=progress
+                recipe, team, split=data.split, n=data.samples, force=data.force, progress=progress
             )
         self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
         self.done = team.first(lambda: _done(begun, self.signature, self.layers) if begun else {})

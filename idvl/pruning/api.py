@@ -93,16 +93,16 @@ class Pruner:
         """
         model = model.module if isinstance(model, DistributedDataParallel) else model
         _check_criterion(criterion)
-        named = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
-        prune = _settings(model, profile, {"sparsity": sparsity, "criterion": named, "scope": scope, **settings})
+        name = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
+        prune = _settings(model, profile, {"sparsity": sparsity, "criterion": name, "scope": scope, **settings})
         if isinstance(total_steps, bool) or not isinstance(total_steps, int):
             raise UsageError(f"total_steps is a number of optimizer steps, not {quoted(total_steps)}")
         family = _family(model)
         layers = in_scope(model, family, prune.scope)
         _refuse_unprunable(model, layers)
-        known = None if profile is None else dimensions.fitting(profile, layers)
+        known_profile = None if profile is None else dimensions.fitting(profile, layers)
         weighted = multipliers(
-            known,
+            known_profile,
             {name: layer.modality for name, layer in layers.items()},
             mode=prune.id_weight,
             exponent=prune.id_exponent,
@@ -122,7 +122,7 @@ class Pruner:
             asked=prune.sparsity,
             by_layer=dict.fromkeys(layers, prune.sparsity) if prune.allocation == "uniform" else None,
         )
-        weighting = {"profile": known, "factors": weighted.factors, "substituted": weighted.substituted}
+        weighting = {"profile": known_profile, "factors": weighted.factors, "substituted": weighted.substituted}
         return cls(weights, planned, weighting)
 
     @property
@@ -218,8 +218,8 @@ def _family(model: nn.Module) -> Family:
     names = list(find_layers(model, plain)) if any(isinstance(m, nn.Linear) for m in model.modules()) else []
     if len(names) < 2:
         raise UsageError(f"{type(model).__name__} has no linear layer beside its output head: nothing to prune")
-    inside = tuple((rf"^{name}$".replace(".", r"\."), "fusion") for name in names[:-1])
-    return replace(plain, modalities=inside)
+    scope = tuple((rf"^{name}$".replace(".", r"\."), "fusion") for name in names[:-1])
+    return replace(plain, modalities=scope)
 
 
 def _refuse_unprunable(model: nn.Module, layers: Mapping[str, Layer]) -> None:

@@ -55,26 +55,26 @@ def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
 
 
 def estimation(job: Job, reporter: Reporter, *, begun: Path | None = None) -> Estimation:
-    """The estimation of the job's model, planned: what it would refuse is refused. `begun`: the run to go on from."""
+    """The estimation of the job's model, planned: what it would refuse is refused. `begun`: the run to resume."""
     begun = begun if begun and job.team.first(lambda: runs.read_record(begun) is not None) else None
-    made = Estimation(_asked(job), job.loaded, job.team, reporter, begun=begun)
-    if not made.is_done:
-        made.plan(reporter)
-    return made
+    work = Estimation(_recipe(job), job.loaded, job.team, reporter, begun=begun)
+    if not work.is_done:
+        work.plan(reporter)
+    return work
 
 
 def refreshed(job: Job, pruner: WeightPruner, opened: runs.Run | None, epoch: int) -> Profile:
     """The dimensions of the model as it is now, masked; written into the run's folder."""
-    asked, data = _asked(job), job.recipe.data
-    drawn = choose_samples(asked, data.dataset, job.team, split=asked.data.split, n=data.samples, force=data.force)
+    recipe, data = _recipe(job), job.recipe.data
+    selection = choose_samples(recipe, job.team, split=recipe.data.split, n=data.samples, force=data.force)
     with pruner.masked():
         profile = estimate_id(
             job.loaded.model,
-            drawn.samples,
+            selection.samples,
             processor=job.loaded.processor,
-            batch_size=asked.data.batch_size,
-            seed=asked.data.seed,
-            **asked.estimate.model_dump(),
+            batch_size=recipe.data.batch_size,
+            seed=recipe.data.seed,
+            **recipe.estimate.model_dump(),
         )
     if opened:
         profile.save(opened.path(f"profile-epoch-{epoch:04d}.json"))
@@ -83,11 +83,11 @@ def refreshed(job: Job, pruner: WeightPruner, opened: runs.Run | None, epoch: in
 
 def newest(folder: Path, profile: Profile | None) -> Profile | None:
     """The profile measured last in a run that began with `profile`."""
-    anew = sorted(folder.glob("profile-epoch-*.json"))
-    return Profile.load(anew[-1]) if anew else profile
+    files = sorted(folder.glob("profile-epoch-*.json"))
+    return Profile.load(files[-1]) if files else profile
 
 
-def _asked(job: Job) -> Recipe:
+def _recipe(job: Job) -> Recipe:
     """The recipe of the estimation: the layers in scope, on samples of the split that is trained on."""
     data = job.recipe.data.model_copy(update={"split": job.selection.description["split"]})
     scope = job.recipe.prune.scope

@@ -42,8 +42,8 @@ def _keep(loaded: Loaded, dense: Path) -> None:
     """Write the model whole or not at all: beside its place, to the disk, then renamed."""
     fresh = dense.with_name(f".{dense.name}.{os.getpid()}.tmp")
     with disk_errors(dense):
-        for left in dense.parent.glob(f".{dense.name}.*.tmp"):
-            shutil.rmtree(left)
+        for leftover in dense.parent.glob(f".{dense.name}.*.tmp"):
+            shutil.rmtree(leftover)
         with quiet():
             loaded.model.save_pretrained(fresh)
         loaded.processor.save_pretrained(fresh)

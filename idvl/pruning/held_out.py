@@ -95,7 +95,7 @@ def _bytes(batch: dict[str, Tensor]) -> int:
 @contextmanager
 def pruned(weights: dict[str, nn.Parameter], ratio: float) -> Iterator[int]:
     """Inside, round(ratio x weights) of the smallest weights of all these tensors together are zero; how many."""
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    dense = {name: weight.detach().clone() for name, weight in weights.items()}
     pruner = WeightPruner(
         weights, criterion=Magnitude(), schedule=Schedule(kind="one-shot", target=ratio, total_steps=1)
     )
@@ -104,4 +104,4 @@ def pruned(weights: dict[str, nn.Parameter], ratio: float) -> Iterator[int]:
     finally:
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(before[name])
+                weight.copy_(dense[name])

@@ -43,7 +43,6 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     with reporter.progress("choosing training samples") as progress:
         selection = choose_samples(
             recipe,
-            data.dataset,
             team,
             split=data.split or TRAINING,
             n=train.samples or wanted,
@@ -175,10 +174,5 @@ def pruner_of(
         criterion=criterion or criterion_of(prune),
         schedule=schedule,
         factors=factors,
-        allocation=prune.allocation,
-        structure=prune.structure,
-        floor=prune.floor,
-        ceiling=prune.ceiling,
-        min_keep=prune.min_keep,
-        monotone=prune.monotone,
+        **prune.model_dump(include={"allocation", "structure", "floor", "ceiling", "min_keep", "monotone"}),
     )

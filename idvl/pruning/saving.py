@@ -30,11 +30,11 @@ def save(
     profile: Profile | None,
     plan: PruningPlan,
     opened: runs.Run,
-    made: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
     """Write the pruned model, its masks, profile and card; report.json comes last.
 
-    `made`: how it came about.
+    `facts`: how it came about.
     """
     profile = dimensions.newest(opened.folder, profile)
     weighted = job.multipliers(profile)
@@ -46,11 +46,11 @@ def save(
         factors=weighted.factors,
         substituted=weighted.substituted,
     )
-    report["made"] = dict(made)
+    report["made"] = dict(facts)
     if job.known:
-        told = {key: job.known.model.get(key) for key in ("name", "fingerprint")}
+        model = {key: job.known.model.get(key) for key in ("name", "fingerprint")}
         foreign = dimensions.is_foreign(job.known, job.origin)
-        report["profile"] = {"source": job.recipe.prune.profile, "model": told, "other_weights": foreign}
+        report["profile"] = {"source": job.recipe.prune.profile, "model": model, "other_weights": foreign}
     for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
         opened.path(name)
     stored = job.origin.get("stored_dtype")
@@ -76,8 +76,8 @@ def add_evaluation(job: Job, folder: Path, results: Mapping[str, Any]) -> None:
     dataset = {key: results["dataset"].get(key) for key in ("dataset", "dataset_id", "split", "join")}
     report["evaluation"] = {**{key: results[key] for key in about}, "dataset": dataset}
     card = _card(job, report)
-    for place in (folder / "model", folder):
-        write_text(place / "README.md", card)
+    for path in (folder / "model", folder):
+        write_text(path / "README.md", card)
     write_json(folder / REPORT, report)
 
 
@@ -118,13 +118,13 @@ def check_saved(folder: Path) -> None:
 
 
 def _card(job: Job, report: Mapping[str, Any]) -> str:
-    asked = job.recipe.model
+    section = job.recipe.model
     return page(
         report,
         model=job.origin,
         command=report["made"]["command"],
         recipe=job.recipe.to_dict(),
         versions=report["made"]["versions"],
-        base=base_facts(job.origin, cache_dir=asked.cache_dir, local_files_only=asked.local_files_only),
+        base=base_facts(job.origin, cache_dir=section.cache_dir, local_files_only=section.local_files_only),
         evaluation=report["evaluation"] if is_evaluated(report) else None,
     )

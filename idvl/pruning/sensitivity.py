@@ -68,10 +68,10 @@ class SensitivityPlan:
 
     def lines(self) -> list[str]:
         """The plan for people."""
-        before = f", {duration(self.estimating)} of measuring dimensions before it" if self.estimating else ""
-        done = f", {self.done} of them measured already" if self.done else ""
+        estimating = f", {duration(self.estimating)} of measuring dimensions before it" if self.estimating else ""
+        earlier = f", {self.done} of them measured already" if self.done else ""
         return [
-            f"{self.trials} losses{done}: about {duration(self.seconds)}{before}",
+            f"{self.trials} losses{earlier}: about {duration(self.seconds)}{estimating}",
             f"{size(self.memory)} for prepared samples and a copy of the pruned weights, in addition to the model",
         ]
 
@@ -86,7 +86,7 @@ class SensitivityResult:
     neither."""
 
     plan: SensitivityPlan
-    found: dict[str, Any] | None = None
+    document: dict[str, Any] | None = None
     folder: Path | None = None
 
 
@@ -108,37 +108,36 @@ def run(
     if wrong := [ratio for ratio in ratios if not 0 < ratio < 1]:
         raise UsageError(f"a ratio must lie between 0 and 1, not {wrong[0]}")
     recipe = with_dataset(recipe)
-    named = "sensitivity", recipe.model.name, recipe.data.dataset
-    how = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "ratios": list(ratios)}
-    place, device, team = begin(recipe, named, folder, **how)
+    name = "sensitivity", recipe.model.name, recipe.data.dataset
+    options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "ratios": list(ratios)}
+    path, device, team = begin(recipe, name, folder, **options)
     loaded = open_model(recipe.model, device, team)
-    with ExitStack() as held:
-        store = held.enter_context(image_store(place, team, "probing"))
+    with ExitStack() as stack:
+        store = stack.enter_context(image_store(path, team, "probing"))
         work = SensitivityRun(
             recipe, loaded, _held_out(recipe, team, reporter, store), team, reporter, sorted(set(ratios))
         )
-        plan = work.plan(place if resume else None)
+        plan = work.plan(path if resume else None)
         if plan_only:
             return SensitivityResult(plan=plan)
         options = {"recipe": recipe.to_dict(), "signature": work.signature(), "resume": resume, "overwrite": overwrite}
-        opened, place = open_run(held, team, folder, named, **options)
+        opened, path = open_run(stack, team, folder, name, **options)
         for line in plan.lines():
             reporter.note(line)
-        with resumable(place, reporter):
-            found = work.carry_out(place, opened)
-    return SensitivityResult(plan=plan, found=found, folder=place if opened else None)
+        with resumable(path, reporter):
+            document = work.carry_out(path, opened)
+    return SensitivityResult(plan=plan, document=document, folder=path if opened else None)
 
 
 def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Selection:
     """The samples that losses are measured on."""
-    asked = recipe.eval
+    settings = recipe.eval
     with reporter.progress("choosing samples") as progress:
         return choose_samples(
             recipe,
-            recipe.data.dataset,
             team,
-            split=asked.split or EVALUATION,
-            n=asked.limit or SAMPLES,
+            split=settings.split or EVALUATION,
+            n=settings.limit or SAMPLES,
             force=True,
             distinct=False,
             store=store,
@@ -178,8 +177,8 @@ class SensitivityRun:
         scope = SCOPES["language"]
         if all(modality in modalities for modality in scope):
             modalities[" and ".join(scope)] = [name for modality in scope for name in modalities[modality]]
-        found = {("modality", modality): names for modality, names in modalities.items()}
-        return found | {("layer", name): [name] for name in self.layers}
+        parts = {("modality", modality): names for modality, names in modalities.items()}
+        return parts | {("layer", name): [name] for name in self.layers}
 
     def trials(self) -> list[Trial]:
         """Everything that is measured, the dense model first."""
@@ -188,14 +187,14 @@ class SensitivityRun:
     def plan(self, begun: Path | None) -> SensitivityPlan:
         """What is left of a run, all of it where `begun` is None."""
         self._prepare_profile(begun)
-        trials, done = self.trials(), self.team.first(lambda: _measured(begun) if begun else {})
-        left = sum(trial not in done for trial in trials)
+        trials, lines = self.trials(), self.team.first(lambda: _measured(begun) if begun else {})
+        missing = sum(trial not in lines for trial in trials)
         estimates = self.estimation is not None and not self.estimation.is_done
         return SensitivityPlan(
             trials=len(trials),
-            done=len(trials) - left,
+            done=len(trials) - missing,
             memory=self.probe.bytes + self.beside,
-            seconds=self.team.each(self.probe.seconds) * left / self.team.size,
+            seconds=self.team.each(self.probe.seconds) * missing / self.team.size,
             estimating=self.estimation.plan(self.reporter).seconds if estimates else 0.0,
         )
 
@@ -213,21 +212,21 @@ class SensitivityRun:
     def carry_out(self, folder: Path, opened: runs.Run | None) -> dict[str, Any] | None:
         """Measure what is left, in turns: each process one loss, which the first one writes down."""
         profile, start = self._profile(folder, opened), time.perf_counter()
-        done = self.team.first(lambda: _measured(folder))
+        measured = self.team.first(lambda: _measured(folder))
         trials = self.trials()
-        left = [trial for trial in trials if trial not in done]
+        missing = [trial for trial in trials if trial not in measured]
         with self.reporter.progress("measuring losses") as progress:
-            for turn in range(0, len(left), self.team.size):
-                mine = left[turn + self.team.rank : turn + self.team.rank + 1]
+            for turn in range(0, len(missing), self.team.size):
+                mine = missing[turn + self.team.rank : turn + self.team.rank + 1]
                 found = self.team.each(lambda mine=mine: [self._measure(trial) for trial in mine])
                 for line in (line for lines in objects(found) for line in lines):
-                    done[line["part"], line["name"], line["ratio"]] = line
+                    measured[line["part"], line["name"], line["ratio"]] = line
                     if opened:
                         opened.log_metric(line)
-                progress(len(trials) - len(left) + turn, len(trials))
+                progress(len(trials) - len(missing) + turn, len(trials))
         if opened is None:
             return None
-        found = self._document(done, profile, time.perf_counter() - start)
+        found = self._document(measured, profile, time.perf_counter() - start)
         write_json(opened.path(FILE), found)
         return found
 
@@ -241,21 +240,23 @@ class SensitivityRun:
 
     def _named(self) -> Profile | None:
         """The profile that the recipe names, None where it is estimated first."""
-        found = dimensions.named(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
-        if found:
-            multipliers(found, {name: layer.modality for name, layer in self.layers.items()})  # refuses another model's
-            if dimensions.is_foreign(found, self.loaded.description):
+        profile = dimensions.named(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
+        if profile:
+            multipliers(
+                profile, {name: layer.modality for name, layer in self.layers.items()}
+            )  # refuses another model's
+            if dimensions.is_foreign(profile, self.loaded.description):
                 name = quoted(self.recipe.prune.profile)
                 self.reporter.warn(f"the profile {name} was measured on other weights than {self.loaded.name} has")
-        return found
+        return profile
 
     def _prepare_profile(self, begun: Path | None) -> None:
         if self.known is not None:
             return
-        place = begun / dimensions.FOLDER if begun else None
-        started = place is not None and self.team.first(lambda: runs.read_record(place) is not None)
-        asked = profiles.of_dense(self.recipe)
-        self.estimation = Estimation(asked, self.loaded, self.team, self.reporter, begun=place if started else None)
+        folder = begun / dimensions.FOLDER if begun else None
+        exists = folder is not None and self.team.first(lambda: runs.read_record(folder) is not None)
+        recipe = profiles.of_dense(self.recipe)
+        self.estimation = Estimation(recipe, self.loaded, self.team, self.reporter, begun=folder if exists else None)
 
     def _profile(self, folder: Path, opened: runs.Run | None) -> Profile:
         if self.estimation is None:
@@ -263,14 +264,16 @@ class SensitivityRun:
         if opened:
             opened.path(dimensions.FOLDER)
         begun = self.estimation.begun is not None
-        done = self.estimation.carry_out(folder / dimensions.FOLDER, self.reporter, resume=begun, part=True)
-        return self.team.first(lambda: done.profile)
+        result = self.estimation.carry_out(folder / dimensions.FOLDER, self.reporter, resume=begun, part=True)
+        return self.team.first(lambda: result.profile)
 
-    def _document(self, done: Mapping[Trial, dict[str, Any]], profile: Profile, seconds: float) -> dict[str, Any]:
+    def _document(self, measured: Mapping[Trial, dict[str, Any]], profile: Profile, seconds: float) -> dict[str, Any]:
         """sensitivity.json."""
 
         def losses(part: str, name: str) -> list[dict[str, Any]]:
-            return [{key: done[part, name, ratio][key] for key in ("ratio", "zeros", "loss")} for ratio in self.ratios]
+            return [
+                {key: measured[part, name, ratio][key] for key in ("ratio", "zeros", "loss")} for ratio in self.ratios
+            ]
 
         layers, modalities = {}, {}
         for (part, name), names in self.parts().items():
@@ -278,13 +281,13 @@ class SensitivityRun:
             if part == "modality":
                 modalities[name] = {"layers": len(names), **about}
                 continue
-            known = profile.layers.get(name)
+            estimated = profile.layers.get(name)
             layers[name] = {
                 "modality": self.layers[name].modality,
                 "block": self.layers[name].block,
-                "depth": known.depth if known else None,
-                "dimension": known.estimate.dimension if known else None,
-                "stderr": known.estimate.stderr if known else None,
+                "depth": estimated.depth if estimated else None,
+                "dimension": estimated.estimate.dimension if estimated else None,
+                "stderr": estimated.estimate.stderr if estimated else None,
                 **about,
             }
         long = ("ids", "skipped")
@@ -294,7 +297,7 @@ class SensitivityRun:
             "dataset": {key: value for key, value in self.selection.description.items() if key not in long},
             "protocol": {"criterion": "magnitude", "schedule": "one-shot", "ratios": self.ratios, **self.probe.about()},
             "profile": {"dataset": profile.dataset.get("dataset"), "protocol": profile.protocol},
-            "dense": {"loss": done["dense", "", 0.0]["loss"]},
+            "dense": {"loss": measured["dense", "", 0.0]["loss"]},
             "modalities": modalities,
             "layers": layers,
             "provenance": {

@@ -1,4 +1,4 @@
-"""What a pruning recipe leaves open, and what it asks for that cannot be. It reads neither models nor samples."""
+"""What a pruning recipe leaves open, and what it sets that cannot be. It reads neither models nor samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE_SHOT_STEPS = 50
 AUTO = "auto"
 # settings that the dimensions of a finished run depend on, and those of an evaluation
 MEASURED = ("data.samples", *(f"estimate.{name}" for name in ("tokens", "capture", "estimator", "layers", "modality")))
-JUDGED = tuple(f"eval.{name}" for name in EvalSection.model_fields if name not in ("batch_size", "after"))
+EVALUATED = tuple(f"eval.{name}" for name in EvalSection.model_fields if name not in ("batch_size", "after"))
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ def resolved(recipe: Recipe) -> Recipe:
     }
     if prune.schedule == "one-shot":
         training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
-    made = with_dataset(recipe).model_copy(
+    resolved = with_dataset(recipe).model_copy(
         update={
             "prune": resolved_pruning(prune),
             "train": train.model_copy(update=training),
         }
     )
-    _refuse_together(made)
-    return made
+    _refuse_together(resolved)
+    return resolved
 
 
 def resolved_pruning(prune: PruneSection) -> PruneSection:
@@ -77,19 +77,22 @@ def continued(recipe: Recipe, folder: Path, *, ended: bool, evaluated: bool) -> 
     What is done already keeps the settings that it was done with. UsageError for other ones, where a number depends on
     them and the run's signature does not hold them.
     """
-    before, now = _written(folder / "recipe.yaml"), recipe.to_dict()
-    if before.keys() != now.keys():
+    earlier, current = _recorded(folder / "recipe.yaml"), recipe.to_dict()
+    if earlier.keys() != current.keys():
         logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
-        return now
-    on_the_way = recipe.eval.every or before["eval"].get("every")
-    done = [*(MEASURED if ended else ()), *(JUDGED if evaluated or on_the_way else ())]
-    places = [(key, *key.split(".")) for key in done]
-    values = [{key: one[part][name] for key, part, name in places if name in before[part]} for one in (before, now)]
+        return current
+    on_the_way = recipe.eval.every or earlier["eval"].get("every")
+    fixed = [*(MEASURED if ended else ()), *(EVALUATED if evaluated or on_the_way else ())]
+    parts = [(key, *key.split(".")) for key in fixed]
+    values = [
+        {key: sections[part][name] for key, part, name in parts if name in earlier[part]}
+        for sections in (earlier, current)
+    ]
     runs.refuse_difference(folder, *values)
-    return now if not ended else before if evaluated else before | {"eval": now["eval"]}
+    return current if not ended else earlier if evaluated else earlier | {"eval": current["eval"]}
 
 
-def _written(path: Path) -> dict[str, dict[str, Any]]:
+def _recorded(path: Path) -> dict[str, dict[str, Any]]:
     """The sections of a recipe as they are written, {} for a file that is missing or damaged."""
     try:
         sections = yaml_file.read(path, "recipe")
@@ -115,9 +118,9 @@ def schedule_of(prune: PruneSection, steps: int) -> Schedule:
 
 def training_of(recipe: Recipe) -> Training:
     """The settings of the loop."""
-    asked = recipe.train.model_dump(exclude={"samples", "texts", "new_head", "report_to"})
+    settings = recipe.train.model_dump(exclude={"samples", "texts", "new_head", "report_to"})
     return Training(
-        **asked,
+        **settings,
         report_to=tuple(recipe.train.report_to),
         evaluate_every=recipe.eval.every,
         seed=recipe.data.seed,

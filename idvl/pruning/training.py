@@ -30,17 +30,19 @@ def prune(
     reporter: Reporter,
     *,
     resume: bool,
-    judge: Evaluation | None = None,
+    evaluation: Evaluation | None = None,
 ) -> tuple[WeightPruner, Outcome]:
     """All steps that are left of a job. The pruner at the end, and what training did."""
     weighted = job.multipliers(profile)
     if weighted.substituted:
         name, reason = next(iter(weighted.substituted.items()))
-        told = f"{len(weighted.substituted)} of {len(job.layers)} layers have no sound ID, as report.json says of each"
-        reporter.warn(f"{told}; the first is {name}: {reason}")
+        message = (
+            f"{len(weighted.substituted)} of {len(job.layers)} layers have no sound ID, as report.json says of each"
+        )
+        reporter.warn(f"{message}; the first is {name}: {reason}")
     pruner = job.pruner(weighted)
     if resume:
-        job.team.first(lambda: _forget(folder))
+        job.team.first(lambda: _drop_later_metrics(folder))
 
     def on_step(step: int) -> None:
         update = pruner.step(step)
@@ -50,15 +52,15 @@ def prune(
     def on_epoch(epoch: int, step: int) -> None:
         every = job.recipe.prune.refresh_profile
         if every and epoch % every == 0 and not job.schedule.is_final(step + 1):
-            anew = dimensions.refreshed(job, pruner, opened, epoch)
-            pruner.scores.set_factors(job.multipliers(anew).factors)
+            refreshed = dimensions.refreshed(job, pruner, opened, epoch)
+            pruner.scores.set_factors(job.multipliers(refreshed).factors)
 
     def evaluate(step: int) -> dict[str, float]:
         with pruner.masked():
-            results = quality.measure(judge, job.loaded, folder / quality.STEPS / f"step-{step:09d}", reporter)
-        found = scoring.values(results)
-        reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in found.items())}")
-        return found
+            results = quality.measure(evaluation, job.loaded, folder / quality.STEPS / f"step-{step:09d}", reporter)
+        metrics = scoring.values(results)
+        reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
+        return metrics
 
     with reporter.progress("pruning") as progress:
         outcome = train(
@@ -70,9 +72,9 @@ def prune(
             state={"pruner": pruner},
             on_step=on_step,
             on_epoch=on_epoch if job.recipe.prune.refresh_profile else None,
-            evaluate=evaluate if judge else None,
+            evaluate=evaluate if evaluation else None,
             describe=lambda: sparsities(job, pruner),
-            progress=lambda step, total, numbers: progress(step, total, _told(numbers, job.schedule.target)),
+            progress=lambda step, total, numbers: progress(step, total, _step_line(numbers, job.schedule.target)),
             log=opened.log_metric if opened else None,
         )
     return pruner, outcome
@@ -80,25 +82,25 @@ def prune(
 
 def sparsities(job: Job, pruner: WeightPruner) -> dict[str, float]:
     """The share of zeros in scope, and of each modality in it."""
-    found = {"sparsity": pruner.sparsity()}
+    shares = {"sparsity": pruner.sparsity()}
     for modality in dict.fromkeys(layer.modality for layer in job.layers.values()):
-        inside = [name for name, layer in job.layers.items() if layer.modality == modality]
-        size = sum(pruner.weights[name].numel() for name in inside)
-        found[f"sparsity.{modality}"] = sum(pruner.masks.zeros[name] for name in inside) / size
-    return found
+        names = [name for name, layer in job.layers.items() if layer.modality == modality]
+        size = sum(pruner.weights[name].numel() for name in names)
+        shares[f"sparsity.{modality}"] = sum(pruner.masks.zeros[name] for name in names) / size
+    return shares
 
 
-def _told(numbers: Mapping[str, float], target: float) -> str:
+def _step_line(numbers: Mapping[str, float], target: float) -> str:
     """A step in words."""
     parts = (f"{key.partition('.')[2]} {share:.0%}" for key, share in numbers.items() if key.startswith("sparsity."))
     return f"loss {numbers['loss']:.3f}, {numbers['sparsity']:.1%} of {target:.1%}: {', '.join(parts)}"
 
 
-def _forget(folder: Path) -> None:
+def _drop_later_metrics(folder: Path) -> None:
     """Drop the metrics of steps after the last checkpoint, and its evaluation: they will be made again."""
-    kept = latest(folder / CHECKPOINTS)
-    step, path = int(kept.name.rpartition("-")[2]) if kept else 0, folder / "metrics.jsonl"
+    checkpoint = latest(folder / CHECKPOINTS)
+    step, path = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0, folder / "metrics.jsonl"
     found = [(line.get("step", 0), line) for line in runs.read_metrics(path)]
-    lines = [line for at, line in found if at < step or (at == step and "loss" in line)]
+    lines = [line for number, line in found if number < step or (number == step and "loss" in line)]
     if path.exists():
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

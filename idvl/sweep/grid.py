@@ -57,43 +57,47 @@ class Grid:
     source: dict[str, Any]
 
 
-def read(path: Path | str, given: Mapping[str, Any] | None = None) -> Grid:
-    """The matrix in a YAML file, or the packaged one of that name, with `given` on top of its base.
+def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
+    """The matrix in a YAML file, or the packaged one of that name, with `overrides` on top of its base.
 
-    `given`: dotted key -> value. Raises UsageError, in one line, for unknown keys and values, an empty matrix, and one
-    that is refused as a whole.
+    `overrides`: dotted key -> value. Raises UsageError, in one line, for unknown keys and values, an empty matrix, and
+    one that is refused as a whole.
     """
     path = find(path, "matrix")
     source = _source(path)
     if source.get("needs"):
         raise UsageError(f"the matrix {quoted(path)} cannot be carried out yet: it needs {source['needs']}")
     run = _run(source.get("run", ["prune"]), path)
-    base = _flat(source.get("base", {}), path) | dict(given or {})
+    base = _flat(source.get("base", {}), path) | dict(overrides or {})
     every = list(_combinations(source, path))
     varied = {key for settings in every for key in settings}
-    if clash := sorted(varied & set(given or {})):
+    if clash := sorted(varied & set(overrides or {})):
         raise UsageError(f"{clash[0]} varies in the matrix {quoted(path)}: leave it out of the command")
-    excepted = _patterns(source, "except", varied, path)
-    kept = [one for one in every if not any(_matches(one, some) for some in excepted)]
-    if not kept:
+    exceptions = _patterns(source, "except", varied, path)
+    combinations = [settings for settings in every if not any(_matches(settings, some) for some in exceptions)]
+    if not combinations:
         raise UsageError(f"the matrix {quoted(path)} has no cells")
-    if len(kept) > MOST:
-        raise UsageError(f"the matrix {quoted(path)} has {len(kept):,} cells, more than {MOST:,}: vary fewer values")
+    if len(combinations) > MOST:
+        raise UsageError(
+            f"the matrix {quoted(path)} has {len(combinations):,} cells, more than {MOST:,}: vary fewer values"
+        )
     first = _patterns(source, "first", varied, path)
-    kept.sort(key=lambda one: next((i for i, some in enumerate(first) if _matches(one, some)), len(first)))
-    numbers = _published(source, varied, kept, path)
+    combinations.sort(
+        key=lambda settings: next((i for i, some in enumerate(first) if _matches(settings, some)), len(first))
+    )
+    numbers = _published(source, varied, combinations, path)
     cells, left_out = {}, {}
-    names = [name_of(settings) for settings in kept]
+    names = [name_of(settings) for settings in combinations]
     times = Counter(names)
-    for settings, name in zip(kept, names, strict=True):
+    for settings, name in zip(combinations, names, strict=True):
         if times[name] > 1:  # as of models in folders of one name
             name += f"-{hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
         if name in cells or name in left_out:
             raise UsageError(f"{quoted(path)} has a cell twice: {settings}")
         recipe = recipes.load(None, base | settings)
         try:
-            asked = resolved(recipe) if "prune" in run else with_dataset(recipe)
-            cells[name] = Cell(name=name, settings=settings, recipe=asked, published=numbers(settings))
+            recipe = resolved(recipe) if "prune" in run else with_dataset(recipe)
+            cells[name] = Cell(name=name, settings=settings, recipe=recipe, published=numbers(settings))
         except UsageError as error:
             left_out[name] = str(error)
     if not cells:
@@ -107,8 +111,8 @@ def name_of(settings: Mapping[str, Any]) -> str:
     for key, value in settings.items():
         text = Path(value).name if isinstance(value, str) else json.dumps(value, default=str)
         mute = not isinstance(value, str) or value in MUTE
-        told = f"{key.rpartition('.')[2]}-{text}" if mute else text
-        words.append(re.sub(r"[^A-Za-z0-9._]+", "-", told).strip("-."))
+        word = f"{key.rpartition('.')[2]}-{text}" if mute else text
+        words.append(re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-."))
     return "-".join(words)[:LONGEST] or "base"
 
 
@@ -166,13 +170,13 @@ def _combinations(source: Mapping[str, Any], path: Path) -> Iterator[Settings]:
 
 def _patterns(source: Mapping[str, Any], key: str, varied: Collection[str], path: Path) -> list[Settings]:
     """The entries of `except` or `first`: settings that a cell has, each a value or several."""
-    found = _mappings(source, key, path)
-    for name in (name for settings in found for name in settings):
+    entries = _mappings(source, key, path)
+    for name in (name for settings in entries for name in settings):
         if name not in varied:
             raise UsageError(
                 f"{quoted(name)} in {key} of {quoted(path)} does not vary in the matrix{_nearest(name, varied)}"
             )
-    return found
+    return entries
 
 
 def _published(

@@ -36,7 +36,7 @@ PROFILES = "profiles"
 TRIES = 2
 Work = Callable[..., dict[str, Any]]
 # what each word of a matrix's `run` does
-WORK: dict[str, Work] = {"prune": restartable.prune, "estimate-id": restartable.measure, "eval": restartable.judge}
+WORK: dict[str, Work] = {"prune": restartable.prune, "estimate-id": restartable.measure, "eval": restartable.evaluate}
 State = Literal["done", "failed", "waiting", "left out"]
 
 
@@ -70,7 +70,7 @@ class SweepResult:
 def run(
     path: Path | str,
     *,
-    given: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     folder: Path | None,
     reporter: Reporter,
     budget: float | None = None,
@@ -78,13 +78,13 @@ def run(
     overwrite: bool = False,
     plan_only: bool = False,
 ) -> SweepResult:
-    """Carry out the matrix in a YAML file. `given`: dotted key -> value on top of its base. `budget` in seconds.
+    """Carry out the matrix in a YAML file. `overrides`: dotted key -> value on top of its base. `budget` in seconds.
 
     Raises UsageError, before anything is written, for a matrix that is refused; a cell that is refused is left out.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("the cells of a matrix run one after the other, in one process each: launch one process")
-    matrix = grid.read(path, given)
+    matrix = grid.read(path, overrides)
     left_out = [
         Line(name=name, state="left out", settings={}, published={}, reason=reason)
         for name, reason in matrix.left_out.items()
@@ -95,13 +95,13 @@ def run(
         return SweepResult(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
     if folder and overwrite:
         runs.keep(folder, [matrix.path, *(read for cell in matrix.cells for read in read_by(cell.recipe))])
-    place = folder or runs.new_folder("matrix", matrix.path.stem, "")
-    with runs.Run.open(place, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
+    folder = folder or runs.new_folder("matrix", matrix.path.stem, "")
+    with runs.Run.open(folder, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
         opened.path(runs.MATRIX)
         study = SweepRun(matrix, opened, left_out, reporter)
-        with resumable(place, reporter):
+        with resumable(folder, reporter):
             study.carry_out(None if budget is None else time.monotonic() + budget)
-    return SweepResult(lines=study.every(), folder=place)
+    return SweepResult(lines=study.every(), folder=folder)
 
 
 class SweepRun:
@@ -109,8 +109,8 @@ class SweepRun:
 
     def __init__(self, matrix: Grid, opened: runs.Run, left_out: list[Line], reporter: Reporter):
         self.matrix, self.opened, self.left_out, self.reporter = matrix, opened, left_out, reporter
-        before = {line.get("name"): line for line in _lines(opened.folder / runs.MATRIX, reporter)}
-        self.lines = {cell.name: self._found(cell, before.get(cell.name)) for cell in matrix.cells}
+        earlier = {line.get("name"): line for line in _lines(opened.folder / runs.MATRIX, reporter)}
+        self.lines = {cell.name: self._line(cell, earlier.get(cell.name)) for cell in matrix.cells}
         # profiles measured, or found to be of the model as it is, by this process
         self.sound: set[Path] = set()
         self._write()
@@ -121,49 +121,54 @@ class SweepRun:
 
     def carry_out(self, deadline: float | None) -> None:
         """Run what is not done, as long as the time that a cell is expected to take ends before the deadline."""
-        left = deque(cell for cell in self.matrix.cells if self.lines[cell.name].state != "done")
-        if done := len(self.lines) - len(left):
-            self.reporter.note(f"{done} of {len(self.lines)} cells are done already")
-        self._refuse_other_models([cell.recipe.model for cell in left])
+        pending = deque(cell for cell in self.matrix.cells if self.lines[cell.name].state != "done")
+        if finished := len(self.lines) - len(pending):
+            self.reporter.note(f"{finished} of {len(self.lines)} cells are done already")
+        self._refuse_other_models([cell.recipe.model for cell in pending])
         with self.reporter.progress("matrix") as progress:
-            while left:
-                progress(len(self.lines) - len(left), len(self.lines), self._expected(len(left)))
+            while pending:
+                progress(len(self.lines) - len(pending), len(self.lines), self._expected(len(pending)))
                 each = self._seconds()
                 if deadline is not None and time.monotonic() + (each or 0.0) > deadline:
-                    self.reporter.warn(f"the budget ends before {len(left)} runs: --resume continues with them")
+                    self.reporter.warn(f"the budget ends before {len(pending)} runs: --resume continues with them")
                     return
-                cell = left.popleft()
-                line = self._tried(cell)
+                cell = pending.popleft()
+                line = self._attempt(cell)
                 if line.state == "waiting":
-                    left.append(cell)
+                    pending.append(cell)
                 self.lines[cell.name] = line
                 self._write()
-                self._tell(line, len(left))
+                self._tell(line, len(pending))
 
-    def _refuse_other_models(self, left: list[ModelSection]) -> None:
-        """UsageError where a model that cells are `left` of is not what it was when others of it were done."""
-        known: dict[ModelSection, dict[str, Any]] = {}
+    def _refuse_other_models(self, models: list[ModelSection]) -> None:
+        """UsageError where a model that cells are `models` of is not what it was when other cells of it finished."""
+        fingerprints: dict[ModelSection, dict[str, Any]] = {}
         for cell in self.matrix.cells:
-            model, place = cell.recipe.model, self.opened.folder / cell.name
-            before = (runs.read_record(place) or {"signature": {}})["signature"].get("fingerprint")
+            model, folder = cell.recipe.model, self.opened.folder / cell.name
+            fingerprint = (runs.read_record(folder) or {"signature": {}})["signature"].get("fingerprint")
             # the fingerprint of a model with a new head is another one
-            if self.lines[cell.name].state != "done" or model not in left or cell.recipe.train.new_head or not before:
+            if (
+                self.lines[cell.name].state != "done"
+                or model not in models
+                or cell.recipe.train.new_head
+                or not fingerprint
+            ):
                 continue
-            if model not in known:
-                known[model] = self._identified(cell)
-            if known[model]:
-                runs.refuse_difference(place, {"fingerprint": before}, known[model])
+            if model not in fingerprints:
+                fingerprints[model] = self._identified(cell)
+            if fingerprints[model]:
+                runs.refuse_difference(folder, {"fingerprint": fingerprint}, fingerprints[model])
 
     def _identified(self, cell: Cell) -> dict[str, Any] | None:
         """The fingerprint of a cell's model as it is; None, with a warning, where it does not open."""
-        place = self.opened.folder / cell.name
+        folder = self.opened.folder / cell.name
         try:
-            return self._isolated(restartable.identify, cell.recipe, place, f"the model of {cell.name}")
+            return self._isolated(restartable.identify, cell.recipe, folder, f"the model of {cell.name}")
         except Failed as error:
             self.reporter.warn(f"whether the model of {cell.name} has changed is not known: {error}")
             return None
 
-    def _tried(self, cell: Cell) -> Line:
+    def _attempt(self, cell: Cell) -> Line:
         """Run a cell. Its line: done, failed, or waiting for another try."""
         self.opened.path(cell.name)
         line = self.lines[cell.name]
@@ -176,59 +181,59 @@ class SweepRun:
 
     def _carried_out(self, cell: Cell) -> dict[str, Any]:
         """Each of a cell's runs in turn; what the first came to, and its seconds. Raises Failed."""
-        place, asked, run = self.opened.folder / cell.name, self._asked(cell), self.matrix.run
-        if asked is not cell.recipe:
+        folder, recipe, run = self.opened.folder / cell.name, self._recipe(cell), self.matrix.run
+        if recipe is not cell.recipe:
             shared = profiles.estimation_of(cell.recipe)
             profile = self._profile(shared)
             if profile not in self.sound:
                 self._isolated(restartable.measure, shared, profile.parent, f"the profile of {cell.name}")
                 self.sound.add(profile)
         start = time.perf_counter()
-        found = self._isolated(WORK[run[0]], asked, place, cell.name)
+        outcome = self._isolated(WORK[run[0]], recipe, folder, cell.name)
         if run == ("prune", "estimate-id"):
-            after = profiles.of_pruned(cell.recipe, place / "model")
-            self._isolated(restartable.measure_again, after, self._profiles() / cell.name, f"{cell.name}, pruned")
-        return {**found, "seconds": round(time.perf_counter() - start, 1)}
+            pruned = profiles.of_pruned(cell.recipe, folder / "model")
+            self._isolated(restartable.measure_again, pruned, self._profiles() / cell.name, f"{cell.name}, pruned")
+        return {**outcome, "seconds": round(time.perf_counter() - start, 1)}
 
-    def _isolated(self, work: Work, recipe: Recipe, place: Path, name: str) -> dict[str, Any]:
-        return isolated(work, recipe, place, reporter=self.reporter, name=name)
+    def _isolated(self, work: Work, recipe: Recipe, folder: Path, name: str) -> dict[str, Any]:
+        return isolated(work, recipe, folder, reporter=self.reporter, name=name)
 
-    def _asked(self, cell: Cell) -> Recipe:
+    def _recipe(self, cell: Cell) -> Recipe:
         """A cell's recipe; where it would begin by estimating a profile, reading the one that it shares."""
-        needed = profiles.estimation_of(cell.recipe) if self.matrix.run[0] == "prune" else None
-        return profiles.with_profile(cell.recipe, self._profile(needed)) if needed else cell.recipe
+        estimation = profiles.estimation_of(cell.recipe) if self.matrix.run[0] == "prune" else None
+        return profiles.with_profile(cell.recipe, self._profile(estimation)) if estimation else cell.recipe
 
-    def _profile(self, needed: Recipe) -> Path:
-        return self._profiles() / profiles.shared_name(needed) / "profile.json"
+    def _profile(self, estimation: Recipe) -> Path:
+        return self._profiles() / profiles.shared_name(estimation) / "profile.json"
 
     def _profiles(self) -> Path:
         return self.opened.path(PROFILES)
 
-    def _found(self, cell: Cell, before: dict[str, Any] | None) -> Line:
+    def _line(self, cell: Cell, earlier: dict[str, Any] | None) -> Line:
         """The line of a cell whose folder is finished; of any other one that has had no try yet."""
-        place = self.opened.folder / cell.name
-        if before is None or not (place / "run.json").exists() or not _is_done(before):
+        folder = self.opened.folder / cell.name
+        if earlier is None or not (folder / "run.json").exists() or not _is_done(earlier):
             return _waiting(cell)
-        _refuse_others(place, self._asked(cell))
-        return Line(**{**before, "settings": cell.settings, "published": cell.published})
+        _refuse_others(folder, self._recipe(cell))
+        return Line(**{**earlier, "settings": cell.settings, "published": cell.published})
 
     def _seconds(self) -> float | None:
         """What a cell takes: the mean of those that are done."""
         measured = [line.seconds for line in self.lines.values() if line.state == "done"]
         return statistics.fmean(measured) if measured else None
 
-    def _expected(self, left: int) -> str:
+    def _expected(self, count: int) -> str:
         each = self._seconds()
-        return f"{left} to go, about {duration(each * left)}" if each is not None else ""
+        return f"{count} to go, about {duration(each * count)}" if each is not None else ""
 
-    def _tell(self, line: Line, left: int) -> None:
+    def _tell(self, line: Line, count: int) -> None:
         if line.state == "done":
             value = f"{line.headline} {line.metrics[line.headline]:.4g}, " if line.headline else ""
-            more = f"; {self._expected(left)}" if left else ""
-            self.reporter.note(f"{line.name}: {value}{duration(line.seconds)}{more}")
+            note = f"; {self._expected(count)}" if count else ""
+            self.reporter.note(f"{line.name}: {value}{duration(line.seconds)}{note}")
         else:
-            more = "; it is tried again at the end" if line.state == "waiting" else ""
-            self.reporter.warn(f"{line.name} failed: {line.reason}{more}")
+            note = "; it is tried again at the end" if line.state == "waiting" else ""
+            self.reporter.warn(f"{line.name} failed: {line.reason}{note}")
 
     def _write(self) -> None:
         text = "".join(json.dumps(line.to_json(), allow_nan=False) + "\n" for line in self.every())
@@ -254,27 +259,27 @@ def _is_done(line: Mapping[str, Any]) -> bool:
     metrics, headline = line.get("metrics"), line.get("headline")
     numbers = [line.get("seconds"), *(metrics.values() if isinstance(metrics, dict) else [None])]
     sound = all(isinstance(number, int | float) for number in numbers)
-    told = headline is None or (isinstance(headline, str) and sound and headline in metrics)
-    return line.get("state") == "done" and line.keys() == set(Line.__dataclass_fields__) and sound and told
+    named = headline is None or (isinstance(headline, str) and sound and headline in metrics)
+    return line.get("state") == "done" and line.keys() == set(Line.__dataclass_fields__) and sound and named
 
 
-def _refuse_others(place: Path, asked: Recipe) -> None:
+def _refuse_others(folder: Path, recipe: Recipe) -> None:
     """UsageError where a finished cell's folder holds a run of other settings."""
-    path = place / "recipe.yaml"
-    sections, steps = yaml_file.read(path, "recipe"), _steps(place)
+    path = folder / "recipe.yaml"
+    sections, steps = yaml_file.read(path, "recipe"), _steps(folder)
     pairs = []
-    for recipe in (recipes.load(path), asked):
-        parts = recipe.to_dict(*sections)
+    for each in (recipes.load(path), recipe):
+        parts = each.to_dict(*sections)
         pairs.append({f"{section}.{key}": value for section in parts for key, value in parts[section].items()})
         if "prune" in parts and steps:  # where it is not given, it depends on the steps
-            pairs[-1]["prune.mask_every"] = schedule_of(recipe.prune, steps).mask_every
-    runs.refuse_difference(place, *pairs)
+            pairs[-1]["prune.mask_every"] = schedule_of(each.prune, steps).mask_every
+    runs.refuse_difference(folder, *pairs)
 
 
-def _steps(place: Path) -> int | None:
+def _steps(folder: Path) -> int | None:
     """The optimizer steps of a finished pruning run, None where its report does not tell."""
     try:
-        steps = read_report(place)["made"].get("steps")
+        steps = read_report(folder)["made"].get("steps")
     except RunError:
         return None
     return steps if type(steps) is int and steps > 0 else None

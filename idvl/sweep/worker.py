@@ -45,40 +45,40 @@ def isolated(work: Callable[..., Any], *arguments: Any, reporter: Reporter, name
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload(PRELOADED)
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_carry_out, args=(there, work, arguments))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_carry_out, args=(sender, work, arguments))
     process.start()
-    there.close()
+    sender.close()
     try:
-        with here:
-            ended = _listen(here, reporter, name)
+        with receiver:
+            end = _listen(receiver, reporter, name)
         process.join()
     except BaseException:
         process.terminate()
         process.join(PATIENCE)
         process.kill()
         raise
-    if ended is None:
-        how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
+    if end is None:
+        cause = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
         killed = ", as systems do when memory is short" if process.exitcode == -signal.SIGKILL else ""
-        raise Failed(f"the process ended with {how}{killed}")
-    kind, value = ended
+        raise Failed(f"the process ended with {cause}{killed}")
+    kind, value = end
     if kind == "failed":
         raise Failed(value["reason"], trace=value["trace"], lasting=value["lasting"])
     return value
 
 
-def _listen(here: Connection, reporter: Reporter, name: str) -> tuple[str, Any] | None:
+def _listen(receiver: Connection, reporter: Reporter, name: str) -> tuple[str, Any] | None:
     """Pass on what the process says until it has ended: ("returned", value), ("failed", why), None if neither came."""
-    ended = None
+    end = None
     advance: dict[int, Callable[..., None]] = {}
     begun: dict[int, contextlib.ExitStack] = {}
     with contextlib.ExitStack() as bars:
         while True:
             try:
-                kind, value = here.recv()
+                kind, value = receiver.recv()
             except EOFError:
-                return ended
+                return end
             if kind == "warn":
                 reporter.warn(f"{name}: {value}")
             elif kind == "begin":
@@ -86,34 +86,34 @@ def _listen(here: Connection, reporter: Reporter, name: str) -> tuple[str, Any] 
                 begun[number] = bars.enter_context(contextlib.ExitStack())
                 advance[number] = begun[number].enter_context(reporter.progress(label))
             elif kind == "advance":
-                number, *how = value
-                advance[number](*how)
+                number, *state = value
+                advance[number](*state)
             elif kind == "end":
                 begun.pop(value).close()
             else:
-                ended = kind, value
+                end = kind, value
 
 
-def _carry_out(there: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _carry_out(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """The process."""
     # what a terminal sends to all goes through the parent
     with contextlib.suppress(OSError, AttributeError):
         os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    teller = Teller(there)
+    teller = Teller(sender)
     log = logging.getLogger("idvl")
     log.handlers, log.propagate = [teller], False
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            ended = "returned", work(*arguments, reporter=teller)
+            end = "returned", work(*arguments, reporter=teller)
     except Exception as error:
         reason = " ".join(str(error).split()) or "no message"
         if type(error).__module__ != "idvl.errors":
             reason = f"{type(error).__name__}: {reason}"
         lasting = isinstance(error, UsageError)
-        ended = "failed", {"reason": reason, "trace": traceback.format_exc(), "lasting": lasting}
+        end = "failed", {"reason": reason, "trace": traceback.format_exc(), "lasting": lasting}
     with contextlib.suppress(BrokenPipeError):
-        there.send(ended)
+        sender.send(end)
 
 
 def _end_with_parent() -> None:
@@ -124,9 +124,9 @@ def _end_with_parent() -> None:
 class Teller(logging.Handler):
     """A reporter, and a log, that sends what it is told to the process that listens."""
 
-    def __init__(self, there: Connection):
+    def __init__(self, sender: Connection):
         super().__init__(logging.WARNING)
-        self._there, self._number = there, 0
+        self._there, self._number = sender, 0
 
     def note(self, text: str) -> None:
         """Notes are not passed on."""

@@ -60,14 +60,8 @@ def prune(
     batch_size, ...; section__name names the one of a section: train__samples. Raises UsageError for what cannot be
     carried out, RunError for a run that failed.
     """
-    result = pruning.run(
-        _recipe(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite),
-        folder=None if output is None else Path(output),
-        reporter=LogReporter(),
-        resume=resume,
-        overwrite=overwrite,
-    )
-    return result.report
+    run = _arguments(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite)
+    return pruning.run(**run).report
 
 
 def evaluate(
@@ -85,15 +79,8 @@ def evaluate(
     `compare`: the folder of an evaluation on the same samples, or its results.json, to show the difference to. The
     other arguments are as for `prune`, `settings` those of `idvl eval`: dataset, task, limit, batch_size, ...
     """
-    result = evaluating.run(
-        _recipe(model, recipe, EVALUATING, settings, output=output, resume=resume, overwrite=overwrite),
-        folder=None if output is None else Path(output),
-        reporter=LogReporter(),
-        resume=resume,
-        overwrite=overwrite,
-        compared=None if compare is None else Path(compare),
-    )
-    return result.results
+    run = _arguments(model, recipe, EVALUATING, settings, output=output, resume=resume, overwrite=overwrite)
+    return evaluating.run(**run, compared=None if compare is None else Path(compare)).results
 
 
 def load_report(path: str | Path) -> dict[str, Any]:
@@ -124,7 +111,7 @@ def _file(path: str | Path, *names: str) -> Path:
     return next((file for file in files if file.exists()), files[0])
 
 
-def _recipe(
+def _arguments(
     model: str | Path | None,
     file: str | Path | None,
     sections: tuple[str, ...],
@@ -133,23 +120,25 @@ def _recipe(
     output: str | Path | None,
     resume: bool,
     overwrite: bool,
-) -> recipes.Recipe:
-    """The recipe that arguments make, on top of a file. UsageError for those that do not go together."""
-    for word, wanted in (("resume", resume), ("overwrite", overwrite)):
-        if wanted and output is None:
-            raise UsageError(f"{word}=True needs the folder of the run: output=")
+) -> dict[str, Any]:
+    """The arguments of a workflow, its recipe made of settings on top of a file. UsageError for what contradicts."""
+    flags = {"resume": resume, "overwrite": overwrite}
+    for name, flag in flags.items():
+        if flag and output is None:
+            raise UsageError(f"{name}=True needs the folder of the run: output=")
     if overwrite and file:
         runs.keep(output, [find(file, "recipe")])
     overrides = {} if model is None else {"model.name": str(model)}
     for name, value in settings.items():
         overrides[_key(name, sections)] = str(value) if isinstance(value, Path) else value
-    return recipes.load(file, overrides)
+    folder = None if output is None else Path(output)
+    return {"recipe": recipes.load(file, overrides), "folder": folder, "reporter": LogReporter(), **flags}
 
 
 def _key(name: str, sections: tuple[str, ...]) -> str:
     """The dotted key that an argument names: that of the command's option, or of a setting without one."""
     if DOT in name:
         return name.replace(DOT, ".", 1)
-    known = [key for section in sections for key in (f"{section}.{name}",) if key in recipes.described()]
-    with_flag = [key for key in known if recipes.described()[key]["flag"] != ""]
-    return next(iter(with_flag or known), f"{sections[0]}.{name}")
+    keys = [key for section in sections for key in (f"{section}.{name}",) if key in recipes.described()]
+    with_flag = [key for key in keys if recipes.described()[key]["flag"] != ""]
+    return next(iter(with_flag or keys), f"{sections[0]}.{name}")

@@ -33,17 +33,17 @@ def run(
 
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
-    others = [(str(compare), load_profile(compare))] if compare else []
+    profiles = [(str(compare), load_profile(compare))] if compare else []
     recipe = with_dataset(recipe)
     settings_of(recipe)
-    how = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare}
-    _, device, team = begin(recipe, named(recipe), folder, reads=[compare], **how)
+    options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare}
+    _, device, team = begin(recipe, named(recipe), folder, reads=[compare], **options)
     loaded = open_model(recipe.model, device, team)
-    others = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in others]
+    profiles = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in profiles]
     work = Estimation(recipe, loaded, team, reporter, begun=folder if resume else None)
     if plan_only:
         return ProfileResult(plan=work.plan(reporter))
-    return work.carry_out(folder, reporter, resume=resume, overwrite=overwrite, others=others)
+    return work.carry_out(folder, reporter, resume=resume, overwrite=overwrite, others=profiles)
 
 
 def _comparable(name: str, profile: Profile, loaded: Loaded, reporter: Reporter) -> Profile:

@@ -65,56 +65,50 @@ def run(
     recipe = resolved(recipe)
     if push_to:
         check_hub(push_to)
-    named = "prune", recipe.model.name, recipe.data.dataset
-    how = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to}
-    place, device, team = begin(recipe, named, folder, **how)
-    with ExitStack() as held:
-        training, judging = (held.enter_context(image_store(place, team, kind)) for kind in ("training", "judging"))
-        job = gather(recipe, device, team, reporter, store=training)
-        ended = resume and not plan_only and team.first((place / REPORT).exists)
+    name = "prune", recipe.model.name, recipe.data.dataset
+    options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to}
+    path, device, team = begin(recipe, name, folder, **options)
+    with ExitStack() as stack:
+        stores = [stack.enter_context(image_store(path, team, kind)) for kind in ("training", "judging")]
+        job = gather(recipe, device, team, reporter, store=stores[0])
+        ended = resume and not plan_only and team.first((path / REPORT).exists)
         if ended:
-            team.first(lambda: check_saved(place))
-        evaluated = ended and team.first(lambda: is_evaluated(read_report(place)))
-        judge, skipped = (None, None) if plan_only or evaluated else quality.prepare(job, reporter, store=judging)
-        plan, estimation = (None, None) if ended else _planned(job, place if resume else None, reporter)
+            team.first(lambda: check_saved(path))
+        evaluated = ended and team.first(lambda: is_evaluated(read_report(path)))
+        evaluation, skipped = (
+            (None, None) if plan_only or evaluated else quality.prepare(job, reporter, store=stores[1])
+        )
+        plan, estimation = (None, None) if ended else _planned(job, path if resume else None, reporter)
         if plan_only:
             return PruningResult(plan=plan)
-        begun = resume and team.first(lambda: runs.read_record(place) is not None)
-        done = {"ended": bool(ended), "evaluated": bool(evaluated)}
-        told = team.first(lambda: continued(recipe, place, **done)) if begun else recipe.to_dict()
-        options = {"recipe": told, "signature": job.signature(), "resume": resume, "overwrite": overwrite}
-        opened, folder = open_run(held, team, folder, named, **options)
-        if ended:
-            reporter.note("the model is pruned already")
-            if opened:  # the run may have been killed before it removed them
-                for name in {CHECKPOINTS, head.CHECKPOINTS} & set(opened.record["files"]):
-                    shutil.rmtree(folder / name, ignore_errors=True)
-        else:
-            for line in (*plan.scope(), *plan.lines()):
-                reporter.note(line)
+        begun = resume and team.first(lambda: runs.read_record(path) is not None)
+        state = {"ended": bool(ended), "evaluated": bool(evaluated)}
+        recorded = team.first(lambda: continued(recipe, path, **state)) if begun else recipe.to_dict()
+        options = {"recipe": recorded, "signature": job.signature(), "resume": resume, "overwrite": overwrite}
+        opened, folder = open_run(stack, team, folder, name, **options)
+        pruning = PruningRun(job, plan, folder, opened, reporter, resume)
+        pruning.announce()
         with resumable(folder, reporter):
             if not ended:
-                PruningRun(job, plan, folder, opened, reporter, resume).carry_out(estimation, judge)
-            if judge and recipe.eval.after:
-                _judge(job, judge, folder, opened, reporter)
+                pruning.carry_out(estimation, evaluation)
+            if evaluation and recipe.eval.after:
+                _evaluate(job, evaluation, folder, opened, reporter)
             elif skipped:
                 team.first(lambda: skip_evaluation(folder, skipped))
         report = team.first(lambda: read_report(folder))
-        _warn_of_missed(report["total"], recipe, reporter)
-        if others := report["verified"]["other_zeros"]:
-            reporter.warn(f"{others:,} more weights in scope are zero, as they were before; they are not counted")
+        _warn_of_zeros(report, recipe, reporter)
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
     return PruningResult(plan=plan, report=report, folder=folder if opened else None)
 
 
-def _judge(job: Job, judge: Evaluation, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
+def _evaluate(job: Job, evaluation: Evaluation, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
     """Evaluate the saved model; report and card tell how well it does."""
     if opened:
         opened.path(quality.FINAL)
-    path, asked = str(folder / "model"), job.recipe.model
-    saved = job.team.each(lambda: load(path, device=job.loaded.model.device, trust_remote_code=asked.trust_remote_code))
-    results = quality.measure(judge, saved, folder / quality.FINAL, reporter)
+    options = {"device": job.loaded.model.device, "trust_remote_code": job.recipe.model.trust_remote_code}
+    saved = job.team.each(lambda: load(str(folder / "model"), **options))
+    results = quality.measure(evaluation, saved, folder / quality.FINAL, reporter)
     job.team.first(lambda: add_evaluation(job, folder, results))
 
 
@@ -143,31 +137,44 @@ def _warn_of_few(schedule: Schedule, reporter: Reporter) -> None:
         )
 
 
-def _warn_of_missed(total: Mapping[str, Any], recipe: Recipe, reporter: Reporter) -> None:
-    """Say where the share of zeros is far from the one that was asked for."""
-    came, asked = total["sparsity"], total["asked"]
-    if abs(came - asked) > MISSED * min(asked, 1 - asked):
-        why = "; compat icml24 removes nothing before a window has ended, take more steps"
+def _warn_of_zeros(report: Mapping[str, Any], recipe: Recipe, reporter: Reporter) -> None:
+    """Say where the share of zeros is far from the recipe's, and where other weights were zero before."""
+    total = report["total"]
+    sparsity, target = total["sparsity"], total["asked"]
+    if abs(sparsity - target) > MISSED * min(target, 1 - target):
+        hint = "; compat icml24 removes nothing before a window has ended, take more steps"
         reporter.warn(
-            f"{came:.2%} of the weights in scope are zero, {asked:.2%} was asked for"
-            f"{why if recipe.prune.compat == 'icml24' else ''}"
+            f"{sparsity:.2%} of the weights in scope are zero, {target:.2%} was asked for"
+            f"{hint if recipe.prune.compat == 'icml24' else ''}"
         )
+    if zeros := report["verified"]["other_zeros"]:
+        reporter.warn(f"{zeros:,} more weights in scope are zero, as they were before; they are not counted")
 
 
 @dataclass(frozen=True)
 class PruningRun:
-    """A job with its plan and its folder, which the first process alone has opened."""
+    """A job, its plan (None where it is pruned already) and its folder, which the first process alone has opened."""
 
     job: Job
-    plan: PruningPlan
+    plan: PruningPlan | None
     folder: Path
     opened: runs.Run | None
     reporter: Reporter
     resume: bool
 
-    def carry_out(self, estimation: Estimation | None, judge: Evaluation | None) -> None:
+    def announce(self) -> None:
+        """Note what the run is going to do; where it is pruned already, remove what a kill kept it from removing."""
+        if self.plan is not None:
+            for line in (*self.plan.scope(), *self.plan.lines()):
+                self.reporter.note(line)
+            return
+        self.reporter.note("the model is pruned already")
+        for name in {CHECKPOINTS, head.CHECKPOINTS} & set(self.opened.record["files"] if self.opened else []):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def carry_out(self, estimation: Estimation | None, evaluation: Evaluation | None) -> None:
         """Learn the head, estimate the profile, prune, save."""
-        job, made = self.job, runs.provenance()
+        job, provenance = self.job, runs.provenance()
         if self.opened:
             for name in (dimensions.FOLDER, CHECKPOINTS, *([quality.STEPS] if job.recipe.eval.every else [])):
                 self.opened.path(name)
@@ -175,14 +182,14 @@ class PruningRun:
             head.learn(job, self.folder, self.opened, self.reporter)
         profile = self._estimated(estimation) if job.estimates else job.known
         start = time.perf_counter()
-        pruner, outcome = prune(job, profile, self.folder, self.opened, self.reporter, resume=self.resume, judge=judge)
+        pruner, outcome = prune(
+            job, profile, self.folder, self.opened, self.reporter, resume=self.resume, evaluation=evaluation
+        )
         facts = {
-            **{
-                **made,
-                **asdict(outcome),
-                "schedule": asdict(job.schedule),
-                "seconds": round(time.perf_counter() - start, 3),
-            },
+            **provenance,
+            **asdict(outcome),
+            "schedule": asdict(job.schedule),
+            "seconds": round(time.perf_counter() - start, 3),
             "peak_memory": peak_memory(job.loaded.model.device),
             "image_backend": job.loaded.description["image_backend"],
         }
@@ -192,10 +199,10 @@ class PruningRun:
 
     def _estimated(self, estimation: Estimation | None) -> Profile:
         """The profile of the dense model, from a run of its own inside this one's folder."""
-        place = self.folder / dimensions.FOLDER
+        path = self.folder / dimensions.FOLDER
         if estimation is None:
-            estimation = dimensions.estimation(self.job, self.reporter, begun=place if self.resume else None)
+            estimation = dimensions.estimation(self.job, self.reporter, begun=path if self.resume else None)
         # what is there without a run.json that can be read is refused as such
-        resume = self.job.team.first(lambda: estimation.begun is not None or (self.resume and place.exists()))
-        done = estimation.carry_out(place, self.reporter, resume=resume, part=True)
-        return self.job.team.first(lambda: done.profile)
+        resume = self.job.team.first(lambda: estimation.begun is not None or (self.resume and path.exists()))
+        result = estimation.carry_out(path, self.reporter, resume=resume, part=True)
+        return self.job.team.first(lambda: result.profile)

@@ -78,7 +78,7 @@ def test_the_smallest_weights_are_zero_inside_and_all_are_back_afterwards(vit):
 def test_every_layer_and_modality_has_its_losses_beside_its_dimension(ended, vit):
     result, folder = ended
     found = json.loads((folder / "sensitivity.json").read_text())
-    assert found == result.found and found["schema"] == "idvl/sensitivity/1"
+    assert found == result.document and found["schema"] == "idvl/sensitivity/1"
     profile = json.loads((folder / "profile" / "profile.json").read_text())["layers"]
     assert list(found["layers"]) == list(find_layers(vit.model, vit.family)) == list(profile)
     for name, layer in found["layers"].items():
@@ -114,7 +114,7 @@ def test_a_run_that_was_cut_off_measures_what_is_left(ended, tmp_path, monkeypat
     again, reporter = measured(folder, resume=True)
     assert (again.plan.trials, again.plan.done) == (51, 9)
     assert reporter.notes[0].startswith("51 losses, 9 of them measured already: about ")
-    assert again.found["layers"] == result.found["layers"] and again.found["dense"] == result.found["dense"]
+    assert again.document["layers"] == result.document["layers"] and again.document["dense"] == result.document["dense"]
     assert measured(folder, resume=True, plan_only=True)[0].plan.done == 51
     assert measured(folder, resume=True, plan_only=True, ratios=(0.5, 0.7))[0].plan.done == 26
     with pytest.raises(UsageError, match="cannot resume .*batch_size was 16, is 8"):
@@ -123,7 +123,7 @@ def test_a_run_that_was_cut_off_measures_what_is_left(ended, tmp_path, monkeypat
 
 def test_a_plan_writes_nothing(tmp_path):
     result, _ = measured(tmp_path / "run", plan_only=True)
-    assert result.found is None and result.plan.trials == 51 and result.plan.estimating > 0
+    assert result.document is None and result.plan.trials == 51 and result.plan.estimating > 0
     assert result.plan.memory > 0 and not (tmp_path / "run").exists()
 
 
@@ -175,6 +175,6 @@ def test_two_processes_share_the_losses_and_find_the_same(ended, tmp_path):
     found = json.loads((folder / "sensitivity.json").read_text())
     assert found["provenance"]["processes"] == 2
     for name, layer in found["layers"].items():
-        for one, other in zip(layer["losses"], result.found["layers"][name]["losses"], strict=True):
+        for one, other in zip(layer["losses"], result.document["layers"][name]["losses"], strict=True):
             assert (one["ratio"], one["zeros"]) == (other["ratio"], other["zeros"])
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)

@@ -64,7 +64,7 @@ def works(monkeypatch):
 
 def carry_out(path, folder, **options):
     reporter = Silent()
-    return sweep.run(path, given={}, folder=folder, reporter=reporter, **options), reporter
+    return sweep.run(path, overrides={}, folder=folder, reporter=reporter, **options), reporter
 
 
 def states(folder):
@@ -173,7 +173,7 @@ def test_a_matrix_that_was_killed_goes_on_with_what_is_left(tmp_path, works):
     troubles[NAMES[2]] = [KeyboardInterrupt()]
     reporter, folder = Silent(), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(file(tmp_path), given={}, folder=folder, reporter=reporter)
+        sweep.run(file(tmp_path), overrides={}, folder=folder, reporter=reporter)
     assert "--resume continues it" in reporter.warnings[-1]
     assert list(states(folder).values()) == ["done", "done", "waiting", "waiting"]
     with pytest.raises(UsageError, match="is not empty: add --resume"):
@@ -293,7 +293,7 @@ def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
     # a cell that is made anew, by other settings, has its pruned model measured anew
     shutil.rmtree(folder / "multiply")
     one = file(tmp_path, **both | {"matrix": {"prune.id_weight": ["multiply"]}})
-    sweep.run(one, given={"train.max_steps": 4}, folder=folder, reporter=Silent(), resume=True)
+    sweep.run(one, overrides={"train.max_steps": 4}, folder=folder, reporter=Silent(), resume=True)
     after = runs.read_record(folder / "profiles" / "multiply")["signature"]["fingerprint"]
     assert after == load(str(folder / "multiply" / "model")).description["fingerprint"]
     asked = grid.read(file(tmp_path, run=["eval"], matrix={"eval.limit": [10, 20]}))
