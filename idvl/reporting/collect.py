@@ -1,7 +1,4 @@
-"""Run folders -> a study: which runs there are, and which folders are none.
-
-Folders that cannot be read are told with the reason, not dropped in silence.
-"""
+"""A study: the runs in some folders. Folders that hold no run, or one that cannot be read, keep their reason."""
 
 from __future__ import annotations
 
@@ -12,11 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from idvl import json_file, runs
+from idvl import json_file
 from idvl.errors import UsageError, quoted
 from idvl.json_file import Schema
 from idvl.reporting.run_folder import has_schema, read_run
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
+from idvl.runs import MATRIX
 
 
 class MatrixLine(Schema):
@@ -43,13 +41,13 @@ class Study:
     @cached_property
     def saved(self) -> dict[str, RunRecord]:
         """The run of prune that saved a model, by the model's fingerprint where it is known, and by its folder."""
-        found: dict[str, RunRecord] = {}
+        runs: dict[str, RunRecord] = {}
         for run in self.of("prune"):
-            place = os.path.abspath(run.folder / "model")
-            for key in (run.saved_fingerprint, place, os.path.realpath(place)):
+            path = os.path.abspath(run.folder / "model")
+            for key in (run.saved_fingerprint, path, os.path.realpath(path)):
                 if key:
-                    found.setdefault(key, run)
-        return found
+                    runs.setdefault(key, run)
+        return runs
 
 
 def collect(folders: Sequence[Path | str]) -> Study:
@@ -57,22 +55,27 @@ def collect(folders: Sequence[Path | str]) -> Study:
 
     UsageError where a folder is not there, and where none of them holds a run.
     """
-    places: dict[str, Path] = {}
-    refused = []
+    by_path: dict[str, Path] = {}
+    refused: list[tuple[Path, str]] = []
     for folder in map(Path, folders):
         if not os.path.lexists(folder):
             raise UsageError(f"there is no folder {quoted(folder)}: name run folders, as in runs/*")
-        found, none = _look(folder)
-        for place in found:
-            places.setdefault(os.path.realpath(place), place)
-        refused += none or ([] if found else [(folder, _why_none(folder))])
-    read = [_guarded(place, _label(place)) for place in places.values()]
-    refused += [(place, found) for place, found in zip(places.values(), read, strict=True) if isinstance(found, str)]
-    found = tuple(run for run in read if isinstance(run, RunRecord))
-    told = tuple((_label(place), why) for place, why in refused)
-    held = dict.fromkeys(place.parent for place in places.values())
+        with_run, damaged = _look(folder)
+        for path in with_run:
+            by_path.setdefault(os.path.realpath(path), path)
+        refused += damaged or ([] if with_run else [(folder, _why_none(folder))])
+    runs = []
+    for folder in by_path.values():
+        run = _guarded(folder, _label(folder))
+        if isinstance(run, RunRecord):
+            runs.append(run)
+        else:
+            refused.append((folder, run))
+    above = dict.fromkeys(folder.parent for folder in by_path.values())
     study = Study(
-        runs=found, refused=told, matrices=tuple((_label(folder), why) for folder in held if (why := _missing(folder)))
+        runs=tuple(runs),
+        refused=tuple((_label(folder), why) for folder, why in refused),
+        matrices=tuple((_label(folder), why) for folder in above if (why := _missing(folder))),
     )
     refuse_empty(study)
     return study
@@ -81,8 +84,8 @@ def collect(folders: Sequence[Path | str]) -> Study:
 def refuse_empty(study: Study) -> None:
     """UsageError for a study without a run."""
     if not study.runs:
-        told = "; ".join(f"{name}: {why}" for name, why in study.refused[:3])
-        raise UsageError(f"no run to analyze ({told}): make one with idvl estimate-id, prune or eval")
+        reasons = "; ".join(f"{name}: {why}" for name, why in study.refused[:3])
+        raise UsageError(f"no run to analyze ({reasons}): make one with idvl estimate-id, prune or eval")
 
 
 def unforeseen(error: Exception) -> str:
@@ -102,11 +105,11 @@ def _guarded(folder: Path, label: str) -> RunRecord | str:
 def _missing(folder: Path) -> str | None:
     """What is not there of the matrix in a folder; None where it is whole, or there is none."""
     try:
-        lines = list(json_file.lines(folder / runs.MATRIX, MatrixLine))
+        lines = list(json_file.lines(folder / MATRIX, MatrixLine))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return f"{runs.MATRIX} cannot be read: {json_file.reason(error)}"
+        return f"{MATRIX} cannot be read: {json_file.reason(error)}"
     left = [line for line in lines if line.get("state") in ("waiting", "failed")]
     if not left:
         return None
@@ -115,32 +118,32 @@ def _missing(folder: Path) -> str | None:
 
 def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The folder if it is a run, else the runs below it; runs inside of runs belong to these. And what is damaged."""
-    found, refused, waiting = [], [], [folder]
+    with_run, damaged, waiting = [], [], [folder]
     while waiting:
-        place = waiting.pop()
+        path = waiting.pop()
         try:
-            os.stat(os.path.join(place, "."))  # refused where nothing in it can be looked at
-            if _is_run(place):
-                found.append(place)
+            os.stat(os.path.join(path, "."))  # refused where nothing in it can be looked at
+            if _is_run(path):
+                with_run.append(path)
                 continue
-            with os.scandir(place) as entries:
+            with os.scandir(path) as entries:
                 below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except OSError as error:
-            refused += [(place, f"cannot be read: {json_file.reason(error)}")] if place != folder else []
+            damaged += [(path, f"cannot be read: {json_file.reason(error)}")] if path != folder else []
             continue
-        if place != folder and os.path.lexists(place / "run.json") and not os.path.lexists(place / runs.MATRIX):
-            refused.append((place, _why_none(place)))
-        waiting += [place / name for name in reversed(below)]
-    return found, refused
+        if path != folder and os.path.lexists(path / "run.json") and not os.path.lexists(path / MATRIX):
+            damaged.append((path, _why_none(path)))
+        waiting += [path / name for name in reversed(below)]
+    return with_run, damaged
 
 
 def holds_run(folder: Path) -> bool:
     """Whether the folder is that of a run, or of a matrix of runs."""
-    return os.path.lexists(folder / runs.MATRIX) or _is_run(folder)
+    return os.path.lexists(folder / MATRIX) or _is_run(folder)
 
 
 def _is_run(folder: Path) -> bool:
-    if os.path.lexists(folder / runs.MATRIX):  # its cells are the runs
+    if os.path.lexists(folder / MATRIX):  # its cells are the runs
         return False
     return _has_record(folder) or any(has_schema(folder / name) for name in ENDS.values())
 
@@ -148,12 +151,12 @@ def _is_run(folder: Path) -> bool:
 def _has_record(folder: Path) -> bool:
     """Whether there is a run.json of any idvl's, or one that cannot be read."""
     try:
-        found = json_file.load(folder / "run.json", limited=True)
+        record = json_file.load(folder / "run.json", limited=True)
     except OSError:
         return os.path.lexists(folder / "run.json")
     except ValueError:
         return True
-    return isinstance(found, dict) and str(found.get("schema")).startswith("idvl/run/")
+    return isinstance(record, dict) and str(record.get("schema")).startswith("idvl/run/")
 
 
 def _why_none(folder: Path) -> str:
@@ -167,10 +170,10 @@ def _why_none(folder: Path) -> str:
         return f"cannot be read: {json_file.reason(error)}"
 
 
-def _label(place: Path) -> str:
+def _label(path: Path) -> str:
     """The path from the current folder where it is inside, else as it was given; bytes that are no text as \\xff."""
-    plain = Path(os.path.normpath(place))
-    place = plain if os.path.realpath(plain) == os.path.realpath(place) else place
+    plain = Path(os.path.normpath(path))
+    path = plain if os.path.realpath(plain) == os.path.realpath(path) else path
     here = Path.cwd()
-    place = place.relative_to(here) if place.is_absolute() and place.is_relative_to(here) else place
-    return os.fsencode(place).decode("utf-8", errors="backslashreplace")
+    path = path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")

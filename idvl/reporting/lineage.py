@@ -48,15 +48,15 @@ def profiles_of(study: Study) -> list[MeasuredProfile]:
 
     Runs of one dense model share theirs; of equal ones that of a run of estimate-id stands for all.
     """
-    found: dict[str, MeasuredProfile] = {}
+    profiles: dict[str, MeasuredProfile] = {}
     for run in sorted(study.runs, key=lambda run: run.kind != "estimate-id"):
         pruned = pruned_by(run, study)
         for profile, file in ((run.dense, "profile/profile.json"), (run.profile, "profile.json")):
             if profile is not None and profile.layers:
                 estimates = [(name, layer.estimate.dimension) for name, layer in profile.layers.items()]
                 key = repr((profile.model.get("fingerprint"), estimates))
-                found.setdefault(key, MeasuredProfile(profile, run, run.source(file), pruned))
-    return sorted(found.values(), key=lambda one: one.pruned is not None)
+                profiles.setdefault(key, MeasuredProfile(profile, run, run.source(file), pruned))
+    return sorted(profiles.values(), key=lambda profile: profile.pruned is not None)
 
 
 def measured_alike(one: Profile, other: Profile) -> bool:
@@ -65,13 +65,14 @@ def measured_alike(one: Profile, other: Profile) -> bool:
 
 
 def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
-    """Whether two evaluations are of the same samples, by the same settings. One that draws all of a split may
-    have another order than the split."""
-    if _how(one) != _how(other):
+    """Whether two evaluations are of the same samples, by the same settings.
+
+    One with a limit that takes all of a split may have another order, and so another fingerprint, than the split.
+    """
+    if _settings(one) != _settings(other):
         return False
-    first, second = (run.results.get("dataset") or {} for run in (one, other))
-    named = ("dataset", "dataset_id", "revision", "split")
-    if [first.get(key) for key in named] != [second.get(key) for key in named]:
+    first, second = (run.results.get("dataset", {}) for run in (one, other))
+    if any(first.get(key) != second.get(key) for key in ("dataset", "dataset_id", "revision", "split")):
         return False
     if one.results.get("samples") != other.results.get("samples"):
         return False
@@ -80,7 +81,7 @@ def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
     return first.get("fingerprint") == second.get("fingerprint")
 
 
-def _how(run: RunRecord) -> dict[str, Any]:
+def _settings(run: RunRecord) -> dict[str, Any]:
     """The settings of an evaluation that its numbers depend on."""
     settings = run.results.get("settings") or {}
     return {key: value for key, value in settings.items() if key != "batch_size"} | {"by": run.results.get("scoring")}
@@ -88,9 +89,9 @@ def _how(run: RunRecord) -> dict[str, Any]:
 
 def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
     """The evaluation of the model that a run began with, on the samples that the run was evaluated on."""
-    wanted = run.signature.get("fingerprint")
+    fingerprint = run.signature.get("fingerprint")
     for other in study.of("eval"):
-        same = wanted and (other.results.get("model") or {}).get("fingerprint") == wanted
+        same = fingerprint and other.results["model"].get("fingerprint") == fingerprint
         if same and other.results.get("task") == run.results.get("task") and evaluated_alike(other, run):
             return other
     return None
@@ -98,42 +99,42 @@ def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
 
 def dense_runs(runs: Iterable[RunRecord], study: Study) -> list[RunRecord]:
     """The evaluations of the models that runs began with, one of each model."""
-    found: dict[str, RunRecord] = {}
+    by_model: dict[str, RunRecord] = {}
     for run in runs:
         if dense := dense_of(run, study):
-            found.setdefault(run.signature["fingerprint"], dense)
-    return list(found.values())
+            by_model.setdefault(run.signature["fingerprint"], dense)
+    return list(by_model.values())
 
 
 def pruned_by(run: RunRecord, study: Study) -> RunRecord | None:
     """The run of prune whose saved model `run` measured or evaluated; None for any other model.
 
-    Its folder tells, as two runs may have saved equal weights, unless the weights there are others by now; else the
-    fingerprint.
+    The folder of the model decides first, as two runs may have saved equal weights, unless it holds other weights by
+    now; then the fingerprint.
     """
-    described = (run.profile.model if run.profile else None) or run.results.get("model") or {}
-    fingerprint = described.get("fingerprint")
-    # in half precision the same weights have another one
-    full = described.get("dtype") in (None, "float32")
-    for place in _places(described.get("path"), described.get("name") or run.model, run.folder):
-        found = study.saved.get(place)
-        if found is run:
+    model = run.measured_model
+    fingerprint = model.get("fingerprint")
+    # in half precision the same weights have another fingerprint
+    full = model.get("dtype") in (None, "float32")
+    for path in _paths(model.get("path"), model.get("name") or run.model, run.folder):
+        saver = study.saved.get(path)
+        if saver is run:
             return None
-        known = found and full and fingerprint and found.saved_fingerprint
-        if found and (not known or known == fingerprint):
-            return found
-    found = study.saved.get(fingerprint) if fingerprint else None
-    return None if found is run else found
+        known = saver and full and fingerprint and saver.saved_fingerprint
+        if saver and (not known or known == fingerprint):
+            return saver
+    saver = study.saved.get(fingerprint) if fingerprint else None
+    return None if saver is run else saver
 
 
-def _places(path: str | None, name: str, folder: Path) -> Iterator[str]:
-    """Where a model may lie that a run in `folder` calls by `name`: `path` if it was written down.
+def _paths(path: str | None, name: str, folder: Path) -> Iterator[str]:
+    """Where a model may lie that a run in `folder` calls by `name`: at `path`, if it is known.
 
-    A relative name began at a folder that older runs do not tell: any above theirs, never the current one.
+    A relative name starts at a folder that older runs did not record: any above theirs, never the current one.
     """
-    for given in (path, os.path.expanduser(name)):
-        if given and os.path.isabs(given) and "\0" not in given:
-            yield from (os.path.normpath(given), os.path.realpath(given))
+    for absolute in (path, os.path.expanduser(name)):
+        if absolute and os.path.isabs(absolute) and "\0" not in absolute:
+            yield from (os.path.normpath(absolute), os.path.realpath(absolute))
     if not os.path.isabs(name):
         for start in dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))):
             yield from (os.path.normpath(os.path.join(above, name)) for above in Path(start).parents)

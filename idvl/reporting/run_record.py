@@ -59,8 +59,12 @@ class RunRecord:
     def model(self) -> str:
         """The name of the model that the run began with."""
         name = (self.recipe.get("model") or {}).get("name")
-        described = (self.profile.model if self.profile else None) or self.results.get("model") or {}
-        return name or described.get("name") or "unknown model"
+        return name or self.measured_model.get("name") or "unknown model"
+
+    @property
+    def measured_model(self) -> dict[str, Any]:
+        """The model that the run measured, else the one that it evaluated, as its documents describe it."""
+        return (self.profile.model if self.profile else None) or self.results.get("model", {})
 
     @property
     def dataset(self) -> str:

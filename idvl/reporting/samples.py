@@ -54,22 +54,22 @@ class Gallery:
 
 def galleries(study: Study) -> list[Gallery]:
     """For every subject with predictions some samples; those on which models differ come first."""
-    made = []
+    every = []
     cells = cells_of(study)
     for subject in dict.fromkeys(cell.subject for cell in cells):
         ours = [cell for cell in cells if cell.subject == subject]
-        made.append(_gallery(f"{model_of(ours)} on {subject.dataset}", ours, dense_runs(runs_in(ours), study)))
+        every.append(_gallery(f"{model_of(ours)} on {subject.dataset}", ours, dense_runs(runs_in(ours), study)))
     alone = [run for run in study.of("eval") if not cells]
-    made += [_gallery(f"{run.model} on {run.dataset}", [], [run]) for run in alone]
-    return [gallery for gallery in made if gallery.samples or gallery.notes]
+    every += [_gallery(f"{run.model} on {run.dataset}", [], [run]) for run in alone]
+    return [gallery for gallery in every if gallery.samples or gallery.notes]
 
 
 def _gallery(title: str, cells: Sequence[Replicates], dense: Sequence[RunRecord]) -> Gallery:
     notes, columns = [], []
-    chosen = [("dense model", dense[0])] if dense else []
-    judged = [cell for cell in cells if any(run.results for run in cell.runs)]
-    chosen += [(f"{cell.method}, {cell.scope}, {percent(cell.sparsity)}", _judged(cell)) for cell in judged[:MODELS]]
-    for name, run in chosen:
+    models = [("dense model", dense[0])] if dense else []
+    evaluated = [(cell, run) for cell in cells if (run := next((run for run in cell.runs if run.results), None))]
+    models += [(f"{cell.method}, {cell.scope}, {percent(cell.sparsity)}", run) for cell, run in evaluated[:MODELS]]
+    for name, run in models:
         records, trouble = _predictions(run)
         if trouble:
             notes.append(f"{name}: {trouble}")
@@ -77,8 +77,8 @@ def _gallery(title: str, cells: Sequence[Replicates], dense: Sequence[RunRecord]
             columns.append((name, records, run))
     if cells and not dense:
         notes.append("what the dense model says is not among these runs: add its idvl eval")
-    if len(judged) > MODELS:
-        notes.append(f"the first {MODELS} of {len(judged)} settings are shown")
+    if len(evaluated) > MODELS:
+        notes.append(f"the first {MODELS} of {len(evaluated)} settings are shown")
     shared = [id_ for id_ in columns[0][1] if all(id_ in records for _, records, _ in columns)] if columns else []
     if len(columns) > 1 and not shared:
         notes.append("the predictions of these runs have no sample in common")
@@ -89,21 +89,17 @@ def _gallery(title: str, cells: Sequence[Replicates], dense: Sequence[RunRecord]
     return Gallery(title=title, samples=tuple(_sample(id_, columns) for id_ in ids), notes=tuple(notes))
 
 
-def _judged(cell: Replicates) -> RunRecord:
-    return next(run for run in cell.runs if run.results)
-
-
 def _predictions(run: RunRecord) -> tuple[dict[str, dict[str, Any]], str | None]:
     """(sample's id -> its record, what is wrong); neither for tasks whose predictions are no words."""
     path = run.folder / run.evaluated.replace("results.json", "predictions.jsonl")
-    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     count, expected = 0, run.results.get("samples")
     try:
         for record in islice(json_file.lines(path, PredictionLine), MOST + 1):
             if _said(record, run) is None:
                 return {}, None
             if count < MOST:
-                found[str(record["id"])] = {key: record.get(key) for key in KEPT}
+                records[str(record["id"])] = {key: record.get(key) for key in KEPT}
             count += 1
     except FileNotFoundError:
         return {}, f"no {path.name} in {run.label}"
@@ -111,7 +107,7 @@ def _predictions(run: RunRecord) -> tuple[dict[str, dict[str, Any]], str | None]
         return {}, f"{path.name} of {run.label} cannot be read: {json_file.reason(error)}"
     if expected and count != min(expected, MOST + 1):
         return {}, f"{path.name} of {run.label} has {count:,} samples, its results are of {expected:,}"
-    return found, f"only the first {MOST:,} samples are looked at" if count > MOST else None
+    return records, f"only the first {MOST:,} samples are looked at" if count > MOST else None
 
 
 def _said(record: Mapping[str, Any], run: RunRecord) -> str | None:
@@ -124,7 +120,7 @@ def _said(record: Mapping[str, Any], run: RunRecord) -> str | None:
 
 def _class(value: Any, run: RunRecord) -> str:
     """The name of a class where the dataset has one."""
-    classes = (run.results.get("dataset") or {}).get("classes") or []
+    classes = run.results["dataset"].get("classes") or []
     return str(classes[value]) if isinstance(value, int) and 0 <= value < len(classes) else str(value)
 
 
