@@ -29,7 +29,7 @@ def pix2struct() -> tuple[Any, Any]:
     }  # fmt: skip
     vision = {
         "hidden_size": 32, "patch_embed_hidden_size": PATCH * PATCH * 3, "d_ff": 64, "d_kv": 16,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "seq_len": 64, "initializer_range": 0.02,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "seq_len": 128, "initializer_range": 0.02,
     }  # fmt: skip
     config = transformers.Pix2StructConfig(text_config=text, vision_config=vision)
     cls = getattr(transformers, "Pix2StructImageProcessorPil", transformers.Pix2StructImageProcessor)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.coverage import plain
+from tests.coverage import plain, plain_loss
 from tests.coverage.architectures import Architecture, architectures
 from tests.coverage.architectures import build as architecture_build
 
@@ -118,7 +118,7 @@ def loss(about: Architecture, folder: str, table: str) -> float | None:
     model, _ = plain.model(folder)
     processor = plain.Processor(folder, about)
     rows = [(_pictures(table, row), row) for row in _rows(table)]
-    return plain.loss(model, about, processor, rows)
+    return plain_loss.loss(model, about, processor, rows)
 
 
 def _whole(info: dict[str, Any]) -> None:

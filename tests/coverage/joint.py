@@ -44,7 +44,7 @@ def bridgetower() -> tuple[Any, Any]:
         **wide, num_attention_heads=2, text_config=parts.encoder(tokenizer, max_position_embeddings=68, **wide),
         vision_config={**wide, "patch_size": PATCH, "image_size": SIDE},
     )  # fmt: skip
-    shown = images("BridgeTower", size={"shortest_edge": SIDE}, size_divisor=SIDE, crop_size={"shortest_edge": SIDE})
+    shown = images("BridgeTower", size={"shortest_edge": SIDE}, size_divisor=PATCH, crop_size={"shortest_edge": SIDE})
     processor = transformers.BridgeTowerProcessor(shown, tokenizer)
     return transformers.BridgeTowerForImageAndTextRetrieval(config), processor
 
@@ -68,7 +68,7 @@ def flava() -> tuple[Any, Any]:
 @architecture("fused", alone=r"(^|\.)text_model\.")
 def flava_pretraining() -> tuple[Any, Any]:
     masked = {"input_size_patches": SIDE // PATCH, "total_mask_patches": 4, "mask_group_max_patches": 4}
-    return _flava("FlavaForPreTraining", return_codebook_pixels=True, return_image_mask=True, **masked)
+    return _flava("FlavaForPreTraining", **masked)
 
 
 @architecture("fused", "vqa")

@@ -51,7 +51,9 @@ class Processor:
             content = [{"type": "image"}, {"type": "text", "text": text}]
             text = self.both.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
             return dict(self.both(images=[[image]], text=[text], return_tensors="pt"))
-        more = {"padding": "max_length"} if self.about.name.startswith("siglip") else {}
+        more: dict[str, Any] = {"padding": "max_length"} if self.about.name.startswith("siglip") else {}
+        if self.about.name == "flava_pretraining":
+            more = {"return_codebook_pixels": True, "return_image_mask": True}
         return dict(self.both(images=image, text=self.about.marker + text, return_tensors="pt", **more))
 
 
@@ -104,8 +106,8 @@ def write(
     inputs = processor.inputs(pictures, prompt)
     if about.name in ("vit_gpt2", "trocr"):
         inputs = {"pixel_values": inputs["pixel_values"]}
-    if about.name == "git" and "input_ids" in inputs:  # as documented: without the token at the end
-        inputs |= {name: inputs[name][:, :-1] for name in ("input_ids", "attention_mask")}
+    if about.name == "git":  # as documented: without the token at the end
+        inputs = {"pixel_values": inputs["pixel_values"], "input_ids": inputs["input_ids"][:, :-1]}
     inputs = {key: value.to(loaded.dtype) if value.is_floating_point() else value for key, value in inputs.items()}
     whole = about.name.startswith("blip_")  # its lengths count the prompt
     limits = {"max_length": length, "min_length": 1} if whole else {"max_new_tokens": length, "min_new_tokens": 1}
@@ -114,45 +116,3 @@ def write(
     repeated = begun is not None and torch.equal(written[: begun.shape[1]], begun[0])
     text = processor.tokenizer.decode(written[begun.shape[1] if repeated else 0 :], skip_special_tokens=True)
     return text.removeprefix(prompt).strip()
-
-
-def loss(
-    loaded: nn.Module, about: Architecture, processor: Processor, rows: list[tuple[list[Image.Image], dict[str, Any]]]
-) -> float | None:
-    """The mean loss of a plain training script over all rows; None where none is written down."""
-    if about.task == "classification":
-        terms = [(processor.inputs(pictures, ""), torch.tensor([row["label"]])) for pictures, row in rows]
-    elif getattr(processor.both, "chat_template", None):
-        terms = [_answering(processor, pictures, row) for pictures, row in rows]
-    elif about.kind == "text" and about.name not in ("bert", "t5", "bart"):
-        terms = [_continuing(processor.tokenizer, row["caption"]) for _, row in rows]
-    else:
-        return None
-    total = count = 0.0
-    with torch.no_grad():
-        for inputs, labels in terms:
-            terms_of = int((labels[..., 1:] != -100).sum()) if labels.ndim > 1 else 1
-            total += float(loaded(**forward_inputs(loaded, about, inputs), labels=labels).loss) * terms_of
-            count += terms_of
-    return total / count
-
-
-def _answering(processor: Processor, pictures: list[Image.Image], row: dict[str, Any]) -> tuple[dict, Tensor]:
-    """A question and its answer in the chat's words; labels are the answer and what the chat ends it with."""
-    content = [{"type": "image"}, {"type": "text", "text": row.get("question", "")}]
-    asked = [{"role": "user", "content": content}]
-    answer = row["answers"][0] if "answers" in row else row["caption"]
-    replied = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-    prompt = processor.both.apply_chat_template(asked, add_generation_prompt=True)
-    whole = processor.both.apply_chat_template(replied)
-    begun, inputs = (
-        dict(processor.both(images=[pictures], text=[text], return_tensors="pt")) for text in (prompt, whole)
-    )
-    labels = inputs["input_ids"].clone()
-    labels[:, : begun["input_ids"].shape[1]] = -100
-    return inputs, labels
-
-
-def _continuing(tokenizer: Any, text: str) -> tuple[dict, Tensor]:
-    inputs = dict(tokenizer(text + tokenizer.eos_token, return_tensors="pt"))
-    return inputs, inputs["input_ids"].clone()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from tests.coverage import __main__ as coverage
 from tests.coverage import data
 from tests.coverage.architectures import architectures, build
-from tests.coverage.checks import Failed, Trial, estimate, one_shot, read, reopened
+from tests.coverage.checks import Failed, Trial, estimate, one_shot, plain, read, reopened
 
 ONE_EACH = {"blip_caption": "blip", "clip": "clip", "vilt_nlvr2": "vilt", "vit": "vit", "llava": "generic"}
 
@@ -23,16 +25,15 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_a_model_of_each_family_is_measured_and_pruned(name: str, tables: Path, tmp_path: Path) -> None:
     trial = Trial(about=architectures()[name], folder=tmp_path, data=tables)
-    trial.compare("build", trial.model)
-    for check in (estimate, one_shot, reopened):
+    for check in (plain, estimate, one_shot, reopened):
         check(trial)
         trial.results[check.__name__] = "+"
     assert read(tmp_path / "estimate" / "profile.json")["model"]["family"] == ONE_EACH[name]
 
 
 def test_a_check_says_what_the_command_says(tables: Path, tmp_path: Path) -> None:
-    trial = Trial(about=architectures()["resnet"], folder=tmp_path, data=tables)
-    trial.compare("build", trial.model)
+    trial = Trial(about=architectures()["resnet"], folder=tmp_path, data=tables, results={"plain": "+"})
+    plain(trial)
     with pytest.raises(Failed, match="no linear layer inside a transformer block"):
         estimate(trial)
     with pytest.raises(Failed, match="not reached: estimate fails"):
@@ -43,18 +44,26 @@ def test_a_changed_weight_is_seen_when_a_model_is_reopened(tables: Path, tmp_pat
     from safetensors.torch import load_file, save_file
 
     trial = Trial(about=architectures()["vit"], folder=tmp_path, data=tables)
-    trial.compare("build", trial.model)
-    estimate(trial)
-    trial.results["estimate"] = "+"
-    one_shot(trial)
-    trial.results["one_shot"] = "+"
-    reopened(trial)
+    for check in (plain, estimate, one_shot, reopened):
+        check(trial)
+        trial.results[check.__name__] = "+"
     path = tmp_path / "one_shot" / "model" / "model.safetensors"
     weights = load_file(path)
     weights["classifier.bias"][3] += 1
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(Failed, match=r"classifier\.bias has changed beside its zeros"):
         reopened(trial)
+
+
+def test_a_checkpoint_that_cannot_be_built_is_a_failure_and_no_end(
+    tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = dataclasses.replace(architectures()["vit"], name="missing")
+    monkeypatch.setattr(coverage, "architectures", lambda: {"missing": missing})
+    record = coverage.trial("missing", tables.parent)
+    assert set(record["results"].values()) <= {"-", "."}
+    assert record["why"]["plain"] == "KeyError: 'missing'"
+    assert record["why"]["estimate"] == "not reached: plain fails"
 
 
 def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:

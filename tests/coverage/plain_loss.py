@@ -1,0 +1,106 @@
+"""The loss of a plain training script, with labels for the answer or caption and the token that ends it alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tests.coverage.architectures import Architecture
+from tests.coverage.plain import Processor, forward_inputs
+
+IGNORED = -100
+Row = tuple[list[Image.Image], dict[str, Any]]
+# no such script is written down here: masked words, sets of answers
+WITHOUT = ("bert", "t5", "bart", "flava_pretraining", "lxmert", "visualbert", "vilt_vqa")
+WRITTEN_APART = ("vit_gpt2", "trocr", "pix2struct", "florence2", "blip2_t5", "instructblip_t5", "blip_vqa")
+
+
+@torch.no_grad()
+def loss(loaded: nn.Module, about: Architecture, processor: Processor, rows: list[Row]) -> float | None:
+    """The mean over all terms of all rows, each by itself; of towers, over the rows as one batch."""
+    if about.kind == "towers":
+        return _contrastive(loaded, processor, rows)
+    if about.name in WITHOUT or about.task in ("retrieval", "reasoning"):
+        return None
+    if about.kind == "vision" and about.task is None:
+        return None
+    total = count = 0.0
+    for pictures, row in rows:
+        inputs, labels = _labelled(about, processor, pictures, row)
+        shifted = labels[:, 1:] if labels.ndim > 1 and about.name not in set(WRITTEN_APART) - {"blip_vqa"} else labels
+        terms = int((shifted != IGNORED).sum())
+        given = forward_inputs(loaded, about, inputs)
+        if about.name in WRITTEN_APART:  # what the decoder reads the model makes of the labels
+            given.pop("decoder_input_ids", None)
+        total += float(loaded(**{**given, "labels": labels}).loss) * terms
+        count += terms
+    return total / count
+
+
+def _labelled(about: Architecture, processor: Processor, pictures: list, row: dict[str, Any]) -> tuple[dict, Tensor]:
+    if about.task == "classification":
+        return processor.inputs(pictures, ""), torch.tensor([row["label"]])
+    answer = row["answers"][0] if "answers" in row else row["caption"]
+    if about.kind == "text":
+        return _read(processor.tokenizer, answer)
+    if about.name == "paligemma":
+        shown = processor.both(pictures[0], f"{about.marker}{about.prompt}", suffix=answer, return_tensors="pt")
+        return dict(shown), dict(shown)["labels"]
+    if getattr(processor.both, "chat_template", None):
+        return _answering(processor, pictures, row.get("question", ""), answer)
+    if about.name in WRITTEN_APART:
+        asked = row.get("question", about.prompt)
+        return processor.inputs(pictures, asked), _ended(processor.tokenizer, answer)
+    return _written_on(about, processor, pictures, row.get("question", ""), answer)
+
+
+def _read(tokenizer: Any, text: str) -> tuple[dict, Tensor]:
+    tokens = _ended(tokenizer, text)
+    return {"input_ids": tokens}, tokens.clone()
+
+
+def _ended(tokenizer: Any, text: str) -> Tensor:
+    """The tokens of a text, the last of them the one that ends it."""
+    ids = tokenizer(text)["input_ids"]
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return torch.tensor([ids if ids[-1] == end else [*ids, end]])
+
+
+def _answering(processor: Processor, pictures: list, question: str, answer: str) -> tuple[dict, Tensor]:
+    """Question and answer in the chat's words; labels are the answer and what the chat ends it with."""
+    content = [{"type": "image"}, *([{"type": "text", "text": question}] if question else [])]
+    asked = [{"role": "user", "content": content}]
+    replied = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    prompt = processor.both.apply_chat_template(asked, add_generation_prompt=True)
+    whole = processor.both.apply_chat_template(replied)
+    begun, inputs = (dict(processor.both(images=[pictures], text=[t], return_tensors="pt")) for t in (prompt, whole))
+    labels = inputs["input_ids"].clone()
+    labels[:, : begun["input_ids"].shape[1]] = IGNORED
+    return inputs, labels
+
+
+def _written_on(
+    about: Architecture, processor: Processor, pictures: list, question: str, answer: str
+) -> tuple[dict, Tensor]:
+    """A decoder that writes on from a question, or from the picture alone."""
+    tokenizer = processor.tokenizer
+    text = f"{question} {answer}".strip()
+    inputs = processor.inputs(pictures, text)
+    ids = inputs["input_ids"]
+    if ids[0, -1] not in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        inputs = processor.inputs(pictures, text + tokenizer.eos_token)
+        ids = inputs["input_ids"]
+    labels = ids.clone()
+    answered = len(_ended(tokenizer, answer)[0]) - (ids[0, 0] == _ended(tokenizer, answer)[0, 0]).item()
+    labels[:, :-answered] = IGNORED
+    return inputs, labels
+
+
+def _contrastive(loaded: nn.Module, processor: Processor, rows: list[Row]) -> float | None:
+    padding = "max_length" if processor.about.name.startswith("siglip") else True
+    texts = [row["caption"] for _, row in rows]
+    inputs = processor.both(images=[one for (one,), _ in rows], text=texts, padding=padding, return_tensors="pt")
+    return float(loaded(**inputs, return_loss=True).loss) if "owl" not in processor.about.name else None
