@@ -63,7 +63,7 @@ def find_layers(
     chosen = {name: layer for name, layer in found.items() if layer.modality in wanted}
     if pattern is None:
         return chosen
-    matching = {name: layer for name, layer in chosen.items() if fnmatchcase(name, pattern)}
+    matching = {name: layer for name, layer in chosen.items() if name == pattern or fnmatchcase(name, pattern)}
     if not matching:
         near = difflib.get_close_matches(pattern, chosen, n=3, cutoff=0) or list(chosen)[:3]
         raise UsageError(f"no layer is named like {quoted(pattern)} (wildcards: * ? [...]); near it: {', '.join(near)}")

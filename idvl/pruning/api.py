@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -218,7 +219,7 @@ def _family(model: nn.Module) -> Family:
     names = list(find_layers(model, plain)) if any(isinstance(m, nn.Linear) for m in model.modules()) else []
     if len(names) < 2:
         raise UsageError(f"{type(model).__name__} has no linear layer beside its output head: nothing to prune")
-    scope = tuple((rf"^{name}$".replace(".", r"\."), "fusion") for name in names[:-1])
+    scope = tuple((rf"^{re.escape(name)}\Z", "fusion") for name in names[:-1])
     return replace(plain, modalities=scope)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +222,15 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, why: str) -> No
         idvl.Pruner.from_model(model, **{"sparsity": 0.75, "total_steps": 10, **settings})
     with pytest.raises(idvl.UsageError, match="no linear layer beside its output head"):
         idvl.Pruner.from_model(nn.Sequential(nn.Linear(4, 2)), sparsity=0.5, total_steps=10)
+
+
+def test_names_with_characters_of_patterns_are_names() -> None:
+    names = ["q+k", "q[0]", "a*", "layer?", "q(k", "$", "b|", "head"]
+    model = nn.Sequential(OrderedDict((name, nn.Linear(4, 4)) for name in names))
+    pruner = idvl.Pruner.from_model(model, sparsity=0.5, total_steps=5)
+    assert list(pruner.masks.shapes) == names[:-1]
+    pruner = idvl.Pruner.from_model(model, sparsity=0.5, total_steps=5, scope="q[0]")
+    assert list(pruner.masks.shapes) == ["q[0]"]
 
 
 class Regression(nn.Module):
