@@ -62,8 +62,16 @@ class Pruner:
     It never changes whether the model is in training or evaluation mode.
     """
 
-    def __init__(self, weights: WeightPruner, planned: Mapping[str, Any], weighting: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Layer],
+        weights: WeightPruner,
+        planned: Mapping[str, Any],
+        weighting: Mapping[str, Any],
+    ) -> None:
         """Use `from_model`. `planned`: the report before pruning; `weighting`: what else it says of the factors."""
+        self._model, self._layers = model, layers
         self.weights, self._planned, self._weighting = weights, planned, weighting
         self._made, self.steps = runs.provenance(), 0
         self._finished = False
@@ -124,7 +132,7 @@ class Pruner:
             by_layer=dict.fromkeys(layers, prune.sparsity) if prune.allocation == "uniform" else None,
         )
         weighting = {"profile": known_profile, "factors": weighted.factors, "substituted": weighted.substituted}
-        return cls(weights, planned, weighting)
+        return cls(model, layers, weights, planned, weighting)
 
     @property
     def total_steps(self) -> int:
@@ -144,23 +152,27 @@ class Pruner:
         """Prune where it is due. Call it after every `optimizer.step()`, before gradients are cleared.
 
         Returns what changed, or None. Raises RunError for a layer without a gradient where the criterion needs one,
-        and for NaN; UsageError after `finish`.
+        and for NaN; UsageError after `finish`, and for a layer whose weight was replaced.
         """
         if self._finished:
             raise UsageError("step after finish: make a new Pruner to prune further")
+        self._refuse_replaced()
         update = self.weights.step(self.steps + 1)
         self.steps += 1
         return update
 
     def masked(self) -> AbstractContextManager[None]:
         """Inside, pruned weights are zero, to evaluate or save; afterwards weights are as before."""
+        self._refuse_replaced()
         return self.weights.masked()
 
     def finish(self) -> Pruned:
         """Write zeros wherever the masks have them. The report and the masks; a second call returns the same.
 
-        Where steps are missing, the sparsity reached so far stays, and a warning says so.
+        Where steps are missing, the sparsity reached so far stays, and a warning says so. UsageError for a layer whose
+        weight was replaced.
         """
+        self._refuse_replaced()
         if not self._finished and not self.weights.frozen:
             logger.warning(
                 "pruning finished after %d of %d steps: sparsity %.4f, not %.4f",
@@ -170,6 +182,16 @@ class Pruner:
         self.masks.enforce_(self.weights.weights)
         made = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps}
         return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": made}, self.masks)
+
+    def _refuse_replaced(self) -> None:
+        """UsageError, naming the layer, where the model no longer holds a tensor that is pruned."""
+        held = set(map(id, self._model.parameters()))
+        for name, weight in self.weights.weights.items():
+            if id(weight) not in held or self._layers[name].module.weight is not weight:
+                raise UsageError(
+                    f"{name}.weight was replaced after the pruner was made (as load_state_dict(assign=True) does): "
+                    "make the Pruner afterwards; to resume, load its state_dict into that one"
+                )
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a training loop saves beside its model and optimizer to resume."""

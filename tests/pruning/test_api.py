@@ -233,6 +233,40 @@ def test_names_with_characters_of_patterns_are_names() -> None:
     assert list(pruner.masks.shapes) == ["q[0]"]
 
 
+def assigned(model: nn.Sequential) -> None:
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+
+
+def replaced(model: nn.Sequential) -> None:
+    model[0].weight = nn.Parameter(torch.randn(16, 4))
+
+
+def exchanged(model: nn.Sequential) -> None:
+    model[0] = nn.Linear(4, 16)
+
+
+def converted(model: nn.Sequential) -> None:
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    model.to(torch.float64)
+    torch.__future__.set_overwrite_module_params_on_conversion(before)
+
+
+def parametrized(model: nn.Sequential) -> None:
+    nn.utils.parametrizations.spectral_norm(model[0])
+
+
+@pytest.mark.parametrize("change", [assigned, replaced, exchanged, converted, parametrized])
+def test_a_weight_that_was_replaced_is_refused(change: object) -> None:
+    model = mlp()
+    pruner = idvl.Pruner.from_model(model, sparsity=0.5, total_steps=4, criterion="magnitude")
+    loop(model, pruner, 3)
+    change(model)
+    for call in (pruner.step, pruner.masked, pruner.finish):
+        with pytest.raises(idvl.UsageError, match=r"^0\.weight was replaced after .*make the Pruner afterwards"):
+            call()
+
+
 class Regression(nn.Module):
     """What the Trainer takes: a loss from a batch."""
 
