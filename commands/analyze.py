@@ -132,7 +132,7 @@ def _show(found: Any, *, table: str | None, json: bool, tables: bool, reporter: 
     from idvl.reporting.export import terminal, written
     from idvl.workflows.analyze import document
 
-    for name, why in found.made.troubles[len(found.study.refused) :]:
+    for name, why in found.overview.troubles[len(found.study.refused) :]:
         reporter.note(f"{name}: {why}")
     if json:
         write(dumps(document(found), indent=2) + "\n")

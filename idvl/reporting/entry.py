@@ -1,4 +1,4 @@
-"""A number as a table shows it: with its interval and the files that it is from; and means of such numbers."""
+"""What a table is: words, and numbers with their intervals and the files that they are from; means of such numbers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,29 @@ class TableEntry:
     sources: tuple[str, ...] = ()
     text: str = "–"
     decimals: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of words, then entries: one of `labels` and one of `columns` for each. `paper`: its counterpart there.
+
+    `over`: the metric of all columns; `bounds`: what an entry's low and high are, `counts`: of what it has n. `signed`:
+    its numbers are differences; `folded`: it repeats numbers of others in more detail; `published`: it has the paper's.
+    """
+
+    key: str
+    title: str
+    paper: str | None
+    labels: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[TableEntry, ...]], ...]
+    notes: tuple[str, ...] = ()
+    bounds: str = "95 % interval"
+    counts: str = "runs"
+    over: str = ""
+    signed: bool = False
+    folded: bool = False
+    published: bool = False
 
 
 def mean(entries: Iterable[TableEntry]) -> TableEntry:

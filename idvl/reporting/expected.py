@@ -9,12 +9,12 @@ from typing import Any
 
 from idvl.reporting import labels
 from idvl.reporting.collect import Study
-from idvl.reporting.entry import TableEntry
+from idvl.reporting.entry import Table, TableEntry
 from idvl.reporting.groups import Replicates, cells_of, mean_of, model_of, runs_in
 from idvl.reporting.lineage import dense_runs
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import is_one_shot
-from idvl.reporting.tables import Table, cautions
+from idvl.reporting.tables import cautions
 
 PAPER = Path(__file__).parent / "paper.json"
 # sparsities this close are the same

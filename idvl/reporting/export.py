@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args
 from rich.console import Group
 from rich.text import Text
 
-from idvl.reporting.entry import TableEntry
+from idvl.reporting.entry import Table, TableEntry
 from idvl.reporting.table import number_table
-from idvl.reporting.tables import Table
 
 Format = Literal["markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)

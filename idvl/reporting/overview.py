@@ -16,7 +16,7 @@ TITLES: dict[Kind, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class Overview:
     """Words for a page. `settings`: (title, key -> value) for what runs of one kind share; rows say what differs."""
 
     title: str
@@ -29,7 +29,7 @@ class Made:
     troubles: tuple[tuple[str, str], ...]
 
 
-def made_of(study: Study) -> Made:
+def overview_of(study: Study) -> Overview:
     dense = [run.model for run in study.runs if run.kind == "prune" or not pruned_by(run, study)]
     models = tuple(dict.fromkeys(dense or [run.model for run in study.runs]))
     few = models if len(models) <= 3 else (*models[:2], f"{len(models) - 2} more models")
@@ -39,7 +39,7 @@ def made_of(study: Study) -> Made:
     shared = {kind: _shared([run for run in study.runs if run.kind == kind]) for kind in TITLES}
     settings = [(f"settings of all runs of {TITLES[kind]}", values) for kind, values in shared.items() if values]
     versions, same = _versions(study.runs)
-    return Made(
+    return Overview(
         title=f"Intrinsic dimension and pruning of {_listed(few)}",
         summary=f"{_runs(len(study.runs))}: {', '.join(said)}"
         + (f"; {unfinished:,} not finished" if unfinished else ""),

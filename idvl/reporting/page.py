@@ -17,12 +17,11 @@ from urllib.parse import quote
 
 import idvl
 from idvl.reporting.collect import Study
-from idvl.reporting.entry import TableEntry
+from idvl.reporting.entry import Table, TableEntry
 from idvl.reporting.export import decimal, interval, numbered
 from idvl.reporting.figure import Figure, script_data
-from idvl.reporting.overview import Made
+from idvl.reporting.overview import Overview
 from idvl.reporting.samples import Gallery
-from idvl.reporting.tables import Table
 
 HERE = Path(__file__).parent
 # what tells a page of ours from any other file, so that it may be replaced
@@ -42,7 +41,7 @@ def page(
     tables: Sequence[Table],
     figures: Sequence[Figure],
     galleries: Sequence[Gallery],
-    made: Made,
+    overview: Overview,
     picture: Picture,
     beside: str | None = None,
 ) -> str:
@@ -56,17 +55,17 @@ def page(
         "Figures": "".join(drawn.values()),
         "Published": "".join(_table(one) for one in tables if one.published),
         "Samples": "".join(_gallery(gallery, picture) for gallery in galleries),
-        "Runs": _made(made),
+        "Runs": _runs(overview),
     }
     parts = {title: body for title, body in parts.items() if body}
     links = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in parts)
     body = "".join(f'<section id="{title.lower()}"><h2>{title}</h2>{text}</section>' for title, text in parts.items())
-    title = f"idvl: {', '.join(made.models)}"
+    title = f"idvl: {', '.join(overview.models)}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"{MARK}\n<title>{escaped(title)}</title>\n<style>\n{_shipped('page.css')}</style>\n</head>\n<body>\n"
-        f'<header><h1>{markup(made.title)}</h1><p class="quiet">{markup(made.summary)}</p>{_troubles(made)}'
+        f'<header><h1>{markup(overview.title)}</h1><p class="quiet">{markup(overview.summary)}</p>{_troubles(overview)}'
         f'<nav aria-label="Sections">{links}</nav><button id="theme" type="button" hidden>Dark</button></header>\n'
         f'<main><section id="summary" aria-label="Summary">{summary}</section>{body}</main>\n'
         f"<footer>Made by idvl {markup(idvl.__version__)} "
@@ -128,11 +127,11 @@ def _notes(notes: Sequence[str]) -> str:
     return "".join(map(line, notes))
 
 
-def _troubles(made: Made) -> str:
-    if not made.troubles:
+def _troubles(overview: Overview) -> str:
+    if not overview.troubles:
         return ""
-    items = "".join(f"<li><code>{markup(name)}</code>: {markup(why)}</li>" for name, why in made.troubles)
-    summary = f'<summary class="caution">{_count(len(made.troubles), "trouble")} with these folders</summary>'
+    items = "".join(f"<li><code>{markup(name)}</code>: {markup(why)}</li>" for name, why in overview.troubles)
+    summary = f'<summary class="caution">{_count(len(overview.troubles), "trouble")} with these folders</summary>'
     return f'<details class="print">{summary}<ul class="quiet">{items}</ul></details>'
 
 
@@ -225,13 +224,13 @@ def _gallery(gallery: Gallery, picture: Picture) -> str:
     return f'<h3>{markup(gallery.title)}</h3>{_notes(notes)}<div class="samples">{"".join(cards)}</div>'
 
 
-def _made(made: Made) -> str:
-    head = "".join(f'<th scope="col">{markup(title)}</th>' for title in made.columns)
-    rows = "".join(f"<tr>{_words(row)}</tr>" for row in made.rows)
-    shared = "".join(_settings(title, values) for title, values in made.settings)
+def _runs(overview: Overview) -> str:
+    head = "".join(f'<th scope="col">{markup(title)}</th>' for title in overview.columns)
+    rows = "".join(f"<tr>{_words(row)}</tr>" for row in overview.rows)
+    shared = "".join(_settings(title, values) for title, values in overview.settings)
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="Runs"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{_notes([made.versions])}{shared}"
+        f"<tbody>{rows}</tbody></table></div>{_notes([overview.versions])}{shared}"
     )
 
 

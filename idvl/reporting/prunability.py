@@ -1,21 +1,25 @@
-"""What a sensitivity run found: the loss with a part pruned, and whether it goes with the dimension."""
+"""What a sensitivity run found: the loss with a part pruned, and whether it goes with the dimension; its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import model_validator
 
 from idvl.json_file import Schema
+from idvl.profile import MODALITIES
+from idvl.reporting.entry import Table, TableEntry, mean
+from idvl.reporting.labels import percent
 from idvl.reporting.run_record import RunRecord
 from idvl.schemas import Cost
 
 # ratios of a run: each takes thousands of permutations
 RATIOS = 100
 PERMUTATIONS = 10_000
+SENSITIVITY, HYPOTHESIS = "sensitivity.json", "the hypothesis behind Figures 2 and 3"
 
 
 class Loss(Schema):
@@ -105,3 +109,71 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     drawn = np.random.default_rng(0).permuted(np.tile(b, (PERMUTATIONS, 1)), axis=1) @ a
     extreme = int(np.count_nonzero(np.abs(drawn) >= abs(rho) - 1e-12))
     return Correlation(rho=rho, p=(1 + extreme) / (1 + PERMUTATIONS), n=len(a))
+
+
+def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
+    """Whether layers of higher dimension lose more when they alone are pruned: of each model, then their mean."""
+    for number, run in enumerate(runs, 1):
+        source, modalities = (run.source(SENSITIVITY),), _modalities([run])
+        rows = []
+        for ratio in ratios(run):
+            entries: list[TableEntry] = []
+            for group in (None, *modalities):
+                found = correlation(run, ratio, group)
+                entries += [TableEntry(), TableEntry()] if found is None else [
+                    TableEntry(value=found.rho, n=found.n, sources=source, decimals=2),
+                    TableEntry(value=found.p, n=found.n, sources=source, decimals=4),
+                ]  # fmt: skip
+            rows.append(((percent(ratio),), tuple(entries)))
+        yield Table(
+            key=f"prunability-{number}", paper=HYPOTHESIS, counts="layers",
+            title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}", rows=tuple(rows),
+            labels=("of each layer alone",),
+            columns=tuple(f"{group or 'all layers'}, {word}" for group in (None, *modalities) for word in ("rho", "p")),
+            notes=("two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",),
+        )  # fmt: skip
+    if len(runs) > 1:
+        yield _mean_correlation(runs)
+    yield _alone(runs)
+
+
+def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
+    groups = (None, *_modalities(runs))
+    rows = []
+    for ratio in sorted({ratio for run in runs for ratio in ratios(run)}):
+        entries = []
+        for group in groups:
+            found = [(run, correlation(run, ratio, group)) for run in runs]
+            made = mean(TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in found if one)
+            bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (made.low, made.high)]
+            entries.append(replace(made, low=bounds[0], high=bounds[1], decimals=2))
+        rows.append(((percent(ratio),), tuple(entries)))
+    return Table(
+        key="prunability", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
+        labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),
+        notes=(f"intervals are 95 % t intervals over {len(runs)} runs, cut at -1 and 1",),
+    )  # fmt: skip
+
+
+def _alone(runs: Sequence[RunRecord]) -> Table:
+    """The loss with a modality alone pruned."""
+    every = sorted({ratio for run in runs for ratio in ratios(run)})
+    rows = []
+    for run in runs:
+        source = (run.source(SENSITIVITY),)
+        dense = TableEntry(value=run.sensitivity["dense"].get("loss"), sources=source, n=1, decimals=4)
+        for name, part in run.sensitivity["modalities"].items():
+            losses = [TableEntry(value=loss_of(part, ratio), sources=source, n=1, decimals=4) for ratio in every]
+            weights = part.get("weights")
+            words = (run.model, name, "" if weights is None else f"{weights:,}")
+            rows.append((words, (dense, *losses)))
+    return Table(
+        key="alone", title="Loss with one modality alone pruned, one-shot by magnitude", paper="Figures 1 and 4",
+        labels=("model", "modality", "weights"), columns=("0 %", *map(percent, every)), rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _modalities(runs: Sequence[RunRecord]) -> list[str]:
+    """Modalities to break results down by: none if there is only one."""
+    found = [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
+    return found if len(found) > 1 else []

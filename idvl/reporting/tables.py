@@ -7,22 +7,21 @@ its samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
-from idvl.reporting.after import UNLIKE, measured_after
+from idvl.reporting.change import UNLIKE, changes_of
 from idvl.reporting.collect import Study
-from idvl.reporting.entry import TableEntry, mean
+from idvl.reporting.entry import Table, TableEntry, mean
 from idvl.reporting.groups import Replicates, Subject, cells_of, gains, mean_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
-from idvl.reporting.prunability import correlation, loss_of, ratios
+from idvl.reporting.prunability import sensitivity_tables
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import is_one_shot
 
-SENSITIVITY, HYPOTHESIS = "sensitivity.json", "the hypothesis behind Figures 2 and 3"
 PAIRED = (
     "paired: the same dense model and seed without weighting is subtracted; intervals are 95 % t intervals over pairs, "
     "which a single pair does not have"
@@ -31,29 +30,6 @@ INTERVALS = (
     "95 % intervals: Student t over runs (may exceed a metric's range); over samples for a single run (score interval "
     "of a proportion, else bootstrap)"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of words, then entries: one of `labels` and one of `columns` for each. `paper`: its counterpart there.
-
-    `over`: the metric of all columns; `bounds`: what an entry's low and high are, `counts`: of what it has n. `signed`:
-    its numbers are differences; `folded`: it repeats numbers of others in more detail; `published`: it has the paper's.
-    """
-
-    key: str
-    title: str
-    paper: str | None
-    labels: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[tuple[tuple[str, ...], tuple[TableEntry, ...]], ...]
-    notes: tuple[str, ...] = ()
-    bounds: str = "95 % interval"
-    counts: str = "runs"
-    over: str = ""
-    signed: bool = False
-    folded: bool = False
-    published: bool = False
 
 
 def tables_of(study: Study) -> list[Table]:
@@ -67,7 +43,7 @@ def tables_of(study: Study) -> list[Table]:
         made += [_sparsity(number, subject, name, ours), _change(number, name, ours, study)]
     return [
         table
-        for table in [*made, *_evaluations(study), _dimensions(study), *_prunability(study), _alone(study)]
+        for table in [*made, *_evaluations(study), _dimensions(study), *sensitivity_tables(study.of("sensitivity"))]
         if table and table.rows
     ]
 
@@ -182,22 +158,22 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicat
 
 def _change(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table:
     """What pruning did to the dimensions: by cell the mean over a modality's layers, then over runs."""
-    after = measured_after(study, cells)
-    modalities = [word for word in MODALITIES if any(found.change(word) is not None for found in after)]
-    several = len(after) > len({found.cell for found in after})
+    changes = changes_of(study, cells)
+    modalities = [word for word in MODALITIES if any(change.of(word) is not None for change in changes)]
+    several = len(changes) > len({change.cell for change in changes})
     rows = []
     for cell in cells:
-        ours = [found for found in after if found.cell is cell and found.before]
-        files = tuple(one.source for found in ours for one in (found.before, found.found) if one)
-        changes = ([TableEntry(value=found.change(word)) for found in ours] for word in modalities)
-        entries = tuple(replace(mean(numbers), decimals=2, sources=files) for numbers in changes)
+        ours = [change for change in changes if change.cell is cell and change.before]
+        files = tuple(one.source for change in ours for one in (change.before, change.after) if one)
+        means = (mean(TableEntry(value=change.of(word)) for change in ours) for word in modalities)
+        entries = tuple(replace(number, decimals=2, sources=files) for number in means)
         if ours:
             rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(ours)}"), entries))
     return Table(
         key=f"change-{number}", title=f"Change of intrinsic dimension by pruning: {name}", paper="Figures 5 and 6",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,
         notes=("mean over the layers of a modality" + ("; intervals are 95 % t intervals over runs" * several),
-               *([f"CAUTION: {UNLIKE}"] if not all(found.alike for found in after if found.before) else [])),
+               *([f"CAUTION: {UNLIKE}"] if not all(change.alike for change in changes if change.before) else [])),
     )  # fmt: skip
 
 
@@ -249,75 +225,6 @@ def _spread(layers: Sequence[LayerProfile], measured: MeasuredProfile) -> TableE
     if not found:
         return TableEntry()
     return TableEntry(value=median(found), low=min(found), high=max(found), n=len(found), sources=(measured.source,))
-
-
-def _prunability(study: Study) -> Iterator[Table]:
-    """Whether layers of higher dimension lose more when they alone are pruned: of each model, then their mean."""
-    runs = study.of("sensitivity")
-    for number, run in enumerate(runs, 1):
-        source, modalities = (run.source(SENSITIVITY),), _modalities([run])
-        rows = []
-        for ratio in ratios(run):
-            entries: list[TableEntry] = []
-            for group in (None, *modalities):
-                found = correlation(run, ratio, group)
-                entries += [TableEntry(), TableEntry()] if found is None else [
-                    TableEntry(value=found.rho, n=found.n, sources=source, decimals=2),
-                    TableEntry(value=found.p, n=found.n, sources=source, decimals=4),
-                ]  # fmt: skip
-            rows.append(((percent(ratio),), tuple(entries)))
-        yield Table(
-            key=f"prunability-{number}", paper=HYPOTHESIS, counts="layers",
-            title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}", rows=tuple(rows),
-            labels=("of each layer alone",),
-            columns=tuple(f"{group or 'all layers'}, {word}" for group in (None, *modalities) for word in ("rho", "p")),
-            notes=("two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",),
-        )  # fmt: skip
-    if len(runs) > 1:
-        yield _mean_correlation(runs)
-
-
-def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
-    groups = (None, *_modalities(runs))
-    rows = []
-    for ratio in sorted({ratio for run in runs for ratio in ratios(run)}):
-        entries = []
-        for group in groups:
-            found = [(run, correlation(run, ratio, group)) for run in runs]
-            made = mean(TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in found if one)
-            bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (made.low, made.high)]
-            entries.append(replace(made, low=bounds[0], high=bounds[1], decimals=2))
-        rows.append(((percent(ratio),), tuple(entries)))
-    return Table(
-        key="prunability", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
-        labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),
-        notes=(f"intervals are 95 % t intervals over {len(runs)} runs, cut at -1 and 1",),
-    )  # fmt: skip
-
-
-def _alone(study: Study) -> Table:
-    """The loss with a modality alone pruned."""
-    runs = study.of("sensitivity")
-    every = sorted({ratio for run in runs for ratio in ratios(run)})
-    rows = []
-    for run in runs:
-        source = (run.source(SENSITIVITY),)
-        dense = TableEntry(value=run.sensitivity["dense"].get("loss"), sources=source, n=1, decimals=4)
-        for name, part in run.sensitivity["modalities"].items():
-            losses = [TableEntry(value=loss_of(part, ratio), sources=source, n=1, decimals=4) for ratio in every]
-            weights = part.get("weights")
-            words = (run.model, name, "" if weights is None else f"{weights:,}")
-            rows.append((words, (dense, *losses)))
-    return Table(
-        key="alone", title="Loss with one modality alone pruned, one-shot by magnitude", paper="Figures 1 and 4",
-        labels=("model", "modality", "weights"), columns=("0 %", *map(percent, every)), rows=tuple(rows),
-    )  # fmt: skip
-
-
-def _modalities(runs: Sequence[RunRecord]) -> list[str]:
-    """Modalities to break results down by: none if there is only one."""
-    found = [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
-    return found if len(found) > 1 else []
 
 
 def cautions(cells: Sequence[Replicates]) -> list[str]:

@@ -22,15 +22,16 @@ from idvl.files import disk_errors, open_regular, read_bytes, write_bytes, write
 from idvl.reporter import Reporter
 from idvl.reporting.collect import Study, collect, holds_run, unforeseen
 from idvl.reporting.drawing import MADE, drawn
+from idvl.reporting.entry import Table
 from idvl.reporting.expected import expected
 from idvl.reporting.export import as_json
 from idvl.reporting.figure import Figure
 from idvl.reporting.figures import figures_of
-from idvl.reporting.overview import Made, made_of
+from idvl.reporting.overview import Overview, overview_of
 from idvl.reporting.page import MARK, page
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.samples import galleries
-from idvl.reporting.tables import Table, tables_of
+from idvl.reporting.tables import tables_of
 
 SCHEMA = "idvl/analysis/1"
 KINDS = ("png", "svg")
@@ -48,7 +49,7 @@ class Analysis:
     study: Study
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
-    made: Made
+    overview: Overview
 
 
 def run(
@@ -116,20 +117,22 @@ def standing(study: Study, show: Callable[[Study], Shown]) -> Shown:
 def _shown(study: Study, *, expect: bool, page_at: Path | None) -> tuple[Analysis, str]:
     """The analysis, and its page where that is to be written."""
     tables = [*tables_of(study), *(expected(study) if expect else [])]
-    made = Analysis(study=study, tables=tuple(tables), figures=tuple(figures_of(study)), made=made_of(study))
+    analysis = Analysis(
+        study=study, tables=tuple(tables), figures=tuple(figures_of(study)), overview=overview_of(study)
+    )
     if page_at is None:
-        return made, ""
+        return analysis, ""
     text = page(
         study,
-        tables=made.tables,
-        figures=made.figures,
+        tables=analysis.tables,
+        figures=analysis.figures,
         galleries=galleries(study),
-        made=made.made,
+        overview=analysis.overview,
         picture=picture,
-        beside=figures_beside(page_at).name if made.figures else None,
+        beside=figures_beside(page_at).name if analysis.figures else None,
     )
     text.encode()
-    return made, text
+    return analysis, text
 
 
 def document(found: Analysis) -> dict[str, Any]:
@@ -204,10 +207,10 @@ def _keep_runs(path: Path) -> None:
             )
 
 
-def _write(made: Analysis, text: str, path: Path, overwrite: bool, reporter: Reporter) -> None:
+def _write(analysis: Analysis, text: str, path: Path, overwrite: bool, reporter: Reporter) -> None:
     """The drawn figures, then the page, which links to them."""
     folder = figures_beside(path)
-    drawable = [figure for figure in made.figures if not figure.few]
+    drawable = [figure for figure in analysis.figures if not figure.few]
     places = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in drawable for kind in KINDS]
     if not overwrite:
         _check_drawings(path, [place for *_, place in places])

@@ -12,7 +12,7 @@ import yaml
 from idvl.errors import UsageError
 from idvl.reporting.collect import collect
 from idvl.reporting.figures import figures_of
-from idvl.reporting.overview import made_of
+from idvl.reporting.overview import overview_of
 from idvl.reporting.tables import tables_of
 from tests.support import folders
 
@@ -60,7 +60,7 @@ def test_a_matrix_whose_cells_are_not_all_there_is_told(tmp_path: Path) -> None:
     study = collect([tmp_path])
     ((name, why),) = study.matrices
     assert Path(name).name == "m" and why.startswith("2 of 4 runs are missing: continue with")
-    assert (name, why) in made_of(study).troubles
+    assert (name, why) in overview_of(study).troubles
     (tmp_path / "m" / "matrix.jsonl").write_text(json.dumps(lines[0]) + "\n")
     assert collect([tmp_path]).matrices == ()
 
@@ -68,7 +68,7 @@ def test_a_matrix_whose_cells_are_not_all_there_is_told(tmp_path: Path) -> None:
 def test_a_run_that_ended_with_a_damaged_file_is_not_to_be_gone_on_with(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "a")
     (run / "report.json").write_text('{"schema": "idvl/report/1", ')
-    made = made_of(collect([run]))
+    made = overview_of(collect([run]))
     assert [row[made.columns.index("state")] for row in made.rows] == ["damaged"]
     assert not any("--resume" in why for _, why in made.troubles) and "report.json cannot" in made.troubles[0][1]
 
@@ -204,7 +204,7 @@ def test_what_a_run_was_asked_or_measured_is_refused_where_it_is_damaged(
     folders.write(run / name, values)
     study = collect([run])
     assert any(told in why for why in study.runs[0].troubles)
-    tables_of(study), figures_of(study), made_of(study)
+    tables_of(study), figures_of(study), overview_of(study)
 
 
 def test_a_setting_of_another_kind_is_a_setting(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from idvl.reporting import samples
 from idvl.reporting.collect import collect
 from idvl.reporting.figures import figures_of
-from idvl.reporting.overview import made_of
+from idvl.reporting.overview import overview_of
 from idvl.reporting.page import embedded, page
 from idvl.reporting.samples import galleries
 from idvl.reporting.tables import tables_of
@@ -23,8 +23,8 @@ from tests.support.folders import EVIL
 def made(*places: Path, picture: bytes | None = None) -> str:
     study = collect(places)
     return page(
-        study, tables=tables_of(study), figures=figures_of(study), galleries=galleries(study), made=made_of(study),
-        picture=lambda _: picture, beside="report-figures",
+        study, tables=tables_of(study), figures=figures_of(study), galleries=galleries(study),
+        overview=overview_of(study), picture=lambda _: picture, beside="report-figures",
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_samples_beyond_those_looked_at_are_said(
 def test_how_runs_were_made_tells_shared_settings_once(tmp_path: Path) -> None:
     for seed in range(2):
         folders.pruned(tmp_path / f"{seed}", id_weight="multiply", seed=seed)
-    found = made_of(collect([tmp_path]))
+    found = overview_of(collect([tmp_path]))
     assert "torch 2.13.0" in found.versions and found.models == ("m",)
     assert dict(found.settings)["settings of all runs of pruning"]["prune.criterion"] == "platon"
     row = dict(zip(found.columns, found.rows[1], strict=True))

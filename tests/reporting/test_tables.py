@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 
 from idvl.reporting.collect import collect
-from idvl.reporting.entry import TableEntry, mean_interval
+from idvl.reporting.entry import Table, TableEntry, mean_interval
 from idvl.reporting.expected import expected
 from idvl.reporting.export import FORMATS, as_json, shown, written
 from idvl.reporting.groups import cells_of, gains
 from idvl.reporting.lineage import pruned_by
 from idvl.reporting.prunability import spearman
-from idvl.reporting.tables import Table, tables_of
+from idvl.reporting.tables import tables_of
 from tests.support import folders
 
 

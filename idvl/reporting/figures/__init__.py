@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from idvl.reporting.after import measured_after
+from idvl.reporting.change import changes_of
 from idvl.reporting.collect import Study
 from idvl.reporting.figure import Figure
 from idvl.reporting.figures import change, dimensions, prunability, pruning
@@ -12,8 +12,8 @@ from idvl.reporting.groups import cells_of
 def figures_of(study: Study) -> list[Figure]:
     """All figures that the runs have points for."""
     cells = cells_of(study)
-    after = measured_after(study, cells)
+    changes = changes_of(study, cells)
     made = [dimensions.by_depth(study), pruning.layer_sparsity(cells), pruning.quality(study, cells)]
-    made += [change.by_method(after), change.by_scope(after)]
+    made += [change.by_method(changes), change.by_scope(changes)]
     made += [prunability.figure(study), prunability.alone(study), dimensions.by_scale(study)]
     return [figure for figure in made if figure.panels]

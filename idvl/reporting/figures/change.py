@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 from idvl.profile import Profile
-from idvl.reporting.after import UNLIKE, After
+from idvl.reporting.change import UNLIKE, Change
 from idvl.reporting.figure import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
 from idvl.reporting.groups import Replicates, model_of
 from idvl.reporting.labels import percent
 
 
-def by_method(after: Sequence[After]) -> Figure:
+def by_method(changes: Sequence[Change]) -> Figure:
     """A panel for each sparsity, a curve for each method."""
-    ours = [found for found in after if found.cell.scope == "all"]
+    ours = [found for found in changes if found.cell.scope == "all"]
     panels = (
         _panel(percent(sparsity), group, lambda cell: str(cell.method), tones=lambda cell: cell)
         for (_, sparsity), group in grouped(ours, lambda found: (found.cell.subject, found.cell.sparsity))
@@ -24,9 +24,9 @@ def by_method(after: Sequence[After]) -> Figure:
     return make(panels, key="after", title=title, paper="Figure 5", x_label=DEPTH, y_label="intrinsic dimension")
 
 
-def by_scope(after: Sequence[After]) -> Figure:
+def by_scope(changes: Sequence[Change]) -> Figure:
     """A panel for each method, a curve for each scope (its colour) and sparsity."""
-    ours = [found for found in after if found.cell.scope != "all"]
+    ours = [found for found in changes if found.cell.scope != "all"]
     panels = (
         _panel(
             str(method), group, lambda cell: f"{cell.scope} pruned, {percent(cell.sparsity)}",
@@ -39,7 +39,7 @@ def by_scope(after: Sequence[After]) -> Figure:
 
 
 def _panel(
-    word: str, group: Sequence[After], name: Callable[[Replicates], str], tones: Callable[[Replicates], Hashable]
+    word: str, group: Sequence[Change], name: Callable[[Replicates], str], tones: Callable[[Replicates], Hashable]
 ) -> Panel:
     """The dense model's curve and one for each cell; cells of one tone differ by their strokes."""
     cells = grouped(group, lambda found: found.cell)
@@ -53,7 +53,7 @@ def _panel(
     for cell, found in cells:
         tone = tones(cell)
         colour = colours.setdefault(tone, len(colours) + 1)
-        behind = tuple(one.found.source for one in found)
+        behind = tuple(one.after.source for one in found)
         dash = DASHES[strokes[tone] % len(DASHES)]
         strokes[tone] += 1
         series.append(_curve(name(cell), str(colour), [one.profile for one in found], order, behind, dash))
@@ -81,7 +81,7 @@ def _curve(
     )  # fmt: skip
 
 
-def _unmatched(before: Profile | None, group: Sequence[After]) -> str:
+def _unmatched(before: Profile | None, group: Sequence[Change]) -> str:
     if before is None:
         return "the dense model's dimensions are not among these runs"
     names = {name for found in group for name in found.profile.layers}

@@ -10,10 +10,10 @@ from idvl.reporting.collect import Study
 from idvl.reporting.entry import Z
 from idvl.reporting.figure import DASHES, Figure, Panel, Series, make
 from idvl.reporting.labels import percent
-from idvl.reporting.prunability import correlation, loss_of, ratios
+from idvl.reporting.prunability import HYPOTHESIS, SENSITIVITY, correlation, loss_of, ratios
 from idvl.reporting.run_record import RunRecord
 
-SOURCE, LOSS = "sensitivity.json", "loss (logarithmic)"
+LOSS = "loss (logarithmic)"
 # the colour of modalities that were pruned together
 TOGETHER = "6"
 
@@ -30,7 +30,7 @@ def figure(study: Study) -> Figure:
 
     return make(
         panels(), key="prunability", title="Intrinsic dimension against what pruning a layer alone costs",
-        paper="the hypothesis behind Figures 2 and 3", x_label="intrinsic dimension", y_label=LOSS, log_y=True,
+        paper=HYPOTHESIS, x_label="intrinsic dimension", y_label=LOSS, log_y=True,
         zero=False,
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ def _points(run: RunRecord, modality: str, ratio: float) -> Series:
     return Series(
         name=modality, tone=modality, joined=False,
         x=tuple(x for _, x, *_ in found), y=tuple(y for _, _, y, _ in found),
-        names=tuple(name for name, *_ in found), sources=(run.source(SOURCE),),
+        names=tuple(name for name, *_ in found), sources=(run.source(SENSITIVITY),),
         facts={
             "± of the ID, 95 %": tuple("–" if error is None else f"{error:.2f}" for error in errors),
             "weights": tuple(f"{layer['weights']:,}" for *_, layer in found),
@@ -80,7 +80,7 @@ def _modalities(run: RunRecord) -> Iterator[Series]:
             name=f"{modality} ({part['layers']} layers)", tone=modality if modality in MODALITIES else TOGETHER,
             dash=DASHES[place % len(DASHES)],
             x=tuple(x for _, x, _ in known), y=tuple(y for *_, y in known), names=tuple(name for name, *_ in known),
-            sources=(run.source(SOURCE),),
+            sources=(run.source(SENSITIVITY),),
         )  # fmt: skip
 
 

@@ -16,25 +16,25 @@ UNLIKE = "before and after were measured with different samples, split, tokens o
 
 
 @dataclass(frozen=True, eq=False)
-class After:
+class Change:
     """What was measured of a model after it was pruned, and the cell of that run.
 
     `before`: what was measured of the dense model, with as many layers as there are, and alike if possible.
     """
 
     cell: Replicates
-    found: MeasuredProfile
+    after: MeasuredProfile
     before: MeasuredProfile | None
 
     @property
     def profile(self) -> Profile:
-        return self.found.profile
+        return self.after.profile
 
     @property
     def alike(self) -> bool:
         return self.before is not None and measured_alike(self.before.profile, self.profile)
 
-    def change(self, modality: str) -> float | None:
+    def of(self, modality: str) -> float | None:
         """The mean change of the dimensions of a modality's layers; None where no layer has both."""
         if self.before is None:
             return None
@@ -48,11 +48,11 @@ class After:
         return math.fsum(known) / len(known) if known else None
 
 
-def measured_after(study: Study, cells: Sequence[Replicates]) -> list[After]:
+def changes_of(study: Study, cells: Sequence[Replicates]) -> list[Change]:
     """What was measured of the models that runs of prune saved, once of each."""
     home = {run: cell for cell in cells for run in cell.runs}
     every = profiles_of(study)
-    made: dict[RunRecord, After] = {}
+    changes: dict[RunRecord, Change] = {}
     for one in every:
         if one.run.kind == "estimate-id" and one.pruned and one.pruned in home:
             wanted = one.pruned.signature.get("fingerprint")
@@ -62,11 +62,11 @@ def measured_after(study: Study, cells: Sequence[Replicates]) -> list[After]:
                 if not other.pruned and not other.renewed and other.profile.model.get("fingerprint") == wanted
             ]
             before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
-            found = After(home[one.pruned], one, before)
+            change = Change(home[one.pruned], one, before)
             # of several of one model the one that was measured as the dense model was
-            if one.pruned not in made or found.alike > made[one.pruned].alike:
-                made[one.pruned] = found
-    return list(made.values())
+            if one.pruned not in changes or change.alike > changes[one.pruned].alike:
+                changes[one.pruned] = change
+    return list(changes.values())
 
 
 def _fit(profile: Profile, other: Profile) -> tuple[int, bool]:
