@@ -15,7 +15,7 @@ OPTIONS ?=
 
 help:
 	@echo "make install     .venv with everything the other targets need"
-	@echo "make demo        the IDs of the built-in model's layers, the model pruned with them, and what it can still do"
+	@echo "make demo        measure the built-in model's IDs, prune it to 95 % with and without them, and compare"
 	@echo "make replicate   the paper's experiments on small models, hours in all; keeps whole models and cells"
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
@@ -41,11 +41,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/idvl estimate-id --recipe demo --output runs/demo --overwrite
-	@echo "The plot is runs/demo/profile.png"
-	$(BIN)/idvl prune --recipe demo-prune --output runs/demo-prune --overwrite
-	$(BIN)/idvl eval builtin/blip --dataset shapes --output runs/demo-eval --overwrite
-	$(BIN)/idvl analyze runs/demo runs/demo-prune runs/demo-eval --output runs/demo-report.html
-	@echo "The pruned model is runs/demo-prune/model, the report runs/demo-report.html"
+	$(BIN)/idvl prune --recipe demo-prune --profile runs/demo --output runs/demo-prune --overwrite
+	$(BIN)/idvl prune --recipe demo-prune --id-weight none --output runs/demo-prune-noid --overwrite
+	$(BIN)/idvl eval --score runs/demo-prune/eval/predictions.jsonl --compare runs/demo-prune-noid/eval
+	$(BIN)/idvl eval builtin/blip --output runs/demo-eval --overwrite
+	$(BIN)/idvl analyze runs/demo runs/demo-prune runs/demo-prune-noid runs/demo-eval --output runs/demo-report.html
+	@echo "The pruned models are runs/demo-prune/model and runs/demo-prune-noid/model, the report runs/demo-report.html"
 
 # a matrix with failed cells does not keep the next one from running; an interruption does
 replicate: $(DENSE)

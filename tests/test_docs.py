@@ -41,6 +41,16 @@ def test_the_readme_has_150_lines_at_most() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_the_demo_page_shows_the_commands_that_make_demo_runs() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    rules = re.search(r"(?m)^demo: .*\n((\t.*\n)+)", makefile)[1]
+    commands = re.findall(r"\$\(BIN\)/(idvl .*)", rules)
+    page = (ROOT / "docs" / "demo.md").read_text()
+    shown = re.findall(r"(?m)^    (idvl .*)$", page)
+    assert len(commands) == 6
+    assert [command.removesuffix(" --overwrite") for command in commands] == shown[: len(commands)]
+
+
 def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == idvl.__version__
