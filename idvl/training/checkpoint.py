@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from idvl.errors import RunError, UsageError, quoted
+from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.files import disk_errors, open_regular
 
 PREFIX = "step-"
@@ -90,8 +90,9 @@ def save(folder: Path, step: int, parts: Mapping[str, Stateful], record: Mapping
         try:
             for name, part in parts.items():
                 _write(beside / f"{name}.safetensors", part.state_dict())
-            sums = {"sha256": {name: _sum(beside / f"{name}.safetensors") for name in parts}}
-            (beside / RECORD).write_text(json.dumps({**record, **sums}), encoding="utf-8")
+            sums = {name: _sum(beside / f"{name}.safetensors") for name in parts}
+            sums[RECORD] = _record_sum({**record, "sha256": sums})
+            (beside / RECORD).write_text(json.dumps({**record, "sha256": sums}), encoding="utf-8")
             _sync(beside / RECORD)
             _sync(beside)
             os.replace(beside, target)
@@ -109,18 +110,29 @@ def latest(folder: Path) -> Path | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The record of a checkpoint. RunError for one that cannot be read."""
+    """The record of a checkpoint. RunError for one that is damaged.
+
+    It is compared with its own checksum, which older checkpoints lack.
+    """
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError("it holds no step")
-        if not isinstance(record.get("sha256", {}), dict):
-            raise ValueError("its checksums are damaged")
+        step = record.get("step") if isinstance(record, dict) else None
+        if isinstance(step, bool) or not isinstance(step, int) or path.name != f"{PREFIX}{step:09d}":
+            raise ValueError(f"{RECORD} is of step {quoted(step)}")
+        sums = record.get("sha256", {})
+        if not isinstance(sums, dict) or (RECORD in sums and _record_sum(record) != sums[RECORD]):
+            raise ValueError(f"{RECORD} differs from its checksum")
         return record
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"the checkpoint {quoted(path)} cannot be read ({error}): start again with --overwrite"
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise changed(path, error) from error
+
+
+def changed(path: Path, error: Exception) -> RunError:
+    """The error for a checkpoint that is damaged, however that shows."""
+    return RunError(
+        f"the checkpoint {quoted(path)} cannot be read: its contents have changed ({first_line(error)}); "
+        "start again with --overwrite"
+    )
 
 
 def restore(path: Path, parts: Mapping[str, Stateful]) -> None:
@@ -133,10 +145,10 @@ def restore(path: Path, parts: Mapping[str, Stateful]) -> None:
         file = path / f"{name}.safetensors"
         try:
             if name in sums and _sum(file) != sums[name]:
-                raise OSError("its contents have changed since it was written")
+                raise OSError(f"{file.name} differs from its checksum")
             state = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{quoted(file)} cannot be read ({error}): start again with --overwrite") from error
+            raise changed(path, error) from error
         try:
             part.load_state_dict(state)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -187,6 +199,12 @@ def _sum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _record_sum(record: Mapping[str, Any]) -> str:
+    """The checksum of all of the record but this sum itself."""
+    sums = {name: value for name, value in record["sha256"].items() if name != RECORD}
+    return hashlib.sha256(json.dumps({**record, "sha256": sums}).encode()).hexdigest()
+
+
 def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -197,7 +215,7 @@ def _sync(path: Path) -> None:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*"))
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal())
 
 
 def _clear(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -216,10 +217,19 @@ class TrainingRun:
                     "use the same or --overwrite"
                 )
         checkpoint.restore(path, self.parts)
-        self.stepper.load(record)
+        try:
+            self._take_over(record)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise checkpoint.changed(path, error) from error
+
+    def _take_over(self, record: dict[str, Any]) -> None:
+        """Continue at the record's place. Many an error for values that no run writes: its checksum may be missing."""
+        step, position, skipped = (operator.index(record[key]) for key in ("step", "position", "skipped"))
+        if not 0 <= step <= self.total or skipped < 0 or position != step + skipped:
+            raise ValueError(f"step {step}, position {position} and {skipped} skipped of {self.total} steps")
+        self.stepper.load(record, step)
         checkpoint.set_random_state(record["random"][self.accelerator.process_index])
-        self.step, self.position, self.skipped = (record[key] for key in ("step", "position", "skipped"))
-        self.resumed_at = self.step
+        self.step, self.position, self.skipped, self.resumed_at = step, position, skipped, step
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:

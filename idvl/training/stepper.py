@@ -115,9 +115,14 @@ class Stepper:
             "scaler": scaler.state_dict() if scaler else None,
         }
 
-    def load(self, record: dict) -> None:
-        """The inverse of `record`."""
+    def load(self, record: dict, step: int) -> None:
+        """The inverse of `record`, after `step` steps. ValueError for a schedule or rates of another step."""
         groups = self.optimizer.param_groups
+        last = record["schedule"]["last_epoch"]
+        if last != (step if self.training.update_weights else 0):
+            raise ValueError(f"the schedule is at step {last}, not {step}")
+        if not all(math.isfinite(rate) and rate >= 0 for rate in record["rates"]):
+            raise ValueError(f"the learning rates are {record['rates']}")
         self.schedule.load_state_dict({**record["schedule"], "lr_lambdas": [None] * len(groups)})
         for group, rate in zip(groups, record["rates"], strict=True):
             group["lr"] = rate

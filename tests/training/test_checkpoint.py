@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +72,69 @@ def test_a_changed_tensor_is_refused_and_a_checkpoint_without_checksums_is_read(
     file, box = path / "box.safetensors", Box(a=torch.ones(300))
     data = file.read_bytes()
     file.write_bytes(data[:-400] + bytes(byte ^ 1 for byte in data[-400:-200]) + data[-200:])
-    with pytest.raises(RunError, match=r"box.safetensors' cannot be read \(its contents have changed .*--overwrite"):
+    with pytest.raises(RunError, match=r"cannot be read: its contents have changed \(box.safetensors .*--overwrite"):
         checkpoint.restore(path, {"box": box})
     assert torch.equal(box.tensors["a"], torch.ones(300))
     (path / "state.json").write_text('{"step": 5}')
     checkpoint.restore(path, {"box": box})
     assert box.tensors["a"].count_nonzero() == 50
+
+
+DAMAGES = {
+    "step": lambda record: record.update(step=1),
+    "a step of text": lambda record: record.update(step="2"),
+    "position": lambda record: record.update(position=0),
+    "skipped": lambda record: record.update(skipped=-1, position=1),
+    "random state": lambda record: record["random"][0]["python"][1].__setitem__(0, "x"),
+    "no random state": lambda record: record.update(random=[]),
+    "random bytes": lambda record: record["random"][0].update(torch="00"),
+    "schedule": lambda record: record["schedule"].update(last_epoch=0),
+    "no schedule": lambda record: record.update(schedule=None),
+    "rates": lambda record: record.update(rates=["x"]),
+    "checksums": lambda record: record.update(sha256=[]),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A model and its training of 2 steps, with the checkpoint of the second."""
+    folder = tmp_path_factory.mktemp("finished")
+    model, settings = str(tiny.save("vit", folder / "m")), Training(batch_size=4, max_steps=2, checkpoint_every=2)
+    train(load(model), labelled(), settings, folder=folder / "c")
+    return model, settings, folder / "c"
+
+
+def labelled():
+    return [replace(sample, label=0) for sample in tiny.samples(8)]
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["with its checksum", "without"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_changed_record_is_refused(finished, tmp_path, damage, older):
+    model, settings, folder = finished
+    shutil.copytree(folder, tmp_path / "c")
+    file = checkpoint.latest(tmp_path / "c") / "state.json"
+    record = json.loads(file.read_text())
+    if older:
+        del record["sha256"]["state.json"]
+    file.write_text(json.dumps(record))
+    assert train(load(model), labelled(), settings, folder=tmp_path / "c", resume=True).resumed_at == 2
+    DAMAGES[damage](record)
+    file.write_text(json.dumps(record))
+    with pytest.raises(
+        RunError, match=r"^the checkpoint '.*' cannot be read: its contents have changed \(.*--overwrite"
+    ):
+        train(load(model), labelled(), settings, folder=tmp_path / "c", resume=True)
+
+
+def test_any_change_of_a_record_is_refused(tmp_path):
+    checkpoint.save(tmp_path, 5, {}, {"step": 5, "random": [1, 2.5], "schedule": {"rate": 0.1}})
+    path = checkpoint.latest(tmp_path)
+    record = checkpoint.read(path)
+    for change in ({"random": [1, 2.25]}, {"schedule": {"rate": 0.2}}, {"more": 1}):
+        (path / "state.json").write_text(json.dumps(record | change))
+        with pytest.raises(RunError, match=r"its contents have changed \(state.json differs from its checksum\)"):
+            checkpoint.read(path)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
