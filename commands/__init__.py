@@ -57,40 +57,43 @@ def root(
     """The intrinsic dimension of every layer of a vision-language model, exactly and within memory."""
 
 
-def app(called: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
-    """The command line. Commands that are not `called` lack the flags of their settings, which take time to make."""
-    made = typer.Typer(name="idvl", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
-    made.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")(root)
+def app(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The command line. Only the commands in `names` have the flags of their settings, which take time to make."""
+    program = typer.Typer(
+        name="idvl", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    program.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")(root)
     for name, module in COMMANDS.items():
-        command = with_settings(module.command, module.SETTINGS) if name in called else module.command
-        made.command(name, epilog=module.EPILOG)(command)
-    return made
+        command = with_settings(module.command, module.SETTINGS) if name in names else module.command
+        program.command(name, epilog=module.EPILOG)(command)
+    return program
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Without arguments it shows the help and returns 2."""
-    given = list(sys.argv[1:] if args is None else args)
+    arguments = list(sys.argv[1:] if args is None else args)
     with suppress(AttributeError):  # closed, or no file
         sys.stdout.reconfigure(errors="replace")
-    shown = not given or {"-h", "--help", "--version"} & set(given)  # by typer, not by the console of results
+    # what typer prints, not the console of results
+    by_typer = not arguments or {"-h", "--help", "--version"} & set(arguments)
     try:
-        with stdout_errors() if shown else nullcontext():
-            program = app() if "_IDVL_COMPLETE" in os.environ else app(given)
+        with stdout_errors() if by_typer else nullcontext():
+            program = app() if "_IDVL_COMPLETE" in os.environ else app(arguments)
             code = typer.main.get_command(program).main(
-                args=given or ["--help"], prog_name="idvl", standalone_mode=False
+                args=arguments or ["--help"], prog_name="idvl", standalone_mode=False
             )
         _flush()
     except Exception as error:
-        if "--debug" in given:
+        if "--debug" in arguments:
             traceback.print_exc()
         with suppress(RunError):  # it says what is told below
             _flush()
-        line, code = _explain(error, next((word for word in given if word in LESS_MEMORY), "estimate-id"))
+        line, code = _explain(error, next((word for word in arguments if word in LESS_MEMORY), "estimate-id"))
         _complain(line, code)
         return code
     if code == 130:  # typer's answer to Ctrl-C
         _complain("interrupted", code)
-    return (code or 0) if given else 2
+    return (code or 0) if arguments else 2
 
 
 def _flush() -> None:
@@ -112,8 +115,8 @@ def _explain(error: Exception, command: str) -> tuple[str, int]:
     """One line for the user of this command, and the exit code."""
     text = " ".join(str(error).split())
     if hasattr(error, "format_message"):  # what typer refuses
-        told = " ".join(error.format_message().split()).replace("Value error, ", "")
-        return f"{told} (see --help)", getattr(error, "exit_code", 2)
+        message = " ".join(error.format_message().split()).replace("Value error, ", "")
+        return f"{message} (see --help)", getattr(error, "exit_code", 2)
     if isinstance(error, UsageError):
         return text, 2
     if isinstance(error, RunError):

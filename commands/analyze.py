@@ -85,26 +85,26 @@ def command(
         raise UsageError("--table and --json exclude each other: both write to stdout")
     if table and table not in FORMATS:
         raise UsageError(f"--table is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {quoted(table)}")
-    places = list(folders or ())
+    paths = list(folders or ())
     if sensitivity is None:
         measuring = [name for name in context.params if DOT in name or name in MEASURING]
         if odd := [name for name in measuring if context.params[name]]:
             raise UsageError(f"{flag_of(context, odd[0])} is for --sensitivity MODEL: nothing else measures")
-        if not places:
+        if not paths:
             raise UsageError("name the folders of runs, as in idvl analyze runs/*, or a model to --sensitivity")
         reporter = TerminalReporter(quiet=quiet)
         speak(reporter, debug=debug)
     else:
-        reporter, measured = _measure(context)
-        if measured is None:
+        reporter, run_folder = _measure(context)
+        if run_folder is None:
             return
-        places, page = [measured, *places], measured / PAGE
+        paths, page = [run_folder, *paths], run_folder / PAGE
     from idvl.workflows import analyze
 
-    found = analyze.run(places, page_at=page, expect=expect, overwrite=overwrite, reporter=reporter)
+    analysis = analyze.run(paths, page_at=page, expect=expect, overwrite=overwrite, reporter=reporter)
     # a sensitivity run by itself tells its result too
     few = page is None or (sensitivity is not None and not folders)
-    _show(found, table=table, json=json, tables=few, reporter=reporter)
+    _show(analysis, table=table, json=json, tables=few, reporter=reporter)
     if page is not None:
         reporter.note(f"the report is {page}, its figures are in {analyze.figures_beside(page)}")
 
@@ -112,32 +112,32 @@ def command(
 def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
     """Carry out --sensitivity: the reporter, and the folder; None after a plan, and beside the first process."""
     params = context.params
-    reporter, asked = o.begin(context, model=params["sensitivity"], output_dir=params["page"])
+    reporter, recipe = o.begin(context, model=params["sensitivity"], output_dir=params["page"])
     from idvl.pruning import sensitivity
 
-    given = {"ratios": params["ratios"]} if params["ratios"] else {}
-    how = {name: params[name] for name in ("resume", "overwrite")}
+    ratios = {"ratios": params["ratios"]} if params["ratios"] else {}
+    options = {name: params[name] for name in ("resume", "overwrite")}
     with results_alone():
-        done = sensitivity.run(
-            asked, folder=params["page"], reporter=reporter, plan_only=params["plan"], **how, **given
+        result = sensitivity.run(
+            recipe, folder=params["page"], reporter=reporter, plan_only=params["plan"], **options, **ratios
         )
     if params["plan"] and rank() == 0:
-        lines = dumps(done.plan.to_json(), indent=2) if params["json"] else "\n".join(done.plan.lines())
+        lines = dumps(result.plan.to_json(), indent=2) if params["json"] else "\n".join(result.plan.lines())
         write(f"{lines}\n")
-    return reporter, done.folder
+    return reporter, result.folder
 
 
-def _show(found: Any, *, table: str | None, json: bool, tables: bool, reporter: TerminalReporter) -> None:
+def _show(analysis: Any, *, table: str | None, json: bool, tables: bool, reporter: TerminalReporter) -> None:
     """The tables as they were asked for; on the terminal where there is no page of them. What is wrong with runs."""
     from idvl.reporting.export import terminal, written
     from idvl.workflows.analyze import document
 
-    for name, why in found.overview.troubles[len(found.study.refused) :]:
+    for name, why in analysis.overview.troubles[len(analysis.study.refused) :]:
         reporter.note(f"{name}: {why}")
     if json:
-        write(dumps(document(found), indent=2) + "\n")
+        write(dumps(document(analysis), indent=2) + "\n")
     elif table:
-        write(written(found.tables, table))
+        write(written(analysis.tables, table))
     elif tables:
-        for shown in found.tables:
-            output().print(terminal(shown))
+        for each in analysis.tables:
+            output().print(terminal(each))

@@ -64,9 +64,9 @@ def command(
         return _list(json=json)
     if score and model:
         raise UsageError(f"--score reads predictions and no model: leave out {model}")
-    if score and (given := [name for name in UNSCORED if context.params[name]]):
-        raise UsageError(f"--score reads predictions alone: leave out {flag_of(context, given[0])}")
-    reporter, asked = o.begin(context, model=str(score) if score else model)
+    if score and (flags := [name for name in UNSCORED if context.params[name]]):
+        raise UsageError(f"--score reads predictions alone: leave out {flag_of(context, flags[0])}")
+    reporter, resolved = o.begin(context, model=str(score) if score else model)
     from idvl.evaluation import scoring
     from idvl.workflows import evaluate
 
@@ -75,17 +75,17 @@ def command(
             folder = None
             results = scoring.score_again(
                 score,
-                task=asked.eval.task,
-                seed=asked.data.seed if context.params["data__seed"] else None,
-                resamples=asked.eval.resamples,
+                task=resolved.eval.task,
+                seed=resolved.data.seed if context.params["data__seed"] else None,
+                resamples=resolved.eval.resamples,
                 compared=compare,
-                other_metrics=evaluate.other_metrics(asked),
+                other_metrics=evaluate.other_metrics(resolved),
             )
         else:
-            done = evaluate.run(
-                asked, folder=output_dir, reporter=reporter, resume=resume, overwrite=overwrite, compared=compare
+            result = evaluate.run(
+                resolved, folder=output_dir, reporter=reporter, resume=resume, overwrite=overwrite, compared=compare
             )
-            results, folder = done.results, done.folder
+            results, folder = result.results, result.folder
     if rank() == 0:
         _show(results, folder, json=json, reporter=reporter)
 

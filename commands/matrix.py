@@ -21,16 +21,16 @@ def carry_out(params: dict[str, Any]) -> None:
     """Run a matrix as the flags of `idvl prune` ask. RunError, after the table, where cells failed."""
     if params["matrix"] is None:
         raise UsageError("--budget is for many runs: add --matrix FILE")
-    if given := [flag for name, flag in SINGLE.items() if params[name]]:
-        raise UsageError(f"--matrix and {given[0]} exclude each other: a matrix holds its recipe and uploads nothing")
+    if flags := [flag for name, flag in SINGLE.items() if params[name]]:
+        raise UsageError(f"--matrix and {flags[0]} exclude each other: a matrix holds its recipe and uploads nothing")
     seconds = None if params["budget"] is None else parse_time(params["budget"])
-    reporter, asked = o.asked(params)
+    reporter, overrides = o.parsed_flags(params)
     from idvl.sweep import sweep
 
     with results_alone():
         result = sweep.run(
             params["matrix"],
-            overrides=asked,
+            overrides=overrides,
             folder=params["output_dir"],
             reporter=reporter,
             budget=seconds,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from idvl.commands.console import TerminalReporter, speak
-from idvl.commands.settings import DOT, given
+from idvl.commands.settings import DOT, flag_values
 from idvl.errors import UsageError, quoted
 from idvl.recipes import find, names
 
@@ -82,7 +82,7 @@ def begin(context: typer.Context, **other: Any) -> tuple[TerminalReporter, recip
     `other` takes the place of the command's own parameters.
     """
     params = {**context.params, **other}
-    reporter, overrides = asked(params)
+    reporter, overrides = parsed_flags(params)
     from idvl import recipe as recipes
     from idvl import runs
 
@@ -91,7 +91,7 @@ def begin(context: typer.Context, **other: Any) -> tuple[TerminalReporter, recip
     return reporter, recipes.load(params["recipe"], overrides)
 
 
-def asked(params: dict[str, Any]) -> tuple[TerminalReporter, dict[str, Any]]:
+def parsed_flags(params: dict[str, Any]) -> tuple[TerminalReporter, dict[str, Any]]:
     """The reporter of a run and the settings that its flags and --set give. UsageError for what is refused."""
     for name in ("resume", "overwrite"):
         if params[name] and params["output_dir"] is None:
@@ -101,7 +101,7 @@ def asked(params: dict[str, Any]) -> tuple[TerminalReporter, dict[str, Any]]:
     speak(reporter, debug=params["debug"])
     from idvl import recipe as recipes
 
-    return reporter, recipes.parse_assignments(params["set_"] or []) | given(params)
+    return reporter, recipes.parse_assignments(params["set_"] or []) | flag_values(params)
 
 
 def check_text(params: dict[str, Any]) -> None:

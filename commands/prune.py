@@ -78,15 +78,15 @@ def command(
         return
     if public and push_to_hub is None:
         raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")
-    reporter, asked = o.begin(context)
+    reporter, resolved = o.begin(context)
     profile = context.params["prune__profile"]
-    if profile is not None and asked.prune.id_weight == "none":
+    if profile is not None and resolved.prune.id_weight == "none":
         raise UsageError(f"--profile {profile} and id_weight none: no dimension is used; leave --profile out")
     from idvl.workflows import prune
 
     with results_alone():
         result = prune.run(
-            asked,
+            resolved,
             folder=output_dir,
             reporter=reporter,
             resume=resume,

@@ -44,10 +44,10 @@ class SettingFlags:
         """A Typer parameter for each, in the order of `keys`."""
         from idvl.recipe import described
 
-        known = {key: {**schema, **self.changes.get(key, {})} for key, schema in described().items()}
-        chosen = [key for asked in self.keys for key in known if key == asked or key.startswith(f"{asked}.")]
+        schemas = {key: {**schema, **self.changes.get(key, {})} for key, schema in described().items()}
+        keys = [key for prefix in self.keys for key in schemas if key == prefix or key.startswith(f"{prefix}.")]
         return [
-            self._parameter(key, known[key]) for key in chosen if key not in self.without and known[key]["flag"] != ""
+            self._parameter(key, schemas[key]) for key in keys if key not in self.without and schemas[key]["flag"] != ""
         ]
 
     def _parameter(self, key: str, schema: dict[str, Any]) -> inspect.Parameter:
@@ -96,14 +96,14 @@ def _help(schema: dict[str, Any], words: list[str]) -> str:
 def with_settings(command: Callable[..., None], settings: SettingFlags) -> Callable[..., None]:
     """The command with flags for these settings before its --recipe; it finds their values in its context."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())
-    at = [parameter.name for parameter in own].index("recipe")
-    made = settings.parameters()
+    index = [parameter.name for parameter in own].index("recipe")
+    parameters = settings.parameters()
 
     @functools.wraps(command)
-    def call(**given: Any) -> None:
-        command(**{name: value for name, value in given.items() if DOT not in name})
+    def call(**values: Any) -> None:
+        command(**{name: value for name, value in values.items() if DOT not in name})
 
-    call.__signature__ = inspect.Signature([*own[:at], *made, *own[at:]])  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature([*own[:index], *parameters, *own[index:]])  # type: ignore[attr-defined]
     return call
 
 
@@ -112,7 +112,7 @@ def flag_of(context: typer.Context, name: str) -> str:
     return next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
 
 
-def given(params: dict[str, Any]) -> dict[str, Any]:
+def flag_values(params: dict[str, Any]) -> dict[str, Any]:
     """The settings given as flags: recipe key -> value."""
     settings = {name.replace(DOT, "."): value for name, value in params.items() if DOT in name}
     settings["model.name"] = params["model"]

@@ -65,8 +65,8 @@ class Probe:
         for _ in range(2):
             start = time.perf_counter()
             self._measured(self.batches[:1])
-            taken = time.perf_counter() - start
-        return taken * len(self.batches)
+            seconds = time.perf_counter() - start
+        return seconds * len(self.batches)
 
     def loss(self) -> float:
         """The mean loss of a term over all samples. RunError, with the samples of the batch, where it is NaN or inf."""

@@ -39,13 +39,13 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     train, data = recipe.train, recipe.data
     loaded = open_model(recipe.model, device, team)
     # no more than the steps take
-    wanted = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
+    limit = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
     with reporter.progress("choosing training samples") as progress:
         selection = choose_samples(
             recipe,
             team,
             split=data.split or TRAINING,
-            n=train.samples or wanted,
+            n=train.samples or limit,
             force=True,
             distinct=False,
             store=store,

@@ -58,11 +58,11 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
     task, model = loaded.family.training_task, loaded.model
     kind = type(model).__name__
     if task is None:
-        known = ", ".join(name for name in loaded.family.classes if name != kind)
-        raise UsageError(
-            f"{loaded.name} cannot be trained: idvl has no loss for a {kind}"
-            f"{f'; take a checkpoint of {known}' if known else ', only for writers of text and classifiers of images'}"
+        classes = ", ".join(name for name in loaded.family.classes if name != kind)
+        hint = (
+            f"; take a checkpoint of {classes}" if classes else ", only for writers of text and classifiers of images"
         )
+        raise UsageError(f"{loaded.name} cannot be trained: idvl has no loss for a {kind}{hint}")
     if task.contrastive and training.accumulate > 1:
         raise UsageError(
             f"the loss of {kind} compares the pairs of one batch, so accumulating gradients would change it: use "
@@ -78,8 +78,8 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
     schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate), training, 2)
     check_inputs(loaded, samples)
     for sample in samples:
-        if lacking := task.unusable_reason(sample, model.config):
-            raise UsageError(f"{loaded.name} cannot learn from sample {sample.id}: {lacking}")
+        if reason := task.unusable_reason(sample, model.config):
+            raise UsageError(f"{loaded.name} cannot learn from sample {sample.id}: {reason}")
 
 
 def optimizer(weights: list[nn.Parameter], training: Training, *, fused: bool) -> torch.optim.AdamW:
@@ -119,21 +119,21 @@ def fitting(training: Training, contrastive: bool) -> Iterator[None]:
 
 def too_large(training: Training, contrastive: bool, fits: int) -> str:
     """What to say when a GPU's memory is full, and batches of `fits` samples are smaller (0: there are none)."""
-    said = f"the GPU's memory is full with a batch_size of {training.batch_size}: "
+    cause = f"the GPU's memory is full with a batch_size of {training.batch_size}: "
     less = "mixed_precision bf16" if training.gradient_checkpointing else "gradient_checkpointing"
     if not fits:
-        return f"{said}no smaller one helps; use {less}, or a smaller model"
+        return f"{cause}no smaller one helps; use {less}, or a smaller model"
     parts = training.accumulate * -(-training.batch_size // fits)
     more = "" if contrastive else f" and accumulate {parts} for the same steps"
-    return f"{said}use batch_size {fits}{more}, or {less}"
+    return f"{cause}use batch_size {fits}{more}, or {less}"
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    known = [str(name) for name in LoggerType if name != LoggerType.ALL]
+    trackers = [str(name) for name in LoggerType if name != LoggerType.ALL]
     for name in names:
-        if name not in known:
-            raise UsageError(f"no tracker {quoted(name)}; choose {', '.join(known)}")
-        if name not in [str(there) for there in get_available_trackers()]:
+        if name not in trackers:
+            raise UsageError(f"no tracker {quoted(name)}; choose {', '.join(trackers)}")
+        if name not in [str(tracker) for tracker in get_available_trackers()]:
             raise UsageError(f"report_to {name}: its package is not installed; pip install {name}, or leave it out")
 
 

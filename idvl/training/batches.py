@@ -67,7 +67,7 @@ class Reading(Dataset):
         if len(sample.texts) < 2 and len(sample.answers) < 2:
             return sample
         number = _number(self._seed, epoch, index)
-        return replace(sample, texts=_one(sample.texts, number), answers=_one(sample.answers, number))
+        return replace(sample, texts=_single(sample.texts, number), answers=_single(sample.answers, number))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -126,7 +126,7 @@ class _Once(logging.Filter):
         return new
 
 
-def _one(choices: tuple[str, ...], number: int) -> tuple[str, ...]:
+def _single(choices: tuple[str, ...], number: int) -> tuple[str, ...]:
     return (choices[number % len(choices)],) if choices else ()
 
 

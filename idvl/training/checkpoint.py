@@ -188,9 +188,9 @@ def _write(path: Path, state: dict[str, Tensor]) -> None:
         save_file({name: value.contiguous() for name, value in state.items()}, path)
     except SafetensorError as error:
         # the system's refusals come as text
-        if (found := re.search(r"os error (\d+)", str(error))) is None:
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     _sync(path)
 
 

@@ -80,7 +80,7 @@ def _timed(module: LossModule, loaded: Loaded, samples: Sequence[Sample], traini
     model = loaded.model
     on_gpu = model.device.type == "cuda"
     collate = Collate(loaded.family, loaded.processor, model.config)
-    held = torch.empty(beside if on_gpu else 0, dtype=torch.uint8, device=model.device)
+    reserve = torch.empty(beside if on_gpu else 0, dtype=torch.uint8, device=model.device)
     for _ in range(2):  # the first one warms up
         start = time.perf_counter()
         batch = collate(list(samples))
@@ -91,7 +91,7 @@ def _timed(module: LossModule, loaded: Loaded, samples: Sequence[Sample], traini
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         model.zero_grad()
-    del held
+    del reserve
     return seconds
 
 

@@ -104,24 +104,24 @@ class TrainingRun:
 
     def go(self, hooks: Hooks) -> Outcome:
         """All steps that are left."""
-        loader, loss, in_a_row = self._loader(), None, 0
+        loader, loss, skips = self._loader(), None, 0
         with Interrupts(several=self.accelerator.num_processes > 1) as interrupts:
             if self.resumed_at:
                 self._evaluate(hooks, interrupts)
             while self.step < self.total:
                 with setup.fitting(self.training, self.loaded.family.training_task.contrastive):
-                    loss, asked, moved = self._one(loader, hooks, interrupts)
-                in_a_row = 0 if moved else in_a_row + 1
-                if in_a_row > MOST_SKIPPED:
-                    raise RunError(f"fp16 overflowed {in_a_row} times in a row after step {self.step}: use bf16")
+                    loss, stop_signal, moved = self._step(loader, hooks, interrupts)
+                skips = 0 if moved else skips + 1
+                if skips > MOST_SKIPPED:
+                    raise RunError(f"fp16 overflowed {skips} times in a row after step {self.step}: use bf16")
                 if hooks.on_epoch and self.position % self.per_epoch == 0:
                     self._between(lambda: hooks.on_epoch(self.position // self.per_epoch, self.step))
-                self._keep(asked, moved)
+                self._keep(stop_signal, moved)
                 if moved:
                     self._evaluate(hooks, interrupts)
         return Outcome(steps=self.step, resumed_at=self.resumed_at, skipped=self.skipped, loss=loss)
 
-    def _one(self, loader: Iterator, hooks: Hooks, interrupts: Interrupts) -> tuple[float, int, bool]:
+    def _step(self, loader: Iterator, hooks: Hooks, interrupts: Interrupts) -> tuple[float, int, bool]:
         """One step. (the loss of a term, the signal that a process got or 0, whether the optimizer made its step).
 
         A process that has others to wait for heeds a signal that came after the backward pass in its next step.
@@ -142,9 +142,9 @@ class TrainingRun:
             hooks.on_step(self.step)
         self.stepper.optimizer.zero_grad()
         if moved:
-            self._tell({"loss": loss, "lr": rate, "norm": norm}, hooks)
-        asked = next((number for number, yes in zip(signals, raised, strict=True) if yes), 0)
-        return loss, interrupts.asked if self.accelerator.num_processes == 1 else asked, moved
+            self._report_step({"loss": loss, "lr": rate, "norm": norm}, hooks)
+        stop_signal = next((number for number, yes in zip(signals, raised, strict=True) if yes), 0)
+        return loss, interrupts.asked if self.accelerator.num_processes == 1 else stop_signal, moved
 
     def _evaluate(self, hooks: Hooks, interrupts: Interrupts) -> None:
         """Evaluate if it is time: after a checkpoint, so that signals need not wait for it, nor is it lost."""
@@ -154,8 +154,8 @@ class TrainingRun:
         if self.folder and self.resumed_at != self.step:
             self.save()
         with interrupts.released():
-            found = self._between(lambda: hooks.evaluate(self.step))
-        self._log(found, hooks)
+            metrics = self._between(lambda: hooks.evaluate(self.step))
+        self._log(metrics, hooks)
 
     def _between(self, hook: Callable[[], Any]) -> Any:
         """What a hook returns that training does not notice."""
@@ -163,13 +163,13 @@ class TrainingRun:
         self.model.eval()
         # batch statistics are of each process's own samples
         ranks.follow_first(self.model.buffers())
-        found = hook()
+        result = hook()
         ranks.meet()
         self._to_training()
         checkpoint.set_random_state(random)
-        return found
+        return result
 
-    def _tell(self, numbers: dict[str, float], hooks: Hooks) -> None:
+    def _report_step(self, numbers: dict[str, float], hooks: Hooks) -> None:
         if not self.accelerator.is_main_process:
             return
         numbers = numbers | (hooks.describe() if hooks.describe else {})
@@ -183,23 +183,23 @@ class TrainingRun:
         if hooks.log and self.accelerator.is_main_process:
             hooks.log({"step": self.step, "epoch": self.position / self.per_epoch, **numbers})
 
-    def _keep(self, asked: int, moved: bool) -> None:
+    def _keep(self, stop_signal: int, moved: bool) -> None:
         """Save if it is time, or if the run was asked to stop, which it then does."""
         every = self.training.checkpoint_every
         due = moved and every and self.step % every == 0
-        if self.folder and (due or asked):
+        if self.folder and (due or stop_signal):
             self.save()
-        if asked:
-            kept = "saved" if self.folder else "not saved: there is no folder for checkpoints"
-            logger.warning("stopped after step %d of %d, %s", self.step, self.total, kept)
-            stop(asked)
+        if stop_signal:
+            outcome = "saved" if self.folder else "not saved: there is no folder for checkpoints"
+            logger.warning("stopped after step %d of %d, %s", self.step, self.total, outcome)
+            stop(stop_signal)
 
     def save(self) -> None:
         """A checkpoint of this moment, written by the first process."""
         randoms = ranks.objects(checkpoint.random_state())
         if self.accelerator.is_main_process:
-            place = {"step": self.step, "position": self.position, "skipped": self.skipped}
-            record = {**self._identity(), **place, **self.stepper.record(), "random": randoms}
+            position = {"step": self.step, "position": self.position, "skipped": self.skipped}
+            record = {**self._identity(), **position, **self.stepper.record(), "random": randoms}
             checkpoint.save(self.folder, self.step, self.parts, record)
         # nobody goes on before the checkpoint is whole
         ranks.meet()
@@ -269,10 +269,10 @@ class TrainingRun:
         )
         if workers is None:
             workers = 4 if self.model.device.type == "cuda" else 0
-        place = {"rank": self.accelerator.process_index, "position": self.position}
-        return batches.load(self.loaded, self.samples, order, workers=workers, **place)
+        position = {"rank": self.accelerator.process_index, "position": self.position}
+        return batches.load(self.loaded, self.samples, order, workers=workers, **position)
 
     def _last_good(self) -> str:
-        kept = checkpoint.latest(self.folder) if self.folder else None
-        stays = f"the last good checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
+        newest = checkpoint.latest(self.folder) if self.folder else None
+        stays = f"the last good checkpoint is {newest.name}" if newest else "there is no checkpoint yet"
         return f"{stays}; use a lower learning rate, or mixed_precision no"

@@ -39,7 +39,7 @@ KINDS = ("png", "svg")
 HEAD = 4096
 # of the number of a drawn sample
 DIGITS = 9
-Shown = TypeVar("Shown")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +63,15 @@ def run(
     if page_at is not None:
         _check(page_at, overwrite)
     study = collect([folder for folder in folders if not _is_page(folder)] or folders)
-    found, text = standing(study, partial(_shown, expect=expect, page_at=page_at))
-    for name, why in found.study.refused:
+    analysis, text = standing(study, partial(_analysis, expect=expect, page_at=page_at))
+    for name, why in analysis.study.refused:
         reporter.warn(f"{name} is left out: {why}")
     if page_at is not None:
-        _write(found, text, page_at, overwrite, reporter)
-    return found
+        _write(analysis, text, page_at, overwrite, reporter)
+    return analysis
 
 
-def standing(study: Study, show: Callable[[Study], Shown]) -> Shown:
+def standing(study: Study, show: Callable[[Study], Result]) -> Result:
     """What `show` makes of the study, without the runs that it fails on, which are refused with the reason.
 
     The last line of defence: reading has refused all damage that is known. Raises what `show` raises where no run is to
@@ -94,27 +94,27 @@ def standing(study: Study, show: Callable[[Study], Shown]) -> Shown:
             failed.append((runs[0].label, unforeseen(errors[-1])))
             return []
         half = len(runs) // 2
-        kept, more = sound(runs[:half]), sound(runs[half:])
-        if works([*kept, *more]):
-            return [*kept, *more]
-        for run in more:  # those that only fail beside others
-            if works([*kept, run]):
-                kept.append(run)
+        sound_runs, others = sound(runs[:half]), sound(runs[half:])
+        if works([*sound_runs, *others]):
+            return [*sound_runs, *others]
+        for run in others:  # those that only fail beside others
+            if works([*sound_runs, run]):
+                sound_runs.append(run)
             else:
                 failed.append((run.label, unforeseen(errors[-1])))
-        return kept
+        return sound_runs
 
     failed: list[tuple[str, str]] = []
     try:
         return show(study)
     except Exception:
-        kept = sound(study.runs)
-        if not kept:
+        sound_runs = sound(study.runs)
+        if not sound_runs:
             raise
-    return show(replace(study, runs=tuple(kept), refused=(*study.refused, *failed)))
+    return show(replace(study, runs=tuple(sound_runs), refused=(*study.refused, *failed)))
 
 
-def _shown(study: Study, *, expect: bool, page_at: Path | None) -> tuple[Analysis, str]:
+def _analysis(study: Study, *, expect: bool, page_at: Path | None) -> tuple[Analysis, str]:
     """The analysis, and its page where that is to be written."""
     tables = [*tables_of(study), *(expected(study) if expect else [])]
     analysis = Analysis(
@@ -135,7 +135,7 @@ def _shown(study: Study, *, expect: bool, page_at: Path | None) -> tuple[Analysi
     return analysis, text
 
 
-def document(found: Analysis) -> dict[str, Any]:
+def document(analysis: Analysis) -> dict[str, Any]:
     """All numbers with their files, and the runs that they are from, as JSON values."""
     return {
         "schema": SCHEMA,
@@ -144,11 +144,11 @@ def document(found: Analysis) -> dict[str, Any]:
                 **{"folder": run.label, "kind": run.kind, "finished": run.finished, "model": run.model},
                 **{"dataset": run.dataset, "started": run.record.get("started"), "troubles": list(run.troubles)},
             }
-            for run in found.study.runs
+            for run in analysis.study.runs
         ],
-        "refused": dict(found.study.refused),
-        "incomplete": dict(found.study.matrices),
-        "tables": [as_json(table) for table in found.tables],
+        "refused": dict(analysis.study.refused),
+        "incomplete": dict(analysis.study.matrices),
+        "tables": [as_json(table) for table in analysis.tables],
     }
 
 
@@ -181,14 +181,14 @@ def _check(path: Path, overwrite: bool) -> None:
     try:
         if path.is_dir():
             raise UsageError(f"{quoted(path)} is a folder: name a file, as in --output {path / 'report.html'}")
-        for written in (figures_beside(path), path.with_name(f".{path.name}.{os.getpid()}.tmp")):
+        for target in (figures_beside(path), path.with_name(f".{path.name}.{os.getpid()}.tmp")):
             with suppress(FileNotFoundError):
-                os.stat(written)  # a name that is too long, or no file can have, shows now
-        there = os.path.lexists(path)
-        ours = not there or (path.exists() and _has_mark(path))
+                os.stat(target)  # a name that is too long, or no file can have, shows now
+        exists = os.path.lexists(path)
+        ours = not exists or (path.exists() and _has_mark(path))
     except OSError as error:
         raise UsageError(f"cannot write to {quoted(path)}: {error.strerror}; choose another --output") from error
-    if (there and not ours) or path.suffix != ".html":
+    if (exists and not ours) or path.suffix != ".html":
         _keep_runs(path)
     if not ours and not overwrite:
         raise UsageError(
@@ -199,11 +199,11 @@ def _check(path: Path, overwrite: bool) -> None:
 def _keep_runs(path: Path) -> None:
     """UsageError for a file in the folder of a run, or in a folder of that one: it may be the run's own."""
     for form in (os.path.abspath, os.path.realpath):
-        place = Path(form(path.parent))
-        if held := next((folder for folder in (place, *place.parents) if holds_run(folder)), None):
+        parent = Path(form(path.parent))
+        if run_folder := next((folder for folder in (parent, *parent.parents) if holds_run(folder)), None):
             raise UsageError(
-                f"{quoted(path)} is where the files of the run in {quoted(held)} are: name a new file that ends in "
-                ".html, or one outside of it, as --output"
+                f"{quoted(path)} is where the files of the run in {quoted(run_folder)} are: name a new file that ends "
+                "in .html, or one outside of it, as --output"
             )
 
 
@@ -211,43 +211,43 @@ def _write(analysis: Analysis, text: str, path: Path, overwrite: bool, reporter:
     """The drawn figures, then the page, which links to them."""
     folder = figures_beside(path)
     drawable = [figure for figure in analysis.figures if not figure.few]
-    places = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in drawable for kind in KINDS]
+    drawings = [(figure, kind, folder / f"{figure.key}.{kind}") for figure in drawable for kind in KINDS]
     if not overwrite:
-        _check_drawings(path, [place for *_, place in places])
+        _check_drawings(path, [file for *_, file in drawings])
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with reporter.progress("drawing figures") as progress:
-        for done, (figure, kind, place) in enumerate(places, 1):
+        for count, (figure, kind, file) in enumerate(drawings, 1):
             try:
                 drawing = drawn(figure, kind)
             except Exception as error:
                 reporter.warn(f"the figure {figure.key!r} cannot be drawn: {type(error).__name__}: {error}")
             else:
-                write_bytes(place, drawing)
-            progress(done, len(places))
+                write_bytes(file, drawing)
+            progress(count, len(drawings))
     write_text(path, text)
 
 
-def _check_drawings(page_at: Path, places: Sequence[Path]) -> None:
+def _check_drawings(page_at: Path, files: Sequence[Path]) -> None:
     """Drawings of ours are made anew; UsageError for any other file in their place."""
-    shown = read_bytes(page_at) if page_at.exists() else b""
-    for place in filter(os.path.lexists, places):
-        with disk_errors(place):
-            ours = f'/{place.name}"'.encode() in shown or MADE.encode() in _head(place)
+    page_text = read_bytes(page_at) if page_at.exists() else b""
+    for file in filter(os.path.lexists, files):
+        with disk_errors(file):
+            ours = f'/{file.name}"'.encode() in page_text or MADE.encode() in _head(file)
         if not ours:
             raise UsageError(
-                f"{quoted(place)} was not written by idvl: add --overwrite to replace it, or name another --output"
+                f"{quoted(file)} was not written by idvl: add --overwrite to replace it, or name another --output"
             )
 
 
 def picture(id_: str) -> bytes | None:
     """The image of a built-in dataset's sample as PNG, drawn again from its id; None for any other id."""
-    dataset, _, place = id_.partition("/")
-    split, _, number = place.partition("/")
-    known = {"shapes": _shape, "digits": _digit}
-    if dataset not in known or not (number.isdecimal() and len(number) <= DIGITS):
+    dataset, _, name = id_.partition("/")
+    split, _, number = name.partition("/")
+    drawers = {"shapes": _shape, "digits": _digit}
+    if dataset not in drawers or not (number.isdecimal() and len(number) <= DIGITS):
         return None
-    return known[dataset](split, int(number))
+    return drawers[dataset](split, int(number))
 
 
 def _shape(split: str, number: int) -> bytes | None:

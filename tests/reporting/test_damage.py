@@ -83,7 +83,7 @@ def test_one_damaged_field_never_takes_the_page(tmp_path: Path) -> None:
     assert not [why for _, why in study.refused if "left out" in why]
     sound = [run for run in study.runs if "/sound/" in run.label]
     assert len(sound) == len(KINDS) and not any(run.troubles for run in sound)
-    found, text = analyze._shown(study, expect=True, page_at=tmp_path / "report.html")
+    found, text = analyze._analysis(study, expect=True, page_at=tmp_path / "report.html")
     assert all(run.label in text.replace("<wbr>", "") for run in sound) and 'id="samples"' in text
     analyze.document(found)
     for run in study.runs:  # a page shows the samples of some runs alone
@@ -167,7 +167,7 @@ def test_folders_that_cannot_be_shown_or_looked_into_are_told(tmp_path: Path) ->
         (tmp_path / "empty" / name).touch()
     (tmp_path / "foreign" / "below").mkdir(parents=True)
     (tmp_path / "foreign" / "below" / "run.json").write_text("[]")
-    found, text = analyze._shown(collect(sorted(tmp_path.iterdir())), expect=False, page_at=tmp_path / "x.html")
+    found, text = analyze._analysis(collect(sorted(tmp_path.iterdir())), expect=False, page_at=tmp_path / "x.html")
     runs = {run.label.rpartition("/")[2]: run for run in found.study.runs}
     assert runs.keys() == {"caf\\xe9", "linked", "empty"}
     assert "caf\\xe9" in text and runs["linked"].finished
