@@ -12,7 +12,6 @@ from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import flag, text
 from idvl.commands.settings import SettingFlags
-from idvl.profile import compare, load_profile
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -53,13 +52,15 @@ def command(
 
     Shows a table and leaves a run folder with profile.json, profile.png and the recipe that repeats the run.
     """
-    reporter, asked = o.begin(context)
+    reporter, resolved = o.begin(context)
+    from idvl.profile import load_profile
+
     other = load_profile(compare_with) if compare_with else None
     from idvl.workflows import estimate_id
 
     with results_alone():
         result = estimate_id.run(
-            asked,
+            resolved,
             folder=output_dir,
             reporter=reporter,
             resume=resume,
@@ -73,6 +74,7 @@ def command(
 
 def _show(result: Any, other: Any, label: str, *, json: bool, reporter: TerminalReporter) -> None:
     """Print what a run came to."""
+    from idvl.profile import compare
     from idvl.reporting.table import summary, table
 
     console = output()
