@@ -87,7 +87,11 @@
     svg.append(node("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, figure.x));
 
     const points = [];
+    const curves = panel.series.filter((one) => one.joined);
     panel.series.forEach((one, at) => {
+      // curves with bars stand beside each other, as one point may hide another
+      const aside = figure.bars && one.joined ? 6 * (curves.indexOf(one) - (curves.length - 1) / 2) : 0;
+      const U = (value) => X(value) + aside;
       const faint = figure.picked && at !== chosen;
       const colour = faint ? "var(--line)" : tone(one.tone);
       const group = node("g", { stroke: colour, fill: "none", opacity: faint ? 0.8 : 1 });
@@ -100,18 +104,18 @@
           spans.at(-1).push(i);
         });
         for (const span of spans.filter((found) => found.length > 1)) {
-          const edge = [...span.map((i) => `${X(one.x[i])},${Y(one.high[i])}`), ...span.reverse().map((i) => `${X(one.x[i])},${Y(one.low[i])}`)];
+          const edge = [...span.map((i) => `${U(one.x[i])},${Y(one.high[i])}`), ...span.reverse().map((i) => `${U(one.x[i])},${Y(one.low[i])}`)];
           group.append(node("polygon", { points: edge.join(" "), fill: colour, "fill-opacity": 0.15, stroke: "none" }));
         }
       } else if (bars) {
         one.x.forEach((x, i) => {
-          if (one.low[i] !== null && one.high[i] !== null) group.append(node("line", { x1: X(x), x2: X(x), y1: Y(one.low[i]), y2: Y(one.high[i]), "stroke-width": 1.4, opacity: 0.55 }));
+          if (one.low[i] !== null && one.high[i] !== null) group.append(node("line", { x1: U(x), x2: U(x), y1: Y(one.low[i]), y2: Y(one.high[i]), "stroke-width": 1.4, opacity: 0.55 }));
         });
       }
-      if (one.joined) group.append(node("polyline", { points: one.x.map((x, i) => `${X(x)},${Y(one.y[i])}`).join(" "), "stroke-width": 1.5, "stroke-linejoin": "round", "stroke-dasharray": dashes[one.dash] }));
+      if (one.joined) group.append(node("polyline", { points: one.x.map((x, i) => `${U(x)},${Y(one.y[i])}`).join(" "), "stroke-width": 1.5, "stroke-linejoin": "round", "stroke-dasharray": dashes[one.dash] }));
       if (!faint) one.x.forEach((x, i) => {
-        group.append(node("circle", { cx: X(x), cy: Y(one.y[i]), r: one.x.length > 90 ? 2.1 : 2.9, fill: one.hollow ? "var(--paper)" : colour, "stroke-width": 1.3 }));
-        points.push({ at, i, px: X(x), py: Y(one.y[i]) });
+        group.append(node("circle", { cx: U(x), cy: Y(one.y[i]), r: one.x.length > 90 ? 2.1 : 2.9, fill: one.hollow ? "var(--paper)" : colour, "stroke-width": 1.3 }));
+        points.push({ at, i, px: U(x), py: Y(one.y[i]) });
       });
       group.setAttribute("class", faint ? "faint" : "drawn");
       faint ? svg.insertBefore(group, svg.querySelector(".drawn")) : svg.append(group);

@@ -104,3 +104,13 @@ def test_a_figure_of_fewer_than_three_points_is_a_table(tmp_path: Path) -> None:
     found = dom(tmp_path, made(tmp_path / "runs"))
     quality = found.partition("Quality against sparsity")[2].partition("</figure>")[0]
     assert 'role="img"' in quality and 'class="few"' not in quality
+
+
+def test_points_of_two_methods_at_one_place_are_both_seen(tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "runs" / "dense")
+    for weight in ("none", "multiply"):
+        folders.pruned(tmp_path / "runs" / weight, 50.0, id_weight=weight)
+    found = dom(tmp_path, made(tmp_path / "runs"))
+    plot = found.partition("Quality against sparsity")[2].partition("</figure>")[0].partition('role="img"')[2]
+    places = re.findall('<circle cx="([^"]+)" cy="([^"]+)"', plot)
+    assert len(places) == len(set(places)) == 3
