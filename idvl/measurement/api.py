@@ -52,20 +52,20 @@ def estimate_id(
     `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. Calls from
     several threads take turns. Raises UsageError and RunError with one line each.
     """
-    asked = {"tokens": tokens, "capture": capture, "estimator": estimator, "knn": knn, "layers": layers}
-    asked |= {"modality": modality, "memory": memory, "spill": spill}
+    values = {"tokens": tokens, "capture": capture, "estimator": estimator, "knn": knn, "layers": layers}
+    values |= {"modality": modality, "memory": memory, "spill": spill}
     recipe = recipes.load(
         None,
         {"model.name": "model", "data.batch_size": batch_size, "data.seed": seed}
-        | {f"estimate.{name}": value for name, value in asked.items()},
+        | {f"estimate.{name}": value for name, value in values.items()},
     )
     settings, budget, spill = settings_of(recipe), recipe.estimate.memory_bytes, recipe.estimate.spill
     with _turn, _put_back(model):
-        place, team = join_team(device, settings=asdict(settings), n=n, split=split, layers=layers, modality=modality)
-        loaded = _loaded(model, processor, place)
+        target, team = join_team(device, settings=asdict(settings), n=n, split=split, layers=layers, modality=modality)
+        loaded = _loaded(model, processor, target)
         selection = _selection(samples, split=split, n=n, seed=seed)
-        chosen = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
-        work = Measurement(loaded, selection.samples, chosen, settings, memory=budget, spill=spill, team=team)
+        selected = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
+        work = Measurement(loaded, selection.samples, selected, settings, memory=budget, spill=spill, team=team)
         start = time.perf_counter()
         measured = dict(work.estimates(progress))
         return profile_of(measured, work, selection, time.perf_counter() - start)

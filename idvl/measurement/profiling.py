@@ -53,8 +53,8 @@ class Estimation:
 
     def __init__(self, recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, begun: Path | None = None):
         self.recipe, self.loaded, self.team, self.begun = recipe, loaded, team, begun
-        asked, data = recipe.estimate, recipe.data
-        self.layers = find_layers(loaded.model, loaded.family, pattern=asked.layers, modality=asked.modality)
+        estimating, data = recipe.estimate, recipe.data
+        self.layers = find_layers(loaded.model, loaded.family, pattern=estimating.layers, modality=estimating.modality)
         with reporter.progress("choosing samples") as progress:
             self.selection = choose_samples(
                 recipe, team, split=data.split, n=data.samples, force=data.force, progress=progress
@@ -92,7 +92,7 @@ class Estimation:
             finished = self.team.first(lambda: _finished(folder, options, self, others))
             if finished:
                 reporter.note("everything is measured already")
-                _judge(finished.layers, reporter, part=part)
+                _warn_of_doubts(finished.layers, reporter, part=part)
                 return ProfileResult(plan=None, profile=finished, folder=folder)
         # nothing of it is needed afterwards
         work, self._work = self._measurement(reporter), None
@@ -108,7 +108,7 @@ class Estimation:
                 held.enter_context(resumable(opened.folder, reporter))
             profile = _recorded(work, self.selection, opened, self.done, reporter)
             plot([(self.loaded.name, profile), *others], opened.path("profile.png"))
-        _judge(profile.layers, reporter, part=part)
+        _warn_of_doubts(profile.layers, reporter, part=part)
         return ProfileResult(plan=work.plan, profile=profile, folder=opened.folder)
 
     def _measurement(self, reporter: Reporter) -> Measurement:
@@ -133,12 +133,12 @@ def named(recipe: Recipe) -> tuple[str, str, str]:
 
 
 def settings_of(recipe: Recipe) -> Settings:
-    wanted = recipe.estimate
+    section = recipe.estimate
     return Settings(
-        tokens=wanted.tokens,
-        capture=wanted.capture,
-        estimator=wanted.estimator,
-        knn=wanted.knn,
+        tokens=section.tokens,
+        capture=section.capture,
+        estimator=section.estimator,
+        knn=section.knn,
         batch_size=recipe.data.batch_size,
         seed=recipe.data.seed,
     )
@@ -207,21 +207,22 @@ def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[s
     return measured
 
 
-def _judge(measured: Mapping[str, LayerProfile], reporter: Reporter, *, part: bool) -> None:
+def _warn_of_doubts(profiles: Mapping[str, LayerProfile], reporter: Reporter, *, part: bool) -> None:
     """Warn of layers without a number, and of unsound ones unless the run that this is a part of does so.
 
     Raises RunError where no layer has a number.
     """
-    estimates = {name: layer.estimate for name, layer in measured.items()}
-    without = {name: found.reason for name, found in estimates.items() if found.dimension is None}
-    doubtful = {name: why for name, found in estimates.items() if name not in without and (why := unsound(found))}
-    for what, found in (("estimate", without), ("sound ID", {} if part else doubtful)):
-        if found:
-            name, reason = next(iter(found.items()))
-            told = f"{len(found)} of {len(measured)} layers have no {what}, the first is {name}: {reason}"
-            if len(without) == len(measured):
-                raise RunError(told)
-            reporter.warn(told)
+    estimates = {name: layer.estimate for name, layer in profiles.items()}
+    without = {name: estimate.reason for name, estimate in estimates.items() if estimate.dimension is None}
+    reasons = {name: unsound(estimate) for name, estimate in estimates.items() if name not in without}
+    doubtful = {} if part else {name: reason for name, reason in reasons.items() if reason}
+    for what, layers in (("estimate", without), ("sound ID", doubtful)):
+        if layers:
+            name, reason = next(iter(layers.items()))
+            message = f"{len(layers)} of {len(profiles)} layers have no {what}, the first is {name}: {reason}"
+            if len(without) == len(profiles):
+                raise RunError(message)
+            reporter.warn(message)
 
 
 def _facts(work: Measurement, seconds: float) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.models.forward import on_device
-from idvl.models.inputs import pixels, prepared, tokenizer_of
+from idvl.models.inputs import pixels
+from idvl.models.processors import prepared, tokenizer_of
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded
@@ -53,12 +54,12 @@ def settle(loaded: Loaded, skill: str, settings: Generation) -> Generation:
     Raises UsageError for a prompt with words that the tokenizer does not know, or, of an answer, without {}, and for
     lengths that exclude each other.
     """
-    chosen = settings.prompt
-    prompt = loaded.family.skills[skill].prompt if chosen is None else chosen
+    own = settings.prompt
+    prompt = loaded.family.skills[skill].prompt if own is None else own
     if skill == "answer" and QUESTION not in prompt:
         raise UsageError(f"the prompt {quoted(prompt)} has no place for the question: put {QUESTION} where it goes")
     unknown = unknown_words(loaded.processor, prompt.replace(QUESTION, " "))
-    if unknown and chosen is None:
+    if unknown and own is None:
         prompt = ""
     elif unknown:
         raise UsageError(
@@ -104,7 +105,7 @@ def generating(model: nn.Module, settings: Generation, **bounds: int) -> Iterato
     """Inside, `generate` searches with the settings' beams within `bounds`, whatever the checkpoint prefers.
 
     A checkpoint's preferences also reach it where the caller says nothing, so they are put aside, at every depth.
-    Raises NotFiniteError where the next token would be chosen from logits that hold NaN or inf.
+    Raises NotFiniteError where the next token would be own from logits that hold NaN or inf.
     """
     from transformers import GenerationConfig
 
@@ -155,11 +156,11 @@ def prompts(
     texts = prompted(loaded, skill, samples, settings)
     texts = [text if placeholder.strip() in text else placeholder + text for text in texts]
     side = "right" if encodes else "left"
-    shown = prepared(loaded.processor, images=images, text=texts, padding=True, padding_side=side, return_tensors="pt")
+    batch = prepared(loaded.processor, images=images, text=texts, padding=True, padding_side=side, return_tensors="pt")
     if encodes or not ends:
-        return shown
-    size = shown["input_ids"].shape
-    return {key: value[:, :-1] if value.shape == size else value for key, value in shown.items()}
+        return batch
+    size = batch["input_ids"].shape
+    return {key: value[:, :-1] if value.shape == size else value for key, value in batch.items()}
 
 
 @torch.no_grad()

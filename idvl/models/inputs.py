@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError, first_line, quoted
+from idvl.errors import UsageError, quoted
+from idvl.models.processors import AT_ONCE, prepared, tokenizer_of
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 # tokenizers without a limit of their own give a huge number
 NO_LIMIT = 10**6
-# pixels of the images that a processor is given at once: it holds each several times, as floats too
-AT_ONCE = 32 << 20
 
 
 def encode(
@@ -86,19 +85,6 @@ def process(
     return prepared(processor, **given)
 
 
-def prepared(processor: Any, **given: Any) -> dict[str, Any]:
-    """What a checkpoint's processor makes of images and texts. Raises UsageError where its settings make no sense."""
-    try:
-        return dict(processor(**given))
-    except Exception as error:  # whatever a size of 0 or a mean of two channels leads to
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise
-        raise UsageError(
-            f"the checkpoint's processor cannot prepare the samples: {first_line(error)}; check its "
-            "preprocessor_config.json"
-        ) from error
-
-
 def longest_text(
     processor: Any, samples: Sequence[Sample], *, needs: Sequence[str] = ("text",), read: int | None = 1, **how: Any
 ) -> int:
@@ -120,20 +106,6 @@ def longest_text(
     if cut:
         logger.warning("%d of %d texts are longer than the model's %d tokens and are cut", cut, len(lengths), limit)
     return min(max(lengths), limit) if limit else max(lengths)
-
-
-def tokenizer_of(processor: Any) -> Any | None:
-    """The tokenizer in a processor, or the processor itself if it is one; None where there is none."""
-    if hasattr(processor, "tokenizer"):
-        return processor.tokenizer
-    return processor if hasattr(processor, "convert_tokens_to_ids") else None
-
-
-def image_processor_of(processor: Any) -> Any | None:
-    """The image processor in a processor, or the processor itself if it is one; None where there is none."""
-    if hasattr(processor, "image_processor"):
-        return processor.image_processor
-    return processor if hasattr(processor, "preprocess") else None
 
 
 def check(loaded: Loaded, samples: Sequence[Sample]) -> None:

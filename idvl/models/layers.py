@@ -56,16 +56,16 @@ def find_layers(
     name, in full, with the wildcards * ? [...] of a shell; `modality` is one modality or several. Raises UsageError
     if nothing is left.
     """
-    found = _all_layers(model, family)
-    if not found:
+    layers = _all_layers(model, family)
+    if not layers:
         raise UsageError(f"{type(model).__name__} has no linear layer inside a transformer block: nothing to measure")
-    wanted = _wanted(modality, found)
-    chosen = {name: layer for name, layer in found.items() if layer.modality in wanted}
+    modalities = _modalities(modality, layers)
+    selected = {name: layer for name, layer in layers.items() if layer.modality in modalities}
     if pattern is None:
-        return chosen
-    matching = {name: layer for name, layer in chosen.items() if name == pattern or fnmatchcase(name, pattern)}
+        return selected
+    matching = {name: layer for name, layer in selected.items() if name == pattern or fnmatchcase(name, pattern)}
     if not matching:
-        near = difflib.get_close_matches(pattern, chosen, n=3, cutoff=0) or list(chosen)[:3]
+        near = difflib.get_close_matches(pattern, selected, n=3, cutoff=0) or list(selected)[:3]
         raise UsageError(f"no layer is named like {quoted(pattern)} (wildcards: * ? [...]); near it: {', '.join(near)}")
     return matching
 
@@ -77,12 +77,12 @@ def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
         if not hint or set(scope) & set("*?[."):
             return find_layers(model, family, pattern=scope)
         raise UsageError(f"no scope {quoted(scope)}{hint} (there is {', '.join(SCOPES)}, or a pattern)")
-    found = find_layers(model, family)
-    chosen = {name: layer for name, layer in found.items() if layer.modality in SCOPES[scope]}
-    if not chosen:
-        present = dict.fromkeys(layer.modality for layer in found.values())
+    layers = find_layers(model, family)
+    selected = {name: layer for name, layer in layers.items() if layer.modality in SCOPES[scope]}
+    if not selected:
+        present = dict.fromkeys(layer.modality for layer in layers.values())
         raise UsageError(f"scope {scope} is empty: the model has {', '.join(present)} layers only")
-    return chosen
+    return selected
 
 
 def block_of(name: str, family: Family) -> str | None:
@@ -139,14 +139,14 @@ def _features(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _wanted(modality: str | Collection[str] | None, found: dict[str, Layer]) -> Collection[str]:
+def _modalities(modality: str | Collection[str] | None, layers: dict[str, Layer]) -> Collection[str]:
     if modality is None:
         return MODALITIES
-    wanted = {modality} if isinstance(modality, str) else set(modality)
-    present = [name for name in MODALITIES if any(layer.modality == name for layer in found.values())]
-    for name in sorted(wanted - set(present)):
+    modalities = {modality} if isinstance(modality, str) else set(modality)
+    present = [name for name in MODALITIES if any(layer.modality == name for layer in layers.values())]
+    for name in sorted(modalities - set(present)):
         if name not in MODALITIES:
             hint = did_you_mean(name, MODALITIES)
             raise UsageError(f"no modality {quoted(name)}{hint} (this model has {', '.join(present)})")
         raise UsageError(f"the model has no {name} layers; it has {', '.join(present)}")
-    return wanted
+    return modalities

@@ -7,7 +7,8 @@ from typing import Any
 from PIL import Image
 
 from idvl.data.samples import Sample
-from idvl.models.inputs import image_processor_of, prepared, process, tokenizer_of
+from idvl.models.inputs import process
+from idvl.models.processors import image_processor_of, prepared, tokenizer_of
 
 
 def trial_sample() -> Sample:

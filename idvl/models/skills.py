@@ -15,7 +15,8 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.models.forward import on_device
 from idvl.models.generation import Generation
-from idvl.models.inputs import NO_LIMIT, process, tokenizer_of
+from idvl.models.inputs import NO_LIMIT, process
+from idvl.models.processors import tokenizer_of
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded

@@ -28,8 +28,8 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
     config, _ = PreTrainedConfig.get_config_dict(target, **options)
     whole = _stored(target, options)
     # what is no object is refused by AutoConfig
-    said = list(_pairs(config)) if isinstance(config, Mapping) else []
-    for key, value in said:
+    settings = list(_pairs(config)) if isinstance(config, Mapping) else []
+    for key, value in settings:
         if key in ("dtype", "torch_dtype") and isinstance(value, str):
             kind = getattr(torch, value.removeprefix("torch."), None)
             if isinstance(kind, torch.dtype) and not kind.is_floating_point:
@@ -47,7 +47,7 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
                     f"the config.json of {name} has a quantization_config of the method {quoted(method)}, which "
                     "transformers does not know: load the model that is not quantized"
                 )
-    quantized = any(key == "quantization_config" and value is not None for key, value in said)
+    quantized = any(key == "quantization_config" and value is not None for key, value in settings)
     return [] if quantized else [key for key, is_whole in whole.items() if is_whole]
 
 
@@ -75,17 +75,17 @@ def _stored(target: str, options: Mapping[str, Any]) -> dict[str, bool]:
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code"}
 
-    def place(file: str) -> Path | None:
-        found = cached_file(target, file, _raise_exceptions_for_missing_entries=False, **options)
-        return Path(found) if found else None
+    def path_of(file: str) -> Path | None:
+        path = cached_file(target, file, _raise_exceptions_for_missing_entries=False, **options)
+        return Path(path) if path else None
 
-    found = next((path for file in WEIGHTS if (path := place(file))), None)
-    if found is None:
+    stored = next((path for file in WEIGHTS if (path := path_of(file))), None)
+    if stored is None:
         return {}
-    if found.suffix != ".json":
-        return _tensors(found)
-    parts = sorted({*json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()})
-    return {key: is_whole for part in parts if (path := place(part)) for key, is_whole in _tensors(path).items()}
+    if stored.suffix != ".json":
+        return _tensors(stored)
+    parts = sorted({*json.loads(stored.read_text(encoding="utf-8"))["weight_map"].values()})
+    return {key: is_whole for part in parts if (path := path_of(part)) for key, is_whole in _tensors(path).items()}
 
 
 def _tensors(path: Path) -> dict[str, bool]:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from idvl.errors import UsageError, first_line
 from idvl.models.families.base import Family
-from idvl.models.inputs import NO_LIMIT, tokenizer_of
+from idvl.models.inputs import NO_LIMIT
 from idvl.models.layers import find_layers
 from idvl.models.probes import trial_sample
+from idvl.models.processors import tokenizer_of
 
 # padded positions added to the text of the trial
 PADDING = 3

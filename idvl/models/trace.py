@@ -131,8 +131,8 @@ def _check_leading(alone: dict[str, list[torch.Size]], together: dict[str, list[
     for name, shapes in together.items():
         pairs = zip(alone.get(name, []), shapes, strict=False)
         if len(alone.get(name, [])) != len(shapes) or any(one[0] * size != many[0] for one, many in pairs):
-            seen = ", ".join(str(tuple(shape)) for shape in shapes)
-            raise RunError(f"layer {name}: its tensor {seen} does not lead with the {size} samples of the batch")
+            sizes = ", ".join(str(tuple(shape)) for shape in shapes)
+            raise RunError(f"layer {name}: its tensor {sizes} does not lead with the {size} samples of the batch")
 
 
 def _unwalkable(stops: list[Stop], shapes: Mapping[str, Any], layers: Mapping[str, Layer]) -> str | None:

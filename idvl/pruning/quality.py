@@ -13,7 +13,8 @@ from idvl.evaluation import evaluation
 from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_json
 from idvl.json_file import load
-from idvl.models.loading import Loaded, fingerprint
+from idvl.models.fingerprints import fingerprint
+from idvl.models.loading import Loaded
 from idvl.pruning.job import Job
 from idvl.reporter import Reporter
 

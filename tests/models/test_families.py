@@ -13,9 +13,10 @@ import torch
 from idvl.errors import RunError, UsageError
 from idvl.models import families, inputs, text_positions
 from idvl.models.families import family_of
-from idvl.models.inputs import encode, image_processor_of
+from idvl.models.inputs import encode
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load
+from idvl.models.processors import image_processor_of
 from idvl.profile import MODALITIES
 from tests.support import tiny
 

@@ -17,11 +17,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
 
 import idvl
+from idvl.device import find_device
 from idvl.errors import RunError, UsageError
 from idvl.measurement.points import points
+from idvl.models.fingerprints import fingerprint
 from idvl.models.inputs import encode, process
 from idvl.models.load_errors import one_line
-from idvl.models.loading import find_device, fingerprint, load, wrap
+from idvl.models.loading import load, wrap
 from tests.support import processes, tiny
 from tests.support.hub import Hub
 

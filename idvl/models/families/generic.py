@@ -19,11 +19,12 @@ from idvl.errors import UsageError
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order
 from idvl.models.generation import QUESTION, prompts, write
-from idvl.models.inputs import longest_text, process, tokenizer_of
+from idvl.models.inputs import longest_text, process
 from idvl.models.labels import class_inputs, no_class_reason, text_inputs
 from idvl.models.losses import own_loss
 from idvl.models.naming import BLOCK, CROSS_KEY_OR_VALUE, modalities_of
 from idvl.models.probes import image_placeholder, square_side
+from idvl.models.processors import tokenizer_of
 from idvl.models.skills import logits, pictures
 from idvl.models.text_positions import mask_at, mask_by_length, text_offsets
 

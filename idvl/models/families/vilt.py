@@ -19,8 +19,9 @@ from idvl.errors import UsageError
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order, on_device, unlabelled
 from idvl.models.generation import Generation
-from idvl.models.inputs import image_processor_of, longest_text, process, tokenizer_of
+from idvl.models.inputs import longest_text, process
 from idvl.models.losses import Gather, Objective, over_labels
+from idvl.models.processors import image_processor_of, tokenizer_of
 from idvl.models.skills import tokens
 
 
@@ -37,8 +38,8 @@ def both(processor: Any, samples: Sequence[Sample], square: int | None = None) -
 
 def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
     """input_ids and attention_mask (n, text_length) with `both` images as squares."""
-    written = process(tokenizer_of(processor), samples, text_length, needs=("text",))
-    return {**written, **both(processor, samples, square=image_processor_of(processor).size["shortest_edge"])}
+    text = process(tokenizer_of(processor), samples, text_length, needs=("text",))
+    return {**text, **both(processor, samples, square=image_processor_of(processor).size["shortest_edge"])}
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor:
@@ -49,9 +50,9 @@ def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Ten
 
 def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
     """Texts, images in their own shapes, and labels (n,): the class that means what the sample's label says."""
-    written = process(tokenizer_of(processor), samples, text_length, needs=("text",))
+    text = process(tokenizer_of(processor), samples, text_length, needs=("text",))
     labels = torch.tensor([classes(config)[sample.label] for sample in samples])
-    return {**written, **both(processor, samples), "labels": labels}
+    return {**text, **both(processor, samples), "labels": labels}
 
 
 def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:

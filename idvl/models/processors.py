@@ -1,0 +1,92 @@
+"""The processor of a checkpoint: loaded with all that the family needs, its parts, and what it makes of samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from idvl.errors import UsageError, first_line
+from idvl.models.load_errors import unreached
+
+if TYPE_CHECKING:
+    from idvl.models.families.base import Family
+
+# pixels of the images that a processor is given at once: it holds each several times, as floats too
+AT_ONCE = 32 << 20
+NEEDED = {"image": "image processor (preprocessor_config.json)", "text": "tokenizer (tokenizer.json)"}
+
+
+def load_processor(target: str, family: Family, config: Any, options: dict[str, Any]) -> Any:
+    """The checkpoint's processor. Images are resized by PIL, with torchvision and without, where both can do it."""
+    from transformers import AutoImageProcessor, AutoProcessor
+    from transformers.utils import is_torchvision_available
+
+    try:
+        processor = AutoProcessor.from_pretrained(target, **options)
+    except (OSError, ValueError) as error:
+        if unreached(error):
+            raise
+        cause = first_line(error).partition(". ")[0]
+        hint = "" if is_torchvision_available() else ", or pip install 'idvl[vlm]' if it needs torchvision"
+        raise UsageError(
+            f"{target} has no processor that loads ({cause}); add the original model's files{hint}"
+        ) from error
+    has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
+    for kind in family.needs:
+        if has[kind] is None:
+            raise UsageError(f"{target} has no {NEEDED[kind]}, which a {config.model_type} model needs; add it")
+    # transformers makes up an empty tokenizer where the files are missing
+    if "text" in family.needs and len(has["text"]) - len(set(has["text"].all_special_ids)) < 2:
+        raise UsageError(f"the tokenizer of {target} has no vocabulary; add the original model's tokenizer.json")
+    if has["image"] is not None:
+        images = AutoImageProcessor.from_pretrained(target, backend="pil", **options)
+        for size in (getattr(images, name, None) or {} for name in ("size", "crop_size")):
+            if size.get("height", 0) * size.get("width", 0) > AT_ONCE:
+                raise UsageError(
+                    f"the preprocessor_config.json of {target} asks for {size['width']} x {size['height']} pixels an "
+                    f"image, more than {AT_ONCE:,}: correct its sizes"
+                )
+        if processor is has["image"]:
+            return images
+        processor.image_processor = images
+    return processor
+
+
+def fit_tokenizer(processor: Any, config: Any) -> None:
+    """Padding on the right, with a token to pad with, and never longer than the model has positions."""
+    tokenizer = tokenizer_of(processor)
+    if tokenizer is None:
+        return
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    text = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions"):
+        if getattr(text, key, None):
+            tokenizer.model_max_length = min(tokenizer.model_max_length, getattr(text, key))
+
+
+def tokenizer_of(processor: Any) -> Any | None:
+    """The tokenizer in a processor, or the processor itself if it is one; None where there is none."""
+    if hasattr(processor, "tokenizer"):
+        return processor.tokenizer
+    return processor if hasattr(processor, "convert_tokens_to_ids") else None
+
+
+def image_processor_of(processor: Any) -> Any | None:
+    """The image processor in a processor, or the processor itself if it is one; None where there is none."""
+    if hasattr(processor, "image_processor"):
+        return processor.image_processor
+    return processor if hasattr(processor, "preprocess") else None
+
+
+def prepared(processor: Any, **given: Any) -> dict[str, Any]:
+    """What a checkpoint's processor makes of images and texts. Raises UsageError where its settings make no sense."""
+    try:
+        return dict(processor(**given))
+    except Exception as error:  # whatever a size of 0 or a mean of two channels leads to
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise
+        raise UsageError(
+            f"the checkpoint's processor cannot prepare the samples: {first_line(error)}; check its "
+            "preprocessor_config.json"
+        ) from error
