@@ -176,6 +176,7 @@ class ReportFile(Schema):
     class Made(Cost):
         command: Annotated[str, AfterValidator(_command)]
         versions: dict[str, Any]
+        steps: int | None = Field(None, ge=0)
 
     layers: dict[str, LayerReport] = Field(max_length=MOST)
     modalities: dict[str, PartReport]

@@ -279,7 +279,6 @@ def _refuse_others(folder: Path, recipe: Recipe) -> None:
 def _steps(folder: Path) -> int | None:
     """The optimizer steps of a finished pruning run, None where its report does not tell."""
     try:
-        steps = read_report(folder)["made"].get("steps")
+        return read_report(folder)["made"].get("steps") or None
     except RunError:
         return None
-    return steps if type(steps) is int and steps > 0 else None
