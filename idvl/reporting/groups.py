@@ -1,7 +1,6 @@
-"""Which runs belong together: the same subject, method, scope and sparsity, from other seeds or other dense models.
+"""Cells: the pruning runs of one subject, method, scope and sparsity, which differ in seed or dense model alone.
 
-A cell is what a table has a number for: its runs are replicates of each other. It computes means of what runs measured,
-and differences between cells, replicate by replicate.
+A table has one number for a cell: the mean over its runs, or the difference to another cell, replicate by replicate.
 """
 
 from __future__ import annotations
@@ -62,9 +61,9 @@ def mean_of(runs: Iterable[RunRecord], metric: str) -> TableEntry:
 
 
 def subject_of(run: RunRecord) -> Subject:
-    """Of a run of prune."""
-    total = run.report.get("total") or {}
-    return Subject(run.signature.get("class") or run.model, int(total.get("model_weights") or 0), run.dataset)
+    """What a finished pruning run pruned."""
+    weights = run.report["total"]["model_weights"]
+    return Subject(run.signature.get("class") or run.model, weights, run.dataset)
 
 
 def runs_in(cells: Iterable[Replicates]) -> list[RunRecord]:
@@ -84,38 +83,39 @@ def cells_of(study: Study) -> list[Replicates]:
         subjects.setdefault(subject_of(run), []).append(run)
     groups: dict[tuple[Subject, Method, str, float], list[RunRecord]] = {}
     for subject, runs in subjects.items():
-        for run, found in differences(runs).items():
-            # without run.json nothing says what else was asked for: a cell of its own
-            words = found if run.signature else (f"settings of {run.label} not known", "")
-            asked = _asked(run)
-            method = Method(str(asked.get("criterion", "unknown")), str(asked.get("id_weight", "none")), *words)
-            groups.setdefault((subject, method, _scope(asked.get("scope")), _sparsity(asked, run)), []).append(run)
-    made = [_cell(key, found) for key, found in groups.items()]
-    return sorted(made, key=_order)
+        for run, words in differences(runs).items():
+            # without run.json its other settings are not known: a cell of its own
+            words = words if run.signature else (f"settings of {run.label} not known", "")
+            settings = _settings(run)
+            method = Method(str(settings.get("criterion", "unknown")), str(settings.get("id_weight", "none")), *words)
+            key = subject, method, _scope(settings.get("scope")), _sparsity(settings, run)
+            groups.setdefault(key, []).append(run)
+    return sorted((_cell(key, runs) for key, runs in groups.items()), key=_order)
 
 
-def _asked(run: RunRecord) -> dict[str, Any]:
+def _settings(run: RunRecord) -> dict[str, Any]:
+    """The settings of the section prune, by name; the signature has them as they were carried out."""
     signed = {key.removeprefix("prune."): word for key, word in run.signature.items() if key.startswith("prune.")}
     return (run.recipe.get("prune") or {}) | signed
 
 
-def _sparsity(asked: dict[str, Any], run: RunRecord) -> float:
-    """What was asked for, else what the report says; 0 where neither is a number."""
-    total = run.report.get("total") or {}
-    named = (asked.get("sparsity"), total.get("asked"), total.get("sparsity"))
-    return round(next((float(value) for value in named if isinstance(value, int | float) and value), 0.0), 6)
+def _sparsity(settings: dict[str, Any], run: RunRecord) -> float:
+    """The sparsity that was set, else the one that the report says; 0 where neither is a number."""
+    total = run.report.get("total", {})
+    values = (settings.get("sparsity"), total.get("asked"), total.get("sparsity"))
+    return round(next((float(value) for value in values if isinstance(value, int | float) and value), 0.0), 6)
 
 
-def _cell(key: tuple[Subject, Method, str, float], found: list[RunRecord]) -> Replicates:
+def _cell(key: tuple[Subject, Method, str, float], runs: list[RunRecord]) -> Replicates:
     """The replicates of a group. Runs evaluated on the full split are preferred."""
-    found = sorted(found, key=lambda run: (not run.results, run.results.get("limit") is not None))
+    runs = sorted(runs, key=lambda run: (not run.results, run.results.get("limit") is not None))
     kept: dict[tuple[Any, Any], RunRecord] = {}
-    for run in found:
+    for run in runs:
         kept.setdefault(replicate(run) if run.signature else (run.label, None), run)
     subject, method, scope, sparsity = key
     return Replicates(
         subject=subject, method=method, scope=scope, sparsity=sparsity, runs=tuple(kept.values()),
-        repeated=tuple(run for run in found if run not in kept.values()),
+        repeated=tuple(run for run in runs if run not in kept.values()),
     )  # fmt: skip
 
 
@@ -129,8 +129,8 @@ def _order(cell: Replicates) -> tuple[Any, ...]:
     )
 
 
-def _scope(asked: Any) -> str:
-    return ", ".join(map(str, asked)) if isinstance(asked, list) else str(asked or "all")
+def _scope(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "all")
 
 
 def gains(cells: Sequence[Replicates], metric: str) -> Iterator[tuple[Replicates, TableEntry]]:

@@ -1,4 +1,4 @@
-"""The settings in which some runs of prune differ from most, in words. Runs that differ in nothing are replicates."""
+"""The settings in which some pruning runs differ from most, in words. Runs that differ in none are replicates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from idvl.reporting.run_record import RunRecord
 # settings that distinguish groups, and those that may differ between replicates
 CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}
 REPLICATE = {"fingerprint", "revision", "seed", "processes", "class", "layers"}
-# hashes of what a run was given
-GIVEN = {"samples", "profile"}
-# what means nothing to a run that is not weighted by ID
+# hashes of what a run reads
+INPUTS = {"samples", "profile"}
+# settings without effect on a run that is not weighted by ID
 WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
-# what a run owes to its schedule: one-shot runs are compared in it among themselves
+# settings of a schedule, in which one-shot runs are compared among themselves
 SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
 # dimensions this close, relatively, are the same estimate
 TOLERANCE = 1e-5
@@ -37,9 +37,9 @@ def is_weighted(run: RunRecord) -> bool:
 
 
 def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
-    """What is special of each of these runs, which prune the same: (in how it prunes, in what it is weighted by).
+    """How each of these runs, of one subject, differs from most: (in how it prunes, in what it is weighted by).
 
-    Samples and dimensions are told to be others where no setting says why they are.
+    Other samples or dimensions count as a difference where no setting explains them.
     """
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run) for run in runs})
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
@@ -53,15 +53,15 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
 def _others(
     runs: Sequence[RunRecord], words: Mapping[RunRecord, str], same: Callable[[RunRecord, RunRecord], bool]
 ) -> list[RunRecord]:
-    """The runs that were given something else than most of the same model, seed, layers and settings."""
+    """The runs with other inputs than most of the same model, seed, layers and settings."""
     groups: dict[Hashable, list[list[RunRecord]]] = {}
     for run in runs:
         group = groups.setdefault((replicate(run), repr(run.signature.get("layers")), words[run]), [])
-        home = next((kept for kept in group if same(kept[0], run)), None)
-        if home is None:
-            group.append(home := [])
-        home.append(run)
-    return [run for group in groups.values() for kept in group if kept is not max(group, key=len) for run in kept]
+        equal = next((part for part in group if same(part[0], run)), None)
+        if equal is None:
+            group.append(equal := [])
+        equal.append(run)
+    return [run for group in groups.values() for part in group if part is not max(group, key=len) for run in part]
 
 
 def _same_dimensions(one: RunRecord, other: RunRecord) -> bool:
@@ -72,14 +72,14 @@ def _same_dimensions(one: RunRecord, other: RunRecord) -> bool:
 
 
 def _dimensions(run: RunRecord) -> dict[str, float | None]:
-    """What a run began to be weighted by; none where only a renewed profile is left of it."""
+    """The dimensions that a run was first weighted by; none where only a refreshed profile is left."""
     renewed = run.signature.get("prune.refresh_profile")
     profile = run.dense or (None if renewed else run.profile)
     return {name: layer.estimate.dimension for name, layer in profile.layers.items()} if profile else {}
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    left_out = CELL | REPLICATE | WEIGHTED | GIVEN
+    left_out = CELL | REPLICATE | WEIGHTED | INPUTS
     return {key: value for key, value in run.signature.items() if key not in left_out}
 
 
@@ -87,14 +87,14 @@ def _weighted_by(run: RunRecord) -> dict[str, Any]:
     """The settings of a weighting; a measured profile is identified by its protocol, not its path."""
     if not is_weighted(run):
         return {}
-    found = {key: value for key, value in run.signature.items() if key in WEIGHTED}
+    settings = {key: value for key, value in run.signature.items() if key in WEIGHTED}
     profile = run.dense or run.profile
-    if not str(found.get("prune.profile")).startswith("published:"):
-        found |= {"prune.profile": "measured"}
+    if not str(settings.get("prune.profile")).startswith("published:"):
+        settings |= {"prune.profile": "measured"}
         if profile:
-            found |= {f"ID {key}": profile.protocol.get(key) for key in ("estimator", "tokens", "n_samples")}
-            found["ID data"] = profile.dataset.get("dataset")
-    return found
+            settings |= {f"ID {key}": profile.protocol.get(key) for key in ("estimator", "tokens", "n_samples")}
+            settings["ID data"] = profile.dataset.get("dataset")
+    return settings
 
 
 def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str]:
@@ -102,12 +102,12 @@ def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str
     common = _most_common(
         (_peers(run, key), repr(value)) for run, values in settings.items() for key, value in values.items()
     )
-    found = {}
+    words = {}
     for run, values in settings.items():
         odd = [key for key, value in values.items() if repr(value) != common[_peers(run, key)]]
         odd.sort(key=lambda key: key != "prune.schedule")  # which explains others
-        found[run] = ", ".join(_said(key.removeprefix("prune.").removeprefix("train."), values[key]) for key in odd)
-    return found
+        words[run] = ", ".join(_in_words(key.removeprefix("prune.").removeprefix("train."), values[key]) for key in odd)
+    return words
 
 
 def _peers(run: RunRecord, key: str) -> tuple[str, bool]:
@@ -115,7 +115,7 @@ def _peers(run: RunRecord, key: str) -> tuple[str, bool]:
     return key, (key in SCHEDULED or key.startswith("train.")) and is_one_shot(run)
 
 
-def _said(name: str, value: Any) -> str:
+def _in_words(name: str, value: Any) -> str:
     return str(value) if name == "schedule" else f"no {name}" if value is None else f"{name} {value}"
 
 
