@@ -11,9 +11,9 @@ import torch
 from idvl.checkpoints.report import plan, report
 from idvl.models.families import family_of
 from idvl.models.layers import find_layers
-from idvl.profile import Estimate, LayerProfile, Profile
 from idvl.sparsity.masks import Masks
 from tests.support import tiny
+from tests.support.profiles import profile_of
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +21,6 @@ def blip():
     torch.manual_seed(0)
     model, _ = tiny.KINDS["blip"]()
     return model, find_layers(model, family_of(model.config))
-
-
-def profile_of(layers, without: str) -> Profile:
-    def estimate(name: str, i: int) -> Estimate:
-        known = {"n_points": 100, "n_duplicates": 0, "estimator": "twonn"}
-        if name == without:
-            return Estimate(dimension=None, stderr=None, reason="constant output", **known)
-        return Estimate(dimension=float(i + 1), stderr=0.25, **known)
-
-    rows = {
-        name: LayerProfile(
-            modality=layer.modality,
-            block=layer.block,
-            depth=i,
-            width=layer.out_features,
-            n_features=None,
-            reads_image=layer.reads_image,
-            estimate=estimate(name, i),
-        )
-        for i, (name, layer) in enumerate(layers.items())
-    }
-    return Profile(layers=rows, model={}, dataset={}, protocol={}, provenance={})
 
 
 def masks_of(layers, zeros: dict[str, int]) -> Masks:

@@ -341,14 +341,11 @@ def test_damaged_fields_end_in_one_line(tmp_path, field):
 
 
 def test_captions_that_come_one_a_line_belong_to_one_image(tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    def rows(_, sample):
+        return [{"text": f"{sample.texts[0]} {colour}"} for colour in ("red", "blue")]
+
     drawn = tiny.samples(6)
-    lines = []
-    for sample in drawn:
-        sample.source.save(pictures / f"{sample.id}.png")
-        lines += [{"file_name": f"{sample.id}.png", "text": f"{sample.texts[0]} {k}"} for k in ("red", "blue")]
-    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pictures = tiny.save_samples(tmp_path / "pictures", drawn, rows)
     tiny.save("clip", tmp_path / "clip")
     settings = {"model.name": str(tmp_path / "clip"), "data.dataset": str(pictures)}
     results, _ = evaluated(tmp_path / "run", settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,10 @@ from idvl.sparsity.masks import Masks
 from idvl.training import train
 from idvl.workflows.prune import run
 from tests.support import tiny
+from tests.support.profiles import profile_of
 from tests.support.reporter import Silent
 
 STEPS = 12
-ESTIMATE = idvl.Estimate(dimension=5.0, stderr=0.1, n_points=500, n_duplicates=0, estimator="twonn")
 
 
 def mlp() -> nn.Sequential:
@@ -47,34 +46,12 @@ def loop(model: nn.Module, pruner: idvl.Pruner, steps: int, seed: int = 0) -> No
         optimizer.zero_grad()
 
 
-def profile_of(layers: dict, **changes: int) -> idvl.Profile:
-    """Each layer with a dimension of its own."""
-    rows = {
-        name: idvl.LayerProfile(
-            modality=layer.modality,
-            block=layer.block,
-            depth=i,
-            n_features=1000,
-            reads_image=False,
-            estimate=replace(ESTIMATE, dimension=4.0 + i % 7),
-            **{"width": layer.out_features} | changes,
-        )
-        for i, (name, layer) in enumerate(layers.items())
-    }
-    return idvl.Profile(layers=rows, model={}, dataset={}, protocol={}, provenance={})
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint, vit/, labelled pictures, and a profile, profile.json."""
     folder = tmp_path_factory.mktemp("pruner")
     tiny.save("vit", folder / "vit")
-    (folder / "pictures").mkdir()
-    lines = []
-    for i, sample in enumerate(tiny.samples(16)):
-        sample.source.save(folder / "pictures" / f"{i}.png")
-        lines.append(json.dumps({"file_name": f"{i}.png", "label": i % 10}))
-    (folder / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    tiny.save_samples(folder / "pictures", tiny.samples(16), lambda number, _: [{"label": number % 10}])
     loaded = load(str(folder / "vit"))
     profile_of(find_layers(loaded.model, loaded.family)).save(folder / "profile.json")
     return folder
@@ -122,7 +99,7 @@ def test_a_scope_is_a_pattern_and_a_profile_weights_scores() -> None:
     pruner = idvl.Pruner.from_model(model, profile=profile, id_weight="divide", **settings)
     loop(model, pruner, 5)
     layers = pruner.finish().report["layers"]
-    assert [layer["factor"] for layer in layers.values()] == [1 / 4, 1 / 5]
+    assert [layer["factor"] for layer in layers.values()] == [1, 1 / 2]
 
 
 def test_its_state_resumes_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,9 @@ Knows nothing of idvl but its Sample.
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,17 @@ def samples(n: int, seed: int = 0) -> list[Sample]:
         Sample(id=f"tiny-{i}", source=image, second=ImageOps.mirror(image), texts=(caption,))
         for i, (image, caption) in enumerate(zip(images, captions, strict=True))
     ]
+
+
+def save_samples(folder: Path, samples: list[Sample], rows: Callable[[int, Sample], list[dict[str, object]]]) -> Path:
+    """Write pictures with a metadata.jsonl, of which each sample has these `rows`, and return the folder."""
+    folder.mkdir()
+    lines = []
+    for number, sample in enumerate(samples):
+        sample.source.save(folder / f"{sample.id}.png")
+        lines += [json.dumps({"file_name": f"{sample.id}.png", **row}) for row in rows(number, sample)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
 
 
 def save(kind: str, folder: str | Path, seed: int = 0) -> Path:

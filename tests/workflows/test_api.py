@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,8 @@ def test_an_argument_means_what_the_option_of_its_name_means(command: object, se
 
 def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> None:
     tiny.save("vit", tmp_path / "vit")
-    (tmp_path / "pictures").mkdir()
-    lines = []
-    for i, sample in enumerate(tiny.samples(8)):
-        sample.source.save(tmp_path / "pictures" / f"{i}.png")
-        lines.append(json.dumps({"file_name": f"{i}.png", "label": i}))
-    (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
-    common = {"dataset": tmp_path / "pictures", "batch_size": 4}
+    pictures = tiny.save_samples(tmp_path / "pictures", tiny.samples(8), lambda number, _: [{"label": number}])
+    common = {"dataset": pictures, "batch_size": 4}
     settings = {"criterion": "magnitude", "id_weight": "none", "sparsity": 0.5, "max_steps": 2, "after": False}
     folder = tmp_path / "run"
     report = idvl.prune(tmp_path / "vit", output=folder, train__samples=6, **common, **settings)

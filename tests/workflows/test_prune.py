@@ -42,13 +42,7 @@ def place(tmp_path_factory):
     """A folder with a checkpoint, blip/, and a dataset, pictures/."""
     folder = tmp_path_factory.mktemp("prune")
     tiny.save("blip", folder / "blip")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    lines = []
-    for sample in tiny.samples(N):
-        sample.source.save(pictures / f"{sample.id}.png")
-        lines.append(json.dumps({"file_name": f"{sample.id}.png", "text": sample.texts[0]}))
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    tiny.save_samples(folder / "pictures", tiny.samples(N), lambda _, sample: [{"text": sample.texts[0]}])
     return folder
 
 
