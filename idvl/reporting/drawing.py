@@ -39,14 +39,14 @@ def drawn(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 
     panels = [panel for panel in figure.panels if not panel.few][:MOST]
     with rc_context({"svg.hashsalt": "idvl", "svg.fonttype": "none", "font.size": 9.5}):
-        made = Canvas(figsize=(10, 0.5 + 3.7 * len(panels)), layout="constrained")
-        FigureCanvasAgg(made)
-        made.suptitle(figure.title, color=INK, x=0.01, ha="left", fontsize=12, parse_math=False)
-        for axes, panel in zip(made.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        canvas = Canvas(figsize=(10, 0.5 + 3.7 * len(panels)), layout="constrained")
+        FigureCanvasAgg(canvas)
+        canvas.suptitle(figure.title, color=INK, x=0.01, ha="left", fontsize=12, parse_math=False)
+        for axes, panel in zip(canvas.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
             _panel(axes, figure, panel)
         buffer = io.BytesIO()
         metadata = {"Date": None, "Creator": MADE} if kind == "svg" else {"Software": MADE}
-        made.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        canvas.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -112,11 +112,11 @@ def _legend(axes: Axes, figure: Figure, panel: Panel) -> None:
     named: Iterable[tuple[str, Series]] = ((one.tone if figure.picked else one.name, one) for one in panel.series)
     entries = dict(reversed(list(named)))
     entries = {name: entries[name] for name in reversed(entries)}
-    made = axes.legend(
+    legend = axes.legend(
         [key(series) for series in entries.values()], [_word(name) for name in entries], frameon=False, fontsize=8.5,
         labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5),
     )  # fmt: skip
-    for text in made.get_texts():
+    for text in legend.get_texts():
         text.set_parse_math(False)
 
 

@@ -29,7 +29,7 @@ def expected(study: Study) -> list[Table]:
     """
     published = json.loads(PAPER.read_text(encoding="utf-8"))
     cells = cells_of(study)
-    made = []
+    tables = []
     for table in published["tables"]:
         judged = [cell for cell in cells if any(run.results.get("task") == table["task"] for run in cell.runs)]
         fitting = [cell for cell in judged if _one_shot(cell) == (table["schedule"] == "one-shot")]
@@ -37,8 +37,8 @@ def expected(study: Study) -> list[Table]:
         for subject in dict.fromkeys(cell.subject for cell in same or fitting):
             ours = [cell for cell in fitting if cell.subject == subject]
             if any(_found(row, ours) for row in table["rows"]):
-                made.append(_table(table, ours, study, len(made) + 1, same=bool(same)))
-    return made
+                tables.append(_table(table, ours, study, len(tables) + 1, same=bool(same)))
+    return tables
 
 
 def _table(table: Mapping[str, Any], cells: Sequence[Replicates], study: Study, number: int, *, same: bool) -> Table:
@@ -89,21 +89,21 @@ def _special(cells: Sequence[Replicates], schedule: str) -> list[str]:
         words = {*cell.method.extra.split(", "), cell.method.weighting} - {"", schedule}
         return bool(words) or any(run.signature.get("prune.schedule", schedule) != schedule for run in cell.runs)
 
-    found = [str(cell.method) for cell in cells if is_special(cell)]
-    return [f"CAUTION: here with settings of its own: {'; '.join(dict.fromkeys(found))}"] if found else []
+    methods = [str(cell.method) for cell in cells if is_special(cell)]
+    return [f"CAUTION: here with settings of its own: {'; '.join(dict.fromkeys(methods))}"] if methods else []
 
 
 def _entries(
     published: Sequence[float], metrics: Sequence[str], runs: Sequence[RunRecord], comparable: bool
 ) -> tuple[TableEntry, ...]:
     """For every metric the paper's number, the measured one, and the difference where it means something."""
-    found = []
+    entries = []
     for value, metric in zip(published, metrics, strict=True):
         measured = mean_of(runs, metric)
-        found += [TableEntry(value=value), measured]
+        entries += [TableEntry(value=value), measured]
         if comparable:
-            found.append(TableEntry() if measured.value is None else TableEntry(value=measured.value - value))
-    return tuple(found)
+            entries.append(TableEntry() if measured.value is None else TableEntry(value=measured.value - value))
+    return tuple(entries)
 
 
 def _found(row: Sequence[Any], cells: Sequence[Replicates]) -> Replicates | None:

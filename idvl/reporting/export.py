@@ -33,8 +33,8 @@ def terminal(table: Table) -> Group:
     """A table for a rich console, with its title and notes; the files are left to the other formats."""
     rows = [[*words, *map(shown, entries)] for words, entries in table.rows]
     notes = [Text(f"{note[:1].upper()}{note[1:]}.", style="dim") for note in table.notes]
-    made = number_table([*table.labels, *table.columns], rows, labels=len(table.labels))
-    return Group(Text(table.title, style="bold"), made, *notes, Text())
+    grid = number_table([*table.labels, *table.columns], rows, labels=len(table.labels))
+    return Group(Text(table.title, style="bold"), grid, *notes, Text())
 
 
 def as_json(table: Table) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def as_json(table: Table) -> dict[str, Any]:
                 **dict(zip(table.labels, words, strict=True)),
                 "numbers": {
                     column: {
-                        **{"value": found.value, "low": found.low, "high": found.high, "n": found.n},
-                        "sources": list(found.sources),
+                        **{"value": entry.value, "low": entry.low, "high": entry.high, "n": entry.n},
+                        "sources": list(entry.sources),
                     }
-                    for column, found in zip(table.columns, entries, strict=True)
-                    if found.value is not None or found.sources
+                    for column, entry in zip(table.columns, entries, strict=True)
+                    if entry.value is not None or entry.sources
                 },
             }
             for words, entries in table.rows
@@ -59,17 +59,17 @@ def as_json(table: Table) -> dict[str, Any]:
     }
 
 
-def shown(found: TableEntry) -> str:
+def shown(entry: TableEntry) -> str:
     """ "85.9", with its interval "85.9 [84.1, 87.6]"; a sign for nothing where there is no number."""
-    if found.value is None:
-        return found.text
-    return f"{decimal(found.value, found.decimals)}{interval(found)}"
+    if entry.value is None:
+        return entry.text
+    return f"{decimal(entry.value, entry.decimals)}{interval(entry)}"
 
 
-def interval(found: TableEntry) -> str:
-    if found.low is None or found.high is None:
+def interval(entry: TableEntry) -> str:
+    if entry.low is None or entry.high is None:
         return ""
-    return f" [{decimal(found.low, found.decimals)}, {decimal(found.high, found.decimals)}]"
+    return f" [{decimal(entry.low, entry.decimals)}, {decimal(entry.high, entry.decimals)}]"
 
 
 def decimal(value: float, decimals: int = 1) -> str:
@@ -104,7 +104,7 @@ def _markdown(tables: Sequence[Table]) -> str:
         lines += [f"### {_cell(table.title)}", ""]
         lines += [_row(header), _row([*("---" for _ in table.labels), *("---:" for _ in table.columns)])]
         for words, entries in table.rows:
-            numbers = [shown(found) + (f" ({marks(found)})" if found.sources else "") for found in entries]
+            numbers = [shown(entry) + (f" ({marks(entry)})" if entry.sources else "") for entry in entries]
             lines.append(_row([*words, *numbers]))
         paper = [f"in the paper: {table.paper}"] if table.paper else []
         lines += ["", *(f"{note[:1].upper()}{note[1:]}.  " for note in map(_cell, (*table.notes, *paper)))]
@@ -140,10 +140,10 @@ def _latex(tables: Sequence[Table]) -> str:
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         lines += [f"% {' '.join(note.split())}" for note in table.notes]
         for words, entries in table.rows:
-            for column, found in zip(table.columns, entries, strict=True):
-                if found.sources:
-                    said = f"% {', '.join(filter(None, words))}, {column}: {', '.join(found.sources)}"
-                    lines.append(" ".join(said.split()))
+            for column, entry in zip(table.columns, entries, strict=True):
+                if entry.sources:
+                    comment = f"% {', '.join(filter(None, words))}, {column}: {', '.join(entry.sources)}"
+                    lines.append(" ".join(comment.split()))
         lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -152,11 +152,11 @@ def _tex(text: str) -> str:
     return " ".join(text.split()).translate(LATEX)
 
 
-def _tex_entry(found: TableEntry) -> str:
-    if found.value is None:
-        return _tex(found.text)
-    number = f"${decimal(found.value, found.decimals)}$"
-    return f"{number} {{\\scriptsize {_tex(interval(found).strip())}}}" if interval(found) else number
+def _tex_entry(entry: TableEntry) -> str:
+    if entry.value is None:
+        return _tex(entry.text)
+    number = f"${decimal(entry.value, entry.decimals)}$"
+    return f"{number} {{\\scriptsize {_tex(interval(entry).strip())}}}" if interval(entry) else number
 
 
 def _csv(tables: Sequence[Table]) -> str:
@@ -167,12 +167,12 @@ def _csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for words, entries in table.rows:
             row = "; ".join(f"{label}={_plain(word)}" for label, word in zip(table.labels, words, strict=True) if word)
-            for column, found in zip(table.columns, entries, strict=True):
-                if found.value is not None:
-                    numbers = ["" if value is None else repr(value) for value in (found.value, found.low, found.high)]
-                    files = "; ".join(map(_plain, found.sources))
-                    bounds = "" if found.low is None else table.bounds
-                    counted = ("", "") if not found.n else (found.n, table.counts)
+            for column, entry in zip(table.columns, entries, strict=True):
+                if entry.value is not None:
+                    numbers = ["" if value is None else repr(value) for value in (entry.value, entry.low, entry.high)]
+                    files = "; ".join(map(_plain, entry.sources))
+                    bounds = "" if entry.low is None else table.bounds
+                    counted = ("", "") if not entry.n else (entry.n, table.counts)
                     writer.writerow([table.key, _plain(row), _plain(column), *numbers, bounds, *counted, files])
     return buffer.getvalue()
 

@@ -44,12 +44,12 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One drawing of a figure. `shaded`: spans of x behind it; `said`: what it shows, in words; `y_label`: its own."""
+    """One drawing of a figure. `shaded`: spans of x behind it; `caption`: what it shows; `y_label`: its own."""
 
     name: str
     series: tuple[Series, ...]
     shaded: tuple[tuple[float, float], ...] = ()
-    said: str = ""
+    caption: str = ""
     y_label: str | None = None
 
     @property
@@ -92,10 +92,10 @@ def make(panels: Iterable[Panel], *, most: int = MOST, **values: Any) -> Figure:
 
 def grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> list[tuple[Any, list[Any]]]:
     """Items by key, in order of first appearance."""
-    found: dict[Any, list[Any]] = {}
+    groups: dict[Any, list[Any]] = {}
     for item in items:
-        found.setdefault(key(item), []).append(item)
-    return list(found.items())
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.items())
 
 
 def blocks(profile: Profile) -> tuple[tuple[float, float], ...]:
@@ -129,7 +129,7 @@ def script_data(figures: Sequence[Figure]) -> dict[str, Any]:
             **{"x": _short(one.x), "y": _short(one.y)},
             **({"low": _short(one.low)} if one.low else {}),
             **({"high": _short(one.high)} if one.high else {}),
-            **({"facts": {title: list(found) for title, found in one.facts.items()}} if one.facts else {}),
+            **({"facts": {title: list(details) for title, details in one.facts.items()}} if one.facts else {}),
             **({"about": dict(one.about)} if one.about else {}),
         }
         if one.names:
@@ -137,20 +137,20 @@ def script_data(figures: Sequence[Figure]) -> dict[str, Any]:
         return values
 
     def panel(one: Panel) -> dict[str, Any]:
-        sources = list(dict.fromkeys(source for made in one.series for source in made.sources))
+        sources = list(dict.fromkeys(source for curve in one.series for source in curve.sources))
         more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
-        told = f"From {', '.join(sources[:3])}{more}." if sources else ""
-        about = f"{one.said[:1].upper()}{one.said[1:]}." if one.said else ""
+        origin = f"From {', '.join(sources[:3])}{more}." if sources else ""
+        about = f"{one.caption[:1].upper()}{one.caption[1:]}." if one.caption else ""
         return {
             **{
                 "name": one.name,
-                "said": about,
+                "caption": about,
                 "few": one.few,
                 "shaded": [list(span) for span in one.shaded],
-                "sources": told,
+                "sources": origin,
             },
             **({"y": one.y_label} if one.y_label else {}),
-            "series": [series(made) for made in one.series],
+            "series": [series(curve) for curve in one.series],
         }
 
     drawn = [

@@ -34,14 +34,14 @@ def overview_of(study: Study) -> Overview:
     models = tuple(dict.fromkeys(dense or [run.model for run in study.runs]))
     few = models if len(models) <= 3 else (*models[:2], f"{len(models) - 2} more models")
     counts = {kind: sum(run.kind == kind for run in study.runs) for kind in TITLES}
-    said = [f"{count:,} of {TITLES[kind]}" for kind, count in counts.items() if count]
+    kinds = [f"{count:,} of {TITLES[kind]}" for kind, count in counts.items() if count]
     unfinished = sum(not run.finished and not run.damaged for run in study.runs)
     shared = {kind: _shared([run for run in study.runs if run.kind == kind]) for kind in TITLES}
     settings = [(f"settings of all runs of {TITLES[kind]}", values) for kind, values in shared.items() if values]
     versions, same = _versions(study.runs)
     return Overview(
         title=f"Intrinsic dimension and pruning of {_listed(few)}",
-        summary=f"{_runs(len(study.runs))}: {', '.join(said)}"
+        summary=f"{_runs(len(study.runs))}: {', '.join(kinds)}"
         + (f"; {unfinished:,} not finished" if unfinished else ""),
         versions=f"versions: {versions}" if same else f"versions differ between runs; the first has {versions}",
         models=few,
@@ -97,7 +97,7 @@ def _settings(run: RunRecord) -> dict[str, str]:
 
 def _shared(runs: Sequence[RunRecord]) -> dict[str, str]:
     """The settings that all of these runs have alike."""
-    every = [found for run in runs if (found := _settings(run))]
+    every = [values for run in runs if (values := _settings(run))]
     return (
         {key: value for key, value in every[0].items() if all(one.get(key) == value for one in every)} if every else {}
     )
@@ -105,11 +105,11 @@ def _shared(runs: Sequence[RunRecord]) -> dict[str, str]:
 
 def _versions(runs: Sequence[RunRecord]) -> tuple[str, bool]:
     """(the versions of the first run, whether those of all others are the same)."""
-    found = [run.record["versions"] for run in runs if run.record.get("versions")]
-    if not found:
+    records = [run.record["versions"] for run in runs if run.record.get("versions")]
+    if not records:
         return "not known", True
-    words = ", ".join(f"{name} {version}" for name, version in found[0].items())
-    return words, all(versions == found[0] for versions in found)
+    words = ", ".join(f"{name} {version}" for name, version in records[0].items())
+    return words, all(versions == records[0] for versions in records)
 
 
 def _time(run: RunRecord) -> str:

@@ -71,7 +71,7 @@
     const X = (value) => box.left + ((bend(value) - x0) / (x1 - x0)) * (box.right - box.left);
     const Y = (value) => box.bottom - ((rise(value) - y0) / (y1 - y0)) * (box.bottom - box.top);
 
-    const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0, "aria-label": `${figure.title}. ${panel.name}. ${panel.said} Arrow keys go from point to point.` });
+    const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0, "aria-label": `${figure.title}. ${panel.name}. ${panel.caption} Arrow keys go from point to point.` });
     svg.append(node("title", {}, `${figure.title}: ${panel.name}`));
     for (const [low, high] of panel.shaded) {
       const from = Math.max(box.left, X(low)), to = Math.min(box.right, X(high));
@@ -251,7 +251,7 @@
       name.hidden = which && roomy(which);
       legend(place.querySelector(".legend"), figure, panel());
       if (layer) facts(about, panel().series[layer.value]);
-      write(place.querySelector(".said"), panel().said);
+      write(place.querySelector(".caption"), panel().caption);
       write(place.querySelector(".sources"), panel().sources);
       if (numbers.parentElement.open) listing(numbers, figure, panel());
     };

@@ -144,7 +144,7 @@ def _table(table: Table) -> str:
     first = "".join(f'<th scope="col">{markup(label)}</th>' for label in table.labels)
     rest = "".join(f'<th scope="col" class="n">{markup(column)}</th>' for column in table.columns)
     rows = "".join(
-        "<tr>" + _words(words) + "".join(_entry(found, marks(found), table.signed) for found in entries) + "</tr>"
+        "<tr>" + _words(words) + "".join(_entry(entry, marks(entry), table.signed) for entry in entries) + "</tr>"
         for words, entries in table.rows
     )
     listed = "".join(f"<li><code>{markup(source)}</code></li>" for source in files)
@@ -165,16 +165,16 @@ def _words(words: Sequence[str]) -> str:
     return f'<th scope="row"{first}</th>' + "".join(f"<td{word}</td>" for word in others)
 
 
-def _entry(found: TableEntry, marks: str, signed: bool) -> str:
+def _entry(entry: TableEntry, marks: str, signed: bool) -> str:
     """A number with its interval below; a difference whose interval leaves out 0 is tinted."""
-    if found.value is None:
-        return f'<td class="n quiet">{markup(found.text)}</td>'
-    number = decimal(found.value, found.decimals).replace("-", "−")
-    plus = "+" if signed and found.value > 0 and float(number.replace("−", "-")) else ""
-    bounds = interval(found).strip(" []").replace("-", "−")
+    if entry.value is None:
+        return f'<td class="n quiet">{markup(entry.text)}</td>'
+    number = decimal(entry.value, entry.decimals).replace("-", "−")
+    plus = "+" if signed and entry.value > 0 and float(number.replace("−", "-")) else ""
+    bounds = interval(entry).strip(" []").replace("-", "−")
     below = f'<span class="ci">{markup(bounds.replace(", ", " to "))}</span>' if bounds else ""
-    sure = signed and found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
-    tint = (" up" if found.value > 0 else " down") if sure else ""
+    sure = signed and entry.low is not None and entry.high is not None and (entry.low > 0 or entry.high < 0)
+    tint = (" up" if entry.value > 0 else " down") if sure else ""
     raised = f"<sup>{markup(marks.replace('-', '–'))}</sup>" if marks else ""
     return f'<td class="n{tint}">{plus}{markup(number)}{raised}{below}</td>'
 
@@ -189,7 +189,7 @@ def _figure(place: int, figure: Figure, beside: str | None) -> str:
     layer = '<label>layer <select class="layer"></select></label>' if figure.picked else ""
     choose = f'<div class="choose">{which}{layer}</div>' if which or layer else ""
     left_out = f"The first {len(figure.panels)} of {len(figure.panels) + figure.left_out}. " if figure.left_out else ""
-    about = f'{markup(left_out)}<span class="said"></span>'
+    about = f'{markup(left_out)}<span class="caption"></span>'
     drawn = ""
     if beside and not figure.few:
         folder = quote(os.fsencode(beside))

@@ -42,10 +42,10 @@ def figure(profiles: Sequence[tuple[str, Profile]]) -> Figure:
     from matplotlib.figure import Figure
 
     first = profiles[0][1]
-    made = Figure(figsize=(11, 5.4), layout="constrained")
-    made.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    FigureCanvasAgg(made)
-    axes = made.add_subplot()
+    canvas = Figure(figsize=(11, 5.4), layout="constrained")
+    canvas.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    FigureCanvasAgg(canvas)
+    axes = canvas.add_subplot()
     for low, high in blocks(first):
         axes.axvspan(low, high, color="#f4f4f4", zorder=0, lw=0)
     for index, (_, profile) in enumerate(profiles):
@@ -53,8 +53,8 @@ def figure(profiles: Sequence[tuple[str, Profile]]) -> Figure:
             for reads_image in (False, True):
                 _series(axes, profile, first, modality, reads_image, index)
     _dress(axes, first)
-    _legend(made, profiles)
-    return made
+    _legend(canvas, profiles)
+    return canvas
 
 
 def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, reads_image: bool, index: int) -> None:
@@ -102,8 +102,8 @@ def _dress(axes: Axes, profile: Profile) -> None:
     )
     points = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
     facts = [f"{points:,} points", protocol.get("estimator"), f"tokens: {protocol.get('tokens', '?')}"]
-    said = "  ·  ".join(str(fact) for fact in [*facts, f"layer {protocol.get('capture', 'output')}s"] if fact)
-    axes.text(0, 1.025, said, transform=axes.transAxes, color=QUIET, fontsize=9, parse_math=False)
+    subtitle = "  ·  ".join(str(fact) for fact in [*facts, f"layer {protocol.get('capture', 'output')}s"] if fact)
+    axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=QUIET, fontsize=9, parse_math=False)
     axes.set_xlabel("depth (layers in the order in which they run, blocks shaded in turn)", color=INK)
     axes.set_ylabel("intrinsic dimension", color=INK)
     axes.set_ylim(bottom=0)

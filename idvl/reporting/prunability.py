@@ -143,10 +143,12 @@ def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
     for ratio in sorted({ratio for run in runs for ratio in ratios(run)}):
         entries = []
         for group in groups:
-            found = [(run, correlation(run, ratio, group)) for run in runs]
-            made = mean(TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in found if one)
-            bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (made.low, made.high)]
-            entries.append(replace(made, low=bounds[0], high=bounds[1], decimals=2))
+            correlations = [(run, correlation(run, ratio, group)) for run in runs]
+            average = mean(
+                TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in correlations if one
+            )
+            bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (average.low, average.high)]
+            entries.append(replace(average, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))
     return Table(
         key="prunability", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
@@ -175,5 +177,5 @@ def _alone(runs: Sequence[RunRecord]) -> Table:
 
 def _modalities(runs: Sequence[RunRecord]) -> list[str]:
     """Modalities to break results down by: none if there is only one."""
-    found = [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
-    return found if len(found) > 1 else []
+    modalities = [word for word in MODALITIES if any(word in run.sensitivity["modalities"] for run in runs)]
+    return modalities if len(modalities) > 1 else []

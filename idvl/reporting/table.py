@@ -73,11 +73,15 @@ def summary(profile: Profile) -> list[str]:
     """
     lines = []
     for modality, layers in by_modality(profile).items():
-        found = [layer.estimate.dimension for layer in layers.values() if layer.estimate.dimension is not None]
-        missing = len(layers) - len(found)
-        values = f"ID median {median(found):.1f}, {min(found):.1f} to {max(found):.1f}" if found else "no estimate"
+        dimensions = [layer.estimate.dimension for layer in layers.values() if layer.estimate.dimension is not None]
+        missing = len(layers) - len(dimensions)
+        values = (
+            f"ID median {median(dimensions):.1f}, {min(dimensions):.1f} to {max(dimensions):.1f}"
+            if dimensions
+            else "no estimate"
+        )
         doubtful = sum(unsound(layer.estimate) is not None for layer in layers.values()) - missing
-        rest = f", {missing} without an estimate" if found and missing else ""
+        rest = f", {missing} without an estimate" if dimensions and missing else ""
         rest += f", {doubtful} unsound" if doubtful else ""
         plural = "layer " if len(layers) == 1 else "layers"
         lines.append(f"{modality:<9} {len(layers):>4} {plural}  {values}{rest}")
@@ -96,14 +100,14 @@ def by_modality(profile: Profile) -> dict[str, dict[str, LayerProfile]]:
 def note(layer: LayerProfile) -> str:
     """What is remarkable about a layer's estimate, in a few words; why there is none."""
     estimate = layer.estimate
-    said = [] if estimate.reason is None else [estimate.reason]
+    remarks = [] if estimate.reason is None else [estimate.reason]
     if estimate.dimension is not None and (why := unsound(estimate)):
-        said.append(f"unsound: {why}")
+        remarks.append(f"unsound: {why}")
     if layer.reads_image:
-        said.append("reads image")
+        remarks.append("reads image")
     if estimate.n_duplicates > NOTABLE_DUPLICATES * (estimate.n_points + estimate.n_duplicates):
-        said.append(f"{estimate.n_duplicates} duplicates")
-    return ", ".join(said)
+        remarks.append(f"{estimate.n_duplicates} duplicates")
+    return ", ".join(remarks)
 
 
 def _inner(name: str, layer: LayerProfile) -> str:
@@ -124,14 +128,14 @@ def folded(name: str, width: int) -> str:
 
 def grid(rows: Iterable[Sequence[str]], widths: Sequence[int], style: str = "") -> Table:
     """Rows of a name, numbers and a note, in columns of these widths; the note takes what is left."""
-    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0), style=style)
-    made.add_column(width=widths[0], overflow="fold")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0), style=style)
+    table.add_column(width=widths[0], overflow="fold")
     for width in widths[1:]:
-        made.add_column(width=width, justify="right", no_wrap=True)
-    made.add_column(min_width=NOTE)
+        table.add_column(width=width, justify="right", no_wrap=True)
+    table.add_column(min_width=NOTE)
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def number_table(header: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 1) -> Table:
@@ -139,14 +143,14 @@ def number_table(header: Sequence[str], rows: Iterable[Sequence[str]], labels: i
 
     With several words cells fold where the terminal is narrow.
     """
-    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for number, name in enumerate(header):
-        made.add_column(
+        table.add_column(
             Text(name), justify="left" if number < labels else "right", no_wrap=labels == 1, overflow="fold"
         )
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def _difference(layer: LayerProfile, other: LayerProfile | None) -> str:

@@ -35,23 +35,23 @@ INTERVALS = (
 def tables_of(study: Study) -> list[Table]:
     """All tables that the runs have numbers for."""
     cells = cells_of(study)
-    made: list[Table | None] = []
+    every: list[Table | None] = []
     for number, subject in enumerate(dict.fromkeys(cell.subject for cell in cells), 1):
         ours = [cell for cell in cells if cell.subject == subject]
         name = f"{model_of(ours)} on {subject.dataset}"
-        made += [_quality(number, name, ours, study), _gains(number, name, ours), _metrics(number, name, ours, study)]
-        made += [_sparsity(number, subject, name, ours), _change(number, name, ours, study)]
+        every += [_quality(number, name, ours, study), _gains(number, name, ours), _metrics(number, name, ours, study)]
+        every += [_sparsity(number, subject, name, ours), _change(number, name, ours, study)]
     return [
         table
-        for table in [*made, *_evaluations(study), _dimensions(study), *sensitivity_tables(study.of("sensitivity"))]
+        for table in [*every, *_evaluations(study), _dimensions(study), *sensitivity_tables(study.of("sensitivity"))]
         if table and table.rows
     ]
 
 
 def headline(runs: Sequence[RunRecord]) -> str | None:
     """The metric that most of these runs' results put first."""
-    found = [run.results["headline"] for run in runs if run.results.get("headline")]
-    return max(dict.fromkeys(found), key=found.count) if found else None
+    metrics = [run.results["headline"] for run in runs if run.results.get("headline")]
+    return max(dict.fromkeys(metrics), key=metrics.count) if metrics else None
 
 
 def _quality(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table | None:
@@ -64,8 +64,8 @@ def _quality(number: int, name: str, cells: Sequence[Replicates], study: Study) 
     blank = (TableEntry(text=""),) * bool(dense)
     rows = [(("dense model", ""), (mean_of(dense, metric), *blank * len(sparsities)))] if dense else []
     for method, scope in dict.fromkeys((cell.method, cell.scope) for cell in cells):
-        found = {cell.sparsity: cell.entry(metric) for cell in cells if (cell.method, cell.scope) == (method, scope)}
-        rows.append(((str(method), scope), (*blank, *(found.get(sparsity, TableEntry()) for sparsity in sparsities))))
+        entries = {cell.sparsity: cell.entry(metric) for cell in cells if (cell.method, cell.scope) == (method, scope)}
+        rows.append(((str(method), scope), (*blank, *(entries.get(sparsity, TableEntry()) for sparsity in sparsities))))
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
         labels=("method", "scope"), columns=("0 %",) * bool(dense) + tuple(map(percent, sparsities)), rows=tuple(rows),
@@ -179,17 +179,17 @@ def _change(number: int, name: str, cells: Sequence[Replicates], study: Study) -
 
 def _evaluations(study: Study) -> Iterator[Table]:
     """Runs of idvl eval, a table for each task."""
-    every = [run for run in study.of("eval") if any(found.value is not None for found in run.metrics().values())]
+    every = [run for run in study.of("eval") if any(metrics.value is not None for metrics in run.metrics().values())]
     for task in dict.fromkeys(run.results.get("task") for run in every):
         runs = [run for run in every if run.results.get("task") == task]
         names = _metrics_of(runs)
         rows = []
         for run in runs:
-            found = run.metrics()
+            metrics = run.metrics()
             split = (run.results.get("dataset") or {}).get("split") or ""
             limit = f", {run.results['limit']:,} samples only" if run.results.get("limit") else ""
             labels = (run.label, run.model, f"{run.dataset} {split}{limit}".strip())
-            rows.append((labels, tuple(found.get(name, TableEntry()) for name in names)))
+            rows.append((labels, tuple(metrics.get(name, TableEntry()) for name in names)))
         yield Table(
             key=f"evaluations-{task}", title=f"Standalone evaluations: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
@@ -221,28 +221,34 @@ def _dimensions(study: Study) -> Table:
 
 
 def _spread(layers: Sequence[LayerProfile], measured: MeasuredProfile) -> TableEntry:
-    found = [layer.estimate.dimension for layer in layers if layer.estimate.dimension is not None]
-    if not found:
+    dimensions = [layer.estimate.dimension for layer in layers if layer.estimate.dimension is not None]
+    if not dimensions:
         return TableEntry()
-    return TableEntry(value=median(found), low=min(found), high=max(found), n=len(found), sources=(measured.source,))
+    return TableEntry(
+        value=median(dimensions),
+        low=min(dimensions),
+        high=max(dimensions),
+        n=len(dimensions),
+        sources=(measured.source,),
+    )
 
 
 def cautions(cells: Sequence[Replicates]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
     runs = [run for run in runs_in(cells) if run.results]
-    said = []
+    notes = []
     names = list(dict.fromkeys(run.model for run in runs))
     if any(len({run.model for run in cell.runs}) > 1 for cell in cells):
-        said.append(f"means are over models that share their class and size: {', '.join(names)}")
+        notes.append(f"means are over models that share their class and size: {', '.join(names)}")
     if any(not evaluated_alike(runs[0], run) for run in runs):
-        said.append("CAUTION: runs were evaluated with different samples, settings or tokenizers")
+        notes.append("CAUTION: runs were evaluated with different samples, settings or tokenizers")
     if runs and all(map(is_one_shot, runs)):
-        said.append("all of these runs are one-shot")
+        notes.append("all of these runs are one-shot")
     if any(run.results.get("limit") for run in runs):
-        said.append("CAUTION: some runs were evaluated on a part of the split (--eval-limit)")
+        notes.append("CAUTION: some runs were evaluated on a part of the split (--eval-limit)")
     if left_out := [run.label for cell in cells for run in cell.repeated]:
-        said.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
+        notes.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
     reasons = {run: (run.report.get("evaluation") or {}).get("skipped") for run in runs_in(cells) if not run.results}
     if blank := [f"{run.label} ({reason})" if reason else run.label for run, reason in reasons.items()]:
-        said.append(f"not evaluated: {', '.join(blank)}")
-    return said
+        notes.append(f"not evaluated: {', '.join(blank)}")
+    return notes

@@ -52,7 +52,7 @@ def test_layers_without_an_estimate_are_counted_and_leave_a_gap(tmp_path: Path) 
     made["layers"]["vision.0.fc1"]["estimate"] |= {"dimension": None, "stderr": None, "reason": "constant"}
     folders.write(run / "profile.json", made)
     panel = figure(tmp_path, "depth").panels[0]
-    assert panel.series[0].names == ("vision.0.qkv",) and "1 without an estimate" in panel.said
+    assert panel.series[0].names == ("vision.0.qkv",) and "1 without an estimate" in panel.caption
 
 
 def test_sparsity_of_layers_has_a_curve_for_each_weighting(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_layers_are_put_together_by_name_and_the_others_said(tmp_path: Path) -> 
     made["layers"]["elsewhere"] = made["layers"].pop("vision.0.qkv")
     folders.write(after / "profile.json", made)
     panel = figure(tmp_path, "after").panels[0]
-    assert "layers of pruned models only, left out: 1; layers of the dense model only: 1" in panel.said
+    assert "layers of pruned models only, left out: 1; layers of the dense model only: 1" in panel.caption
     assert "elsewhere" not in panel.series[1].names and "vision.0.qkv" not in panel.series[1].names
 
 
@@ -120,7 +120,7 @@ def test_prunability_is_drawn_against_dimension_with_its_correlation(tmp_path: P
     assert [panel.name.split(" of ")[0] for panel in made.panels] == ["80 %", "40 %"]
     found = series(made)
     assert found["vision"].x == (12.0, 14.0) and found["vision"].y == pytest.approx((10.6, 12.2))
-    assert "Spearman's rho 1.00" in made.panels[0].said and "5 layers" in made.panels[0].said
+    assert "Spearman's rho 1.00" in made.panels[0].caption and "5 layers" in made.panels[0].caption
     alone = series(figure(tmp_path, "alone"))["vision (2 layers)"]
     assert alone.x == (0.0, 40.0, 80.0) and alone.y == pytest.approx((1.0, 2.2, 3.4))
 

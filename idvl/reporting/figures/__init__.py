@@ -13,7 +13,7 @@ def figures_of(study: Study) -> list[Figure]:
     """All figures that the runs have points for."""
     cells = cells_of(study)
     changes = changes_of(study, cells)
-    made = [dimensions.by_depth(study), pruning.layer_sparsity(cells), pruning.quality(study, cells)]
-    made += [change.by_method(changes), change.by_scope(changes)]
-    made += [prunability.figure(study), prunability.alone(study), dimensions.by_scale(study)]
-    return [figure for figure in made if figure.panels]
+    every = [dimensions.by_depth(study), pruning.layer_sparsity(cells), pruning.quality(study, cells)]
+    every += [change.by_method(changes), change.by_scope(changes)]
+    every += [prunability.figure(study), prunability.alone(study), dimensions.by_scale(study)]
+    return [figure for figure in every if figure.panels]

@@ -15,10 +15,10 @@ from idvl.reporting.labels import percent
 
 def by_method(changes: Sequence[Change]) -> Figure:
     """A panel for each sparsity, a curve for each method."""
-    ours = [found for found in changes if found.cell.scope == "all"]
+    ours = [change for change in changes if change.cell.scope == "all"]
     panels = (
         _panel(percent(sparsity), group, lambda cell: str(cell.method), tones=lambda cell: cell)
-        for (_, sparsity), group in grouped(ours, lambda found: (found.cell.subject, found.cell.sparsity))
+        for (_, sparsity), group in grouped(ours, lambda change: (change.cell.subject, change.cell.sparsity))
     )
     title = "Intrinsic dimension before and after pruning, by method"
     return make(panels, key="after", title=title, paper="Figure 5", x_label=DEPTH, y_label="intrinsic dimension")
@@ -26,13 +26,13 @@ def by_method(changes: Sequence[Change]) -> Figure:
 
 def by_scope(changes: Sequence[Change]) -> Figure:
     """A panel for each method, a curve for each scope (its colour) and sparsity."""
-    ours = [found for found in changes if found.cell.scope != "all"]
+    ours = [change for change in changes if change.cell.scope != "all"]
     panels = (
         _panel(
             str(method), group, lambda cell: f"{cell.scope} pruned, {percent(cell.sparsity)}",
             tones=lambda cell: cell.scope,
         )
-        for (_, method), group in grouped(ours, lambda found: (found.cell.subject, found.cell.method))
+        for (_, method), group in grouped(ours, lambda change: (change.cell.subject, change.cell.method))
     )  # fmt: skip
     title = "Pruning one modality: the dimensions of all"
     return make(panels, key="other", title=title, paper="Figure 6", x_label=DEPTH, y_label="intrinsic dimension")
@@ -59,7 +59,7 @@ def _panel(
         series.append(_curve(name(cell), str(colour), [one.profile for one in found], order, behind, dash))
     return Panel(
         name=f"{word}: {model_of([cell for cell, _ in cells])} on {group[0].cell.subject.dataset}",
-        series=tuple(series), shaded=blocks(order), said=_unmatched(before, group),
+        series=tuple(series), shaded=blocks(order), caption=_unmatched(before, group),
     )  # fmt: skip
 
 
@@ -69,8 +69,8 @@ def _curve(
     """Each layer's dimension, a mean over profiles, at its place in `order`."""
     points = []
     for layer, described in sorted(order.layers.items(), key=lambda item: item[1].depth):
-        found = [p.layers[layer].estimate.dimension for p in profiles if layer in p.layers]
-        known = [value for value in found if value is not None]
+        dimensions = [p.layers[layer].estimate.dimension for p in profiles if layer in p.layers]
+        known = [value for value in dimensions if value is not None]
         if known:
             points.append((layer, described, math.fsum(known) / len(known)))
     return Series(
@@ -84,10 +84,10 @@ def _curve(
 def _unmatched(before: Profile | None, group: Sequence[Change]) -> str:
     if before is None:
         return "the dense model's dimensions are not among these runs"
-    names = {name for found in group for name in found.profile.layers}
+    names = {name for change in group for name in change.profile.layers}
     only, lacking = len(names - before.layers.keys()), len(before.layers.keys() - names)
-    said = [f"layers of pruned models only, left out: {only}"] if only else []
-    said += [f"layers of the dense model only: {lacking}"] if lacking else []
-    if not all(found.alike for found in group):
-        said.append(UNLIKE)
-    return "; ".join(said)
+    notes = [f"layers of pruned models only, left out: {only}"] if only else []
+    notes += [f"layers of the dense model only: {lacking}"] if lacking else []
+    if not all(change.alike for change in group):
+        notes.append(UNLIKE)
+    return "; ".join(notes)

@@ -31,9 +31,12 @@ def by_depth(study: Study) -> Figure:
             order = sorted(groups, key=lambda key: (MODALITIES.index(key[0]), key[1]))
             missing = sum(layer.estimate.dimension is None for layer in profile.layers.values())
             series = tuple(_dimensions(one.source, key, groups[key], weights, sparsity) for key in order)
-            said = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
+            caption = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
             yield Panel(
-                name=one.title, series=series, shaded=blocks(profile), said=f"{said}; {_protocol(profile)}; {LEGEND}"
+                name=one.title,
+                series=series,
+                shaded=blocks(profile),
+                caption=f"{caption}; {_protocol(profile)}; {LEGEND}",
             )
 
     return make(
@@ -80,11 +83,11 @@ def _pruned_layers(measured: MeasuredProfile, study: Study) -> dict[str, Any]:
 
 def _weights(study: Study) -> dict[str, int]:
     """How many weights a layer has, from any report; a name that has several numbers is left out."""
-    found: dict[str, set[int]] = {}
+    numbers: dict[str, set[int]] = {}
     for run in study.runs:
         for name, layer in (run.report.get("layers") or {}).items():
-            found.setdefault(name, set()).add(layer.get("weights"))
-    return {name: counts.pop() for name, counts in found.items() if len(counts) == 1}
+            numbers.setdefault(name, set()).add(layer.get("weights"))
+    return {name: counts.pop() for name, counts in numbers.items() if len(counts) == 1}
 
 
 def _protocol(profile: Profile) -> str:
@@ -98,8 +101,8 @@ def by_scale(study: Study) -> Figure:
 
     def panels() -> Iterator[Panel]:
         for one in profiles_of(study):
-            found = (_scale(name, layer, one.source) for name, layer in one.profile.layers.items())
-            yield Panel(name=one.title, series=tuple(series for series in found if series))
+            curves = (_scale(name, layer, one.source) for name, layer in one.profile.layers.items())
+            yield Panel(name=one.title, series=tuple(series for series in curves if series))
 
     return make(
         panels(), most=MOST_SCALES, key="scale", title="Dimension against scale, and diagnostics of a layer",

@@ -26,7 +26,7 @@ def figure(study: Study) -> Figure:
             for ratio in reversed(ratios(run)):
                 groups = [_points(run, modality, ratio) for modality in MODALITIES]
                 name = f"{percent(ratio)} of each layer alone: {run.model} on {run.dataset}"
-                yield Panel(name=name, series=tuple(one for one in groups if one.x), said=_told(run, ratio))
+                yield Panel(name=name, series=tuple(one for one in groups if one.x), caption=_told(run, ratio))
 
     return make(
         panels(), key="prunability", title="Intrinsic dimension against what pruning a layer alone costs",
@@ -37,32 +37,32 @@ def figure(study: Study) -> Figure:
 
 def alone(study: Study) -> Figure:
     """The loss against the share pruned of each modality alone."""
-    made = (
+    panels = (
         Panel(name=f"{run.model} on {run.dataset}", series=tuple(one for one in _modalities(run) if one.x))
         for run in study.of("sensitivity")
     )
     return make(
-        made, key="alone", title="What pruning one modality alone costs, one-shot", paper="Figures 1 and 4",
+        panels, key="alone", title="What pruning one modality alone costs, one-shot", paper="Figures 1 and 4",
         x_label="sparsity of the modality, %", y_label=LOSS, log_y=True,
         zero=False,
     )  # fmt: skip
 
 
 def _points(run: RunRecord, modality: str, ratio: float) -> Series:
-    found: list[tuple[str, float, float, Mapping[str, Any]]] = []
+    points: list[tuple[str, float, float, Mapping[str, Any]]] = []
     for name, layer in run.sensitivity["layers"].items():
         loss = loss_of(layer, ratio)
         # a loss of 0, or a damaged one below, has no place on a logarithmic axis
         if layer["modality"] == modality and layer["dimension"] is not None and loss and loss > 0:
-            found.append((name, layer["dimension"], loss, layer))
-    errors = [None if layer["stderr"] is None else Z * layer["stderr"] for *_, layer in found]
+            points.append((name, layer["dimension"], loss, layer))
+    errors = [None if layer["stderr"] is None else Z * layer["stderr"] for *_, layer in points]
     return Series(
         name=modality, tone=modality, joined=False,
-        x=tuple(x for _, x, *_ in found), y=tuple(y for _, _, y, _ in found),
-        names=tuple(name for name, *_ in found), sources=(run.source(SENSITIVITY),),
+        x=tuple(x for _, x, *_ in points), y=tuple(y for _, _, y, _ in points),
+        names=tuple(name for name, *_ in points), sources=(run.source(SENSITIVITY),),
         facts={
             "± of the ID, 95 %": tuple("–" if error is None else f"{error:.2f}" for error in errors),
-            "weights": tuple(f"{layer['weights']:,}" for *_, layer in found),
+            "weights": tuple(f"{layer['weights']:,}" for *_, layer in points),
         },
     )  # fmt: skip
 

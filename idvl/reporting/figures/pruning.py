@@ -41,7 +41,7 @@ def quality(study: Study, cells: Sequence[Replicates]) -> Figure:
                 yield Panel(
                     name=f"{name}: {model_of(ours)} on {subject.dataset}",
                     series=(*series, *_start(metric, ours, study)),
-                    said="bars are 95 % intervals, over runs or of a single run over its samples",
+                    caption="bars are 95 % intervals, over runs or of a single run over its samples",
                     y_label=metric,
                 )
 
@@ -55,31 +55,31 @@ def _scope(metric: str, cells: Sequence[Replicates], group: Sequence[Replicates]
     scope, method = cells[0].scope, cells[0].method
     scopes = list(dict.fromkeys(cell.scope for cell in group))
     methods = list(dict.fromkeys(cell.method for cell in group))
-    found = [(cell, made) for cell in cells if (made := cell.entry(metric)).value is not None]
+    points = [(cell, entry) for cell in cells if (entry := cell.entry(metric)).value is not None]
     title = ", ".join(filter(None, (labels.weighting(method.id_weight), method.weighting)))
     # the paper's colours are scopes, and weightings its strokes; with one scope, weightings have the colours
     tone = SCOPES.get(scope, str(scopes.index(scope))) if len(scopes) > 1 else WEIGHTINGS.get(method.id_weight, "3")
     return Series(
         name=title if len(scopes) == 1 else f"{scope}, {title}", tone=tone,
         dash=DASHES[methods.index(method) % 3], hollow=method.id_weight == "none",
-        x=tuple(100 * cell.sparsity for cell, _ in found), y=tuple(made.value or 0.0 for _, made in found),
-        low=tuple(made.low for _, made in found), high=tuple(made.high for _, made in found),
-        names=tuple(f"{cell.method}, {cell.scope}, {labels.percent(cell.sparsity)}" for cell, _ in found),
+        x=tuple(100 * cell.sparsity for cell, _ in points), y=tuple(entry.value or 0.0 for _, entry in points),
+        low=tuple(entry.low for _, entry in points), high=tuple(entry.high for _, entry in points),
+        names=tuple(f"{cell.method}, {cell.scope}, {labels.percent(cell.sparsity)}" for cell, _ in points),
         facts={
-            "runs": tuple(f"{made.n}" for _, made in found),
-            "of all weights": tuple(share(cell.runs[0].report["total"].get("model_sparsity")) for cell, _ in found),
+            "runs": tuple(f"{entry.n}" for _, entry in points),
+            "of all weights": tuple(share(cell.runs[0].report["total"].get("model_sparsity")) for cell, _ in points),
         },
-        sources=tuple(source for _, made in found for source in made.sources),
+        sources=tuple(source for _, entry in points for source in entry.sources),
     )  # fmt: skip
 
 
 def _start(metric: str, cells: Sequence[Replicates], study: Study) -> Iterator[Series]:
     """The dense model, at sparsity 0, where its evaluation is among the runs."""
-    found = mean_of(dense_runs(runs_in(cells), study), metric)
-    if found.value is not None:
+    quality = mean_of(dense_runs(runs_in(cells), study), metric)
+    if quality.value is not None:
         yield Series(
-            name="dense model", tone="ink", x=(0.0,), y=(found.value,), low=(found.low,), high=(found.high,),
-            names=("dense model",), sources=found.sources, joined=False,
+            name="dense model", tone="ink", x=(0.0,), y=(quality.value,), low=(quality.low,), high=(quality.high,),
+            names=("dense model",), sources=quality.sources, joined=False,
         )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def layer_sparsity(cells: Sequence[Replicates]) -> Figure:
             several = any(len(cell.runs) > 1 for cell in group)
             yield Panel(
                 name=f"{', '.join(words)}: {model_of(group)} on {subject.dataset}", series=series, shaded=shaded,
-                said="means over runs; bands go from the smallest to the largest" if several else "",
+                caption="means over runs; bands go from the smallest to the largest" if several else "",
             )  # fmt: skip
 
     return make(
@@ -122,13 +122,13 @@ def _depths(cells: Sequence[Replicates]) -> dict[str, int]:
 
 def _dimensions(cells: Sequence[Replicates]) -> dict[str, str]:
     """Layer -> its dimension with its error, in words; runs without weighting show that of the others."""
-    found: dict[str, list[tuple[float, float | None]]] = {}
+    estimates: dict[str, list[tuple[float, float | None]]] = {}
     for run in runs_in(cells):
         for name, layer in (run.report.get("layers") or {}).items():
             if layer.get("dimension") is not None:
-                found.setdefault(name, []).append((layer["dimension"], layer.get("stderr")))
+                estimates.setdefault(name, []).append((layer["dimension"], layer.get("stderr")))
     words = {}
-    for name, known in found.items():
+    for name, known in estimates.items():
         error = known[0][1] if len(set(known)) == 1 else None
         mean = math.fsum(value for value, _ in known) / len(known)
         words[name] = f"{mean:.1f}" + (f" ± {error:.1f}" if error else "")
@@ -139,10 +139,10 @@ def _layers(cell: Replicates, depths: Mapping[str, int], dimensions: Mapping[str
     """Each layer's mean sparsity over a cell's runs, with the smallest and the largest."""
     points: list[tuple[str, list[float], int]] = []
     for name in depths:
-        found = [run.report["layers"][name] for run in cell.runs if name in run.report.get("layers", {})]
-        shares = [100 * layer["sparsity"] for layer in found if layer.get("sparsity") is not None]
+        layers = [run.report["layers"][name] for run in cell.runs if name in run.report.get("layers", {})]
+        shares = [100 * layer["sparsity"] for layer in layers if layer.get("sparsity") is not None]
         if shares:
-            points.append((name, shares, found[0].get("weights") or 0))
+            points.append((name, shares, layers[0].get("weights") or 0))
     several, weighting = len(cell.runs) > 1, cell.method.id_weight
     facts = {"weights": tuple(f"{weights:,}" for *_, weights in points)}
     if dimensions:
