@@ -20,7 +20,7 @@ from idvl.choices import (
 )
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 from idvl.recipe.section import Section, setting
-from idvl.recipe.values import Amount, Count, CountOrAuto, CriterionName, Share, Size, Words, parse_bytes
+from idvl.recipe.values import Amount, Count, CountOrAuto, CriterionName, Sentences, Share, Size, Words, parse_bytes
 
 
 class ModelSection(Section):
@@ -176,7 +176,7 @@ class EvalSection(Section):
     max_length: Annotated[int, Field(ge=1, le=100_000)] | None = setting(
         None, "Most tokens of a prediction.", shown="20 for captions, 10 for answers"
     )
-    templates: Annotated[list[str], Field(min_length=1)] = setting(
+    templates: Annotated[list[str], Field(min_length=1), Sentences] = setting(
         ["a photo of a {}."],
         "Sentence for zero-shot classification, with {} for the class; repeatable.",
         flag="--template",

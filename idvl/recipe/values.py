@@ -41,6 +41,11 @@ def _words(value: Any) -> Any:
     return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
 
 
+def _alone(value: Any) -> Any:
+    """A list of one may be written without its brackets; a comma in it is part of the text."""
+    return [value] if isinstance(value, str) else value
+
+
 def _or_auto(value: Any) -> Any:
     if value == "auto":
         return 0
@@ -60,6 +65,7 @@ def _or_plugin(value: Any, validate: Validate) -> Any:
 
 
 Words = BeforeValidator(_words)
+Sentences = BeforeValidator(_alone)
 Size = Annotated[str, BeforeValidator(str), AfterValidator(_size)]
 CountOrAuto = Annotated[Amount, BeforeValidator(_or_auto)]
 CriterionName = Annotated[Criterion, WrapValidator(_or_plugin), PlainSerializer(str)]

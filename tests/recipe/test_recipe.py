@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from idvl.errors import UsageError
-from idvl.recipe import keys, load, parse_assignments, parse_bytes
+from idvl.recipe import described, keys, load, parse_assignments, parse_bytes
 
 NAME = {"model.name": "builtin/blip"}
 
@@ -119,6 +119,15 @@ def test_assignments() -> None:
     assert (chosen.prune.id_weight, chosen.prune.compat, chosen.data.text_column) == ("none", "none", "none")
     with pytest.raises(UsageError, match="--set takes key=value"):
         parse_assignments(["data.seed"])
+
+
+def test_a_lone_text_is_a_list_of_one() -> None:
+    words = ["eval.templates=a photo, of a {}.", "eval.metrics=bleu", "train.report_to=wandb", "estimate.modality=cross"]
+    recipe = load(None, NAME | parse_assignments(words))
+    assert recipe.eval.templates == ["a photo, of a {}."] and recipe.eval.metrics == ["bleu"]
+    assert recipe.train.report_to == ["wandb"] and recipe.estimate.modality == ["cross"]
+    lists = [key for key, schema in described().items() if schema["type"] == "array"]
+    assert sorted(lists) == sorted(word.partition("=")[0] for word in words)
 
 
 def test_every_setting_is_a_key() -> None:
