@@ -51,8 +51,8 @@ class Generation:
 def settle(loaded: Loaded, skill: str, settings: Generation) -> Generation:
     """The settings with the prompt and the lengths that the skill will use; once they have them, they stay so.
 
-    Raises UsageError for a prompt with words that the tokenizer does not know, or, of an answer, without {}, and for
-    lengths that exclude each other.
+    Raises UsageError for a prompt with words that the tokenizer does not know, with more tokens than the model reads,
+    or, of an answer, without {}, and for lengths that exclude each other.
     """
     own = settings.prompt
     prompt = loaded.family.skills[skill].prompt if own is None else own
@@ -65,6 +65,10 @@ def settle(loaded: Loaded, skill: str, settings: Generation) -> Generation:
         raise UsageError(
             f"the tokenizer of {loaded.name} does not know {quoted(unknown[0])} in the prompt {quoted(prompt)}"
         )
+    tokenizer = tokenizer_of(loaded.processor)
+    count, limit = len(tokenizer(prompt, verbose=False)["input_ids"]), tokenizer.model_max_length
+    if count > limit:
+        raise UsageError(f"the prompt has {count} tokens, and {loaded.name} reads {limit} at most: shorten it")
     least, most = lengths(loaded, skill, settings)
     return replace(settings, prompt=prompt, min_length=least, max_length=most)
 

@@ -16,11 +16,14 @@ from idvl.json_file import load
 from idvl.models.fingerprints import fingerprint
 from idvl.models.loading import Loaded
 from idvl.pruning.job import Job
+from idvl.recipe import EvalSection
 from idvl.reporter import Reporter
 
 # folders inside a run's: the evaluation of what it ends with, and those on the way
 FINAL, STEPS = "eval", "evaluations"
 SIGNATURE = "signature.json"
+# settings that request an evaluation, which must then be possible
+EXPLICIT = ("task", "split", "every", "prompt", "beams", "min_length", "max_length", "templates", "rerank")
 
 
 def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Evaluation | None, str | None]:
@@ -35,7 +38,7 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Evaluation | 
         work = evaluation.prepare(job.recipe, job.loaded, job.team, reporter, store=store)
         work.checked_pass()
     except UsageError as error:
-        if settings.task or settings.split or settings.every:
+        if any(getattr(settings, name) != getattr(EvalSection(), name) for name in EXPLICIT):
             raise
         reporter.warn(f"the pruned model is not evaluated: {error}")
         return None, str(error)

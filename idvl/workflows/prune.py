@@ -75,9 +75,7 @@ def run(
         if ended:
             team.first(lambda: check_saved(path))
         evaluated = ended and team.first(lambda: is_evaluated(read_report(path)))
-        evaluation, skipped = (
-            (None, None) if plan_only or evaluated else quality.prepare(job, reporter, store=stores[1])
-        )
+        evaluation, skipped = (None, None) if evaluated else quality.prepare(job, reporter, store=stores[1])
         plan, estimation = (None, None) if ended else _planned(job, path if resume else None, reporter)
         if plan_only:
             return PruningResult(plan=plan)

@@ -198,6 +198,8 @@ def test_lengths_are_those_asked_for(get):
         do(get("blip"), "caption", SAMPLES, Generation(prompt="", max_length=41))
     with pytest.raises(UsageError, match="5 tokens at least is longer than 4"):
         settle(get("blip"), "caption", Generation(max_length=4))
+    with pytest.raises(UsageError, match="the prompt has 902 tokens, and .* reads 40 at most: shorten it"):
+        settle(get("blip"), "caption", Generation(prompt="a " * 900))
     settled = settle(get("blip-vqa"), "answer", Generation(beams=2))
     assert settled == Generation(prompt="{}", beams=2, min_length=1, max_length=10)
     assert do(get("blip-vqa"), "answer", SAMPLES, Generation(beams=2)) == do(

@@ -188,6 +188,7 @@ def test_a_short_run_sets_masks_more_often_unless_it_is_told_not_to(place, tmp_p
         "prune__compat": compat,
         "prune__id_weight": "none",
         "train__max_steps": 14,
+        "eval__after": False,
     }
     result, reporter = pruned(place, tmp_path / "run", plan_only=True, **changes)
     assert result.plan.schedule.mask_every == used
@@ -212,6 +213,23 @@ def test_one_shot_leaves_the_weights_that_stay_as_they_were(place, tmp_path):
         layer = name.removesuffix(".weight")
         kept = masks.kept(layer) if layer in masks.shapes else torch.ones_like(tensor, dtype=torch.bool)
         assert torch.equal(found[name], tensor * kept), name
+
+
+@pytest.mark.parametrize("plan_only", [True, False], ids=["plan", "run"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval__min_length": 30, "eval__max_length": 20}, "30 tokens at least is longer than 20"),
+        ({"eval__min_length": 30}, "30 tokens at least is longer than 20"),
+        ({"eval__max_length": 3000}, "a text of 3000 tokens at most"),
+        ({"eval__prompt": "a " * 900}, "the prompt has 902 tokens"),
+        ({"eval__task": "vqa"}, "cannot do vqa"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_before_training(place, tmp_path, plan_only, changes, message):
+    with pytest.raises(UsageError, match=message):
+        pruned(place, tmp_path / "run", plan_only=plan_only, prune__id_weight="none", **changes)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_plan_writes_nothing(place, tmp_path):
