@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import operator
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from idvl import recipe as recipes
 from idvl import runs
@@ -101,10 +104,11 @@ class Pruner:
         a profile of another model, and for parameters that cannot be pruned: frozen, shared, sharded or meta ones.
         """
         model = model.module if isinstance(model, DistributedDataParallel) else model
+        _check_model(model)
         _check_criterion(criterion)
         name = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
         prune = _settings(model, profile, {"sparsity": sparsity, "criterion": name, "scope": scope, **settings})
-        if isinstance(total_steps, bool) or not isinstance(total_steps, int):
+        if isinstance(total_steps, bool) or not hasattr(total_steps, "__index__"):
             raise UsageError(f"total_steps is a number of optimizer steps, not {quoted(total_steps)}")
         family = _family(model)
         layers = in_scope(model, family, prune.scope)
@@ -120,7 +124,7 @@ class Pruner:
         weights = pruner_of(
             prune,
             layers,
-            schedule_of(prune, total_steps),
+            schedule_of(prune, operator.index(total_steps)),
             weighted.factors,
             criterion=None if isinstance(criterion, str) else criterion,
         )
@@ -195,12 +199,37 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a training loop saves beside its model and optimizer to resume."""
-        return {**self.weights.state_dict(), "steps": torch.tensor(self.steps)}
+        schedule = torch.tensor(list(self._schedule().encode()), dtype=torch.uint8)
+        return {**self.weights.state_dict(), "steps": torch.tensor(self.steps), "schedule": schedule}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the state of a pruner of the same model and settings; ValueError for other layers."""
-        self.weights.load_state_dict(state)
-        self.steps = int(state["steps"])
+        """Take over the state of a pruner of the same model and settings; ValueError for another's."""
+        try:
+            steps = int(state["steps"])
+            if not 0 <= steps <= self.total_steps:
+                raise UsageError(f"the state is of step {steps} of {self.total_steps}: it is of another pruner")
+            # older states have no schedule
+            before = bytes(state["schedule"].tolist()).decode() if "schedule" in state else self._schedule()
+            if before != self._schedule():
+                raise UsageError(
+                    f"the state is of the schedule {before}, not {self._schedule()}: use the same settings"
+                )
+            self.weights.load_state_dict(state)
+        except KeyError as error:
+            raise UsageError(f"the state lacks {error}: it is of another pruner, or not whole") from error
+        self.steps = steps
+
+    def _schedule(self) -> str:
+        return json.dumps(asdict(self.weights.schedule))
+
+
+def _check_model(model: object) -> None:
+    """UsageError for what is no model, or has no weights yet."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a torch.nn.Module, not {quoted(model)}")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UsageError(f"{name} has no shape yet: run a batch through the model first")
 
 
 def _check_criterion(criterion: object) -> None:
@@ -262,6 +291,8 @@ def _unprunable(layer: Layer, names: list[str]) -> str | None:
         return "on the meta device and has no values; load the model first"
     if isinstance(weight, DTensor) or weight.numel() != layer.in_features * layer.out_features:
         return "sharded over processes; train with DistributedDataParallel, or on one process"
+    if not weight.numel():
+        return f"empty ({layer.in_features} inputs, {layer.out_features} outputs); leave it out with scope="
     if not names:
         return "computed from other parameters; remove the parametrization first"
     if others:

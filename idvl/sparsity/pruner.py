@@ -6,6 +6,7 @@ weights in place. It knows named tensors; no model, loop or recipe.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from idvl.sparsity.masks import Masks
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.scores import Scores
 from idvl.sparsity.structure import parse
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +163,17 @@ class WeightPruner:
         bounds = self._budget.bounds(k, self.masks.zeros if self._monotone else dict.fromkeys(self.weights, 0))
         shared = any(least < most for least, most in bounds.values())
         key, ties = threshold.find(lambda name: self._layer(name)[1], k, bounds) if shared else (0, 0)
+        scored = False
         for name, (least, most) in bounds.items():
             scores, keys = self._layer(name)
+            scored = scored or bool((scores > 0).any())
             units, ties = threshold.take(keys, key, ties, least, most)
             self.masks.set(name, ~self._structure.expand(scores, units))
+        if not scored:
+            logger.warning(
+                "every score is 0 at step %d: the choice of weights is arbitrary; prune before zero_grad()",
+                step,
+            )
         return self._updated(step, sparsity)
 
     def _updated(self, step: int, sparsity: float) -> Update:

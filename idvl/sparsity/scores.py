@@ -33,7 +33,10 @@ class Scores:
     def observe(self, name: str, tensor: nn.Parameter) -> None:
         """Show the criterion a tensor after an optimizer step. RunError where it needs a gradient that is not there."""
         if "gradient" in self.criterion.needs and tensor.grad is None:
-            raise RunError(f"{name} has no gradient: leave it out of the scope, or use magnitude")
+            raise RunError(
+                f"{name} has no gradient: prune before optimizer.zero_grad(); where the loss does not reach the layer, "
+                "leave it out of the scope, or use magnitude"
+            )
         self.criterion.observe(name, tensor, tensor.grad)
 
     def of(self, name: str, tensor: nn.Parameter, layer: str) -> Tensor:

@@ -7,6 +7,7 @@ import json
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -89,6 +90,70 @@ def test_of_any_module_all_linear_layers_but_the_head_are_pruned(tmp_path: Path)
     assert idvl.load_report(tmp_path / "report.json") == report
     with pytest.raises(idvl.UsageError, match="step after finish"):
         pruner.step()
+
+
+def no_inputs(model: nn.Sequential) -> nn.Module:
+    return nn.Sequential(nn.Linear(0, 4), *model)
+
+
+def no_outputs(model: nn.Sequential) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 0), *model)
+
+
+def lazy(model: nn.Sequential) -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(4), *model)
+
+
+def lazy_head(model: nn.Sequential) -> nn.Module:
+    return model.append(nn.LazyLinear(4))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (no_inputs, r"0\.weight cannot be pruned: it is empty \(0 inputs, 4 outputs\)"),
+        (no_outputs, r"0\.weight cannot be pruned: it is empty \(4 inputs, 0 outputs\)"),
+        (lazy, r"0\.weight has no shape yet: run a batch"),
+        (lazy_head, r"5\.weight has no shape yet: run a batch"),
+        (lambda model: None, "model is a torch.nn.Module, not None"),
+        (lambda model: "builtin/vit", "model is a torch.nn.Module, not 'builtin/vit'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules", "ignore:Initializing zero-element tensors")
+def test_what_is_no_model_with_weights_is_refused(model: object, why: str) -> None:
+    with pytest.raises(idvl.UsageError, match=why):
+        idvl.Pruner.from_model(model(mlp()), sparsity=0.5, total_steps=10)
+
+
+def test_a_state_of_another_pruner_is_refused() -> None:
+    settings = {"total_steps": np.int64(20), "criterion": "magnitude"}
+    pruner, other = (idvl.Pruner.from_model(mlp(), sparsity=share, **settings) for share in (0.7, 0.3))
+    pruner.step()
+    state = pruner.state_dict()
+    pruner.load_state_dict({name: value for name, value in state.items() if name != "schedule"})
+    for steps in (-5, 500):
+        with pytest.raises(idvl.UsageError, match=f"the state is of step {steps} of 20"):
+            pruner.load_state_dict(state | {"steps": torch.tensor(steps)})
+    for key in ("steps", "frozen", "factor.0", "mask.0"):
+        with pytest.raises(ValueError, match="lacks|other layers"):
+            pruner.load_state_dict({name: value for name, value in state.items() if name != key})
+    with pytest.raises(idvl.UsageError, match=r'"target": 0.7, .* not .*"target": 0.3, '):
+        other.load_state_dict(state)
+
+
+def test_gradients_cleared_too_early_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    for to_none in (True, False):
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        pruner = idvl.Pruner.from_model(model, sparsity=0.5, total_steps=1, criterion="gradient")
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.zero_grad(set_to_none=to_none)
+        if to_none:
+            with pytest.raises(idvl.RunError, match=r"0 has no gradient: prune before optimizer.zero_grad\(\)"):
+                pruner.step()
+        else:
+            pruner.step()
+    assert "every score is 0 at step 1" in caplog.text
 
 
 def test_a_scope_is_a_pattern_and_a_profile_weights_scores() -> None:

@@ -122,7 +122,12 @@ def test_assignments() -> None:
 
 
 def test_a_lone_text_is_a_list_of_one() -> None:
-    words = ["eval.templates=a photo, of a {}.", "eval.metrics=bleu", "train.report_to=wandb", "estimate.modality=cross"]
+    words = [
+        "eval.templates=a photo, of a {}.",
+        "eval.metrics=bleu",
+        "train.report_to=wandb",
+        "estimate.modality=cross",
+    ]
     recipe = load(None, NAME | parse_assignments(words))
     assert recipe.eval.templates == ["a photo, of a {}."] and recipe.eval.metrics == ["bleu"]
     assert recipe.train.report_to == ["wandb"] and recipe.estimate.modality == ["cross"]
