@@ -36,7 +36,7 @@ def collect(
     A line counts when it is a JSON object whose number and id are those of an item, which it `fits`; of several the
     first.
     """
-    found: dict[int, Record] = {}
+    records: dict[int, Record] = {}
     dropped = 0
     for path in _files(folder, name):
         with disk_errors(path):
@@ -44,12 +44,12 @@ def collect(
         for line in filter(None, lines):
             record = _parsed(line)
             number = record.get("number") if record else None
-            known = type(number) is int and 0 <= number < len(ids) and record.get("id") == ids[number]
-            if known and fits(number, record):
-                found.setdefault(number, record)
+            is_item = type(number) is int and 0 <= number < len(ids) and record.get("id") == ids[number]
+            if is_item and fits(number, record):
+                records.setdefault(number, record)
             else:
                 dropped += 1
-    return found, dropped
+    return records, dropped
 
 
 def settle(folder: Path, name: str, records: Mapping[int, Record]) -> None:
@@ -65,8 +65,8 @@ def read(path: Path) -> list[Record]:
     try:
         lines = read_bytes(path).split(b"\n")
     except OSError as error:
-        wanted = "give the folder of an idvl eval run, or its predictions.jsonl"
-        raise UsageError(f"cannot read the predictions {quoted(path)}: {error.strerror}; {wanted}") from error
+        hint = "give the folder of an idvl eval run, or its predictions.jsonl"
+        raise UsageError(f"cannot read the predictions {quoted(path)}: {error.strerror}; {hint}") from error
     records = []
     for number, line in enumerate(lines, 1):
         if line.strip():

@@ -184,8 +184,8 @@ class Pruner:
             )
         self._finished = True
         self.masks.enforce_(self.weights.weights)
-        made = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps}
-        return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": made}, self.masks)
+        facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps}
+        return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": facts}, self.masks)
 
     def _refuse_replaced(self) -> None:
         """UsageError, naming the layer, where the model no longer holds a tensor that is pruned."""

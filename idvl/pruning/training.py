@@ -34,12 +34,7 @@ def prune(
 ) -> tuple[WeightPruner, Outcome]:
     """All steps that are left of a job. The pruner at the end, and what training did."""
     weighted = job.multipliers(profile)
-    if weighted.substituted:
-        name, reason = next(iter(weighted.substituted.items()))
-        message = (
-            f"{len(weighted.substituted)} of {len(job.layers)} layers have no sound ID, as report.json says of each"
-        )
-        reporter.warn(f"{message}; the first is {name}: {reason}")
+    _warn_of_substitutes(weighted.substituted, len(job.layers), reporter)
     pruner = job.pruner(weighted)
     if resume:
         job.team.first(lambda: _drop_later_metrics(folder))
@@ -78,6 +73,14 @@ def prune(
             log=opened.log_metric if opened else None,
         )
     return pruner, outcome
+
+
+def _warn_of_substitutes(substituted: Mapping[str, str], layers: int, reporter: Reporter) -> None:
+    """Say which layers have another factor than their own dimension gives."""
+    if substituted:
+        name, reason = next(iter(substituted.items()))
+        count = f"{len(substituted)} of {layers} layers have no sound ID, as report.json says of each"
+        reporter.warn(f"{count}; the first is {name}: {reason}")
 
 
 def sparsities(job: Job, pruner: WeightPruner) -> dict[str, float]:

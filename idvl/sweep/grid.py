@@ -87,13 +87,7 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
     )
     numbers = _published(source, varied, combinations, path)
     cells, left_out = {}, {}
-    names = [name_of(settings) for settings in combinations]
-    times = Counter(names)
-    for settings, name in zip(combinations, names, strict=True):
-        if times[name] > 1:  # as of models in folders of one name
-            name += f"-{hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
-        if name in cells or name in left_out:
-            raise UsageError(f"{quoted(path)} has a cell twice: {settings}")
+    for name, settings in _by_name(combinations, path).items():
         recipe = recipes.load(None, base | settings)
         try:
             recipe = resolved(recipe) if "prune" in run else with_dataset(recipe)
@@ -103,6 +97,19 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
     if not cells:
         raise UsageError(f"every cell of the matrix {quoted(path)} is refused: {next(iter(left_out.values()))}")
     return Grid(path=path, run=run, cells=tuple(cells.values()), left_out=left_out, source=source)
+
+
+def _by_name(combinations: list[Settings], path: Path) -> dict[str, Settings]:
+    """The settings of each cell by its name, with a hash behind it where several have one name."""
+    names = [name_of(settings) for settings in combinations]
+    times, cells = Counter(names), {}
+    for settings, name in zip(combinations, names, strict=True):
+        if times[name] > 1:  # as of models in folders of one name
+            name += f"-{hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
+        if name in cells:
+            raise UsageError(f"{quoted(path)} has a cell twice: {settings}")
+        cells[name] = settings
+    return cells
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
