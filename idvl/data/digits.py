@@ -62,7 +62,7 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UsageError(
-            "dataset digits needs scikit-learn, which is not installed: pip install idvl[digits]"
+            "dataset digits needs scikit-learn, which is not installed: pip install 'idvl[digits]'"
         ) from None
     bunch = load_digits()
     return np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target

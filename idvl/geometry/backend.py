@@ -32,7 +32,7 @@ def choose(backend: str, rows: Rows, *, subsets: bool = False) -> bool:
     if backend not in ("auto", "torch", "faiss"):
         raise UsageError(f"neighbour backend {quoted(backend)} is none of auto, torch, faiss")
     if backend == "faiss" and find_spec("faiss") is None:
-        raise UsageError("faiss is not installed: pip install idvl[faiss], or take the backend torch")
+        raise UsageError("faiss is not installed: pip install 'idvl[faiss]', or take the backend torch")
     return isinstance(rows, DenseRows) and prefers(backend, rows.n, rows.width, rows.tensor.device, subsets=subsets)
 
 

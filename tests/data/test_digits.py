@@ -48,5 +48,5 @@ def test_bad_requests_are_refused(monkeypatch):
         digits.samples("test", 0)
     digits._load.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UsageError, match=r"pip install idvl\[digits\]"):
+    with pytest.raises(UsageError, match=r"pip install 'idvl\[digits\]'"):
         digits.samples("test", 1)
