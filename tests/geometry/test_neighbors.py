@@ -300,6 +300,6 @@ def test_unknown_backend_and_missing_faiss_are_refused(monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="'fais' is none of auto, torch, faiss"):
         nearest(points, backend="fais")
     monkeypatch.setattr("idvl.geometry.backend.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install idvl\[faiss\]"):
+    with pytest.raises(UsageError, match=r"pip install 'idvl\[faiss\]'"):
         nearest(points, backend="faiss")
     assert nearest(points).diagnostics["backend"] == "torch"
