@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from idvl.geometry.gram import Squares, full_precision
-from idvl.geometry.pairs import PairDistances
+
+if TYPE_CHECKING:
+    from idvl.geometry.pairs import PairDistances
 
 # a squared distance known this well, relative to itself, need not be measured
 SHARP = 0.5e-10

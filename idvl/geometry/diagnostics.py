@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from idvl.geometry import pareto
-from idvl.geometry.neighbors import Neighbors
+
+if TYPE_CHECKING:
+    from idvl.geometry.neighbors import Neighbors
 
 # logarithms of ratios below this are ties, given how well distances are known (idvl.geometry.candidates.SHARP)
 TIE = 1e-10

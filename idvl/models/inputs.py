@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.models.processors import AT_ONCE, prepared, tokenizer_of
 
 if TYPE_CHECKING:
+    from idvl.data.samples import Sample
     from idvl.models.loading import Loaded
 
 logger = logging.getLogger(__name__)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idvl import runs
 from idvl.files import disk_errors, to_disk
 from idvl.models.loading import Loaded, load, quiet
-from idvl.pruning.job import Job
 from idvl.pruning.settings import head_training
 from idvl.reporter import Reporter
 from idvl.training import train
+
+if TYPE_CHECKING:
+    from idvl.pruning.job import Job
 
 # folders inside a run's: the model with its head, and the checkpoints of its training
 DENSE, CHECKPOINTS = "dense", "dense-checkpoints"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idvl.checkpoints.report import plan as planned_report
 from idvl.models.layers import find_layers
-from idvl.pruning.job import Job
 from idvl.pruning.settings import head_training
 from idvl.sparsity.schedule import Schedule
 from idvl.training import total_steps
 from idvl.training.dry_run import rehearse
 from idvl.units import duration
+
+if TYPE_CHECKING:
+    from idvl.pruning.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

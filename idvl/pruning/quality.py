@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation
@@ -15,9 +15,11 @@ from idvl.files import write_json
 from idvl.json_file import load
 from idvl.models.fingerprints import fingerprint
 from idvl.models.loading import Loaded
-from idvl.pruning.job import Job
 from idvl.recipe import EvalSection
 from idvl.reporter import Reporter
+
+if TYPE_CHECKING:
+    from idvl.pruning.job import Job
 
 # folders inside a run's: the evaluation of what it ends with, and those on the way
 FINAL, STEPS = "eval", "evaluations"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,10 +16,12 @@ from idvl.errors import RunError, quoted
 from idvl.files import write_json, write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions
-from idvl.pruning.job import Job
-from idvl.pruning.plan import PruningPlan
 from idvl.schemas import ReportFile
 from idvl.sparsity.pruner import WeightPruner
+
+if TYPE_CHECKING:
+    from idvl.pruning.job import Job
+    from idvl.pruning.plan import PruningPlan
 
 REPORT = "report.json"
 

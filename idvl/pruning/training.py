@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idvl import runs
 from idvl.evaluation import scoring
@@ -12,11 +13,13 @@ from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions, quality
-from idvl.pruning.job import Job
 from idvl.reporter import Reporter
 from idvl.sparsity.pruner import WeightPruner
 from idvl.training import Outcome, agree, train
 from idvl.training.checkpoint import latest
+
+if TYPE_CHECKING:
+    from idvl.pruning.job import Job
 
 # the folder inside a run's that holds its checkpoints
 CHECKPOINTS = "checkpoints"
