@@ -99,6 +99,11 @@ class Job:
         """Whether dimensions are estimated first."""
         return self.recipe.prune.id_weight != "none" and self.known is None
 
+    @property
+    def learns(self) -> bool:
+        """Whether a step needs a loss: to move the weights, or for the criterion."""
+        return self.training.update_weights or "gradient" in self.criterion().needs
+
     def take(self, loaded: Loaded) -> None:
         """Continue with this model."""
         self.loaded, self.layers = loaded, in_scope(loaded.model, loaded.family, self.recipe.prune.scope)

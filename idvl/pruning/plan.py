@@ -71,9 +71,11 @@ def make(job: Job) -> PruningPlan:
     weights = sum(parameter.nbytes for parameter in model.parameters())
     pruned = sum(layer.in_features * layer.out_features for layer in job.layers.values())
     # two moments; the dense model; what data-parallel wrappers exchange gradients in
-    copies = 2 * job.training.update_weights + (job.training.distill > 0) + (job.team.size > 1)
+    copies = 2 * job.training.update_weights + job.learns * ((job.training.distill > 0) + (job.team.size > 1))
     beside = weights * copies + pruned * job.criterion().bytes_per_weight + pruned // 8
-    step = rehearse(job.loaded, job.selection.samples, job.training, beside=beside)
+    step = 0.0
+    if job.learns or job.recipe.train.new_head:
+        step = rehearse(job.loaded, job.selection.samples, job.training, beside=beside)
     dense = total_steps(head_training(job.training), len(job.selection.samples), job.team.size)
     return PruningPlan(
         report=planned_report(
@@ -86,8 +88,8 @@ def make(job: Job) -> PruningPlan:
         schedule=job.schedule,
         steps_per_epoch=job.per_epoch,
         samples=len(job.selection.samples),
-        # weights and gradients too
-        memory=2 * weights + beside,
-        seconds=step * job.schedule.total_steps,
+        # weights, and gradients where there are any
+        memory=weights * (1 + job.learns) + beside,
+        seconds=step * job.schedule.total_steps * job.learns,
         before={"training the new head": step * dense} if job.recipe.train.new_head else {},
     )

@@ -17,6 +17,7 @@ from idvl.reporter import Reporter
 from idvl.sparsity.pruner import WeightPruner
 from idvl.training import Outcome, agree, train
 from idvl.training.checkpoint import latest
+from idvl.training.hooks import Hooks
 
 if TYPE_CHECKING:
     from idvl.pruning.job import Job
@@ -61,13 +62,7 @@ def prune(
         return metrics
 
     with reporter.progress("pruning") as progress:
-        outcome = train(
-            job.loaded,
-            job.selection.samples,
-            job.training,
-            folder=folder / CHECKPOINTS,
-            resume=resume,
-            state={"pruner": pruner},
+        hooks = Hooks(
             on_step=on_step,
             on_epoch=on_epoch if job.recipe.prune.refresh_profile else None,
             evaluate=evaluate if evaluation else None,
@@ -75,7 +70,34 @@ def prune(
             progress=lambda step, total, numbers: progress(step, total, _step_line(numbers, job.schedule.target)),
             log=opened.log_metric if opened else None,
         )
+        if not job.learns:
+            return pruner, _step_through(job, hooks)
+        outcome = train(
+            job.loaded,
+            job.selection.samples,
+            job.training,
+            folder=folder / CHECKPOINTS,
+            resume=resume,
+            state={"pruner": pruner},
+            **vars(hooks),
+        )
     return pruner, outcome
+
+
+def _step_through(job: Job, hooks: Hooks) -> Outcome:
+    """All steps of a job that learns nothing: its masks follow from the weights alone, without a loss or samples."""
+    total, every = job.schedule.total_steps, job.training.evaluate_every
+    for step in range(1, total + 1):
+        hooks.on_step(step)
+        numbers = hooks.describe()
+        hooks.progress(step, total, numbers)
+        if hooks.log and (step % job.training.log_every == 0 or step == total):
+            hooks.log({"step": step, **numbers})
+        if hooks.evaluate and every and step % every == 0:
+            metrics = hooks.evaluate(step)
+            if hooks.log:
+                hooks.log({"step": step, **metrics})
+    return Outcome(steps=total, resumed_at=0, skipped=0, loss=None)
 
 
 def _warn_of_substitutes(substituted: Mapping[str, str], layers: int, reporter: Reporter) -> None:
@@ -99,7 +121,8 @@ def sparsities(job: Job, pruner: WeightPruner) -> dict[str, float]:
 def _step_line(numbers: Mapping[str, float], target: float) -> str:
     """A step in words."""
     parts = (f"{key.partition('.')[2]} {share:.0%}" for key, share in numbers.items() if key.startswith("sparsity."))
-    return f"loss {numbers['loss']:.3f}, {numbers['sparsity']:.1%} of {target:.1%}: {', '.join(parts)}"
+    loss = f"loss {numbers['loss']:.3f}, " if "loss" in numbers else ""
+    return f"{loss}{numbers['sparsity']:.1%} of {target:.1%}: {', '.join(parts)}"
 
 
 def _drop_later_metrics(folder: Path) -> None:

@@ -12,7 +12,13 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import BlipForConditionalGeneration, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    BlipForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 from transformers.models.blip.modeling_blip import BlipMLP
 
 from idvl import predictions
@@ -213,6 +219,28 @@ def test_one_shot_leaves_the_weights_that_stay_as_they_were(place, tmp_path):
         layer = name.removesuffix(".weight")
         kept = masks.kept(layer) if layer in masks.shapes else torch.ones_like(tensor, dtype=torch.bool)
         assert torch.equal(found[name], tensor * kept), name
+
+
+def test_magnitude_in_one_shot_needs_no_loss(place, tmp_path):
+    # a bare encoder, which no loss is known of
+    ViTModel(ViTConfig(**tiny.VISION)).save_pretrained(tmp_path / "vit")
+    tiny.vit()[1].save_pretrained(tmp_path / "vit")
+    changes = {"prune.schedule": "one-shot", "train.epochs": None, "prune.id_weight": "none", "train.max_steps": 3}
+    changes |= {"model.name": str(tmp_path / "vit"), "prune.criterion": "magnitude"}
+    result, _ = pruned(place, tmp_path / "run", **changes)
+    dense, found = (ViTModel.from_pretrained(at).state_dict() for at in (tmp_path / "vit", tmp_path / "run" / "model"))
+    layers = [f"{name}.weight" for name in result.report["layers"]]
+    sizes = torch.cat([dense[name].abs().flatten() for name in layers])
+    least = sizes.kthvalue(round(0.6 * len(sizes))).values
+    for name in dense:
+        expected = dense[name] * (dense[name].abs() > least) if name in layers else dense[name]
+        assert torch.equal(found[name], expected), name
+    assert (result.report["made"]["steps"], result.report["made"]["loss"]) == (3, None)
+    assert result.plan.seconds == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 3 and lines[-1]["sparsity"] == pytest.approx(0.6, abs=1e-4)
+    with pytest.raises(UsageError, match="has no loss for a ViTModel"):
+        pruned(place, tmp_path / "other", **changes | {"prune.criterion": "gradient"})
 
 
 @pytest.mark.parametrize("plan_only", [True, False], ids=["plan", "run"])
