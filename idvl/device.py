@@ -28,6 +28,8 @@ def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.flo
     try:
         device = torch.device(asked)
         torch.empty(1, dtype=dtype, device=device)
+        if device.type == "meta" or (device.type == "cpu" and device.index):
+            raise RuntimeError("there is one CPU, and meta computes nothing")
     except (RuntimeError, AssertionError, TypeError) as error:
         there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
         what = str(dtype).removeprefix("torch.")

@@ -88,7 +88,8 @@ def score_again(
         raise UsageError(f"{path} is of the task {earlier['task']:.40}, not of {task}")
     expected = (signature.get("count") or earlier.get("samples")) if path.stem == PREDICTIONS else None
     if expected is not None and count != expected:
-        raise UsageError(f"{path} holds {count} of {quoted(expected)} predictions: finish the run with --resume first")
+        end = "remove the lines that are repeated" if count > expected else "finish the run with --resume first"
+        raise UsageError(f"{path} holds {count} of {quoted(expected)} predictions: {end}")
     draws = earlier.get("bootstrap") or {"seed": 0, "resamples": RESAMPLES}
     seed, resamples = draws["seed"] if seed is None else seed, resamples or draws["resamples"]
     if seed < 0 or not 1 <= resamples <= MOST:
@@ -139,7 +140,12 @@ def values(results: Mapping[str, Any]) -> dict[str, float]:
 def _check(records: Sequence[Record], path: Path) -> None:
     """UsageError unless the lines are those of a finished run: numbered from 0, each for a sample of its own."""
     numbers = [record.get("number") for record in records]
-    if numbers != list(range(len(records))) or any(type(number) is not int for number in numbers):
+    sound = all(type(number) is int for number in numbers)
+    if sound and len(set(numbers)) < len(numbers):
+        raise UsageError(f"{path} repeats predictions, of number {max(numbers, key=numbers.count)} first: remove them")
+    if sound and numbers != sorted(numbers):
+        raise UsageError(f"{path} is in another order than it was written in: sort its lines by number")
+    if not sound or numbers != list(range(len(records))):
         raise UsageError(f"{path} lacks predictions: finish the run with --resume first")
     ids = set()
     for line, record in enumerate(records, 1):

@@ -68,6 +68,8 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
             "HF_HUB_OFFLINE or --local-files-only). With a network, run: "
             f"hf download {name} --local-dir FOLDER, and pass FOLDER"
         )
+    if isinstance(error, KeyError):
+        return f"{name} cannot be loaded: its config.json, or another of its files, lacks {error} or names it wrongly"
     return f"{name} cannot be loaded: {first_line(error)}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from idvl.errors import UsageError, first_line
+from idvl.errors import UsageError, first_line, quoted
 from idvl.models.load_errors import unreached
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ NEEDED = {"image": "image processor (preprocessor_config.json)", "text": "tokeni
 
 def load_processor(target: str, family: Family, config: Any, options: dict[str, Any]) -> Any:
     """The checkpoint's processor. Images are resized by PIL, with torchvision and without, where both can do it."""
+    import transformers
     from transformers import AutoImageProcessor, AutoProcessor
     from transformers.utils import is_torchvision_available
 
@@ -33,6 +34,12 @@ def load_processor(target: str, family: Family, config: Any, options: dict[str, 
     has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
     for kind in family.needs:
         if has[kind] is None:
+            name = (config.architectures or [""])[0]
+            if name and not hasattr(transformers, name) and not getattr(config, "auto_map", None):
+                raise UsageError(
+                    f"{target} is a {quoted(name)} by its config.json, and transformers has no such class: correct its "
+                    '"architectures"'
+                )
             raise UsageError(f"{target} has no {NEEDED[kind]}, which a {config.model_type} model needs; add it")
     # transformers makes up an empty tokenizer where the files are missing
     if "text" in family.needs and len(has["text"]) - len(set(has["text"].all_special_ids)) < 2:

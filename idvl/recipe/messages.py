@@ -15,6 +15,8 @@ def message(detail: Mapping[str, Any]) -> str:
     """What is wrong, in words: one of pydantic's errors."""
     key = ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
     kind, value = detail["type"], detail["input"]
+    if kind == "invalid_key":
+        return unknown_key(".".join(map(str, detail["loc"])))
     if kind == "extra_forbidden":
         return unknown_key(key)
     if kind == "missing":

@@ -49,7 +49,8 @@ def _alone(value: Any) -> Any:
 def _or_auto(value: Any) -> Any:
     if value == "auto":
         return 0
-    if not str(value).isdecimal():
+    # 0 in a file is how a recipe writes auto
+    if not str(value).isdecimal() or (isinstance(value, str) and not int(value)):
         raise ValueError(f'a number of samples, or "auto", not {quoted(value)}')
     return value
 

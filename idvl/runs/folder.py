@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from idvl import json_file
 from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors
 from idvl.runs.record import read_record
@@ -45,8 +46,17 @@ def check(
             "or choose another --output"
         )
     if read_record(folder) is None:
+        try:
+            json_file.load(folder / "run.json")
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{quoted(folder / 'run.json')} cannot be read ({json_file.reason(error)}): restore it, or choose "
+                "another --output"
+            ) from error
         raise UsageError(
-            f"{quoted(folder)} is not empty and holds no idvl run (no run.json), so there is nothing to "
+            f"{quoted(folder)} is not empty and holds no idvl run (no run.json of idvl), so there is nothing to "
             "resume or to overwrite; choose another --output"
         )
 

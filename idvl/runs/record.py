@@ -79,7 +79,10 @@ def _short(value: Any) -> str:
 def cut_broken_line(path: Path) -> None:
     """Remove an unfinished last line, so that the next one starts on its own."""
     if path.exists():
-        data = path.read_bytes()
+        try:
+            data = read_bytes(path)
+        except OSError as error:
+            raise RunError(f"{quoted(path)} cannot be read ({error.strerror}); start again with --overwrite") from error
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
             write_bytes(path, whole)

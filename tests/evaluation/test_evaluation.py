@@ -279,9 +279,14 @@ def test_what_is_not_whole_is_not_scored(digits, tmp_path):
     shutil.copytree(folder, run_folder)
     path = run_folder / "predictions.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    for broken in (lines[:50], lines + lines[:1], lines[1:] + lines[:1]):
+    for broken, told in (
+        (lines[:50], "finish the run with --resume"),
+        (lines * 2, "remove the lines that are repeated"),
+        (lines[::-1], "in another order than it was written in: sort its lines by number"),
+        (lines[:-1] + lines[:1], "repeats predictions, of number 0 first: remove them"),
+    ):
         path.write_bytes(b"".join(broken))
-        with pytest.raises(UsageError, match="finish the run with --resume"):
+        with pytest.raises(UsageError, match=told):
             scoring.score_again(path)
     path.write_bytes(b"".join(lines))
     with pytest.raises(UsageError, match="is of the task classification, not of caption"):

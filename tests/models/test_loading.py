@@ -391,6 +391,26 @@ def test_a_device_without_the_precision_asked_for(monkeypatch):
         find_device("cpu", torch.float64)
 
 
+@pytest.mark.parametrize("name", ["meta", "cpu:7"])
+def test_a_device_that_computes_nothing_is_refused(name):
+    with pytest.raises(UsageError, match=f"no device '{name}' that computes in float32 on this machine; choose cpu"):
+        find_device(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architectures": ["Foo"]}, r"is a 'Foo' by its config.json, and transformers has no such class"),
+        ({"hidden_act": "zzz"}, "cannot be loaded: its config.json, or .*, lacks 'zzz' or names it wrongly"),
+    ],
+)
+def test_a_name_in_a_config_that_transformers_does_not_know_is_told(tmp_path, changes, told):
+    path = tiny.save("vit", tmp_path / "vit") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UsageError, match=told):
+        load(str(tmp_path / "vit"))
+
+
 def test_out_of_memory_is_not_explained_away():
     with pytest.raises(MemoryError), one_line("a/b", None):
         raise MemoryError

@@ -69,6 +69,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ({"data.data_dir": "a\0b"}, r"data.data_dir takes text without NUL characters, not 'a\\x00b'"),
         ({"train.report_to": ["a\udcffb"]}, r"train.report_to takes valid UTF-8, not 'a\\udcffb'"),
         ({"data.split": ""}, "data.split takes a value, not ''; leave it out for the default"),
+        ({"eval.batch_size": "0"}, 'eval.batch_size takes a number of samples, or "auto", not .0'),
         ({"eval.templates": {"a": ["x" * 1000] * 1000}}, "eval.templates: .*, not {'a'"),
     ],
 )
@@ -85,6 +86,8 @@ def test_a_mistake_is_told_in_one_line_with_the_nearest_word(overrides: dict[str
         ("- a", "holds no sections"),
         ("model: [", "is not valid YAML"),
         ("model: blip", "model: .*'blip'"),
+        ("1: 2\n", "unknown key '1'; known are model, data"),
+        ("model:\n  name: a\n  1: 2\n", "unknown key 'model.1'; known are model.name"),
         ("model:\n  name: 12\n", "model.name: input should be a valid string, not 12"),
         ("data:\n  samples: 5\n", "no model: name one"),
         ("model:\n  name: a\n  nam: b\n", "did you mean 'model.name'"),

@@ -73,6 +73,18 @@ def test_the_program_is_told_as_a_user_types_it(monkeypatch: pytest.MonkeyPatch)
         assert runs.provenance()["command"] == said
 
 
+def test_a_damaged_run_is_told_as_damaged(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run")
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"metrics.jsonl' cannot be read \(Is a directory\); start again with --over"):
+        start(folder, resume=True)
+    (folder / "run.json").write_text("{")
+    for option in ("resume", "overwrite"):
+        with pytest.raises(UsageError, match=r"run.json' cannot be read \(.*\): restore it"):
+            start(folder, **{option: True})
+
+
 def test_a_foreign_run_json_is_no_licence_to_overwrite(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema": "other", "files": ["thesis.tex"]}')
     with pytest.raises(UsageError, match="holds no idvl run"):
