@@ -13,6 +13,8 @@ from idvl.errors import UsageError
 
 # the most features a chunk may hold: wide enough for a fast product, narrow enough for 2,000 rows in a cache
 FEATURE_CHUNK = 4096
+# the first integer with a neighbour that is no double
+EXACT = 2**53
 
 
 class Rows(Protocol):
@@ -56,7 +58,12 @@ class DenseRows:
 def _as_tensor(points: Any) -> Tensor:
     if isinstance(points, Tensor):
         tensor = points.detach()
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "has no values" if tensor.is_meta else "is sparse: pass its to_dense()"
+            raise UsageError(f"points must be a matrix (n, d) in memory; this tensor {kind}")
     else:
+        if np.ma.is_masked(points):
+            raise UsageError("points must all have values; this array masks some: remove those rows, or fill them in")
         try:
             array = np.asarray(points)
         except ValueError as error:
@@ -70,5 +77,10 @@ def _as_tensor(points: Any) -> Tensor:
     if tensor.is_complex():
         raise UsageError(f"points must be real numbers; got {tensor.dtype}")
     if not tensor.is_floating_point():
-        return tensor.double()
+        exact = tensor.double()
+        if exact.abs().max() >= EXACT:
+            raise UsageError(
+                f"points must be integers below 2**53, beyond which doubles round; got {exact.abs().max():g}"
+            )
+        return exact
     return tensor if tensor.element_size() > 1 else tensor.float()

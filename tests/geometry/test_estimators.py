@@ -176,6 +176,12 @@ def test_no_estimate_comes_with_a_reason(points: torch.Tensor, reason: str, esti
         (np.zeros((5, 5), dtype=complex), "complex128"),
         (torch.zeros(5, 5, dtype=torch.complex64), "complex64"),
         ([[1, 2], [3]], "type|shape|inhomogeneous"),
+        (torch.zeros(5, 5, device="meta"), "this tensor has no values"),
+        (torch.eye(5).to_sparse(), r"this tensor is sparse: pass its to_dense\(\)"),
+        (np.ma.masked_equal(np.eye(5), 1), "this array masks some"),
+        (np.full((5, 5), 2**53 + 1), r"integers below 2\*\*53"),
+        (np.full((5, 5), 2**64 - 1, dtype=np.uint64), r"integers below 2\*\*53"),
+        (torch.full((5, 5), -(2**60)), r"integers below 2\*\*53"),
     ],
 )
 def test_what_is_no_matrix_is_refused(points: object, message: str) -> None:
@@ -186,6 +192,8 @@ def test_what_is_no_matrix_is_refused(points: object, message: str) -> None:
 def test_integers_and_small_floats_are_fine() -> None:
     counts = np.random.default_rng(0).integers(0, 1000, (200, 6))
     assert intrinsic_dimension(counts).dimension == pytest.approx(intrinsic_dimension(counts.astype(float)).dimension)
+    unmasked = np.ma.masked_less(counts, 0)
+    assert intrinsic_dimension(unmasked).dimension == intrinsic_dimension(counts).dimension
     assert intrinsic_dimension(gaussian(200, 5, 30).half()).dimension is not None
 
 
