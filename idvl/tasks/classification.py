@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from idvl.data.fields import MOST_CLASSES
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.metrics import accuracy
@@ -48,7 +49,9 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     """The share of images whose class comes first, and among the first five. ValueError for classes that are none."""
     labels, tops = column(records, "label", int), column(records, "top", [int])
-    for line, top in enumerate(tops, 1):
+    for line, (label, top) in enumerate(zip(labels, tops, strict=True), 1):
+        if not 0 <= label < MOST_CLASSES:
+            raise ValueError(f"'label' of line {line} is {quoted(label)}: a class from 0")
         if len(set(top)) != len(top) or min(top, default=0) < 0:
             raise ValueError(f"'top' of line {line} is {quoted(top)}: classes from 0, each once")
     return Scores(measures=accuracy.topk(labels, tops))

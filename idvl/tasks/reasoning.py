@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from idvl.data.samples import Sample
+from idvl.errors import quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
 from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each, numbers
@@ -16,7 +17,9 @@ def unusable_reason(sample: Sample) -> str | None:
     """Two images, a sentence and whether it is true."""
     if sample.source is None or sample.second is None:
         return "not two images"
-    return "no sentence" if not sample.texts else None if sample.label is not None else "no label"
+    if not sample.texts:
+        return "no sentence"
+    return "no label" if sample.label is None else None if sample.label in (0, 1) else "a label other than 0 and 1"
 
 
 def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
@@ -35,8 +38,12 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
-    """The share of sentences classified correctly."""
-    return Scores(measures=accuracy.accuracy(column(records, "label", int), column(records, "prediction", int)))
+    """The share of sentences classified correctly. ValueError for values other than 0 and 1."""
+    labels, predicted = column(records, "label", int), column(records, "prediction", int)
+    for name, values in (("label", labels), ("prediction", predicted)):
+        if wrong := [(line, value) for line, value in enumerate(values, 1) if value not in (0, 1)]:
+            raise ValueError(f"{name!r} of line {wrong[0][0]} is {quoted(wrong[0][1])}: 0 or 1")
+    return Scores(measures=accuracy.accuracy(labels, predicted))
 
 
 TASK = Task(

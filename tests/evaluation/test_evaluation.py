@@ -299,6 +299,8 @@ def test_what_is_not_whole_is_not_scored(digits, tmp_path):
     [
         ({"top": [1, 1, 1, 1, 1]}, "'top' of line 2 is .1, 1, 1, 1, 1.: classes from 0, each once"),
         ({"top": [-1, 1, 2, 3, 4]}, "'top' of line 2 is .-1, 1"),
+        ({"label": -1}, "'label' of line 2 is -1: a class from 0"),
+        ({"label": 10**30}, "'label' of line 2 is 10{30}: a class from 0"),
         ({"number": None}, "lacks predictions: finish the run with --resume first"),
         ({"number": True}, "lacks predictions"),
         ({"id": "a"}, "line 2 has the id of another line .'a'.: finish the run with --resume first"),

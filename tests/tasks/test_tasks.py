@@ -1,10 +1,13 @@
 """What every task keeps to, whichever it is; and which task a model is given."""
 
+from dataclasses import replace
+
 import pytest
 
 from idvl import tasks
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
+from tests.support.tiny import samples
 
 SKILLS = {"caption", "answer", "embed_images", "embed_texts", "match", "classify", "judge"}
 
@@ -55,3 +58,15 @@ def test_without_a_wish_the_first_task_that_model_and_dataset_share_is_done():
 def test_what_cannot_be_done_is_refused_with_what_can(asked, skills, offered, told):
     with pytest.raises(UsageError, match=told):
         tasks.choose(asked, skills, model="m", offered=offered)
+
+
+def test_a_sentence_is_true_or_false() -> None:
+    reasoning = tasks.load("reasoning")
+    line = {"sentence": "a dog", "label": 1, "prediction": 0}
+    for key in ("label", "prediction"):
+        for value in (-1, 2, 10**30):
+            with pytest.raises(ValueError, match=f"'{key}' of line 2 is {value}: 0 or 1"):
+                reasoning.score([line, line | {key: value}], [])
+    pair = replace(samples(1)[0], second=samples(1)[0].source)
+    reasons = [reasoning.unusable_reason(replace(pair, label=label)) for label in (0, 1, 2, None)]
+    assert reasons == [None, None, "a label other than 0 and 1", "no label"]
