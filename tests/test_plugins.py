@@ -66,7 +66,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_package_adds_a_criterion(install) -> None:
     install("idvl-largest", "idvl.criteria", "largest", "largest_plugin:Largest", CRITERION)
-    assert criteria.names() == ["gradient", "magnitude", "platon", "largest"]
+    assert criteria.names() == ["gradient", "magnitude", "platon", "sparsegpt", "wanda", "largest"]
     assert criteria.load("largest", power=3.0).power == 3.0
     axes.refuse(criterion="largest")
     recipe = recipes.load(None, {"model.name": "m", "prune.criterion": "largest"})
@@ -131,8 +131,13 @@ OLD = r"needs_gradient is no longer read: declare needs = frozenset\({}\) and co
         ('compares = "scope"', "it does not declare needs"),
         ("needs = frozenset()", "it does not declare compares"),
         ('needs, compares = "gradient", "scope"', "needs must be a frozenset of words, not 'gradient'"),
-        ('needs, compares = frozenset({"hessian"}), "scope"', "needs may hold gradient, not 'hessian'"),
+        (
+            'needs, compares = frozenset({"hessian"}), "scope"',
+            "needs may hold gradient, moments, second .*, not 'hessian'",
+        ),
         ('needs, compares = frozenset(), "column"', "compares must be one of scope, not 'column'"),
+        ('needs, compares = frozenset({"moments"}), "scope"', "compares must be one of layer, row, not 'scope'"),
+        ('needs, compares = frozenset({"second moments"}), "layer"', "it has no method select"),
     ],
 )
 def test_a_criterion_must_declare_what_it_needs_and_compares(install, attributes: str, why: str) -> None:

@@ -76,6 +76,9 @@ class Job:
     `origin` describes the model as it was found. UsageError for what does not go together.
     """
 
+    # what its samples are for
+    purpose = "training"
+
     def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team):
         self.recipe, self.selection, self.team = recipe, selection, team
         self.origin = loaded.description

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,7 @@ class PruningPlan:
 
     def scope(self) -> list[str]:
         """What is pruned, a line for each modality."""
-        total = self.report["total"]["weights"]
-        return [
-            f"{name}: {part['layers']} layers, {part['weights']:,} weights, {part['weights'] / total:.1%} of the scope"
-            for name, part in self.report["modalities"].items()
-        ]
+        return scope_lines(self.report)
 
     def lines(self) -> list[str]:
         """When, and what it takes."""
@@ -63,6 +60,15 @@ class PruningPlan:
             "seconds": self.seconds,
             "before": self.before,
         }
+
+
+def scope_lines(report: Mapping[str, Any]) -> list[str]:
+    """What a planned report prunes, a line for each modality."""
+    total = report["total"]["weights"]
+    return [
+        f"{name}: {part['layers']} layers, {part['weights']:,} weights, {part['weights'] / total:.1%} of the scope"
+        for name, part in report["modalities"].items()
+    ]
 
 
 def make(job: Job) -> PruningPlan:

@@ -19,6 +19,7 @@ from idvl.recipe import EvalSection
 from idvl.reporter import Reporter
 
 if TYPE_CHECKING:
+    from idvl.pruning.calibration import Calibration
     from idvl.pruning.job import Job
 
 # folders inside a run's: the evaluation of what it ends with, and those on the way
@@ -28,7 +29,7 @@ SIGNATURE = "signature.json"
 EXPLICIT = ("task", "split", "every", "prompt", "beams", "min_length", "max_length", "templates", "rerank")
 
 
-def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Evaluation | None, str | None]:
+def prepare(job: Job | Calibration, reporter: Reporter, *, store: Path) -> tuple[Evaluation | None, str | None]:
     """The evaluation of the job's model, or the reason why there can be none; neither where none is requested.
 
     Raises UsageError for an explicit request that cannot be met.
@@ -48,13 +49,13 @@ def prepare(job: Job, reporter: Reporter, *, store: Path) -> tuple[Evaluation | 
     shared = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
     if evaluated == trained and not settings.split:
         reason = (
-            f"{job.recipe.data.dataset} has one split, {trained}, and it was used for training: add folders train/ and "
-            "test/, or name a split with --set eval.split=..."
+            f"{job.recipe.data.dataset} has one split, {trained}, and it was used for {job.purpose}: add folders "
+            "train/ and test/, or name a split with --set eval.split=..."
         )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
     if evaluated == trained or (shared and work.selection.description.get("join")):
-        reporter.warn(f"{len(shared)} evaluation samples are also training samples: their scores are not a test")
+        reporter.warn(f"{len(shared)} evaluation samples are also {job.purpose} samples: their scores are not a test")
     return work, None
 
 

@@ -17,36 +17,38 @@ from idvl.files import write_json, write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.schemas import ReportFile
-from idvl.sparsity.pruner import WeightPruner
+from idvl.sparsity.masks import Masks
+from idvl.sparsity.weighting import Multipliers
 
 if TYPE_CHECKING:
+    from idvl.pruning.calibration import Calibration
     from idvl.pruning.job import Job
-    from idvl.pruning.plan import PruningPlan
 
 REPORT = "report.json"
 
 
 def save(
-    job: Job,
-    pruner: WeightPruner,
-    profile: Profile | None,
-    plan: PruningPlan,
+    job: Job | Calibration,
+    masks: Masks,
+    planned: Mapping[str, Any],
     opened: runs.Run,
     facts: Mapping[str, Any],
+    *,
+    biases: Masks | None = None,
+    profile: Profile | None = None,
+    weighted: Multipliers | None = None,
 ) -> None:
-    """Write the pruned model, its masks, profile and card; report.json comes last.
+    """Write the pruned model, in whose weights the masks hold, its masks, profile and card; report.json comes last.
 
-    `facts`: how it came about.
+    `planned`: the report before pruning; `facts`: how the model came about.
     """
-    profile = dimensions.newest(opened.folder, profile)
-    weighted = job.multipliers(profile)
     report = finished_report(
-        plan.report,
-        pruner.masks,
-        biases=pruner.bias_masks,
+        planned,
+        masks,
+        biases=biases,
         profile=profile,
-        factors=weighted.factors,
-        substituted=weighted.substituted,
+        factors=weighted.factors if weighted else None,
+        substituted=weighted.substituted if weighted else None,
     )
     report["made"] = dict(facts)
     if job.known:
@@ -56,22 +58,21 @@ def save(
     for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
         opened.path(name)
     stored = job.origin.get("stored_dtype")
-    with pruner.masked():
-        save_pruned(
-            opened.folder / "model",
-            job.loaded.model,
-            job.loaded.processor,
-            masks=pruner.masks,
-            profile=profile,
-            report=report,
-            card=_card(job, report),
-            structure=job.recipe.prune.structure,
-            dtype=getattr(torch, stored) if stored else None,
-            trust_remote_code=job.recipe.model.trust_remote_code,
-        )
+    save_pruned(
+        opened.folder / "model",
+        job.loaded.model,
+        job.loaded.processor,
+        masks=masks,
+        profile=profile,
+        report=report,
+        card=_card(job, report),
+        structure=job.recipe.prune.structure,
+        dtype=getattr(torch, stored) if stored else None,
+        trust_remote_code=job.recipe.model.trust_remote_code,
+    )
 
 
-def add_evaluation(job: Job, folder: Path, results: Mapping[str, Any]) -> None:
+def add_evaluation(job: Job | Calibration, folder: Path, results: Mapping[str, Any]) -> None:
     """Tell the report and the card of a saved run how well its model does."""
     report = read_report(folder)
     about = ("task", "headline", "metrics", "samples", "limit", "bootstrap", "scoring")
@@ -119,7 +120,7 @@ def check_saved(folder: Path) -> None:
         raise RunError(f"{quoted(model)} or its masks are not whole any more ({reason}): use --overwrite") from error
 
 
-def _card(job: Job, report: Mapping[str, Any]) -> str:
+def _card(job: Job | Calibration, report: Mapping[str, Any]) -> str:
     section = job.recipe.model
     return page(
         report,

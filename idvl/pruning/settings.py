@@ -10,9 +10,11 @@ from typing import Any
 from idvl import runs, tasks, yaml_file
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
-from idvl.recipe import EvalSection, PruneSection, Recipe
+from idvl.recipe import EvalSection, PruneSection, Recipe, TrainSection
 from idvl.session import with_dataset
+from idvl.sparsity import criteria
 from idvl.sparsity.axes import refuse as refuse_axes
+from idvl.sparsity.axes import refuse_calibrated
 from idvl.sparsity.schedule import MASK_EVERY, Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import FEWEST_POINTS
@@ -20,6 +22,13 @@ from idvl.training import Training
 
 # what a recipe leaves open
 SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
+# the same of a run that prunes from calibration samples
+CALIBRATED_SPARSITY, CALIBRATION_SAMPLES = 0.5, 128
+# settings of section prune that such a run has, and those that only it has
+CALIBRATES = ("calibration", "calibration_samples", "compare_within", "repair")
+CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure", "min_keep")
+# settings without a meaning there, in other sections, and what stands in their place
+ELSEWHERE = {"data.samples": "set prune.calibration_samples", "eval.every": "it has no steps"}
 # pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
 ONE_SHOT_STEPS = 50
 # the profile that is estimated first
@@ -33,6 +42,11 @@ logger = logging.getLogger(__name__)
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
+    if recipe.eval.task is not None:  # with eval.after off as well
+        tasks.load(recipe.eval.task)
+    if calibrates(recipe.prune):
+        _refuse_training(recipe)
+        return with_dataset(recipe).model_copy(update={"prune": resolved_pruning(recipe.prune)})
     _refuse(recipe)
     prune, train = recipe.prune, recipe.train
     built_in = recipe.model.name.startswith("builtin/")
@@ -57,6 +71,11 @@ def resolved(recipe: Recipe) -> Recipe:
 
 def resolved_pruning(prune: PruneSection) -> PruneSection:
     """The section with every value that it leaves open. UsageError for values that do not go together."""
+    if calibrates(prune):
+        return _resolved_calibration(prune)
+    for name in CALIBRATES:
+        if getattr(prune, name) is not None:
+            raise UsageError(f"{name} is for pruning from calibration samples: set calibration, or leave it out")
     structure = parse(prune.structure)
     update = {
         "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else SPARSITY),
@@ -69,6 +88,28 @@ def resolved_pruning(prune: PruneSection) -> PruneSection:
     axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
     refuse_axes(**axes, **limits)
     return prune
+
+
+def calibrates(prune: PruneSection) -> bool:
+    """Whether a recipe prunes from calibration samples, once and without training."""
+    return prune.calibration is not None or criteria.is_calibrated(criteria.find(prune.criterion))
+
+
+def _resolved_calibration(prune: PruneSection) -> PruneSection:
+    structure, named = parse(prune.structure), prune.model_fields_set
+    axes = {
+        "criterion": prune.criterion,
+        "calibration": prune.calibration or "sequential",
+        "compare_within": prune.compare_within,
+        "repair": prune.repair,
+        "id_weight": prune.id_weight if "id_weight" in named else "none",
+        "allocation": prune.allocation or "uniform",
+        "structure": prune.structure,
+        "min_keep": prune.min_keep,
+        "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else CALIBRATED_SPARSITY),
+    }
+    refuse_calibrated(**axes)
+    return prune.model_copy(update={**axes, "calibration_samples": prune.calibration_samples or CALIBRATION_SAMPLES})
 
 
 def continued(recipe: Recipe, folder: Path, *, ended: bool, evaluated: bool) -> dict[str, Any]:
@@ -135,6 +176,19 @@ def head_training(training: Training) -> Training:
     return replace(training, update_weights=True, skip_last=False, distill=0.0, evaluate_every=None, **steps)
 
 
+def _refuse_training(recipe: Recipe) -> None:
+    """UsageError for a setting without a meaning where weights are pruned once, from calibration samples."""
+    named = f"criterion {recipe.prune.criterion} prunes once, from calibration samples"
+    unmeant = {f"train.{key}": "nothing is trained" for key in TrainSection.model_fields}
+    unmeant |= {f"prune.{key}": "it has none" for key in PruneSection.model_fields if key not in CALIBRATED}
+    unmeant |= ELSEWHERE
+    for key, why in unmeant.items():
+        section, name = key.split(".")
+        values = getattr(recipe, section)
+        if getattr(values, name) != type(values).model_fields[name].default:
+            raise UsageError(f"{key} {getattr(values, name)} and {named}: {why}; leave {key} out")
+
+
 def _refuse(recipe: Recipe) -> None:
     prune = recipe.prune
     if recipe.model.dtype != "float32":
@@ -147,8 +201,6 @@ def _refuse(recipe: Recipe) -> None:
         )
     if prune.schedule == "one-shot" and recipe.train.epochs:
         raise UsageError("schedule one-shot trains nothing: leave epochs out, or give max_steps")
-    if recipe.eval.task is not None:  # with eval.after off as well
-        tasks.load(recipe.eval.task)
 
 
 def _refuse_together(recipe: Recipe) -> None:

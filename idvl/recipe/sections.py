@@ -10,13 +10,16 @@ from pydantic import Field
 from idvl.choices import (
     DEFAULT_CRITERION,
     Allocation,
+    Calibration,
     Compat,
     IdWeight,
     MissingId,
     Precision,
+    Repair,
     ScheduleName,
     Smoothing,
     Texts,
+    Within,
 )
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 from idvl.recipe.section import Section, setting
@@ -89,10 +92,33 @@ class PruneSection(Section):
     """Which weights are pruned, and when. `initial` and `final` are fractions of all steps."""
 
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = setting(
-        None, "Fraction of the weights in scope that become zero.", shown="0.8; with N:M, what it implies"
+        None,
+        "Fraction of the weights in scope that become zero.",
+        shown="0.8, 0.5 with calibration; with N:M, what it implies",
     )
     criterion: CriterionName = setting(DEFAULT_CRITERION, "Importance score of a weight; plug-ins add others.")
-    id_weight: IdWeight = setting("multiply", "How the layer's intrinsic dimension enters the score.")
+    calibration: Calibration | None = setting(
+        None,
+        "Prune once and without training, from calibration samples: block by block, each behind pruned ones "
+        "(sequential), or all measured in the dense model.",
+        shown="sequential with wanda and sparsegpt, else none",
+    )
+    calibration_samples: Count | None = setting(None, "Number of calibration samples.", shown="128")
+    compare_within: Within | None = setting(
+        None,
+        "With calibration, the weights whose scores are compared.",
+        shown="row with wanda, layer with magnitude; sparsegpt compares blocks of columns",
+    )
+    repair: Repair | None = setting(
+        None,
+        "With calibration, what the weights that stay do: nothing, or make up for the others by the OBS update.",
+        shown="none; obs with sparsegpt",
+    )
+    id_weight: IdWeight = setting(
+        "multiply",
+        "How the layer's intrinsic dimension enters the score.",
+        shown="multiply; none with calibration",
+    )
     # 2 to the 40 is beyond any factor that is used
     id_exponent: Annotated[float, Field(gt=0, le=40)] = setting(1.0, "Exponent of the intrinsic dimension.")
     profile: str = setting(
@@ -106,7 +132,9 @@ class PruneSection(Section):
         "all", "Layers to prune: all, vision, language, language-without-cross, or a pattern of names.", value="SCOPE"
     )
     allocation: Allocation | None = setting(
-        None, "One threshold over all layers, or the same sparsity in each.", shown="global; with N:M, uniform"
+        None,
+        "One threshold over all layers, or the same sparsity in each.",
+        shown="global; with N:M or calibration, uniform",
     )
     structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = setting(
         "unstructured", "unstructured, or N:M, such as 2:4.", value="STRUCTURE"

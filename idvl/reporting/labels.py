@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-CRITERIA = {"magnitude": "Magnitude", "gradient": "Gradient", "platon": "PLATON"}
+CRITERIA = {
+    "magnitude": "Magnitude",
+    "gradient": "Gradient",
+    "platon": "PLATON",
+    "wanda": "Wanda",
+    "sparsegpt": "SparseGPT",
+}
 # what stands behind a criterion that is weighted
 WEIGHTINGS = {"none": "", "multiply": "× ID", "divide": "/ ID"}
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, get_args
 
+from idvl.choices import Calibration, Repair, Within
 from idvl.errors import UsageError, quoted
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity import criteria
@@ -20,7 +21,7 @@ COMPATS = ("none", "icml24")
 
 # an axis -> its values in words; of a structure only the kind, of a limit only whether it is set
 AXES: dict[str, tuple[str, ...]] = {
-    "criterion": tuple(criteria.built_in()),
+    "criterion": tuple(criteria.observed()),
     "id_weight": tuple(MODES),
     "allocation": tuple(allocations.names()),
     "structure": ("unstructured", "N:M"),
@@ -34,6 +35,18 @@ AXES: dict[str, tuple[str, ...]] = {
 
 _COMPARES = "weights are compared within a layer only, where a factor of the layer changes nothing"
 _PAPER = "the paper's code has no such thing"
+
+# the axes of pruning from calibration samples, likewise
+CALIBRATED: dict[str, tuple[str, ...]] = {
+    "criterion": ("magnitude", *criteria.calibrated()),
+    "calibration": get_args(Calibration),
+    "compare_within": get_args(Within),
+    "repair": get_args(Repair),
+    "id_weight": tuple(MODES),
+    "allocation": tuple(allocations.names()),
+    "structure": ("unstructured", "N:M"),
+    "min_keep": ("none", "set"),
+}
 
 # two values -> why they do not go together; every other pair does
 REFUSED: dict[frozenset[tuple[str, str]], str] = {
@@ -78,9 +91,75 @@ REFUSED: dict[frozenset[tuple[str, str]], str] = {
 }
 
 
+_APART = "layers are pruned one after the other, so that no threshold is theirs together: set allocation uniform"
+
+# the same of the axes of CALIBRATED; an axis that is not set has none of its values
+REFUSED_CALIBRATED: dict[frozenset[tuple[str, str]], str] = {
+    frozenset(pair): reason
+    for reason, pairs in {
+        f"{_COMPARES}: set id_weight none": [
+            (("id_weight", mode), ("calibration", calibration))
+            for mode in MODES
+            if mode != "none"
+            for calibration in get_args(Calibration)
+        ],
+        _APART: [(("allocation", "global"), ("calibration", calibration)) for calibration in get_args(Calibration)],
+        "it chooses among all rows of 128 columns at a time: leave compare_within out": [
+            (("criterion", "sparsegpt"), ("compare_within", within)) for within in get_args(Within)
+        ],
+        "it updates weights while it chooses: leave repair out": [(("criterion", "sparsegpt"), ("repair", "none"))],
+        "each group of M inputs is pruned by itself: leave compare_within out": [
+            (("structure", "N:M"), ("compare_within", within)) for within in get_args(Within)
+        ],
+        "N of every M weights stay, which no minimum can change: leave min_keep out": [
+            (("structure", "N:M"), ("min_keep", "set"))
+        ],
+    }.items()
+    for pair in pairs
+}
+
+
 def reason(first: tuple[str, str], second: tuple[str, str]) -> str | None:
     """Why two values (axis, value) do not go together, or None where they do."""
     return REFUSED.get(frozenset((first, second)))
+
+
+def refuse_calibrated(
+    *,
+    criterion: str,
+    calibration: str = "sequential",
+    compare_within: str | None = None,
+    repair: str | None = None,
+    id_weight: str = "none",
+    allocation: str = "uniform",
+    structure: str = "unstructured",
+    min_keep: int | None = None,
+    sparsity: float | None = None,
+) -> None:
+    """`refuse` for pruning from calibration samples; None is a value that is not set."""
+    words = {
+        "criterion": criterion,
+        "calibration": calibration,
+        "compare_within": compare_within,
+        "repair": repair,
+        "id_weight": id_weight,
+        "allocation": allocation,
+        "structure": "N:M" if parse(structure).grouped else "unstructured",
+        "min_keep": "set" if min_keep else "none",
+    }
+    if criterion in criteria.observed() and criterion not in CALIBRATED["criterion"]:
+        raise UsageError(
+            f"criterion {criterion} and calibration {calibration}: it reads the gradients of training; choose from "
+            f"{', '.join(CALIBRATED['criterion'])}, or leave calibration out"
+        )
+    words = {axis: word for axis, word in words.items() if word is not None}
+    _refuse_unknown(words, CALIBRATED)
+    values: dict[str, Any] = words | {"structure": structure, "min_keep": min_keep}
+    for first, second in combinations(words.items(), 2):
+        if why := REFUSED_CALIBRATED.get(frozenset((first, second))):
+            raise UsageError(f"{first[0]} {values[first[0]]} and {second[0]} {values[second[0]]}: {why}")
+    if sparsity is not None:
+        _refuse_sparsity(sparsity, structure)
 
 
 def refuse(
@@ -117,7 +196,12 @@ def refuse(
         "monotone": "yes" if monotone else "no",
         "compat": compat,
     }
-    _refuse_unknown(words)
+    if criterion in criteria.calibrated():
+        raise UsageError(
+            f"criterion {criterion} prunes from calibration samples and not while a model trains: use idvl prune, or "
+            f"one of {', '.join(AXES['criterion'])}"
+        )
+    _refuse_unknown(words, AXES)
     values: dict[str, Any] = words | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
     for first, second in combinations(words.items(), 2):
         if why := reason(first, second):
@@ -132,9 +216,9 @@ def refuse(
         )
 
 
-def _refuse_unknown(words: Mapping[str, str]) -> None:
+def _refuse_unknown(words: Mapping[str, str], axes: Mapping[str, tuple[str, ...]]) -> None:
     for axis, word in words.items():
-        known = AXES[axis] if axis != "criterion" or word in AXES[axis] else criteria.names()
+        known = axes[axis] if axis != "criterion" or word in axes[axis] else criteria.names()
         if word not in known:
             raise UsageError(f"{axis} must be one of {', '.join(known)}, not {quoted(word)}")
 

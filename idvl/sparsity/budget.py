@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from idvl.errors import UsageError
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity import solver
-from idvl.sparsity.structure import Structure
+from idvl.sparsity.structure import UNSTRUCTURED, Structure
 
 Sizes = Mapping[str, int]
 Bounds = dict[str, tuple[int, int]]
 # weights that stay in every layer by default: no layer is emptied
 MIN_KEEP = 1
-UNSTRUCTURED = Structure()
 
 
 class Budget:

@@ -83,6 +83,9 @@ class Structure:
         return (ranks < self.zeros).T.contiguous()
 
 
+UNSTRUCTURED = Structure()
+
+
 def parse(name: str) -> Structure:
     """The structure of "unstructured" or "N:M". UsageError for anything else."""
     if name == "unstructured":

@@ -1,7 +1,8 @@
-"""Prune a model while it trains, and leave a folder behind that plain transformers opens.
+"""Prune a model while it trains, or once from calibration samples; plain transformers opens the folder left behind.
 
 recipe -> model, samples -> plan -> profile -> pruner -> training -> model/, masks, report, card. The profile is a run
-of estimate-id in a folder inside this one's. It does not know how a terminal looks.
+of estimate-id in a folder inside this one's. With calibration, a walk takes the place
+of profile and training. It does not know how a terminal looks.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ from idvl.evaluation.evaluation import Evaluation
 from idvl.measurement.profiling import Estimation
 from idvl.models.loading import load
 from idvl.profile import Profile
-from idvl.pruning import dimensions, head, quality
-from idvl.pruning.job import Job, gather
+from idvl.pruning import calibration, dimensions, head, quality
+from idvl.pruning.calibrate import BLOCKS, calibrate
+from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration_plan import CalibrationPlan
+from idvl.pruning.calibration_plan import make as make_calibration_plan
+from idvl.pruning.job import Job
+from idvl.pruning.job import gather as gather_job
 from idvl.pruning.plan import PruningPlan
 from idvl.pruning.plan import make as make_plan
 from idvl.pruning.saving import REPORT, add_evaluation, check_saved, is_evaluated, read_report, save, skip_evaluation
-from idvl.pruning.settings import continued, resolved
+from idvl.pruning.settings import calibrates, continued, resolved
 from idvl.pruning.training import CHECKPOINTS, prune
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.session import begin, image_store, open_run
+from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
 
 # how far the sparsity may be from the one asked for, as a share of the weights that go or stay, whichever are fewer
@@ -42,7 +49,7 @@ MISSED = 0.1
 class PruningResult:
     """What a run ends with: the report and its folder, or after a plan (and beside the first process) neither."""
 
-    plan: PruningPlan | None
+    plan: PruningPlan | CalibrationPlan | None
     report: dict[str, Any] | None = None
     folder: Path | None = None
 
@@ -70,6 +77,7 @@ def run(
     path, device, team = begin(recipe, name, folder, **options)
     with ExitStack() as stack:
         stores = [stack.enter_context(image_store(path, team, kind)) for kind in ("training", "judging")]
+        gather = calibration.gather if calibrates(recipe.prune) else gather_job
         job = gather(recipe, device, team, reporter, store=stores[0])
         ended = resume and not plan_only and team.first((path / REPORT).exists)
         if ended:
@@ -87,7 +95,9 @@ def run(
         pruning = PruningRun(job, plan, folder, opened, reporter, resume)
         pruning.announce()
         with resumable(folder, reporter):
-            if not ended:
+            if not ended and isinstance(job, Calibration):
+                pruning.calibrate()
+            elif not ended:
                 pruning.carry_out(estimation, evaluation)
             if evaluation and recipe.eval.after:
                 _evaluate(job, evaluation, folder, opened, reporter)
@@ -100,7 +110,9 @@ def run(
     return PruningResult(plan=plan, report=report, folder=folder if opened else None)
 
 
-def _evaluate(job: Job, evaluation: Evaluation, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:
+def _evaluate(
+    job: Job | Calibration, evaluation: Evaluation, folder: Path, opened: runs.Run | None, reporter: Reporter
+) -> None:
     """Evaluate the saved model; report and card tell how well it does."""
     if opened:
         opened.path(quality.FINAL)
@@ -110,8 +122,12 @@ def _evaluate(job: Job, evaluation: Evaluation, folder: Path, opened: runs.Run |
     job.team.first(lambda: add_evaluation(job, folder, results))
 
 
-def _planned(job: Job, resumed: Path | None, reporter: Reporter) -> tuple[PruningPlan, Estimation | None]:
+def _planned(
+    job: Job | Calibration, resumed: Path | None, reporter: Reporter
+) -> tuple[PruningPlan | CalibrationPlan, Estimation | None]:
     """What is going to happen, and the estimation of its profile where it can be made of the model as it is."""
+    if isinstance(job, Calibration):
+        return job.team.first(lambda: make_calibration_plan(job)), None
     if job.recipe.prune.compat == "none":
         _warn_of_few(job.schedule, reporter)
     plan = job.team.each(lambda: make_plan(job))
@@ -153,8 +169,8 @@ def _warn_of_zeros(report: Mapping[str, Any], recipe: Recipe, reporter: Reporter
 class PruningRun:
     """A job, its plan (None where it is pruned already) and its folder, which the first process alone has opened."""
 
-    job: Job
-    plan: PruningPlan | None
+    job: Job | Calibration
+    plan: PruningPlan | CalibrationPlan | None
     folder: Path
     opened: runs.Run | None
     reporter: Reporter
@@ -167,7 +183,7 @@ class PruningRun:
                 self.reporter.note(line)
             return
         self.reporter.note("the model is pruned already")
-        for name in {CHECKPOINTS, head.CHECKPOINTS} & set(self.opened.record["files"] if self.opened else []):
+        for name in {CHECKPOINTS, head.CHECKPOINTS, BLOCKS} & set(self.opened.record["files"] if self.opened else []):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def carry_out(self, estimation: Estimation | None, evaluation: Evaluation | None) -> None:
@@ -191,9 +207,24 @@ class PruningRun:
             "peak_memory": peak_memory(job.loaded.model.device),
             "image_backend": job.loaded.description["image_backend"],
         }
-        job.team.first(lambda: save(job, pruner, profile, self.plan, self.opened, facts))
+        job.team.first(lambda: self._save(pruner, profile, facts))
         if self.opened:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+
+    def calibrate(self) -> None:
+        """Prune once from calibration samples, save."""
+        job, provenance = self.job, runs.provenance()
+        masks, outcome = calibrate(job, self.plan, self.folder, self.opened, self.reporter)
+        facts = {**provenance, **outcome, **job.facts(), "image_backend": job.loaded.description["image_backend"]}
+        job.team.first(lambda: save(job, masks, self.plan.report, self.opened, facts))
+        if self.opened:
+            shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
+
+    def _save(self, pruner: WeightPruner, profile: Profile | None, facts: Mapping[str, Any]) -> None:
+        profile = dimensions.newest(self.opened.folder, profile)
+        parts = {"biases": pruner.bias_masks, "profile": profile, "weighted": self.job.multipliers(profile)}
+        with pruner.masked():
+            save(self.job, pruner.masks, self.plan.report, self.opened, facts, **parts)
 
     def _estimated(self, estimation: Estimation | None) -> Profile:
         """The profile of the dense model, from a run of its own inside this one's folder."""

@@ -18,7 +18,8 @@ RUN = "--recipe --set --output --resume --overwrite --quiet/-q --debug"
 FLAGS = {
     "estimate-id": f"""{DATASET} --split --samples --seed --batch-size --force --tokens --capture --estimator --layers
         --modality --knn --memory --spill --revision --dtype {MODEL} {RUN} --plan --compare --json""",
-    "prune": f"""--sparsity --criterion --id-weight --id-exponent --profile --missing-id --refresh-profile --scope
+    "prune": f"""--sparsity --criterion --calibration --calibration-samples --compare-within --repair
+        --id-weight --id-exponent --profile --missing-id --refresh-profile --scope
         --allocation --structure --floor --ceiling --min-keep --schedule --initial --final --mask-every --monotone
         --compat --epochs --max-steps --batch-size --accumulate --learning-rate --weight-decay --clip
         --mixed-precision --gradient-checkpointing --distill --checkpoint-every --report-to --new-head --task
@@ -53,8 +54,8 @@ def test_help_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert main(["prune", "--help"]) == 0
     shown = capsys.readouterr().out
     for line in (
-        r"--sparsity +0\.\.1 .*\[default: 0\.8; with N:M",
-        r"--criterion +CHOICE .*\[one of: platon, gradient, magnitude\] \[default: platon\]",
+        r"--sparsity +0\.\.1 .*\[default: 0\.8, 0\.5 with calibration",
+        r"--criterion +CHOICE .*\[one of: platon, gradient, magnitude, sparsegpt, wanda\]",
         r"--eval +--no-eval .*\[default: eval\]",
         r"--monotone +Keep pruned",
         r"--weight-decay +NUMBER .*\[default: 0\]",
@@ -92,7 +93,7 @@ def test_the_shell_completes_flags_and_choices(
     for words, completed in {
         "idvl an": ["analyze"],
         "idvl prune --max": ["--max-steps"],
-        "idvl prune --criterion ": ["platon", "gradient", "magnitude"],
+        "idvl prune --criterion ": ["platon", "gradient", "magnitude", "sparsegpt", "wanda"],
         "idvl estimate-id --recipe de": ["demo", "demo-prune"],
         "idvl prune --recipe demo-": ["demo-prune"],
         "idvl eval --recipe vit-c": ["vit-cifar100-platon-id-40"],

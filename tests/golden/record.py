@@ -114,7 +114,7 @@ def masks(name: str) -> dict[str, dict[str, Any]]:
 def combinations() -> Iterator[dict[str, str]]:
     """Every combination of criterion, weighting, structure, schedule and compat that is not refused."""
     for criterion, id_weight, structure, schedule, compat in product(
-        sorted(criteria.names()),
+        sorted(criteria.observed()),
         ("multiply", "divide", "none"),
         ("unstructured", "2:4"),
         ("cubic", "linear", "one-shot"),

@@ -12,7 +12,7 @@ import torch
 from idvl import choices
 from idvl.errors import UsageError
 from idvl.sparsity import criteria, icml24
-from idvl.sparsity.axes import AXES, REFUSED, reason, refuse
+from idvl.sparsity.axes import AXES, CALIBRATED, REFUSED, REFUSED_CALIBRATED, reason, refuse, refuse_calibrated
 from idvl.sparsity.criteria.platon import DTYPES
 from idvl.sparsity.icml24 import Icml24
 from idvl.sparsity.pruner import WeightPruner
@@ -85,7 +85,11 @@ def test_the_table_names_axes_and_values_that_exist() -> None:
         ({"id_weight": "multiply", "allocation": "uniform"}, "id_weight multiply and allocation uniform: weights are"),
         ({"structure": "2:4"}, "structure 2:4 and allocation global: every layer gets the sparsity 1 - N/M"),
         ({"structure": "2:4", "allocation": "uniform", "sparsity": 0.8}, "2:4 has sparsity 0.5, not 0.8"),
-        ({"criterion": "wanda"}, "criterion must be one of gradient, magnitude, platon, not 'wanda'"),
+        (
+            {"criterion": "hessian"},
+            "criterion must be one of gradient, .*, wanda, not 'hessian'",
+        ),
+        ({"criterion": "wanda"}, "wanda prunes from calibration samples and not while a model trains: use idvl prune"),
         ({"compat": "icml23"}, "compat must be one of none, icml24"),
         ({"sparsity": 1.2}, "between 0 and 1, not 1.2"),
         ({"schedule": "one-shot", "window": 10, "total_steps": 5}, "windows of 10 steps, and 5 steps are observed"),
@@ -111,7 +115,37 @@ def test_a_short_run_that_trains_may_end_before_its_first_window() -> None:
     ],
 )
 def test_the_words_of_a_recipe_are_those_of_its_axis(axis: str, word: Any) -> None:
-    assert sorted(get_args(word)) == sorted(AXES[axis])
+    assert set(get_args(word)) == {*AXES[axis], *CALIBRATED.get(axis, ())}
+
+
+def calibrated(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """The settings of some axes' values of a run that calibrates; the others are left alone."""
+    words = {"criterion": "wanda", **dict(pairs)}
+    values = {axis: word for axis, word in words.items() if axis not in ("structure", "min_keep")}
+    values |= {"structure": "2:4"} if words.get("structure") == "N:M" else {}
+    return values | ({"min_keep": 5} if words.get("min_keep") == "set" else {})
+
+
+def test_with_calibration_every_pair_is_supported_or_refused_with_its_reason() -> None:
+    found = [(axis, value) for axis, values in CALIBRATED.items() for value in values]
+    for first, second in combinations(found, 2):
+        why = REFUSED_CALIBRATED.get(frozenset((first, second)))
+        alone = ("id_weight", "multiply"), ("id_weight", "divide"), ("allocation", "global")
+        if first[0] == second[0] or (why is None and {first, second} & set(alone)):
+            continue  # these go with no calibration at all
+        if why is None:
+            refuse_calibrated(**calibrated(first, second), sparsity=0.5)
+            continue
+        with pytest.raises(UsageError) as refused:
+            refuse_calibrated(**calibrated(first, second), sparsity=0.5)
+        assert str(refused.value).endswith(why) and len(why) > 20
+    assert all(len(pair) == 2 and pair <= set(found) for pair in REFUSED_CALIBRATED)
+
+
+@pytest.mark.parametrize("criterion", ["platon", "gradient"])
+def test_a_criterion_that_reads_gradients_has_none_in_a_calibration(criterion: str) -> None:
+    with pytest.raises(UsageError, match="reads the gradients of training; choose from magnitude, sparsegpt, wanda"):
+        refuse_calibrated(criterion=criterion)
 
 
 def test_the_first_criterion_is_the_default() -> None:

@@ -28,7 +28,7 @@ def scores(criterion: criteria.Criterion, weights: dict[str, nn.Parameter]) -> d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("steps", [1, 9, 10, 25])
-@pytest.mark.parametrize("name", criteria.names())
+@pytest.mark.parametrize("name", criteria.observed())
 def test_contract(name: str, steps: int, dtype: torch.dtype) -> None:
     weights = {key: nn.Parameter(weight.detach().to(dtype)) for key, weight in layers().items()}
     criterion = criteria.load(name)
@@ -45,7 +45,7 @@ def test_contract(name: str, steps: int, dtype: torch.dtype) -> None:
     assert all(torch.equal(weight.detach(), before[key]) for key, weight in weights.items())
 
 
-@pytest.mark.parametrize("name", criteria.names())
+@pytest.mark.parametrize("name", criteria.observed())
 def test_state_resumes_to_the_bit(name: str) -> None:
     weights = layers()
     whole, first, second = (criteria.load(name) for _ in range(3))
@@ -137,7 +137,7 @@ def test_platon_holds_no_more_bytes_a_weight(dtype: str, most: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [*((name, {}) for name in criteria.names()), ("platon", {"smoothing_dtype": "bfloat16"})]
+    ("name", "values"), [*((name, {}) for name in criteria.observed()), ("platon", {"smoothing_dtype": "bfloat16"})]
 )
 def test_a_criterion_holds_the_bytes_that_it_says(name: str, values: dict[str, Any]) -> None:
     weights = layers()
@@ -157,7 +157,7 @@ def test_a_recipe_can_say_every_setting_and_has_its_default(name: str) -> None:
     ("name", "settings", "message"),
     [
         ("platton", {}, "did you mean 'platon'"),
-        ("wanda", {}, "take one of gradient, magnitude, platon"),
+        ("hessian", {}, "take one of gradient, magnitude, platon, sparsegpt, wanda"),
         ("magnitude", {"beta1": 0.5}, "no setting 'beta1'; it has none"),
         ("platon", {"beta3": 0.5}, "no setting 'beta3'; it has beta1, beta2, window, smoothing_dtype"),
         ("platon", {"beta2": 1.0}, "beta2 must lie between 0 and 1, not 1.0"),

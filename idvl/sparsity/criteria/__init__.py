@@ -2,7 +2,7 @@
 
 A criterion file exposes CRITERION, a class that takes the criterion's settings, each with a default; its key is the
 file's name. A package names such a class as an entry point `idvl.criteria`, whose name is the key. A criterion knows
-weights and gradients by name, nothing of IDs, budgets or masks.
+weights and gradients by name, or the statistics of a layer's input; nothing of IDs, budgets or masks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from idvl import plugins
 from idvl.errors import UsageError, did_you_mean, quoted
+from idvl.sparsity.statistics import Sums
 
-# what a criterion reads beside the weights
-Need = Literal["gradient"]
-# the weights whose scores can be compared: all in scope
-Comparison = Literal["scope"]
+# what a criterion reads beside the weights: the gradient of a step, or of a layer's input the mean squares, or X^T X
+Need = Literal["gradient", "moments", "second moments"]
+STATISTICS: frozenset[Need] = frozenset({"moments", "second moments"})
+# the weights whose scores can be compared: all in scope, those of a layer, those of an output row
+Comparison = Literal["scope", "layer", "row"]
 METHODS = ("observe", "score", "state_dict", "load_state_dict")
 
 
@@ -46,6 +48,35 @@ class Criterion(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
+class CalibratedCriterion(Protocol):
+    """A criterion that scores a layer once, from statistics of the layer's input.
+
+    `needs` holds a word of STATISTICS. `score` returns float32 of the weight's shape, 0 or more; larger = keep. One
+    that needs second moments chooses weights while it updates others: it has `select` of `obs.select` in its place.
+    Both are pure.
+    """
+
+    needs: frozenset[Need]
+    compares: Comparison
+
+    def score(self, weight: Tensor, sums: Sums) -> Tensor: ...
+
+
+def is_calibrated(criterion: Any) -> bool:
+    """Whether a criterion, or its class, reads statistics of a layer's input, and not what training shows it."""
+    return bool(criterion.needs & STATISTICS)
+
+
+def observed() -> list[str]:
+    """The keys of idvl's own criteria that score weights while a model trains."""
+    return [name for name in built_in() if not is_calibrated(find(name))]
+
+
+def calibrated() -> list[str]:
+    """The keys of idvl's own criteria that read statistics of a layer's input."""
+    return [name for name in built_in() if is_calibrated(find(name))]
+
+
 def built_in() -> list[str]:
     """The keys of idvl's own criteria."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
@@ -58,7 +89,7 @@ def names() -> list[str]:
 
 def settings(name: str) -> dict[str, Any]:
     """What a criterion can be set to, with its defaults. UsageError for an unknown name."""
-    return {key: parameter.default for key, parameter in inspect.signature(_find(name)).parameters.items()}
+    return {key: parameter.default for key, parameter in inspect.signature(find(name)).parameters.items()}
 
 
 def load(name: str, **values: Any) -> Criterion:
@@ -67,10 +98,11 @@ def load(name: str, **values: Any) -> Criterion:
     if unknown := [key for key in values if key not in known]:
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise UsageError(f"the criterion {name} has no setting {quoted(unknown[0])}; {has}")
-    return _find(name)(**values)
+    return find(name)(**values)
 
 
-def _find(name: str) -> type:
+def find(name: str) -> type:
+    """The class of a criterion. UsageError for an unknown name."""
     if name not in names():
         hint = did_you_mean(name, names()) or f"; take one of {', '.join(names())}"
         raise UsageError(f"unknown criterion {quoted(name)}{hint}")
@@ -81,18 +113,21 @@ def _find(name: str) -> type:
 
 def defect(criterion: Any) -> str | None:
     """What breaks the contract in a criterion, or its class; None where nothing does."""
-    if missing := [method for method in METHODS if not callable(getattr(criterion, method, None))]:
+    needs = getattr(criterion, "needs", None)
+    calibrated = isinstance(needs, frozenset) and bool(needs & STATISTICS)
+    methods = METHODS if not calibrated else ("select",) if "second moments" in needs else ("score",)
+    if missing := [method for method in methods if not callable(getattr(criterion, method, None))]:
         return f"it has no method {missing[0]}"
     if not hasattr(criterion, "needs") and hasattr(criterion, "needs_gradient"):
         words = '{"gradient"}' if criterion.needs_gradient else ""
         return f'needs_gradient is no longer read: declare needs = frozenset({words}) and compares = "scope" instead'
     if missing := [attribute for attribute in ("needs", "compares") if not hasattr(criterion, attribute)]:
         return f"it does not declare {missing[0]}"
-    needs, compares = criterion.needs, criterion.compares
+    compares, known = criterion.compares, ("layer", "row") if calibrated else ("scope",)
     if not isinstance(needs, frozenset):
         return f"needs must be a frozenset of words, not {quoted(needs)}"
     if unknown := sorted(map(str, needs - set(get_args(Need)))):
         return f"needs may hold {', '.join(get_args(Need))}, not {quoted(unknown[0])}"
-    if compares not in get_args(Comparison):
-        return f"compares must be one of {', '.join(get_args(Comparison))}, not {quoted(compares)}"
+    if compares not in known:
+        return f"compares must be one of {', '.join(known)}, not {quoted(compares)}"
     return None

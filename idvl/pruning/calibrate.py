@@ -1,0 +1,196 @@
+"""A calibration carried out: each block measured, pruned, and run again as pruned, so that the next sees its outputs.
+
+With dense calibration every block is measured as the dense model runs it. A finished block is on disk: a resumed run
+prunes it as it was pruned, and goes on. It does not know what is kept of the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idvl import runs
+from idvl.device import peak_memory
+from idvl.errors import RunError
+from idvl.geometry.gram import full_precision
+from idvl.models.capture import Tap, tapped_walk
+from idvl.models.walk import Passes, Segment
+from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration_plan import CalibrationPlan
+from idvl.pruning.finished import FinishedBlocks
+from idvl.pruning.inputs import SharedInput
+from idvl.reporter import Progress, Reporter
+from idvl.sparsity.layerwise import PrunedLayer
+from idvl.sparsity.masks import Masks
+from idvl.sparsity.statistics import InputStatistics
+from idvl.training.ranks import agree
+
+# the folder inside a run's that holds its finished blocks
+BLOCKS = "blocks"
+
+
+def calibrate(
+    job: Calibration, plan: CalibrationPlan, folder: Path, opened: runs.Run | None, reporter: Reporter
+) -> tuple[Masks, dict[str, Any]]:
+    """Prune the model in place. Its masks, and how it went: seconds, peak of memory, what did not go as planned."""
+    start = time.perf_counter()
+    with reporter.progress("pruning block by block") as progress:
+        work = CalibratedPruning(job, plan, FinishedBlocks(folder / BLOCKS), opened, progress)
+        work.carry_out()
+    agree(work.masks.hash(), "the masks", work.masks.hashes)
+    for name, note in work.notes.items():
+        reporter.warn(f"{name}: {note}")
+    facts = {
+        "seconds": round(time.perf_counter() - start, 3),
+        "planned_seconds": round(plan.seconds, 3),
+        "forward_passes": round(plan.forwards, 3),
+        "peak_memory": peak_memory(job.device),
+        "notes": work.notes,
+    }
+    return work.masks, facts
+
+
+class CalibratedPruning:
+    """The walk of one run. `masks` and `notes` (by layer) grow with it."""
+
+    def __init__(
+        self,
+        job: Calibration,
+        plan: CalibrationPlan,
+        finished: FinishedBlocks,
+        opened: runs.Run | None,
+        progress: Progress,
+    ):
+        self.job, self.plan, self._finished, self._opened, self._progress = job, plan, finished, opened, progress
+        self.weights = {name: layer.module.weight for name, layer in job.layers.items()}
+        self.masks = Masks({name: weight.shape for name, weight in self.weights.items()}, job.device)
+        self.notes: dict[str, str] = {}
+        self._sums = job.new_sums(products=job.layerwise.needs_products)
+        self._due = _due(job, plan)
+        self._seconds = 0.0
+        # whole passes that must all see the dense model
+        self._waits = not plan.capture.walks and not job.is_sequential
+        self._waiting: dict[str, PrunedLayer] = {}
+
+    def carry_out(self) -> None:
+        """Prune all blocks, in the order in which they run."""
+        job, family = self.job, self.job.loaded.family
+        with torch.inference_mode(False), full_precision(job.device), ExitStack() as stack:
+            walk, tap = stack.enter_context(
+                tapped_walk(
+                    job.loaded.model,
+                    job.batches,
+                    family.call,
+                    job.users,
+                    by_block=self.plan.capture.walks,
+                    capture="input",
+                    token_mask=family.token_mask,
+                    device=job.device,
+                    ran=lambda block: self._spend(self.plan.capture.batch_seconds[block]),
+                )
+            )
+            blocks = list(self.plan.blocks)
+            for segment in walk:
+                # whole passes are one segment, in which every block has its turn
+                for block in [segment.name] if self.plan.capture.walks else blocks:
+                    if block in self.plan.blocks:
+                        self._block(blocks.index(block), block, segment, tap)
+                if segment.name == blocks[-1]:
+                    break
+        self._apply(self._waiting)
+
+    def _block(self, number: int, block: str | None, segment: Segment | Passes, tap: Tap) -> None:
+        start, groups = time.perf_counter(), self.plan.blocks[block]
+        dense = {name: self.weights[name] for index in range(len(groups)) for name in self._due[block, index]}
+        layers = self.job.team.each(lambda: self._finished.load(number, dense))
+        if layers is None:
+            layers = {}
+            for index, group in enumerate(groups):
+                # with dense calibration the last run feeds the next block
+                self._measure(group, segment, tap, last=not self.job.is_sequential and group is groups[-1])
+                layers |= self._prune(self._due[block, index])
+                self._forget(self._due[block, index])
+            if self._opened:
+                self._opened.path(BLOCKS)
+                self._finished.save(number, layers, dense)
+                self._log(block, layers, time.perf_counter() - start)
+        if not self.job.is_sequential:
+            segment.leave()
+        self._waiting |= layers
+        if not self._waits:
+            self._apply(self._waiting)
+            self._waiting = {}
+        self._spend(sum(self.plan.capture.layer_seconds[name] for group in groups for name in group))
+
+    def _measure(self, group: Sequence[str], segment: Segment | Passes, tap: Tap, *, last: bool) -> None:
+        """Run the block once, and take in what enters some of its layers."""
+
+        def run() -> None:
+            with tap.feeding(self._sums, group):
+                segment.run(last=last)
+
+        self.job.team.each(run)
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Drop the sums of layers that are pruned, unless a later block reads the same tensors."""
+        spread = [name for group in self.job.spread for name in group]
+        self._sums.forget([user for name in names for user in self.job.users_of(name)], keep=spread)
+
+    def _prune(self, names: Iterable[str]) -> dict[str, PrunedLayer]:
+        """Prune layers from what was measured, those that read one input together."""
+        layers: dict[str, PrunedLayer] = {}
+        for group, statistics in self._inputs(names):
+            sums, weights = statistics.total(), {name: self.weights[name].detach() for name in group}
+            if not sums.count:
+                raise RunError(f"no token entered {group[0]}: leave it out of the scope")
+            layers |= self.job.layerwise.prune(weights, sums, self.job.zeros)
+        return layers
+
+    def _inputs(self, names: Iterable[str]) -> Iterable[tuple[list[str], InputStatistics]]:
+        """Layers with the statistics of all processes; a weight of several modules has the sum of theirs."""
+        tied = {name: users for name in names if len(users := self.job.users_of(name)) > 1}
+        for group, read in self._sums.groups(name for name in names if name not in tied):
+            yield group, self._of_all(read)
+        for name, users in tied.items():
+            parts = [self._of_all(read).state_dict() for _, read in self._sums.groups(users)]
+            yield [name], InputStatistics.added(parts)
+
+    def _of_all(self, read: SharedInput) -> InputStatistics:
+        if not read.is_global:
+            for value in read.statistics.state_dict().values():
+                self.job.team.reduce(value)
+            read.is_global = True
+        return read.statistics
+
+    @torch.no_grad()
+    def _apply(self, layers: dict[str, PrunedLayer]) -> None:
+        for name, layer in layers.items():
+            self.weights[name].copy_(layer.weight)
+            self.masks.set(name, layer.kept)
+            if layer.note:
+                self.notes[name] = layer.note
+
+    def _log(self, block: str | None, layers: dict[str, PrunedLayer], seconds: float) -> None:
+        weights = sum(layer.kept.numel() for layer in layers.values())
+        zeros = sum(int((~layer.kept).sum()) for layer in layers.values())
+        line = {"block": block, "layers": len(layers), "weights": weights, "zeros": zeros}
+        self._opened.log_metric({**line, "seconds": round(seconds, 3)})
+
+    def _spend(self, seconds: float) -> None:
+        self._seconds += seconds
+        total = int(self.plan.seconds * 1000)
+        self._progress(min(int(self._seconds * 1000), total), total)
+
+
+def _due(job: Calibration, plan: CalibrationPlan) -> dict[tuple[str | None, int], list[str]]:
+    """The layers that are pruned after each group of a block: those whose last module has been measured then."""
+    last: dict[str, tuple[str | None, int]] = {}
+    turns = [((block, index), group) for block, groups in plan.blocks.items() for index, group in enumerate(groups)]
+    for turn, group in turns:
+        last |= {job.owner[name]: turn for name in group}
+    return {turn: [name for name in job.layers if last[name] == turn] for turn, _ in turns}

@@ -1,0 +1,226 @@
+"""A calibrated pruning run before it starts: its layers and samples, how many weights go. It has written nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idvl.data.samples import Selection
+from idvl.data.splits import TRAINING
+from idvl.distributed import Team
+from idvl.errors import UsageError
+from idvl.geometry.gram import full_precision
+from idvl.models.capture import Tap, Watch
+from idvl.models.inputs import encode
+from idvl.models.layers import Layer, block_of, in_scope, modality_of
+from idvl.models.loading import Loaded
+from idvl.models.trace import Trace, trace
+from idvl.pruning.inputs import InputSums
+from idvl.pruning.job import criterion_of
+from idvl.recipe import Recipe
+from idvl.reporter import Reporter
+from idvl.session import choose_samples, open_model
+from idvl.sparsity.budget import Budget
+from idvl.sparsity.layerwise import Layerwise
+from idvl.sparsity.structure import parse
+
+
+def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path) -> Calibration:
+    """Model, layers and calibration samples of a resolved recipe; `store` takes their images.
+
+    UsageError, before a sample is read, for layers that the structure or the limits of the budget do not fit.
+    """
+    data, wanted = recipe.data, recipe.prune.calibration_samples
+    loaded = open_model(recipe.model, device, team)
+    layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
+    for layer in layers.values():
+        if layer.module.weight.shape[1] != layer.in_features:
+            raise UsageError(f"calibrated pruning needs weights of (out, in), and {layer.name} stores (in, out)")
+    zeros_of(recipe, layers)
+    with reporter.progress("choosing calibration samples") as progress:
+        selection = choose_samples(
+            recipe,
+            team,
+            split=data.split or TRAINING,
+            n=wanted,
+            force=True,
+            distinct=False,
+            store=store,
+            progress=progress,
+        )
+    if len(selection.samples) < wanted:
+        reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
+    return Calibration(recipe, loaded, selection, team, reporter)
+
+
+def zeros_of(recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, int]:
+    """How many weights go of each layer. UsageError where structure or limits do not allow it."""
+    prune, structure = recipe.prune, parse(recipe.prune.structure)
+    structure.check({name: layer.module.weight.shape for name, layer in layers.items()})
+    budget = Budget(
+        {name: layer.module.weight.numel() for name, layer in layers.items()},
+        sparsity=prune.sparsity,
+        structure=structure,
+        allocation=prune.allocation,
+        min_keep=prune.min_keep,
+    )
+    bounds = budget.bounds(budget.quota(prune.sparsity), dict.fromkeys(layers, 0))
+    return {name: units * structure.zeros for name, (units, _) in bounds.items()}
+
+
+class Calibration:
+    """A model, its layers in scope, and this process's batches of calibration samples.
+
+    `users`: the modules that are measured, by name: the layers, and those that share the weight of one, which `owner`
+    names. `tokens`: how many real tokens enter each layer; those that none enters are neither pruned nor counted.
+    `groups`: the users that read one tensor, in the first batch. UsageError where no layer is left.
+    """
+
+    # what its samples are for
+    purpose = "calibration"
+    # no profile weighs the scores
+    known = None
+
+    def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team, reporter: Reporter):
+        self.recipe, self.loaded, self.selection, self.team = recipe, loaded, selection, team
+        self.origin, prune = loaded.description, recipe.prune
+        self.device = next(loaded.model.parameters()).device
+        self.is_sequential = prune.calibration == "sequential"
+        criterion = criterion_of(prune)
+        within = prune.compare_within or ("row" if criterion.compares == "row" else "layer")
+        self.layerwise = Layerwise(
+            criterion=criterion, structure=parse(prune.structure), within=within, repair=prune.repair or "none"
+        )
+        self._encode(reporter)
+        self.layers = in_scope(loaded.model, loaded.family, prune.scope)
+        self.users, self.owner = _users(loaded, self.layers)
+        self.trace, self.groups = team.each(self._trace)
+        self._leave_out(reporter)
+
+    def _encode(self, reporter: Reporter) -> None:
+        """This process's batches, and the names of their samples. UsageError where a process has none."""
+        samples, size, team = self.selection.samples, self.recipe.data.batch_size, self.team
+        if (count := -(-len(samples) // size)) < team.size:
+            raise UsageError(
+                f"{len(samples)} calibration samples in batches of {size} are too few for {team.size} processes: use "
+                "more samples, a smaller data.batch_size or fewer processes"
+            )
+        part = team.part(count)
+        self.names = [[sample.id for sample in samples[k * size : (k + 1) * size]] for k in part]
+        with reporter.progress("preparing calibration samples") as progress:
+            self.batches = team.each(
+                lambda: encode(self.loaded, samples, batch_size=size, part=part, progress=progress)
+            )
+
+    def _trace(self) -> tuple[Trace, list[list[str]]]:
+        """What the first batch meets, and which users read one tensor in it."""
+        family, noted = self.loaded.family, self.new_sums(products=False)
+
+        def call(model: nn.Module, batch: dict[str, Tensor]) -> Any:
+            nonlocal noted
+            noted = self.new_sums(products=False)
+            # its own tap: the batch may be a part of the first one
+            tap = Tap([batch], family.token_mask)
+            with tap.feeding(noted, self.users), Watch(self.users, "input", tap.record):
+                return family.call(model, batch)
+
+        with torch.inference_mode(False), full_precision(self.device):
+            seen = trace(self.loaded.model, self.batches[0], call, self.users, capture="input", device=self.device)
+        return seen, [names for names, _ in noted.groups(seen.shapes)]
+
+    def _leave_out(self, reporter: Reporter) -> None:
+        """Count tokens, and leave out the layers that none enters."""
+        counts = dict.fromkeys(self.users, 0)
+        for name, shapes in self.trace.shapes.items():
+            for shape in shapes:
+                counts[name] += self._real(name, math.prod(shape[:-1]) // self.trace.batch_size)
+        summed = self.team.reduce(torch.tensor(list(counts.values()), device=self.device)).tolist()
+        counts = dict(zip(counts, summed, strict=True))
+        self.tokens = {name: sum(counts[user] for user in self.users_of(name)) for name in self.layers}
+        if left_out := [name for name, count in self.tokens.items() if not count]:
+            reporter.warn(
+                f"no token of the calibration samples enters {len(left_out)} layers, which are neither pruned nor "
+                f"counted; the first is {left_out[0]}"
+            )
+        self.layers = {name: layer for name, layer in self.layers.items() if self.tokens[name]}
+        self.users = {name: layer for name, layer in self.users.items() if self.tokens[self.owner[name]]}
+        if not self.layers:
+            raise UsageError("no token of the calibration samples enters a layer in scope: widen the scope")
+
+    def _real(self, name: str, n_tokens: int) -> int:
+        """The real tokens of this process's samples that enter a module of so many a sample."""
+        count = 0
+        for batch in self.batches:
+            real = self.loaded.family.token_mask(name, n_tokens, batch)
+            count += n_tokens * len(next(iter(batch.values()))) if real is None else int(real.sum())
+        return count
+
+    @cached_property
+    def zeros(self) -> dict[str, int]:
+        """How many weights go of each layer."""
+        return zeros_of(self.recipe, self.layers)
+
+    def users_of(self, layer: str) -> list[str]:
+        """The modules that hold a layer's weight."""
+        return [name for name, owner in self.owner.items() if owner == layer]
+
+    @cached_property
+    def spread(self) -> list[list[str]]:
+        """The users that read one tensor, where several blocks do."""
+        groups = [[name for name in names if name in self.users] for names in self.groups]
+        return [names for names in groups if len({self.users[name].block for name in names}) > 1]
+
+    def kind(self, name: str) -> str:
+        """The class of the tokens that enter a module."""
+        layer = self.users[name]
+        return "image" if layer.modality == "vision" or layer.reads_image else "text"
+
+    def new_sums(self, *, products: bool) -> InputSums:
+        """Sums over what enters the users, empty."""
+        return InputSums(self.kind, self.names, products=products)
+
+    def facts(self) -> dict[str, Any]:
+        """What report.json says of the samples: where they are from, and the real tokens of each layer, by class."""
+        tokens = {name: {self.kind(name): self.tokens[name]} for name in self.layers}
+        about = ("dataset", "split", "fingerprint")
+        samples = {key: self.selection.description.get(key) for key in about}
+        return {"calibration": {**samples, "samples": len(self.selection.samples), "tokens": tokens}}
+
+    def signature(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        pruning = self.recipe.prune.model_dump(mode="json").items()
+        return {
+            **{key: self.origin[key] for key in ("fingerprint", "configuration", "revision", "class", "dtype")},
+            "samples": self.selection.description["fingerprint"],
+            "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
+            **{f"prune.{key}": value for key, value in pruning},
+            "batch_size": self.recipe.data.batch_size,
+            "seed": self.recipe.data.seed,
+            "processes": self.team.size,
+        }
+
+
+def _users(loaded: Loaded, layers: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, str]]:
+    """The modules that hold a weight of `layers`, and the layer that each belongs to, by the module's name."""
+    owners = {id(layer.module.weight): name for name, layer in layers.items()}
+    users, owner = {}, {}
+    for name, module in loaded.model.named_modules():
+        if (layer := owners.get(id(getattr(module, "weight", None)))) is None:
+            continue
+        owner[name] = layer
+        users[name] = replace(
+            layers[layer],
+            name=name,
+            module=module,
+            block=block_of(name, loaded.family),
+            modality=modality_of(name, loaded.family) or layers[layer].modality,
+        )
+    return users, owner

@@ -1,0 +1,164 @@
+"""What a calibrated pruning run is going to do and to take, found out before it writes anything."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from idvl.checkpoints.report import plan as planned_report
+from idvl.device import free_memory
+from idvl.models.layers import find_layers
+from idvl.models.plan import CapturePlan, CaptureRun, make_plan
+from idvl.pruning.calibration import Calibration
+from idvl.pruning.plan import scope_lines
+from idvl.units import duration, size
+
+FLOAT_BYTES, DOUBLE_BYTES = 4, 8
+# bytes a weight that choosing a mask takes, and seconds on one core
+MASK_BYTES, MASK_SECONDS = 16, 4e-8
+# rows of the product that is timed to see how fast this machine multiplies
+TIMED = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationPlan:
+    """`blocks`: each block, in order, with the groups of layers that are measured in one run of it.
+
+    The key None stands for whole forward passes. `report` is report.json without what only the masks know; `memory`,
+    and `statistics` of it, in bytes beside the model, of one process; `forwards`: the passes that all runs add up to.
+    """
+
+    report: dict[str, Any]
+    capture: CapturePlan
+    blocks: dict[str | None, list[tuple[str, ...]]]
+    samples: int
+    statistics: int
+    forwards: float
+    seconds: float
+
+    def scope(self) -> list[str]:
+        """What is pruned, a line for each modality."""
+        return scope_lines(self.report)
+
+    def lines(self) -> list[str]:
+        """How, and what it takes."""
+        way = "block by block" if self.capture.walks else f"by whole forward passes, since {self.capture.why}"
+        return [
+            f"{self.samples} calibration samples, {self.forwards:.2f} forward passes over them, {way}",
+            f"{size(self.capture.held_bytes)} of {size(self.capture.budget)} beside the model, "
+            f"{size(self.statistics)} of them for statistics; about {duration(self.seconds)}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for programs; memory in bytes."""
+        numbers = {key: getattr(self, key) for key in ("samples", "statistics", "forwards", "seconds")}
+        return {"report": self.report, **numbers, "memory": self.capture.held_bytes}
+
+
+def make(job: Calibration) -> CalibrationPlan:
+    """The plan of a job. UsageError, with a budget that would do, where nothing fits into its memory."""
+    held, seconds = _bytes(job), _layer_seconds(job)
+    products, width = job.layerwise.needs_products, max(layer.in_features for layer in job.layers.values())
+    largest = max(layer.module.weight.numel() for layer in job.layers.values())
+    n_local = sum(len(names) for names in job.names)
+    run = CaptureRun(
+        layer_bytes=held,
+        n=len(job.selection.samples),
+        n_local=n_local,
+        budget=job.recipe.estimate.memory_bytes or free_memory(job.device, job.team.size) // 4,
+        input_bytes=sum(value.nbytes for batch in job.batches for value in batch.values()),
+        # the factor and the two matrices it is made from; sums that stay for later blocks; a block's new weights
+        workspace=largest * MASK_BYTES
+        + products * 3 * width**2 * FLOAT_BYTES
+        + sum(held[names[0]] for names in job.spread)
+        + _largest_block(job),
+        smallest=max(held.values()),
+        layer_seconds=seconds,
+    )
+    stops = [replace(stop, layers=[name for name in stop.layers if name in job.users]) for stop in job.trace.stops]
+    capture = make_plan(replace(job.trace, stops=stops), run)
+    blocks = _blocks(job, capture)
+    again = sum(stop.seconds for stop in stops if capture.walks and job.is_sequential and stop.layers)
+    passes = sum(len(groups) for groups in blocks.values())
+    forwards = capture.forwards + again / job.trace.seconds if capture.walks else float(passes)
+    return CalibrationPlan(
+        report=planned_report(
+            job.loaded.model,
+            job.layers,
+            prunable=find_layers(job.loaded.model, job.loaded.family),
+            asked=job.recipe.prune.sparsity,
+            by_layer={name: job.zeros[name] / layer.module.weight.numel() for name, layer in job.layers.items()},
+        ),
+        capture=capture,
+        blocks=blocks,
+        samples=len(job.selection.samples),
+        statistics=max(sum(held[name] for name in group) for groups in blocks.values() for group in groups),
+        forwards=forwards,
+        seconds=forwards * job.trace.seconds * n_local / job.trace.batch_size + sum(seconds.values()),
+    )
+
+
+def _blocks(job: Calibration, capture: CapturePlan) -> dict[str | None, list[tuple[str, ...]]]:
+    """The groups of each block; those of whole passes by block, where each sees the blocks before it pruned."""
+    groups = {name: [group.layers for group in groups] for name, groups in capture.groups.items()}
+    if capture.walks or not job.is_sequential:
+        return groups
+    blocks: dict[str | None, list[tuple[str, ...]]] = {}
+    for layers in groups[None]:
+        inside: dict[str, list[str]] = {}
+        for name in layers:
+            inside.setdefault(job.users[name].block or name, []).append(name)
+        for block, names in inside.items():
+            blocks.setdefault(block, []).append(tuple(names))
+    return blocks
+
+
+def _largest_block(job: Calibration) -> int:
+    """The weights and masks, before they are packed, of the block that has most of them."""
+    sizes: dict[str | None, int] = {}
+    for layer in job.layers.values():
+        weight = layer.module.weight
+        sizes[layer.block] = sizes.get(layer.block, 0) + weight.nbytes + weight.numel()
+    return max(sizes.values())
+
+
+def _leaders(job: Calibration) -> dict[str, list[str]]:
+    """The first user of each input -> all of them."""
+    groups = ([name for name in names if name in job.users] for names in job.groups)
+    return {names[0]: names for names in groups if names}
+
+
+def _bytes(job: Calibration) -> dict[str, int]:
+    """What the sums of each user's input take, counted once for those that share them."""
+    held = {name: 0 for names in _leaders(job).values() for name in names}
+    for name in _leaders(job):
+        width = job.users[name].in_features
+        held[name] = width * DOUBLE_BYTES + job.layerwise.needs_products * width**2 * FLOAT_BYTES
+    # in the order of running
+    return {name: held[name] for name in job.trace.shapes if name in held}
+
+
+def _layer_seconds(job: Calibration) -> dict[str, float]:
+    """What each user's statistics, and its layer's mask and repair, take."""
+    seconds = {name: layer.in_features * layer.out_features * MASK_SECONDS for name, layer in job.users.items()}
+    if job.layerwise.needs_products:
+        rate = _products_per_second(job.device)
+        leaders = _leaders(job)
+        for name, layer in job.users.items():
+            once = layer.in_features**2 * (job.tokens[job.owner[name]] / job.team.size + 1.5 * layer.in_features)
+            work = 2 * layer.out_features * layer.in_features**2 + once * (name in leaders)
+            seconds[name] += work / rate
+    return seconds
+
+
+def _products_per_second(device: torch.device) -> float:
+    """Multiplications that this device does in a second, from two small products; the first one warms up."""
+    matrix = torch.randn(TIMED, TIMED, device=device)
+    for _ in range(2):
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        taken = time.perf_counter() - start
+    return TIMED**3 / taken

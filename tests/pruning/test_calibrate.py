@@ -1,0 +1,379 @@
+"""Pruning from calibration samples: exact, equal to a float64 reference, to a resumed run and to two processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from idvl.data.splits import TRAINING
+from idvl.errors import RunError, UsageError
+from idvl.models.inputs import encode
+from idvl.models.layers import find_layers
+from idvl.models.loading import load
+from idvl.pruning import calibrate
+from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration_plan import make as make_plan
+from idvl.recipe import load as load_recipe
+from idvl.sparsity.masks import Masks
+from idvl.workflows.prune import run
+from tests.support import processes, tiny
+from tests.support.reporter import Silent
+
+N, BATCH = 22, 4
+COMMON = {"data.batch_size": BATCH, "prune.calibration_samples": N, "prune.sparsity": 0.5}
+WANDA, SPARSEGPT = {"prune.criterion": "wanda"}, {"prune.criterion": "sparsegpt"}
+# scores nearer than this to the threshold may fall on either side of it
+GAP = 1e-5
+
+
+def checkpoint(folder: Path, kind: str = "blip") -> Path:
+    """A folder with the checkpoint of a kind, model/, and pictures/ with captions and labels."""
+    tiny.save(kind, folder / "model")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    lines = []
+    for number, sample in enumerate(tiny.samples(N)):
+        sample.source.save(pictures / f"{number}.png")
+        sample.second.save(pictures / f"{number}-second.png")
+        names = {"file_name": f"{number}.png", "second": f"{number}-second.png"}
+        lines.append(json.dumps({**names, "text": sample.texts[0], "label": number % 10}))
+    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("calibrate"))
+
+
+def recipe(place: Path, **settings: Any):
+    named = {"model.name": str(place / "model"), "data.dataset": str(place / "pictures"), "eval.after": False}
+    return load_recipe(None, named | COMMON | settings)
+
+
+def pruned(place: Path, folder: Path, *, resume: bool = False, **settings: Any):
+    torch.set_num_threads(1)
+    reporter = Silent()
+    result = run(recipe(place, **settings), folder=folder, reporter=reporter, resume=resume)
+    return result.report, reporter
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    loaded = load(str(folder), device="cpu")
+    return {name: layer.module.weight.detach() for name, layer in find_layers(loaded.model, loaded.family).items()}
+
+
+def inputs_of(loaded, samples, names) -> dict[str, Tensor]:
+    """What enters layers, real tokens alone, in float64, from whole forward passes."""
+    tokens: dict[str, list[Tensor]] = {name: [] for name in names}
+    for batch in encode(loaded, samples, batch_size=BATCH):
+
+        def keep(module, args, *, name, batch=batch):
+            x = args[0].reshape(len(next(iter(batch.values()))), -1, args[0].shape[-1])
+            real = loaded.family.token_mask(name, x.shape[1], batch)
+            tokens[name].append((x.flatten(0, 1) if real is None else x[real]).double())
+
+        handles = [
+            loaded.model.get_submodule(name).register_forward_pre_hook(
+                lambda m, a, name=name, keep=keep: keep(m, a, name=name)
+            )
+            for name in names
+        ]
+        with torch.no_grad():
+            loaded.family.call(loaded.model, batch)
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts) for name, parts in tokens.items()}
+
+
+def blocks_in_order(report: dict[str, Any], folder: Path) -> list[list[str]]:
+    """The layers of each block, in the order in which the run pruned them."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [[n for n, layer in report["layers"].items() if layer["block"] == line["block"]] for line in lines]
+
+
+def check_row_mask(kept: Tensor, scores: Tensor) -> None:
+    """The mask of a reference in float64, where a row's score is not too near its threshold."""
+    for row, (mask, score) in enumerate(zip(kept, scores, strict=True)):
+        zeros = int((~mask).sum())
+        if 0 < zeros < len(mask):
+            threshold = score.sort().values[zeros - 1 : zeros + 1].mean()
+            clear = (score - threshold).abs() > GAP * threshold
+            assert torch.equal(mask[clear], (score > threshold)[clear]), row
+
+
+@pytest.mark.parametrize("calibration", ["sequential", "dense"])
+def test_wanda_equals_a_reference_in_float64(place: Path, tmp_path: Path, calibration: str) -> None:
+    """Statements 1, 6 and 15: each block is measured behind pruned ones, or all in the dense model."""
+    report, _ = pruned(place, tmp_path / "run", **WANDA, **{"prune.calibration": calibration})
+    masks, loaded = Masks.load(tmp_path / "run" / "masks.safetensors"), load(str(place / "model"), device="cpu")
+    samples = samples_of(place)
+    for names in blocks_in_order(report, tmp_path / "run"):
+        inputs = inputs_of(loaded, samples, names)
+        for name in names:
+            weight, kept = loaded.model.get_submodule(name).weight.detach(), masks.kept(name)
+            check_row_mask(kept, weight.double().abs() * inputs[name].square().mean(0).sqrt())
+            counts = (~kept).sum(1)
+            assert counts.sum() == weight.numel() // 2 and counts.max() - counts.min() <= 1
+            assert report["made"]["calibration"]["tokens"][name] in (
+                {"text": len(inputs[name])},
+                {"image": len(inputs[name])},
+            )
+        if calibration == "sequential":
+            for name in names:
+                loaded.model.get_submodule(name).weight.data.mul_(masks.kept(name))
+    saved, dense = weights(tmp_path / "run" / "model"), weights(place / "model")
+    assert all(torch.equal(saved[name], dense[name] * masks.kept(name)) for name in dense)
+
+
+def samples_of(place: Path):
+    from idvl.data.samples import select
+
+    return select(str(place / "pictures"), split=TRAINING, n=N, seed=0, force=True, distinct=False).samples
+
+
+def test_sequential_and_dense_agree_on_the_first_block_alone(place: Path, tmp_path: Path) -> None:
+    reports = {c: pruned(place, tmp_path / c, **WANDA, **{"prune.calibration": c})[0] for c in ("sequential", "dense")}
+    first, *others = blocks_in_order(reports["dense"], tmp_path / "dense")
+    one, two = (Masks.load(tmp_path / c / "masks.safetensors").hashes() for c in reports)
+    assert all(one[name] == two[name] for name in first)
+    assert any(one[name] != two[name] for names in others for name in names)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SPARSEGPT,
+        {**SPARSEGPT, "prune.structure": "2:4"},
+        {**WANDA, "prune.structure": "4:8", "prune.repair": "obs"},
+        {**WANDA, "prune.compare_within": "layer", "prune.sparsity": 0.83, "prune.scope": "vision"},
+        {"prune.criterion": "magnitude", "prune.calibration": "sequential", "prune.repair": "obs"},
+        {**SPARSEGPT, "model.dtype": "bfloat16"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_every_kind_of_run_is_exact_and_verified(place: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    report, reporter = pruned(place, tmp_path / "run", **settings)
+    total, masks = report["total"], Masks.load(tmp_path / "run" / "masks.safetensors")
+    assert total["zeros"] == round(total["asked"] * total["weights"]) == sum(masks.zeros.values())
+    assert not (tmp_path / "run" / "blocks").exists() and not reporter.warnings
+    saved, dense = weights(tmp_path / "run" / "model"), weights(place / "model")
+    masks.verify({name: saved[name] for name in masks.shapes}, settings.get("prune.structure", "unstructured"))
+    for name, layer in report["layers"].items():
+        assert layer["zeros"] == masks.zeros[name] and layer["sparsity"] == pytest.approx(layer["asked"])
+    repaired = "sparsegpt" in settings.values() or settings.get("prune.repair") == "obs"
+    assert repaired != all(torch.equal(saved[name], dense[name] * masks.kept(name)) for name in masks.shapes)
+    others = set(dense) - set(masks.shapes)
+    assert all(torch.equal(saved[name], dense[name]) for name in others)
+
+
+def test_nothing_outside_of_the_layers_changes(place: Path, tmp_path: Path) -> None:
+    """Statement 13."""
+    pruned(place, tmp_path / "run", **SPARSEGPT)
+    saved, dense = (
+        load(str(folder), device="cpu").model.state_dict() for folder in (tmp_path / "run" / "model", place / "model")
+    )
+    masks = Masks.load(tmp_path / "run" / "masks.safetensors")
+    pruned_weights = {f"{name}.weight" for name in masks.shapes}
+    assert all(torch.equal(saved[name], dense[name]) for name in dense if name not in pruned_weights)
+
+
+def job_of(place: Path, **settings: Any) -> Calibration:
+    from idvl.distributed import Team
+    from idvl.pruning.calibration import gather
+    from idvl.pruning.settings import resolved
+
+    made = resolved(recipe(place, **settings))
+    return gather(made, torch.device("cpu"), Team(), Silent(), store=place / "images")
+
+
+def test_layers_that_read_one_tensor_share_its_sums(place: Path) -> None:
+    """Statements 9 and 10: the plan counts their bytes once."""
+    job = job_of(place, **SPARSEGPT)
+    groups = [names for names in job.groups if len(names) > 1]
+    block = "text_decoder.bert.encoder.layer"
+    assert [f"{block}.0.attention.self.{part}" for part in ("query", "key", "value")] in groups
+    cross = [f"{block}.{n}.crossattention.self.{part}" for n in (0, 1) for part in ("key", "value")]
+    assert cross in groups
+    assert {job.kind(name) for name in cross} == {"image"}
+    assert job.kind(f"{block}.0.crossattention.self.query") == "text"
+    assert job.tokens[cross[0]] == N * 17 and job.tokens[f"{block}.0.crossattention.self.query"] < N * 12
+    # the ten layers of a decoder block read six inputs of width 32 and one of 64
+    assert make_plan(job).statistics == 6 * (32 * 32 * 4 + 32 * 8) + (64 * 64 * 4 + 64 * 8)
+
+
+def test_one_statistic_serves_the_cross_attention_of_all_blocks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from idvl.pruning.inputs import InputSums
+
+    made, join = [], InputSums._join
+
+    def joined(self, layer, seen, tensor):
+        before = len(self._inputs)
+        join(self, layer, seen, tensor)
+        if len(self._inputs) > before:
+            made.append(layer)
+
+    monkeypatch.setattr(InputSums, "_join", joined)
+    job = job_of(place, **WANDA)
+    plan = make_plan(job)
+    made.clear()
+    calibrate.calibrate(job, plan, place / "unused", None, Silent())
+    assert [name for name in made if ".crossattention.self.key" in name] == [
+        "text_decoder.bert.encoder.layer.0.crossattention.self.key"
+    ]
+    assert not [name for name in made if name.endswith(".self.value")]
+
+
+@pytest.mark.parametrize("settings", [WANDA, SPARSEGPT, {**WANDA, "prune.calibration": "dense"}], ids=str)
+def test_a_resumed_run_ends_with_the_same_bytes(
+    place: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statement 37: killed after each block in turn."""
+    report, _ = pruned(place, tmp_path / "whole", **settings)
+    blocks, save = len(blocks_in_order(report, tmp_path / "whole")), calibrate.FinishedBlocks.save
+
+    class Killed(BaseException):
+        pass
+
+    for last in (0, blocks // 2, blocks - 1):
+        folder = tmp_path / f"broken-{last}"
+
+        def saved(self, number, layers, dense, *, last=last):
+            save(self, number, layers, dense)
+            if number == last:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(calibrate.FinishedBlocks, "save", saved)
+            pruned(place, folder, **settings)
+        assert len(list((folder / "blocks").iterdir())) == last + 1
+        pruned(place, folder, resume=True, **settings)
+        for name in ("masks.safetensors", "model/model.safetensors"):
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_damaged_block_and_other_settings_are_not_resumed(place: Path, tmp_path: Path, monkeypatch) -> None:
+    def full(*_):
+        raise RunError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="full"):
+        patch.setattr(calibrate.FinishedBlocks, "save", lambda self, number, *rest: full() if number else None)
+        pruned(place, tmp_path / "run", **WANDA)
+    (tmp_path / "run" / "blocks").mkdir(exist_ok=True)
+    (tmp_path / "run" / "blocks" / "block-0000.safetensors").write_bytes(b"12345678")
+    with pytest.raises(RunError, match="block-0000.safetensors' is damaged: delete it, and --resume prunes its block"):
+        pruned(place, tmp_path / "run", resume=True, **WANDA)
+    with pytest.raises(UsageError, match='prune.criterion was "wanda", is "sparsegpt"'):
+        pruned(place, tmp_path / "run", resume=True, **SPARSEGPT)
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "sparsegpt"])
+def test_two_processes_prune_as_one(place: Path, tmp_path: Path, criterion: str) -> None:
+    """Statement 22: six batches, the last one smaller, three for each."""
+    words = ["-m", "idvl", "prune", place / "model", "--dataset", place / "pictures", "--criterion", criterion]
+    words += ["--sparsity", 0.5, "--calibration-samples", N, "--no-eval", "--set", f"data.batch_size={BATCH}"]
+    one = processes.run(*words, "--output", tmp_path / "one", "--device", "cpu")
+    assert one.returncode == 0, one.stderr
+    for process in processes.team(*words, "--output", tmp_path / "two"):
+        assert process.poll() == 0, process.stderr
+    one, two = (Masks.load(tmp_path / name / "masks.safetensors") for name in ("one", "two"))
+    assert one.hash() == two.hash()
+    one, two = (weights(tmp_path / name / "model") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_a_weight_of_two_modules_is_pruned_once_by_what_enters_both(place: Path, tmp_path: Path) -> None:
+    """Statement 12."""
+    job = job_of(place, **WANDA)
+    first, second = (f"text_decoder.bert.encoder.layer.{n}.intermediate.dense" for n in (0, 1))
+    job.loaded.model.get_submodule(second).weight = job.loaded.model.get_submodule(first).weight
+    tied = Calibration(job.recipe, job.loaded, job.selection, job.team, Silent())
+    assert second not in tied.layers and tied.users_of(first) == [first, second]
+    assert tied.tokens[first] == 2 * job.tokens[second]
+    dense = tied.layers[first].module.weight.detach().clone()
+    masks, _ = calibrate.calibrate(tied, make_plan(tied), tmp_path, None, Silent())
+    assert torch.equal(tied.loaded.model.get_submodule(second).weight, dense * masks.kept(first))
+    assert sum(masks.zeros.values()) == round(0.5 * masks.total)
+
+
+def test_a_layer_that_no_token_enters_is_named_and_not_counted(place: Path) -> None:
+    """Statement 11."""
+    job, reporter = job_of(place, **WANDA), Silent()
+    name = "text_decoder.bert.encoder.layer.0.output.dense"
+    family, mask = job.loaded.family, job.loaded.family.token_mask
+
+    def nothing(layer, tokens, inputs):
+        return (
+            torch.zeros(inputs["input_ids"].shape, dtype=torch.bool) if layer == name else mask(layer, tokens, inputs)
+        )
+
+    from dataclasses import replace
+
+    loaded = replace(job.loaded, family=replace(family, token_mask=nothing))
+    without = Calibration(job.recipe, loaded, job.selection, job.team, reporter)
+    assert name not in without.layers and len(without.layers) == len(job.layers) - 1
+    (warning,) = reporter.warnings
+    assert warning.startswith("no token of the calibration samples enters 1 layers") and warning.endswith(name)
+    plan = make_plan(without)
+    assert plan.report["total"]["weights"] == sum(layer.module.weight.numel() for layer in without.layers.values())
+
+
+def test_nan_in_an_input_names_layer_and_sample(place: Path, tmp_path: Path) -> None:
+    job = job_of(place, **WANDA)
+    job.batches[2]["pixel_values"][1] = torch.nan
+    with pytest.raises(RunError, match=r"what enters vision_model.* is NaN or too large for sample ") as refused:
+        calibrate.calibrate(job, make_plan(job), tmp_path, None, Silent())
+    assert str(refused.value).endswith(job.names[2][1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"train.max_steps": 5},
+            "train.max_steps 5 and criterion wanda prunes once, from calibration samples: nothing is",
+        ),
+        ({"train.learning_rate": 1e-3}, "leave train.learning_rate out"),
+        ({"prune.schedule": "linear"}, "prune.schedule linear and criterion wanda .*: it has none; leave"),
+        ({"prune.floor": 0.2}, "leave prune.floor out"),
+        ({"data.samples": 64}, "set prune.calibration_samples; leave data.samples out"),
+        ({"prune.id_weight": "multiply"}, "id_weight multiply: weights are compared within a layer only"),
+        ({"prune.allocation": "global"}, "allocation global: layers are pruned one after the other"),
+        ({"prune.structure": "2:4", "prune.sparsity": 0.7}, "structure 2:4 has sparsity 0.5, not 0.7"),
+        ({"prune.criterion": "sparsegpt", "prune.repair": "none"}, "it updates weights while it chooses"),
+        (
+            {"prune.criterion": "platon", "prune.calibration": "dense"},
+            "platon and calibration dense: it reads the grad",
+        ),
+        ({"prune.criterion": "platon"}, "calibration_samples is for pruning from calibration samples: set"),
+        ({"prune.structure": "3:5", "prune.sparsity": None}, "3:5 needs layers whose inputs divide by 5"),
+        ({"prune.min_keep": 10**6}, "sparsity 0.5 cannot be reached"),
+        ({"estimate.memory": "2KiB"}, "--memory 2KiB is too little for 22 samples"),
+    ],
+)
+def test_refused_before_anything_is_written(
+    place: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        pruned(place, tmp_path / "run", **(WANDA | settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_small_budget_measures_a_block_in_several_runs_with_the_same_masks(place: Path, tmp_path: Path) -> None:
+    job = job_of(place, **SPARSEGPT)
+    plan = make_plan(job)
+    held = plan.capture.held_bytes
+    small = make_plan(job_of(place, **SPARSEGPT, **{"estimate.memory": held - 8000}))
+    assert small.capture.walks and small.forwards > plan.forwards and small.statistics < plan.statistics
+    whole, _ = pruned(place, tmp_path / "whole", **SPARSEGPT)
+    parts, _ = pruned(place, tmp_path / "parts", **SPARSEGPT, **{"estimate.memory": held - 8000})
+    assert whole["layers"] == parts["layers"]
+    assert (tmp_path / "whole" / "masks.safetensors").read_bytes() == (
+        tmp_path / "parts" / "masks.safetensors"
+    ).read_bytes()
