@@ -25,6 +25,7 @@ from tests.coverage.probes import PROBES
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results.json"
+PAGE = ROOT / "docs" / "models.md"
 LONGEST = 240  # characters of a failure that are kept
 ALL = {**CHECKS, **PROBES}
 
@@ -55,9 +56,8 @@ def main() -> None:
                 shutil.rmtree(work / name)
             left = (time.monotonic() - start) / (number + 1) * (len(todo) - number - 1)
             print(f"{number + 1}/{len(todo)} {line(name, results[name])}  {left / 60:.0f} min left", flush=True)
-    page = ROOT / "docs" / "models.md"
-    page.write_text(table.page(results), encoding="utf-8")
-    print(f"{table.summary(results)}\n{page.relative_to(ROOT)} is the table")
+    PAGE.write_text(table.page(results), encoding="utf-8")
+    print(f"{table.counts(results)}\nThe table is {PAGE}")
 
 
 def trial(name: str, work: Path) -> dict[str, Any]:

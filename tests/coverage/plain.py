@@ -31,14 +31,15 @@ class Processor:
         self.about = about
         self.images = self.tokenizer = self.both = None
         if about.kind == "vision":
-            self.images = transformers.AutoImageProcessor.from_pretrained(folder)
+            self.images = _image_processor(folder)
         elif about.kind == "text" or about.name in ("lxmert", "visualbert"):
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         elif about.name == "vit_gpt2":
-            self.images = transformers.AutoImageProcessor.from_pretrained(folder)
+            self.images = _image_processor(folder)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         else:
             self.both = transformers.AutoProcessor.from_pretrained(folder)
+            self.both.image_processor = _image_processor(folder)
             self.tokenizer = self.both.tokenizer
 
     def inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Tensor]:
@@ -55,6 +56,11 @@ class Processor:
         if self.about.name == "flava_pretraining":
             more = {"return_codebook_pixels": True, "return_image_mask": True}
         return dict(self.both(images=image, text=self.about.marker + text, return_tensors="pt", **more))
+
+
+def _image_processor(folder: Path | str) -> Any:
+    """The one that idvl takes too: torchvision's resizes a little differently."""
+    return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
 @torch.no_grad()

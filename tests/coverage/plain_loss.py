@@ -20,17 +20,17 @@ WRITTEN_APART = ("vit_gpt2", "trocr", "pix2struct", "florence2", "blip2_t5", "in
 
 @torch.no_grad()
 def loss(loaded: nn.Module, about: Architecture, processor: Processor, rows: list[Row]) -> float | None:
-    """The mean over all terms of all rows, each by itself; of towers, over the rows as one batch."""
+    """The mean over all terms of all rows, each by itself; of classifiers and towers, over the rows as one batch."""
     if about.kind == "towers":
         return _contrastive(loaded, processor, rows)
     if about.name in WITHOUT or about.task in ("retrieval", "reasoning"):
         return None
-    if about.kind == "vision" and about.task is None:
-        return None
+    if about.kind == "vision":
+        return _classifying(loaded, processor, rows) if about.task else None
     total = count = 0.0
     for pictures, row in rows:
         inputs, labels = _labelled(about, processor, pictures, row)
-        shifted = labels[:, 1:] if labels.ndim > 1 and about.name not in set(WRITTEN_APART) - {"blip_vqa"} else labels
+        shifted = labels if about.name in WRITTEN_APART and about.name != "blip_vqa" else labels[:, 1:]
         terms = int((shifted != IGNORED).sum())
         given = forward_inputs(loaded, about, inputs)
         if about.name in WRITTEN_APART:  # what the decoder reads the model makes of the labels
@@ -41,8 +41,6 @@ def loss(loaded: nn.Module, about: Architecture, processor: Processor, rows: lis
 
 
 def _labelled(about: Architecture, processor: Processor, pictures: list, row: dict[str, Any]) -> tuple[dict, Tensor]:
-    if about.task == "classification":
-        return processor.inputs(pictures, ""), torch.tensor([row["label"]])
     answer = row["answers"][0] if "answers" in row else row["caption"]
     if about.kind == "text":
         return _read(processor.tokenizer, answer)
@@ -97,6 +95,12 @@ def _written_on(
     answered = len(_ended(tokenizer, answer)[0]) - (ids[0, 0] == _ended(tokenizer, answer)[0, 0]).item()
     labels[:, :-answered] = IGNORED
     return inputs, labels
+
+
+def _classifying(loaded: nn.Module, processor: Processor, rows: list[Row]) -> float:
+    """In training mode, in which batches are normalised by themselves."""
+    pixels = processor.images([one for (one,), _ in rows], return_tensors="pt")["pixel_values"]
+    return float(loaded.train()(pixels, labels=torch.tensor([row["label"] for _, row in rows])).loss)
 
 
 def _contrastive(loaded: nn.Module, processor: Processor, rows: list[Row]) -> float | None:

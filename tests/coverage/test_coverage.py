@@ -1,4 +1,4 @@
-"""One model of each family through measuring and pruning, and what checks see."""
+"""One model of each family measured and pruned, what checks see, and that docs/models.md shows the results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.coverage import __main__ as coverage
-from tests.coverage import data
+from tests.coverage import data, table
 from tests.coverage.architectures import architectures, build
 from tests.coverage.checks import Failed, Trial, estimate, one_shot, plain, read, reopened
 
@@ -55,6 +55,12 @@ def test_a_changed_weight_is_seen_when_a_model_is_reopened(tables: Path, tmp_pat
         reopened(trial)
 
 
+def test_the_page_is_that_of_the_results() -> None:
+    results = read(coverage.RESULTS)
+    assert list(results) == list(architectures())
+    assert coverage.PAGE.read_text(encoding="utf-8") == table.page(results)
+
+
 def test_a_checkpoint_that_cannot_be_built_is_a_failure_and_no_end(
     tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +70,20 @@ def test_a_checkpoint_that_cannot_be_built_is_a_failure_and_no_end(
     assert set(record["results"].values()) <= {"-", "."}
     assert record["why"]["plain"] == "KeyError: 'missing'"
     assert record["why"]["estimate"] == "not reached: plain fails"
+
+
+def test_what_has_a_result_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(coverage, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(coverage, "PAGE", tmp_path / "models.md")
+    monkeypatch.setattr("sys.argv", ["coverage", "resnet"])
+    coverage.main()
+    assert "1/1 resnet " in capsys.readouterr().out
+    assert "| resnet |  | + | **-** |" in coverage.PAGE.read_text(encoding="utf-8")
+    before = coverage.RESULTS.read_bytes()
+    coverage.main()
+    assert "1/1 resnet" not in capsys.readouterr().out and coverage.RESULTS.read_bytes() == before
 
 
 def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
