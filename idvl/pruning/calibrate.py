@@ -20,7 +20,7 @@ from idvl.errors import RunError
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, tapped_walk
 from idvl.models.walk import Passes, Segment
-from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration import Calibration, oriented
 from idvl.pruning.calibration_plan import CalibrationPlan
 from idvl.pruning.finished import FinishedBlocks
 from idvl.pruning.inputs import SharedInput
@@ -67,8 +67,8 @@ class CalibratedPruning:
         progress: Progress,
     ):
         self.job, self.plan, self._finished, self._opened, self._progress = job, plan, finished, opened, progress
-        self.weights = {name: layer.module.weight for name, layer in job.layers.items()}
-        self.masks = Masks({name: weight.shape for name, weight in self.weights.items()}, job.device)
+        self.weights = {name: oriented(layer, layer.module.weight.detach()) for name, layer in job.layers.items()}
+        self.masks = Masks({name: layer.module.weight.shape for name, layer in job.layers.items()}, job.device)
         self.notes: dict[str, str] = {}
         self._sums = job.new_sums(products=job.layerwise.needs_products)
         self._due = _due(job, plan)
@@ -145,7 +145,7 @@ class CalibratedPruning:
         """Prune layers from what was measured, those that read one input together."""
         layers: dict[str, PrunedLayer] = {}
         for group, statistics in self._inputs(names):
-            sums, weights = statistics.total(), {name: self.weights[name].detach() for name in group}
+            sums, weights = statistics.total(), {name: self.weights[name].contiguous() for name in group}
             if not sums.count:
                 raise RunError(f"no token entered {group[0]}: leave it out of the scope")
             layers |= self.job.layerwise.prune(weights, sums, self.job.zeros)
@@ -171,7 +171,7 @@ class CalibratedPruning:
     def _apply(self, layers: dict[str, PrunedLayer]) -> None:
         for name, layer in layers.items():
             self.weights[name].copy_(layer.weight)
-            self.masks.set(name, layer.kept)
+            self.masks.set(name, oriented(self.job.layers[name], layer.kept))
             if layer.note:
                 self.notes[name] = layer.note
 

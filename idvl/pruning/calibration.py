@@ -41,9 +41,6 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     data, wanted = recipe.data, recipe.prune.calibration_samples
     loaded = open_model(recipe.model, device, team)
     layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
-    for layer in layers.values():
-        if layer.module.weight.shape[1] != layer.in_features:
-            raise UsageError(f"calibrated pruning needs weights of (out, in), and {layer.name} stores (in, out)")
     zeros_of(recipe, layers)
     with reporter.progress("choosing calibration samples") as progress:
         selection = choose_samples(
@@ -64,6 +61,9 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
 def zeros_of(recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, int]:
     """How many weights go of each layer. UsageError where structure or limits do not allow it."""
     prune, structure = recipe.prune, parse(recipe.prune.structure)
+    for layer in layers.values() if structure.grouped else ():
+        if oriented(layer, layer.module.weight) is not layer.module.weight:
+            raise UsageError(f"{prune.structure} groups inputs, which {layer.name} stores as rows")
     structure.check({name: layer.module.weight.shape for name, layer in layers.items()})
     budget = Budget(
         {name: layer.module.weight.numel() for name, layer in layers.items()},
@@ -74,6 +74,11 @@ def zeros_of(recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, int]:
     )
     bounds = budget.bounds(budget.quota(prune.sparsity), dict.fromkeys(layers, 0))
     return {name: units * structure.zeros for name, (units, _) in bounds.items()}
+
+
+def oriented(layer: Layer, tensor: Tensor) -> Tensor:
+    """A tensor like a layer's weight as (out, in), or one of (out, in) as the layer stores its weight: a view."""
+    return tensor if isinstance(layer.module, nn.Linear) else tensor.T
 
 
 class Calibration:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from idvl.data.samples import select
 from idvl.data.splits import TRAINING
 from idvl.errors import RunError, UsageError
 from idvl.models.inputs import encode
@@ -94,7 +95,8 @@ def inputs_of(loaded, samples, names) -> dict[str, Tensor]:
 def blocks_in_order(report: dict[str, Any], folder: Path) -> list[list[str]]:
     """The layers of each block, in the order in which the run pruned them."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [[n for n, layer in report["layers"].items() if layer["block"] == line["block"]] for line in lines]
+    block_of = {name: layer["block"] or name for name, layer in report["layers"].items()}
+    return [[name for name, block in block_of.items() if block == line["block"]] for line in lines]
 
 
 def check_row_mask(kept: Tensor, scores: Tensor) -> None:
@@ -111,12 +113,22 @@ def check_row_mask(kept: Tensor, scores: Tensor) -> None:
 def test_wanda_equals_a_reference_in_float64(place: Path, tmp_path: Path, calibration: str) -> None:
     """Statements 1, 6 and 15: each block is measured behind pruned ones, or all in the dense model."""
     report, _ = pruned(place, tmp_path / "run", **WANDA, **{"prune.calibration": calibration})
-    masks, loaded = Masks.load(tmp_path / "run" / "masks.safetensors"), load(str(place / "model"), device="cpu")
-    samples = samples_of(place)
-    for names in blocks_in_order(report, tmp_path / "run"):
+    check_wanda(place, tmp_path / "run", report, sequential=calibration == "sequential")
+
+
+def check_wanda(place: Path, folder: Path, report: dict[str, Any], *, sequential: bool = True, **columns: str) -> None:
+    """The masks of a run are those of a reference in float64, whose inputs are from whole forward passes."""
+    masks, loaded = Masks.load(folder / "masks.safetensors"), load(str(place / "model"), device="cpu")
+    samples = samples_of(place, **columns)
+    assert sum(masks.zeros.values()) == round(masks.total / 2) == report["total"]["zeros"]
+    assert sum(map(len, blocks_in_order(report, folder))) == len(masks.shapes)
+    for names in blocks_in_order(report, folder):
         inputs = inputs_of(loaded, samples, names)
         for name in names:
-            weight, kept = loaded.model.get_submodule(name).weight.detach(), masks.kept(name)
+            module = loaded.model.get_submodule(name)
+            weight, kept = module.weight.detach(), masks.kept(name)
+            if not isinstance(module, nn.Linear):
+                weight, kept = weight.T, kept.T
             check_row_mask(kept, weight.double().abs() * inputs[name].square().mean(0).sqrt())
             counts = (~kept).sum(1)
             assert counts.sum() == weight.numel() // 2 and counts.max() - counts.min() <= 1
@@ -124,17 +136,45 @@ def test_wanda_equals_a_reference_in_float64(place: Path, tmp_path: Path, calibr
                 {"text": len(inputs[name])},
                 {"image": len(inputs[name])},
             )
-        if calibration == "sequential":
+        if sequential:
             for name in names:
                 loaded.model.get_submodule(name).weight.data.mul_(masks.kept(name))
-    saved, dense = weights(tmp_path / "run" / "model"), weights(place / "model")
+    saved, dense = weights(folder / "model"), weights(place / "model")
     assert all(torch.equal(saved[name], dense[name] * masks.kept(name)) for name in dense)
 
 
-def samples_of(place: Path):
-    from idvl.data.samples import select
+def samples_of(place: Path, **columns: str):
+    how = {"split": TRAINING, "n": N, "seed": 0, "force": True, "distinct": False, **columns}
+    return select(str(place / "pictures"), **how).samples
 
-    return select(str(place / "pictures"), split=TRAINING, n=N, seed=0, force=True, distinct=False).samples
+
+def check_family(kind: str, folder: Path) -> None:
+    place = checkpoint(folder, kind)
+    columns = {"second_image_column": "second"} if kind == "vilt-nlvr2" else {}
+    data = {f"data.{name}": value for name, value in columns.items()}
+    report, _ = pruned(place, folder / "wanda", **WANDA, **data)
+    check_wanda(place, folder / "wanda", report, **columns)
+    report, _ = pruned(place, folder / "sparsegpt", **SPARSEGPT, **data)
+    assert report["total"]["zeros"] == round(report["total"]["weights"] / 2)
+
+
+# encoder and decoder, one decoder for images and text, Q-Former, blocks that run twice, weights of (in, out)
+@pytest.mark.parametrize("kind", ["t5", "llava", "blip2", "vilt-nlvr2", "gpt2"])
+def test_families(kind: str, tmp_path: Path) -> None:
+    check_family(kind, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(set(tiny.KINDS) - {"blip", "t5", "llava", "blip2", "vilt-nlvr2", "gpt2"}))
+def test_other_families(kind: str, tmp_path: Path) -> None:
+    check_family(kind, tmp_path)
+
+
+def test_n_of_m_of_inputs_that_are_stored_as_rows_is_refused(tmp_path: Path) -> None:
+    place = checkpoint(tmp_path, "gpt2")
+    for scope in ("all", "*.attn.c_proj"):  # one that is not square, one that is
+        with pytest.raises(UsageError, match=r"2:4 groups inputs, which transformer.h.0.attn.c_\w+ stores as rows"):
+            pruned(place, tmp_path / "run", **WANDA, **{"prune.structure": "2:4", "prune.scope": scope})
 
 
 def test_sequential_and_dense_agree_on_the_first_block_alone(place: Path, tmp_path: Path) -> None:
