@@ -197,4 +197,5 @@ class WeightPruner:
             return scores, threshold.keys_of(self._structure.losses(scores))
         pruned = ~self.masks.kept(name)
         keys = threshold.keys_of(self._structure.losses(scores.masked_fill_(pruned, -1)))
-        return scores, keys.add_(1).masked_fill_(pruned.view(-1, self._structure.group).any(1), 0)
+        # a copy, as the keys of unstructured scores lie in their memory
+        return scores, (keys + 1).masked_fill_(pruned.view(-1, self._structure.group).any(1), 0)
