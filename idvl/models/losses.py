@@ -39,7 +39,9 @@ def over_labels(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0)
     return Objective(total, len(labels), logits)
 
 
-def contrastive(images: Tensor, texts: Tensor, scale: Tensor, gather: Gather | None = None) -> Objective:
+def contrastive(
+    images: Tensor, texts: Tensor, scale: Tensor, gather: Gather | None = None, *, label_smoothing: float = 0.0
+) -> Objective:
     """The symmetric loss of CLIP (Radford et al. 2021, section 2.3) over this process's pairs.
 
     `images`, `texts`: (n, d), normalised, one pair a row; each is compared with those of all processes. The totals
@@ -49,7 +51,23 @@ def contrastive(images: Tensor, texts: Tensor, scale: Tensor, gather: Gather | N
     every_text, _ = gather(texts) if gather else (texts, 0)
     logits = torch.cat([scale * images @ every_text.T, scale * texts @ every_image.T]).float()
     pairs = torch.arange(start, start + len(images), device=images.device)
-    return Objective(F.cross_entropy(logits, pairs.repeat(2), reduction="sum") / 2, len(images), logits)
+    total = F.cross_entropy(logits, pairs.repeat(2), reduction="sum", label_smoothing=label_smoothing)
+    return Objective(total / 2, len(images), logits)
+
+
+def sigmoid_pairs(
+    images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, gather: Gather | None = None
+) -> Objective:
+    """The sigmoid loss of SigLIP (Zhai et al. 2023, section 3.2) over this process's images and the texts of all.
+
+    `images`, `texts`: (n, d), normalised, one pair a row. The totals of all processes add up to the loss of one process
+    that holds all pairs. Its terms are the images, as in the paper, which divides by them.
+    """
+    every_text, start = gather(texts) if gather else (texts, 0)
+    logits = (scale * images @ every_text.T + bias).float()
+    signs = torch.full_like(logits, -1)
+    signs[torch.arange(len(images)), start + torch.arange(len(images))] = 1
+    return Objective(-F.logsigmoid(signs * logits).sum(), len(images), None)
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:

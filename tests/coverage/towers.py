@@ -36,7 +36,8 @@ def siglip() -> tuple[Any, Any]:
 
 @architecture("towers", "retrieval", alone=ALL)
 def siglip2() -> tuple[Any, Any]:
-    tokenizer = parts.gemma(cls="Siglip2Tokenizer", model_max_length=64, model_input_names=["input_ids"])
+    reads = {"model_max_length": 64, "model_input_names": ["input_ids"], "padding_side": "right"}
+    tokenizer = parts.gemma(cls="Siglip2Tokenizer", **reads)
     text = parts.encoder(tokenizer)
     # its processor reads 256 patches of 16 pixels, whatever the checkpoint says
     vision = {**WIDTH, "patch_size": 16, "num_patches": 256}

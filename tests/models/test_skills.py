@@ -26,6 +26,8 @@ SKILLS_OF = {
     "blip-vqa": {"answer"},
     "blip-itm": {"embed_images", "embed_texts", "match"},
     "clip": {"embed_images", "embed_texts"},
+    "siglip": {"embed_images", "embed_texts"},
+    "flava": {"embed_images", "embed_texts"},
     "vit": {"classify"},
     "vilt-nlvr2": {"judge"},
     "git": {"caption", "answer"},

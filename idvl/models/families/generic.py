@@ -2,8 +2,8 @@
 
 Guesses rest on the names of modules and on the modalities that the model's class declares. Where a text sits among a
 layer's tokens is not guessed but tried: changing the tokens at padded positions must change those positions alone.
-Models that write text, or classify images, are trained with the loss that they compute by themselves. What they write
-goes on from a prompt padded on the left.
+Models that write text, or classify images, are trained with the loss that they compute by themselves, models that
+compare images with texts with the contrastive one. What they write goes on from a prompt padded on the left.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from torch import nn
 
 from idvl.errors import UsageError
+from idvl.models.contrastive import compares, embed_images, embed_texts, pair_inputs
+from idvl.models.contrastive import loss as pair_loss
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order
 from idvl.models.generation import QUESTION, prompts, write
@@ -25,7 +27,7 @@ from idvl.models.losses import own_loss
 from idvl.models.naming import BLOCK, CROSS_KEY_OR_VALUE, modalities_of
 from idvl.models.probes import image_placeholder, square_side
 from idvl.models.processors import tokenizer_of
-from idvl.models.skills import logits, pictures
+from idvl.models.skills import logits, pictures, sentences
 from idvl.models.text_positions import mask_at, mask_by_length, text_offsets
 
 
@@ -82,13 +84,17 @@ def _ends(tokenizer: Any) -> bool:
 
 
 def _training_task(config: Any, how: Mapping[str, Any]) -> TrainingTask | None:
-    """How a class that transformers lists as a writer or a classifier of images is trained; None for any other.
+    """How a class that compares images with texts, writes or classifies images is trained; None for any other.
 
     `how`: as in `process`.
     """
     from transformers.models.auto import modeling_auto as auto
 
-    name = FAMILY.model_class(config).__name__
+    cls = FAMILY.model_class(config)
+    name = cls.__name__
+    if compares(cls, config.model_type):
+        inputs = partial(pair_inputs, **how)
+        return TrainingTask(loss=pair_loss, inputs=inputs, contrastive=True, least_batch=2, partial=True)
     writers = (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
     if not config.is_encoder_decoder and any(name in names.values() for names in writers):
         return TrainingTask(loss=own_loss, inputs=partial(text_inputs, **how), partial=True)
@@ -99,13 +105,18 @@ def _training_task(config: Any, how: Mapping[str, Any]) -> TrainingTask | None:
 
 
 def _skills(config: Any, how: Mapping[str, Any], *, ends: bool) -> dict[str, Skill]:
-    """Text about images from a class that can generate, classes from one that transformers lists as a classifier.
+    """Text about images from a class that can generate, classes from a classifier, embeddings from two towers.
 
     `how`: as in `process`. `ends`: whether the tokenizer puts an end behind a text.
     """
     cls = FAMILY.model_class(config)
     if _classifies(cls.__name__):
         return {"classify": Skill(prepare=partial(pictures, square=how.get("square")), perform=logits)}
+    if compares(cls, config.model_type):
+        return {
+            "embed_images": Skill(prepare=partial(pictures, square=how.get("square")), perform=embed_images),
+            "embed_texts": Skill(prepare=sentences, perform=embed_texts),
+        }
     if len(how["needs"]) < 2 or not cls.can_generate():
         return {}
     encodes = bool(config.is_encoder_decoder or getattr(config.get_text_config(), "is_encoder_decoder", False))
