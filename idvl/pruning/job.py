@@ -15,7 +15,7 @@ from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.models.heads import with_new_head
-from idvl.models.layers import Layer, in_scope
+from idvl.models.layers import SCOPES, Layer, block_of, find_layers, in_scope
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
 from idvl.pruning import dimensions
@@ -29,6 +29,8 @@ from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import Multipliers, multipliers
 from idvl.training import steps_per_epoch, total_steps
+from idvl.training.accelerator import can_learn, check
+from idvl.training.reach import unreached
 
 # settings of a training that do not change what it comes to
 INDIFFERENT = ("checkpoint_every", "report_to")
@@ -63,6 +65,12 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         first = [replace(sample, texts=sample.texts[:1], answers=sample.answers[:1]) for sample in selection.samples]
         selection = replace(selection, samples=first)
     job = Job(recipe, loaded, selection, team)
+    if job.unreached:
+        places = ", ".join(dict.fromkeys(block_of(name, loaded.family) or name for name in job.unreached))
+        reporter.note(
+            f"left out: {len(job.unreached)} layers that the loss does not reach, which count in no share of the "
+            f"report but that of all weights: {places}"
+        )
     if job.known and dimensions.is_foreign(job.known, job.origin):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
@@ -82,8 +90,9 @@ class Job:
     def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team):
         self.recipe, self.selection, self.team = recipe, selection, team
         self.origin = loaded.description
+        self.training, self.unreached = training_of(recipe), ()
         self.take(loaded)
-        self.training = training_of(recipe)
+        self._leave_out_unreached()
         samples = len(selection.samples)
         self.per_epoch = steps_per_epoch(self.training, samples, team.size)
         prune = recipe.prune
@@ -109,7 +118,35 @@ class Job:
 
     def take(self, loaded: Loaded) -> None:
         """Continue with this model."""
-        self.loaded, self.layers = loaded, in_scope(loaded.model, loaded.family, self.recipe.prune.scope)
+        layers = in_scope(loaded.model, loaded.family, self.recipe.prune.scope)
+        self.loaded = loaded
+        self.layers = {name: layer for name, layer in layers.items() if name not in self.unreached}
+
+    def _leave_out_unreached(self) -> None:
+        """Leave layers that the loss does not reach out of the scope. UsageError where it holds no other.
+
+        What the recipe names by a pattern stays where nothing is learnt.
+        """
+        scope, samples = self.recipe.prune.scope, self.selection.samples
+        if self.learns:
+            check(self.loaded, samples, self.training)
+        elif scope not in SCOPES or not can_learn(self.loaded, samples):
+            return
+        few = samples[: min(2, self.training.batch_size)]
+        self.unreached = tuple(unreached(self.loaded, few, find_layers(self.loaded.model, self.loaded.family)))
+        names = list(self.layers)
+        self.take(self.loaded)
+        if not self.layers:
+            raise UsageError(
+                f"the loss of {type(self.loaded.model).__name__} reaches no layer of the scope {quoted(scope)} "
+                f"({names[0]}, ...): choose another scope"
+            )
+
+    @property
+    def prunable(self) -> dict[str, Layer]:
+        """All layers of the model that can be pruned: those that the loss reaches."""
+        layers = find_layers(self.loaded.model, self.loaded.family)
+        return {name: layer for name, layer in layers.items() if name not in self.unreached}
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from idvl.checkpoints.report import plan as planned_report
-from idvl.models.layers import find_layers
 from idvl.pruning.settings import head_training
 from idvl.sparsity.schedule import Schedule
 from idvl.training import total_steps
@@ -87,7 +86,7 @@ def make(job: Job) -> PruningPlan:
         report=planned_report(
             model,
             job.layers,
-            prunable=find_layers(model, job.loaded.family),
+            prunable=job.prunable,
             asked=prune.sparsity,
             by_layer=dict.fromkeys(job.layers, prune.sparsity) if prune.allocation == "uniform" else None,
         ),

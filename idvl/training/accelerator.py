@@ -76,9 +76,24 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
     if training.mixed_precision == "fp16" and model.device.type == "cpu":
         raise UsageError("mixed_precision fp16 needs a GPU, whose scaler keeps small gradients: use bf16 or no")
     schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate), training, 2)
+    _check_samples(loaded, samples)
+
+
+def can_learn(loaded: Loaded, samples: Sequence[Sample]) -> bool:
+    """Whether a model has a loss, and the samples all that it needs."""
+    try:
+        if loaded.family.training_task is not None:
+            _check_samples(loaded, samples)
+    except UsageError:
+        return False
+    return loaded.family.training_task is not None
+
+
+def _check_samples(loaded: Loaded, samples: Sequence[Sample]) -> None:
+    """UsageError for the first sample that a model with a training task cannot learn from."""
     check_inputs(loaded, samples)
     for sample in samples:
-        if reason := task.unusable_reason(sample, model.config):
+        if reason := loaded.family.training_task.unusable_reason(sample, loaded.model.config):
             raise UsageError(f"{loaded.name} cannot learn from sample {sample.id}: {reason}")
 
 

@@ -33,7 +33,7 @@ def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training, *, b
     # the dense model's pass takes as long as the model's own
     module = LossModule(model, task, teacher=model if training.distill else None, distill=training.distill)
     seconds = None
-    with _no_trace(model):
+    with no_trace(model):
         model.train()
         if training.gradient_checkpointing:
             accelerator.checkpoint_blocks(model, True)
@@ -54,7 +54,7 @@ def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training, *, b
 
 
 @contextlib.contextmanager
-def _no_trace(model: nn.Module) -> Iterator[None]:
+def no_trace(model: nn.Module) -> Iterator[None]:
     """Restore the model's buffers, modes and gradients and all random numbers. Inside, it has no gradients."""
     random = checkpoint.random_state()
     modules = [(module, module.training, dict(module.named_buffers(recurse=False))) for module in model.modules()]

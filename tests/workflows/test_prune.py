@@ -40,6 +40,7 @@ from tests.support.reporter import Silent
 N = 104
 # 26 steps, pruning from the 5th on
 STEPS = {"train.batch_size": 8, "train.epochs": 2, "train.checkpoint_every": 4, "train.learning_rate": 1e-3}
+SHARES = "which count in no share of the report but that of all weights"
 PRUNE = {"prune.mask_every": 3, "prune.window": 3, "prune.sparsity": 0.6}
 
 
@@ -241,6 +242,30 @@ def test_magnitude_in_one_shot_needs_no_loss(place, tmp_path):
     assert lines[-1]["step"] == 3 and lines[-1]["sparsity"] == pytest.approx(0.6, abs=1e-4)
     with pytest.raises(UsageError, match="has no loss for a ViTModel"):
         pruned(place, tmp_path / "other", **changes | {"prune.criterion": "gradient"})
+
+
+def test_layers_that_the_loss_does_not_reach_are_left_out(place, tmp_path):
+    # the picture's features are those of the last block but one
+    model, dead = tiny.save("llava", tmp_path / "llava"), "model.vision_tower.encoder.layers.1"
+    changes = {"model.name": str(model), "prune.id_weight": "none", "train.max_steps": 3, "train.batch_size": 4}
+    changes |= {"prune.criterion": "gradient", "train.epochs": None}
+    result, reporter = pruned(place, tmp_path / "run", **changes)
+    report = result.report
+    assert not [name for name in report["layers"] if name.startswith(dead)]
+    assert report["total"]["prunable_weights"] == report["total"]["weights"]
+    assert f"left out: 6 layers that the loss does not reach, {SHARES}: {dead}" in reporter.notes
+    found, dense = (load_file(at / "model.safetensors") for at in (tmp_path / "run" / "model", model))
+    still = [name for name in dense if "vision" in name and ".layers.1." in name]
+    assert len(still) == 16 and all(torch.equal(found[name], dense[name]) for name in still)
+    one_shot = {"prune.criterion": "magnitude", "prune.schedule": "one-shot"}
+    magnitude, _ = pruned(place, tmp_path / "magnitude", **changes | one_shot)
+    assert magnitude.report["layers"].keys() == report["layers"].keys()
+    named = {"prune.scope": f"{dead}.*"}
+    with pytest.raises(UsageError, match="the loss of LlavaForConditionalGeneration reaches no layer of the scope"):
+        pruned(place, tmp_path / "named", **changes | named)
+    # magnitude asks for no loss
+    magnitude, _ = pruned(place, tmp_path / "named", **changes | one_shot | named)
+    assert len(magnitude.report["layers"]) == 6
 
 
 @pytest.mark.parametrize("plan_only", [True, False], ids=["plan", "run"])
