@@ -25,9 +25,14 @@ def call(model: nn.Module, inputs: dict[str, Tensor], **more: Any) -> Any:
     return model(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in known.items()}, **more)
 
 
+def has_encoder(config: Any) -> bool:
+    """Whether a model is an encoder-decoder, or its language model is."""
+    return bool(config.is_encoder_decoder or getattr(config.get_text_config(), "is_encoder_decoder", False))
+
+
 def call_in_order(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
     """A `call` that draws nothing, and whose encoder-decoder reads the text in both its halves."""
-    if model.config.is_encoder_decoder and "input_ids" in inputs:
+    if has_encoder(model.config) and "input_ids" in inputs:
         inputs = {
             **inputs,
             "decoder_input_ids": inputs["input_ids"],

@@ -18,8 +18,9 @@ from torch import nn
 from idvl.errors import UsageError
 from idvl.models.contrastive import compares, embed_images, embed_texts, pair_inputs
 from idvl.models.contrastive import loss as pair_loss
+from idvl.models.encoder_decoder import answering_inputs
 from idvl.models.families.base import Family, Skill, TrainingTask
-from idvl.models.forward import call_in_order
+from idvl.models.forward import call_in_order, has_encoder
 from idvl.models.generation import QUESTION, prompts, write
 from idvl.models.inputs import longest_text, process
 from idvl.models.labels import class_inputs, no_class_reason, text_inputs
@@ -64,11 +65,13 @@ def fit(family: Family, model: nn.Module, processor: Any) -> Family:
     if family.needs == ("image", "text"):
         how["placeholder"] = image_placeholder(processor, how)
     tokenizer = tokenizer_of(processor)
+    # Florence-2 is asked for a caption
+    prompt = getattr(processor, "task_prompts_without_inputs", {}).get("<CAPTION>", "")
     family = replace(
         family,
         inputs=partial(process, **how),
-        training_task=_training_task(model.config, how),
-        skills=_skills(model.config, how, ends=tokenizer is not None and _ends(tokenizer)),
+        training_task=_training_task(model.config, how, prompt),
+        skills=_skills(model.config, how, ends=tokenizer is not None and _ends(tokenizer), prompt=prompt),
     )
     if "text" in family.needs:
         family = replace(family, text_length=partial(longest_text, **how))
@@ -83,10 +86,10 @@ def _ends(tokenizer: Any) -> bool:
     return tokenizer("a")["input_ids"][-1] in tokenizer.all_special_ids
 
 
-def _training_task(config: Any, how: Mapping[str, Any]) -> TrainingTask | None:
+def _training_task(config: Any, how: Mapping[str, Any], prompt: str = "") -> TrainingTask | None:
     """How a class that compares images with texts, writes or classifies images is trained; None for any other.
 
-    `how`: as in `process`.
+    `how`: as in `process`. `prompt`: what an encoder reads where a caption is written.
     """
     from transformers.models.auto import modeling_auto as auto
 
@@ -96,7 +99,12 @@ def _training_task(config: Any, how: Mapping[str, Any]) -> TrainingTask | None:
         inputs = partial(pair_inputs, **how)
         return TrainingTask(loss=pair_loss, inputs=inputs, contrastive=True, least_batch=2, partial=True)
     writers = (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-    if not config.is_encoder_decoder and any(name in names.values() for names in writers):
+    if has_encoder(config):
+        apart = (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+        if any(name in names.values() for names in apart):
+            inputs = partial(answering_inputs, prompt=prompt, **how)
+            return TrainingTask(loss=own_loss, inputs=inputs, partial=True)
+    elif any(name in names.values() for names in writers):
         return TrainingTask(loss=own_loss, inputs=partial(text_inputs, **how), partial=True)
     if _classifies(name):
         inputs = partial(class_inputs, **how)
@@ -104,10 +112,10 @@ def _training_task(config: Any, how: Mapping[str, Any]) -> TrainingTask | None:
     return None
 
 
-def _skills(config: Any, how: Mapping[str, Any], *, ends: bool) -> dict[str, Skill]:
+def _skills(config: Any, how: Mapping[str, Any], *, ends: bool, prompt: str = "") -> dict[str, Skill]:
     """Text about images from a class that can generate, classes from a classifier, embeddings from two towers.
 
-    `how`: as in `process`. `ends`: whether the tokenizer puts an end behind a text.
+    `how`: as in `process`. `ends`: whether the tokenizer puts an end behind a text. `prompt`: that of captions.
     """
     cls = FAMILY.model_class(config)
     if _classifies(cls.__name__):
@@ -119,14 +127,14 @@ def _skills(config: Any, how: Mapping[str, Any], *, ends: bool) -> dict[str, Ski
         }
     if len(how["needs"]) < 2 or not cls.can_generate():
         return {}
-    encodes = bool(config.is_encoder_decoder or getattr(config.get_text_config(), "is_encoder_decoder", False))
+    encodes = has_encoder(config)
     images = {key: how[key] for key in ("square", "placeholder") if key in how}
 
     def skill(name: str, **own: Any) -> Skill:
         prepare = partial(prompts, skill=name, encodes=encodes, ends=ends, **images)
         return Skill(prepare=prepare, perform=partial(write, skill=name, encodes=encodes), **own)
 
-    return {"caption": skill("caption"), "answer": skill("answer", prompt=QUESTION, lengths=(1, 10))}
+    return {"caption": skill("caption", prompt=prompt), "answer": skill("answer", prompt=QUESTION, lengths=(1, 10))}
 
 
 def _classifies(name: str) -> bool:

@@ -1,0 +1,51 @@
+"""What encoder-decoders learn: the encoder reads picture and question or prompt, the decoder writes the answer.
+
+The model itself makes the decoder's input of the labels. It does not know which architectures are such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.models.inputs import NO_LIMIT, longest_text, process
+from idvl.models.labels import IGNORED
+from idvl.models.processors import tokenizer_of
+
+
+def written_labels(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Labels (n, length) of a decoder: the tokens of each text and, last, the one that ends it; IGNORED behind it."""
+    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    rows = tokenizer(list(texts), truncation=tokenizer.model_max_length < NO_LIMIT)["input_ids"]
+    ended = [torch.tensor(row if row[-1] == end else [*row, end]) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(ended, batch_first=True, padding_value=IGNORED)
+
+
+def written(sample: Sample) -> str:
+    """What is learnt from a sample: its answer, where it has one, or its text."""
+    return (*sample.answers, *sample.texts)[0]
+
+
+def answering_inputs(
+    processor: Any,
+    samples: Sequence[Sample],
+    text_length: int,
+    config: Any,
+    *,
+    needs: Sequence[str],
+    prompt: str = "",
+    **how: Any,
+) -> dict[str, Tensor]:
+    """Inputs of the encoder, with the labels of the decoder; `needs` and `how` as in `process`.
+
+    The encoder reads the question, or the prompt where the sample has no answer; without pictures, the text itself.
+    """
+    read = [one if one.answers or "image" not in needs else replace(one, texts=(prompt,)) for one in samples]
+    length = longest_text(processor, read, needs=needs, **how)
+    labels = written_labels(tokenizer_of(processor), [written(sample) for sample in samples])
+    return {**process(processor, read, length, needs=needs, **how), "labels": labels}

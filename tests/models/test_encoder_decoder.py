@@ -1,0 +1,62 @@
+"""Encoder-decoders learn the answer or the caption, and its end: labels and loss are those of a plain script."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+
+from idvl.models.labels import IGNORED
+from idvl.models.loading import wrap
+from tests.coverage.architectures import architectures
+from tests.support import tiny
+
+CAPTIONED = tiny.samples(4)
+ANSWERED = [dataclasses.replace(one, answers=("two red",)) for one in CAPTIONED[:2]]
+ANSWERED += [dataclasses.replace(one, answers=("a",)) for one in CAPTIONED[2:]]
+CASES = [(name, CAPTIONED) for name in ("t5", "bart", "blip2_t5", "florence2")]
+CASES += [(name, ANSWERED) for name in ("t5", "blip2_t5", "instructblip_t5")]
+# the words behind <CAPTION>
+PROMPTS = {"florence2": "<CAPTION>"}
+
+
+@pytest.fixture(scope="module")
+def get():
+    @functools.cache
+    def made(name):
+        torch.manual_seed(0)
+        return wrap(*architectures()[name].make())
+
+    return made
+
+
+def plain(loaded, name, sample):
+    """What the encoder reads, and the labels of the decoder, of one sample."""
+    processor, tokenizer = loaded.processor, getattr(loaded.processor, "tokenizer", loaded.processor)
+    answer = tokenizer(sample.answers[0] if sample.answers else sample.texts[0])["input_ids"]
+    assert answer[-1] == tokenizer.eos_token_id
+    asked = sample.texts[0] if sample.answers else PROMPTS.get(name, "")
+    if "image" in loaded.family.needs:
+        inputs = processor(images=sample.image, text=asked, return_tensors="pt")
+    else:
+        inputs = tokenizer(sample.texts[0], return_tensors="pt")
+    return dict(inputs), torch.tensor([answer])
+
+
+@pytest.mark.parametrize(("name", "samples"), CASES, ids=[f"{name}-{bool(s[0].answers)}" for name, s in CASES])
+def test_labels_and_loss_are_those_of_a_plain_script(get, name, samples):
+    loaded = get(name)
+    task, length = loaded.family.training_task, loaded.family.text_length(loaded.processor, samples)
+    inputs = task.inputs(loaded.processor, samples, length, loaded.model.config)
+    total, count, _ = task.loss(loaded.model, inputs, None)
+    expected, terms = 0.0, 0
+    for row, sample in zip(inputs["labels"], samples, strict=True):
+        given, labels = plain(loaded, name, sample)
+        assert row[row != IGNORED].tolist() == labels[0].tolist()
+        assert (row[labels.shape[1] :] == IGNORED).all()
+        expected += loaded.model(**given, labels=labels).loss * labels.numel()
+        terms += labels.numel()
+    assert count == terms
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
