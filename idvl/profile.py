@@ -55,7 +55,6 @@ class Diagnostics(Schema):
     class Neighbors(Schema):
         certified_rows: int | None = None
 
-    flags: list[str] = Field(default_factory=list)
     scales: list[Scale] | None = None
     neighbors: Neighbors | None = None
 
@@ -109,7 +108,7 @@ class LayerProfile:
     def from_json(cls, values: Any, where: str) -> LayerProfile:
         """The layer in an object of a profile. UsageError, beginning with `where`, for anything else.
 
-        A dimension that the points could not have is taken as it is: who uses it tells whether it is sound.
+        Any finite dimension is accepted; idvl.reliability says whether it can be relied on.
         """
         return _validated(cls, values, where)
 

@@ -22,7 +22,7 @@ ROWS = [
     {"geometry"},
     {"distributed"},
     # the words of a protocol are spelled once, in profile and choices: recipe's schema is made of them
-    {"recipe", "runs", "predictions"},
+    {"recipe", "runs", "predictions", "reliability"},
     {"profile"},
     {"schemas"},
     {"yaml_file", "json_file"},
@@ -35,6 +35,7 @@ WITHOUT_TRANSFORMERS = {
     "sparsity",
     "metrics",
     "profile",
+    "reliability",
     "recipe",
     "recipes",
     "runs",

@@ -81,7 +81,7 @@ def select(
     limit = _limit(entry, n, distinct)
     if limit < 1 or (limit < MIN_SAMPLES and not force):
         raise UsageError(
-            f"{limit} samples are too few for a sound estimate: ask for {MIN_SAMPLES} or more, or add --force"
+            f"{limit} samples are too few for a reliable estimate: ask for {MIN_SAMPLES} or more, or add --force"
         )
     folder = None if data_dir is None else Path(data_dir)
     location = Location(dataset, entry, folder, dataset_id, cache_dir, allow_outside)

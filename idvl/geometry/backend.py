@@ -16,7 +16,7 @@ from idvl.geometry.search import Search
 logger = logging.getLogger(__name__)
 
 # below this many points torch is faster, or faiss gains a few milliseconds at most
-FEWEST_POINTS = 2000
+FAISS_POINTS = 2000
 # on a CPU faiss is faster up to about this many features per point: at 2,000 points it breaks even at 550 features, at
 # 3,000 at 1,200, at 4,000 at 1,800, at 8,000 at 3,000 (one core of an AMD EPYC; benchmarks/kernel.py)
 FEATURES_PER_POINT = 1 / 4
@@ -45,7 +45,7 @@ def prefers(backend: str, n: int, width: int, device: torch.device, *, subsets: 
         return False
     if backend == "faiss":
         return True
-    if subsets or n < FEWEST_POINTS or width > FEW_FEATURES:
+    if subsets or n < FAISS_POINTS or width > FEW_FEATURES:
         return False
     return width <= FEATURES_PER_POINT * n if device.type == "cpu" else _faster_on_gpu(n, width, device)
 

@@ -23,12 +23,13 @@ from idvl.geometry.neighbors import DenseRows, Neighbors, nearest
 from idvl.profile import Estimate
 
 # fewer points than this say nothing about a dimension
-FEWEST_POINTS = 20
+LEAST_POINTS = 20
 # this share of points whose two nearest neighbours are equally far, or more, leaves no law to fit
 MOST_TIES = 0.5
 # numbers of parts that icml24 averages over (IDNN block analysis as the paper's code runs it)
 ICML24_BLOCKS = range(1, 21)
-# the spread of that mean, in units of d / sqrt(n): 0.25 to 0.6 at d = 50 to 2; see benchmarks/calibration.py
+# the spread of that mean, in units of d / sqrt(n), on Gaussians: 0.26 (d = 20) to 0.58 (d = 5); see
+# benchmarks/calibration.py
 ICML24_SPREAD = 0.5
 # ranks of the scale curve: the ratio of each distance to the one before it gives a dimension at that scale
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -75,8 +76,8 @@ def estimate(neighbors: Neighbors, estimator: str, seed: int = 0) -> Estimate:
     fit = _find(estimator).fit
     n = len(neighbors.kept)
     reason = neighbors.reason
-    if reason is None and n < FEWEST_POINTS:
-        reason = f"only {n} distinct points, at least {FEWEST_POINTS} are needed"
+    if reason is None and n < LEAST_POINTS:
+        reason = f"only {n} distinct points, at least {LEAST_POINTS} are needed"
     diagnostics: dict[str, Any] = {"neighbors": dict(neighbors.diagnostics), "seed": seed}
     dimension = error = None
     if reason is None:

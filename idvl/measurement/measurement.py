@@ -36,8 +36,8 @@ from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import Passes, Walk
 from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
+from idvl.reliability import unreliable_reason
 from idvl.reporter import Progress
-from idvl.sparsity.weighting import unsound
 
 # the share of the budget above which a plan leaves no room for memory that the allocator keeps
 TIGHT = 0.7
@@ -171,16 +171,16 @@ class Measurement:
         return nearest(DenseRows(every[: self.n]), tolerance=NOISE_FACTOR * float(noise), backend=knn, **needs)
 
     def _profile(self, name: str, estimate: Estimate) -> LayerProfile:
-        layer = self.layers[name]
-        if why := unsound(estimate):
-            estimate = replace(estimate, diagnostics={**estimate.diagnostics, "unsound": why})
+        layer, features = self.layers[name], self.features.get(name, 0)
+        if reason := unreliable_reason(estimate, features):
+            estimate = replace(estimate, diagnostics={**estimate.diagnostics, "unsound": reason})
         depth = list(self.features).index(name) if name in self.features else len(self.features)
         return LayerProfile(
             modality=layer.modality,
             block=layer.block,
             depth=depth,
             width=layer.in_features if self.settings.capture == "input" else layer.out_features,
-            n_features=self.features.get(name, 0),
+            n_features=features,
             reads_image=layer.reads_image,
             estimate=estimate,
         )

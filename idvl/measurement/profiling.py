@@ -27,10 +27,10 @@ from idvl.models.loading import Loaded
 from idvl.models.plan import CapturePlan
 from idvl.profile import LayerProfile, Profile, load_profile
 from idvl.recipe import ESTIMATING, Recipe
+from idvl.reliability import unreliable_reason
 from idvl.reporter import Reporter, resumable
 from idvl.reporting.plot import plot
 from idvl.session import choose_samples, open_run
-from idvl.sparsity.weighting import unsound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,15 +208,18 @@ def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[s
 
 
 def _warn_of_doubts(profiles: Mapping[str, LayerProfile], reporter: Reporter, *, part: bool) -> None:
-    """Warn of layers without a number, and of unsound ones unless the run that this is a part of does so.
+    """Warn of layers without a number, and of unreliable ones unless the run that this is a part of does so.
 
     Raises RunError where no layer has a number.
     """
-    estimates = {name: layer.estimate for name, layer in profiles.items()}
-    without = {name: estimate.reason for name, estimate in estimates.items() if estimate.dimension is None}
-    reasons = {name: unsound(estimate) for name, estimate in estimates.items() if name not in without}
+    without = {name: layer.estimate.reason for name, layer in profiles.items() if layer.estimate.dimension is None}
+    reasons = {
+        name: unreliable_reason(layer.estimate, layer.n_features)
+        for name, layer in profiles.items()
+        if name not in without
+    }
     doubtful = {} if part else {name: reason for name, reason in reasons.items() if reason}
-    for what, layers in (("estimate", without), ("sound ID", doubtful)):
+    for what, layers in (("estimate", without), ("reliable ID", doubtful)):
         if layers:
             name, reason = next(iter(layers.items()))
             message = f"{len(layers)} of {len(profiles)} layers have no {what}, the first is {name}: {reason}"

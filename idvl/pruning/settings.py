@@ -11,13 +11,13 @@ from idvl import runs, tasks, yaml_file
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import EvalSection, PruneSection, Recipe, TrainSection
+from idvl.reliability import FEWEST_RELIABLE_POINTS
 from idvl.session import with_dataset
 from idvl.sparsity import criteria
 from idvl.sparsity.axes import refuse as refuse_axes
 from idvl.sparsity.axes import refuse_calibrated
 from idvl.sparsity.schedule import MASK_EVERY, Schedule
 from idvl.sparsity.structure import parse
-from idvl.sparsity.weighting import FEWEST_POINTS
 from idvl.training import Training
 
 # what a recipe leaves open
@@ -193,10 +193,10 @@ def _refuse(recipe: Recipe) -> None:
     prune = recipe.prune
     if recipe.model.dtype != "float32":
         raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
-    few = recipe.data.samples is not None and recipe.data.samples < FEWEST_POINTS
+    few = recipe.data.samples is not None and recipe.data.samples < FEWEST_RELIABLE_POINTS
     if few and prune.id_weight != "none" and prune.profile == AUTO:
         raise UsageError(
-            f"{recipe.data.samples} samples give no sound dimension: ask for {FEWEST_POINTS} or more, for another "
+            f"{recipe.data.samples} samples give no reliable ID: ask for {FEWEST_RELIABLE_POINTS} or more, for another "
             "profile, or for id_weight none"
         )
     if prune.schedule == "one-shot" and recipe.train.epochs:

@@ -104,7 +104,7 @@ def _warn_of_substitutes(substituted: Mapping[str, str], layers: int, reporter: 
     """Say which layers have another factor than their own dimension gives."""
     if substituted:
         name, reason = next(iter(substituted.items()))
-        count = f"{len(substituted)} of {layers} layers have no sound ID, as report.json says of each"
+        count = f"{len(substituted)} of {layers} layers have no reliable ID, as report.json says of each"
         reporter.warn(f"{count}; the first is {name}: {reason}")
 
 

@@ -126,7 +126,7 @@ class PruneSection(Section):
         "Where the intrinsic dimensions come from: auto (estimated first), a file, or published:blip-coco.",
         value="PROFILE",
     )
-    missing_id: MissingId = setting("median", "What to do about layers without a sound dimension.")
+    missing_id: MissingId = setting("median", "What to do about layers without a reliable ID.")
     refresh_profile: Count | None = setting(None, "Re-estimate the dimensions every N epochs.", shown="never")
     scope: str = setting(
         "all", "Layers to prune: all, vision, language, language-without-cross, or a pattern of names.", value="SCOPE"

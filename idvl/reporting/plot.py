@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from idvl.files import write_bytes
 from idvl.profile import MODALITIES, Modality, Profile
+from idvl.reliability import unreliable_reason
 from idvl.reporting.drawing import COLOURS, INK, QUIET, framed
 from idvl.reporting.entry import Z
 from idvl.reporting.figure import blocks
-from idvl.sparsity.weighting import unsound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # the square around an estimate that is no ground for a factor
-UNSOUND = "s"
+UNRELIABLE = "s"
 STYLES = ((0, (1, 0)), (0, (4, 2)), (0, (1, 1.5)))
 
 
@@ -69,7 +69,7 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
             depths.append(depth)
             values.append(layer.estimate.dimension)
             errors.append(layer.estimate.stderr or 0.0)
-            if unsound(layer.estimate):
+            if unreliable_reason(layer.estimate, layer.n_features):
                 doubtful.append((depth, layer.estimate.dimension))
     colour = COLOURS[modality]
     alone = index == 0
@@ -83,7 +83,7 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
         high = [value + Z * error for value, error in zip(values, errors, strict=True)]
         axes.fill_between(depths, low, high, color=colour, alpha=0.18, linewidth=0, zorder=1)
     for depth, value in doubtful:
-        axes.plot(depth, value, UNSOUND, color=INK, markersize=9, markerfacecolor="none", zorder=4)
+        axes.plot(depth, value, UNRELIABLE, color=INK, markersize=9, markerfacecolor="none", zorder=4)
     (marks,) = axes.plot(
         missing, [0.0] * len(missing), "x", color=colour, markersize=6, markeredgewidth=1.6, clip_on=False, zorder=4,
         transform=axes.get_xaxis_transform(),
@@ -134,8 +134,10 @@ def _legend(figure: Figure, profiles: Sequence[tuple[str, Profile]]) -> None:
         handles.append(Patch(color=QUIET, alpha=0.25, linewidth=0, label=f"± {Z} standard errors"))
     if any(layer.estimate.dimension is None for layer in layers):
         handles.append(Line2D([], [], color=QUIET, marker="x", linestyle="", mew=1.6, label="no estimate"))
-    if any(layer.estimate.dimension is not None and unsound(layer.estimate) for layer in layers):
-        handles.append(Line2D([], [], color=INK, marker=UNSOUND, mfc="none", linestyle="", label="unsound estimate"))
+    estimated = [layer for layer in layers if layer.estimate.dimension is not None]
+    if any(unreliable_reason(layer.estimate, layer.n_features) for layer in estimated):
+        label = "unreliable estimate"
+        handles.append(Line2D([], [], color=INK, marker=UNRELIABLE, mfc="none", linestyle="", label=label))
     if len(profiles) > 1:
         for index, (label, _) in enumerate(profiles):
             style = STYLES[min(index, len(STYLES) - 1)]

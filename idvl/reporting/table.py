@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from idvl.profile import MODALITIES, LayerProfile, Profile
-from idvl.sparsity.weighting import unsound
+from idvl.reliability import unreliable_reason
 
 # a share of duplicates worth a word
 NOTABLE_DUPLICATES = 0.01
@@ -69,7 +69,7 @@ def table(profile: Profile, other: Profile | None = None, label: str = "other") 
 
 def summary(profile: Profile) -> list[str]:
     """A line per modality: number of layers, median, smallest and largest dimension; how many have no estimate, and
-    how many an unsound one.
+    how many an unreliable one.
     """
     lines = []
     for modality, layers in by_modality(profile).items():
@@ -80,9 +80,10 @@ def summary(profile: Profile) -> list[str]:
             if dimensions
             else "no estimate"
         )
-        doubtful = sum(unsound(layer.estimate) is not None for layer in layers.values()) - missing
+        reasons = [unreliable_reason(layer.estimate, layer.n_features) for layer in layers.values()]
+        unreliable = len(reasons) - reasons.count(None) - missing
         rest = f", {missing} without an estimate" if dimensions and missing else ""
-        rest += f", {doubtful} unsound" if doubtful else ""
+        rest += f", {unreliable} unreliable" if unreliable else ""
         plural = "layer " if len(layers) == 1 else "layers"
         lines.append(f"{modality:<9} {len(layers):>4} {plural}  {values}{rest}")
     return lines
@@ -101,8 +102,8 @@ def note(layer: LayerProfile) -> str:
     """What is remarkable about a layer's estimate, in a few words; why there is none."""
     estimate = layer.estimate
     remarks = [] if estimate.reason is None else [estimate.reason]
-    if estimate.dimension is not None and (why := unsound(estimate)):
-        remarks.append(f"unsound: {why}")
+    if estimate.dimension is not None and (why := unreliable_reason(estimate, layer.n_features)):
+        remarks.append(f"unreliable: {why}")
     if layer.reads_image:
         remarks.append("reads image")
     if estimate.n_duplicates > NOTABLE_DUPLICATES * (estimate.n_points + estimate.n_duplicates):

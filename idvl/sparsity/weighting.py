@@ -1,6 +1,6 @@
 """What a layer's intrinsic dimension (ID) does to the scores of its weights: one factor a layer.
 
-A score is multiplied by ID ** exponent, or divided by it (the paper's ablation, Table 6). A layer without a sound ID
+A score is multiplied by ID ** exponent, or divided by it (the paper's ablation, Table 6). A layer without a reliable ID
 never takes another layer's by accident: it takes its modality's median, or the run is refused. It knows no tensors.
 """
 
@@ -12,21 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from idvl.errors import UsageError, quoted
-from idvl.profile import Estimate, Profile
+from idvl.profile import Profile
+from idvl.reliability import unreliable_reason
 
 # the sign of the exponent
 MODES = {"none": 0, "multiply": 1, "divide": -1}
 MISSING = ("median", "refuse")
 
-# Fewer points than this know an ID of 20 to about 10 % at best, and the bias of few points is larger than that.
-FEWEST_POINTS = 100
-# A standard error of half the value leaves its order of magnitude open.
-MOST_ERROR = 0.5
-# With more points removed as duplicates than left over, the layer hardly tells samples apart.
-MOST_DUPLICATES = 0.5
-# Points that vary at all vary along a line, which reads 1 to within a few percent. What reads lower are clumps, and as
-# a factor it would empty the layer; the lowest of the 168 published IDs is 1.9.
-LEAST_DIMENSION = 0.9
 # A profile that names fewer of the layers than this is of another model, not one with gaps.
 FEWEST_MATCHES = 0.5
 # Factors beyond this range would push float32 scores to zero or infinity.
@@ -52,7 +44,7 @@ def multipliers(
     """The factors of `layers` (name -> modality), in their order.
 
     UsageError for a profile of another model, for settings that do not exist, and with missing="refuse" (or where no
-    layer at all has a sound ID) for a layer without one.
+    layer at all has a reliable ID) for a layer without one.
     """
     if mode not in MODES:
         raise UsageError(f"id_weight must be one of {', '.join(MODES)}, not {quoted(mode)}")
@@ -65,11 +57,11 @@ def multipliers(
     if profile is None:
         raise UsageError("weighting by ID needs a profile")
     _check_match(profile, layers)
-    reasons = {name: reason for name in layers if (reason := _unsound(profile, name))}
+    reasons = {name: reason for name in layers if (reason := _unreliable_reason(profile, name))}
     if reasons and missing == "refuse":
         first, reason = next(iter(reasons.items()))
         raise UsageError(
-            f"{len(reasons)} of {len(layers)} layers have no sound ID, {first} first ({reason}); "
+            f"{len(reasons)} of {len(layers)} layers have no reliable ID, {first} first ({reason}); "
             "missing_id median gives them their modality's median"
         )
     medians = _medians(profile, layers)
@@ -84,35 +76,11 @@ def multipliers(
     return Multipliers(factors, substituted)
 
 
-def unsound(estimate: Estimate) -> str | None:
-    """Why an estimate is no ground for a factor, or None where it is."""
-    dimension, n = estimate.dimension, estimate.n_points
-    if dimension is None:
-        return f"no estimate: {estimate.reason}"
-    if not dimension >= LEAST_DIMENSION:
-        return f"an ID of {dimension:.4g}, less than a line's"
-    if n < FEWEST_POINTS:
-        return f"estimated from {n} distinct points, fewer than {FEWEST_POINTS}"
-    if estimate.n_duplicates > MOST_DUPLICATES * (n + estimate.n_duplicates):
-        return f"{estimate.n_duplicates} of {n + estimate.n_duplicates} points are duplicates"
-    if estimate.stderr is not None and not estimate.stderr <= MOST_ERROR * dimension:
-        return f"an ID of {dimension:.4g} with a standard error of {estimate.stderr:.4g}"
-    return None
-
-
-def _unsound(profile: Profile, name: str) -> str | None:
+def _unreliable_reason(profile: Profile, name: str) -> str | None:
     if name not in profile.layers:
         return "not in the profile"
     layer = profile.layers[name]
-    return unsound(layer.estimate) or _impossible(layer.estimate, layer.n_features)
-
-
-def _impossible(estimate: Estimate, features: int | None) -> str | None:
-    """Why points of so many features cannot have a dimension, its error allowed for; None where they can."""
-    error = estimate.stderr if estimate.stderr is not None else estimate.dimension / math.sqrt(estimate.n_points)
-    if features is None or estimate.dimension - 3 * error <= features:
-        return None
-    return f"an ID of {estimate.dimension:.4g}, more than its points have features ({features:,})"
+    return unreliable_reason(layer.estimate, layer.n_features)
 
 
 def _check_match(profile: Profile, layers: Mapping[str, str]) -> None:
@@ -126,18 +94,18 @@ def _check_match(profile: Profile, layers: Mapping[str, str]) -> None:
 
 
 def _medians(profile: Profile, layers: Mapping[str, str]) -> dict[str, float]:
-    """The median of the sound IDs of each modality, and of all under "". UsageError where there are none.
+    """The median of the reliable IDs of each modality, and of all under "". UsageError where there are none.
 
     Of the layers that are weighted alone: a profile may hold others, which are no part of the run.
     """
-    sound: dict[str, list[float]] = {}
+    reliable: dict[str, list[float]] = {}
     for name, layer in profile.layers.items():
-        if name in layers and not _unsound(profile, name):
+        if name in layers and not _unreliable_reason(profile, name):
             for group in (layers[name], ""):
-                sound.setdefault(group, []).append(layer.estimate.dimension)
-    if not sound:
-        raise UsageError("no layer of the profile has a sound ID: estimate it from more, or more different, samples")
-    return {group: statistics.median(values) for group, values in sound.items()}
+                reliable.setdefault(group, []).append(layer.estimate.dimension)
+    if not reliable:
+        raise UsageError("no layer of the profile has a reliable ID: estimate it from more, or more different, samples")
+    return {group: statistics.median(values) for group, values in reliable.items()}
 
 
 def _factor(name: str, dimension: float, power: float) -> float:

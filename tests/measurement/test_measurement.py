@@ -436,7 +436,7 @@ def test_no_layer_with_a_number_is_a_failed_run(blip, tmp_path):
     assert (folder / "profile.json").exists()
 
 
-def test_unsound_layers_are_told_and_written(blip, tmp_path):
+def test_unreliable_layers_are_reported_and_written(blip, tmp_path):
     reporter, folder = Silent(), tmp_path / "run"
     asked = recipe(blip, data__samples=30, data__force=True)
     for resume in (False, True):
@@ -444,7 +444,8 @@ def test_unsound_layers_are_told_and_written(blip, tmp_path):
     why = {layer.estimate.diagnostics["unsound"] for layer in profile.layers.values()}
     assert {"estimated from 30 distinct points, fewer than 100"} < why
     assert Profile.load(folder / "profile.json").layers == profile.layers
-    assert len(reporter.warnings) == 2 and all("layers have no sound ID, the first is" in w for w in reporter.warnings)
+    assert len(reporter.warnings) == 2
+    assert all("layers have no reliable ID, the first is" in warning for warning in reporter.warnings)
 
 
 def test_foreign_lines_in_the_metrics_are_refused(blip, tmp_path):
@@ -464,7 +465,7 @@ def test_layers_of_another_width_are_not_compared(blip, tmp_path):
     reporter = Silent()
     replace(profile, layers={**profile.layers, first: wide[first]}).save(tmp_path / "one.json")
     run(recipe(blip), folder=folder, resume=True, compare=tmp_path / "one.json", reporter=reporter)
-    said, _ = reporter.warnings  # and that some of random layers are unsound
+    said, _ = reporter.warnings  # and that some of random layers are unreliable
     width = profile.layers[first].width
     assert said.endswith(f"one.json are not drawn: {first} has 777 features there, {width} here")
     assert said.startswith(f"1 of {len(profile.layers)} layers")

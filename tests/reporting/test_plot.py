@@ -62,14 +62,14 @@ def test_the_legend_says_what_is_there_and_no_more(profile: Profile) -> None:
     assert len(legend.get_texts()) == 4
 
 
-def test_an_unsound_estimate_is_marked(profile: Profile) -> None:
+def test_an_unreliable_estimate_is_marked(profile: Profile) -> None:
     name = "vision_model.encoder.layers.0.mlp.fc2"
     layer = profile.layers[name]
     few = dataclasses.replace(layer, estimate=dataclasses.replace(layer.estimate, n_points=99))
     marked = dataclasses.replace(profile, layers={**profile.layers, name: few})
     assert points([("a", profile)], "s") == {}
     assert points([("a", marked)], "s") == {layer.depth: layer.estimate.dimension}
-    assert "unsound estimate" in [text.get_text() for text in figure([("a", marked)]).legends[0].get_texts()]
+    assert "unreliable estimate" in [text.get_text() for text in figure([("a", marked)]).legends[0].get_texts()]
 
 
 def test_every_modality_has_a_colour() -> None:

@@ -74,8 +74,8 @@ def test_what_is_remarkable_is_noted() -> None:
     assert note(changed(profile, FC2, n_duplicates=100).layers[FC2]) == "100 duplicates"
     assert note(changed(profile, FC2, n_duplicates=1).layers[FC2]) == ""
     doubtful = changed(profile, FC2, dimension=0.5, n_points=500)
-    assert note(doubtful.layers[FC2]) == "unsound: an ID of 0.5, less than a line's"
-    assert summary(doubtful)[0].endswith(", 1 unsound")
+    assert note(doubtful.layers[FC2]) == "unreliable: an ID of 0.5, less than a line's"
+    assert summary(doubtful)[0].endswith(", 1 unreliable")
 
 
 def test_the_difference_to_another_profile() -> None:

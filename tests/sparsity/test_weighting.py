@@ -1,4 +1,4 @@
-"""IDs -> factors: by name, sound ones only, the rest by a stated policy."""
+"""IDs -> factors: by name, reliable ones only, the rest by a stated policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from idvl.errors import UsageError
 from idvl.profile import Estimate, LayerProfile, Profile, published
-from idvl.sparsity.weighting import multipliers, unsound
+from idvl.sparsity.weighting import multipliers
 
 GOOD: dict[str, Any] = {"stderr": 0.5, "n_points": 2000, "n_duplicates": 0}
 
@@ -41,11 +41,11 @@ LAYERS = {name: layer.modality for name, layer in MEASURED.layers.items()}
 
 
 def test_multiply_divide_none() -> None:
-    sound = {name: LAYERS[name] for name in ("v1", "v2", "v3", "l1")}
-    assert multipliers(MEASURED, sound).factors == {"v1": 10, "v2": 20, "v3": 60, "l1": 4}
-    assert multipliers(MEASURED, sound, mode="divide").factors["l1"] == 0.25
-    assert multipliers(MEASURED, sound, exponent=0.5).factors["l1"] == 2
-    assert multipliers(None, sound, mode="none").factors == dict.fromkeys(sound, 1.0)
+    reliable = {name: LAYERS[name] for name in ("v1", "v2", "v3", "l1")}
+    assert multipliers(MEASURED, reliable).factors == {"v1": 10, "v2": 20, "v3": 60, "l1": 4}
+    assert multipliers(MEASURED, reliable, mode="divide").factors["l1"] == 0.25
+    assert multipliers(MEASURED, reliable, exponent=0.5).factors["l1"] == 2
+    assert multipliers(None, reliable, mode="none").factors == dict.fromkeys(reliable, 1.0)
 
 
 def test_layers_without_a_sound_id_take_their_modalitys_median() -> None:
@@ -57,24 +57,6 @@ def test_layers_without_a_sound_id_take_their_modalitys_median() -> None:
     assert weights.substituted["l3"].startswith("no estimate: all points are equal")
     assert weights.substituted["v4"].startswith("not in the profile")
     assert weights.substituted["x1"] == "not in the profile; it takes the all layers' median, 15"
-
-
-@pytest.mark.parametrize(
-    ("measured", "why"),
-    [
-        (estimate(20.0), None),
-        (estimate(20.0, stderr=None), None),
-        (estimate(-3.0), "an ID of -3"),
-        (estimate(0.0), "an ID of 0"),
-        (estimate(20.0, n_points=99), "99 distinct points"),
-        (estimate(20.0, n_points=900, n_duplicates=1100), "1100 of 2000 points are duplicates"),
-        (estimate(20.0, stderr=10.1), "standard error of 10.1"),
-        (estimate(20.0, stderr=float("nan")), "standard error of nan"),
-        (estimate(None), "no estimate"),
-    ],
-)
-def test_what_is_sound(measured: Estimate, why: str | None) -> None:
-    assert (unsound(measured) is None) if why is None else (why in unsound(measured))
 
 
 def test_no_more_dimensions_than_features() -> None:
@@ -96,7 +78,7 @@ def test_layers_that_are_not_weighted_count_in_no_median() -> None:
 
 
 def test_refuse_names_the_layer_and_the_reason() -> None:
-    with pytest.raises(UsageError, match=r"2 of 6 layers have no sound ID, l2 first \(an ID of 0.1"):
+    with pytest.raises(UsageError, match=r"2 of 6 layers have no reliable ID, l2 first \(an ID of 0.1"):
         multipliers(MEASURED, LAYERS, missing="refuse")
 
 
@@ -105,8 +87,8 @@ def test_a_profile_of_another_model_shows_both_sides() -> None:
         multipliers(MEASURED, {"v1": "vision", "b1": "vision", "b2": "vision", "b3": "vision"})
 
 
-def test_without_any_sound_id_it_is_refused() -> None:
-    with pytest.raises(UsageError, match="no layer of the profile has a sound ID"):
+def test_without_any_reliable_id_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="no layer of the profile has a reliable ID"):
         multipliers(profile(l3=("language", estimate(None))), {"l3": "language"})
 
 

@@ -306,7 +306,7 @@ def test_a_plan_writes_nothing(place, tmp_path):
         ({"train__mixed_precision": "fp16"}, "fp16 needs a GPU"),
         ({"train__mixed_precision": "fp16", "prune__compat": "icml24"}, "icml24 and mixed_precision fp16: .*use bf16"),
         ({"model__dtype": "bfloat16"}, "trained in float32, not bfloat16"),
-        ({"data__samples": 50, "data__force": True}, "50 samples give no sound dimension: ask for 100 or more"),
+        ({"data__samples": 50, "data__force": True}, "50 samples give no reliable ID: ask for 100 or more"),
         ({"prune__scope": "vison"}, "no scope 'vison'; did you mean 'vision'"),
         ({"prune__scope": "nothing.*"}, "no layer is named like 'nothing"),
         ({"prune__profile": "published:blip-coco"}, "of another model: .* has 2304 features there, 96 here"),
