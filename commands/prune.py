@@ -80,9 +80,11 @@ def command(
         raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")
     reporter, resolved = o.begin(context)
     profile = context.params["prune__profile"]
-    if profile is not None and resolved.prune.id_weight == "none":
-        raise UsageError(f"--profile {profile} and id_weight none: no dimension is used; leave --profile out")
+    from idvl.pruning.settings import calibrates
     from idvl.workflows import prune
+
+    if profile is not None and resolved.prune.id_weight == "none" and not calibrates(resolved.prune):
+        raise UsageError(f"--profile {profile} and id_weight none: no dimension is used; leave --profile out")
 
     with results_alone():
         result = prune.run(

@@ -16,21 +16,25 @@ from torch import Tensor, nn
 from idvl.data.samples import Selection
 from idvl.data.splits import TRAINING
 from idvl.distributed import Team
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, Watch
 from idvl.models.inputs import encode
 from idvl.models.layers import Layer, block_of, in_scope, modality_of
 from idvl.models.loading import Loaded
 from idvl.models.trace import Trace, trace
+from idvl.profile import Profile
+from idvl.pruning import dimensions
 from idvl.pruning.inputs import InputSums
 from idvl.pruning.job import criterion_of
-from idvl.recipe import Recipe
+from idvl.recipe import PruneSection, Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model
+from idvl.sparsity import allocation as allocations
 from idvl.sparsity.budget import Budget
 from idvl.sparsity.layerwise import Layerwise
 from idvl.sparsity.structure import parse
+from idvl.sparsity.weighting import Multipliers, multipliers
 
 
 def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path) -> Calibration:
@@ -41,7 +45,8 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     data, wanted = recipe.data, recipe.prune.calibration_samples
     loaded = open_model(recipe.model, device, team)
     layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
-    zeros_of(recipe, layers)
+    known = team.first(lambda: dimensions_of(recipe.prune, layers))
+    zeros_of(recipe, layers, known)
     with reporter.progress("choosing calibration samples") as progress:
         selection = choose_samples(
             recipe,
@@ -55,10 +60,22 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         )
     if len(selection.samples) < wanted:
         reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
-    return Calibration(recipe, loaded, selection, team, reporter)
+    job = Calibration(recipe, loaded, selection, team, reporter, known=known)
+    if known and dimensions.is_foreign(known, job.origin):
+        reporter.warn(
+            f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
+        )
+    return job
 
 
-def zeros_of(recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, int]:
+def dimensions_of(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
+    """The profile that the allocation reads, None where it reads none. UsageError for one of another model."""
+    if allocations.load(prune.allocation).needs != "dimension":
+        return None
+    return dimensions.fitting(prune.profile, layers)
+
+
+def zeros_of(recipe: Recipe, layers: Mapping[str, Layer], known: Profile | None = None) -> dict[str, int]:
     """How many weights go of each layer. UsageError where structure or limits do not allow it."""
     prune, structure = recipe.prune, parse(recipe.prune.structure)
     for layer in layers.values() if structure.grouped else ():
@@ -70,10 +87,42 @@ def zeros_of(recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, int]:
         sparsity=prune.sparsity,
         structure=structure,
         allocation=prune.allocation,
+        floor=prune.floor,
+        ceiling=prune.ceiling,
         min_keep=prune.min_keep,
+        values=_values(prune, layers, known),
     )
     bounds = budget.bounds(budget.quota(prune.sparsity), dict.fromkeys(layers, 0))
     return {name: units * structure.zeros for name, (units, _) in bounds.items()}
+
+
+def powers(prune: PruneSection, layers: Mapping[str, Layer], known: Profile) -> Multipliers:
+    """The power of each layer's dimension, and whose dimension it is where its own is not sound."""
+    modalities = {name: layer.modality for name, layer in layers.items()}
+    return multipliers(known, modalities, exponent=prune.id_exponent, missing=prune.missing_id)
+
+
+def _values(prune: PruneSection, layers: Mapping[str, Layer], known: Profile | None) -> dict[str, float]:
+    """What the recipe's allocation reads of each layer."""
+    needs = allocations.load(prune.allocation).needs
+    if needs == "dimension":
+        return powers(prune, layers, known).factors
+    return _depths(layers) if needs == "depth" else {}
+
+
+def _depths(layers: Mapping[str, Layer]) -> dict[str, float]:
+    """Where each layer's block stands in its stack: 0 for the first, 1 for the last, 0.5 outside of any stack."""
+    stacks: dict[str, list[str]] = {}
+    for layer in layers.values():
+        stack = stacks.setdefault((layer.block or "").rpartition(".")[0], [])
+        if layer.block and layer.block not in stack:
+            stack.append(layer.block)
+    places = {
+        block: place / (len(stack) - 1) if len(stack) > 1 else 0.5
+        for stack in stacks.values()
+        for place, block in enumerate(stack)
+    }
+    return {name: places.get(layer.block, 0.5) for name, layer in layers.items()}
 
 
 def oriented(layer: Layer, tensor: Tensor) -> Tensor:
@@ -86,15 +135,24 @@ class Calibration:
 
     `users`: the modules that are measured, by name: the layers, and those that share the weight of one, which `owner`
     names. `tokens`: how many real tokens enter each layer; those that none enters are neither pruned nor counted.
-    `groups`: the users that read one tensor, in the first batch. UsageError where no layer is left.
+    `groups`: the users that read one tensor, in the first batch. `known`: the profile that the allocation reads, if
+    any. UsageError where no layer is left.
     """
 
     # what its samples are for
     purpose = "calibration"
-    # no profile weighs the scores
-    known = None
 
-    def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team, reporter: Reporter):
+    def __init__(
+        self,
+        recipe: Recipe,
+        loaded: Loaded,
+        selection: Selection,
+        team: Team,
+        reporter: Reporter,
+        *,
+        known: Profile | None = None,
+    ):
+        self.known = known
         self.recipe, self.loaded, self.selection, self.team = recipe, loaded, selection, team
         self.origin, prune = loaded.description, recipe.prune
         self.device = next(loaded.model.parameters()).device
@@ -171,7 +229,7 @@ class Calibration:
     @cached_property
     def zeros(self) -> dict[str, int]:
         """How many weights go of each layer."""
-        return zeros_of(self.recipe, self.layers)
+        return zeros_of(self.recipe, self.layers, self.known)
 
     def users_of(self, layer: str) -> list[str]:
         """The modules that hold a layer's weight."""
@@ -210,6 +268,7 @@ class Calibration:
             "batch_size": self.recipe.data.batch_size,
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
+            "profile": hashlib.sha256(self.known.dumps().encode()).hexdigest() if self.known else None,
         }
 
 

@@ -13,6 +13,7 @@ from idvl.errors import UsageError
 from idvl.recipe import EvalSection, PruneSection, Recipe, TrainSection
 from idvl.reliability import FEWEST_RELIABLE_POINTS
 from idvl.session import with_dataset
+from idvl.sparsity import allocation as allocations
 from idvl.sparsity import criteria
 from idvl.sparsity.axes import refuse as refuse_axes
 from idvl.sparsity.axes import refuse_calibrated
@@ -26,7 +27,10 @@ SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
 CALIBRATED_SPARSITY, CALIBRATION_SAMPLES = 0.5, 128
 # settings of section prune that such a run has, and those that only it has
 CALIBRATES = ("calibration", "calibration_samples", "compare_within", "repair")
-CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure", "min_keep")
+CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure")
+CALIBRATED += ("floor", "ceiling", "min_keep", "profile", "id_exponent", "missing_id")
+# those of them that only an allocation by dimension reads
+OF_DIMENSIONS = ("profile", "id_exponent", "missing_id")
 # settings without a meaning there, in other sections, and what stands in their place
 ELSEWHERE = {"data.samples": "set prune.calibration_samples", "eval.every": "it has no steps"}
 # pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
@@ -105,10 +109,21 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
         "id_weight": prune.id_weight if "id_weight" in named else "none",
         "allocation": prune.allocation or "uniform",
         "structure": prune.structure,
+        "floor": prune.floor,
+        "ceiling": prune.ceiling,
         "min_keep": prune.min_keep,
         "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else CALIBRATED_SPARSITY),
     }
     refuse_calibrated(**axes)
+    reads = allocations.load(axes["allocation"]).needs == "dimension"
+    for name in OF_DIMENSIONS:
+        if not reads and getattr(prune, name) != PruneSection.model_fields[name].default:
+            raise UsageError(f"{name} and allocation {axes['allocation']}: no dimension is used; leave {name} out")
+    if reads and prune.profile == AUTO:
+        raise UsageError(
+            f"allocation {axes['allocation']} needs a profile: run idvl estimate-id first, and give its folder or file "
+            "with --profile"
+        )
     return prune.model_copy(update={**axes, "calibration_samples": prune.calibration_samples or CALIBRATION_SAMPLES})
 
 

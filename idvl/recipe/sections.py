@@ -133,7 +133,7 @@ class PruneSection(Section):
     )
     allocation: Allocation | None = setting(
         None,
-        "One threshold over all layers, or the same sparsity in each.",
+        "One threshold over all layers, or the same sparsity in each; with calibration also by dimension or depth.",
         shown="global; with N:M or calibration, uniform",
     )
     structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = setting(

@@ -23,7 +23,7 @@ COMPATS = ("none", "icml24")
 AXES: dict[str, tuple[str, ...]] = {
     "criterion": tuple(criteria.observed()),
     "id_weight": tuple(MODES),
-    "allocation": tuple(allocations.names()),
+    "allocation": tuple(name for name in allocations.names() if allocations.load(name).needs is None),
     "structure": ("unstructured", "N:M"),
     "schedule": tuple(CURVES),
     "floor": ("none", "set"),
@@ -45,6 +45,8 @@ CALIBRATED: dict[str, tuple[str, ...]] = {
     "id_weight": tuple(MODES),
     "allocation": tuple(allocations.names()),
     "structure": ("unstructured", "N:M"),
+    "floor": ("none", "set"),
+    "ceiling": ("none", "set"),
     "min_keep": ("none", "set"),
 }
 
@@ -91,6 +93,8 @@ REFUSED: dict[frozenset[tuple[str, str]], str] = {
 }
 
 
+# allocations by which layers have different sparsities
+_UNEQUAL = tuple(name for name in allocations.names() if allocations.load(name).needs)
 _APART = "layers are pruned one after the other, so that no threshold is theirs together: set allocation uniform"
 
 # the same of the axes of CALIBRATED; an axis that is not set has none of its values
@@ -114,6 +118,14 @@ REFUSED_CALIBRATED: dict[frozenset[tuple[str, str]], str] = {
         "N of every M weights stay, which no minimum can change: leave min_keep out": [
             (("structure", "N:M"), ("min_keep", "set"))
         ],
+        "every layer gets the sparsity 1 - N/M: set allocation uniform": [
+            (("structure", "N:M"), ("allocation", name)) for name in _UNEQUAL
+        ],
+        "every layer gets the same sparsity, which no limit can change: leave it out": [
+            (other, (limit, "set"))
+            for other in (("allocation", "uniform"), ("structure", "N:M"))
+            for limit in ("floor", "ceiling")
+        ],
     }.items()
     for pair in pairs
 }
@@ -133,6 +145,8 @@ def refuse_calibrated(
     id_weight: str = "none",
     allocation: str = "uniform",
     structure: str = "unstructured",
+    floor: float | None = None,
+    ceiling: float | None = None,
     min_keep: int | None = None,
     sparsity: float | None = None,
 ) -> None:
@@ -145,6 +159,8 @@ def refuse_calibrated(
         "id_weight": id_weight,
         "allocation": allocation,
         "structure": "N:M" if parse(structure).grouped else "unstructured",
+        "floor": "set" if floor else "none",
+        "ceiling": "set" if ceiling not in (None, 1) else "none",
         "min_keep": "set" if min_keep else "none",
     }
     if criterion in criteria.observed() and criterion not in CALIBRATED["criterion"]:
@@ -154,7 +170,7 @@ def refuse_calibrated(
         )
     words = {axis: word for axis, word in words.items() if word is not None}
     _refuse_unknown(words, CALIBRATED)
-    values: dict[str, Any] = words | {"structure": structure, "min_keep": min_keep}
+    values: dict[str, Any] = words | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}
     for first, second in combinations(words.items(), 2):
         if why := REFUSED_CALIBRATED.get(frozenset((first, second))):
             raise UsageError(f"{first[0]} {values[first[0]]} and {second[0]} {values[second[0]]}: {why}")
@@ -200,6 +216,11 @@ def refuse(
         raise UsageError(
             f"criterion {criterion} prunes from calibration samples and not while a model trains: use idvl prune, or "
             f"one of {', '.join(AXES['criterion'])}"
+        )
+    if allocation in CALIBRATED["allocation"] and allocation not in AXES["allocation"]:
+        raise UsageError(
+            f"allocation {allocation} is for pruning from calibration samples: set calibration, or one of "
+            f"{', '.join(AXES['allocation'])}"
         )
     _refuse_unknown(words, AXES)
     values: dict[str, Any] = words | {"structure": structure, "floor": floor, "ceiling": ceiling, "min_keep": min_keep}

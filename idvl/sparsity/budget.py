@@ -23,7 +23,8 @@ class Budget:
     """What a run to `sparsity` prunes of layers of `sizes` weights, update by update.
 
     `floor` and `ceiling` are sparsities of single layers, the floor growing with the schedule; `min_keep` counts
-    weights that stay in every layer, all of them in smaller ones. UsageError where they allow no such run.
+    weights that stay in every layer, all of them in smaller ones. `values`: what the allocation reads of each layer.
+    UsageError where they allow no such run.
     """
 
     def __init__(
@@ -36,13 +37,14 @@ class Budget:
         floor: float = 0.0,
         ceiling: float = 1.0,
         min_keep: int | None = None,
+        values: Mapping[str, float] | None = None,
     ) -> None:
         self._structure = structure
         self._units = {name: size // structure.group for name, size in sizes.items()}
         least_kept = 0 if structure.grouped else MIN_KEEP if min_keep is None else min_keep
         share = structure.share(sparsity)
         self._limits = limits(self._units, sparsity=share, floor=floor, ceiling=ceiling, min_keep=least_kept)
-        self._final, self._wishes = self.quota(sparsity), allocations.load(allocation)(self._units)
+        self._final, self._wishes = self.quota(sparsity), allocations.load(allocation).wishes(self._units, values or {})
 
     def quota(self, sparsity: float) -> int:
         """The number of units that a sparsity prunes: the nearest whole number, halves to the even one."""

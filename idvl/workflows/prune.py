@@ -25,7 +25,7 @@ from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.pruning import calibration, dimensions, head, quality
 from idvl.pruning.calibrate import BLOCKS, calibrate
-from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration import Calibration, powers
 from idvl.pruning.calibration_plan import CalibrationPlan
 from idvl.pruning.calibration_plan import make as make_calibration_plan
 from idvl.pruning.job import Job
@@ -216,7 +216,10 @@ class PruningRun:
         job, provenance = self.job, runs.provenance()
         masks, outcome = calibrate(job, self.plan, self.folder, self.opened, self.reporter)
         facts = {**provenance, **outcome, **job.facts(), "image_backend": job.loaded.description["image_backend"]}
-        job.team.first(lambda: save(job, masks, self.plan.report, self.opened, facts))
+        # they are no factors of scores
+        weighted = replace(powers(job.recipe.prune, job.layers, job.known), factors={}) if job.known else None
+        parts = {"profile": job.known, "weighted": weighted}
+        job.team.first(lambda: save(job, masks, self.plan.report, self.opened, facts, **parts))
         if self.opened:
             shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from idvl.errors import RunError, UsageError
 from idvl.models.inputs import encode
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
+from idvl.profile import Estimate, LayerProfile, Profile
 from idvl.pruning import calibrate
 from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import make as make_plan
@@ -381,7 +382,19 @@ def test_nan_in_an_input_names_layer_and_sample(place: Path, tmp_path: Path) -> 
         ),
         ({"train.learning_rate": 1e-3}, "leave train.learning_rate out"),
         ({"prune.schedule": "linear"}, "prune.schedule linear and criterion wanda .*: it has none; leave"),
-        ({"prune.floor": 0.2}, "leave prune.floor out"),
+        ({"prune.floor": 0.2}, "allocation uniform and floor 0.2: every layer gets the same sparsity"),
+        ({"prune.allocation": "id"}, "allocation id needs a profile: run idvl estimate-id first"),
+        ({"prune.allocation": "depth", "prune.profile": "x"}, "profile and allocation depth: no dimension is used"),
+        (
+            {"prune.allocation": "depth", "prune.structure": "2:4"},
+            "allocation depth and structure 2:4: every layer gets",
+        ),
+        ({"prune.allocation": "id", "prune.profile": "published:blip-coco"}, "is of another model"),
+        ({"prune.allocation": "depth", "prune.ceiling": 0.4}, "sparsity 0.5 cannot be reached: floor 0.0, ceiling 0.4"),
+        (
+            {"prune.criterion": "magnitude", "prune.calibration_samples": None, "prune.allocation": "depth"},
+            "depth is for",
+        ),
         ({"data.samples": 64}, "set prune.calibration_samples; leave data.samples out"),
         ({"prune.id_weight": "multiply"}, "id_weight multiply: weights are compared within a layer only"),
         ({"prune.allocation": "global"}, "allocation global: layers are pruned one after the other"),
@@ -417,3 +430,52 @@ def test_a_small_budget_measures_a_block_in_several_runs_with_the_same_masks(pla
     assert (tmp_path / "whole" / "masks.safetensors").read_bytes() == (
         tmp_path / "parts" / "masks.safetensors"
     ).read_bytes()
+
+
+def test_depth_gives_the_first_blocks_of_each_tower_more(place: Path, tmp_path: Path) -> None:
+    report, _ = pruned(place, tmp_path / "run", **WANDA, **{"prune.allocation": "depth", "prune.sparsity": 0.6})
+    total = report["total"]
+    assert total["zeros"] == round(0.6 * total["weights"])
+    for layer in report["layers"].values():
+        # densities of 1.2 and 0.8 of the mean
+        assert layer["sparsity"] == pytest.approx(0.52 if layer["block"].endswith(".0") else 0.68, abs=0.001)
+
+
+def test_id_allocates_by_the_profile(place: Path, tmp_path: Path) -> None:
+    loaded = load(str(place / "model"), device="cpu")
+    layers = find_layers(loaded.model, loaded.family)
+    values = {name: 2.0 + number % 5 for number, name in enumerate(layers)}
+    profile_of(layers, values).save(tmp_path / "profile.json")
+    settings = {**WANDA, "prune.allocation": "id", "prune.profile": str(tmp_path / "profile.json")}
+    report, _ = pruned(place, tmp_path / "run", **settings, **{"prune.id_exponent": 0.5, "prune.sparsity": 0.7})
+    assert report["total"]["zeros"] == round(0.7 * report["total"]["weights"])
+    level = {name: (1 - layer["sparsity"]) / values[name] ** 0.5 for name, layer in report["layers"].items()}
+    assert max(level.values()) - min(level.values()) < 0.001
+    assert all(
+        layer["dimension"] == values[name] and layer["factor"] is None for name, layer in report["layers"].items()
+    )
+    assert (tmp_path / "run" / "profile.json").exists() and report["profile"]["source"] == settings["prune.profile"]
+    with pytest.raises(UsageError, match="profile was"):
+        profile_of(layers, dict.fromkeys(layers, 3.0)).save(tmp_path / "profile.json")
+        pruned(place, tmp_path / "run", resume=True, **settings, **{"prune.id_exponent": 0.5, "prune.sparsity": 0.7})
+
+
+def profile_of(layers, values: dict[str, float]) -> Profile:
+    """A profile with these dimensions."""
+    estimates = {
+        name: Estimate(dimension=value, stderr=0.1, n_points=500, n_duplicates=0, estimator="twonn")
+        for name, value in values.items()
+    }
+    measured = {
+        name: LayerProfile(
+            modality=layer.modality,
+            block=layer.block,
+            depth=depth,
+            width=layer.out_features,
+            n_features=1000,
+            reads_image=layer.reads_image,
+            estimate=estimates[name],
+        )
+        for depth, (name, layer) in enumerate(layers.items())
+    }
+    return Profile(layers=measured, model={}, dataset={}, protocol={"n_samples": 500}, provenance={})

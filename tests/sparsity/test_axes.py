@@ -121,9 +121,12 @@ def test_the_words_of_a_recipe_are_those_of_its_axis(axis: str, word: Any) -> No
 def calibrated(*pairs: tuple[str, str]) -> dict[str, Any]:
     """The settings of some axes' values of a run that calibrates; the others are left alone."""
     words = {"criterion": "wanda", **dict(pairs)}
-    values = {axis: word for axis, word in words.items() if axis not in ("structure", "min_keep")}
+    limits = {"floor": 0.2, "ceiling": 0.8, "min_keep": 5}
+    values: dict[str, Any] = {axis: word for axis, word in words.items() if axis not in (*limits, "structure")}
+    values |= {axis: limit for axis, limit in limits.items() if words.get(axis) == "set"}
     values |= {"structure": "2:4"} if words.get("structure") == "N:M" else {}
-    return values | ({"min_keep": 5} if words.get("min_keep") == "set" else {})
+    limited = {"floor", "ceiling"} & set(values) and "structure" not in values
+    return ({"allocation": "depth"} if limited else {}) | values
 
 
 def test_with_calibration_every_pair_is_supported_or_refused_with_its_reason() -> None:

@@ -7,18 +7,26 @@ An allocation file exposes ALLOCATION; its key is the file's name. An allocation
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Literal
+
+# what an allocation reads of each layer: the power of its intrinsic dimension; where it stands in its stack of blocks,
+# 0 in the first and 1 in the last
+Need = Literal["dimension", "depth"]
 
 
-class Allocation(Protocol):
-    """The density that each layer wants, above 0 and up to a factor common to all layers; `sizes` counts their units.
+@dataclass(frozen=True)
+class Allocation:
+    """`wishes(sizes, values)`: the density that each layer wants, above 0 and up to a factor common to all layers.
 
-    Empty where layers want nothing: one threshold over all of them then decides.
+    `sizes` counts their units; `values` holds for each layer what the allocation `needs`. Empty where layers want
+    nothing: one threshold over all of them then decides.
     """
 
-    def __call__(self, sizes: Mapping[str, int]) -> dict[str, float]: ...
+    wishes: Callable[[Mapping[str, int], Mapping[str, float]], dict[str, float]]
+    needs: Need | None = None
 
 
 def names() -> list[str]:

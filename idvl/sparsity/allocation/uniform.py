@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from idvl.sparsity.allocation import Allocation
 
-def wishes(sizes: Mapping[str, int]) -> dict[str, float]:
+
+def wishes(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
     return dict.fromkeys(sizes, 1.0)
 
 
-ALLOCATION = wishes
+ALLOCATION = Allocation(wishes)
