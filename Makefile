@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 # OPTIONS="--budget 2h"
 STUDY := runs/small
 DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/dense/vit-$(seed)/card.json)
-MATRICES ?= judged core sparsities rates exponents scopes after dimensions vit
+MATRICES ?= dense-eval core sparsities rates exponents scopes after dimensions vit
 OPTIONS ?=
 
 .PHONY: help install demo replicate test slow smoke coverage gpu lint builtins benchmarks clean

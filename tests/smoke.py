@@ -18,7 +18,7 @@ from tests.support import tiny
 from tests.support.hub import Hub, write_dataset
 
 MODEL = "Salesforce/blip-image-captioning-base"
-PICTURES, SAMPLES, JUDGED, SPARSITY = 160, 110, 20, 0.8
+PICTURES, SAMPLES, EVALUATED, SPARSITY = 160, 110, 20, 0.8
 LAUNCH = "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no -m"
 COMMANDS = {
     "estimate": f"idvl estimate-id {MODEL} --dataset coco --samples {SAMPLES} --output estimate",
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         coco = write_dataset("coco", place / "coco", PICTURES)
-        split = write_dataset("coco-karpathy", place / "split", range(PICTURES - JUDGED, PICTURES))
+        split = write_dataset("coco-karpathy", place / "split", range(PICTURES - EVALUATED, PICTURES))
         datasets = {"lmms-lab-encoder/COCO-Caption": coco, "yerevann/coco-karpathy": split}
         with Hub(models={MODEL: tiny.save("blip", place / "blip")}, datasets=datasets) as hub:
             environment = hub.env(place / "cache", OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
@@ -108,8 +108,8 @@ def pruned(place: Path) -> None:
 def evaluated(place: Path) -> None:
     files(place / "eval", "results.json", "predictions.jsonl", "recipe.yaml", "run.json")
     results = read(place / "eval" / "results.json")
-    check("the samples", results["samples"], JUDGED)
-    check("the predictions", len((place / "eval" / "predictions.jsonl").read_text().splitlines()), JUDGED)
+    check("the samples", results["samples"], EVALUATED)
+    check("the predictions", len((place / "eval" / "predictions.jsonl").read_text().splitlines()), EVALUATED)
     check("the headline", results["headline"], "CIDEr")
     check("whether CIDEr is a number", isinstance(results["metrics"]["CIDEr"]["value"], float), True)
 

@@ -12,7 +12,8 @@ from idvl.evaluation import scoring
 from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_text
 from idvl.profile import Profile
-from idvl.pruning import dimensions, quality
+from idvl.pruning import dimensions
+from idvl.pruning.evaluation import BETWEEN, evaluate_pruned
 from idvl.reporter import Reporter
 from idvl.sparsity.pruner import WeightPruner
 from idvl.training import Outcome, agree, train
@@ -56,7 +57,7 @@ def prune(
 
     def evaluate(step: int) -> dict[str, float]:
         with pruner.masked():
-            results = quality.measure(evaluation, job.loaded, folder / quality.STEPS / f"step-{step:09d}", reporter)
+            results = evaluate_pruned(evaluation, job.loaded, folder / BETWEEN / f"step-{step:09d}", reporter)
         metrics = scoring.values(results)
         reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
         return metrics

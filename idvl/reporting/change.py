@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from idvl.profile import Profile
 from idvl.reporting.collect import Study
-from idvl.reporting.groups import Replicates
+from idvl.reporting.groups import Group
 from idvl.reporting.lineage import MeasuredProfile, measured_alike, profiles_of
 from idvl.reporting.run_record import RunRecord
 
@@ -17,12 +17,12 @@ UNLIKE = "before and after were measured with different samples, split, tokens o
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What was measured of a model after it was pruned, and the cell of that run.
+    """What was measured of a model after it was pruned, and the group of that run.
 
     `before`: what was measured of the dense model, with as many layers as there are, and alike if possible.
     """
 
-    cell: Replicates
+    group: Group
     after: MeasuredProfile
     before: MeasuredProfile | None
 
@@ -48,9 +48,9 @@ class Change:
         return math.fsum(known) / len(known) if known else None
 
 
-def changes_of(study: Study, cells: Sequence[Replicates]) -> list[Change]:
+def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:
     """What was measured of the models that runs of prune saved, once of each."""
-    home = {run: cell for cell in cells for run in cell.runs}
+    home = {run: group for group in groups for run in group.runs}
     every = profiles_of(study)
     changes: dict[RunRecord, Change] = {}
     for one in every:

@@ -10,7 +10,7 @@ from typing import Any
 from idvl.reporting import labels
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Table, TableEntry
-from idvl.reporting.groups import Replicates, cells_of, mean_of, model_of, runs_in
+from idvl.reporting.groups import Group, groups_of, mean_of, model_of, runs_in
 from idvl.reporting.lineage import dense_runs
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import is_one_shot
@@ -28,32 +28,32 @@ def expected(study: Study) -> list[Table]:
     compared and whose values cannot.
     """
     published = json.loads(PAPER.read_text(encoding="utf-8"))
-    cells = cells_of(study)
+    groups = groups_of(study)
     tables = []
     for table in published["tables"]:
-        judged = [cell for cell in cells if any(run.results.get("task") == table["task"] for run in cell.runs)]
-        fitting = [cell for cell in judged if _one_shot(cell) == (table["schedule"] == "one-shot")]
-        same = [cell for cell in fitting if cell.subject.dataset == table["dataset"]]
-        for subject in dict.fromkeys(cell.subject for cell in same or fitting):
-            ours = [cell for cell in fitting if cell.subject == subject]
+        evaluated = [group for group in groups if any(run.results.get("task") == table["task"] for run in group.runs)]
+        fitting = [group for group in evaluated if _one_shot(group) == (table["schedule"] == "one-shot")]
+        same = [group for group in fitting if group.subject.dataset == table["dataset"]]
+        for subject in dict.fromkeys(group.subject for group in same or fitting):
+            ours = [group for group in fitting if group.subject == subject]
             if any(_found(row, ours) for row in table["rows"]):
                 tables.append(_table(table, ours, study, len(tables) + 1, same=bool(same)))
     return tables
 
 
-def _table(table: Mapping[str, Any], cells: Sequence[Replicates], study: Study, number: int, *, same: bool) -> Table:
+def _table(table: Mapping[str, Any], groups: Sequence[Group], study: Study, number: int, *, same: bool) -> Table:
     """`same`: the runs are on the paper's dataset. Differences are shown where they are on its samples too."""
-    ours, theirs = f"{model_of(cells)} on {cells[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
-    metrics, runs = table["metrics"], [run for run in runs_in(cells) if run.results]
+    ours, theirs = f"{model_of(groups)} on {groups[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
+    metrics, runs = table["metrics"], [run for run in runs_in(groups) if run.results]
     comparable = same and all(_whole_test_split(run) for run in runs)
     dense = dense_runs(runs, study)
     rows = [(("dense model", "", ""), _entries(table["dense"], metrics, dense, comparable))] if table["dense"] else []
     for row in table["rows"]:
         criterion, id_weight, scope, sparsity, *values = row
-        cell = _found(row, cells)
+        group = _found(row, groups)
         setting = (labels.method(criterion, id_weight), scope, labels.percent(sparsity))
-        rows.append((setting, _entries(values, metrics, cell.runs if cell else (), comparable)))
-    used = list(dict.fromkeys(cell for row in table["rows"] if (cell := _found(row, cells))))
+        rows.append((setting, _entries(values, metrics, group.runs if group else (), comparable)))
+    used = list(dict.fromkeys(group for row in table["rows"] if (group := _found(row, groups))))
     words = ("paper", "here", "difference") if comparable else ("paper", "here")
     return Table(
         key=f"expected-{number}", title=f"Published and measured: {theirs}, {ours}", paper=table["name"],
@@ -82,14 +82,14 @@ def _dense(table: Mapping[str, Any], dense: Sequence[RunRecord], same: bool) -> 
     return f"the paper's dense model has {metric} {value}, the one here {ours.value:.1f}: compare what is lost of it"
 
 
-def _special(cells: Sequence[Replicates], schedule: str) -> list[str]:
-    """The settings of their own that cells of the table have."""
+def _special(groups: Sequence[Group], schedule: str) -> list[str]:
+    """The settings of their own that groups of the table have."""
 
-    def is_special(cell: Replicates) -> bool:
-        words = {*cell.method.extra.split(", "), cell.method.weighting} - {"", schedule}
-        return bool(words) or any(run.signature.get("prune.schedule", schedule) != schedule for run in cell.runs)
+    def is_special(group: Group) -> bool:
+        words = {*group.method.extra.split(", "), group.method.weighting} - {"", schedule}
+        return bool(words) or any(run.signature.get("prune.schedule", schedule) != schedule for run in group.runs)
 
-    methods = [str(cell.method) for cell in cells if is_special(cell)]
+    methods = [str(group.method) for group in groups if is_special(group)]
     return [f"CAUTION: here with settings of its own: {'; '.join(dict.fromkeys(methods))}"] if methods else []
 
 
@@ -106,17 +106,17 @@ def _entries(
     return tuple(entries)
 
 
-def _found(row: Sequence[Any], cells: Sequence[Replicates]) -> Replicates | None:
-    """The cell of a row: the one with the fewest settings of its own."""
+def _found(row: Sequence[Any], groups: Sequence[Group]) -> Group | None:
+    """The group of a row: the one with the fewest settings of its own."""
     criterion, id_weight, scope, sparsity = row[:4]
     fitting = [
-        cell
-        for cell in cells
-        if (cell.method.criterion, cell.method.id_weight, cell.scope) == (criterion, id_weight, scope)
-        and abs(cell.sparsity - sparsity) < CLOSE
+        group
+        for group in groups
+        if (group.method.criterion, group.method.id_weight, group.scope) == (criterion, id_weight, scope)
+        and abs(group.sparsity - sparsity) < CLOSE
     ]
-    return min(fitting, key=lambda cell: len(cell.method.extra + cell.method.weighting), default=None)
+    return min(fitting, key=lambda group: len(group.method.extra + group.method.weighting), default=None)
 
 
-def _one_shot(cell: Replicates) -> bool:
-    return any(map(is_one_shot, cell.runs))
+def _one_shot(group: Group) -> bool:
+    return any(map(is_one_shot, group.runs))

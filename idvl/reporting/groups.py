@@ -1,6 +1,6 @@
-"""Cells: the pruning runs of one subject, method, scope and sparsity, which differ in seed or dense model alone.
+"""Groups: the pruning runs of one subject, method, scope and sparsity, which differ in seed or dense model alone.
 
-A table has one number for a cell: the mean over its runs, or the difference to another cell, replicate by replicate.
+A table has one number for a group: the mean over its runs, or the difference to another group, replicate by replicate.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Replicates:
+class Group:
     """The replicates of one setting. `repeated`: runs left out because an earlier one is the same replicate."""
 
     subject: Subject
@@ -66,31 +66,31 @@ def subject_of(run: RunRecord) -> Subject:
     return Subject(run.signature.get("class") or run.model, weights, run.dataset)
 
 
-def runs_in(cells: Iterable[Replicates]) -> list[RunRecord]:
-    return [run for cell in cells for run in cell.runs]
+def runs_in(groups: Iterable[Group]) -> list[RunRecord]:
+    return [run for group in groups for run in group.runs]
 
 
-def model_of(cells: Sequence[Replicates]) -> str:
-    """The name of the model that the runs of cells began with, or the number of models and their class."""
-    names = list(dict.fromkeys(run.model for run in runs_in(cells)))
-    return names[0] if len(names) == 1 else f"{len(names)} models of {cells[0].subject.kind}"
+def model_of(groups: Sequence[Group]) -> str:
+    """The name of the model that the runs of groups began with, or the number of models and their class."""
+    names = list(dict.fromkeys(run.model for run in runs_in(groups)))
+    return names[0] if len(names) == 1 else f"{len(names)} models of {groups[0].subject.kind}"
 
 
-def cells_of(study: Study) -> list[Replicates]:
-    """All cells of the finished runs of prune: by subject, scope and method, then by sparsity."""
+def groups_of(study: Study) -> list[Group]:
+    """All groups of the finished runs of prune: by subject, scope and method, then by sparsity."""
     subjects: dict[Subject, list[RunRecord]] = {}
     for run in study.of("prune"):
         subjects.setdefault(subject_of(run), []).append(run)
-    groups: dict[tuple[Subject, Method, str, float], list[RunRecord]] = {}
+    runs_by_key: dict[tuple[Subject, Method, str, float], list[RunRecord]] = {}
     for subject, runs in subjects.items():
         for run, words in differences(runs).items():
-            # without run.json its other settings are not known: a cell of its own
+            # without run.json its other settings are not known: a group of its own
             words = words if run.signature else (f"settings of {run.label} not known", "")
             settings = _settings(run)
             method = Method(str(settings.get("criterion", "unknown")), str(settings.get("id_weight", "none")), *words)
             key = subject, method, _scope(settings.get("scope")), _sparsity(settings, run)
-            groups.setdefault(key, []).append(run)
-    return sorted((_cell(key, runs) for key, runs in groups.items()), key=_order)
+            runs_by_key.setdefault(key, []).append(run)
+    return sorted((_group(key, runs) for key, runs in runs_by_key.items()), key=_order)
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
@@ -106,26 +106,26 @@ def _sparsity(settings: dict[str, Any], run: RunRecord) -> float:
     return round(next((float(value) for value in values if isinstance(value, int | float) and value), 0.0), 6)
 
 
-def _cell(key: tuple[Subject, Method, str, float], runs: list[RunRecord]) -> Replicates:
-    """The replicates of a group. Runs evaluated on the full split are preferred."""
+def _group(key: tuple[Subject, Method, str, float], runs: list[RunRecord]) -> Group:
+    """The group of these runs, one a replicate. Runs evaluated on the full split are preferred."""
     runs = sorted(runs, key=lambda run: (not run.results, run.results.get("limit") is not None))
     kept: dict[tuple[Any, Any], RunRecord] = {}
     for run in runs:
         kept.setdefault(replicate(run) if run.signature else (run.label, None), run)
     subject, method, scope, sparsity = key
-    return Replicates(
+    return Group(
         subject=subject, method=method, scope=scope, sparsity=sparsity, runs=tuple(kept.values()),
         repeated=tuple(run for run in runs if run not in kept.values()),
     )  # fmt: skip
 
 
-def _order(cell: Replicates) -> tuple[Any, ...]:
-    subject, method = cell.subject, cell.method
+def _order(group: Group) -> tuple[Any, ...]:
+    subject, method = group.subject, group.method
     known = ((labels.CRITERIA, method.criterion), (labels.WEIGHTINGS, method.id_weight))
     criterion, weight = (list(words).index(word) if word in words else len(words) for words, word in known)
     return (
-        *(subject.kind, subject.dataset, subject.weights, method.extra, cell.scope != "all", cell.scope),
-        *(criterion, method.criterion, weight, method.weighting, cell.sparsity),
+        *(subject.kind, subject.dataset, subject.weights, method.extra, group.scope != "all", group.scope),
+        *(criterion, method.criterion, weight, method.weighting, group.sparsity),
     )
 
 
@@ -133,23 +133,23 @@ def _scope(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "all")
 
 
-def gains(cells: Sequence[Replicates], metric: str) -> Iterator[tuple[Replicates, TableEntry]]:
-    """(cell weighted by ID, its metric minus that of the cell without), over the replicates that both have.
+def paired_changes(groups: Sequence[Group], metric: str) -> Iterator[tuple[Group, TableEntry]]:
+    """(group weighted by ID, its metric minus that of the group without), over the replicates that both have.
 
     Only what was evaluated on the same samples is compared.
     """
 
-    def place(cell: Replicates) -> tuple[Any, ...]:
-        return cell.subject, cell.method.criterion, cell.method.extra, cell.scope, cell.sparsity
+    def setting(group: Group) -> tuple[Any, ...]:
+        return group.subject, group.method.criterion, group.method.extra, group.scope, group.sparsity
 
-    plain = {place(cell): cell for cell in cells if cell.method.id_weight == "none"}
-    for cell in cells:
-        base = plain.get(place(cell))
-        if base is None or base is cell:
+    plain = {setting(group): group for group in groups if group.method.id_weight == "none"}
+    for group in groups:
+        base = plain.get(setting(group))
+        if base is None or base is group:
             continue
         others = {replicate(run): run for run in base.runs if run.signature}
         changes, sources = [], []
-        for run in cell.runs:
+        for run in group.runs:
             other = others.get(replicate(run)) if run.signature else None
             if other is None or not evaluated_alike(run, other):
                 continue
@@ -159,4 +159,4 @@ def gains(cells: Sequence[Replicates], metric: str) -> Iterator[tuple[Replicates
                 sources += [*ours.sources, *theirs.sources]
         if changes:
             change, low, high = mean_interval(changes)
-            yield cell, TableEntry(value=change, low=low, high=high, n=len(changes), sources=tuple(sources))
+            yield group, TableEntry(value=change, low=low, high=high, n=len(changes), sources=tuple(sources))

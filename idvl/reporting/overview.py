@@ -117,7 +117,7 @@ def _time(run: RunRecord) -> str:
 
 
 def _parts(run: RunRecord, key: str) -> Iterator[float]:
-    """What each part of a run wrote down under `key`: measuring dimensions, training or losses, judging."""
+    """What each part of a run wrote down under `key`: measuring dimensions, training or losses, evaluation."""
     profile = run.dense or run.profile
     # a run of prune may have been given its dimensions
     measured = run.kind == "estimate-id" or (run.kind == "prune" and (run.folder / "profile").is_dir())

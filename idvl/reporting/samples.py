@@ -10,7 +10,7 @@ from typing import Any
 from idvl import json_file
 from idvl.json_file import Schema
 from idvl.reporting.collect import Study
-from idvl.reporting.groups import Replicates, cells_of, model_of, runs_in
+from idvl.reporting.groups import Group, groups_of, model_of, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import dense_runs
 from idvl.reporting.run_record import RunRecord
@@ -55,27 +55,27 @@ class Gallery:
 def galleries(study: Study) -> list[Gallery]:
     """For every subject with predictions some samples; those on which models differ come first."""
     every = []
-    cells = cells_of(study)
-    for subject in dict.fromkeys(cell.subject for cell in cells):
-        ours = [cell for cell in cells if cell.subject == subject]
+    groups = groups_of(study)
+    for subject in dict.fromkeys(group.subject for group in groups):
+        ours = [group for group in groups if group.subject == subject]
         every.append(_gallery(f"{model_of(ours)} on {subject.dataset}", ours, dense_runs(runs_in(ours), study)))
-    alone = [run for run in study.of("eval") if not cells]
+    alone = [run for run in study.of("eval") if not groups]
     every += [_gallery(f"{run.model} on {run.dataset}", [], [run]) for run in alone]
     return [gallery for gallery in every if gallery.samples or gallery.notes]
 
 
-def _gallery(title: str, cells: Sequence[Replicates], dense: Sequence[RunRecord]) -> Gallery:
+def _gallery(title: str, groups: Sequence[Group], dense: Sequence[RunRecord]) -> Gallery:
     notes, columns = [], []
     models = [("dense model", dense[0])] if dense else []
-    evaluated = [(cell, run) for cell in cells if (run := next((run for run in cell.runs if run.results), None))]
-    models += [(f"{cell.method}, {cell.scope}, {percent(cell.sparsity)}", run) for cell, run in evaluated[:MODELS]]
+    evaluated = [(group, run) for group in groups if (run := next((run for run in group.runs if run.results), None))]
+    models += [(f"{group.method}, {group.scope}, {percent(group.sparsity)}", run) for group, run in evaluated[:MODELS]]
     for name, run in models:
         records, trouble = _predictions(run)
         if trouble:
             notes.append(f"{name}: {trouble}")
         if records:
             columns.append((name, records, run))
-    if cells and not dense:
+    if groups and not dense:
         notes.append("what the dense model says is not among these runs: add its idvl eval")
     if len(evaluated) > MODELS:
         notes.append(f"the first {MODELS} of {len(evaluated)} settings are shown")

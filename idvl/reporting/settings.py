@@ -24,7 +24,7 @@ Words = tuple[str, str]
 
 
 def replicate(run: RunRecord) -> tuple[str, str]:
-    """What tells the runs of a cell apart: the dense model and the seed."""
+    """What tells the runs of a group apart: the dense model and the seed."""
     return repr(run.signature.get("fingerprint")), repr(run.signature.get("seed"))
 
 

@@ -15,7 +15,7 @@ from idvl.profile import MODALITIES, LayerProfile
 from idvl.reporting.change import UNLIKE, changes_of
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Table, TableEntry, mean
-from idvl.reporting.groups import Replicates, Subject, cells_of, gains, mean_of, model_of, runs_in
+from idvl.reporting.groups import Group, Subject, groups_of, mean_of, model_of, paired_changes, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
 from idvl.reporting.prunability import sensitivity_tables
@@ -34,13 +34,14 @@ INTERVALS = (
 
 def tables_of(study: Study) -> list[Table]:
     """All tables that the runs have numbers for."""
-    cells = cells_of(study)
+    groups = groups_of(study)
     every: list[Table | None] = []
-    for number, subject in enumerate(dict.fromkeys(cell.subject for cell in cells), 1):
-        ours = [cell for cell in cells if cell.subject == subject]
+    for number, subject in enumerate(dict.fromkeys(group.subject for group in groups), 1):
+        ours = [group for group in groups if group.subject == subject]
         name = f"{model_of(ours)} on {subject.dataset}"
-        every += [_quality(number, name, ours, study), _gains(number, name, ours), _metrics(number, name, ours, study)]
-        every += [_sparsity(number, subject, name, ours), _change(number, name, ours, study)]
+        every += [_quality(number, name, ours, study), _paired_changes(number, name, ours)]
+        every += [_metrics(number, name, ours, study), _sparsity(number, subject, name, ours)]
+        every.append(_change(number, name, ours, study))
     return [
         table
         for table in [*every, *_evaluations(study), _dimensions(study), *sensitivity_tables(study.of("sensitivity"))]
@@ -54,35 +55,36 @@ def headline(runs: Sequence[RunRecord]) -> str | None:
     return max(dict.fromkeys(metrics), key=metrics.count) if metrics else None
 
 
-def _quality(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table | None:
+def _quality(number: int, name: str, groups: Sequence[Group], study: Study) -> Table | None:
     """The headline metric: a row per method and scope, a column per sparsity."""
-    metric = headline(runs_in(cells))
+    metric = headline(runs_in(groups))
     if metric is None:
         return None
-    sparsities = sorted({cell.sparsity for cell in cells})
-    dense = [run for run in dense_runs(runs_in(cells), study) if metric in run.metrics()]
+    sparsities = sorted({group.sparsity for group in groups})
+    dense = [run for run in dense_runs(runs_in(groups), study) if metric in run.metrics()]
     blank = (TableEntry(text=""),) * bool(dense)
     rows = [(("dense model", ""), (mean_of(dense, metric), *blank * len(sparsities)))] if dense else []
-    for method, scope in dict.fromkeys((cell.method, cell.scope) for cell in cells):
-        entries = {cell.sparsity: cell.entry(metric) for cell in cells if (cell.method, cell.scope) == (method, scope)}
+    for method, scope in dict.fromkeys((group.method, group.scope) for group in groups):
+        ours = [group for group in groups if (group.method, group.scope) == (method, scope)]
+        entries = {group.sparsity: group.entry(metric) for group in ours}
         rows.append(((str(method), scope), (*blank, *(entries.get(sparsity, TableEntry()) for sparsity in sparsities))))
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
         labels=("method", "scope"), columns=("0 %",) * bool(dense) + tuple(map(percent, sparsities)), rows=tuple(rows),
-        over=metric, notes=(INTERVALS, *cautions(cells)),
+        over=metric, notes=(INTERVALS, *cautions(groups)),
     )  # fmt: skip
 
 
-def _gains(number: int, name: str, cells: Sequence[Replicates]) -> Table | None:
+def _paired_changes(number: int, name: str, groups: Sequence[Group]) -> Table | None:
     """What weighting by ID changes: the difference to the same run without, replicate by replicate."""
-    metric = headline(runs_in(cells))
+    metric = headline(runs_in(groups))
     if metric is None:
         return None
-    found = list(gains(cells, metric))
-    sparsities = sorted({cell.sparsity for cell, _ in found})
+    found = list(paired_changes(groups, metric))
+    sparsities = sorted({group.sparsity for group, _ in found})
     rows, intervals = [], sum(made.low is not None for _, made in found)
-    for method, scope in dict.fromkeys((cell.method, cell.scope) for cell, _ in found):
-        ours = {cell.sparsity: made for cell, made in found if (cell.method, cell.scope) == (method, scope)}
+    for method, scope in dict.fromkeys((group.method, group.scope) for group, _ in found):
+        ours = {group.sparsity: made for group, made in found if (group.method, group.scope) == (method, scope)}
         rows.append(((str(method), scope), tuple(ours.get(sparsity, TableEntry()) for sparsity in sparsities)))
     return Table(
         key=f"gain-{number}", title=f"What weighting by ID changes, in points of {metric}: {name}",
@@ -99,19 +101,19 @@ def _by_chance(intervals: int) -> str:
     return f"if weighting changed nothing, {intervals / 20:.1f} of these {intervals} intervals would still leave out 0"
 
 
-def _metrics(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table | None:
-    """Every metric: a row per cell."""
-    runs = runs_in(cells)
+def _metrics(number: int, name: str, groups: Sequence[Group], study: Study) -> Table | None:
+    """Every metric: a row per group."""
+    runs = runs_in(groups)
     names = _metrics_of(runs)
-    dense = dense_runs(runs_in(cells), study)
+    dense = dense_runs(runs_in(groups), study)
     rows = []
     if dense:
         every = tuple(mean_of(dense, metric) for metric in names)
         rows.append((("dense model", "", "", f"{len(dense)}"), every))
-    for cell in cells:
-        if any(run.results for run in cell.runs):
-            labels = (str(cell.method), cell.scope, percent(cell.sparsity), f"{len(cell.runs)}")
-            rows.append((labels, tuple(cell.entry(metric) for metric in names)))
+    for group in groups:
+        if any(run.results for run in group.runs):
+            labels = (str(group.method), group.scope, percent(group.sparsity), f"{len(group.runs)}")
+            rows.append((labels, tuple(group.entry(metric) for metric in names)))
     return Table(
         key=f"metrics-{number}", title=f"All metrics: {name}", paper="Tables 1 to 7",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(names), rows=tuple(rows), notes=(INTERVALS,),
@@ -125,9 +127,9 @@ def _metrics_of(runs: Sequence[RunRecord]) -> list[str]:
     return sorted(names, key=lambda name: name != headline(runs))
 
 
-def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicates]) -> Table:
+def _sparsity(number: int, subject: Subject, name: str, groups: Sequence[Group]) -> Table:
     """What was pruned where: in scope, by modality, and of the other two denominators."""
-    reports = [run.report for run in runs_in(cells)]
+    reports = [run.report for run in runs_in(groups)]
     modalities = [word for word in MODALITIES if any(word in (report.get("modalities") or {}) for report in reports)]
     picks: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
         ("in scope", lambda report: report["total"].get("sparsity")),
@@ -136,10 +138,10 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicat
         ("all weights", lambda report: report["total"].get("model_sparsity")),
     ]
     rows = []
-    for cell in cells:
+    for group in groups:
         entries = []
         for _, pick in picks:
-            numbers = [(run, pick(run.report)) for run in cell.runs]
+            numbers = [(run, pick(run.report)) for run in group.runs]
             entries.append(
                 mean(
                     TableEntry(value=100 * share, sources=(run.source("report.json"),))
@@ -147,7 +149,7 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicat
                     if share is not None
                 )
             )
-        rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(cell.runs)}"), tuple(entries)))
+        rows.append(((str(group.method), group.scope, percent(group.sparsity), f"{len(group.runs)}"), tuple(entries)))
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
         labels=("method", "scope", "asked", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
@@ -156,19 +158,19 @@ def _sparsity(number: int, subject: Subject, name: str, cells: Sequence[Replicat
     )  # fmt: skip
 
 
-def _change(number: int, name: str, cells: Sequence[Replicates], study: Study) -> Table:
-    """What pruning did to the dimensions: by cell the mean over a modality's layers, then over runs."""
-    changes = changes_of(study, cells)
+def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Table:
+    """What pruning did to the dimensions: by group the mean over a modality's layers, then over runs."""
+    changes = changes_of(study, groups)
     modalities = [word for word in MODALITIES if any(change.of(word) is not None for change in changes)]
-    several = len(changes) > len({change.cell for change in changes})
+    several = len(changes) > len({change.group for change in changes})
     rows = []
-    for cell in cells:
-        ours = [change for change in changes if change.cell is cell and change.before]
+    for group in groups:
+        ours = [change for change in changes if change.group is group and change.before]
         files = tuple(one.source for change in ours for one in (change.before, change.after) if one)
         means = (mean(TableEntry(value=change.of(word)) for change in ours) for word in modalities)
         entries = tuple(replace(number, decimals=2, sources=files) for number in means)
         if ours:
-            rows.append(((str(cell.method), cell.scope, percent(cell.sparsity), f"{len(ours)}"), entries))
+            rows.append(((str(group.method), group.scope, percent(group.sparsity), f"{len(ours)}"), entries))
     return Table(
         key=f"change-{number}", title=f"Change of intrinsic dimension by pruning: {name}", paper="Figures 5 and 6",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,
@@ -233,12 +235,12 @@ def _spread(layers: Sequence[LayerProfile], measured: MeasuredProfile) -> TableE
     )
 
 
-def cautions(cells: Sequence[Replicates]) -> list[str]:
+def cautions(groups: Sequence[Group]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
-    runs = [run for run in runs_in(cells) if run.results]
+    runs = [run for run in runs_in(groups) if run.results]
     notes = []
     names = list(dict.fromkeys(run.model for run in runs))
-    if any(len({run.model for run in cell.runs}) > 1 for cell in cells):
+    if any(len({run.model for run in group.runs}) > 1 for group in groups):
         notes.append(f"means are over models that share their class and size: {', '.join(names)}")
     if any(not evaluated_alike(runs[0], run) for run in runs):
         notes.append("CAUTION: runs were evaluated with different samples, settings or tokenizers")
@@ -246,9 +248,9 @@ def cautions(cells: Sequence[Replicates]) -> list[str]:
         notes.append("all of these runs are one-shot")
     if any(run.results.get("limit") for run in runs):
         notes.append("CAUTION: some runs were evaluated on a part of the split (--eval-limit)")
-    if left_out := [run.label for cell in cells for run in cell.repeated]:
+    if left_out := [run.label for group in groups for run in group.repeated]:
         notes.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
-    reasons = {run: (run.report.get("evaluation") or {}).get("skipped") for run in runs_in(cells) if not run.results}
+    reasons = {run: (run.report.get("evaluation") or {}).get("skipped") for run in runs_in(groups) if not run.results}
     if blank := [f"{run.label} ({reason})" if reason else run.label for run, reason in reasons.items()]:
         notes.append(f"not evaluated: {', '.join(blank)}")
     return notes

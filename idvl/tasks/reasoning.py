@@ -34,7 +34,7 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
         scores, prediction = line.get("scores"), line.get("prediction")
         return about and numbers(scores, 2) and prediction in (0, 1) and scores[prediction] == max(scores)
 
-    return each(loaded, samples, settings, skill="judge", record=record, fits=fits)
+    return each(loaded, samples, settings, skill="verify_statement", record=record, fits=fits)
 
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
@@ -47,5 +47,9 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
 
 
 TASK = Task(
-    headline="accuracy", skills=(frozenset({"judge"}),), unusable_reason=unusable_reason, predict=predict, score=score
+    headline="accuracy",
+    skills=(frozenset({"verify_statement"}),),
+    unusable_reason=unusable_reason,
+    predict=predict,
+    score=score,
 )

@@ -50,7 +50,7 @@ def run(
     path, device, team = begin(recipe, name, folder, reads=[compared], **options)
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as stack:
-        store = stack.enter_context(image_store(path, team, "judging"))
+        store = stack.enter_context(image_store(path, team, "evaluation"))
         work = evaluation.prepare(recipe, loaded, team, reporter, store=store)
         if compared:
             ids = [sample.id for sample in work.selection.samples]

@@ -23,11 +23,12 @@ from idvl.evaluation.evaluation import Evaluation
 from idvl.measurement.profiling import Estimation
 from idvl.models.loading import load
 from idvl.profile import Profile
-from idvl.pruning import calibration, dimensions, head, quality
+from idvl.pruning import calibration, dimensions, head
 from idvl.pruning.calibrate import BLOCKS, calibrate
 from idvl.pruning.calibration import Calibration, powers
 from idvl.pruning.calibration_plan import CalibrationPlan
 from idvl.pruning.calibration_plan import make as make_calibration_plan
+from idvl.pruning.evaluation import BETWEEN, FINAL, evaluate_pruned, prepare_evaluation
 from idvl.pruning.job import Job
 from idvl.pruning.job import gather as gather_job
 from idvl.pruning.plan import PruningPlan
@@ -76,14 +77,14 @@ def run(
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to}
     path, device, team = begin(recipe, name, folder, **options)
     with ExitStack() as stack:
-        stores = [stack.enter_context(image_store(path, team, kind)) for kind in ("training", "judging")]
+        stores = [stack.enter_context(image_store(path, team, kind)) for kind in ("training", "evaluation")]
         gather = calibration.gather if calibrates(recipe.prune) else gather_job
         job = gather(recipe, device, team, reporter, store=stores[0])
         ended = resume and not plan_only and team.first((path / REPORT).exists)
         if ended:
             team.first(lambda: check_saved(path))
         evaluated = ended and team.first(lambda: is_evaluated(read_report(path)))
-        evaluation, skipped = (None, None) if evaluated else quality.prepare(job, reporter, store=stores[1])
+        evaluation, skipped = (None, None) if evaluated else prepare_evaluation(job, reporter, store=stores[1])
         plan, estimation = (None, None) if ended else _planned(job, path if resume else None, reporter)
         if plan_only:
             return PruningResult(plan=plan)
@@ -115,10 +116,10 @@ def _evaluate(
 ) -> None:
     """Evaluate the saved model; report and card tell how well it does."""
     if opened:
-        opened.path(quality.FINAL)
+        opened.path(FINAL)
     options = {"device": job.loaded.model.device, "trust_remote_code": job.recipe.model.trust_remote_code}
     saved = job.team.each(lambda: load(str(folder / "model"), **options))
-    results = quality.measure(evaluation, saved, folder / quality.FINAL, reporter)
+    results = evaluate_pruned(evaluation, saved, folder / FINAL, reporter)
     job.team.first(lambda: add_evaluation(job, folder, results))
 
 
@@ -190,7 +191,7 @@ class PruningRun:
         """Learn the head, estimate the profile, prune, save."""
         job, provenance = self.job, runs.provenance()
         if self.opened:
-            for name in (dimensions.FOLDER, CHECKPOINTS, *([quality.STEPS] if job.recipe.eval.every else [])):
+            for name in (dimensions.FOLDER, CHECKPOINTS, *([BETWEEN] if job.recipe.eval.every else [])):
                 self.opened.path(name)
         if job.recipe.train.new_head:
             head.learn(job, self.folder, self.opened, self.reporter)

@@ -137,7 +137,7 @@ def test_karpathys_test_split_is_put_together_from_two_repositories(repos: dict[
     listed = [f"COCO_val2014_{number:012d}.jpg" for number in range(5, 3_000, 20)]
     assert whole["ids"] == listed and whole["split"] == "test"
     assert whole["texts"] == [f"{caption(5, version)}, as listed" for version in range(5)]
-    # what is judged is not trained on
+    # what is evaluated on is not trained on
     assert learnt["split"] == "val" and len(learnt["ids"]) == 2_850 and not set(learnt["ids"]) & set(listed)
     assert learnt["without"]["list"] == "yerevann/coco-karpathy"
     join = whole["join"]

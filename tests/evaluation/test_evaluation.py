@@ -1,4 +1,4 @@
-"""Predictions are made once, whoever makes them and however often the run stops; and what cannot be judged says so."""
+"""Predictions are made once, by any number of processes and after any break; what cannot be evaluated is refused."""
 
 import json
 import os
@@ -228,7 +228,7 @@ def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
         (VIT, {"eval__split": "tset"}, "did you mean 'test'"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_before_anything_is_written(tmp_path, settings, changes, told):
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(tmp_path, settings, changes, told):
     with pytest.raises(UsageError, match=told):
         evaluated(tmp_path / "run", settings, **changes)
     assert not (tmp_path / "run").exists()

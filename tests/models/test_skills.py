@@ -29,7 +29,7 @@ SKILLS_OF = {
     "siglip": {"embed_images", "embed_texts"},
     "flava": {"embed_images", "embed_texts"},
     "vit": {"classify"},
-    "vilt-nlvr2": {"judge"},
+    "vilt-nlvr2": {"verify_statement"},
     "git": {"caption", "answer"},
     "llava": {"caption", "answer"},
     "blip2": {"caption", "answer"},
@@ -319,27 +319,27 @@ def test_false_and_true_are_told_by_their_names(get):
             alone.append(loaded.model(input_ids=shown["input_ids"], **pixels).logits[0])
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    scores = torch.stack(together(loaded, "judge", samples))
+    scores = torch.stack(together(loaded, "verify_statement", samples))
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(scores, torch.stack(alone), atol=1e-5, rtol=1e-4)
     assert (scores.std(0) > 1e-3).all()
     model = tiny.vilt_nlvr2(labels=("True", "False"))[0]
     model.load_state_dict(loaded.model.state_dict())
-    turned = torch.stack(do(wrap(model, loaded.processor), "judge", samples))
+    turned = torch.stack(do(wrap(model, loaded.processor), "verify_statement", samples))
     torch.testing.assert_close(turned, scores.flip(1))
 
 
-def test_a_pair_is_needed_to_judge(get):
+def test_a_pair_is_needed_to_verify_a_statement(get):
     alone = dataclasses.replace(SAMPLES[0], second=None)
     with pytest.raises(UsageError, match="no two images"):
-        do(get("vilt-nlvr2"), "judge", [alone])
+        do(get("vilt-nlvr2"), "verify_statement", [alone])
     config = get("vilt-nlvr2").model.config
     reason = get("vilt-nlvr2").family.training_task.unusable_reason
     assert "two images" in reason(alone, config) and "label is None" in reason(SAMPLES[0], config)
     assert reason(dataclasses.replace(SAMPLES[0], label=1), config) is None
 
 
-def test_other_vilts_are_no_judges():
+def test_other_vilts_verify_no_statements():
     for architectures in (["ViltForQuestionAnswering"], ["ViltModel"], None):
         assert family_of(transformers.ViltConfig(architectures=architectures)).guessed
 

@@ -1,4 +1,4 @@
-"""Tables: what belongs to one cell, means and intervals with known answers, the file behind every number."""
+"""Tables: what belongs to one group, means and intervals with known answers, the file behind every number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from idvl.reporting.collect import collect
 from idvl.reporting.entry import Table, TableEntry, mean_interval
 from idvl.reporting.expected import expected
 from idvl.reporting.export import FORMATS, as_json, shown, written
-from idvl.reporting.groups import cells_of, gains
+from idvl.reporting.groups import groups_of, paired_changes
 from idvl.reporting.lineage import pruned_by
 from idvl.reporting.prunability import spearman
 from idvl.reporting.tables import tables_of
@@ -58,8 +58,8 @@ def test_gains_are_paired_by_model_and_seed(study: Path) -> None:
     assert found.low == pytest.approx(3 - 4.303 / 3**0.5, abs=1e-3)
     # a seed that only one of the two has is no pair
     folders.pruned(study / "multiply-3", 99.0, id_weight="multiply", seed=3)
-    cells = cells_of(collect([study]))
-    assert [made.n for _, made in gains(cells, "CIDEr")] == [3]
+    groups = groups_of(collect([study]))
+    assert [made.n for _, made in paired_changes(groups, "CIDEr")] == [3]
 
 
 def test_settings_that_differ_from_most_runs_are_named(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_settings_that_differ_from_most_runs_are_named(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "b", prune__schedule="cubic", prune__window=10, seed=1)
     folders.pruned(tmp_path / "c", prune__schedule="one-shot", prune__window=10, train__epochs=0)
     folders.pruned(tmp_path / "d", prune__schedule="cubic", prune__window=5)
-    names = {str(cell.method): len(cell.runs) for cell in cells_of(collect([tmp_path]))}
+    names = {str(group.method): len(group.runs) for group in groups_of(collect([tmp_path]))}
     assert names == {"PLATON": 2, "PLATON, one-shot": 1, "PLATON, window 5": 1}
 
 
@@ -81,7 +81,7 @@ def test_what_weights_by_id_is_named_apart_and_still_compared(tmp_path: Path) ->
     other = folders.pruned(tmp_path / "other", 59.0, id_weight="multiply")
     folders.write(other / "profile.json", folders.profile(scale=2.0))
     folders.pruned(tmp_path / "again", 53.0, id_weight="multiply", seed=1)
-    found = {str(cell.method): made.value for cell, made in gains(cells_of(collect([tmp_path])), "CIDEr")}
+    found = {str(group.method): made.value for group, made in paired_changes(groups_of(collect([tmp_path])), "CIDEr")}
     assert found == {
         **{"PLATON × ID": 3.0, "PLATON × ID, ID estimator icml24": 7.0, "PLATON × ID, other IDs": 9.0},
         "PLATON × ID, profile published:blip-coco": 5.0,
@@ -97,26 +97,26 @@ def test_the_same_dimensions_are_no_others(tmp_path: Path) -> None:
     part = folders.profile()
     del part["layers"]["text.0.query"]
     folders.write(tmp_path / "c" / "profile.json", part)
-    assert {str(cell.method) for cell in cells_of(collect([tmp_path]))} == {"PLATON × ID"}
+    assert {str(group.method) for group in groups_of(collect([tmp_path]))} == {"PLATON × ID"}
     for name, scale in (("d", 0.5), ("e", 0.7)):
         folders.pruned(tmp_path / name, 52.0, id_weight="divide", sparsity=scale, prune__refresh_profile=5)
         folders.write(tmp_path / name / "profile.json", folders.profile(scale=scale))
-    assert not any("other IDs" in str(cell.method) for cell in cells_of(collect([tmp_path])))
+    assert not any("other IDs" in str(group.method) for group in groups_of(collect([tmp_path])))
 
 
 def test_runs_whose_settings_are_lost_are_neither_paired_nor_averaged(study: Path) -> None:
     lost = [run for run in study.glob("[mn]*") if not (run / "run.json").unlink()]
-    cells = cells_of(collect([study]))
-    assert list(gains(cells, "CIDEr")) == [] and len(cells) == len(lost) == 7
-    assert all("not known" in str(cell.method) for cell in cells)
+    groups = groups_of(collect([study]))
+    assert list(paired_changes(groups, "CIDEr")) == [] and len(groups) == len(lost) == 7
+    assert all("not known" in str(group.method) for group in groups)
 
 
-def test_a_run_judged_on_a_part_does_not_stand_in_for_its_repeat(tmp_path: Path) -> None:
+def test_a_run_evaluated_on_a_part_does_not_stand_in_for_its_repeat(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a", 1.0)
     folders.write(tmp_path / "a" / "eval" / "results.json", folders.results({"CIDEr": 1.0}, "x", limit=1, samples=1))
     folders.pruned(tmp_path / "b", 60.0)
-    (cell,) = cells_of(collect([tmp_path]))
-    assert cell.entry("CIDEr").value == 60.0
+    (group,) = groups_of(collect([tmp_path]))
+    assert group.entry("CIDEr").value == 60.0
 
 
 def test_equal_weights_are_of_the_folder_that_is_named(tmp_path: Path) -> None:
@@ -151,15 +151,15 @@ def test_lineage_does_not_depend_on_where_the_analysis_runs(tmp_path: Path, monk
         assert found == {"by path", "by name", "moved"}
 
 
-def test_only_what_was_judged_by_the_same_settings_is_compared(tmp_path: Path) -> None:
+def test_only_what_was_evaluated_by_the_same_settings_is_compared(tmp_path: Path) -> None:
     for name, weight, beams in (("a", "none", 3), ("b", "multiply", 1)):
         folders.pruned(tmp_path / name, 50.0, id_weight=weight)
         made = folders.results({"CIDEr": 50.0}, name, settings={"beams": beams, "batch_size": 1})
         folders.write(tmp_path / name / "eval" / "results.json", made)
-    assert list(gains(cells_of(collect([tmp_path])), "CIDEr")) == []
+    assert list(paired_changes(groups_of(collect([tmp_path])), "CIDEr")) == []
     made = folders.results({"CIDEr": 50.0}, "b", settings={"beams": 3, "batch_size": 8})
     folders.write(tmp_path / "b" / "eval" / "results.json", made)
-    assert len(list(gains(cells_of(collect([tmp_path])), "CIDEr"))) == 1
+    assert len(list(paired_changes(groups_of(collect([tmp_path])), "CIDEr"))) == 1
 
 
 def test_a_pruned_model_that_was_measured_twice_is_one_run(tmp_path: Path) -> None:
@@ -178,15 +178,15 @@ def test_one_shot_runs_are_told_apart_by_their_own_training(tmp_path: Path) -> N
         folders.pruned(tmp_path / name, seed="abc".index(name), train__max_steps=steps, **shot)
     for seed in range(4):
         folders.pruned(tmp_path / f"{seed}", prune__schedule="cubic", seed=seed, train__max_steps=900)
-    names = {str(cell.method): len(cell.runs) for cell in cells_of(collect([tmp_path]))}
+    names = {str(group.method): len(group.runs) for group in groups_of(collect([tmp_path]))}
     assert names == {"PLATON": 4, "PLATON, one-shot": 2, "PLATON, one-shot, max_steps 50": 1}
 
 
 def test_runs_on_other_samples_are_no_replicates(tmp_path: Path) -> None:
     for name, samples in (("a", "x"), ("b", "x"), ("c", "y")):
         folders.pruned(tmp_path / name, samples=samples)
-    cells = {str(cell.method): cell for cell in cells_of(collect([tmp_path]))}
-    assert list(cells) == ["PLATON", "PLATON, other samples"] and len(cells["PLATON"].repeated) == 1
+    groups = {str(group.method): group for group in groups_of(collect([tmp_path]))}
+    assert list(groups) == ["PLATON", "PLATON, other samples"] and len(groups["PLATON"].repeated) == 1
 
 
 def test_a_whole_split_is_the_same_samples_whatever_its_limit(study: Path) -> None:

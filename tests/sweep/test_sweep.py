@@ -298,7 +298,7 @@ def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
     assert after == load(str(folder / "multiply" / "model")).description["fingerprint"]
     asked = grid.read(file(tmp_path, run=["eval"], matrix={"eval.limit": [10, 20]}))
     assert [cell.recipe.eval.limit for cell in asked.cells] == [10, 20]
-    result, _ = carry_out(asked.path, tmp_path / "judged")
+    result, _ = carry_out(asked.path, tmp_path / "evaluated")
     assert [line.metrics.keys() >= {"top-1"} for line in result.lines] == [True, True]
     assert worker.PRELOADED[0] == sweep.restartable.__name__
 

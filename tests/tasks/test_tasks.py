@@ -9,7 +9,7 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from tests.support.tiny import samples
 
-SKILLS = {"caption", "answer", "embed_images", "embed_texts", "match", "classify", "judge"}
+SKILLS = {"caption", "answer", "embed_images", "embed_texts", "match", "classify", "verify_statement"}
 
 
 @pytest.mark.parametrize("name", tasks.names())
@@ -31,7 +31,7 @@ def test_all_tasks_are_found():
         ({"embed_images", "embed_texts"}, ["classification", "retrieval"]),
         ({"embed_images"}, []),
         ({"classify"}, ["classification"]),
-        ({"judge", "answer"}, ["reasoning", "vqa"]),
+        ({"verify_statement", "answer"}, ["reasoning", "vqa"]),
     ],
 )
 def test_what_a_model_can_do_follows_from_its_skills(skills, expected):

@@ -115,7 +115,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_page(tmp_path: Path, monkeypat
     assert (tmp_path / "x.html").exists() and any("'depth' cannot be drawn" in told for told in reporter.warnings)
 
 
-def test_built_in_images_are_those_that_were_judged() -> None:
+def test_built_in_images_are_those_that_were_evaluated() -> None:
     for sample in [*shapes.samples("test", 3, seed=5), *digits.samples("test", 2, seed=5)]:
         drawn = Image.open(io.BytesIO(analyze.picture(sample.id)))
         assert np.array_equal(np.asarray(drawn), np.asarray(sample.image))

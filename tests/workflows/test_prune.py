@@ -386,7 +386,7 @@ def test_batch_norm_is_measured_and_saved_as_it_came(place, tmp_path, digits):
     assert running and all(torch.equal(dense[name], found[name]) for name in running)
 
 
-def test_the_pruned_model_is_judged_on_the_split_it_was_not_trained_on(place, tmp_path, digits):
+def test_the_pruned_model_is_evaluated_on_the_split_it_was_not_trained_on(place, tmp_path, digits):
     folder = tmp_path / "run"
     result, _ = pruned(place, folder, **digits, eval__every=10)
     found = result.report["evaluation"]
@@ -441,7 +441,7 @@ def test_an_evaluation_of_someone_elses_is_not_removed(place, tmp_path, digits):
     assert (folder / "eval" / "predictions.jsonl").read_text() == "mine"
 
 
-def test_a_run_cut_off_while_it_is_judged_goes_on_there(place, tmp_path, digits, monkeypatch):
+def test_a_run_interrupted_in_its_evaluation_resumes_there(place, tmp_path, digits, monkeypatch):
     folder = tmp_path / "run"
     append, calls = predictions.append, []
 
@@ -537,7 +537,7 @@ def test_predictions_of_other_weights_are_not_taken_for_these(place, tmp_path, d
     assert json.loads((stale / "results.json").read_text())["found"] == 0
 
 
-def test_without_a_split_beside_the_trained_one_nothing_is_judged(place, tmp_path):
+def test_without_a_split_beside_the_trained_one_nothing_is_evaluated(place, tmp_path):
     result, reporter = pruned(place, tmp_path / "run", prune__criterion="magnitude", prune__id_weight="none")
     assert "one split, all, and it was used for training" in result.report["evaluation"]["skipped"]
     assert any("is not evaluated: " in warning for warning in reporter.warnings)

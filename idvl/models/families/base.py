@@ -48,7 +48,7 @@ class Skill:
     # (loaded, items, settings) -> model inputs on the CPU, each leading with the items; any thread may call it
     prepare: Callable[[Loaded, Sequence[Any], Generation], dict[str, Tensor]]
     # (loaded, inputs, settings) -> a text for each item, or float32 rows on the CPU: (n, d) embeddings of length one,
-    # (n, classes) logits, (n, 2) logits of False and True (judge), (k,) scores of an image's texts (match)
+    # (n, classes) logits, (n, 2) logits of False and True (verify_statement), (k,) scores of an image's texts (match)
     perform: Callable[[Loaded, dict[str, Tensor], Generation], list[str] | Tensor]
     # what the settings' prompt is where they have none and the tokenizer knows its words
     prompt: str = ""
@@ -87,7 +87,7 @@ class Family:
     call: Callable[[nn.Module, dict[str, Tensor]], Any] = call
     # None where idvl knows no loss for what the checkpoint's class returns
     training_task: TrainingTask | None = None
-    # what the checkpoint's class can do: caption, answer, embed_images, embed_texts, match, classify, judge
+    # what the checkpoint's class can do: caption, answer, embed_images, embed_texts, match, classify, verify_statement
     skills: Mapping[str, Skill] = field(default_factory=dict)
     guessed: bool = False
     # what was guessed, and what the numbers do not cover: one sentence each

@@ -73,7 +73,7 @@ def questions(loaded: Any, samples: Sequence[Sample], settings: Generation) -> d
 
 
 @torch.no_grad()
-def judge(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
+def verify_statement(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
     """The logits of false and true, (n, 2)."""
     scores = loaded.family.call(loaded.model, on_device(loaded.model, inputs)).logits
     return scores[:, classes(loaded.model.config)].float().cpu()
@@ -100,5 +100,5 @@ FAMILY = Family(
     # without the shuffling of patches
     call=call_in_order,
     training_task=TrainingTask(loss=loss, inputs=training_inputs, unusable_reason=unusable_reason),
-    skills={"judge": Skill(prepare=questions, perform=judge)},
+    skills={"verify_statement": Skill(prepare=questions, perform=verify_statement)},
 )

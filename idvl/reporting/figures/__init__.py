@@ -6,14 +6,14 @@ from idvl.reporting.change import changes_of
 from idvl.reporting.collect import Study
 from idvl.reporting.figure import Figure
 from idvl.reporting.figures import change, dimensions, prunability, pruning
-from idvl.reporting.groups import cells_of
+from idvl.reporting.groups import groups_of
 
 
 def figures_of(study: Study) -> list[Figure]:
     """All figures that the runs have points for."""
-    cells = cells_of(study)
-    changes = changes_of(study, cells)
-    every = [dimensions.by_depth(study), pruning.layer_sparsity(cells), pruning.quality(study, cells)]
+    groups = groups_of(study)
+    changes = changes_of(study, groups)
+    every = [dimensions.by_depth(study), pruning.layer_sparsity(groups), pruning.quality(study, groups)]
     every += [change.by_method(changes), change.by_scope(changes)]
     every += [prunability.figure(study), prunability.alone(study), dimensions.by_scale(study)]
     return [figure for figure in every if figure.panels]

@@ -9,16 +9,16 @@ from collections.abc import Callable, Hashable, Sequence
 from idvl.profile import Profile
 from idvl.reporting.change import UNLIKE, Change
 from idvl.reporting.figure import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
-from idvl.reporting.groups import Replicates, model_of
+from idvl.reporting.groups import Group, model_of
 from idvl.reporting.labels import percent
 
 
 def by_method(changes: Sequence[Change]) -> Figure:
     """A panel for each sparsity, a curve for each method."""
-    ours = [change for change in changes if change.cell.scope == "all"]
+    ours = [change for change in changes if change.group.scope == "all"]
     panels = (
-        _panel(percent(sparsity), group, lambda cell: str(cell.method), tones=lambda cell: cell)
-        for (_, sparsity), group in grouped(ours, lambda change: (change.cell.subject, change.cell.sparsity))
+        _panel(percent(sparsity), members, lambda group: str(group.method), tones=lambda group: group)
+        for (_, sparsity), members in grouped(ours, lambda change: (change.group.subject, change.group.sparsity))
     )
     title = "Intrinsic dimension before and after pruning, by method"
     return make(panels, key="after", title=title, paper="Figure 5", x_label=DEPTH, y_label="intrinsic dimension")
@@ -26,40 +26,40 @@ def by_method(changes: Sequence[Change]) -> Figure:
 
 def by_scope(changes: Sequence[Change]) -> Figure:
     """A panel for each method, a curve for each scope (its colour) and sparsity."""
-    ours = [change for change in changes if change.cell.scope != "all"]
+    ours = [change for change in changes if change.group.scope != "all"]
     panels = (
         _panel(
-            str(method), group, lambda cell: f"{cell.scope} pruned, {percent(cell.sparsity)}",
-            tones=lambda cell: cell.scope,
+            str(method), members, lambda group: f"{group.scope} pruned, {percent(group.sparsity)}",
+            tones=lambda group: group.scope,
         )
-        for (_, method), group in grouped(ours, lambda change: (change.cell.subject, change.cell.method))
+        for (_, method), members in grouped(ours, lambda change: (change.group.subject, change.group.method))
     )  # fmt: skip
     title = "Pruning one modality: the dimensions of all"
     return make(panels, key="other", title=title, paper="Figure 6", x_label=DEPTH, y_label="intrinsic dimension")
 
 
 def _panel(
-    word: str, group: Sequence[Change], name: Callable[[Replicates], str], tones: Callable[[Replicates], Hashable]
+    word: str, changes: Sequence[Change], name: Callable[[Group], str], tones: Callable[[Group], Hashable]
 ) -> Panel:
-    """The dense model's curve and one for each cell; cells of one tone differ by their strokes."""
-    cells = grouped(group, lambda found: found.cell)
-    starts = {found.before.source: found.before.profile for found in group if found.before}
+    """The dense model's curve and one for each group; groups of one tone differ by their strokes."""
+    groups = grouped(changes, lambda found: found.group)
+    starts = {found.before.source: found.before.profile for found in changes if found.before}
     dense = list(starts.values())
     before = dense[0] if dense else None
-    order = before or group[0].profile
+    order = before or changes[0].profile
     series = [_curve("dense model", "ink", dense, order, tuple(starts))] if dense else []
     colours: dict[Hashable, int] = {}
     strokes: Counter[Hashable] = Counter()
-    for cell, found in cells:
-        tone = tones(cell)
+    for group, found in groups:
+        tone = tones(group)
         colour = colours.setdefault(tone, len(colours) + 1)
         behind = tuple(one.after.source for one in found)
         dash = DASHES[strokes[tone] % len(DASHES)]
         strokes[tone] += 1
-        series.append(_curve(name(cell), str(colour), [one.profile for one in found], order, behind, dash))
+        series.append(_curve(name(group), str(colour), [one.profile for one in found], order, behind, dash))
     return Panel(
-        name=f"{word}: {model_of([cell for cell, _ in cells])} on {group[0].cell.subject.dataset}",
-        series=tuple(series), shaded=blocks(order), caption=_unmatched(before, group),
+        name=f"{word}: {model_of([group for group, _ in groups])} on {changes[0].group.subject.dataset}",
+        series=tuple(series), shaded=blocks(order), caption=_unmatched(before, changes),
     )  # fmt: skip
 
 
@@ -81,13 +81,13 @@ def _curve(
     )  # fmt: skip
 
 
-def _unmatched(before: Profile | None, group: Sequence[Change]) -> str:
+def _unmatched(before: Profile | None, changes: Sequence[Change]) -> str:
     if before is None:
         return "the dense model's dimensions are not among these runs"
-    names = {name for change in group for name in change.profile.layers}
+    names = {name for change in changes for name in change.profile.layers}
     only, lacking = len(names - before.layers.keys()), len(before.layers.keys() - names)
     notes = [f"layers of pruned models only, left out: {only}"] if only else []
     notes += [f"layers of the dense model only: {lacking}"] if lacking else []
-    if not all(change.alike for change in group):
+    if not all(change.alike for change in changes):
         notes.append(UNLIKE)
     return "; ".join(notes)

@@ -21,23 +21,24 @@ from idvl.reporting.figure import (
     runs_of,
     share,
 )
-from idvl.reporting.groups import Replicates, mean_of, model_of, runs_in
+from idvl.reporting.groups import Group, mean_of, model_of, runs_in
 from idvl.reporting.lineage import dense_runs
 from idvl.reporting.tables import headline
 
 
-def quality(study: Study, cells: Sequence[Replicates]) -> Figure:
+def quality(study: Study, groups: Sequence[Group]) -> Figure:
     """Figures 1 and 4: the headline metric against the sparsity of what is pruned, a curve for each scope."""
 
     def panels() -> Iterator[Panel]:
-        for subject, ours in grouped(cells, lambda cell: cell.subject):
+        for subject, ours in grouped(groups, lambda group: group.subject):
             metric = headline(runs_in(ours))
             if metric is None:
                 continue
-            for (criterion, extra), group in grouped(ours, lambda cell: (cell.method.criterion, cell.method.extra)):
+            criteria = grouped(ours, lambda group: (group.method.criterion, group.method.extra))
+            for (criterion, extra), members in criteria:
                 name = ", ".join(filter(None, (labels.criterion(criterion), extra)))
-                curves = grouped(group, lambda cell: (cell.scope, cell.method))
-                series = [_scope(metric, found, group) for _, found in curves]
+                curves = grouped(members, lambda group: (group.scope, group.method))
+                series = [_scope(metric, found, members) for _, found in curves]
                 yield Panel(
                     name=f"{name}: {model_of(ours)} on {subject.dataset}",
                     series=(*series, *_start(metric, ours, study)),
@@ -51,31 +52,31 @@ def quality(study: Study, cells: Sequence[Replicates]) -> Figure:
     )  # fmt: skip
 
 
-def _scope(metric: str, cells: Sequence[Replicates], group: Sequence[Replicates]) -> Series:
-    scope, method = cells[0].scope, cells[0].method
-    scopes = list(dict.fromkeys(cell.scope for cell in group))
-    methods = list(dict.fromkeys(cell.method for cell in group))
-    points = [(cell, entry) for cell in cells if (entry := cell.entry(metric)).value is not None]
+def _scope(metric: str, groups: Sequence[Group], members: Sequence[Group]) -> Series:
+    scope, method = groups[0].scope, groups[0].method
+    scopes = list(dict.fromkeys(group.scope for group in members))
+    methods = list(dict.fromkeys(group.method for group in members))
+    points = [(group, entry) for group in groups if (entry := group.entry(metric)).value is not None]
     title = ", ".join(filter(None, (labels.weighting(method.id_weight), method.weighting)))
     # the paper's colours are scopes, and weightings its strokes; with one scope, weightings have the colours
     tone = SCOPES.get(scope, str(scopes.index(scope))) if len(scopes) > 1 else WEIGHTINGS.get(method.id_weight, "3")
     return Series(
         name=title if len(scopes) == 1 else f"{scope}, {title}", tone=tone,
         dash=DASHES[methods.index(method) % 3], hollow=method.id_weight == "none",
-        x=tuple(100 * cell.sparsity for cell, _ in points), y=tuple(entry.value or 0.0 for _, entry in points),
+        x=tuple(100 * group.sparsity for group, _ in points), y=tuple(entry.value or 0.0 for _, entry in points),
         low=tuple(entry.low for _, entry in points), high=tuple(entry.high for _, entry in points),
-        names=tuple(f"{cell.method}, {cell.scope}, {labels.percent(cell.sparsity)}" for cell, _ in points),
+        names=tuple(f"{group.method}, {group.scope}, {labels.percent(group.sparsity)}" for group, _ in points),
         facts={
             "runs": tuple(f"{entry.n}" for _, entry in points),
-            "of all weights": tuple(share(cell.runs[0].report["total"].get("model_sparsity")) for cell, _ in points),
+            "of all weights": tuple(share(group.runs[0].report["total"].get("model_sparsity")) for group, _ in points),
         },
         sources=tuple(source for _, entry in points for source in entry.sources),
     )  # fmt: skip
 
 
-def _start(metric: str, cells: Sequence[Replicates], study: Study) -> Iterator[Series]:
+def _start(metric: str, groups: Sequence[Group], study: Study) -> Iterator[Series]:
     """The dense model, at sparsity 0, where its evaluation is among the runs."""
-    quality = mean_of(dense_runs(runs_in(cells), study), metric)
+    quality = mean_of(dense_runs(runs_in(groups), study), metric)
     if quality.value is not None:
         yield Series(
             name="dense model", tone="ink", x=(0.0,), y=(quality.value,), low=(quality.low,), high=(quality.high,),
@@ -83,24 +84,24 @@ def _start(metric: str, cells: Sequence[Replicates], study: Study) -> Iterator[S
         )  # fmt: skip
 
 
-def layer_sparsity(cells: Sequence[Replicates]) -> Figure:
+def layer_sparsity(groups: Sequence[Group]) -> Figure:
     """Figure 3: each layer's sparsity, a curve for each weighting by ID."""
 
     def panels() -> Iterator[Panel]:
-        for key, group in grouped(
-            cells, lambda c: (c.subject, c.method.criterion, c.method.extra, c.scope, c.sparsity)
+        for key, members in grouped(
+            groups, lambda c: (c.subject, c.method.criterion, c.method.extra, c.scope, c.sparsity)
         ):
             subject, criterion, extra, scope, sparsity = key
-            depths = _depths(group)
-            dimensions = _dimensions(group)
-            series = tuple(_layers(cell, depths, _dimensions([cell]) or dimensions) for cell in group)
+            depths = _depths(members)
+            dimensions = _dimensions(members)
+            series = tuple(_layers(group, depths, _dimensions([group]) or dimensions) for group in members)
             words = [labels.criterion(criterion), labels.percent(sparsity), *filter(None, (extra,))]
             words += [] if scope == "all" else [scope]
-            profile = next((run.profile for run in runs_in(group) if run.profile), None)
+            profile = next((run.profile for run in runs_in(members) if run.profile), None)
             shaded = blocks(profile) if profile else ()
-            several = any(len(cell.runs) > 1 for cell in group)
+            several = any(len(group.runs) > 1 for group in members)
             yield Panel(
-                name=f"{', '.join(words)}: {model_of(group)} on {subject.dataset}", series=series, shaded=shaded,
+                name=f"{', '.join(words)}: {model_of(members)} on {subject.dataset}", series=series, shaded=shaded,
                 caption="means over runs; bands go from the smallest to the largest" if several else "",
             )  # fmt: skip
 
@@ -110,9 +111,9 @@ def layer_sparsity(cells: Sequence[Replicates]) -> Figure:
     )  # fmt: skip
 
 
-def _depths(cells: Sequence[Replicates]) -> dict[str, int]:
+def _depths(groups: Sequence[Group]) -> dict[str, int]:
     """Layer -> its place, in order: the depth of a profile, else the order of the reports."""
-    runs = runs_in(cells)
+    runs = runs_in(groups)
     names = list(dict.fromkeys(name for run in runs for name in run.report.get("layers") or {}))
     known = {name: layer.depth for run in runs if run.profile for name, layer in run.profile.layers.items()}
     if all(name in known for name in names):
@@ -120,10 +121,10 @@ def _depths(cells: Sequence[Replicates]) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-def _dimensions(cells: Sequence[Replicates]) -> dict[str, str]:
+def _dimensions(groups: Sequence[Group]) -> dict[str, str]:
     """Layer -> its dimension with its error, in words; runs without weighting show that of the others."""
     estimates: dict[str, list[tuple[float, float | None]]] = {}
-    for run in runs_in(cells):
+    for run in runs_in(groups):
         for name, layer in (run.report.get("layers") or {}).items():
             if layer.get("dimension") is not None:
                 estimates.setdefault(name, []).append((layer["dimension"], layer.get("stderr")))
@@ -135,25 +136,25 @@ def _dimensions(cells: Sequence[Replicates]) -> dict[str, str]:
     return words
 
 
-def _layers(cell: Replicates, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
-    """Each layer's mean sparsity over a cell's runs, with the smallest and the largest."""
+def _layers(group: Group, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
+    """Each layer's mean sparsity over a group's runs, with the smallest and the largest."""
     points: list[tuple[str, list[float], int]] = []
     for name in depths:
-        layers = [run.report["layers"][name] for run in cell.runs if name in run.report.get("layers", {})]
+        layers = [run.report["layers"][name] for run in group.runs if name in run.report.get("layers", {})]
         shares = [100 * layer["sparsity"] for layer in layers if layer.get("sparsity") is not None]
         if shares:
             points.append((name, shares, layers[0].get("weights") or 0))
-    several, weighting = len(cell.runs) > 1, cell.method.id_weight
+    several, weighting = len(group.runs) > 1, group.method.id_weight
     facts = {"weights": tuple(f"{weights:,}" for *_, weights in points)}
     if dimensions:
         facts = {"ID": tuple(dimensions.get(name, "no estimate") for name, *_ in points)} | facts
     return Series(
-        name=str(cell.method) + runs_of(len(cell.runs)), tone=WEIGHTINGS.get(weighting, "3"),
+        name=str(group.method) + runs_of(len(group.runs)), tone=WEIGHTINGS.get(weighting, "3"),
         dash="solid" if weighting == "multiply" else "dotted" if weighting == "divide" else "dashed",
         x=tuple(float(depths[name]) for name, *_ in points),
         y=tuple(math.fsum(shares) / len(shares) for _, shares, _ in points),
         low=tuple(min(shares) for _, shares, _ in points) if several else None,
         high=tuple(max(shares) for _, shares, _ in points) if several else None,
         names=tuple(name for name, *_ in points), facts=facts,
-        sources=tuple(run.source("report.json") for run in cell.runs),
+        sources=tuple(run.source("report.json") for run in group.runs),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How well the model does its task while it is pruned, and at the end. It prunes nothing."""
+"""Evaluation of a pruning run: of the model while it is pruned, and at the end. It prunes nothing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from idvl.pruning.calibration import Calibration
     from idvl.pruning.job import Job
 
-# folders inside a run's: the evaluation of what it ends with, and those on the way
-FINAL, STEPS = "eval", "evaluations"
+# folders inside a run's: the evaluation of what it ends with, and those during training
+FINAL, BETWEEN = "eval", "evaluations"
 SIGNATURE = "signature.json"
 # settings that request an evaluation, which must then be possible
 EXPLICIT = ("task", "split", "every", "prompt", "beams", "min_length", "max_length", "templates", "rerank")
 
 
-def prepare(job: Job | Calibration, reporter: Reporter, *, store: Path) -> tuple[Evaluation | None, str | None]:
+def prepare_evaluation(
+    job: Job | Calibration, reporter: Reporter, *, store: Path
+) -> tuple[Evaluation | None, str | None]:
     """The evaluation of the job's model, or the reason why there can be none; neither where none is requested.
 
     Raises UsageError for an explicit request that cannot be met.
@@ -59,7 +61,7 @@ def prepare(job: Job | Calibration, reporter: Reporter, *, store: Path) -> tuple
     return work, None
 
 
-def measure(work: Evaluation, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:
+def evaluate_pruned(work: Evaluation, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:
     """The results of a pruned model, evaluated in a folder.
 
     What is in the folder is resumed if it has the same weights and settings, and recreated otherwise.
