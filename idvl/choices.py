@@ -1,4 +1,4 @@
-"""Allowed values of the pruning settings, spelled once; the first is the default."""
+"""Allowed values of settings, spelled once; the first is the default, where there is one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 DEFAULT_CRITERION = "platon"
-_SPARSITY = Path(__file__).parent / "sparsity"
-# a criterion or an allocation is a file: listed, not imported
+_SPARSITY, _TASKS = (Path(__file__).parent / room for room in ("sparsity", "tasks"))
+# a criterion, an allocation or a task is a file: listed, not imported
 _CRITERIA = {path.stem for path in (_SPARSITY / "criteria").glob("[a-z]*.py")}
 _ALLOCATIONS = {path.stem for path in (_SPARSITY / "allocation").glob("[a-z]*.py")}
 
@@ -21,5 +21,6 @@ Repair = Literal["none", "obs"]
 ScheduleName = Literal["cubic", "linear", "one-shot"]
 Compat = Literal["none", "icml24"]
 Precision = Literal["no", "bf16", "fp16"]
+Task = Literal[*sorted(path.stem for path in _TASKS.glob("[a-z]*.py"))]
 Smoothing = Literal["float32", "bfloat16"]
 Texts = Literal["any", "first"]

@@ -27,6 +27,11 @@ def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.flo
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(asked)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(
+            f"unknown device {quoted(str(asked))}: use cpu, or cuda, cuda:0, ... on a machine with a GPU"
+        ) from error
+    try:
         torch.empty(1, dtype=dtype, device=device)
         if device.type == "meta" or (device.type == "cpu" and device.index):
             raise RuntimeError("there is one CPU, and meta computes nothing")
@@ -34,7 +39,7 @@ def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.flo
         there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
         what = str(dtype).removeprefix("torch.")
         raise UsageError(
-            f"no device {quoted(str(asked))} that computes in {what} on this machine; choose {there}"
+            f"device {quoted(str(asked))} is not there or does not compute in {what} on this machine: use {there}"
         ) from error
     return device
 

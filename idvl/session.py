@@ -12,21 +12,56 @@ from typing import Any
 
 import torch
 
+from idvl import recipe as recipes
 from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import Selection, select
 from idvl.distributed import Team, join_team
+from idvl.errors import UsageError
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded, load
+from idvl.models.locating import locate
 from idvl.profile import Profile
 from idvl.recipe import ModelSection, Recipe
 
+# what a folder of this name holds is the model of a run one level up
+MODEL = "model"
+# the settings that say where samples come from; allow_outside is not among them, as it takes trust
+SOURCE = {
+    *("dataset", "data_dir", "dataset_id"),
+    *("image_column", "text_column", "label_column", "answers_column", "second_image_column"),
+}
+
 
 def with_dataset(recipe: Recipe) -> Recipe:
-    """The recipe with its dataset: its own, or a built-in model's. UsageError where there is neither."""
-    dataset = recipe.data.dataset or dataset_of(recipe.model.name)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dataset": dataset})})
+    """The recipe with its dataset: its own, that of the run whose model it names, or a built-in model's.
+
+    UsageError where there is none, and before that for the path of a model that does not exist.
+    """
+    if recipe.data.dataset:
+        return recipe
+    locate(recipe.model.name)
+    run = run_of(recipe.model.name)
+    source = _recorded_source(run) if run else {}
+    if not source.get("dataset"):
+        source = {"dataset": dataset_of(recipe.model.name)}
+    missing = {key: value for key, value in source.items() if getattr(recipe.data, key) is None}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=missing)})
+
+
+def _recorded_source(run: Path) -> dict[str, Any]:
+    """Where the samples of a run came from: nothing where its recipe cannot be read."""
+    try:
+        return recipes.load(run / "recipe.yaml").data.model_dump(include=SOURCE)
+    except UsageError:
+        return {}
+
+
+def run_of(model: str) -> Path | None:
+    """The run folder whose model this is, None for a model from elsewhere."""
+    path = Path(model)
+    return path.parent if path.name == MODEL and runs.read_record(path.parent) else None
 
 
 def read_by(recipe: Recipe) -> list[Path | str | None]:

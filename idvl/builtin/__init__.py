@@ -24,7 +24,7 @@ def path(name: str) -> Path:
 def dataset_of(name: str) -> str:
     """The dataset that a built-in model was trained on. Raises UsageError for any other model: it has no default."""
     if not name.startswith("builtin/"):
-        raise UsageError(f"no dataset for {quoted(name)}: add --dataset NAME, a folder or a Hub id")
+        raise UsageError(f"no dataset for {quoted(name)}: set dataset (--dataset) to a name, a folder or a Hub id")
     return _card(name)["dataset"]
 
 

@@ -79,10 +79,7 @@ def select(
     """
     entry = CATALOG.get(dataset)
     limit = _limit(entry, n, distinct)
-    if limit < 1 or (limit < MIN_SAMPLES and not force):
-        raise UsageError(
-            f"{limit} samples are too few for a reliable estimate: ask for {MIN_SAMPLES} or more, or add --force"
-        )
+    refuse_few(limit, force=force)
     folder = None if data_dir is None else Path(data_dir)
     location = Location(dataset, entry, folder, dataset_id, cache_dir, allow_outside)
     overrides = Columns(
@@ -141,6 +138,14 @@ def _description(
         "duplicates": subset.duplicates,
         "warnings": warnings,
     }
+
+
+def refuse_few(count: int, *, force: bool) -> None:
+    """UsageError for a number of samples that gives no reliable estimate."""
+    if count < 1 or (count < MIN_SAMPLES and not force):
+        raise UsageError(
+            f"{count} samples are too few for a reliable estimate: ask for {MIN_SAMPLES} or more, or add --force"
+        )
 
 
 def _limit(entry: CatalogEntry | None, n: int | None, distinct: bool) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from idvl import runs, tasks, yaml_file
+from idvl import runs, yaml_file
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import EvalSection, PruneSection, Recipe, TrainSection
@@ -46,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
-    if recipe.eval.task is not None:  # with eval.after off as well
-        tasks.load(recipe.eval.task)
     if calibrates(recipe.prune):
         _refuse_training(recipe)
         return with_dataset(recipe).model_copy(update={"prune": resolved_pruning(recipe.prune)})

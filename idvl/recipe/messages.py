@@ -10,6 +10,16 @@ from typing import Any
 from idvl.errors import did_you_mean, quoted
 from idvl.recipe.schema import SECTIONS, keys
 
+# pydantic's errors of a value of the wrong type -> what it should have been
+TYPES = {
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "text",
+}
+
 
 def message(detail: Mapping[str, Any]) -> str:
     """What is wrong, in words: one of pydantic's errors."""
@@ -26,7 +36,10 @@ def message(detail: Mapping[str, Any]) -> str:
         return f"{key}: {quoted(value)} is not one of {', '.join(allowed)}{did_you_mean(value, allowed)}"
     if kind == "value_error":
         return f"{key} takes {detail['ctx']['error']}"
-    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {quoted(value)}{_meant(detail)}"
+    if kind in TYPES:
+        return f"{key} takes {TYPES[kind]}, not {quoted(value)}{_meant(detail)}"
+    text = detail["msg"].replace("Input should", "must")
+    return f"{key}: {text[0].lower()}{text[1:]}, not {quoted(value)}{_meant(detail)}"
 
 
 def _meant(detail: Mapping[str, Any]) -> str:
@@ -34,6 +47,8 @@ def _meant(detail: Mapping[str, Any]) -> str:
     value, bound = detail["input"], {"less_than": "lt", "less_than_equal": "le"}.get(detail["type"])
     if bound and detail["ctx"][bound] == 1 and float(value) <= 100:
         return f"; {float(value):g} % is {float(value) / 100:g}"
+    if isinstance(value, str) and (percent := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%", value)):
+        return f"; {percent[1]} % is {float(percent[1]) / 100:g}"
     return "; no value at all is null" if isinstance(value, str) and value.lower() == "none" else ""
 
 

@@ -18,6 +18,7 @@ from idvl.choices import (
     Repair,
     ScheduleName,
     Smoothing,
+    Task,
     Texts,
     Within,
 )
@@ -44,7 +45,7 @@ class DataSection(Section):
     dataset: str | None = setting(
         None,
         "Name listed by idvl eval --list, or a local path.",
-        shown="the one that the built-in model was trained on",
+        shown="that of the run that the model lies in, or of the built-in model",
     )
     data_dir: Path | None = setting(None, "Local copy of the dataset.", value="DIR")
     dataset_id: str | None = setting(None, "Hub repository to read the dataset from instead.", value="ID")
@@ -187,11 +188,8 @@ class TrainSection(Section):
 class EvalSection(Section):
     """How a model is evaluated. `split` and `batch_size` are those of the evaluation alone."""
 
-    task: str | None = setting(
-        None,
-        "caption, retrieval, reasoning, classification or vqa.",
-        shown="the first that both model and dataset are for",
-        value="TASK",
+    task: Task | None = setting(
+        None, "Task to evaluate.", shown="the first that both model and dataset are for", value="TASK"
     )
     split: str | None = setting(None, "Split to evaluate on.", shown="the dataset's own for evaluation", value="NAME")
     limit: Count | None = setting(None, "Evaluate at most N samples, drawn by --seed.", shown="all")

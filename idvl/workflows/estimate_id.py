@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from idvl.data.samples import refuse_few
 from idvl.errors import UsageError
 from idvl.measurement.profiling import Estimation, ProfileResult, named, settings_of
 from idvl.models.layers import find_layers
@@ -36,6 +37,8 @@ def run(
     profiles = [(str(compare), load_profile(compare))] if compare else []
     recipe = with_dataset(recipe)
     settings_of(recipe)
+    if recipe.data.samples:  # before the model is loaded
+        refuse_few(recipe.data.samples, force=recipe.data.force)
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare}
     _, device, team = begin(recipe, named(recipe), folder, reads=[compare], **options)
     loaded = open_model(recipe.model, device, team)

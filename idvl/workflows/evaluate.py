@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idvl import runs
 from idvl.evaluation import evaluation, scoring
 from idvl.metrics import other
 from idvl.recipe import EVALUATING, Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.session import begin, image_store, open_model, open_run, with_dataset
-
-# what a folder of this name holds is the model of a run one level up
-MODEL = "model"
+from idvl.session import begin, image_store, open_model, open_run, run_of, with_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +78,6 @@ def _resolved(recipe: Recipe) -> Recipe:
 
 def _folder_name(recipe: Recipe) -> tuple[Any, ...]:
     """What a new folder is called: RUN/eval for the model of a run, else runs/eval-MODEL-DATASET."""
-    path = Path(recipe.model.name)
-    if path.name == MODEL and runs.read_record(path.parent):
-        return "eval", "", "", path.parent
+    if run := run_of(recipe.model.name):
+        return "eval", "", "", run
     return "eval", recipe.model.name, recipe.data.dataset

@@ -112,7 +112,7 @@ def test_names_and_paths():
     assert (builtin.dataset_of("builtin/blip"), builtin.dataset_of("builtin/vit")) == ("shapes", "digits")
     with pytest.raises(UsageError, match=r"no built-in model 'builtin/blib'.*did you mean 'builtin/blip'"):
         builtin.path("builtin/blib")
-    with pytest.raises(UsageError, match=r"no dataset for './mine': add --dataset"):
+    with pytest.raises(UsageError, match=r"no dataset for './mine': set dataset .--dataset."):
         builtin.dataset_of("./mine")
 
 

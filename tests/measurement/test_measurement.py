@@ -26,6 +26,7 @@ from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.recipe import load as load_recipe
 from idvl.recipe import parse_bytes
+from idvl.workflows import estimate_id as workflow
 from idvl.workflows.estimate_id import run
 from tests.support import processes, tiny
 from tests.support.clouds import Pieces, gaussian
@@ -415,6 +416,12 @@ def test_processes_that_do_not_know_of_each_other_are_refused(blip, tmp_path):
     done = processes.run(*command, env={**os.environ, "WORLD_SIZE": "2"})
     assert done.returncode == 2
     assert "accelerate launch" in done.stderr
+
+
+def test_too_few_samples_are_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "open_model", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(UsageError, match="50 samples are too few .*: ask for 100 or more, or add --force"):
+        run(recipe("builtin/blip", data__samples=50), folder=tmp_path / "run", reporter=Silent())
 
 
 def test_a_model_in_training_is_put_back(blip):

@@ -376,7 +376,7 @@ def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
 
 
 def test_an_unknown_device():
-    with pytest.raises(UsageError, match="no device 'cup'"):
+    with pytest.raises(UsageError, match="unknown device 'cup': use cpu, or cuda"):
         load("./x", device="cup")
 
 
@@ -387,13 +387,17 @@ def test_a_device_without_the_precision_asked_for(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", lacks)
     assert find_device("cpu") == torch.device("cpu")
-    with pytest.raises(UsageError, match="no device 'cpu' that computes in float64 on this machine; choose cpu"):
+    with pytest.raises(
+        UsageError, match="device 'cpu' is not there or does not compute in float64 on this machine: use cpu"
+    ):
         find_device("cpu", torch.float64)
 
 
 @pytest.mark.parametrize("name", ["meta", "cpu:7"])
 def test_a_device_that_computes_nothing_is_refused(name):
-    with pytest.raises(UsageError, match=f"no device '{name}' that computes in float32 on this machine; choose cpu"):
+    with pytest.raises(
+        UsageError, match=f"device '{name}' is not there or does not compute in float32 on this machine: use cpu"
+    ):
         find_device(name)
 
 

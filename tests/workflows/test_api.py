@@ -39,6 +39,15 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
     assert results == idvl.load_results(folder) == idvl.load_results(folder / "eval")
     assert results["samples"] == 7 and "top-1" in results["metrics"]
 
+    # the model of a run is evaluated on the run's dataset
+    again = idvl.evaluate(folder / "model", output=tmp_path / "again", limit=7, batch_size=4)
+    assert again["dataset"] == results["dataset"] and again["metrics"] == results["metrics"]
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(idvl.UsageError, match="no dataset for '.*/model': set dataset .--dataset."):
+        idvl.evaluate(folder / "model")
+    with pytest.raises(idvl.UsageError, match="run is not a model: .*; models inside it: .*run/model"):
+        idvl.evaluate(folder)
+
 
 @pytest.mark.parametrize(
     ("call", "why"),
@@ -46,6 +55,9 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
         (lambda folder: idvl.prune("builtin/vit", sparsitty=0.5), "unknown key 'prune.sparsitty'"),
         (lambda folder: idvl.prune("builtin/vit", sparsity=80), "80 % is 0.8"),
         (lambda folder: idvl.evaluate("builtin/vit", resume=True), "resume=True needs the folder of the run"),
+        (lambda folder: idvl.evaluate(folder / "nothere"), "nothere does not exist"),
+        (lambda folder: idvl.prune("./nothere"), "./nothere does not exist"),
+        (lambda folder: idvl.prune("my/model"), "no dataset for 'my/model': set dataset"),
         (lambda folder: idvl.prune(sparsity=0.5), "no model: name one"),
         (lambda folder: idvl.prune(recipe="demo-prune", sparsity=80), "80 % is 0.8 .recipe 'demo-prune'"),
         (lambda folder: idvl.evaluate(recipe="demo-pune"), "no recipe 'demo-pune'; did you mean 'demo-prune'"),
