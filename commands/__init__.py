@@ -54,7 +54,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """The intrinsic dimension of every layer of a vision-language model, exactly and within memory."""
+    """Measure layer-wise intrinsic dimension and prune vision-language models."""
 
 
 def app(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:

@@ -24,6 +24,7 @@ from idvl.schemas import Cost, DatasetFacts, ModelFacts
 VERSION = 1
 SCHEMA = f"idvl/profile/{VERSION}"
 PUBLISHED = Path(__file__).parent / "profiles"
+PREFIX = "published:"
 
 Modality = Literal["vision", "language", "cross", "fusion", "connector"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -215,8 +216,10 @@ def published(name: str) -> Profile:
 
 
 def load_profile(path: Path | str) -> Profile:
-    """The profile in a file, in a run folder, or the published one of that name. UsageError if there is none."""
+    """The profile in a file, in a run folder, or published:NAME (or NAME alone). UsageError if there is none."""
     folder = Path(path)
+    if str(path).startswith(PREFIX):
+        return published(str(path).removeprefix(PREFIX))
     if folder.is_dir():
         return Profile.load(folder / "profile.json")
     if not folder.exists() and str(path) in published_names():

@@ -25,7 +25,7 @@ def unreliable_reason(estimate: Estimate, features: int | None) -> str | None:
     if dimension is None:
         return f"no estimate: {estimate.reason}"
     if not dimension >= LEAST_DIMENSION:
-        return f"an ID of {dimension:.4g}, less than a line's"
+        return f"an ID of {dimension:.4g}, below {LEAST_DIMENSION}"
     if n < FEWEST_RELIABLE_POINTS:
         return f"estimated from {n} distinct points, fewer than {FEWEST_RELIABLE_POINTS}"
     if estimate.n_duplicates > MOST_DUPLICATES * (n + estimate.n_duplicates):

@@ -170,7 +170,8 @@ def test_the_published_names_are_those_of_a_real_blip() -> None:
 
 
 def test_the_published_values_are_the_papers() -> None:
-    layers = idvl.load_profile("blip-coco").layers
+    layers = idvl.load_profile("published:blip-coco").layers
+    assert idvl.load_profile("blip-coco").layers == layers
     assert published_names() == ["blip-coco"]
     dimensions = {name: layer.estimate.dimension for name, layer in layers.items()}
     assert max(dimensions, key=dimensions.get) == "vision_model.encoder.layers.4.mlp.fc2"
@@ -183,4 +184,4 @@ def test_the_published_values_are_the_papers() -> None:
 
 def test_an_unknown_published_name_lists_those_that_are() -> None:
     with pytest.raises(UsageError, match="blip-coco"):
-        published("clip")
+        idvl.load_profile("published:clip")

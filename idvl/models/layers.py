@@ -17,12 +17,14 @@ from idvl.profile import MODALITIES, Modality
 if TYPE_CHECKING:
     from idvl.models.families.base import Family
 
-# what a scope of pruning means; cross-attention belongs to the language stack that holds it
+# what a scope of pruning means: `language` is the whole language stack, with the cross-attention that it holds, while
+# the modality `language` is without
 SCOPES: dict[str, tuple[Modality, ...]] = {
     "all": MODALITIES,
     "vision": ("vision",),
     "language": ("language", "cross"),
     "language-without-cross": ("language",),
+    "cross": ("cross",),
 }
 
 

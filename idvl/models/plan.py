@@ -60,7 +60,7 @@ class CapturePlan:
         """The plan in words, a line each."""
         if not self.n_layers:
             return ["everything is measured already"]
-        way = (
+        method = (
             f"walk block by block, {len(self.groups)} blocks"
             if self.walks
             else f"{sum(group.runs for groups in self.groups.values() for group in groups)} whole forward passes "
@@ -69,8 +69,8 @@ class CapturePlan:
         sliced = [group for groups in self.groups.values() for group in groups if group.slices > 1]
         lines = [
             f"layers    {self.n_layers}",
-            f"way       {way}",
-            f"work      {self.forwards:.2f} forward passes over the samples",
+            f"method    {method}",
+            f"passes    {self.forwards:.2f} over the samples",
             f"memory    {size(self.held_bytes)} of {size(self.budget)} beside the model",
             f"time      about {duration(self.seconds)}",
         ]

@@ -11,7 +11,7 @@ from idvl.errors import UsageError
 from idvl.measurement.api import estimate_id
 from idvl.measurement.profiling import Estimation
 from idvl.models.layers import SCOPES, Layer
-from idvl.profile import Profile, load_profile, published
+from idvl.profile import Profile, load_profile
 from idvl.pruning.settings import AUTO
 from idvl.recipe import PruneSection, Recipe
 from idvl.reporter import Reporter
@@ -21,7 +21,6 @@ from idvl.sparsity.pruner import WeightPruner
 if TYPE_CHECKING:
     from idvl.pruning.job import Job
 
-PUBLISHED = "published:"
 # the folder inside a run's of the run that estimates its profile
 FOLDER = "profile"
 
@@ -37,15 +36,10 @@ def fitting(profile: Profile | Path | str, layers: Mapping[str, Layer]) -> Profi
     """A profile, or the one of this name or path. UsageError for one whose layers have other widths."""
     name = "" if isinstance(profile, Profile) else f" {profile}"
     if not isinstance(profile, Profile):
-        profile = _named(str(profile))
+        profile = load_profile(profile)
     for difference in other_widths(profile, layers).values():
         raise UsageError(f"the profile{name} is of another model: {difference}")
     return profile
-
-
-def _named(name: str) -> Profile:
-    """The profile in a file or a run folder, or published:NAME. UsageError if there is none."""
-    return published(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else load_profile(name)
 
 
 def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:

@@ -11,6 +11,14 @@ from idvl import runs, yaml_file
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import EvalSection, PruneSection, Recipe, TrainSection
+from idvl.recipe.sections import (
+    CALIBRATED_SPARSITY,
+    CALIBRATION_SAMPLES,
+    EPOCHS,
+    LEARNING_RATE,
+    ONE_SHOT_STEPS,
+    SPARSITY,
+)
 from idvl.reliability import FEWEST_RELIABLE_POINTS
 from idvl.session import with_dataset
 from idvl.sparsity import allocation as allocations
@@ -21,10 +29,6 @@ from idvl.sparsity.schedule import MASK_EVERY, Schedule
 from idvl.sparsity.structure import parse
 from idvl.training import Training
 
-# what a recipe leaves open
-SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
-# the same of a run that prunes from calibration samples
-CALIBRATED_SPARSITY, CALIBRATION_SAMPLES = 0.5, 128
 # settings of section prune that such a run has, and those that only it has
 CALIBRATES = ("calibration", "calibration_samples", "compare_within", "repair")
 CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure")
@@ -33,8 +37,6 @@ CALIBRATED += ("floor", "ceiling", "min_keep", "profile", "id_exponent", "missin
 OF_DIMENSIONS = ("profile", "id_exponent", "missing_id")
 # settings without a meaning there, in other sections, and what stands in their place
 ELSEWHERE = {"data.samples": "set prune.calibration_samples", "eval.every": "it has no steps"}
-# pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
-ONE_SHOT_STEPS = 50
 # the profile that is estimated first
 AUTO = "auto"
 # settings that the dimensions of a finished run depend on, and those of an evaluation

@@ -123,7 +123,7 @@ def _step_line(numbers: Mapping[str, float], target: float) -> str:
     """A step in words."""
     parts = (f"{key.partition('.')[2]} {share:.0%}" for key, share in numbers.items() if key.startswith("sparsity."))
     loss = f"loss {numbers['loss']:.3f}, " if "loss" in numbers else ""
-    return f"{loss}{numbers['sparsity']:.1%} of {target:.1%}: {', '.join(parts)}"
+    return f"{loss}sparsity {numbers['sparsity']:.1%} (target {target:.1%}): {', '.join(parts)}"
 
 
 def _drop_later_metrics(folder: Path) -> None:

@@ -26,6 +26,13 @@ from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 from idvl.recipe.section import Section, setting
 from idvl.recipe.values import Amount, Count, CountOrAuto, CriterionName, Sentences, Share, Size, Words, parse_bytes
 
+# defaults that depend on other settings, which pruning/settings.py fills in
+SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
+# the same of a run that prunes from calibration samples
+CALIBRATED_SPARSITY, CALIBRATION_SAMPLES = 0.5, 128
+# pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
+ONE_SHOT_STEPS = 50
+
 
 class ModelSection(Section):
     """The checkpoint and how it is loaded."""
@@ -95,7 +102,7 @@ class PruneSection(Section):
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = setting(
         None,
         "Fraction of the weights in scope that become zero.",
-        shown="0.8, 0.5 with calibration; with N:M, what it implies",
+        shown=f"{SPARSITY}, {CALIBRATED_SPARSITY} with calibration; with N:M, what it implies",
     )
     criterion: CriterionName = setting(DEFAULT_CRITERION, "Importance score of a weight; plug-ins add others.")
     calibration: Calibration | None = setting(
@@ -104,7 +111,7 @@ class PruneSection(Section):
         "(sequential), or all measured in the dense model.",
         shown="sequential with wanda and sparsegpt, else none",
     )
-    calibration_samples: Count | None = setting(None, "Number of calibration samples.", shown="128")
+    calibration_samples: Count | None = setting(None, "Number of calibration samples.", shown=f"{CALIBRATION_SAMPLES}")
     compare_within: Within | None = setting(
         None,
         "With calibration, the weights whose scores are compared.",
@@ -130,7 +137,10 @@ class PruneSection(Section):
     missing_id: MissingId = setting("median", "What to do about layers without a reliable ID.")
     refresh_profile: Count | None = setting(None, "Re-estimate the dimensions every N epochs.", shown="never")
     scope: str = setting(
-        "all", "Layers to prune: all, vision, language, language-without-cross, or a pattern of names.", value="SCOPE"
+        "all",
+        "Layers to prune: all, vision, language (with cross-attention), language-without-cross, cross, or a pattern of "
+        "names.",
+        value="SCOPE",
     )
     allocation: Allocation | None = setting(
         None,
@@ -162,12 +172,14 @@ class TrainSection(Section):
     texts: Texts | None = setting(
         None, "Which of a sample's captions is read in an epoch.", shown="a built-in model's own, else any", flag=""
     )
-    epochs: Amount | None = setting(None, "Passes over the training samples.", shown="5")
-    max_steps: Count | None = setting(None, "Number of optimizer steps, instead of --epochs.")
+    epochs: Amount | None = setting(None, "Passes over the training samples.", shown=f"{EPOCHS}")
+    max_steps: Count | None = setting(
+        None, "Number of optimizer steps, instead of --epochs.", shown=f"none; one-shot {ONE_SHOT_STEPS}"
+    )
     batch_size: Count = setting(20, "Training samples per process and batch.")
     accumulate: Count = setting(1, "Batches per optimizer step.")
     learning_rate: Annotated[float, Field(gt=0)] | None = setting(
-        None, "Peak learning rate.", shown="a built-in model's own, else 1e-5"
+        None, "Peak learning rate.", shown=f"a built-in model's own, else {LEARNING_RATE:g}"
     )
     weight_decay: Annotated[float, Field(ge=0)] = setting(0.0, "Weight decay of AdamW.")
     lr_schedule: str = setting("cosine", "Learning rate scheduler of transformers.", flag="")

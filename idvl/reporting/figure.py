@@ -15,7 +15,13 @@ MOST = 24
 DASHES = ("solid", "dashed", "dotted")
 # colours are numbers of a palette, modalities' words or "ink"; the same thing has the same one in every figure
 WEIGHTINGS = {"none": "0", "multiply": "1", "divide": "2"}
-SCOPES = {"all": "6", "vision": "vision", "language": "language", "language-without-cross": "connector"}
+SCOPES = {
+    "all": "6",
+    "vision": "vision",
+    "language": "language",
+    "language-without-cross": "connector",
+    "cross": "cross",
+}
 # what most figures have along the bottom
 DEPTH = "depth (layers in the order in which they run)"
 

@@ -76,7 +76,7 @@ def summary(profile: Profile) -> list[str]:
         dimensions = [layer.estimate.dimension for layer in layers.values() if layer.estimate.dimension is not None]
         missing = len(layers) - len(dimensions)
         values = (
-            f"ID median {median(dimensions):.1f}, {min(dimensions):.1f} to {max(dimensions):.1f}"
+            f"ID median {median(dimensions):.1f} (range {min(dimensions):.1f}-{max(dimensions):.1f})"
             if dimensions
             else "no estimate"
         )

@@ -24,7 +24,7 @@ from idvl.reporting.settings import is_one_shot
 
 PAIRED = (
     "paired: the same dense model and seed without weighting is subtracted; intervals are 95 % t intervals over pairs, "
-    "which a single pair does not have"
+    "which a single pair does not have (idvl eval --compare gives one over its samples)"
 )
 INTERVALS = (
     "95 % intervals: Student t over runs (may exceed a metric's range); over samples for a single run (score interval "
@@ -152,7 +152,7 @@ def _sparsity(number: int, subject: Subject, name: str, groups: Sequence[Group])
         rows.append(((str(group.method), group.scope, percent(group.sparsity), f"{len(group.runs)}"), tuple(entries)))
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
-        labels=("method", "scope", "asked", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
+        labels=("method", "scope", "target", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
         notes=(f"the model has {subject.weights:,} weights", "intervals, if any, are 95 % t intervals over runs"),
         folded=True,
     )  # fmt: skip

@@ -19,7 +19,7 @@ WHOLE = (("prunable", "all prunable"), ("model", "all weights"))
 
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
-    """A row per modality: layers, weights, their share of those in scope, and the sparsity asked for."""
+    """A row per modality: layers, weights, their fraction of those in scope, and the target sparsity."""
     total = plan["total"]
     rows = [
         (name, part["layers"], part["weights"], part["weights"] / total["weights"], part["asked"])
@@ -30,7 +30,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
         for key, name in WHOLE
     ]
     shown = [(name, _count(n), _count(w), _percent(share, 1), _percent(asked)) for name, n, w, share, asked in rows]
-    return number_table(("", "layers", "weights", "share", "asked"), shown)
+    return number_table(("", "layers", "weights", "fraction", "target"), shown)
 
 
 def result_table(report: Mapping[str, Any]) -> Group:
@@ -47,7 +47,7 @@ def result_table(report: Mapping[str, Any]) -> Group:
         (name, _count(n), _count(weights), _count(zeros), _percent(asked), _percent(sparsity))
         for name, n, weights, zeros, asked, sparsity in rows
     ]
-    return Group(LayerTable(report), number_table(("", "layers", "weights", "zeros", "asked", "sparsity"), shown))
+    return Group(LayerTable(report), number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, get_args
 
-from idvl.choices import Calibration, Repair, Within
+from idvl.choices import Calibration, Compat, Repair, Within
 from idvl.errors import UsageError, quoted
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity import criteria
@@ -17,7 +17,7 @@ from idvl.sparsity.schedule import CURVES
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import MODES
 
-COMPATS = ("none", "icml24")
+COMPATS = get_args(Compat)
 
 # an axis -> its values in words; of a structure only the kind, of a limit only whether it is set
 AXES: dict[str, tuple[str, ...]] = {

@@ -10,14 +10,16 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
+from idvl.choices import MissingId
 from idvl.errors import UsageError, quoted
 from idvl.profile import Profile
 from idvl.reliability import unreliable_reason
 
 # the sign of the exponent
 MODES = {"none": 0, "multiply": 1, "divide": -1}
-MISSING = ("median", "refuse")
+MISSING = get_args(MissingId)
 
 # A profile that names fewer of the layers than this is of another model, not one with gaps.
 FEWEST_MATCHES = 0.5

@@ -159,7 +159,7 @@ def _warn_of_zeros(report: Mapping[str, Any], recipe: Recipe, reporter: Reporter
     if abs(sparsity - target) > MISSED * min(target, 1 - target):
         hint = "; compat icml24 removes nothing before a window has ended, take more steps"
         reporter.warn(
-            f"{sparsity:.2%} of the weights in scope are zero, {target:.2%} was asked for"
+            f"{sparsity:.2%} of the weights in scope are zero, the target is {target:.2%}"
             f"{hint if recipe.prune.compat == 'icml24' else ''}"
         )
     if zeros := report["verified"]["other_zeros"]:

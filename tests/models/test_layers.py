@@ -112,6 +112,13 @@ def test_a_selection_of_nothing_is_refused(blip, choice, said):
     assert "\n" not in str(refused.value)
 
 
+def test_the_scope_language_has_the_cross_attention_that_the_modality_language_has_not(blip):
+    cross, language = in_scope(*blip, "cross"), in_scope(*blip, "language-without-cross")
+    assert cross == find_layers(*blip, modality="cross")
+    assert language == find_layers(*blip, modality="language")
+    assert in_scope(*blip, "language").keys() == cross.keys() | language.keys()
+
+
 def test_a_pattern_that_resembles_a_scope_is_a_pattern_and_a_bare_word_a_slip(blip):
     vision = in_scope(*blip, "vision_model.*")
     assert vision.keys() == in_scope(*blip, "vision").keys()

@@ -53,7 +53,7 @@ def test_layers_without_a_sound_id_take_their_modalitys_median() -> None:
     weights = multipliers(MEASURED, layers)
     assert weights.factors == {"v1": 10, "v2": 20, "v3": 60, "l1": 4, "l2": 4, "l3": 4, "v4": 20, "x1": 15}
     assert list(weights.factors) == list(layers)
-    assert weights.substituted["l2"] == "an ID of 0.1, less than a line's; it takes the language median, 4"
+    assert weights.substituted["l2"] == "an ID of 0.1, below 0.9; it takes the language median, 4"
     assert weights.substituted["l3"].startswith("no estimate: all points are equal")
     assert weights.substituted["v4"].startswith("not in the profile")
     assert weights.substituted["x1"] == "not in the profile; it takes the all layers' median, 15"

@@ -208,7 +208,7 @@ def test_a_sparsity_far_from_the_one_asked_for_is_a_warning(place, tmp_path):
     few = {"prune__compat": "icml24", "prune__window": 10, "prune__id_weight": "none", "train__max_steps": 6}
     result, reporter = pruned(place, tmp_path / "run", **few)
     assert result.report["total"]["sparsity"] < 0.01
-    assert any("are zero, 60.00% was asked for; compat icml24" in warning for warning in reporter.warnings)
+    assert any("are zero, the target is 60.00%; compat icml24" in warning for warning in reporter.warnings)
     assert result.report["made"]["schedule"]["mask_every"] == 3
 
 
