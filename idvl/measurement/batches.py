@@ -29,11 +29,12 @@ def encode_part(
     *,
     batch_size: int,
     team: Team,
+    fixed: bool,
     progress: Progress | None,
-) -> list[dict[str, Tensor]]:
-    """This process's batches of model inputs on the CPU; on the last process one of the echoes follows.
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    """This process's batches of model inputs on the CPU, on the last process one of the echoes last; and another batch.
 
-    Raises UsageError for no samples, fewer batches than processes, or more batches than threads can be had.
+    That other batch holds some of the samples, but not as many as the first one. `fixed`: as in `encode`. Raises UsageError for no samples, fewer batches than processes, or more batches than threads can be had.
     """
     if not samples:
         raise UsageError("no samples to measure on")
@@ -49,14 +50,11 @@ def encode_part(
             f"{len(part)} batches are too many, each takes a thread: "
             f"give --batch-size {-(-len(samples) // MOST_BATCHES)} or more"
         )
-    batches = encode(loaded, samples, batch_size=batch_size, part=part, progress=progress)
-    if team.rank == team.size - 1:
-        last = batches[-(MOST_ECHOES // batch_size + 2) :]
-        joined = {key: torch.cat([batch[key] for batch in last]) for key in last[0]}
-        # counted from the end
-        rows = [row - len(samples) for row in echoes]
-        batches.append({key: value[rows] for key, value in joined.items()})
-    return batches
+    also = [[samples[row] for row in echoes]] if team.rank == team.size - 1 else []
+    also.append(samples[: 1 if batch_size > 1 else 2])
+    options = {"batch_size": batch_size, "part": part, "fixed": fixed}
+    *batches, other = encode(loaded, samples, also=also, progress=progress, **options)
+    return batches, other
 
 
 def draws_of(n: int, echoes: Sequence[int], *, batch_size: int, team: Team, seed: int) -> list[Tensor]:

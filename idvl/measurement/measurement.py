@@ -86,10 +86,13 @@ class Measurement:
                 self._spill.mkdir(parents=True, exist_ok=True)
         sharing = {"batch_size": settings.batch_size, "team": self.team}
         self.echoes = echo_rows(self.n, settings.batch_size, self.team.size)
-        self.batches = self.team.each(lambda: encode_part(loaded, samples, self.echoes, progress=progress, **sharing))
+        # a flattened point has all tokens of its sample, so samples must have as many
+        encoding = {"fixed": settings.tokens == "flatten", "progress": progress, **sharing}
+        self.batches, self._other = self.team.each(lambda: encode_part(loaded, samples, self.echoes, **encoding))
         self.draws = draws_of(self.n, self.echoes, seed=settings.seed, **sharing)
         self._counts = self.team.counts(sum(len(draws) for draws in self.draws))
         seen = self.team.each(self._trace)
+        self._axes = seen.axes
         self.features = {
             name: point_features(shapes, seen.batch_size, settings.tokens) for name, shapes in seen.shapes.items()
         }
@@ -103,7 +106,8 @@ class Measurement:
     def _trace(self) -> Trace:
         model, call, capture = self.loaded.model, self.loaded.family.call, self.settings.capture
         with full_precision(self.device):
-            return trace(model, self.batches[0], call, self.layers, capture=capture, device=self.device)
+            how = {"capture": capture, "device": self.device, "other": self._other}
+            return trace(model, self.batches[0], call, self.layers, **how)
 
     def _plan(self, seen: Trace, memory: int) -> CapturePlan:
         n, estimator, n_local = self.n, self.settings.estimator, max(self._counts)
@@ -154,6 +158,7 @@ class Measurement:
             capture=self.settings.capture,
             token_mask=family.token_mask,
             device=self.device,
+            axes=self._axes,
             ran=spent.ran,
         )
 

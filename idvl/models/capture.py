@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from idvl.errors import RunError
+from idvl.models.joining import Axis, size_of, split
 from idvl.models.layers import Layer, blocks_of
 from idvl.models.walk import Call, Passes, Walk, restore_forward
 from idvl.profile import Capture
@@ -68,12 +70,12 @@ class Watch:
 class Tap:
     """Feeds an accumulator with what layers pass on, split into samples and tokens, with their padding.
 
-    `batch` is the index of the batch that runs.
+    `batch` is the index of the batch that runs. `axes`: layer -> the axis that holds the samples, the first by default.
     """
 
-    def __init__(self, batches: Sequence[dict[str, Tensor]], token_mask: TokenMask):
+    def __init__(self, batches: Sequence[dict[str, Tensor]], token_mask: TokenMask, axes: Mapping[str, Axis]):
         self.batch = 0
-        self._batches, self._token_mask = batches, token_mask
+        self._batches, self._token_mask, self._axes = batches, token_mask, axes
         self._accumulator: Accumulator | None = None
         self._layers: Collection[str] = ()
 
@@ -91,12 +93,13 @@ class Tap:
         if name not in self._layers:
             return
         inputs = self._batches[self.batch]
-        size = len(next(iter(inputs.values())))
-        if tensor.shape[0] % size:
-            raise RunError(f"layer {name}: its tensor {tuple(tensor.shape)} does not lead with the {size} samples")
-        tensor = tensor.detach().reshape(size, -1, tensor.shape[-1])
-        real = self._token_mask(name, tensor.shape[1], inputs)
-        self._accumulator.add(name, self.batch, tensor, real if real is None else real.to(tensor.device))
+        parts = split(tensor.detach(), self._axes.get(name, (0, False)), inputs)
+        if parts is None:
+            size = size_of(inputs)
+            raise RunError(f"layer {name}: its tensor {tuple(tensor.shape)} cannot be split between the {size} samples")
+        samples, own = parts
+        real = self._token_mask(name, samples.shape[1], inputs) if own is None else own
+        self._accumulator.add(name, self.batch, samples, real if real is None else real.to(tensor.device))
 
 
 @contextmanager
@@ -110,13 +113,14 @@ def tapped_walk(
     capture: Capture,
     token_mask: TokenMask,
     device: torch.device,
+    axes: Mapping[str, Axis] = MappingProxyType({}),
     ran: Callable[[str | None], None] = lambda block: None,
 ) -> Iterator[tuple[Walk | Passes, Tap]]:
     """A walk over the blocks that hold `layers`, or over whole passes unless `by_block`, and the tap on its layers.
 
-    `ran(block)` is called for every run of a block for a batch.
+    `axes`: as in Tap. `ran(block)` is called for every run of a block for a batch.
     """
-    tap = Tap(batches, token_mask)
+    tap = Tap(batches, token_mask, axes)
 
     def before(block: str | None, batch: int) -> None:
         tap.batch = batch

@@ -33,22 +33,29 @@ def encode(
     *,
     batch_size: int,
     part: range | None = None,
+    fixed: bool = True,
+    also: Sequence[Sequence[Sample]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Tensor]]:
     """All samples as batches of model inputs on the CPU, in order; the last one may be smaller.
 
-    `part` gives the numbers of the batches to make, padded for all samples nevertheless; `progress` counts them. Raises
-    UsageError for a sample that lacks what the model needs, whose image cannot be decoded or whose text gives no token.
+    `part` gives the numbers of the batches to make, padded for all samples nevertheless; batches of `also` follow.
+    `fixed` gives all samples inputs of one shape; otherwise each has its own, where the family knows one. `progress`
+    counts the batches. Raises UsageError for a sample that lacks what the model needs, whose image cannot be decoded or
+    whose text gives no token.
     """
     check(loaded, samples)
     family, processor = loaded.family, loaded.processor
-    length = family.text_length(processor, samples)
+    native = family.shape and not fixed
+    length = None if native else family.text_length(processor, samples)
+    shape = {"shape": None if native else family.shape} if family.shape else {}
     numbers = range(-(-len(samples) // batch_size)) if part is None else part
     parts = [samples[number * batch_size : (number + 1) * batch_size] for number in numbers]
+    parts += also
 
     batches: list[dict[str, Tensor]] = []
     for some in parts:
-        batches.append(family.inputs(processor, some, length))
+        batches.append(family.inputs(processor, some, length, **shape))
         _check_tokens(some, batches[-1])
         if progress:
             progress(len(batches), len(parts))

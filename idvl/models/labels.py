@@ -10,9 +10,7 @@ from torch import Tensor
 
 from idvl.data.samples import Sample
 from idvl.models.inputs import process
-
-# the label of a term that is not learnt; cross-entropy's own convention
-IGNORED = -100
+from idvl.models.joining import IGNORED
 
 
 def next_tokens(tokens: Tensor, mask: Tensor) -> Tensor:

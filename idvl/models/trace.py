@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError, first_line
 from idvl.models.capture import Watch
+from idvl.models.joining import Axis, axis_of, size_of
 from idvl.models.layers import Layer, blocks_of
 from idvl.models.load_errors import REFUSED
 from idvl.models.walk import Call, to_device
@@ -39,11 +40,15 @@ class Stop:
 
 @dataclass
 class Trace:
-    """What one batch met. `shapes`: layer name -> shape of one captured tensor per call (batch first), in order."""
+    """What one batch met. `shapes`: layer name -> shape of one captured tensor per call, in order.
+
+    `axes`: layer name -> the axis that holds the samples.
+    """
 
     batch_size: int
     stops: list[Stop]
     shapes: dict[str, list[torch.Size]]
+    axes: dict[str, Axis]
     seconds: float
     unwalkable: str | None
 
@@ -65,14 +70,16 @@ def trace(
     *,
     capture: Capture,
     device: torch.device,
+    other: dict[str, Tensor] | None = None,
 ) -> Trace:
-    """Run one sample to warm up, then the batch TOURS times, of which the fastest counts.
+    """Run another batch to warm up, then the batch TOURS times, of which the fastest counts.
 
-    Raises RunError for a layer whose tensors do not lead with the samples of the batch, UsageError for inputs that the
-    model refuses.
+    `other` has another number of samples, by default one: where a tensor's shape differs, there are its samples. Raises
+    RunError for a layer whose tensor has no such axis, UsageError for inputs that the model refuses.
     """
     blocks = blocks_of(model, layers)
     batch = to_device(batch, device)
+    other = {key: value[:1] for key, value in batch.items()} if other is None else to_device(other, device)
     tour = _Tour(device)
     handles = [nn.modules.module.register_module_forward_hook(tour.alive.note)]
     for name, block in blocks.items():
@@ -81,18 +88,17 @@ def trace(
     try:
         with torch.no_grad(), Watch(layers, capture, tour.record):
             try:
-                tour.run(model, call, {key: value[:1] for key, value in batch.items()})
+                tour.run(model, call, other)
             except ValueError as error:  # how transformers refuses pixels of another size
                 raise UsageError(REFUSED.format(first_line(error))) from error
-            alone = tour.shapes
+            shapes = tour.shapes
             tours = [tour.run(model, call, batch) for _ in range(TOURS)]
     finally:
         for handle in handles:
             handle.remove()
     seconds, stops = min(tours, key=lambda timed: timed[0])
-    size = len(next(iter(batch.values())))
-    _check_leading(alone, tour.shapes, size)
-    return Trace(size, stops, tour.shapes, seconds, _unwalkable(stops, tour.shapes, layers))
+    axes = _axes(shapes, tour.shapes, other, batch)
+    return Trace(size_of(batch), stops, tour.shapes, axes, seconds, _unwalkable(stops, tour.shapes, layers))
 
 
 class _Tour:
@@ -126,13 +132,22 @@ class _Tour:
             self._inside[-1].layers.append(name)
 
 
-def _check_leading(alone: dict[str, list[torch.Size]], together: dict[str, list[torch.Size]], size: int) -> None:
-    """A point is read off a tensor's first axis, so that axis must grow with the batch."""
-    for name, shapes in together.items():
-        pairs = zip(alone.get(name, []), shapes, strict=False)
-        if len(alone.get(name, [])) != len(shapes) or any(one[0] * size != many[0] for one, many in pairs):
-            sizes = ", ".join(str(tuple(shape)) for shape in shapes)
-            raise RunError(f"layer {name}: its tensor {sizes} does not lead with the {size} samples of the batch")
+def _axes(
+    before: dict[str, list[torch.Size]],
+    shapes: dict[str, list[torch.Size]],
+    other: dict[str, Tensor],
+    batch: dict[str, Tensor],
+) -> dict[str, Axis]:
+    """The axis of each layer's tensors that holds the samples, from its shapes for two batches, `other` and `batch`."""
+    axes = {}
+    for name, many in shapes.items():
+        one = before.get(name, [])
+        found = {axis_of(*pair, other, batch) for pair in zip(one, many, strict=False)}
+        if len(one) != len(many) or len(found) > 1 or None in found:
+            sizes = ", ".join(str(tuple(shape)) for shape in many)
+            raise RunError(f"layer {name}: its tensor {sizes} cannot be split between the {size_of(batch)} samples")
+        axes[name] = found.pop()
+    return axes
 
 
 def _unwalkable(stops: list[Stop], shapes: Mapping[str, Any], layers: Mapping[str, Layer]) -> str | None:

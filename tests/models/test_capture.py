@@ -173,6 +173,6 @@ def test_a_tensor_without_samples_is_named():
     with (
         opened as (walk, tap),
         tap.feeding(Moments(), ["linear"]),
-        pytest.raises(RunError, match=r"layer linear: its tensor \(3, 3\) does not lead with the 2 samples"),
+        pytest.raises(RunError, match=r"layer linear: its tensor \(3, 3\) cannot be split between the 2 samples"),
     ):
         list(walk)

@@ -314,8 +314,19 @@ class _TokensFirst(nn.Module):
         return self.linear(x.transpose(0, 1))
 
 
-def test_tokens_before_samples_are_refused():
+def test_samples_are_found_behind_tokens():
     model = _TokensFirst()
     layer = Layer(name="linear", module=model.linear, modality="vision", block=None, in_features=3, out_features=3)
-    with pytest.raises(RunError, match="does not lead"):
+    seen = trace(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU)
+    assert seen.shapes["linear"] == [torch.Size([8, 4, 3])] and seen.axes == {"linear": (1, False)}
+
+
+def test_a_tensor_without_an_axis_of_samples_is_refused():
+    class Mean(_TokensFirst):
+        def forward(self, x):
+            return self.linear(x.mean(0))
+
+    model = Mean()
+    layer = Layer(name="linear", module=model.linear, modality="vision", block=None, in_features=3, out_features=3)
+    with pytest.raises(RunError, match=r"layer linear: its tensor \(8, 3\) cannot be split between the 4 samples"):
         trace(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU)

@@ -79,6 +79,9 @@ class Family:
     reads_image: str | None
     # (processor, samples, text_length) -> model inputs on the CPU; text padded to text_length, the same for a whole run
     inputs: Callable[..., dict[str, Tensor]]
+    # width and height that `inputs` resizes pictures to where all samples need inputs of one shape; it then takes `shape`,
+    # None for each picture's own. None where the processor gives all pictures one shape
+    shape: tuple[int, int] | None = None
     # (processor, samples) -> tokens of the longest text, at most what the model takes; 0 for a model without text
     text_length: Callable[..., int]
     # (layer name, number of tokens, model inputs) -> (batch, tokens) bool, False at padding; None when all count
