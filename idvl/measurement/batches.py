@@ -34,7 +34,8 @@ def encode_part(
 ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
     """This process's batches of model inputs on the CPU, on the last process one of the echoes last; and another batch.
 
-    That other batch holds some of the samples, but not as many as the first one. `fixed`: as in `encode`. Raises UsageError for no samples, fewer batches than processes, or more batches than threads can be had.
+    That other batch holds some of the samples, but not as many as the first one. `fixed`: as in `encode`. Raises
+    UsageError for no samples, fewer batches than processes, or more batches than threads can be had.
     """
     if not samples:
         raise UsageError("no samples to measure on")

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from idvl.data.samples import Sample
-from idvl.models.inputs import NO_LIMIT, longest_text, process
+from idvl.models.inputs import NO_LIMIT, process
 from idvl.models.labels import IGNORED
 from idvl.models.processors import tokenizer_of
+from idvl.models.reading import reading_inputs
+from idvl.models.wording import Wording
 
 
 def written_labels(tokenizer: Any, texts: Sequence[str]) -> Tensor:
@@ -37,15 +39,15 @@ def answering_inputs(
     text_length: int,
     config: Any,
     *,
-    needs: Sequence[str],
+    wording: Wording | None,
     prompt: str = "",
-    **how: Any,
 ) -> dict[str, Tensor]:
-    """Inputs of the encoder, with the labels of the decoder; `needs` and `how` as in `process`.
+    """Inputs of the encoder, with the labels of the decoder; `wording` puts texts to a model of images and texts.
 
     The encoder reads the question, or the prompt where the sample has no answer; without pictures, the text itself.
     """
-    read = [one if one.answers or "image" not in needs else replace(one, texts=(prompt,)) for one in samples]
-    length = longest_text(processor, read, needs=needs, **how)
     labels = written_labels(tokenizer_of(processor), [written(sample) for sample in samples])
-    return {**process(processor, read, length, needs=needs, **how), "labels": labels}
+    if wording is None:
+        return {**process(processor, samples, text_length, needs=("text",)), "labels": labels}
+    asked = [sample if sample.answers else replace(sample, texts=(prompt,)) for sample in samples]
+    return {**reading_inputs(processor, asked, None, wording=wording), "labels": labels}

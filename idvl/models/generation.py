@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.models.forward import on_device
-from idvl.models.inputs import pixels
-from idvl.models.processors import prepared, tokenizer_of
+from idvl.models.processors import tokenizer_of
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded
@@ -104,6 +103,12 @@ def prompted(loaded: Loaded, skill: str, samples: Sequence[Sample], settings: Ge
     return [settings.prompt.replace(QUESTION, sample.texts[0]) for sample in samples]
 
 
+def stop_tokens(model: nn.Module) -> set[int]:
+    """The tokens at which the model stops writing, as its generation config says."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return set(ends) if isinstance(ends, list) else {ends} - {None}
+
+
 @contextmanager
 def generating(model: nn.Module, settings: Generation, **bounds: int) -> Iterator[None]:
     """Inside, `generate` searches with the settings' beams within `bounds`, whatever the checkpoint prefers.
@@ -138,33 +143,6 @@ def _check_logits(module: nn.Module, args: Any, output: Any) -> None:
 def decoded(loaded: Loaded, written: Tensor) -> list[str]:
     """Tokens (n, length) as text, without special tokens."""
     return [text.strip() for text in tokenizer_of(loaded.processor).batch_decode(written, skip_special_tokens=True)]
-
-
-def prompts(
-    loaded: Any,
-    samples: Sequence[Sample],
-    settings: Generation,
-    *,
-    skill: str,
-    encodes: bool,
-    ends: bool,
-    square: int | None = None,
-    placeholder: str = "",
-) -> dict[str, Tensor]:
-    """Images and prompts: padded on the left, without an end token, where what is written goes on from them.
-
-    An encoder reads them whole (`encodes`), and may know positions by their distance from the image's alone: it gets
-    the padding behind them.
-    """
-    images = [pixels(sample, square) for sample in samples]
-    texts = prompted(loaded, skill, samples, settings)
-    texts = [text if placeholder.strip() in text else placeholder + text for text in texts]
-    side = "right" if encodes else "left"
-    batch = prepared(loaded.processor, images=images, text=texts, padding=True, padding_side=side, return_tensors="pt")
-    if encodes or not ends:
-        return batch
-    size = batch["input_ids"].shape
-    return {key: value[:, :-1] if value.shape == size else value for key, value in batch.items()}
 
 
 @torch.no_grad()

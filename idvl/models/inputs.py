@@ -69,46 +69,36 @@ def process(
     *,
     needs: Sequence[str] = ("image", "text"),
     square: int | None = None,
-    placeholder: str = "",
 ) -> dict[str, Tensor]:
     """Model inputs of `samples` from their checkpoint's processor: float32 pixels, tokens (n, text_length), their mask.
 
-    `square` resizes images to that many pixels a side first, for processors whose sizes vary with the image;
-    `placeholder` stands before each text, for processors that want the image's place marked. Images of more than
-    AT_ONCE pixels together are prepared one by one, unless the processor pads them to the largest.
+    `square` resizes images to that many pixels a side first, for processors whose sizes vary with the image. Images of
+    more than AT_ONCE pixels together are prepared one by one, unless the processor pads them to the largest.
     """
     given: dict[str, Any] = {"return_tensors": "pt"}
     if "image" in needs:
         images = _images(samples, square, at_most=AT_ONCE)
         if images is None:
-            how = {"needs": needs, "square": square, "placeholder": placeholder}
-            each = [process(processor, [sample], text_length, **how) for sample in samples]
+            each = [process(processor, [sample], text_length, needs=needs, square=square) for sample in samples]
             if len({tuple((key, value.shape) for key, value in inputs.items()) for inputs in each}) == 1:
                 return {key: torch.cat([inputs[key] for inputs in each]) for key in each[0]}
         given["images"] = images or _images(samples, square)
     if "text" in needs:
-        given["text"] = [placeholder + sample.texts[0] for sample in samples]
+        given["text"] = [sample.texts[0] for sample in samples]
         given |= {"padding": "max_length", "max_length": text_length, "truncation": True}
     return prepared(processor, **given)
 
 
-def longest_text(
-    processor: Any, samples: Sequence[Sample], *, needs: Sequence[str] = ("text",), read: int | None = 1, **how: Any
-) -> int:
+def longest_text(processor: Any, samples: Sequence[Sample], *, read: int | None = 1) -> int:
     """Tokens of the longest text, at most what the model takes; its limit itself if the model reads its padding.
 
-    `read` texts of each sample count (None for all). `needs` and `how` as in `process`: what a processor adds for an
-    image is the same for every sample and is measured on the first.
+    `read` texts of each sample count (None for all).
     """
     tokenizer = tokenizer_of(processor)
     limit = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
     if limit and "attention_mask" not in tokenizer.model_input_names:
         return limit
     lengths = [len(ids) for sample in samples for ids in tokenizer(list(sample.texts[:read]))["input_ids"]]
-    if "image" in needs:
-        first = {"images": [pixels(samples[0], how.get("square"))], "text": [how.get("placeholder", "") + "a"]}
-        added = len(prepared(processor, **first)["input_ids"][0]) - len(tokenizer("a")["input_ids"])
-        lengths = [length + added for length in lengths]
     cut = sum(length > limit for length in lengths) if limit else 0
     if cut:
         logger.warning("%d of %d texts are longer than the model's %d tokens and are cut", cut, len(lengths), limit)
@@ -143,20 +133,20 @@ def _check_tokens(samples: Sequence[Sample], inputs: dict[str, Tensor]) -> None:
                 )
 
 
-def pixels(sample: Sample, square: int | None) -> Any:
-    """The decoded image, resized to `square` pixels a side if given. Raises UsageError where it cannot be decoded."""
+def pixels(sample: Sample, size: tuple[int, int] | None = None) -> Any:
+    """The decoded image, resized to `size`, width and height. Raises UsageError where it cannot be decoded."""
     try:
         image = sample.image.convert("RGB")
     except OSError as error:
         raise UsageError(f"the image of sample {sample.id} cannot be decoded: {error}") from error
-    return image.resize((square, square)) if square else image
+    return image.resize(size) if size else image
 
 
 def _images(samples: Sequence[Sample], square: int | None, at_most: float = math.inf) -> list[Any] | None:
     """The `pixels` of samples; None where those of several are more than `at_most` together."""
     images, area = [], 0
     for sample in samples:
-        images.append(pixels(sample, square))
+        images.append(pixels(sample, (square, square) if square else None))
         area += images[-1].width * images[-1].height
         if len(samples) > 1 and area > at_most:
             return None

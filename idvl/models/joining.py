@@ -1,7 +1,7 @@
 """Samples that a processor prepared one by one, joined into a batch, and a batch's tensors split by sample again.
 
-What belongs to a text is padded to one length. Other tensors are padded to the largest and concatenated: one row a sample
-where the processor gives one, packed patches or tiles as many as each sample has.
+What belongs to a text is padded to one length. Other tensors are padded to the largest and concatenated: one row a
+sample where the processor gives one, packed patches or tiles as many as each sample has.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 IGNORED = -100
 # key of a batch: for each sample, how many numbers its pictures have. A packed tensor is divided in these proportions
 SHARES = "shares"
+# keys of tokens; what has their shape belongs to their text
+TEXTS = ("input_ids", "qformer_input_ids", "decoder_input_ids")
 # the axis of a layer's tensor that holds the samples; whether they take it up in proportion to their shares
 Axis = tuple[int, bool]
 
@@ -34,17 +36,22 @@ def joined(
     Text is padded on `side` with `pad`, or cut, to `length` tokens (None: the longest). Masks and everything else are
     padded with zeros, labels with IGNORED.
     """
-    fill = {"input_ids": pad, "labels": IGNORED}
+    fill = {"input_ids": pad, "decoder_input_ids": pad, "labels": IGNORED}
     batch = {}
     for key in parts[0]:
         values = [part[key] for part in parts]
-        text = all(value.shape[:2] == part["input_ids"].shape for part, value in zip(parts, values, strict=True))
-        if text or key.startswith("qformer_"):
+        text = not values[0].is_floating_point() and any(_alike(parts, key, own) for own in TEXTS)
+        if text:
             values = [_to_length(value, length, side, fill.get(key, 0)) for value in values]
         batch[key] = _stacked(values, side if text else "right", fill.get(key, 0))
     pictures = next((key for key, value in parts[0].items() if value.is_floating_point()), None)
     shares = [part[pictures].numel() if pictures else 1 for part in parts]
     return {**batch, SHARES: torch.tensor(shares)}
+
+
+def _alike(parts: Sequence[Mapping[str, Tensor]], key: str, other: str) -> bool:
+    """Whether two tensors have as many tokens in every sample."""
+    return all(other in part and part[key].shape[:2] == part[other].shape for part in parts)
 
 
 def _to_length(value: Tensor, length: int | None, side: str, fill: int) -> Tensor:
@@ -69,8 +76,10 @@ def _stacked(values: Sequence[Tensor], side: str, fill: int) -> Tensor:
     return torch.cat(padded)
 
 
-def axis_of(one: torch.Size, many: torch.Size, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Axis | None:
-    """Along which axis a layer's tensor holds the samples: it has shape `one` for the first batch, `many` for the second.
+def axis_of(
+    one: torch.Size, many: torch.Size, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> Axis | None:
+    """Along which axis a layer's tensor holds the samples, whose shape is `one` for `first` and `many` for `second`.
 
     Such an axis grows with the number of samples, or with their shares. None where no axis does.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.models.inputs import process
 from idvl.models.joining import IGNORED
+from idvl.models.processors import tokenizer_of
 
 
 def next_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
@@ -20,22 +22,25 @@ def next_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
     return labels
 
 
-def own_tokens(inputs: dict[str, Tensor], config: Any) -> Tensor:
-    """Labels (n, length) for a causal model that shifts them: the tokens but the first, padding and the image's."""
+def own_tokens(inputs: dict[str, Tensor]) -> Tensor:
+    """Labels (n, length) for a causal model that shifts them: the tokens but the first, and no padding."""
     tokens = inputs["input_ids"]
     learnt = inputs.get("attention_mask", torch.ones_like(tokens)).bool()
     learnt[:, 0] = False
-    for name in ("image_token_id", "image_token_index"):
-        learnt &= tokens != getattr(config, name, IGNORED)
     return torch.where(learnt, tokens, IGNORED)
 
 
 def text_inputs(
-    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, **how: Any
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, *, end: str = "", **how: Any
 ) -> dict[str, Tensor]:
-    """Inputs of a model that writes text, with its `own_tokens` as labels; `how` as in `process`."""
-    inputs = process(processor, samples, text_length, **how)
-    return {**inputs, "labels": own_tokens(inputs, config)}
+    """Inputs of a model that writes text without pictures, `end` behind each, with its `own_tokens` as labels.
+
+    `how`: as in `process`.
+    """
+    ended = [replace(sample, texts=(sample.texts[0] + end,)) for sample in samples]
+    length = min(text_length + 1, tokenizer_of(processor).model_max_length) if end else text_length
+    inputs = process(processor, ended, length, **how)
+    return {**inputs, "labels": own_tokens(inputs)}
 
 
 def class_inputs(

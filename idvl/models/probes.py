@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from typing import Any
 
 from PIL import Image
 
 from idvl.data.samples import Sample
-from idvl.models.inputs import process
 from idvl.models.processors import image_processor_of, prepared, tokenizer_of
+from idvl.models.reading import image_id, read
+from idvl.models.wording import Wording, chat_ending, has_chat
 
 
-def trial_sample() -> Sample:
-    """A picture of 96 x 96 pixels with a text of one letter."""
-    return Sample(id="trial", source=_picture(96, 96), texts=("a",))
+def trial_sample(width: int = 96, height: int = 96) -> Sample:
+    """A picture of this size with a text of one letter."""
+    return Sample(id="trial", source=_picture(width, height), texts=("a",))
 
 
 def _picture(width: int, height: int) -> Image.Image:
@@ -26,8 +29,8 @@ def square_side(processor: Any) -> int | None:
     images = image_processor_of(processor)
     shapes = []
     for size in ((96, 96), (192, 96)):
-        pixels = prepared(images, images=_picture(*size), return_tensors="pt")["pixel_values"]
-        shapes.append(tuple(pixels.shape))
+        shown = prepared(images, images=_picture(*size), return_tensors="pt")
+        shapes.append([tuple(value.shape) for value in shown.values()])
     if shapes[0] == shapes[1]:
         return None
     size = dict(getattr(images, "size", None) or {})
@@ -36,14 +39,47 @@ def square_side(processor: Any) -> int | None:
     return side if 0 < side <= 1024 else 448
 
 
-def image_placeholder(processor: Any, how: dict[str, Any]) -> str:
-    """What must stand before a text to mark its image: nothing, if the processor puts image tokens in by itself."""
-    token = getattr(processor, "image_token", None)
-    if token is None:
-        return ""
-    mark = tokenizer_of(processor).convert_tokens_to_ids(str(token))
+def follows_shape(processor: Any, wording: Wording) -> bool:
+    """Whether what a processor makes of a picture, tokens included, depends on the picture's shape."""
+    shapes = []
+    for width in (96, 192):
+        sample = trial_sample(width)
+        inputs = read(processor, wording, sample, wording.prompt(processor, "a"))
+        shapes.append([tuple(value.shape) for value in inputs.values()])
+    return shapes[0] != shapes[1]
+
+
+def wording_of(processor: Any, config: Any, stops: Collection[int], *, chat: bool) -> Wording:
+    """How texts are put to a checkpoint of images and texts.
+
+    In its chat template if it has one and `chat` allows it, else behind what must mark the image: nothing, if the
+    processor puts image tokens in by itself.
+    """
+    image = image_id(config)
+    if chat and has_chat(processor):
+        gap, end = chat_ending(processor, stops)
+        return Wording(chat=True, gap=gap, end=end, image=image)
+    tokenizer, mark = tokenizer_of(processor), str(getattr(processor, "image_token", None) or "")
+    known = tokenizer.convert_tokens_to_ids(mark) if image is None and mark else image
+    placeholder, tokens = _placed(processor, mark, known)
+    ends = bool(tokens) and tokens[-1] in tokenizer.all_special_ids
+    return Wording(
+        placeholder=placeholder,
+        end="" if ends else tokenizer.eos_token or tokenizer.sep_token or "",
+        ends=ends,
+        suffix="suffix" in inspect.signature(processor.__call__).parameters,
+        image=image if image in tokens else None,
+    )
+
+
+def _placed(processor: Any, mark: str, image: int | None) -> tuple[str, list[int]]:
+    """What must stand before a text for its image to be among its tokens, and these tokens, none if it reads none."""
     try:
-        tokens = process(processor, [trial_sample()], 2048, **how)
-    except ValueError:
-        return f"{token} "
-    return "" if mark in tokens["input_ids"][0] else f"{token} "
+        inputs = read(processor, Wording(), trial_sample(), "a")
+        tokens = inputs["input_ids"][0].tolist() if "input_ids" in inputs else []
+        if image is None or image in tokens or not mark:
+            return "", tokens
+    except ValueError:  # some refuse a picture that the text does not mention
+        if not mark:
+            raise
+    return mark, read(processor, Wording(), trial_sample(), f"{mark}a")["input_ids"][0].tolist()

@@ -5,6 +5,7 @@ The same sample runs twice with different tokens at its padded positions: what c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,20 +15,28 @@ from torch import Tensor, nn
 from idvl.errors import UsageError, first_line
 from idvl.models.families.base import Family
 from idvl.models.inputs import NO_LIMIT
-from idvl.models.layers import find_layers
+from idvl.models.layers import Layer, find_layers
 from idvl.models.probes import trial_sample
 from idvl.models.processors import tokenizer_of
 
 # padded positions added to the text of the trial
 PADDING = 3
+# keys of tokens and of their masks
+MASKS = {
+    "input_ids": "attention_mask",
+    "qformer_input_ids": "qformer_attention_mask",
+    "decoder_input_ids": "decoder_attention_mask",
+}
+# the key of a text's mask, and the position of the text's first token
+Place = tuple[str, int]
 
 
-def mask_at(offsets: dict[str, int], layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
-    """Real tokens of a layer in which the text starts at `offsets[layer_name]`; None for layers that hold no text."""
-    start = offsets.get(layer_name)
-    if start is None or "attention_mask" not in inputs:
+def mask_at(offsets: dict[str, Place], layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
+    """Real tokens of a layer in which a text sits at `offsets[layer_name]`; None for layers that hold no text."""
+    key, start = offsets.get(layer_name, (None, 0))
+    if key not in inputs:
         return None
-    text = inputs["attention_mask"].bool()
+    text = inputs[key].bool()
     mask = text.new_ones(len(text), n_tokens)
     mask[:, start : start + text.shape[1]] = text
     return mask
@@ -39,36 +48,61 @@ def mask_by_length(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) ->
     return mask.bool() if mask is not None and mask.shape[1] == n_tokens else None
 
 
-def text_offsets(family: Family, model: nn.Module, processor: Any) -> tuple[dict[str, int], list[str]]:
-    """For each layer that holds text tokens the position of the first, and what is wrong, a sentence each."""
+def text_offsets(family: Family, model: nn.Module, processor: Any) -> tuple[dict[str, Place], list[str]]:
+    """For each layer that holds text tokens their mask and where the first is, and what is wrong, a sentence each."""
     tokenizer = tokenizer_of(processor)
     trial = [trial_sample()]
     longest = family.text_length(processor, trial) + PADDING
     limit = tokenizer.model_max_length
-    batch = family.inputs(processor, trial, min(longest, limit) if limit < NO_LIMIT else longest)
-    mask = batch.get("attention_mask")
-    if mask is None:
+    shape = {"shape": family.shape} if family.shape else {}
+    batch = family.inputs(processor, trial, min(longest, limit) if limit < NO_LIMIT else longest, **shape)
+    masks = {key: batch[mask] for key, mask in MASKS.items() if key in batch and mask in batch}
+    if not masks:
         return {}, ["the tokenizer gives no attention mask: the model reads its padding, and padded positions count"]
-    if mask.all():
+    if all(mask.all() for mask in masks.values()):
         return {}, ["the texts of this model are not padded: all positions count"]
-    tokens = torch.where(mask.bool(), batch["input_ids"], _other_token(tokenizer, batch["input_ids"]))
     first = _outputs(family, model, batch)
-    second = _outputs(family, model, {**batch, "input_ids": tokens})
-    padded = (mask[0] == 0).nonzero().flatten()
-    offsets: dict[str, int] = {}
-    leaks = []
-    for name in first:
-        start, leak = _start(first[name], second[name], padded, mask.shape[1])
-        if start is not None:
-            offsets[name] = start
-        if leak:
-            leaks.append(name)
+    offsets: dict[str, Place] = {}
+    leaks: dict[str, None] = {}
+    for key, mask in masks.items():
+        tokens = torch.where(mask.bool(), batch[key], _other_token(tokenizer, batch[key]))
+        second = _outputs(family, model, {**batch, key: tokens})
+        padded = (mask[0] == 0).nonzero().flatten()
+        for name in first:
+            start, leak = _start(first[name], second[name], padded, mask.shape[1])
+            if start is not None:
+                offsets.setdefault(name, (MASKS[key], start))
+            if leak:
+                leaks[name] = None
+    offsets |= _of_their_stacks(offsets, find_layers(model, family), {name: len(out) for name, out in first.items()})
     if not leaks:
         return offsets, []
     return offsets, [
-        f"padding reaches the real tokens of {len(leaks)} layers ({leaks[0]} ...): the model does not mask it there, "
-        "and these representations depend on the length that texts are padded to"
+        f"padding reaches the real tokens of {len(leaks)} layers ({next(iter(leaks))} ...): the model does not mask it "
+        "there, and these representations depend on the length that texts are padded to"
     ]
+
+
+def _of_their_stacks(
+    offsets: Mapping[str, Place], layers: Mapping[str, Layer], lengths: Mapping[str, int]
+) -> dict[str, Place]:
+    """The text's place in layers where the trial's change was too small to see: that of their stack.
+
+    A layer takes it from those of its stack that have as many tokens, which must agree.
+    """
+
+    def stack(name: str) -> tuple[str, int]:
+        return (layers[name].block or name).rpartition(".")[0], lengths[name]
+
+    places: dict[tuple[str, int], set[Place]] = {}
+    for name, place in offsets.items():
+        places.setdefault(stack(name), set()).add(place)
+    return {
+        name: next(iter(found))
+        for name in lengths
+        if name not in offsets and layers[name].block and not layers[name].reads_image
+        if len(found := places.get(stack(name), ())) == 1
+    }
 
 
 def _start(first: Tensor, second: Tensor, padded: Tensor, length: int) -> tuple[int | None, bool]:

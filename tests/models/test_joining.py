@@ -26,7 +26,9 @@ def parts():
 def test_text_is_padded_and_patches_are_packed():
     each = list(parts())
     batch = joined(each, pad=9, length=6)
-    assert size_of(batch) == 3 and torch.equal(batch["pixel_values"], torch.cat([part["pixel_values"] for part in each]))
+    assert size_of(batch) == 3 and torch.equal(
+        batch["pixel_values"], torch.cat([part["pixel_values"] for part in each])
+    )
     assert batch["input_ids"].tolist() == [[7] * n + [9] * (6 - n) for _, n in SAMPLES]
     assert batch["labels"].tolist() == [[7] * n + [IGNORED] * (6 - n) for _, n in SAMPLES]
     assert batch["attention_mask"].sum(1).tolist() == [3, 5, 2]
@@ -75,7 +77,10 @@ def test_equal_samples_need_no_mask_and_no_copy():
 
 def test_a_row_a_sample_is_no_packed_tensor():
     each = list(parts())
-    assert axis_of(torch.Size([1, 9, 5]), torch.Size([3, 9, 5]), joined(each[:1], pad=0), joined(each, pad=0)) == (0, False)
+    assert axis_of(torch.Size([1, 9, 5]), torch.Size([3, 9, 5]), joined(each[:1], pad=0), joined(each, pad=0)) == (
+        0,
+        False,
+    )
 
 
 def test_what_cannot_be_divided_is_not_split():

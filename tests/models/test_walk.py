@@ -317,7 +317,9 @@ class _TokensFirst(nn.Module):
 def test_samples_are_found_behind_tokens():
     model = _TokensFirst()
     layer = Layer(name="linear", module=model.linear, modality="vision", block=None, in_features=3, out_features=3)
-    seen = trace(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU)
+    seen = trace(
+        model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU
+    )
     assert seen.shapes["linear"] == [torch.Size([8, 4, 3])] and seen.axes == {"linear": (1, False)}
 
 

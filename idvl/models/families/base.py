@@ -79,8 +79,8 @@ class Family:
     reads_image: str | None
     # (processor, samples, text_length) -> model inputs on the CPU; text padded to text_length, the same for a whole run
     inputs: Callable[..., dict[str, Tensor]]
-    # width and height that `inputs` resizes pictures to where all samples need inputs of one shape; it then takes `shape`,
-    # None for each picture's own. None where the processor gives all pictures one shape
+    # width and height that pictures are resized to where all samples need inputs of one shape; `inputs` then takes it
+    # as `shape`, or None for each picture's own. None where the processor gives all pictures one shape
     shape: tuple[int, int] | None = None
     # (processor, samples) -> tokens of the longest text, at most what the model takes; 0 for a model without text
     text_length: Callable[..., int]
@@ -92,6 +92,8 @@ class Family:
     training_task: TrainingTask | None = None
     # what the checkpoint's class can do: caption, answer, embed_images, embed_texts, match, classify, verify_statement
     skills: Mapping[str, Skill] = field(default_factory=dict)
+    # whether texts are put into the checkpoint's chat template, if it has one
+    chat_template: bool = True
     guessed: bool = False
     # what was guessed, and what the numbers do not cover: one sentence each
     notes: tuple[str, ...] = ()

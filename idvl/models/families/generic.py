@@ -21,15 +21,25 @@ from idvl.models.contrastive import loss as pair_loss
 from idvl.models.encoder_decoder import answering_inputs
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order, has_encoder
-from idvl.models.generation import QUESTION, prompts, write
+from idvl.models.generation import QUESTION, stop_tokens, write
 from idvl.models.inputs import longest_text, process
 from idvl.models.labels import class_inputs, no_class_reason, text_inputs
 from idvl.models.losses import own_loss
 from idvl.models.naming import BLOCK, CROSS_KEY_OR_VALUE, modalities_of
-from idvl.models.probes import image_placeholder, square_side
+from idvl.models.probes import follows_shape, square_side, trial_sample, wording_of
 from idvl.models.processors import tokenizer_of
+from idvl.models.reading import (
+    SHAPE,
+    SUFFIXED,
+    added_tokens,
+    learning_inputs,
+    prompts,
+    reading_inputs,
+    reading_length,
+)
 from idvl.models.skills import logits, pictures, sentences
 from idvl.models.text_positions import mask_at, mask_by_length, text_offsets
+from idvl.models.wording import Wording
 
 
 def for_config(config: Any) -> Family:
@@ -45,9 +55,9 @@ def for_config(config: Any) -> Family:
         modalities=modalities_of(needs),
         reads_image=CROSS_KEY_OR_VALUE if len(needs) == 2 else None,
         inputs=partial(process, needs=needs),
-        text_length=partial(longest_text, needs=needs) if "text" in needs else lambda processor, samples: 0,
+        text_length=longest_text if "text" in needs else lambda processor, samples: 0,
         training_task=_training_task(config, {"needs": needs}),
-        skills=_skills(config, {"needs": needs}, ends=False),
+        skills=_skills(config, {"needs": needs}, Wording()),
         notes=(
             f"{config.model_type} is not an architecture that idvl knows: that it reads {' and '.join(needs)}, "
             "and the modality of each layer, are guessed from names",
@@ -56,29 +66,58 @@ def for_config(config: Any) -> Family:
 
 
 def fit(family: Family, model: nn.Module, processor: Any) -> Family:
-    """The family with fixed image sizes, marked image places and the text's positions in each layer, as found out."""
+    """The family with the checkpoint's wording, one shape of pictures, and the text's positions in each layer."""
+    if family.needs == ("image", "text"):
+        family = _reading(family, model, processor)
+    else:
+        family = _single(family, model, processor)
+    if "text" not in family.needs:
+        return family
+    offsets, faults = text_offsets(family, model, processor)
+    return replace(family, token_mask=partial(mask_at, offsets), notes=(*family.notes, *faults))
+
+
+def _reading(family: Family, model: nn.Module, processor: Any) -> Family:
+    """The family of a model of pictures and texts, whose processor is given one sample at a time."""
+    wording = wording_of(processor, model.config, stop_tokens(model), chat=family.chat_template)
+    shape = SHAPE if follows_shape(processor, wording) else None
+    notes = list(family.notes)
+    if shape:
+        notes.append(
+            f"the processor's tokens follow the picture's shape: where points need equal lengths (--tokens flatten), "
+            f"pictures are resized to {shape[0]} x {shape[1]} pixels first"
+        )
+    added = added_tokens(processor, wording, trial_sample(), shape)
+    how: dict[str, Any] = {"needs": family.needs}
+    # Florence-2 is asked for a caption
+    prompt = getattr(processor, "task_prompts_without_inputs", {}).get("<CAPTION>", "")
+    return replace(
+        family,
+        shape=shape,
+        inputs=partial(reading_inputs, wording=wording),
+        text_length=partial(reading_length, wording=wording, added=added),
+        training_task=_training_task(model.config, how, wording=wording, prompt=prompt),
+        skills=_skills(model.config, how, wording, prompt),
+        notes=tuple(notes),
+    )
+
+
+def _single(family: Family, model: nn.Module, processor: Any) -> Family:
+    """The family of a model of pictures alone, resized to one shape, or of texts alone."""
     how: dict[str, Any] = {"needs": family.needs}
     notes = list(family.notes)
     if "image" in family.needs and (side := square_side(processor)):
         how["square"] = side
         notes.append(f"the processor's sizes vary with the image: images are resized to {side} x {side} pixels first")
-    if family.needs == ("image", "text"):
-        how["placeholder"] = image_placeholder(processor, how)
     tokenizer = tokenizer_of(processor)
-    # Florence-2 is asked for a caption
-    prompt = getattr(processor, "task_prompts_without_inputs", {}).get("<CAPTION>", "")
-    family = replace(
+    end = "" if tokenizer is None or _ends(tokenizer) else tokenizer.eos_token or ""
+    return replace(
         family,
         inputs=partial(process, **how),
-        training_task=_training_task(model.config, how, prompt),
-        skills=_skills(model.config, how, ends=tokenizer is not None and _ends(tokenizer), prompt=prompt),
+        training_task=_training_task(model.config, how, end=end),
+        skills=_skills(model.config, how, Wording()),
+        notes=tuple(notes),
     )
-    if "text" in family.needs:
-        family = replace(family, text_length=partial(longest_text, **how))
-        offsets, faults = text_offsets(family, model, processor)
-        family = replace(family, token_mask=partial(mask_at, offsets))
-        notes += faults
-    return replace(family, notes=tuple(notes))
 
 
 def _ends(tokenizer: Any) -> bool:
@@ -86,10 +125,13 @@ def _ends(tokenizer: Any) -> bool:
     return tokenizer("a")["input_ids"][-1] in tokenizer.all_special_ids
 
 
-def _training_task(config: Any, how: Mapping[str, Any], prompt: str = "") -> TrainingTask | None:
+def _training_task(
+    config: Any, how: Mapping[str, Any], *, wording: Wording | None = None, prompt: str = "", end: str = ""
+) -> TrainingTask | None:
     """How a class that compares images with texts, writes or classifies images is trained; None for any other.
 
-    `how`: as in `process`. `prompt`: what an encoder reads where a caption is written.
+    `how`: as in `process`. `wording` puts texts to a model of images and texts; `prompt`: what its encoder reads where
+    a caption is written. `end` ends a text of a model of texts.
     """
     from transformers.models.auto import modeling_auto as auto
 
@@ -102,20 +144,21 @@ def _training_task(config: Any, how: Mapping[str, Any], prompt: str = "") -> Tra
     if has_encoder(config):
         apart = (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
         if any(name in names.values() for names in apart):
-            inputs = partial(answering_inputs, prompt=prompt, **how)
+            inputs = partial(answering_inputs, prompt=prompt, wording=wording)
             return TrainingTask(loss=own_loss, inputs=inputs, partial=True)
     elif any(name in names.values() for names in writers):
-        return TrainingTask(loss=own_loss, inputs=partial(text_inputs, **how), partial=True)
+        inputs = partial(learning_inputs, wording=wording) if wording else partial(text_inputs, end=end, **how)
+        return TrainingTask(loss=own_loss, inputs=inputs, partial=True)
     if _classifies(name):
         inputs = partial(class_inputs, **how)
         return TrainingTask(loss=own_loss, inputs=inputs, unusable_reason=no_class_reason, partial=True)
     return None
 
 
-def _skills(config: Any, how: Mapping[str, Any], *, ends: bool, prompt: str = "") -> dict[str, Skill]:
+def _skills(config: Any, how: Mapping[str, Any], wording: Wording, prompt: str = "") -> dict[str, Skill]:
     """Text about images from a class that can generate, classes from a classifier, embeddings from two towers.
 
-    `how`: as in `process`. `ends`: whether the tokenizer puts an end behind a text. `prompt`: that of captions.
+    `how`: as in `process`. `prompt`: that of captions.
     """
     cls = FAMILY.model_class(config)
     if _classifies(cls.__name__):
@@ -128,13 +171,16 @@ def _skills(config: Any, how: Mapping[str, Any], *, ends: bool, prompt: str = ""
     if len(how["needs"]) < 2 or not cls.can_generate():
         return {}
     encodes = has_encoder(config)
-    images = {key: how[key] for key in ("square", "placeholder") if key in how}
 
     def skill(name: str, **own: Any) -> Skill:
-        prepare = partial(prompts, skill=name, encodes=encodes, ends=ends, **images)
+        prepare = partial(prompts, skill=name, encodes=encodes, wording=wording)
         return Skill(prepare=prepare, perform=partial(write, skill=name, encodes=encodes), **own)
 
-    return {"caption": skill("caption", prompt=prompt), "answer": skill("answer", prompt=QUESTION, lengths=(1, 10))}
+    asked = SUFFIXED if wording.suffix else {"caption": prompt, "answer": QUESTION}
+    return {
+        "caption": skill("caption", prompt=asked["caption"]),
+        "answer": skill("answer", prompt=asked["answer"], lengths=(1, 10)),
+    }
 
 
 def _classifies(name: str) -> bool:

@@ -1,0 +1,169 @@
+"""Pictures with texts as a model reads them: each sample prepared by itself, as a processor expects, then joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from idvl.data.samples import Sample
+from idvl.errors import UsageError, quoted
+from idvl.models.generation import Generation, lengths, prompted
+from idvl.models.inputs import NO_LIMIT, pixels
+from idvl.models.joining import IGNORED, TEXTS, joined
+from idvl.models.processors import prepared, tokenizer_of
+from idvl.models.wording import Wording, tokens_of
+
+if TYPE_CHECKING:
+    from idvl.models.loading import Loaded
+
+# pictures are resized to this where samples need inputs of one shape, but the processor's follow the picture's: the
+# commonest of photographs
+SHAPE = (640, 480)
+# what PaliGemma's authors ask for in English
+SUFFIXED = {"caption": "caption en", "answer": "answer en {}"}
+
+
+def read(
+    processor: Any,
+    wording: Wording,
+    sample: Sample,
+    text: str,
+    *,
+    shape: tuple[int, int] | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Model inputs of one sample with this text, as a batch of one; the picture resized to `shape` first.
+
+    Raises UsageError where the text has no place for the picture, or the model's context none.
+    """
+    tokenizer = tokenizer_of(processor)
+    limit = tokenizer.model_max_length
+    if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # which the tokenizer would add again
+        options["add_special_tokens"] = False
+    if wording.image is None and limit < NO_LIMIT:
+        options |= {"truncation": True, "max_length": limit}
+    shown = [pixels(sample, shape)]
+    values = prepared(processor, images=shown, text=[text], return_tensors="pt", **options)
+    inputs = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+    if wording.image is not None:
+        places = (inputs["input_ids"][0] == wording.image).nonzero().flatten()
+        if not len(places):
+            mark = getattr(processor, "image_token", None) or wording.placeholder
+            raise UsageError(
+                f"the prompt has no place for the picture of sample {quoted(sample.id)}: put {mark} into it"
+            )
+        if int(places[-1]) >= limit:
+            raise UsageError(
+                f"the picture of sample {quoted(sample.id)} takes {len(places):,} tokens, more than fit into the "
+                f"model's {limit:,}: remove it from the dataset, or let the checkpoint's processor make fewer"
+            )
+    return inputs
+
+
+def reading_inputs(
+    processor: Any,
+    samples: Sequence[Sample],
+    text_length: int | None,
+    *,
+    wording: Wording,
+    shape: tuple[int, int] | None = None,
+) -> dict[str, Tensor]:
+    """Inputs of samples, each with its first text, padded to `text_length` tokens (None: the longest of them)."""
+    parts = []
+    for sample in samples:
+        inputs = read(processor, wording, sample, wording.prompt(processor, sample.texts[0]), shape=shape)
+        parts.append({key: value for key, value in inputs.items() if key != "labels"})
+    limit = tokenizer_of(processor).model_max_length
+    if text_length is None and (longest := max(part["input_ids"].shape[1] for part in parts)) > limit:
+        text_length = min(longest, limit)
+    return joined(parts, pad=tokenizer_of(processor).pad_token_id, length=text_length)
+
+
+def reading_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, added: int) -> int:
+    """Tokens of the longest text with its prompt and the `added` ones of a picture, at most what the model takes."""
+    texts = [wording.prompt(processor, sample.texts[0]) for sample in samples]
+    longest = added + max(len(tokens_of(processor, text)) for text in texts)
+    reader = getattr(processor, "qformer_tokenizer", None)
+    if reader:
+        longest = max(longest, *(len(reader(text)["input_ids"]) for text in texts))
+    return min(longest, tokenizer_of(processor).model_max_length)
+
+
+def added_tokens(processor: Any, wording: Wording, sample: Sample, shape: tuple[int, int] | None) -> int:
+    """How many tokens the processor adds to a text: the picture's, a start and an end."""
+    text = wording.prompt(processor, sample.texts[0])
+    inputs = read(processor, wording, sample, text, shape=shape)
+    return max(inputs[key].shape[1] for key in TEXTS if key in inputs) - len(tokens_of(processor, text))
+
+
+def learning_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, *, wording: Wording
+) -> dict[str, Tensor]:
+    """Inputs of a decoder that learns to answer questions, or to write captions, and to end them; nothing else."""
+    parts = [_learnt(processor, wording, sample) for sample in samples]
+    return joined(parts, pad=tokenizer_of(processor).pad_token_id)
+
+
+def _learnt(processor: Any, wording: Wording, sample: Sample) -> dict[str, Tensor]:
+    question, answer = (sample.texts[0], sample.answers[0]) if sample.answers else ("", sample.texts[0])
+    if wording.suffix:
+        words = SUFFIXED["answer"].replace("{}", question) if sample.answers else SUFFIXED["caption"]
+        return read(processor, wording, sample, wording.prompt(processor, words), suffix=[answer])
+    prompt, whole = wording.answered(processor, question, answer)
+    inputs = read(processor, wording, sample, whole)
+    # who reads the instruction both ways must not see the answer
+    if "qformer_input_ids" in inputs:
+        asked = processor.qformer_tokenizer([prompt], return_tensors="pt")
+        inputs |= {f"qformer_{key}": asked[key] for key in ("input_ids", "attention_mask")}
+    tokens, labels = inputs["input_ids"], inputs["input_ids"].clone()
+    labels[:, : -wording.learnt(processor, prompt, whole)] = IGNORED
+    labels[:, 0] = IGNORED  # nothing stands before it
+    limit = tokenizer_of(processor).model_max_length
+    if tokens.shape[1] > limit or (labels == IGNORED).all():
+        raise UsageError(
+            f"sample {quoted(sample.id)} takes {tokens.shape[1]:,} tokens with its answer, more than the model's "
+            f"{limit:,}: remove it from the dataset"
+        )
+    return {**inputs, "labels": labels}
+
+
+def prompts(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    settings: Generation,
+    *,
+    skill: str,
+    encodes: bool,
+    wording: Wording,
+) -> dict[str, Tensor]:
+    """Pictures and prompts: padded on the left, without an end token, where what is written goes on from them.
+
+    An encoder reads them whole (`encodes`), and may know positions by their distance from the image's alone: it gets
+    the padding behind them.
+    """
+    processor = loaded.processor
+    _, most = lengths(loaded, skill, settings)
+    limit = tokenizer_of(processor).model_max_length
+    parts = []
+    for sample, words in zip(samples, prompted(loaded, skill, samples, settings), strict=True):
+        inputs = read(processor, wording, sample, wording.prompt(processor, words))
+        size = inputs["input_ids"].shape
+        if not encodes and size[1] + most > limit:
+            raise UsageError(
+                f"the prompt of sample {quoted(sample.id)} has {size[1]:,} tokens, which leaves no room for {most} "
+                f"more in the model's {limit:,}: lower the maximal length, or shorten the prompt"
+            )
+        if wording.ends and not encodes:
+            inputs = {key: value[:, :-1] if value.shape[:2] == size else value for key, value in inputs.items()}
+        parts.append({key: value for key, value in inputs.items() if key != "labels"})
+    return joined(parts, pad=tokenizer_of(processor).pad_token_id, side="right" if encodes else "left")
+
+
+def image_id(config: Any) -> int | None:
+    """The id of the tokens that stand for a picture among those of its text, None where the config names none."""
+    for name in ("image_token_id", "image_token_index"):
+        if isinstance(value := getattr(config, name, None), int):
+            return value
+    return None
