@@ -40,13 +40,12 @@ class Wording:
         return _asked(processor, question) if self.chat else self.placeholder + question
 
     def answered(self, processor: Any, question: str, answer: str) -> tuple[str, str]:
-        """The prompt, and the prompt with an answer and its end."""
-        prompt = self.prompt(processor, question)
-        gap = self.gap if self.chat or question else ""
-        return prompt, f"{prompt}{gap}{answer.strip()}{self.end}"
+        """What stands before the answer, and that with the answer and its end."""
+        before = self.prompt(processor, question) + (self.gap if self.chat or question else "")
+        return before, f"{before}{answer.strip()}{self.end}"
 
     def learnt(self, processor: Any, prompt: str, whole: str) -> int:
-        """How many tokens at the end of `whole` are the answer and its end: those behind what `prompt` shares with it."""
+        """How many tokens at the end of `whole` are the answer and its end: all behind those shared with `prompt`."""
         begun, tokens = (tokens_of(processor, text) for text in (prompt, whole))
         shared = next((i for i, pair in enumerate(zip(begun, tokens, strict=False)) if pair[0] != pair[1]), len(begun))
         return len(tokens) - shared + self.ends

@@ -51,7 +51,9 @@ class Processor:
         if getattr(self.both, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": text}]
             text = self.both.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-            return dict(self.both(images=[[image]], text=[text], return_tensors="pt"))
+            started = self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token)
+            more = {"add_special_tokens": False} if started else {}
+            return dict(self.both(images=[[image]], text=[text], return_tensors="pt", **more))
         more: dict[str, Any] = {"padding": "max_length"} if self.about.name.startswith("siglip") else {}
         if self.about.name == "flava_pretraining":
             more = {"return_codebook_pixels": True, "return_image_mask": True}

@@ -15,6 +15,12 @@ IGNORED = -100
 Row = tuple[list[Image.Image], dict[str, Any]]
 # no such script is written down here: masked words, sets of answers, groups drawn at random in training
 WITHOUT = ("groupvit", "bert", "t5", "bart", "flava_pretraining", "lxmert", "visualbert", "vilt_vqa")
+# how a chat ends an answer, where it is not the tokenizer's own end
+ENDS = {
+    **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "<end_of_utterance>"),
+    **dict.fromkeys(("pixtral", "mistral3"), "[/INST]"),
+    "gemma3": "<end_of_turn>",
+}
 WRITTEN_APART = ("vit_gpt2", "trocr", "pix2struct", "florence2", "blip2_t5", "instructblip_t5", "blip_vqa")
 
 
@@ -68,15 +74,21 @@ def _ended(tokenizer: Any, text: str) -> Tensor:
 
 
 def _answering(processor: Processor, pictures: list, question: str, answer: str) -> tuple[dict, Tensor]:
-    """Question and answer in the chat's words; labels are the answer and what the chat ends it with."""
+    """Question and answer in the chat's words; labels are the answer and the token that ends it."""
     content = [{"type": "image"}, *([{"type": "text", "text": question}] if question else [])]
     asked = [{"role": "user", "content": content}]
     replied = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-    prompt = processor.both.apply_chat_template(asked, add_generation_prompt=True)
     whole = processor.both.apply_chat_template(replied)
-    begun, inputs = (dict(processor.both(images=[pictures], text=[t], return_tensors="pt")) for t in (prompt, whole))
+    before = whole[: whole.rindex(answer)]
+    end = ENDS.get(processor.about.name, processor.tokenizer.eos_token)
+    bos = processor.tokenizer.bos_token
+    more = {"add_special_tokens": not (bos and whole.startswith(bos)), "return_tensors": "pt"}
+    begun, inputs = (
+        dict(processor.both(images=[pictures], text=[text], **more)) for text in (before, before + answer + end)
+    )
     labels = inputs["input_ids"].clone()
-    labels[:, : begun["input_ids"].shape[1]] = IGNORED
+    same = begun["input_ids"][0] == labels[0, : begun["input_ids"].shape[1]]
+    labels[:, : int(same.long().cumprod(0).sum())] = IGNORED
     return inputs, labels
 
 
@@ -92,6 +104,9 @@ def _written_on(
         inputs = processor.inputs(pictures, text + tokenizer.eos_token)
         ids = inputs["input_ids"]
     labels = ids.clone()
+    if "qformer_input_ids" in inputs:  # which reads both ways, and must not see the answer
+        asked = processor.inputs(pictures, f"{question} ")
+        inputs |= {key: value for key, value in asked.items() if key.startswith("qformer_")}
     answered = len(_ended(tokenizer, answer)[0]) - (ids[0, 0] == _ended(tokenizer, answer)[0, 0]).item()
     labels[:, :-answered] = IGNORED
     return inputs, labels
