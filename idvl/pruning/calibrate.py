@@ -91,6 +91,7 @@ class CalibratedPruning:
                     capture="input",
                     token_mask=family.token_mask,
                     device=job.device,
+                    axes=job.trace.axes,
                     ran=lambda block: self._spend(self.plan.capture.batch_seconds[block]),
                 )
             )

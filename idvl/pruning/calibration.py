@@ -20,9 +20,11 @@ from idvl.errors import UsageError, quoted
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, Watch
 from idvl.models.inputs import encode
+from idvl.models.joining import size_of
 from idvl.models.layers import Layer, block_of, in_scope, modality_of
 from idvl.models.loading import Loaded
 from idvl.models.trace import Trace, trace
+from idvl.models.walk import to_device
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.inputs import InputSums
@@ -179,24 +181,18 @@ class Calibration:
         part = team.part(count)
         self.names = [[sample.id for sample in samples[k * size : (k + 1) * size]] for k in part]
         with reporter.progress("preparing calibration samples") as progress:
-            self.batches = team.each(
-                lambda: encode(self.loaded, samples, batch_size=size, part=part, progress=progress)
-            )
+            options = {"batch_size": size, "part": part, "also": [samples[: 1 if size > 1 else 2]]}
+            *self.batches, self._other = team.each(lambda: encode(self.loaded, samples, progress=progress, **options))
 
     def _trace(self) -> tuple[Trace, list[list[str]]]:
         """What the first batch meets, and which users read one tensor in it."""
-        family, noted = self.loaded.family, self.new_sums(products=False)
-
-        def call(model: nn.Module, batch: dict[str, Tensor]) -> Any:
-            nonlocal noted
-            noted = self.new_sums(products=False)
-            # its own tap: the batch may be a part of the first one
-            tap = Tap([batch], family.token_mask)
-            with tap.feeding(noted, self.users), Watch(self.users, "input", tap.record):
-                return family.call(model, batch)
-
+        model, family, noted = self.loaded.model, self.loaded.family, self.new_sums(products=False)
+        batch, how = self.batches[0], {"capture": "input", "device": self.device, "other": self._other}
         with torch.inference_mode(False), full_precision(self.device):
-            seen = trace(self.loaded.model, self.batches[0], call, self.users, capture="input", device=self.device)
+            seen = trace(model, batch, family.call, self.users, **how)
+            tap = Tap([batch], family.token_mask, seen.axes)
+            with torch.no_grad(), tap.feeding(noted, self.users), Watch(self.users, "input", tap.record):
+                family.call(model, to_device(batch, self.device))
         return seen, [names for names, _ in noted.groups(seen.shapes)]
 
     def _leave_out(self, reporter: Reporter) -> None:
@@ -223,7 +219,7 @@ class Calibration:
         count = 0
         for batch in self.batches:
             real = self.loaded.family.token_mask(name, n_tokens, batch)
-            count += n_tokens * len(next(iter(batch.values()))) if real is None else int(real.sum())
+            count += n_tokens * size_of(batch) if real is None else int(real.sum())
         return count
 
     @cached_property
