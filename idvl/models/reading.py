@@ -44,17 +44,15 @@ def read(
         options["add_special_tokens"] = False
     if wording.image is None and limit < NO_LIMIT:
         options |= {"truncation": True, "max_length": limit}
+    mark = str(getattr(processor, "image_token", None) or wording.placeholder)
+    if mark not in text and (wording.chat or wording.placeholder):
+        raise UsageError(f"the prompt has no place for the picture of sample {quoted(sample.id)}: put {mark} into it")
     shown = [pixels(sample, shape)]
     values = prepared(processor, images=shown, text=[text], return_tensors="pt", **options)
     inputs = {key: value for key, value in values.items() if isinstance(value, Tensor)}
     if wording.image is not None:
         places = (inputs["input_ids"][0] == wording.image).nonzero().flatten()
-        if not len(places):
-            mark = getattr(processor, "image_token", None) or wording.placeholder
-            raise UsageError(
-                f"the prompt has no place for the picture of sample {quoted(sample.id)}: put {mark} into it"
-            )
-        if int(places[-1]) >= limit:
+        if len(places) and int(places[-1]) >= limit:
             raise UsageError(
                 f"the picture of sample {quoted(sample.id)} takes {len(places):,} tokens, more than fit into the "
                 f"model's {limit:,}: remove it from the dataset, or let the checkpoint's processor make fewer"

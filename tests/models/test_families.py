@@ -161,7 +161,7 @@ def test_guesses_are_said(loaded, kind):
 
 
 def test_families_are_the_files_of_the_folder():
-    assert families.names() == ["blip", "clip", "vilt", "vit", "generic"]
+    assert families.names() == ["blip", "clip", "flava", "siglip", "vilt", "vit", "generic"]
     assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
 
 

@@ -1,0 +1,160 @@
+"""Pictures with texts as a model's authors have it read them: labels, losses and prompts are those of plain scripts.
+
+Each script writes out the text that its architecture's authors document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+
+from idvl.errors import UsageError
+from idvl.models.generation import Generation
+from idvl.models.labels import IGNORED
+from idvl.models.layers import find_layers
+from idvl.models.loading import wrap
+from tests.coverage.architectures import architectures
+from tests.support import tiny
+
+CAPTIONED = tiny.samples(4)
+ANSWERED = [dataclasses.replace(one, answers=("two red",)) for one in CAPTIONED[:2]]
+ANSWERED += [dataclasses.replace(one, answers=("a",)) for one in CAPTIONED[2:]]
+# what stands before the answer, {} the question, and what ends the answer
+PLAIN = {
+    "llava": ("USER: <image>\n{} ASSISTANT: ", "</s>"),
+    "idefics3": ("user: <image>{}<end_of_utterance>\nAssistant:", "<end_of_utterance>"),
+    "qwen2_vl": (
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+    ),
+    "blip2_opt": ("{} ", "<|endoftext|>"),
+}
+
+
+@pytest.fixture(scope="module")
+def get():
+    @functools.cache
+    def made(name):
+        torch.manual_seed(0)
+        return wrap(*architectures()[name].make())
+
+    return made
+
+
+def plain(loaded, name, sample):
+    """Model inputs and labels of one sample: the tokens of the answer and of its end."""
+    processor, tokenizer = loaded.processor, loaded.processor.tokenizer
+    question, answer = (sample.texts[0], sample.answers[0]) if sample.answers else ("", sample.texts[0])
+    if name == "paligemma":
+        prompt = f"answer en {question}" if question else "caption en"
+        inputs = processor(images=sample.image, text=prompt, suffix=answer, return_tensors="pt")
+        ids = tokenizer(answer + "<eos>", add_special_tokens=False)["input_ids"]
+    else:
+        before, end = PLAIN[name]
+        before = before.format(question) if question or name != "blip2_opt" else ""
+        inputs = processor(images=[sample.image], text=[before + answer + end], return_tensors="pt")
+        whole, begun = (tokenizer(text)["input_ids"] for text in (before + answer + end, before.rstrip(" ")))
+        ids = whole[len(begun) :]
+    labels = torch.full_like(inputs["input_ids"], IGNORED)
+    labels[0, -len(ids) :] = torch.tensor(ids)
+    return {**inputs, "labels": labels}
+
+
+@pytest.mark.parametrize("samples", [CAPTIONED, ANSWERED], ids=["captions", "answers"])
+@pytest.mark.parametrize("name", [*PLAIN, "paligemma"])
+def test_labels_and_loss_are_those_of_a_plain_script(get, name, samples):
+    loaded = get(name)
+    task, length = loaded.family.training_task, loaded.family.text_length(loaded.processor, samples)
+    inputs = task.inputs(loaded.processor, samples, length, loaded.model.config)
+    total, count, _ = task.loss(loaded.model, inputs, None)
+    expected, terms = 0.0, 0
+    for row, tokens, sample in zip(inputs["labels"], inputs["input_ids"], samples, strict=True):
+        given = plain(loaded, name, sample)
+        size = given["labels"].shape[1]
+        assert row[:size].tolist() == given["labels"][0].tolist() and (row[size:] == IGNORED).all()
+        assert tokens[:size].tolist() == given["input_ids"][0].tolist()
+        learnt = int((given["labels"] != IGNORED).sum())
+        expected += loaded.model(**given).loss * learnt
+        terms += learnt
+    assert count == terms
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "internvl", "pixtral", "smolvlm"])
+def test_what_is_written_does_not_depend_on_the_batch(get, name):
+    """Pictures of two shapes, packed or in tiles, and questions of several lengths."""
+    loaded = get(name)
+    wide = [dataclasses.replace(one, source=one.image.resize((64, 32))) for one in CAPTIONED[:2]]
+    samples, settings = [*wide, *CAPTIONED[2:]], Generation(beams=1, min_length=1, max_length=6)
+    skill = loaded.family.skills["answer"]
+
+    def written(some):
+        return skill.perform(loaded, skill.prepare(loaded, some, settings), settings)
+
+    assert written(samples) == [text for one in samples for text in written([one])]
+
+
+def test_a_q_former_does_not_read_the_answer(get):
+    loaded = get("instructblip_vicuna")
+    inputs = loaded.family.training_task.inputs(loaded.processor, ANSWERED, 0, loaded.model.config)
+    asked = [loaded.processor.qformer_tokenizer(one.texts[0])["input_ids"] for one in ANSWERED]
+    masks = inputs["qformer_attention_mask"].bool()
+    assert [row[mask].tolist() for row, mask in zip(inputs["qformer_input_ids"], masks, strict=True)] == asked
+
+
+def test_a_prompt_that_places_the_picture_is_taken_as_it_is(get):
+    loaded = get("qwen2_vl")
+    prompt = "<|vision_start|><|image_pad|><|vision_end|>a red"
+    prepare = loaded.family.skills["caption"].prepare
+    inputs = prepare(loaded, CAPTIONED[:1], Generation(prompt=prompt))
+    ids = loaded.processor(images=[CAPTIONED[0].image], text=[prompt], return_tensors="pt")["input_ids"]
+    assert torch.equal(inputs["input_ids"], ids)
+
+
+def test_a_text_without_room_in_the_context_is_one_line(get):
+    loaded = get("qwen2_vl")
+    tokenizer, limit = loaded.processor.tokenizer, loaded.processor.tokenizer.model_max_length
+    family, config = loaded.family, loaded.model.config
+    try:
+        tokenizer.model_max_length = 10
+        with pytest.raises(
+            UsageError, match="the picture of sample '.*' takes 4 tokens, more than fit into the model's"
+        ):
+            family.inputs(loaded.processor, CAPTIONED[:1], None)
+        tokenizer.model_max_length = 30
+        with pytest.raises(UsageError, match="with its answer, more than the model's 30: remove it"):
+            family.training_task.inputs(loaded.processor, ANSWERED[:1], 0, config)
+        with pytest.raises(UsageError, match="leaves no room for 20 more in the model's 30"):
+            family.skills["caption"].prepare(loaded, CAPTIONED[:1], Generation(prompt="a"))
+    finally:
+        tokenizer.model_max_length = limit
+
+
+def test_a_template_without_a_place_for_the_picture_is_one_line():
+    model, processor = architectures()["llava"].make()
+    processor.chat_template = "{% for m in messages %}USER: {{ m['content'][-1]['text'] }}{% endfor %}ASSISTANT:"
+    with pytest.raises(
+        UsageError, match="the prompt has no place for the picture of sample 'trial': put <image> into it"
+    ):
+        wrap(model, processor)
+
+
+def test_padding_of_a_q_former_is_no_token(get):
+    """Layers that hold the Q-Former's own text follow its own mask, behind the queries where they hold both."""
+    places = get("instructblip_vicuna").family.token_mask.args[0]
+    former = {place for name, place in places.items() if name.startswith("qformer")}
+    assert former == {("qformer_attention_mask", 0), ("qformer_attention_mask", 4)}
+    assert {place for name, place in places.items() if name.startswith("language_model")} == {("attention_mask", 0)}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "internvl", "janus", "aya_vision"])
+def test_every_layer_of_a_decoder_knows_its_padding(get, name):
+    """The first layer's output projection too, where other tokens at padded positions change next to nothing."""
+    loaded = get(name)
+    places = loaded.family.token_mask.args[0]
+    layers = find_layers(loaded.model, loaded.family)
+    missing = [name for name, layer in layers.items() if layer.modality == "language" and name not in places]
+    assert not missing and set(places.values()) == {("attention_mask", 0)}
