@@ -55,7 +55,10 @@ def command(
     page: Annotated[
         Path | None, text(o.SHOWN, "Write the report as one HTML file.", "--output", metavar="FILE", callback=o.at_home)
     ] = None,
-    table: Annotated[str | None, text(o.SHOWN, "Print the tables as markdown, latex or csv.", metavar="FORMAT")] = None,
+    table: Annotated[
+        str | None,
+        text(o.SHOWN, "Print the tables as markdown, latex or csv. [dim]\\[default: none][/dim]", metavar="FORMAT"),
+    ] = None,
     json: Annotated[bool, flag(o.SHOWN, "Print all numbers, with the files they are from, as JSON.", "--json")] = False,
     expect: Annotated[bool, flag(o.SHOWN, "Show the paper's numbers beside the measured ones.", "--expect")] = False,
     sensitivity: Annotated[

@@ -42,7 +42,12 @@ def command(
     overwrite: o.Overwrite = False,
     compare_with: Annotated[
         Path | None,
-        text(o.SHOWN, "Compare with a profile, a run folder, or blip-coco (published).", "--compare", metavar="FILE"),
+        text(
+            o.SHOWN,
+            "Compare with a profile, a run folder, or blip-coco (published). [dim]\\[default: none][/dim]",
+            "--compare",
+            metavar="FILE",
+        ),
     ] = None,
     json: Annotated[bool, flag(o.SHOWN, "Print the profile as JSON to stdout.", "--json")] = False,
     quiet: o.Quiet = False,

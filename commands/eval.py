@@ -43,7 +43,12 @@ def command(
     recipe: o.Recipe = None,
     set_: o.Set = None,
     compare: Annotated[
-        Path | None, text(EVALUATION, "Show the difference to this run folder or results.json.", metavar="FILE")
+        Path | None,
+        text(
+            EVALUATION,
+            "Show the difference to this run folder or results.json. [dim]\\[default: none][/dim]",
+            metavar="FILE",
+        ),
     ] = None,
     score: Annotated[
         Path | None, text(EVALUATION, "Score this predictions.jsonl again, without a model.", metavar="FILE")

@@ -56,7 +56,12 @@ def at_home(path: Path | None) -> Path | None:
 
 
 Model = Annotated[
-    str | None, typer.Argument(help="Hub id, local folder, builtin/blip or builtin/vit.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hub id, local folder, builtin/blip or builtin/vit. Required unless the recipe names it.",
+        show_default=False,
+    ),
 ]
 Recipe = Annotated[
     Path | None,

@@ -54,7 +54,7 @@ class DataSection(Section):
         "Name listed by idvl eval --list, or a local path.",
         shown="that of the run that the model lies in, or of the built-in model",
     )
-    data_dir: Path | None = setting(None, "Local copy of the dataset.", value="DIR")
+    data_dir: Path | None = setting(None, "Local copy of the dataset.", shown="none", value="DIR")
     dataset_id: str | None = setting(None, "Hub repository to read the dataset from instead.", value="ID")
     image_column: str | None = setting(None, "Column with the images.", value="NAME")
     text_column: str | None = setting(None, "Column with the texts.", value="NAME")
@@ -88,7 +88,7 @@ class EstimateSection(Section):
     )
     knn: Knn = setting("auto", "Neighbour search backend; all give the same result, auto takes the fastest.")
     memory: Size | None = setting(None, "Memory budget, such as 8GiB.", shown="a quarter of what is free", value="SIZE")
-    spill: Path | None = setting(None, "Folder on disk for data beyond the memory budget.", value="DIR")
+    spill: Path | None = setting(None, "Folder on disk for data beyond the memory budget.", shown="none", value="DIR")
 
     @property
     def memory_bytes(self) -> int | None:
@@ -104,7 +104,11 @@ class PruneSection(Section):
         "Fraction of the weights in scope that become zero.",
         shown=f"{SPARSITY}, {CALIBRATED_SPARSITY} with calibration; with N:M, what it implies",
     )
-    criterion: CriterionName = setting(DEFAULT_CRITERION, "Importance score of a weight; plug-ins add others.")
+    criterion: CriterionName = setting(
+        DEFAULT_CRITERION,
+        "Importance score of a weight. magnitude: its size; gradient: weight x gradient; platon: that, smoothed over "
+        "steps; wanda: size x norm of its input; sparsegpt: error without it. Plug-ins add others.",
+    )
     calibration: Calibration | None = setting(
         None,
         "Prune once and without training, from calibration samples: block by block, each behind pruned ones "
@@ -148,17 +152,23 @@ class PruneSection(Section):
         shown="global; with N:M or calibration, uniform",
     )
     structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = setting(
-        "unstructured", "unstructured, or N:M, such as 2:4.", value="STRUCTURE"
+        "unstructured",
+        "Where zeros may stand: anywhere (unstructured), or N kept of every M consecutive inputs, such as 2:4.",
+        value="STRUCTURE",
     )
     floor: Share = setting(0.0, "Lowest sparsity of a layer.")
     ceiling: Share = setting(1.0, "Highest sparsity of a layer.")
     min_keep: Amount | None = setting(None, "Number of weights that every layer keeps at least.", shown="1")
-    schedule: ScheduleName = setting("cubic", "Sparsity schedule.")
+    schedule: ScheduleName = setting(
+        "cubic", "How the sparsity rises: cubic (fast first), linear, or one-shot (no training)."
+    )
     initial: Share = setting(0.2, "Fraction of the steps before pruning starts.")
     final: Share = setting(0.2, "Fraction of the steps after pruning has ended.")
     mask_every: Count | None = setting(None, "Steps between two mask updates.", shown="10, fewer in short runs")
-    monotone: bool = setting(False, "Keep pruned weights pruned.")
-    compat: Compat = setting("none", "Update masks as this code does; icml24 is the paper's.")
+    monotone: bool = setting(False, "Never let a pruned weight return.")
+    compat: Compat = setting(
+        "none", "Reproduce the paper's published code (icml24) where it differs from the paper's text."
+    )
     beta1: Share = setting(0.85, "PLATON's smoothing of the importance.", flag="")
     beta2: Share = setting(0.95, "PLATON's smoothing of the uncertainty.", flag="")
     window: Count = setting(10, "Steps that PLATON averages the importance over.", flag="")
@@ -192,7 +202,7 @@ class TrainSection(Section):
     distill: Annotated[float, Field(ge=0)] = setting(0.0, "Weight of the KL divergence to the dense model.")
     checkpoint_every: Count = setting(500, "Steps between two checkpoints.")
     report_to: Annotated[list[str], Words] = setting(
-        [], "Tracker: tensorboard, wandb or trackio; repeatable.", value="NAME"
+        [], "Tracker: tensorboard, wandb or trackio; repeatable.", shown="none", value="NAME"
     )
     new_head: bool = setting(False, "Put a new classifier for this dataset's labels on the model.")
 
@@ -221,7 +231,11 @@ class EvalSection(Section):
     )
     rerank: Amount = setting(128, "Candidates that a matching head reranks.")
     metrics: Annotated[list[str], Words] = setting(
-        [], "Additional metric of evaluate, a folder or a Hub name; repeatable.", flag="--metric", value="NAME"
+        [],
+        "Additional metric of evaluate, a folder or a Hub name; repeatable.",
+        shown="none",
+        flag="--metric",
+        value="NAME",
     )
     resamples: Annotated[int, Field(ge=100, le=100_000)] | None = setting(
         None, "Bootstrap samples of an interval.", shown="1000", flag=""

@@ -55,9 +55,10 @@ def test_help_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     shown = capsys.readouterr().out
     for line in (
         r"--sparsity +0\.\.1 .*\[default: 0\.8, 0\.5 with calibration",
-        r"--criterion +CHOICE .*\[one of: platon, gradient, magnitude, sparsegpt, wanda\]",
+        r"--criterion +CHOICE +Importance score of a weight\. magnitude: its size; gradient",
+        r"--mixed-precision +CHOICE .*\[one of: no, bf16, fp16\]",
         r"--eval +--no-eval .*\[default: eval\]",
-        r"--monotone +Keep pruned",
+        r"--monotone +Never let",
         r"--weight-decay +NUMBER .*\[default: 0\]",
         r"--seed +N .*\[default: 0\]",
     ):
