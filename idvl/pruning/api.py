@@ -41,6 +41,12 @@ from idvl.sparsity.weighting import multipliers
 # settings that mean something to `idvl prune` alone: they count epochs
 OF_EPOCHS = ("compat", "refresh_profile")
 
+# settings that a state depends on, beside the schedule, and those of the criteria that have a name
+OF_STATE = {"id_weight", "id_exponent", "missing_id", "allocation", "structure", "monotone"}
+OF_STATE |= {"floor", "ceiling", "min_keep"}
+OF_CRITERION = {"criterion", "beta1", "beta2", "window", "smoothing_dtype"}
+PLAIN = (bool, int, float, str)
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,11 +78,16 @@ class Pruner:
         weights: WeightPruner,
         planned: Mapping[str, Any],
         weighting: Mapping[str, Any],
+        settings: Mapping[str, Any],
     ) -> None:
-        """Use `from_model`. `planned`: the report before pruning; `weighting`: what else it says of the factors."""
+        """Use `from_model`.
+
+        `planned`: the report before pruning; `weighting`: what else it says of the factors; `settings`: those that a
+        state must share with the pruner that takes it over.
+        """
         self._model, self._layers = model, layers
         self.weights, self._planned, self._weighting = weights, planned, weighting
-        self._made, self.steps = runs.provenance(), 0
+        self._settings, self._made, self.steps = dict(settings), runs.provenance(), 0
         self._finished = False
 
     @classmethod
@@ -136,7 +147,7 @@ class Pruner:
             by_layer=dict.fromkeys(layers, prune.sparsity) if prune.allocation == "uniform" else None,
         )
         weighting = {"profile": known_profile, "factors": weighted.factors, "substituted": weighted.substituted}
-        return cls(model, layers, weights, planned, weighting)
+        return cls(model, layers, weights, planned, weighting, _shared(prune, criterion, weighted.factors))
 
     @property
     def total_steps(self) -> int:
@@ -199,8 +210,8 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a training loop saves beside its model and optimizer to resume."""
-        schedule = torch.tensor(list(self._schedule().encode()), dtype=torch.uint8)
-        return {**self.weights.state_dict(), "steps": torch.tensor(self.steps), "schedule": schedule}
+        texts = {"schedule": _encoded(asdict(self.weights.schedule)), "settings": _encoded(self._settings)}
+        return {**self.weights.state_dict(), "steps": torch.tensor(self.steps), **texts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the state of a pruner of the same model and settings; ValueError for another's."""
@@ -208,19 +219,54 @@ class Pruner:
             steps = int(state["steps"])
             if not 0 <= steps <= self.total_steps:
                 raise UsageError(f"the state is of step {steps} of {self.total_steps}: it is of another pruner")
-            # older states have no schedule
-            before = bytes(state["schedule"].tolist()).decode() if "schedule" in state else self._schedule()
-            if before != self._schedule():
-                raise UsageError(
-                    f"the state is of the schedule {before}, not {self._schedule()}: use the same settings"
-                )
+            # older states have neither
+            if "schedule" in state:
+                _refuse_difference(_decoded(state["schedule"]), asdict(self.weights.schedule))
+            if "settings" in state:
+                _refuse_difference(_decoded(state["settings"]), self._settings)
+            smoothed = getattr(self.weights.scores.criterion, "bytes_per_weight", 0)
+            if steps and smoothed and not any(key.startswith("criterion.") for key in state):
+                raise UsageError("the state lacks the criterion's averages: it is of a pruner with another criterion")
             self.weights.load_state_dict(state)
         except KeyError as error:
             raise UsageError(f"the state lacks {error}: it is of another pruner, or not whole") from error
         self.steps = steps
 
-    def _schedule(self) -> str:
-        return json.dumps(asdict(self.weights.schedule))
+
+def _shared(prune: PruneSection, criterion: str | Criterion, factors: Mapping[str, float]) -> dict[str, Any]:
+    """The settings that a pruner's state depends on, beside the schedule."""
+    if not isinstance(criterion, str):
+        values = getattr(criterion, "__dict__", {}).items()
+        public = {key: value for key, value in values if not key.startswith("_") and isinstance(value, PLAIN)}
+        return {
+            **prune.model_dump(include=OF_STATE),
+            **public,
+            "criterion": type(criterion).__name__,
+            **_by_layer(factors),
+        }
+    return {**prune.model_dump(include={*OF_STATE, *OF_CRITERION}), **_by_layer(factors)}
+
+
+def _by_layer(factors: Mapping[str, float]) -> dict[str, float]:
+    return {f"factor of {name}": float(factor) for name, factor in factors.items()}
+
+
+def _encoded(values: Mapping[str, Any]) -> Tensor:
+    return torch.tensor(list(json.dumps(values).encode()), dtype=torch.uint8)
+
+
+def _decoded(tensor: Tensor) -> dict[str, Any]:
+    return json.loads(bytes(tensor.tolist()))
+
+
+def _refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """UsageError, naming the first, for a setting that differs from that of the state."""
+    for name in [*before, *now]:
+        if before.get(name) != now.get(name):
+            raise UsageError(
+                f"the state is of a pruner with {name} {quoted(before.get(name))}, not {quoted(now.get(name))}: "
+                "use the same settings"
+            )
 
 
 def _check_model(model: object) -> None:

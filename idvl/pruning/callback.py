@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import TrainerCallback
 
 from idvl.errors import UsageError, quoted
@@ -32,12 +34,17 @@ class PruneCallback(TrainerCallback):
         self.result: Pruned | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        if args.load_best_model_at_end:
+            raise UsageError(
+                "load_best_model_at_end puts the weights of an earlier step, pruned less, under the last masks: "
+                "leave it out"
+            )
         self.pruner, self.result = Pruner.from_model(model, total_steps=state.max_steps, **self.settings), None
         if state.global_step:
             path = _checkpoint(args, state) / STATE
             if not path.is_file():
                 raise UsageError(f"cannot resume: there is no pruner's state {quoted(path)}")
-            self.pruner.load_state_dict(safetensors.torch.load_file(path))
+            self.pruner.load_state_dict(_state(path))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, *, optimizer: Any, **kwargs: Any) -> None:
         # fp16 skips steps whose gradients overflowed
@@ -56,3 +63,11 @@ class PruneCallback(TrainerCallback):
 
 def _checkpoint(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The tensors in a checkpoint's file. UsageError for one that is damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"cannot resume: {quoted(path)} is damaged ({error}); use an earlier checkpoint") from error

@@ -137,8 +137,53 @@ def test_a_state_of_another_pruner_is_refused() -> None:
     for key in ("steps", "frozen", "factor.0", "mask.0"):
         with pytest.raises(ValueError, match="lacks|other layers"):
             pruner.load_state_dict({name: value for name, value in state.items() if name != key})
-    with pytest.raises(idvl.UsageError, match=r'"target": 0.7, .* not .*"target": 0.3, '):
+    with pytest.raises(idvl.UsageError, match=r"a pruner with target 0\.7, not 0\.3: use the same settings"):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"structure": "2:4"}, "allocation 'global', not 'uniform'"),
+        ({"criterion": "magnitude"}, "criterion 'platon', not 'magnitude'"),
+        ({"criterion": Magnitude()}, "criterion 'platon', not 'Magnitude'"),
+        ({"floor": 0.1}, r"floor 0\.0, not 0\.1"),
+        ({"ceiling": 0.9}, r"ceiling 1\.0, not 0\.9"),
+        ({"min_keep": 3}, "min_keep None, not 3"),
+        ({"monotone": True}, "monotone False, not True"),
+        ({"window": 3}, "window 2, not 3"),
+        ({"beta1": 0.5}, r"beta1 0\.85, not 0\.5"),
+        ({"smoothing_dtype": "bfloat16"}, "smoothing_dtype 'float32', not 'bfloat16'"),
+        ({"profile": True}, "id_weight 'none', not 'multiply'"),
+        ({"mask_every": 2}, "mask_every 1, not 2"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused(changed: dict[str, object], why: str) -> None:
+    model, settings = mlp(), {"sparsity": 0.5, "total_steps": 12, "window": 2, "mask_every": 1}
+    pruner = idvl.Pruner.from_model(model, **settings)
+    loop(model, pruner, 3)
+    if changed.get("profile"):
+        changed = {"profile": profile_of(find_layers(model, api._family(model)))}
+    other = idvl.Pruner.from_model(model, **settings | changed)
+    with pytest.raises(idvl.UsageError, match=f"^the state is of a pruner with {why}: use the same settings$"):
+        other.load_state_dict(pruner.state_dict())
+
+
+def test_a_state_of_other_factors_or_without_averages_is_refused(tmp_path: Path) -> None:
+    model, settings = mlp(), {"sparsity": 0.5, "total_steps": 12, "window": 2, "mask_every": 1}
+    profile = profile_of(find_layers(model, api._family(model)))
+    pruner = idvl.Pruner.from_model(model, profile=profile, **settings)
+    loop(model, pruner, 3)
+    state = pruner.state_dict()
+    changed = json.loads(profile.dumps())
+    changed["layers"]["2"]["estimate"]["dimension"] = 9.0
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    other = idvl.Pruner.from_model(model, profile=tmp_path / "changed.json", **settings)
+    with pytest.raises(idvl.UsageError, match=r"factor of 2 2\.0, not 9\.0"):
+        other.load_state_dict(state)
+    bare = {key: value for key, value in state.items() if not key.startswith("criterion.") and key != "settings"}
+    with pytest.raises(idvl.UsageError, match="lacks the criterion's averages"):
+        pruner.load_state_dict(bare)
 
 
 def test_gradients_cleared_too_early_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -339,6 +384,21 @@ def test_the_callback_prunes_and_resumes(tmp_path: Path) -> None:
     masks, weights = trained(tmp_path)
     again, resumed = trained(tmp_path, resume=str(tmp_path / "checkpoint-4"))
     assert masks == again and all(torch.equal(weights[name], resumed[name]) for name in weights)
-    (tmp_path / "checkpoint-4" / "idvl_pruner.safetensors").unlink()
+    state = tmp_path / "checkpoint-4" / "idvl_pruner.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(idvl.UsageError, match=r"cannot resume: .*idvl_pruner\.safetensors' is damaged"):
+        trained(tmp_path, resume=str(tmp_path / "checkpoint-4"))
+    state.unlink()
     with pytest.raises(idvl.UsageError, match="cannot resume: there is no pruner's state"):
         trained(tmp_path, resume=str(tmp_path / "checkpoint-4"))
+
+
+def test_the_callback_refuses_a_training_that_ends_with_earlier_weights(tmp_path: Path) -> None:
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=2, report_to=[], use_cpu=True, eval_strategy="steps", eval_steps=1, save_steps=1,
+        load_best_model_at_end=True, metric_for_best_model="loss", disable_tqdm=True,
+    )  # fmt: skip
+    data = [{"points": torch.zeros(4), "labels": torch.zeros(2)}] * 4
+    callback = idvl.PruneCallback(sparsity=0.6)
+    with pytest.raises(idvl.UsageError, match="load_best_model_at_end .*: leave it out"):
+        Trainer(Regression(), arguments, train_dataset=data, eval_dataset=data, callbacks=[callback]).train()
