@@ -93,7 +93,22 @@ def begin(context: typer.Context, **other: Any) -> tuple[TerminalReporter, recip
 
     if params["overwrite"] and params["recipe"]:
         runs.keep(params["output_dir"], [find(params["recipe"], "recipe")])
-    return reporter, recipes.load(params["recipe"], overrides)
+    recipe = recipes.load(params["recipe"], overrides)
+    if params["recipe"]:
+        note_sections(context.info_name, params["recipe"], reporter)
+    return reporter, recipe
+
+
+def note_sections(command: str, path: Path, reporter: TerminalReporter) -> None:
+    """Say where a recipe seems to be for another command."""
+    from idvl import recipe as recipes
+
+    sections = recipes.sections(path)
+    read = {"estimate-id": recipes.ESTIMATING, "eval": recipes.EVALUATING}.get(command, recipes.SECTIONS)
+    if unread := [section for section in sections if section not in read]:
+        reporter.note(f"idvl {command} does not read these sections of {path}: {', '.join(unread)}")
+    if command == "prune" and not {"prune", "train"} & set(sections):
+        reporter.note(f"{path} has no section prune or train: the defaults hold")
 
 
 def parsed_flags(params: dict[str, Any]) -> tuple[TerminalReporter, dict[str, Any]]:

@@ -3,7 +3,7 @@
 Unknown keys and values are refused with the nearest valid one. Rooms from session upwards read it; no other knows it.
 """
 
-from idvl.recipe.reading import load, parse_assignments
+from idvl.recipe.reading import load, parse_assignments, sections
 from idvl.recipe.schema import ESTIMATING, EVALUATING, SECTIONS, Recipe, described, keys
 from idvl.recipe.sections import DataSection, EstimateSection, EvalSection, ModelSection, PruneSection, TrainSection
 from idvl.recipe.values import parse_bytes
@@ -24,4 +24,5 @@ __all__ = [
     "load",
     "parse_assignments",
     "parse_bytes",
+    "sections",
 ]

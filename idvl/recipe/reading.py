@@ -39,6 +39,11 @@ def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = N
     return recipe
 
 
+def sections(path: Path | str) -> list[str]:
+    """The sections that a recipe file has. UsageError for a file that can't be read."""
+    return [key for key in _read(find(path, "recipe")) if key in SECTIONS]
+
+
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """{"estimate.tokens": "mean"} from ["estimate.tokens=mean"]; "null" is None, and "none" a word like others.
 

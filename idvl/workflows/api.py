@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from idvl.workflows import prune as pruning
 # the sections whose settings each function takes; of a name that several have, the first section's is meant
 PRUNING = ("prune", "train", "data", "eval", "estimate", "model")
 EVALUATING = ("eval", "data", "model")
+# seconds between two lines of progress
+LINE_EVERY = 30.0
 # between section and name of a setting
 DOT = "__"
 
@@ -40,7 +43,16 @@ class LogReporter:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
-        yield lambda done, total, detail="": None
+        """A line every LINE_EVERY seconds."""
+        logged = time.monotonic()
+
+        def advance(done: int, total: int, detail: str = "") -> None:
+            nonlocal logged
+            if time.monotonic() - logged >= LINE_EVERY:
+                logged = time.monotonic()
+                logger.info("%s: %d %%%s", label, 100 * done // max(total, 1), detail and f", {detail}")
+
+        yield advance
 
 
 def prune(
@@ -52,7 +64,7 @@ def prune(
     overwrite: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Prune a model while it trains, as `idvl prune` does; the object of report.json.
+    """Prune a model while it trains, as `idvl prune` does; the object of report.json, and its `folder`.
 
     `model`: a Hub id, a folder or a built-in name. `recipe`: a YAML file with settings, or the name of a packaged one.
     `output`: the run folder (None: a new one under runs/), which `resume` continues and `overwrite` replaces.
@@ -61,7 +73,8 @@ def prune(
     carried out, RunError for a run that failed.
     """
     run = _arguments(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite)
-    return pruning.run(**run).report
+    result = pruning.run(**run)
+    return {**result.report, "folder": result.folder and str(result.folder)}
 
 
 def evaluate(
@@ -74,13 +87,14 @@ def evaluate(
     compare: str | Path | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Evaluate a model on a task, as `idvl eval` does; the object of results.json.
+    """Evaluate a model on a task, as `idvl eval` does; the object of results.json, and its `folder`.
 
     `compare`: the folder of an evaluation on the same samples, or its results.json, to show the difference to. The
     other arguments are as for `prune`, `settings` those of `idvl eval`: dataset, task, limit, batch_size, ...
     """
     run = _arguments(model, recipe, EVALUATING, settings, output=output, resume=resume, overwrite=overwrite)
-    return evaluating.run(**run, compared=None if compare is None else Path(compare)).results
+    result = evaluating.run(**run, compared=None if compare is None else Path(compare))
+    return {**result.results, "folder": str(result.folder)}
 
 
 def load_report(path: str | Path) -> dict[str, Any]:

@@ -133,6 +133,17 @@ def test_flags_go_before_set_and_set_before_the_file(workflow: Workflow, tmp_pat
     assert (workflow.recipe.model.name, data.samples, data.seed, data.batch_size) == ("a", 2, 0, 1)
 
 
+def test_a_recipe_for_another_command_is_noted(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate-id", "--recipe", "demo-prune"]) == 0
+    assert "idvl estimate-id does not read these sections of demo-prune: prune, train" in capsys.readouterr().err
+    assert main(["estimate-id", "--recipe", "demo"]) == 0
+    assert "sections" not in capsys.readouterr().err
+    for recipe, noted in (("demo", True), ("demo-prune", False)):
+        # refused after the recipe is read
+        assert main(["prune", "--recipe", recipe, "--profile", "x", "--set", "prune.id_weight=none"]) == 2
+        assert (f"{recipe} has no section prune or train: the defaults hold" in capsys.readouterr().err) is noted
+
+
 def test_the_run_is_passed_on(workflow: Workflow, tmp_path: Path) -> None:
     assert main(["estimate-id", "m", "--output", str(tmp_path), "--resume", "--compare", "blip-coco"]) == 0
     reporter = workflow.asked.pop("reporter")

@@ -10,7 +10,7 @@ import idvl
 from idvl.commands import eval as eval_command
 from idvl.commands import prune as prune_command
 from idvl.recipe import load as load_recipe
-from idvl.workflows.api import EVALUATING, PRUNING, _key
+from idvl.workflows.api import EVALUATING, PRUNING, LogReporter, _key
 from tests.support import tiny
 
 
@@ -29,6 +29,7 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
     settings = {"criterion": "magnitude", "id_weight": "none", "sparsity": 0.5, "max_steps": 2, "after": False}
     folder = tmp_path / "run"
     report = idvl.prune(tmp_path / "vit", output=folder, train__samples=6, **common, **settings)
+    assert report.pop("folder") == str(folder)
     assert report == idvl.load_report(folder) == idvl.load_report(folder / "report.json")
     masks = idvl.load_masks(folder)
     assert report["total"]["zeros"] == sum(masks.zeros.values()) == round(0.5 * masks.total)
@@ -36,6 +37,7 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
     assert (kept.train.batch_size, kept.train.samples, kept.data.batch_size) == (4, 6, 16)
 
     results = idvl.evaluate(folder / "model", output=folder / "eval", task="classification", limit=7, **common)
+    assert results.pop("folder") == str(folder / "eval")
     assert results == idvl.load_results(folder) == idvl.load_results(folder / "eval")
     assert results["samples"] == 7 and "top-1" in results["metrics"]
 
@@ -47,6 +49,17 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
         idvl.evaluate(folder / "model")
     with pytest.raises(idvl.UsageError, match="run is not a model: .*; models inside it: .*run/model"):
         idvl.evaluate(folder)
+
+
+def test_a_long_step_of_a_run_is_logged_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = iter(range(0, 1000, 20))
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    with caplog.at_level("INFO", "idvl"), LogReporter().progress("training") as advance:
+        for step in range(1, 4):
+            advance(step, 4, "loss 0.5")
+    assert [record.message for record in caplog.records] == ["training: 50 %, loss 0.5"]
 
 
 @pytest.mark.parametrize(
