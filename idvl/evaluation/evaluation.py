@@ -86,7 +86,7 @@ class Evaluation:
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues: all that its predictions depend on."""
-        about = ("fingerprint", "configuration", "revision", "class", "dtype")
+        about = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_template")
         return {
             "task": self.name,
             **{key: self.loaded.description[key] for key in about},

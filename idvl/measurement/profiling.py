@@ -32,6 +32,9 @@ from idvl.reporter import Reporter, resumable
 from idvl.reporting.plot import plot
 from idvl.session import choose_samples, open_run
 
+# what of a model's description its dimensions depend on
+SIGNED = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_template")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileResult:
@@ -147,7 +150,7 @@ def settings_of(recipe: Recipe) -> Settings:
 def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer], settings: Settings) -> dict[str, Any]:
     """What a resumed run must share with the one it continues: all that its numbers depend on."""
     return {
-        **{key: loaded.description[key] for key in ("fingerprint", "configuration", "revision", "class", "dtype")},
+        **{key: loaded.description[key] for key in SIGNED},
         "samples": selection.description["fingerprint"],
         "layers": hashlib.sha256("\n".join(layers).encode()).hexdigest(),
         **{key: value for key, value in asdict(settings).items() if key not in ("batch_size", "knn")},

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 # the label of a term that is not learnt; cross-entropy's own convention
 IGNORED = -100
-# key of a batch: for each sample, how many numbers its pictures have. A packed tensor is divided in these proportions
+# key of a batch: for each sample, how many numbers its images have. A packed tensor is divided in these proportions
 SHARES = "shares"
 # keys of tokens; what has their shape belongs to their text
 TEXTS = ("input_ids", "qformer_input_ids", "decoder_input_ids")
@@ -44,8 +44,8 @@ def joined(
         if text:
             values = [_to_length(value, length, side, fill.get(key, 0)) for value in values]
         batch[key] = _stacked(values, side if text else "right", fill.get(key, 0))
-    pictures = next((key for key, value in parts[0].items() if value.is_floating_point()), None)
-    shares = [part[pictures].numel() if pictures else 1 for part in parts]
+    images = next((key for key, value in parts[0].items() if value.is_floating_point()), None)
+    shares = [part[images].numel() if images else 1 for part in parts]
     return {**batch, SHARES: torch.tensor(shares)}
 
 

@@ -51,12 +51,14 @@ def load(
     dtype: str = "float32",
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    chat_template: bool = True,
     local_files_only: bool = False,
     cache_dir: str | None = None,
 ) -> Loaded:
     """Load a model by hub id, folder or built-in name.
 
-    `dtype` "auto" keeps the checkpoint's; `device` None is the first GPU, or the CPU where there is none. Raises
+    `dtype` "auto" keeps the checkpoint's; `chat_template` puts texts about images into its chat template, if it has
+    one; `device` None is the first GPU, or the CPU where there is none. Raises
     UsageError, in one line, for whatever keeps a model from being loaded whole.
     """
     target_device = find_device(device)
@@ -75,7 +77,7 @@ def load(
         target = str(folder or name)
         model, family, origin, warnings = _read(name, target, DTYPES[dtype], options)
         processor = load_processor(target, family, model.config, options)
-        loaded = wrap(model.to(target_device), processor, name=name)
+        loaded = wrap(model.to(target_device), processor, name=name, chat_template=chat_template)
     for warning in warnings:
         logger.warning(warning)
     origin |= {"source": source, "revision": getattr(options["revision"], "resolved", options["revision"])}
@@ -103,10 +105,11 @@ def _read(
     return model, family, {"stored_dtype": stored, "missing": missing}, warnings
 
 
-def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded:
+def wrap(model: nn.Module, processor: Any, *, name: str | None = None, chat_template: bool = True) -> Loaded:
     """A model that is in memory already, with the processor that prepares its inputs; both are kept, not copied.
 
-    The model is switched to eval mode, the processor to padding on the right within the model's length.
+    `chat_template`: as in `load`. The model is switched to eval mode, the processor to padding on the right within the
+    model's length.
     """
     import transformers
 
@@ -116,7 +119,7 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded
     family = family_of(model.config)
     fit_tokenizer(processor, model.config)
     if family.fit:
-        family = family.fit(family, model, processor)
+        family = family.fit(replace(family, chat_template=chat_template), model, processor)
     for note in family.notes:
         logger.warning(note)
     images = image_processor_of(processor)
@@ -131,6 +134,7 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None) -> Loaded
         "dtype": str(model.dtype).removeprefix("torch."),
         "family": family.key,
         "guessed": family.guessed,
+        "chat_template": family.chat_template,
         "image_processor": type(images).__name__ if images else None,
         "image_backend": getattr(images, "backend", None),
         "transformers": transformers.__version__,

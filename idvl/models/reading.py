@@ -1,4 +1,4 @@
-"""Pictures with texts as a model reads them: each sample prepared by itself, as a processor expects, then joined."""
+"""Images with texts as a model reads them: each sample prepared by itself, as a processor expects, then joined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from idvl.models.wording import Wording, tokens_of
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded
 
-# pictures are resized to this where samples need inputs of one shape, but the processor's follow the picture's: the
+# images are resized to this where samples need inputs of one shape, but the processor's follow the image's: the
 # commonest of photographs
 SHAPE = (640, 480)
 # what PaliGemma's authors ask for in English
@@ -34,9 +34,9 @@ def read(
     shape: tuple[int, int] | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Model inputs of one sample with this text, as a batch of one; the picture resized to `shape` first.
+    """Model inputs of one sample with this text, as a batch of one; the image resized to `shape` first.
 
-    Raises UsageError where the text has no place for the picture, or the model's context none.
+    Raises UsageError where the text has no place for the image, or the model's context none.
     """
     tokenizer = tokenizer_of(processor)
     limit = tokenizer.model_max_length
@@ -46,7 +46,7 @@ def read(
         options |= {"truncation": True, "max_length": limit}
     mark = str(getattr(processor, "image_token", None) or wording.placeholder)
     if mark not in text and (wording.chat or wording.placeholder):
-        raise UsageError(f"the prompt has no place for the picture of sample {quoted(sample.id)}: put {mark} into it")
+        raise UsageError(f"the prompt has no place for the image of sample {quoted(sample.id)}: put {mark} into it")
     shown = [pixels(sample, shape)]
     values = prepared(processor, images=shown, text=[text], return_tensors="pt", **options)
     inputs = {key: value for key, value in values.items() if isinstance(value, Tensor)}
@@ -54,7 +54,7 @@ def read(
         places = (inputs["input_ids"][0] == wording.image).nonzero().flatten()
         if len(places) and int(places[-1]) >= limit:
             raise UsageError(
-                f"the picture of sample {quoted(sample.id)} takes {len(places):,} tokens, more than fit into the "
+                f"the image of sample {quoted(sample.id)} takes {len(places):,} tokens, more than fit into the "
                 f"model's {limit:,}: remove it from the dataset, or let the checkpoint's processor make fewer"
             )
     return inputs
@@ -80,7 +80,7 @@ def reading_inputs(
 
 
 def reading_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, added: int) -> int:
-    """Tokens of the longest text with its prompt and the `added` ones of a picture, at most what the model takes."""
+    """Tokens of the longest text with its prompt and the `added` ones of a image, at most what the model takes."""
     texts = [wording.prompt(processor, sample.texts[0]) for sample in samples]
     longest = added + max(len(tokens_of(processor, text)) for text in texts)
     reader = getattr(processor, "qformer_tokenizer", None)
@@ -90,7 +90,7 @@ def reading_length(processor: Any, samples: Sequence[Sample], *, wording: Wordin
 
 
 def added_tokens(processor: Any, wording: Wording, sample: Sample, shape: tuple[int, int] | None) -> int:
-    """How many tokens the processor adds to a text: the picture's, a start and an end."""
+    """How many tokens the processor adds to a text: the image's, a start and an end."""
     text = wording.prompt(processor, sample.texts[0])
     inputs = read(processor, wording, sample, text, shape=shape)
     return max(inputs[key].shape[1] for key in TEXTS if key in inputs) - len(tokens_of(processor, text))
@@ -136,7 +136,7 @@ def prompts(
     encodes: bool,
     wording: Wording,
 ) -> dict[str, Tensor]:
-    """Pictures and prompts: padded on the left, without an end token, where what is written goes on from them.
+    """Images and prompts: padded on the left, without an end token, where what is written goes on from them.
 
     An encoder reads them whole (`encodes`), and may know positions by their distance from the image's alone: it gets
     the padding behind them.
@@ -160,7 +160,7 @@ def prompts(
 
 
 def image_id(config: Any) -> int | None:
-    """The id of the tokens that stand for a picture among those of its text, None where the config names none."""
+    """The id of the tokens that stand for a image among those of its text, None where the config names none."""
     for name in ("image_token_id", "image_token_index"):
         if isinstance(value := getattr(config, name, None), int):
             return value

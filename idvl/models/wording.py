@@ -1,6 +1,6 @@
-"""How a text is put to a checkpoint: in its chat template, or behind a mark for the picture; and how an answer ends.
+"""How a text is put to a checkpoint: in its chat template, or behind a mark for the image; and how an answer ends.
 
-It does not know pictures, nor what is done with the texts.
+It does not know images, nor what is done with the texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Wording:
 
     `gap` stands between a question and its answer, `end` behind the answer; `ends`: the processor adds an end itself.
     `suffix`: the processor takes the answer apart from the prompt, which a prefix language model reads both ways.
-    `image`: the id of the tokens that stand for the picture, None where they are not among the text's.
+    `image`: the id of the tokens that stand for the image, None where they are not among the text's.
     """
 
     chat: bool = False
@@ -33,7 +33,7 @@ class Wording:
     image: int | None = None
 
     def prompt(self, processor: Any, question: str) -> str:
-        """What the model reads before it writes; a question that places the picture itself is taken as it is."""
+        """What the model reads before it writes; a question that places the image itself is taken as it is."""
         mark = str(getattr(processor, "image_token", None) or self.placeholder)
         if mark and mark in question:
             return question
@@ -57,7 +57,7 @@ def tokens_of(processor: Any, text: str) -> list[int]:
 
 
 def has_chat(processor: Any) -> bool:
-    """Whether a processor of pictures and texts has a chat template."""
+    """Whether a processor of images and texts has a chat template."""
     return bool(getattr(processor, "chat_template", None)) and tokenizer_of(processor) is not processor
 
 
@@ -81,7 +81,7 @@ def chat_ending(processor: Any, stops: Collection[int]) -> tuple[str, str]:
 
 
 def _asked(processor: Any, question: str, answer: str | None = None) -> str:
-    """A picture and a question in the chat template, with the answer or up to where it begins."""
+    """A image and a question in the chat template, with the answer or up to where it begins."""
     content = [{"type": "image"}, *([{"type": "text", "text": question}] if question else [])]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if answer is not None:

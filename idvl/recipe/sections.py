@@ -42,6 +42,12 @@ class ModelSection(Section):
     dtype: Dtype = setting("float32", "Precision in which the weights are loaded.")
     device: str | None = setting(None, "Device, such as cpu or cuda:0.", shown="the accelerator, if there is one")
     trust_remote_code: bool = setting(False, "Run Python code from the model's repository.")
+    chat_template: bool = setting(
+        True,
+        "Put texts about images into the checkpoint's chat template.",
+        shown="where it has one",
+        flag="--chat-template/--no-chat-template",
+    )
     cache_dir: Path | None = setting(None, "Folder for downloads.", shown="that of huggingface_hub")
     local_files_only: bool = setting(False, "Download nothing.")
 

@@ -117,7 +117,9 @@ def _evaluate(
     """Evaluate the saved model; report and card tell how well it does."""
     if opened:
         opened.path(FINAL)
-    options = {"device": job.loaded.model.device, "trust_remote_code": job.recipe.model.trust_remote_code}
+    section = job.recipe.model
+    options = {"device": job.loaded.model.device, "trust_remote_code": section.trust_remote_code}
+    options["chat_template"] = section.chat_template
     saved = job.team.each(lambda: load(str(folder / "model"), **options))
     results = evaluate_pruned(evaluation, saved, folder / FINAL, reporter)
     job.team.first(lambda: add_evaluation(job, folder, results))

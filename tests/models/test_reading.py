@@ -1,4 +1,4 @@
-"""Pictures with texts as a model's authors have it read them: labels, losses and prompts are those of plain scripts.
+"""Images with texts as a model's authors have it read them: labels, losses and prompts are those of plain scripts.
 
 Each script writes out the text that its architecture's authors document.
 """
@@ -85,7 +85,7 @@ def test_labels_and_loss_are_those_of_a_plain_script(get, name, samples):
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "internvl", "pixtral", "smolvlm"])
 def test_what_is_written_does_not_depend_on_the_batch(get, name):
-    """Pictures of two shapes, packed or in tiles, and questions of several lengths."""
+    """Images of two shapes, packed or in tiles, and questions of several lengths."""
     loaded = get(name)
     wide = [dataclasses.replace(one, source=one.image.resize((64, 32))) for one in CAPTIONED[:2]]
     samples, settings = [*wide, *CAPTIONED[2:]], Generation(beams=1, min_length=1, max_length=6)
@@ -105,7 +105,7 @@ def test_a_q_former_does_not_read_the_answer(get):
     assert [row[mask].tolist() for row, mask in zip(inputs["qformer_input_ids"], masks, strict=True)] == asked
 
 
-def test_a_prompt_that_places_the_picture_is_taken_as_it_is(get):
+def test_a_prompt_that_places_the_image_is_taken_as_it_is(get):
     loaded = get("qwen2_vl")
     prompt = "<|vision_start|><|image_pad|><|vision_end|>a red"
     prepare = loaded.family.skills["caption"].prepare
@@ -114,15 +114,38 @@ def test_a_prompt_that_places_the_picture_is_taken_as_it_is(get):
     assert torch.equal(inputs["input_ids"], ids)
 
 
+def test_without_its_template_texts_follow_the_image():
+    torch.manual_seed(0)
+    loaded = wrap(*architectures()["llava"].make(), chat_template=False)
+    assert loaded.description["chat_template"] is False
+    inputs = loaded.family.skills["answer"].prepare(loaded, CAPTIONED[:1], Generation())
+    text = f"<image>{CAPTIONED[0].texts[0]}"
+    ids = loaded.processor(images=[CAPTIONED[0].image], text=[text], return_tensors="pt")["input_ids"]
+    assert torch.equal(inputs["input_ids"], ids)
+
+
+def test_a_template_is_used_and_recorded(get):
+    loaded = get("llava")
+    assert loaded.description["chat_template"] is True
+    inputs = loaded.family.skills["answer"].prepare(loaded, CAPTIONED[:1], Generation())
+    text = f"USER: <image>\n{CAPTIONED[0].texts[0]} ASSISTANT:"
+    ids = loaded.processor(images=[CAPTIONED[0].image], text=[text], return_tensors="pt")["input_ids"]
+    assert torch.equal(inputs["input_ids"], ids)
+
+
+def test_a_model_without_a_template_is_named():
+    model, processor = architectures()["llava"].make()
+    processor.chat_template = None
+    assert any("has no chat template: texts follow <image>" in note for note in wrap(model, processor).family.notes)
+
+
 def test_a_text_without_room_in_the_context_is_one_line(get):
     loaded = get("qwen2_vl")
     tokenizer, limit = loaded.processor.tokenizer, loaded.processor.tokenizer.model_max_length
     family, config = loaded.family, loaded.model.config
     try:
         tokenizer.model_max_length = 10
-        with pytest.raises(
-            UsageError, match="the picture of sample '.*' takes 4 tokens, more than fit into the model's"
-        ):
+        with pytest.raises(UsageError, match="the image of sample '.*' takes 4 tokens, more than fit into the model's"):
             family.inputs(loaded.processor, CAPTIONED[:1], None)
         tokenizer.model_max_length = 30
         with pytest.raises(UsageError, match="with its answer, more than the model's 30: remove it"):
@@ -133,11 +156,11 @@ def test_a_text_without_room_in_the_context_is_one_line(get):
         tokenizer.model_max_length = limit
 
 
-def test_a_template_without_a_place_for_the_picture_is_one_line():
+def test_a_template_without_a_place_for_the_image_is_one_line():
     model, processor = architectures()["llava"].make()
     processor.chat_template = "{% for m in messages %}USER: {{ m['content'][-1]['text'] }}{% endfor %}ASSISTANT:"
     with pytest.raises(
-        UsageError, match="the prompt has no place for the picture of sample 'trial': put <image> into it"
+        UsageError, match="the prompt has no place for the image of sample 'trial': put <image> into it"
     ):
         wrap(model, processor)
 

@@ -92,8 +92,8 @@ class Family:
     training_task: TrainingTask | None = None
     # what the checkpoint's class can do: caption, answer, embed_images, embed_texts, match, classify, verify_statement
     skills: Mapping[str, Skill] = field(default_factory=dict)
-    # whether texts are put into the checkpoint's chat template, if it has one
-    chat_template: bool = True
+    # whether texts are put into the checkpoint's chat template, where the family knows of one
+    chat_template: bool = False
     guessed: bool = False
     # what was guessed, and what the numbers do not cover: one sentence each
     notes: tuple[str, ...] = ()

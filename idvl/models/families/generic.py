@@ -66,7 +66,7 @@ def for_config(config: Any) -> Family:
 
 
 def fit(family: Family, model: nn.Module, processor: Any) -> Family:
-    """The family with the checkpoint's wording, one shape of pictures, and the text's positions in each layer."""
+    """The family with the checkpoint's wording, one shape of images, and the text's positions in each layer."""
     if family.needs == ("image", "text"):
         family = _reading(family, model, processor)
     else:
@@ -78,14 +78,19 @@ def fit(family: Family, model: nn.Module, processor: Any) -> Family:
 
 
 def _reading(family: Family, model: nn.Module, processor: Any) -> Family:
-    """The family of a model of pictures and texts, whose processor is given one sample at a time."""
+    """The family of a model of images and texts, whose processor is given one sample at a time."""
     wording = wording_of(processor, model.config, stop_tokens(model), chat=family.chat_template)
     shape = SHAPE if follows_shape(processor, wording) else None
     notes = list(family.notes)
+    if family.chat_template and wording.placeholder:
+        notes.append(
+            f"the processor has no chat template: texts follow {wording.placeholder} as they are; add the original "
+            "model's chat_template.jinja if it follows instructions"
+        )
     if shape:
         notes.append(
-            f"the processor's tokens follow the picture's shape: where points need equal lengths (--tokens flatten), "
-            f"pictures are resized to {shape[0]} x {shape[1]} pixels first"
+            f"the processor's tokens follow the image's shape: where points need equal lengths (--tokens flatten), "
+            f"images are resized to {shape[0]} x {shape[1]} pixels first"
         )
     added = added_tokens(processor, wording, trial_sample(), shape)
     how: dict[str, Any] = {"needs": family.needs}
@@ -93,6 +98,7 @@ def _reading(family: Family, model: nn.Module, processor: Any) -> Family:
     prompt = getattr(processor, "task_prompts_without_inputs", {}).get("<CAPTION>", "")
     return replace(
         family,
+        chat_template=wording.chat,
         shape=shape,
         inputs=partial(reading_inputs, wording=wording),
         text_length=partial(reading_length, wording=wording, added=added),
@@ -103,7 +109,7 @@ def _reading(family: Family, model: nn.Module, processor: Any) -> Family:
 
 
 def _single(family: Family, model: nn.Module, processor: Any) -> Family:
-    """The family of a model of pictures alone, resized to one shape, or of texts alone."""
+    """The family of a model of images alone, resized to one shape, or of texts alone."""
     how: dict[str, Any] = {"needs": family.needs}
     notes = list(family.notes)
     if "image" in family.needs and (side := square_side(processor)):
@@ -113,6 +119,7 @@ def _single(family: Family, model: nn.Module, processor: Any) -> Family:
     end = "" if tokenizer is None or _ends(tokenizer) else tokenizer.eos_token or ""
     return replace(
         family,
+        chat_template=False,
         inputs=partial(process, **how),
         training_task=_training_task(model.config, how, end=end),
         skills=_skills(model.config, how, Wording()),
