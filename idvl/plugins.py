@@ -35,14 +35,14 @@ def _found(group: str, built_in: frozenset[str], path: tuple[str, ...]) -> Mappi
     return points
 
 
-def load(point: EntryPoint, lacks: Callable[[Any], str | None]) -> Any:
+def load(point: EntryPoint, defect: Callable[[Any], str | None]) -> Any:
     """The object of an entry point. RunError, naming the package, for one that cannot be imported or does not fit.
 
-    `lacks`: object -> what is wrong with it, None for a sound one.
+    `defect`: object -> what breaks its contract, None where nothing does.
     """
     try:
         value = point.load()
-        reason = lacks(value)
+        reason = defect(value)
     except Exception as error:  # the code of others may raise anything
         reason = f"{type(error).__name__}: {first_line(error):.200}"
     if reason:

@@ -139,6 +139,8 @@ OLD = r"needs_gradient is no longer read: declare needs = frozenset\({}\) and co
         ('needs, compares = frozenset(), "column"', "compares must be one of scope, not 'column'"),
         ('needs, compares = frozenset({"moments"}), "scope"', "compares must be one of layer, row, not 'scope'"),
         ('needs, compares = frozenset({"second moments"}), "layer"', "it has no method select"),
+        ('needs, compares = frozenset(), "scope"', "it does not declare bytes_per_weight"),
+        ('needs, compares, bytes_per_weight = frozenset(), "scope", -1', "bytes_per_weight must be .* or more, not -1"),
     ],
 )
 def test_a_criterion_must_declare_what_it_needs_and_compares(install, attributes: str, why: str) -> None:
@@ -154,3 +156,33 @@ def test_two_packages_with_one_key_are_both_named(install) -> None:
     install("second", "idvl.criteria", "mine", "second_plugin:Largest", CRITERION)
     with pytest.raises(idvl.RunError, match=r"(first|second) repeats the key 'mine' .* the package (first|second) has"):
         recipes.load(None, {"model.name": "m", "prune.criterion": "mine"})
+
+
+@pytest.mark.parametrize(
+    ("signature", "why"),
+    [
+        ("self, power", "its argument power has no default"),
+        ("self, *powers", "its argument powers has no default"),
+        ("self, power=1 / 0, window=3", "ZeroDivisionError"),
+    ],
+)
+def test_every_argument_of_a_criterion_has_a_default(install, signature: str, why: str) -> None:
+    code = CRITERION.replace("self, power: float = 2.0, window: int = 3", signature)
+    install("greedy", "idvl.criteria", "largest", "greedy_plugin:Largest", code)
+    with pytest.raises(idvl.RunError, match=rf"^the package greedy .*{why}"):
+        criteria.load("largest")
+
+
+def test_an_object_is_no_criterion_of_a_package(install) -> None:
+    install("made", "idvl.criteria", "largest", "made_plugin:MADE", textwrap.dedent(CRITERION) + "\nMADE = Largest()")
+    with pytest.raises(idvl.RunError, match=r"^the package made .*\(it is not a class\)"):
+        criteria.load("largest")
+
+
+def test_a_setting_that_a_criterion_does_not_take_is_named(install) -> None:
+    code = CRITERION.replace("self.power, self.window = power, window", "self.log = 1 / (window - 5)")
+    install("divides", "idvl.criteria", "largest", "divides_plugin:Largest", code)
+    with pytest.raises(
+        idvl.UsageError, match=r"^the criterion largest does not take {.window.: 5} \(ZeroDiv"
+    ):
+        criteria.load("largest", window=5)

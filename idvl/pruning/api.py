@@ -33,6 +33,7 @@ from idvl.pruning import dimensions
 from idvl.pruning.job import pruner_of
 from idvl.pruning.settings import resolved_pruning, schedule_of
 from idvl.recipe import PruneSection
+from idvl.sparsity import criteria
 from idvl.sparsity.criteria import Criterion, defect
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import Update, WeightPruner
@@ -116,7 +117,7 @@ class Pruner:
         """
         model = model.module if isinstance(model, DistributedDataParallel) else model
         _check_model(model)
-        _check_criterion(criterion)
+        _check_criterion(criterion, settings)
         name = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
         prune = _settings(model, profile, {"sparsity": sparsity, "criterion": name, "scope": scope, **settings})
         if isinstance(total_steps, bool) or not hasattr(total_steps, "__index__"):
@@ -278,14 +279,17 @@ def _check_model(model: object) -> None:
             raise UsageError(f"{name} has no shape yet: run a batch through the model first")
 
 
-def _check_criterion(criterion: object) -> None:
-    """UsageError for an object that does not keep the contract of criteria."""
+def _check_criterion(criterion: object, settings: Mapping[str, Any]) -> None:
+    """UsageError for an object that does not keep the contract of criteria, or has its settings beside it."""
     if isinstance(criterion, str):
         return
     if isinstance(criterion, type):
         raise UsageError(f"criterion is a name or an object, not a class: pass {criterion.__name__}(...)")
     if reason := defect(criterion):
         raise UsageError(f"the criterion {type(criterion).__name__} cannot be used: {reason}")
+    of_criteria = {key for name in criteria.observed() for key in criteria.settings(name)}
+    if extra := sorted(of_criteria & settings.keys()):
+        raise UsageError(f"{extra[0]} is a setting of a criterion: set it in {type(criterion).__name__}(...)")
 
 
 def _settings(model: nn.Module, profile: object, settings: dict[str, Any]) -> PruneSection:

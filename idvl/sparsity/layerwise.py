@@ -14,8 +14,9 @@ from torch import Tensor
 
 from idvl.choices import Repair, Within
 from idvl.errors import RunError
-from idvl.sparsity import criteria, obs, threshold
+from idvl.sparsity import criteria, obs
 from idvl.sparsity.criteria.wanda import Wanda
+from idvl.sparsity.scores import checked, failing_at
 from idvl.sparsity.selection import lowest
 from idvl.sparsity.statistics import Sums
 from idvl.sparsity.structure import UNSTRUCTURED, Structure
@@ -68,9 +69,9 @@ class Layerwise:
 
     def _scores(self, name: str, weight: Tensor, sums: Sums, criterion: Any) -> Tensor:
         reads = criteria.is_calibrated(criterion)
-        scores = criterion.score(weight, sums) if reads else criterion.score(name, weight, None)
-        threshold.check(name, scores)
-        return scores
+        with failing_at(name, criterion):
+            scores = criterion.score(weight, sums) if reads else criterion.score(name, weight, None)
+        return checked(scores, name, weight, criterion)
 
     def _lowest(self, scores: Tensor, zeros: int) -> Tensor:
         if self.structure.grouped:

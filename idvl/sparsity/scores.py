@@ -5,12 +5,13 @@ It knows tensors by name, and nothing of masks or budgets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from idvl.errors import RunError, UsageError
+from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.sparsity import threshold
 from idvl.sparsity.criteria import Criterion
 
@@ -37,14 +38,16 @@ class Scores:
                 f"{name} has no gradient: prune before optimizer.zero_grad(); where the loss does not reach the layer, "
                 "leave it out of the scope, or use magnitude"
             )
-        self.criterion.observe(name, tensor, tensor.grad)
+        with failing_at(name, self.criterion):
+            self.criterion.observe(name, tensor, tensor.grad)
 
     def of(self, name: str, tensor: nn.Parameter, layer: str) -> Tensor:
-        """The weighted scores of a tensor of `layer`. RunError for NaN."""
-        scores = self.criterion.score(name, tensor, tensor.grad)
+        """The weighted scores of a tensor of `layer`. RunError as in `checked`."""
+        with failing_at(name, self.criterion):
+            scores = self.criterion.score(name, tensor, tensor.grad)
+        scores = checked(scores, name, tensor, self.criterion)
         if (factor := self.factors[layer]) != 1:
             scores.mul_(factor)
-        threshold.check(name, scores)
         return scores
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -60,3 +63,35 @@ class Scores:
         self.factors = {name: state[f"factor.{name}"].item() for name in self._layers}
         part = "criterion."
         self.criterion.load_state_dict({key.removeprefix(part): state[key] for key in state if key.startswith(part)})
+
+
+@contextmanager
+def failing_at(name: str, criterion: object) -> Iterator[None]:
+    """Inside, what a criterion raises at a tensor becomes a RunError that names both."""
+    try:
+        yield
+    except (UsageError, RunError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the code of others may raise anything
+        reason = f"{type(error).__name__}: {first_line(error):.200}"
+        raise RunError(f"the criterion {_name(criterion)} fails at {name}: {reason}") from error
+
+
+def checked(scores: object, name: str, weight: Tensor, criterion: object) -> Tensor:
+    """A criterion's scores of a weight, contiguous. RunError, naming both, for scores that break the contract."""
+    expected = (torch.float32, weight.shape, weight.device)
+    if not isinstance(scores, Tensor) or (scores.dtype, scores.shape, scores.device) != expected:
+        value = _form(scores.dtype, scores.shape, scores.device) if isinstance(scores, Tensor) else quoted(scores)
+        raise RunError(f"the criterion {_name(criterion)} must score {name} with {_form(*expected)}, not {value}")
+    scores = scores.contiguous()
+    with failing_at(name, criterion):
+        threshold.check(name, scores)
+    return scores
+
+
+def _name(criterion: object) -> str:
+    return f"{type(criterion).__module__}.{type(criterion).__qualname__}"
+
+
+def _form(dtype: torch.dtype, shape: torch.Size, device: torch.device) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {tuple(shape)} on {device}"

@@ -33,7 +33,7 @@ def check(name: str, scores: Tensor) -> None:
     if most > INFINITY or (least < 0 and bool(scores.isnan().any())):
         raise RunError(f"the scores of {name} hold NaN: its weights or gradients do; lower the learning rate")
     if least < 0:
-        raise ValueError(f"scores must not be negative, as those of {name} are")
+        raise ValueError(f"scores must not be negative or -0.0, as those of {name} are")
 
 
 def keys_of(scores: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,59 @@ def test_a_scope_is_a_pattern_and_a_profile_weights_scores() -> None:
     loop(model, pruner, 5)
     layers = pruner.finish().report["layers"]
     assert [layer["factor"] for layer in layers.values()] == [1, 1 / 2]
+
+
+class Scored(Magnitude):
+    """Magnitude, whose scores `change` replaces."""
+
+    def __init__(self, change: Callable[[torch.Tensor], object]) -> None:
+        self.change = change
+
+    def score(self, name: str, weight: torch.Tensor, grad: torch.Tensor | None) -> object:
+        return self.change(super().score(name, weight, grad))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (torch.Tensor.double, r"must score 0 with float32 \(16, 4\) on cpu, not float64 \(16, 4\) on cpu"),
+        (torch.Tensor.bfloat16, r"not bfloat16 \(16, 4\) on cpu"),
+        (lambda scores: scores[:, :2], r"not float32 \(16, 2\) on cpu"),
+        (lambda scores: scores.T, r"not float32 \(4, 16\) on cpu"),
+        (lambda scores: None, "not None"),
+        (torch.Tensor.neg, "fails at 0: ValueError: scores must not be negative or -0.0, as those of 0 are"),
+        (lambda scores: 1 / 0, "fails at 0: ZeroDivisionError: division by zero"),
+        (lambda scores: scores.missing, "fails at 0: AttributeError: 'Tensor' object has no attribute 'missing'"),
+    ],
+)
+def test_scores_that_break_the_contract_are_refused(change: Callable, why: str) -> None:
+    pruner = idvl.Pruner.from_model(mlp(), sparsity=0.5, total_steps=1, criterion=Scored(change))
+    with pytest.raises(idvl.RunError, match=rf"^the criterion tests\.pruning\.test_api\.Scored .*{why}$"):
+        pruner.step()
+
+
+def test_a_criterion_that_fails_to_observe_is_named() -> None:
+    criterion = Scored(torch.Tensor.abs)
+    criterion.observe = lambda name, weight, grad: {}[name]
+    pruner = idvl.Pruner.from_model(mlp(), sparsity=0.5, total_steps=9, criterion=criterion)
+    with pytest.raises(idvl.RunError, match=r"Scored fails at 0: KeyError: '0'$"):
+        pruner.step()
+
+
+def test_scores_may_lie_in_memory_in_any_order() -> None:
+    masks = []
+    for criterion in ("magnitude", Scored(lambda scores: scores.T.contiguous().T)):
+        model = mlp()
+        pruner = idvl.Pruner.from_model(model, sparsity=0.5, total_steps=4, criterion=criterion)
+        loop(model, pruner, 4)
+        masks.append(pruner.finish().masks.hash())
+    assert masks[0] == masks[1]
+
+
+def test_settings_beside_a_criterion_object_are_refused() -> None:
+    for settings in ({"beta1": 0.5}, {"window": 3}):
+        with pytest.raises(idvl.UsageError, match=rf"{next(iter(settings))} is a setting of a .*set it in Magnitude\("):
+            idvl.Pruner.from_model(mlp(), sparsity=0.5, total_steps=4, criterion=Magnitude(), **settings)
 
 
 def test_its_state_resumes_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, get_args
 from torch import Tensor
 
 from idvl import plugins
-from idvl.errors import UsageError, did_you_mean, quoted
+from idvl.errors import RunError, UsageError, did_you_mean, first_line, quoted
 from idvl.sparsity.statistics import Sums
 
 # what a criterion reads beside the weights: the gradient of a step, or of a layer's input the mean squares, or X^T X
@@ -93,12 +93,18 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def load(name: str, **values: Any) -> Criterion:
-    """A new criterion. UsageError for an unknown name, or a setting that it does not have."""
+    """A new criterion. UsageError for an unknown name, or a setting that it does not have or refuses."""
     known = settings(name)
     if unknown := [key for key in values if key not in known]:
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise UsageError(f"the criterion {name} has no setting {quoted(unknown[0])}; {has}")
-    return find(name)(**values)
+    try:
+        return find(name)(**values)
+    except (UsageError, RunError):
+        raise
+    except Exception as error:  # the code of others may raise anything
+        reason = f"{type(error).__name__}: {first_line(error):.200}"
+        raise UsageError(f"the criterion {name} does not take {quoted(values)} ({reason})") from error
 
 
 def find(name: str) -> type:
@@ -107,12 +113,23 @@ def find(name: str) -> type:
         hint = did_you_mean(name, names()) or f"; take one of {', '.join(names())}"
         raise UsageError(f"unknown criterion {quoted(name)}{hint}")
     if point := plugins.found(plugins.CRITERIA, built_in()).get(name):
-        return plugins.load(point, defect)
+        return plugins.load(point, class_defect)
     return import_module(f"{__name__}.{name}").CRITERION
 
 
+def class_defect(criterion: Any) -> str | None:
+    """What breaks the contract in the class of a criterion; None where nothing does. It makes an object."""
+    if not isinstance(criterion, type):
+        return "it is not a class"
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for name, parameter in inspect.signature(criterion).parameters.items():
+        if parameter.kind not in named or parameter.default is parameter.empty:
+            return f"its argument {name} has no default"
+    return defect(criterion())
+
+
 def defect(criterion: Any) -> str | None:
-    """What breaks the contract in a criterion, or its class; None where nothing does."""
+    """What breaks the contract in a criterion; None where nothing does."""
     needs = getattr(criterion, "needs", None)
     calibrated = isinstance(needs, frozenset) and bool(needs & STATISTICS)
     methods = METHODS if not calibrated else ("select",) if "second moments" in needs else ("score",)
@@ -130,4 +147,9 @@ def defect(criterion: Any) -> str | None:
         return f"needs may hold {', '.join(get_args(Need))}, not {quoted(unknown[0])}"
     if compares not in known:
         return f"compares must be one of {', '.join(known)}, not {quoted(compares)}"
+    if not calibrated and not hasattr(criterion, "bytes_per_weight"):
+        return "it does not declare bytes_per_weight"
+    size = 0 if calibrated else criterion.bytes_per_weight
+    if not isinstance(size, int | float) or not size >= 0:
+        return f"bytes_per_weight must be a number of 0 or more, not {quoted(size)}"
     return None
