@@ -86,6 +86,8 @@ def problem(error: ValidationError) -> str:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{place(above)} has the unknown key {quoted(last)}"
     where = place(path if detail["loc"] else ())
+    if kind == "too_long":
+        return f"{where} has more than {detail['ctx']['max_length']:,} items"
     if kind == "value_error":
         return f"{where}: {detail['ctx']['error']}"
     wanted = WANTED.get(kind) or detail["msg"].removeprefix("Input should be ")
@@ -150,14 +152,16 @@ def reason(error: Exception) -> str:
 def sound(value: Any, at: tuple[str | int, ...] = (), *, deepest: int = DEEPEST, most: int | None = None) -> Any:
     """The value itself. ValueError, naming the field, for what idvl never writes and could not write again.
 
-    That is text that is not Unicode, numbers that are not finite or beyond `LARGEST`, more than `deepest` levels, and
-    more than `most` items or characters. `at`: the path to the value.
+    That is text that is not Unicode, numbers that are not finite or beyond `LARGEST`, types that JSON does not have,
+    more than `deepest` levels, and more than `most` items or characters. `at`: the path to the value.
     """
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise ValueError(f"{place(at)} is {quoted(value)}, which is not Unicode text")
     elif isinstance(value, int | float) and not abs(value) <= LARGEST:
-        raise ValueError(f"{place(at)} is {quoted(value)}, not a number up to {LARGEST:g}")
+        raise ValueError(f"{place(at)} is {'NaN' if value != value else f'a number beyond {LARGEST:g}'}")
+    elif not isinstance(value, int | float | dict | list | None):
+        raise ValueError(f"{place(at)} is {quoted(value)}, which JSON does not have")
     if most is not None and isinstance(value, str | dict | list) and len(value) > most:
         raise ValueError(f"{place(at)} has more than {most:,} {'characters' if isinstance(value, str) else 'items'}")
     if isinstance(value, dict | list):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from pydantic import Field
 
 from idvl import json_file
 from idvl.json_file import Schema, check, last_line, parse, place, read, sound
@@ -22,6 +24,7 @@ class Whole(Schema):
 
     parts: dict[str, list[Part]]
     count: int = 0
+    few: dict[str, int] = Field(default={}, max_length=2)
 
 
 GOOD = {"schema": "idvl/whole/1", "parts": {"a.b": [{"ratio": 1, "x": 5}]}, "z": [None]}
@@ -45,7 +48,9 @@ def test_a_document_comes_back_as_it_is_written(tmp_path: Path) -> None:
         ({"parts": {"a": [{"ratio": "1"}]}}, "parts.a[0].ratio should be a number, not '1'"),
         ({"count": 1.0}, "count should be a whole number, not 1.0"),
         ({"z": {"\ud800": 1}}, "z.key is '\\ud800', which is not Unicode text"),
-        ({"z": {"y": [10**40]}}, f"z.y[0] is {10**40}, not a number up to 1e+39"),
+        ({"z": {"y": [10**40]}}, "z.y[0] is a number beyond 1e+39"),
+        ({"z": -2e39}, "z is a number beyond 1e+39"),
+        ({"few": {"a": 1, "b": 2, "c": 3}}, "few has more than 2 items"),
         ({"z": float("nan")}, "NaN is not a JSON number"),
     ],
 )
@@ -75,6 +80,11 @@ def test_values_that_no_file_can_hold_are_not_sound() -> None:
         sound(deep, deepest=3)
     with pytest.raises(ValueError, match="it has the key 5, which is not text"):
         sound({5: 1})
+    with pytest.raises(ValueError, match="^a is NaN$"):
+        sound({"a": float("nan")})
+    for value in ({1}, b"x", date(2026, 11, 30), ("a", 1), 1j):
+        with pytest.raises(ValueError, match=r"^a\[0\] is .*, which JSON does not have"):
+            sound({"a": [value]})
 
 
 def test_a_place_stays_short_whatever_the_keys_are() -> None:

@@ -182,7 +182,5 @@ def test_an_object_is_no_criterion_of_a_package(install) -> None:
 def test_a_setting_that_a_criterion_does_not_take_is_named(install) -> None:
     code = CRITERION.replace("self.power, self.window = power, window", "self.log = 1 / (window - 5)")
     install("divides", "idvl.criteria", "largest", "divides_plugin:Largest", code)
-    with pytest.raises(
-        idvl.UsageError, match=r"^the criterion largest does not take {.window.: 5} \(ZeroDiv"
-    ):
+    with pytest.raises(idvl.UsageError, match=r"^the criterion largest does not take {.window.: 5} \(ZeroDiv"):
         criteria.load("largest", window=5)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class RecipeFile(Schema):
-    """recipe.yaml: what reports show of it. Who carries it out checks all of it: see recipe.py."""
+    """The part of recipe.yaml that reports show; idvl.recipe checks all of it."""
 
     class Model(Schema):
         name: str | None = None

@@ -16,6 +16,8 @@ import numpy as np
 
 # the relative width at which bisection ends: float64 rounds well within it, and few units lie in it
 WIDTH = 1e-12
+# the largest quotient of two wishes: times a layer's size it stays far within float64
+SPREAD = 1e200
 
 
 def counts(
@@ -25,10 +27,15 @@ def counts(
 
     A layer's unit number j wants a level of (j - 1/2) / (wish x size); the units that want the lowest levels stay. Of
     equal ones those of later layers stay, as scores that are equal go in the order of the layers. ValueError for a
-    wish that is not above 0, and for a budget outside the bounds.
+    wish that is not above 0, for wishes more than `SPREAD` apart, and for a budget outside the bounds.
     """
     if wrong := [name for name in sizes if not 0 < wishes[name] < math.inf]:
         raise ValueError(f"the wish of {wrong[0]} must be above 0, not {wishes[wrong[0]]}")
+    least, most = min(sizes, key=wishes.get), max(sizes, key=wishes.get)
+    if wishes[most] / SPREAD > wishes[least]:
+        raise ValueError(
+            f"the wishes of {most} and {least} are more than {SPREAD:g} apart: {wishes[most]}, {wishes[least]}"
+        )
     lowest, highest = (sum(bounds[name][side] for name in sizes) for side in (0, 1))
     if not lowest <= keep <= highest:
         raise ValueError(f"the bounds keep {lowest} to {highest} units, not {keep}")
@@ -56,7 +63,9 @@ def _below(
     wishes: Mapping[str, float], sizes: Mapping[str, int], keep: int, bounds: Mapping[str, tuple[int, int]]
 ) -> list[int]:
     """The counts at a level so little below the budget's that only ties and a few units are missing."""
-    pulls = np.array([wishes[name] * size for name, size in sizes.items()])
+    # a common factor changes no count
+    largest = max(wishes[name] for name in sizes)
+    pulls = np.array([wishes[name] / largest * size for name, size in sizes.items()])
     least, most = np.array([bounds[name] for name in sizes]).T
 
     def at(level: float) -> np.ndarray:

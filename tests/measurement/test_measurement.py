@@ -142,6 +142,22 @@ def test_the_budget_does_not_matter(loaded, monkeypatch):
     assert ways == {True, False}
 
 
+def test_spilled_points_need_one_run_a_block_and_no_memory(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr("idvl.measurement.measurement.workspace_bytes", lambda n: 0)
+    monkeypatch.setattr("idvl.measurement.measurement.FEATURE_CHUNK", 64)
+    samples, layers = tiny.samples(N), find_layers(loaded.model, loaded.family)
+    full = Measurement(loaded, samples, layers, Settings(), memory=2**31)
+    memory = (full.plan.flow_bytes + 2 * N * 64 * 4 + full.plan.held_bytes) // 2
+    assert Measurement(loaded, samples, layers, Settings(), memory=memory).plan.forwards > full.plan.forwards
+    spilled = Measurement(loaded, samples, layers, Settings(), memory=memory, spill=tmp_path / "spill")
+    assert spilled.plan.walks and spilled.plan.held_bytes <= memory
+    groups = spilled.plan.groups.values()
+    assert [(len(group), group[0].runs) for group in groups] == [(1, 1)] * len(groups)
+    assert (tmp_path / "spill" / "process-0").is_dir()
+    assert dict(spilled.estimates()) == dict(full.estimates())
+    assert not list((tmp_path / "spill").iterdir())
+
+
 def test_faiss_finds_the_same_in_layers_that_fit(loaded):
     pytest.importorskip("faiss")
     samples = tiny.samples(N)

@@ -210,7 +210,7 @@ def test_a_scope_is_a_pattern_and_a_profile_weights_scores() -> None:
     pruner = idvl.Pruner.from_model(model, profile=profile, id_weight="divide", **settings)
     loop(model, pruner, 5)
     layers = pruner.finish().report["layers"]
-    assert [layer["factor"] for layer in layers.values()] == [1, 1 / 2]
+    assert [layer["factor"] for layer in layers.values()] == [1 / 2, 1 / 3]
 
 
 class Scored(Magnitude):

@@ -111,3 +111,13 @@ def test_what_cannot_be_solved_is_refused() -> None:
     for keep in (2, 20):
         with pytest.raises(ValueError, match=f"the bounds keep 3 to 19 units, not {keep}"):
             counts({"a": 1.0, "b": 1.0}, sizes, keep, bounds)
+
+
+def test_wishes_are_met_far_apart_and_whatever_their_scale() -> None:
+    sizes, bounds = {"a": 10, "b": 10}, {"a": (0, 10), "b": (0, 10)}
+    for wishes in ({"a": 1e199, "b": 1.0}, {"a": 1.7e308, "b": 1e308}, {"a": 5e-324, "b": 1e-130}):
+        assert counts(wishes, sizes, 13, bounds) == one_by_one(wishes, sizes, 13, bounds)
+    large = {"a": 10**9, "b": 10}
+    assert counts({"a": 1e300, "b": 1e299}, large, 10, {"a": (0, 10**9), "b": (0, 10)}) == {"a": 10, "b": 0}
+    with pytest.raises(ValueError, match=r"the wishes of a and b are more than 1e\+200 apart: 1e\+300, 1.0"):
+        counts({"a": 1e300, "b": 1.0}, large, 10, {"a": (0, 10**9), "b": (0, 10)})

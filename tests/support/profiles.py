@@ -9,7 +9,7 @@ from idvl.profile import Estimate, LayerProfile, Profile
 
 
 def profile_of(layers: Mapping[str, Layer], without: str | None = None, **changes: int) -> Profile:
-    """Dimensions 1, 2, 3, ... in the order of the layers; `without`: the layer that has none."""
+    """Dimensions 2, 3, 4, ... in the order of the layers; `without`: the layer that has none."""
 
     def estimate(name: str, number: int) -> Estimate:
         facts = {"n_points": 500, "n_duplicates": 0, "estimator": "twonn"}
@@ -21,12 +21,12 @@ def profile_of(layers: Mapping[str, Layer], without: str | None = None, **change
         name: LayerProfile(
             modality=layer.modality,
             block=layer.block,
-            depth=number - 1,
+            depth=number - 2,
             n_features=None,
             reads_image=layer.reads_image,
             estimate=estimate(name, number),
             **{"width": layer.out_features} | changes,
         )
-        for number, (name, layer) in enumerate(layers.items(), 1)
+        for number, (name, layer) in enumerate(layers.items(), 2)
     }
     return Profile(layers=rows, model={}, dataset={}, protocol={}, provenance={})
