@@ -42,9 +42,11 @@ class Budget:
         self._structure = structure
         self._units = {name: size // structure.group for name, size in sizes.items()}
         least_kept = 0 if structure.grouped else MIN_KEEP if min_keep is None else min_keep
-        share = structure.share(sparsity)
-        self._limits = limits(self._units, sparsity=share, floor=floor, ceiling=ceiling, min_keep=least_kept)
-        self._final, self._wishes = self.quota(sparsity), allocations.load(allocation).wishes(self._units, values or {})
+        self._final = self.quota(sparsity)
+        self._limits = _limits(
+            self._units, self._final, sparsity=sparsity, floor=floor, ceiling=ceiling, min_keep=least_kept
+        )
+        self._wishes = allocations.load(allocation).wishes(self._units, values or {})
 
     def quota(self, sparsity: float) -> int:
         """The number of units that a sparsity prunes: the nearest whole number, halves to the even one."""
@@ -74,8 +76,8 @@ class Budget:
         return least
 
 
-def limits(sizes: Sizes, *, sparsity: float, floor: float, ceiling: float, min_keep: int) -> Bounds:
-    """The least and the most units of each layer that are pruned at the end of the run.
+def _limits(sizes: Sizes, k: int, *, sparsity: float, floor: float, ceiling: float, min_keep: int) -> Bounds:
+    """The least and the most units of each layer that are pruned at the end of the run, `k` in all.
 
     Floor and ceiling are rounded to whole units away from each other; `min_keep` comes before the floor. UsageError,
     with what can be reached, where the sparsity cannot.
@@ -89,9 +91,8 @@ def limits(sizes: Sizes, *, sparsity: float, floor: float, ceiling: float, min_k
         most = min(math.ceil(round(ceiling * size, 6)), max(size - min_keep, 0))
         bounds[name] = min(math.floor(round(floor * size, 6)), most), most
     total = sum(sizes.values())
-    k = round(sparsity * total)
     if sparsity > 0 and not k:
-        raise UsageError(f"sparsity {sparsity} of {total:,} weights prunes none: ask for at least {1 / total:.2g}")
+        raise UsageError(f"sparsity {sparsity} of {total:,} weights prunes none: use at least {1 / total:.2g}")
     lowest, highest = (sum(bound[side] for bound in bounds.values()) for side in (0, 1))
     if not lowest <= k <= highest:
         raise UsageError(

@@ -14,6 +14,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from idvl.errors import UsageError
+
 # the relative width at which bisection ends: float64 rounds well within it, and few units lie in it
 WIDTH = 1e-12
 # the largest quotient of two wishes: times a layer's size it stays far within float64
@@ -27,13 +29,13 @@ def counts(
 
     A layer's unit number j wants a level of (j - 1/2) / (wish x size); the units that want the lowest levels stay. Of
     equal ones those of later layers stay, as scores that are equal go in the order of the layers. ValueError for a
-    wish that is not above 0, for wishes more than `SPREAD` apart, and for a budget outside the bounds.
+    wish that is not above 0 and for a budget outside the bounds, UsageError for wishes more than `SPREAD` apart.
     """
     if wrong := [name for name in sizes if not 0 < wishes[name] < math.inf]:
         raise ValueError(f"the wish of {wrong[0]} must be above 0, not {wishes[wrong[0]]}")
     least, most = min(sizes, key=wishes.get), max(sizes, key=wishes.get)
     if wishes[most] / SPREAD > wishes[least]:
-        raise ValueError(
+        raise UsageError(
             f"the wishes of {most} and {least} are more than {SPREAD:g} apart: {wishes[most]}, {wishes[least]}"
         )
     lowest, highest = (sum(bounds[name][side] for name in sizes) for side in (0, 1))

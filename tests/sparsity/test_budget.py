@@ -55,5 +55,5 @@ def test_equal_floor_and_ceiling_reach_their_own_sparsity(sparsity: float) -> No
 
 
 def test_a_sparsity_that_rounds_to_no_weight_is_refused() -> None:
-    with pytest.raises(UsageError, match="sparsity 1e-09 of 1,140 weights prunes none: ask for at least 0.00088"):
+    with pytest.raises(UsageError, match="sparsity 1e-09 of 1,140 weights prunes none: use at least 0.00088"):
         Budget(SIZES, sparsity=1e-9)
