@@ -72,7 +72,7 @@ def test_a_layer_has_its_dimension_its_factor_and_why_it_is_another(blip) -> Non
     assert (layer["dimension"], layer["stderr"], layer["factor"]) == (None, None, 1.0)
     assert layer["substituted"] == "no estimate: constant output"
     layer = made["layers"][second]
-    assert (layer["dimension"], layer["stderr"], layer["factor"], layer["substituted"]) == (2.0, 0.25, 2.0, None)
+    assert (layer["dimension"], layer["stderr"], layer["factor"], layer["substituted"]) == (3.0, 0.25, 2.0, None)
 
 
 def test_pruned_biases_are_counted_beside_the_weights(blip) -> None:
