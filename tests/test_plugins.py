@@ -121,14 +121,9 @@ def test_a_broken_package_is_named(install, key: str, value: str, code: str, why
         assert "\n" not in str(refused.value)
 
 
-OLD = r"needs_gradient is no longer read: declare needs = frozenset\({}\) and compares = \"scope\" instead"
-
-
 @pytest.mark.parametrize(
     ("attributes", "why"),
     [
-        ("needs_gradient = True", OLD.format(r'{"gradient"}')),
-        ("needs_gradient = False", OLD.format("")),
         ('compares = "scope"', "it does not declare needs"),
         ("needs = frozenset()", "it does not declare compares"),
         ('needs, compares = "gradient", "scope"', "needs must be a frozenset of words, not 'gradient'"),

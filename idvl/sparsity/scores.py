@@ -58,8 +58,6 @@ class Scores:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the state of scores of the same layers and criterion."""
-        if "factors" in state:
-            raise ValueError("an older idvl wrote it, which kept the layers' factors without their names")
         self.factors = {name: state[f"factor.{name}"].item() for name in self._layers}
         part = "criterion."
         self.criterion.load_state_dict({key.removeprefix(part): state[key] for key in state if key.startswith(part)})

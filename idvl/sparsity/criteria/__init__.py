@@ -135,9 +135,6 @@ def defect(criterion: Any) -> str | None:
     methods = METHODS if not calibrated else ("select",) if "second moments" in needs else ("score",)
     if missing := [method for method in methods if not callable(getattr(criterion, method, None))]:
         return f"it has no method {missing[0]}"
-    if not hasattr(criterion, "needs") and hasattr(criterion, "needs_gradient"):
-        words = '{"gradient"}' if criterion.needs_gradient else ""
-        return f'needs_gradient is no longer read: declare needs = frozenset({words}) and compares = "scope" instead'
     if missing := [attribute for attribute in ("needs", "compares") if not hasattr(criterion, attribute)]:
         return f"it does not declare {missing[0]}"
     compares, known = criterion.compares, ("layer", "row") if calibrated else ("scope",)
