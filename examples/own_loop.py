@@ -32,4 +32,4 @@ if __name__ == "__main__":
     for name, layer in report["layers"].items():
         print(f"layer {name}: {layer['zeros']:,} of {layer['weights']:,} weights are zero")
     print(f"sparsity {report['total']['sparsity']:.1%}, loss of the last step {loss:.3f}")
-    masks.save("masks.safetensors")
+    masks.save("masks.safetensors")  # into the current folder

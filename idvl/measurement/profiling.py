@@ -195,7 +195,7 @@ def _recorded(
     measured = done | _measured(work, opened, reporter)
     profile = profile_of(measured, work, selection, time.perf_counter() - start)
     backends = Counter(layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values())
-    reporter.note(f"neighbours by {', '.join(f'{name} in {n} layers' for name, n in backends.items() if name)}")
+    reporter.note(f"neighbour search: {', '.join(f'{name} ({n} layers)' for name, n in backends.items() if name)}")
     profile.save(opened.path("profile.json"))
     return profile
 

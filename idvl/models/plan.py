@@ -61,7 +61,7 @@ class CapturePlan:
         if not self.n_layers:
             return ["everything is measured already"]
         method = (
-            f"walk block by block, {len(self.groups)} blocks"
+            f"block by block, {len(self.groups)} blocks"
             if self.walks
             else f"{sum(group.runs for groups in self.groups.values() for group in groups)} whole forward passes "
             f"({self.why})"
@@ -70,7 +70,7 @@ class CapturePlan:
         lines = [
             f"layers    {self.n_layers}",
             f"method    {method}",
-            f"passes    {self.forwards:.2f} over the samples",
+            f"forwards  {self.forwards:.2f} passes per sample",
             f"memory    {size(self.held_bytes)} of {size(self.budget)} beside the model",
             f"time      about {duration(self.seconds)}",
         ]

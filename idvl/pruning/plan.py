@@ -11,7 +11,7 @@ from idvl.pruning.settings import head_training
 from idvl.sparsity.schedule import Schedule
 from idvl.training import total_steps
 from idvl.training.dry_run import rehearse
-from idvl.units import duration
+from idvl.units import duration, size
 
 if TYPE_CHECKING:
     from idvl.pruning.job import Job
@@ -44,7 +44,7 @@ class PruningPlan:
         return [
             f"{schedule.total_steps:,} steps, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
             f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} at step {schedule.last + 1:,}, {every}",
-            f"{self.memory / 2**30:.2f} GiB for weights, gradients, optimizer and criterion, beside a batch's "
+            f"{size(self.memory)} for weights, gradients, optimizer and criterion, beside a batch's "
             f"activations; about {duration(self.seconds)} of training{before}",
         ]
 

@@ -130,7 +130,11 @@ class Icml24(WeightPruner):
         return tensors
 
     def _remaining(self, step: int) -> tuple[float, bool]:
-        """The share of weights to keep at a step, and whether masks are set."""
+        """The share of weights to keep at a step, and whether masks are set.
+
+        Not `Schedule`'s: these floats round as that code's, and `k` is cut to a whole number; the final phase may have
+        no step; and masks are set at the end of every epoch too.
+        """
         schedule = self.schedule
         total, kept = schedule.total_steps, 1 - schedule.target
         initial, final = round(schedule.initial * total), round(schedule.final * total)

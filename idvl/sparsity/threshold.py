@@ -62,7 +62,9 @@ def find(keys: Keys, k: int, bounds: Bounds) -> tuple[int, int]:
 def take(keys: Tensor, key: int, ties: int, least: int, most: int) -> tuple[Tensor, int]:
     """One layer's share of `find`: (n,) bool, True where taken, and the ties that are left for the layers after it.
 
-    Of equal keys those at the lowest indices are taken.
+    Of equal keys those at the lowest indices are taken. For example, `find` gives key 5 and 1 tie to take the 4
+    smallest of a layer with the keys [7, 1, 5, 2] and one with [5, 9, 3, 8]: the first layer loses 1, 2 and its 5, the
+    second its 3; the tie left for it is 0, so its own 5 stays.
     """
     taken = keys < key
     smaller = int(taken.count_nonzero())

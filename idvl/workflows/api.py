@@ -153,6 +153,6 @@ def _key(name: str, sections: tuple[str, ...]) -> str:
     """The dotted key that an argument names: that of the command's option, or of a setting without one."""
     if DOT in name:
         return name.replace(DOT, ".", 1)
-    keys = [key for section in sections for key in (f"{section}.{name}",) if key in recipes.described()]
+    keys = [key for section in sections if (key := f"{section}.{name}") in recipes.described()]
     with_flag = [key for key in keys if recipes.described()[key]["flag"] != ""]
     return next(iter(with_flag or keys), f"{sections[0]}.{name}")

@@ -95,6 +95,8 @@ def run(
         opened, folder = open_run(stack, team, folder, name, **options)
         pruning = PruningRun(job, plan, folder, opened, reporter, resume)
         pruning.announce()
+        if ended:
+            pruning.remove_leftovers()
         with resumable(folder, reporter):
             if not ended and isinstance(job, Calibration):
                 pruning.calibrate()
@@ -180,12 +182,15 @@ class PruningRun:
     resume: bool
 
     def announce(self) -> None:
-        """Note what the run is going to do; where it is pruned already, remove what a kill kept it from removing."""
+        """Note what the run is going to do."""
         if self.plan is not None:
             for line in (*self.plan.scope(), *self.plan.lines()):
                 self.reporter.note(line)
             return
         self.reporter.note("the model is pruned already")
+
+    def remove_leftovers(self) -> None:
+        """Remove the checkpoints of a run whose model is pruned already: a kill may have kept it from doing so."""
         for name in {CHECKPOINTS, head.CHECKPOINTS, BLOCKS} & set(self.opened.record["files"] if self.opened else []):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
