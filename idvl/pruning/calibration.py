@@ -211,6 +211,12 @@ class Calibration:
             )
         self.layers = {name: layer for name, layer in self.layers.items() if self.tokens[name]}
         self.users = {name: layer for name, layer in self.users.items() if self.tokens[self.owner[name]]}
+        few = [name for name, layer in self.layers.items() if self.tokens[name] < layer.in_features]
+        if few and self.layerwise.needs_products:
+            reporter.warn(
+                f"{len(few)} layers have more inputs than tokens that enter them, {few[0]} first "
+                f"({self.tokens[few[0]]} tokens): damping decides what is left open; take more calibration samples"
+            )
         if not self.layers:
             raise UsageError("no token of the calibration samples enters a layer in scope: widen the scope")
 

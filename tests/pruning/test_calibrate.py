@@ -423,7 +423,8 @@ def test_a_small_budget_measures_a_block_in_several_runs_with_the_same_masks(pla
     plan = make_plan(job)
     held = plan.capture.held_bytes
     small = make_plan(job_of(place, **SPARSEGPT, **{"estimate.memory": held - 8000}))
-    assert small.capture.walks and small.forwards > plan.forwards and small.statistics < plan.statistics
+    runs, more = (sum(map(len, one.blocks.values())) for one in (plan, small))
+    assert small.capture.walks and more > runs and small.statistics < plan.statistics
     whole, _ = pruned(place, tmp_path / "whole", **SPARSEGPT)
     parts, _ = pruned(place, tmp_path / "parts", **SPARSEGPT, **{"estimate.memory": held - 8000})
     assert whole["layers"] == parts["layers"]
@@ -479,3 +480,13 @@ def profile_of(layers, values: dict[str, float]) -> Profile:
         for depth, (name, layer) in enumerate(layers.items())
     }
     return Profile(layers=measured, model={}, dataset={}, protocol={"n_samples": 500}, provenance={})
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "sparsegpt"])
+def test_fewer_tokens_than_inputs_are_said_where_they_matter(place: Path, tmp_path: Path, criterion: str) -> None:
+    """Statement 19."""
+    few = {"prune.criterion": criterion, "prune.calibration_samples": 2}
+    report, reporter = pruned(place, tmp_path / "run", **few)
+    assert report["total"]["zeros"] == round(0.5 * report["total"]["weights"]) and not report["made"]["notes"]
+    said = [text for text in reporter.warnings if "damping decides what is left open" in text]
+    assert len(said) == (criterion == "sparsegpt")
