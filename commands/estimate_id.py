@@ -78,7 +78,7 @@ def command(
 
 
 def _show(result: Any, other: Any, label: str, *, json: bool, reporter: TerminalReporter) -> None:
-    """Print what a run came to."""
+    """Print the results of a run."""
     from idvl.profile import compare
     from idvl.reporting.table import summary, table
 

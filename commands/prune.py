@@ -102,7 +102,7 @@ def command(
 
 
 def _show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
-    """Print what a run came to, or its plan."""
+    """Print the results of a run, or its plan."""
     from idvl.reporting.terminal import plan_table, rests_on, result_table, results_table
 
     console = output()

@@ -1,7 +1,7 @@
 """report.json and results.json, as far as idvl relies on them; docs/report.md says what else is in them.
 
 Fields with a default may be missing: not every run has them. Other documents are described where they are written or
-read alone: run.json in runs/record.py, profile.json in profile.py, sensitivity.json in reporting/prunability.py.
+read alone: run.json in runs/record.py, profile.json in profile.py, sensitivity.json in reporting/sensitivity.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much a model suffers when one layer alone, or one modality alone, is pruned: prunability beside dimension.
+"""Dimension against sensitivity: the loss when one layer alone, or one modality alone, is pruned.
 
 Every part is pruned in one shot by magnitude, at several ratios, and restored; the loss that the family trains with is
 measured on a held-out split. No weight is trained. It leaves metrics.jsonl, a line a loss, and sensitivity.json.
@@ -30,7 +30,7 @@ from idvl.pruning import dimensions, profiles
 from idvl.pruning.held_out import Probe, pruned
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.reporting.prunability import SensitivityFile
+from idvl.reporting.sensitivity import SensitivityFile
 from idvl.session import begin, choose_samples, image_store, open_model, open_run, with_dataset
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects

@@ -61,6 +61,9 @@ def _panel(axes: Axes, figure: Figure, panel: Panel) -> None:
     if figure.log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
+    if figure.marks:
+        axes.set_xticks(sorted({x for series in panel.series for x in series.x}))
+        axes.xaxis.set_major_formatter("{x:g}")
     if figure.log_y:
         axes.set_yscale("log")
     if figure.zero and all(value >= 0 for series in panel.series for value in series.y):
@@ -92,7 +95,7 @@ def _series(axes: Axes, figure: Figure, series: Series) -> None:
         for x, low, high in zip(series.x, series.low, series.high, strict=True)
         if low is not None and high is not None
     ]
-    if known and figure.bars:
+    if known and (figure.bars or not series.joined):
         axes.vlines(*zip(*known, strict=True), color=colour, linewidth=1.2, alpha=0.55, zorder=2)
     elif known:
         axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.16, linewidth=0, zorder=1)

@@ -22,6 +22,8 @@ SCOPES = {
     "language-without-cross": "connector",
     "cross": "cross",
 }
+# the modality whose layers lie between those of another one: a line through them would cross these
+INTERLEAVED = "cross"
 # what most figures have along the bottom
 DEPTH = "depth (layers in the order in which they run)"
 
@@ -68,7 +70,8 @@ class Panel:
 class Figure:
     """A figure with its counterpart in the paper. `picked`: one series at a time, the others faint behind.
 
-    `bars`: intervals are drawn at the points, else as a band along the curve.
+    `bars`: intervals are drawn at the points, else as a band along the curve. `bounds`: what low and high are. `marks`:
+    the axis along the bottom has a mark at each x that there is, and no other.
     """
 
     key: str
@@ -81,6 +84,8 @@ class Figure:
     log_y: bool = False
     picked: bool = False
     bars: bool = False
+    bounds: str = "95 % interval"
+    marks: bool = False
     zero: bool = True
     left_out: int = 0
 
@@ -171,6 +176,8 @@ def script_data(figures: Sequence[Figure]) -> dict[str, Any]:
             **{
                 "picked": figure.picked,
                 "bars": figure.bars,
+                "bounds": figure.bounds,
+                "marks": figure.marks,
                 "zero": figure.zero,
                 "panels": [panel(one) for one in figure.panels],
             },

@@ -81,7 +81,12 @@
       svg.append(node("line", { class: "grid", x1: box.left, x2: box.right, y1: Y(at), y2: Y(at) }));
       svg.append(node("text", { x: box.left - 8, y: Y(at) + 4, "text-anchor": "end" }, plain(at)));
     }
-    const marks = figure.log ? [...new Set(xs)].sort((a, b) => a - b) : ticks(x0, x1, width < 500 ? 4 : 8);
+    let marks = ticks(x0, x1, width < 500 ? 4 : 8);
+    if (figure.log || figure.marks) {
+      // the last of those whose numbers would touch
+      const every = [...new Set(xs)].sort((a, b) => b - a);
+      marks = every.reduce((kept, at) => (kept.length && X(kept.at(-1)) - X(at) < 26 ? kept : [...kept, at]), []);
+    }
     for (const at of marks) if (X(at) >= box.left - 1) svg.append(node("text", { x: X(at), y: box.bottom + 18, "text-anchor": "middle" }, plain(at)));
     svg.append(node("text", { x: box.left, y: 11 }, panel.y || figure.y));
     svg.append(node("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, figure.x));
@@ -189,7 +194,7 @@
 
   function listing(place, figure, panel) {
     const table = element("table"), head = element("tr"), body = element("tbody");
-    for (const title of ["series", "point", figure.x.split(" (")[0], panel.y || figure.y, "low", "high"]) head.append(element("th", title));
+    for (const title of ["series", "point", figure.x.split(" (")[0], panel.y || figure.y, `${figure.bounds}: low`, "high"]) head.append(element("th", title));
     for (const one of panel.series) one.x.forEach((x, i) => {
       const row = element("tr");
       const cells = [one.name, one.names ? data.names[one.names[i]] : "", plain(x), number(one.y[i])];

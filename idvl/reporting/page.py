@@ -31,7 +31,7 @@ SHORT = 22
 # behind a separator of a name, but not within a number; browsers break behind "-"; page.js has the same
 BREAK = re.compile(r"(?<=\w[/_])(?=\w)|(?<=[^\W\d]\.)(?=\w)|(?<=\w\.)(?=[^\W\d])")
 # what the first screen shows where it is there, the first of them
-HEADLINES = ("quality", "prunability")
+HEADLINES = ("quality", "sensitivity")
 Picture = Callable[[str], bytes | None]
 
 

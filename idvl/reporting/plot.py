@@ -15,7 +15,7 @@ from idvl.profile import MODALITIES, Modality, Profile
 from idvl.reliability import unreliable_reason
 from idvl.reporting.drawing import COLOURS, INK, QUIET, framed
 from idvl.reporting.entry import Z
-from idvl.reporting.figure import blocks
+from idvl.reporting.figure import INTERLEAVED, blocks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,15 +73,19 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
                 doubtful.append((depth, layer.estimate.dimension))
     colour = COLOURS[modality]
     alone = index == 0
+    line = "none" if modality == INTERLEAVED else STYLES[min(index, len(STYLES) - 1)]
     axes.plot(
-        depths, values, color=colour, linestyle=STYLES[min(index, len(STYLES) - 1)], linewidth=1.3 if alone else 1.1,
+        depths, values, color=colour, linestyle=line, linewidth=1.3 if alone else 1.1,
         alpha=1.0 if alone else 0.6, marker="D" if reads_image else "o", markersize=4.2 if reads_image else 3.6,
         markerfacecolor="white" if reads_image or not alone else colour, markeredgewidth=1.0, zorder=3 if alone else 2,
     )  # fmt: skip
     if alone and any(errors):
         low = [value - Z * error for value, error in zip(values, errors, strict=True)]
         high = [value + Z * error for value, error in zip(values, errors, strict=True)]
-        axes.fill_between(depths, low, high, color=colour, alpha=0.18, linewidth=0, zorder=1)
+        if modality == INTERLEAVED:
+            axes.vlines(depths, low, high, color=colour, alpha=0.5, linewidth=1.2, zorder=2)
+        else:
+            axes.fill_between(depths, low, high, color=colour, alpha=0.18, linewidth=0, zorder=1)
     for depth, value in doubtful:
         axes.plot(depth, value, UNRELIABLE, color=INK, markersize=9, markerfacecolor="none", zorder=4)
     (marks,) = axes.plot(
@@ -119,17 +123,14 @@ def _legend(figure: Figure, profiles: Sequence[tuple[str, Profile]]) -> None:
     from matplotlib.patches import Patch
 
     layers = [layer for _, profile in profiles for layer in profile.layers.values()]
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=COLOURS[modality], marker="o", markersize=4, label=modality)
-        for modality in MODALITIES
-        if any(layer.modality == modality and not layer.reads_image for layer in layers)
-    ]
-    for modality in MODALITIES:
-        if any(layer.modality == modality and layer.reads_image for layer in layers):
-            label = f"{modality}: keys, values (image tokens)"
-            handles.append(
-                Line2D([], [], color=COLOURS[modality], marker="D", mfc="white", markersize=4.5, label=label)
-            )
+    handles: list[Line2D | Patch] = []
+    own, image = {"marker": "o", "markersize": 4}, {"marker": "D", "markersize": 4.5, "mfc": "white"}
+    for reads_image, style in ((False, own), (True, image)):
+        for modality in MODALITIES:
+            if any(layer.modality == modality and layer.reads_image == reads_image for layer in layers):
+                label = f"{modality}: keys, values (image tokens)" if reads_image else modality
+                line = "none" if modality == INTERLEAVED else "-"
+                handles.append(Line2D([], [], label=label, color=COLOURS[modality], linestyle=line, **style))
     if any(layer.estimate.stderr for layer in profiles[0][1].layers.values()):
         handles.append(Patch(color=QUIET, alpha=0.25, linewidth=0, label=f"± {Z} standard errors"))
     if any(layer.estimate.dimension is None for layer in layers):

@@ -11,8 +11,8 @@ from idvl.errors import UsageError
 from idvl.files import open_regular
 from idvl.json_file import Schema
 from idvl.profile import Profile
-from idvl.reporting.prunability import SensitivityFile
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
+from idvl.reporting.sensitivity import SensitivityFile
 from idvl.runs import MetricLine, RunFile
 from idvl.schemas import ReportFile, ResultsFile
 

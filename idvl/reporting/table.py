@@ -30,7 +30,7 @@ class ProfileTable:
     label: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        header = ["layer", "ID ± s.e.", "width", "ratio", *(["Δ"] if self.other else []), ""]
+        header = ["layer", "ID ± s.e.", "width", *(["Δ"] if self.other else []), ""]
         cells = [header, *(self._cells(name, layer, 0) for name, layer in self.profile.layers.items())]
         numbers = [max(map(len, column)) for column in list(zip(*cells, strict=True))[1:-1]]
         taken = sum(numbers) + GAP * (len(numbers) + 1) + NOTE
@@ -51,15 +51,14 @@ class ProfileTable:
     def _cells(self, name: str, layer: LayerProfile, width: int) -> list[str]:
         dimension, stderr = layer.estimate.dimension, layer.estimate.stderr
         number = "-" if dimension is None else f"{dimension:.1f}" + ("" if stderr is None else f" ± {stderr:>4.1f}")
-        ratio = "" if dimension is None else f"{100 * dimension / layer.width:.1f} %"
-        cells = [folded(_inner(name, layer), width), number, str(layer.width), ratio]
+        cells = [folded(_inner(name, layer), width), number, str(layer.width)]
         if self.other is not None:
             cells.append(_difference(layer, self.other.layers.get(name)))
         return [*cells, note(layer)]
 
 
 def table(profile: Profile, other: Profile | None = None, label: str = "other") -> ProfileTable:
-    """One row per layer: dimension and standard error, width, their ratio, and what is remarkable.
+    """One row per layer: dimension and standard error, width, and what is remarkable.
 
     Names are cut into block and layer, and folded at their dots where the terminal is narrow. `other` adds the
     difference of this profile to that one, for the layers that both have.

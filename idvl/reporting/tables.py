@@ -18,13 +18,13 @@ from idvl.reporting.entry import Table, TableEntry, mean
 from idvl.reporting.groups import Group, Subject, groups_of, mean_of, model_of, paired_changes, runs_in
 from idvl.reporting.labels import percent
 from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
-from idvl.reporting.prunability import sensitivity_tables
 from idvl.reporting.run_record import RunRecord
+from idvl.reporting.sensitivity import sensitivity_tables
 from idvl.reporting.settings import is_one_shot
 
 PAIRED = (
     "paired: the same dense model and seed without weighting is subtracted; intervals are 95 % t intervals over pairs, "
-    "which a single pair does not have (idvl eval --compare gives one over its samples)"
+    "which a single pair does not have: idvl eval compares its samples"
 )
 INTERVALS = (
     "95 % intervals: Student t over runs (may exceed a metric's range); over samples for a single run (score interval "

@@ -1,7 +1,7 @@
 """Carry out a matrix: every cell a run folder of its own inside one folder, each in a process of its own.
 
 cells -> shared profiles -> runs -> matrix.jsonl, a line a cell. A cell that fails is tried once more at the end, and
-does not stop the others; a folder that was left in the middle is gone on with. It does not know how a terminal looks.
+does not stop the others; an interrupted run is resumed. It does not know how a terminal looks.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class SweepRun:
             return replace(line, state="waiting" if again else "failed", reason=str(error), trace=error.trace)
 
     def _carried_out(self, cell: Cell) -> dict[str, Any]:
-        """Each of a cell's runs in turn; what the first came to, and its seconds. Raises Failed."""
+        """Each of a cell's runs in turn; the first one's results, and its seconds. Raises Failed."""
         folder, recipe, run = self.opened.folder / cell.name, self._recipe(cell), self.matrix.run
         if recipe is not cell.recipe:
             shared = profiles.estimation_of(cell.recipe)

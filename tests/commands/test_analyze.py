@@ -61,8 +61,8 @@ def test_a_sensitivity_run_is_measured_resumed_and_shown(tmp_path: Path, capsys:
     assert main(measure) == 0
     told = capsys.readouterr()
     assert "Spearman's rho of dimension and loss" in told.out and "the report is" in told.err
-    assert (place / "report-figures" / "prunability.svg").exists()
+    assert (place / "report-figures" / "sensitivity.svg").exists()
     assert main([*measure, "--resume", "--table", "csv"]) == 0
-    assert "prunability-1,of each layer alone=90 %," in capsys.readouterr().out
+    assert "sensitivity-1,of each layer alone=90 %," in capsys.readouterr().out
     assert main(["analyze", "--ratio", "0.5", str(place)]) == 2
     assert "--ratio is for --sensitivity MODEL" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_a_point_tells_its_layer_by_mouse_and_by_keys(tmp_path: Path) -> None:
         for tip in re.findall(r'<div class="tip"[^>]*>(.*?)</div></div>', found)
     ]
     assert tips[0] == "|vision.0.qkv||vision||intrinsic dimension: 12.0 (11.0 to 13.0)||weights: 100||sparsity: 80.0 %"
-    assert tips[1].startswith("|vision.0.qkv||PLATON × ID||sparsity, %: 80.0") and "ID: 12.0 ± 0.5" in tips[1]
+    assert tips[1].startswith("|vision.0.qkv||PLATON × ID, vision||sparsity, %: 80.0") and "ID: 12.0 ± 0.5" in tips[1]
 
 
 def probed(tmp_path: Path, text: str, width: int) -> dict:

@@ -55,7 +55,7 @@ def test_layers_without_an_estimate_are_counted_and_leave_a_gap(tmp_path: Path) 
     assert panel.series[0].names == ("vision.0.qkv",) and "1 without an estimate" in panel.caption
 
 
-def test_sparsity_of_layers_has_a_curve_for_each_weighting(tmp_path: Path) -> None:
+def test_sparsity_of_layers_has_a_curve_for_each_weighting_and_modality(tmp_path: Path) -> None:
     for seed, sparsity in enumerate((0.5, 0.7)):
         run = folders.pruned(tmp_path / f"m{seed}", id_weight="multiply", seed=seed)
         report = (
@@ -63,13 +63,26 @@ def test_sparsity_of_layers_has_a_curve_for_each_weighting(tmp_path: Path) -> No
         )
         (run / "report.json").write_text(report)
     folders.pruned(tmp_path / "n", id_weight="none")
-    found = series(figure(tmp_path, "sparsity"))
-    weighted = found["PLATON × ID (2 runs)"]
-    assert weighted.y == pytest.approx((60.0,) * 5)
-    assert (weighted.low, weighted.high) == ((50.0,) * 5, (70.0,) * 5)
-    assert found["PLATON"].y == (80.0,) * 5 and found["PLATON"].low is None
+    made = figure(tmp_path, "sparsity")
+    found = series(made)
+    assert made.title == "Sparsity of each layer, with and without weighting by ID"
+    modalities = ("vision", "language", "cross")
+    names = [f"PLATON × ID, {modality} (2 runs)" for modality in modalities]
+    names += [f"PLATON, {modality}" for modality in modalities]
+    assert sorted(found) == sorted(names)
+    assert [found[f"PLATON, {modality}"].tone for modality in modalities] == list(modalities)
+    assert [found[f"PLATON, {modality}"].joined for modality in modalities] == [True, True, False]
+    weighted, plain = found["PLATON × ID, vision (2 runs)"], found["PLATON, vision"]
+    assert weighted.y == pytest.approx((60.0,) * 2)
+    assert (weighted.low, weighted.high) == ((50.0,) * 2, (70.0,) * 2)
+    assert plain.y == (80.0,) * 2 and plain.low is None
     # what was measured for the weighted runs is told of the same layers of the other
-    assert found["PLATON"].facts["ID"][0] == "12.0 ± 0.5" and found["PLATON"].names == tuple(folders.LAYERS)
+    assert plain.facts["ID"][0] == "12.0 ± 0.5" and plain.names == ("vision.0.qkv", "vision.0.fc1")
+
+
+def test_sparsity_of_layers_speaks_of_weighting_only_where_runs_differ_in_it(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "run", id_weight="multiply")
+    assert figure(tmp_path, "sparsity").title == "Sparsity of each layer"
 
 
 def test_quality_against_sparsity_has_a_curve_for_each_scope_and_the_dense_model(tmp_path: Path) -> None:
@@ -79,7 +92,7 @@ def test_quality_against_sparsity_has_a_curve_for_each_scope_and_the_dense_model
             folders.pruned(tmp_path / f"{scope}-{sparsity}", value, sparsity=sparsity, scope=scope)
     made = figure(tmp_path, "quality")
     found = series(made)
-    assert made.paper == "Figures 1 and 4" and made.panels[0].y_label == "CIDEr"
+    assert made.paper == "Figures 1 and 4" and made.panels[0].y_label == "CIDEr" and made.marks
     assert (found["vision, without ID"].x, found["vision, without ID"].y) == ((40.0, 80.0), (70.0, 40.0))
     assert found["language, without ID"].low == (87.0, 84.0)
     assert (found["dense model"].x, found["dense model"].y) == ((0.0,), (90.0,))
@@ -114,9 +127,9 @@ def test_layers_are_put_together_by_name_and_the_others_said(tmp_path: Path) -> 
     assert "elsewhere" not in panel.series[1].names and "vision.0.qkv" not in panel.series[1].names
 
 
-def test_prunability_is_drawn_against_dimension_with_its_correlation(tmp_path: Path) -> None:
+def test_sensitivity_is_drawn_against_dimension_with_its_correlation(tmp_path: Path) -> None:
     folders.sensitivity(tmp_path / "s")
-    made = figure(tmp_path, "prunability")
+    made = figure(tmp_path, "sensitivity")
     assert [panel.name.split(" of ")[0] for panel in made.panels] == ["80 %", "40 %"]
     found = series(made)
     assert found["vision"].x == (12.0, 14.0) and found["vision"].y == pytest.approx((10.6, 12.2))
@@ -132,7 +145,7 @@ def test_a_loss_of_0_or_none_is_not_on_the_logarithmic_axis(tmp_path: Path) -> N
     first["losses"][1]["loss"], second["losses"][1]["loss"] = 0.0, None
     found["dense"]["loss"] = None
     folders.write(run / "sensitivity.json", found)
-    drawn = [name for one in figure(tmp_path, "prunability").panels[0].series for name in one.names]
+    drawn = [name for one in figure(tmp_path, "sensitivity").panels[0].series for name in one.names]
     assert len(drawn) == len(found["layers"]) - 2
     assert series(figure(tmp_path, "alone"))["vision (2 layers)"].x == (40.0, 80.0)
 
@@ -142,8 +155,8 @@ def test_scale_curves_come_with_diagnostics(tmp_path: Path) -> None:
     made = figure(tmp_path, "scale")
     found = series(made)["vision.0.qkv"]
     assert made.picked and (found.x, found.y) == ((2.0, 4.0, 8.0), (12.0,) * 3)
-    assert found.about["duplicates removed"] == "1" and found.about["r squared"] == "0.99"
-    assert found.about["certified points"] == "200"
+    assert found.about["duplicates removed"] == "1" and found.about["R² of the linear fit"] == "0.99"
+    assert found.about["points with certified neighbours"] == "200"
 
 
 def test_a_figure_without_points_is_none(tmp_path: Path) -> None:
@@ -163,7 +176,7 @@ def test_every_figure_can_be_drawn_and_comes_out_the_same_again(tmp_path: Path) 
     folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}", scale=0.5)
     folders.sensitivity(tmp_path / "s")
     made = figures_of(collect([tmp_path]))
-    assert [one.key for one in made] == ["depth", "sparsity", "quality", "after", "prunability", "alone", "scale"]
+    assert [one.key for one in made] == ["depth", "sparsity", "quality", "after", "sensitivity", "alone", "scale"]
     assert [one.key for one in made if one.few] == ["quality"]
     pictures = [drawn(one, "svg") for one in made if not one.few]
     assert all(b"<svg" in picture for picture in pictures) and drawn(made[0], "svg") == pictures[0]

@@ -16,7 +16,7 @@ from idvl.reporting.expected import expected
 from idvl.reporting.export import FORMATS, as_json, shown, written
 from idvl.reporting.groups import groups_of, paired_changes
 from idvl.reporting.lineage import pruned_by
-from idvl.reporting.prunability import spearman
+from idvl.reporting.sensitivity import spearman
 from idvl.reporting.tables import tables_of
 from tests.support import folders
 
@@ -227,12 +227,12 @@ def test_how_many_intervals_leave_out_0_by_chance_is_said(study: Path) -> None:
 
 def test_correlations_of_several_models_have_a_mean(tmp_path: Path) -> None:
     first, second = folders.sensitivity(tmp_path / "a"), folders.sensitivity(tmp_path / "b")
-    assert not any(one.key == "prunability" for one in tables_of(collect([first])))
+    assert not any(one.key == "sensitivity" for one in tables_of(collect([first])))
     found = json.loads((second / "sensitivity.json").read_text())
     for layer in found["layers"].values():
         layer["losses"][1]["loss"] = -layer["losses"][1]["loss"]
     folders.write(second / "sensitivity.json", found)
-    rows = dict(next(one for one in tables_of(collect([tmp_path])) if one.key == "prunability").rows)
+    rows = dict(next(one for one in tables_of(collect([tmp_path])) if one.key == "sensitivity").rows)
     assert (rows["40 %",][0].value, rows["40 %",][0].low) == (1.0, 1.0)
     # 1 and -1: no interval within its range says more
     assert (rows["80 %",][0].value, rows["80 %",][0].low, rows["80 %",][0].high) == (0.0, -1.0, 1.0)
@@ -275,11 +275,11 @@ def test_a_study_of_one_shot_runs_says_so(tmp_path: Path) -> None:
 
 def test_a_model_of_one_modality_has_its_correlation_once(tmp_path: Path) -> None:
     run = folders.sensitivity(tmp_path / "a")
-    assert len(table(tmp_path, "prunability").columns) == 8
+    assert len(table(tmp_path, "sensitivity").columns) == 8
     found = json.loads((run / "sensitivity.json").read_text())
     found["modalities"] = {"vision": found["modalities"]["vision"]}
     folders.write(run / "sensitivity.json", found)
-    assert table(tmp_path, "prunability").columns == ("all layers, rho", "all layers, p")
+    assert table(tmp_path, "sensitivity").columns == ("all layers, rho", "all layers, p")
 
 
 def test_losses_of_modalities_alone_stand_beside_the_dense_models(tmp_path: Path) -> None:

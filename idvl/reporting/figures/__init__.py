@@ -5,7 +5,7 @@ from __future__ import annotations
 from idvl.reporting.change import changes_of
 from idvl.reporting.collect import Study
 from idvl.reporting.figure import Figure
-from idvl.reporting.figures import change, dimensions, prunability, pruning
+from idvl.reporting.figures import change, dimensions, pruning, sensitivity
 from idvl.reporting.groups import groups_of
 
 
@@ -15,5 +15,5 @@ def figures_of(study: Study) -> list[Figure]:
     changes = changes_of(study, groups)
     every = [dimensions.by_depth(study), pruning.layer_sparsity(groups), pruning.quality(study, groups)]
     every += [change.by_method(changes), change.by_scope(changes)]
-    every += [prunability.figure(study), prunability.alone(study), dimensions.by_scale(study)]
+    every += [sensitivity.figure(study), sensitivity.alone(study), dimensions.by_scale(study)]
     return [figure for figure in every if figure.panels]

@@ -8,12 +8,21 @@ from typing import Any
 from idvl.profile import MODALITIES, LayerProfile, Profile
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Z
-from idvl.reporting.figure import DEPTH, Figure, Panel, Series, blocks, make, share
+from idvl.reporting.figure import DEPTH, INTERLEAVED, Figure, Panel, Series, blocks, make, share
 from idvl.reporting.lineage import MeasuredProfile, profiles_of
 
 # profiles shown: each has a curve for every layer
 MOST_SCALES = 6
-LEGEND = "bands are 95 % intervals of each estimate, grey stripes every other block"
+LEGEND = "bands and bars are 95 % intervals of each estimate, grey stripes every other block"
+DIAGNOSTICS = {
+    "mle": "maximum likelihood",
+    "linear": "linear fit",
+    "r_squared": "R² of the linear fit",
+    "ks_distance": "Kolmogorov-Smirnov distance to the Pareto law",
+    "linear_mle_gap": "relative gap of linear fit and maximum likelihood",
+    "per_doubling": "relative rise with twice the points",
+    "ties": "points with r1 = r2",
+}
 
 
 def by_depth(study: Study) -> Figure:
@@ -63,7 +72,7 @@ def _dimensions(
         x=tuple(float(layer.depth) for layer in layers.values()), y=tuple(values),
         low=tuple(None if e is None else v - e for v, e in zip(values, errors, strict=True)),
         high=tuple(None if e is None else v + e for v, e in zip(values, errors, strict=True)),
-        names=tuple(layers), facts=facts, sources=(source,), hollow=reads_image,
+        names=tuple(layers), facts=facts, sources=(source,), hollow=reads_image, joined=modality != INTERLEAVED,
     )  # fmt: skip
 
 
@@ -106,7 +115,8 @@ def by_scale(study: Study) -> Figure:
 
     return make(
         panels(), most=MOST_SCALES, key="scale", title="Dimension against scale, and diagnostics of a layer",
-        paper=None, x_label="neighbours looked at", y_label="intrinsic dimension", log_x=True, picked=True,
+        paper=None, x_label="neighbour rank 2m (ratio r_2m / r_m)", y_label="intrinsic dimension",
+        log_x=True, picked=True,
     )  # fmt: skip
 
 
@@ -120,10 +130,7 @@ def _scale(name: str, layer: LayerProfile, source: str) -> Series | None:
     if not scales:
         return None
     neighbors = (estimate.diagnostics.get("neighbors") or {}).get("certified_rows")
-    numbers = {
-        key: estimate.diagnostics.get(key)
-        for key in ("mle", "linear", "r_squared", "ks_distance", "linear_mle_gap", "per_doubling", "ties")
-    }
+    numbers = {title: estimate.diagnostics.get(key) for key, title in DIAGNOSTICS.items()}
     about = {
         "modality": layer.modality,
         "dimension": "none" if estimate.dimension is None else f"{estimate.dimension:.2f}",
@@ -132,8 +139,8 @@ def _scale(name: str, layer: LayerProfile, source: str) -> Series | None:
         "points": f"{estimate.n_points:,}", "duplicates removed": f"{estimate.n_duplicates:,}",
         "features of a point": "not known" if layer.n_features is None else f"{layer.n_features:,}",
         "estimator": estimate.estimator,
-        **({} if neighbors is None else {"certified points": f"{neighbors:,}"}),
-        **{key.replace("_", " "): f"{value:.4g}" for key, value in numbers.items() if isinstance(value, int | float)},
+        **({} if neighbors is None else {"points with certified neighbours": f"{neighbors:,}"}),
+        **{title: f"{value:.4g}" for title, value in numbers.items() if isinstance(value, int | float)},
     }  # fmt: skip
     return Series(
         name=name, tone=layer.modality, x=tuple(float(one["neighbors"][1]) for one in scales),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from idvl.profile import MODALITIES
 from idvl.reporting import labels
 from idvl.reporting.collect import Study
 from idvl.reporting.figure import (
     DASHES,
     DEPTH,
+    INTERLEAVED,
     SCOPES,
     WEIGHTINGS,
     Figure,
@@ -49,6 +51,7 @@ def quality(study: Study, groups: Sequence[Group]) -> Figure:
     return make(
         panels(), key="quality", title="Quality against sparsity, by what is pruned", paper="Figures 1 and 4",
         x_label="sparsity of the layers in scope, %", y_label="metric", zero=False, bars=True,
+        marks=True,
     )  # fmt: skip
 
 
@@ -85,7 +88,11 @@ def _start(metric: str, groups: Sequence[Group], study: Study) -> Iterator[Serie
 
 
 def layer_sparsity(groups: Sequence[Group]) -> Figure:
-    """Figure 3: each layer's sparsity, a curve for each weighting by ID."""
+    """Figure 3: each layer's sparsity, a curve for each modality (its colour) and weighting by ID (its stroke)."""
+    modes = {group.method.id_weight for group in groups}
+    title = "Sparsity of each layer" + (
+        ", with and without weighting by ID" if len(modes) > 1 and "none" in modes else ""
+    )
 
     def panels() -> Iterator[Panel]:
         for key, members in grouped(
@@ -94,7 +101,13 @@ def layer_sparsity(groups: Sequence[Group]) -> Figure:
             subject, criterion, extra, scope, sparsity = key
             depths = _depths(members)
             dimensions = _dimensions(members)
-            series = tuple(_layers(group, depths, _dimensions([group]) or dimensions) for group in members)
+            modalities = _modalities(members)
+            series = tuple(
+                _layers(group, modality, names, _dimensions([group]) or dimensions)
+                for group in members
+                for modality in MODALITIES
+                if (names := {name: depth for name, depth in depths.items() if modalities[name] == modality})
+            )
             words = [labels.criterion(criterion), labels.percent(sparsity), *filter(None, (extra,))]
             words += [] if scope == "all" else [scope]
             profile = next((run.profile for run in runs_in(members) if run.profile), None)
@@ -106,8 +119,8 @@ def layer_sparsity(groups: Sequence[Group]) -> Figure:
             )  # fmt: skip
 
     return make(
-        panels(), key="sparsity", title="Sparsity of each layer, with and without weighting by ID", paper="Figure 3",
-        x_label=DEPTH, y_label="sparsity, %",
+        panels(), key="sparsity", title=title, paper="Figure 3", x_label=DEPTH, y_label="sparsity, %",
+        bounds="smallest and largest of the runs",
     )  # fmt: skip
 
 
@@ -119,6 +132,12 @@ def _depths(groups: Sequence[Group]) -> dict[str, int]:
     if all(name in known for name in names):
         return {name: known[name] for name in sorted(names, key=known.__getitem__)}
     return {name: place for place, name in enumerate(names)}
+
+
+def _modalities(groups: Sequence[Group]) -> dict[str, str]:
+    """Layer -> its modality, as the reports say."""
+    reports = (run.report.get("layers") or {} for run in runs_in(groups))
+    return {name: layer["modality"] for layers in reports for name, layer in layers.items()}
 
 
 def _dimensions(groups: Sequence[Group]) -> dict[str, str]:
@@ -136,8 +155,8 @@ def _dimensions(groups: Sequence[Group]) -> dict[str, str]:
     return words
 
 
-def _layers(group: Group, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
-    """Each layer's mean sparsity over a group's runs, with the smallest and the largest."""
+def _layers(group: Group, modality: str, depths: Mapping[str, int], dimensions: Mapping[str, str]) -> Series:
+    """The mean sparsity over a group's runs of each layer of a modality, with the smallest and the largest."""
     points: list[tuple[str, list[float], int]] = []
     for name in depths:
         layers = [run.report["layers"][name] for run in group.runs if name in run.report.get("layers", {})]
@@ -149,7 +168,8 @@ def _layers(group: Group, depths: Mapping[str, int], dimensions: Mapping[str, st
     if dimensions:
         facts = {"ID": tuple(dimensions.get(name, "no estimate") for name, *_ in points)} | facts
     return Series(
-        name=str(group.method) + runs_of(len(group.runs)), tone=WEIGHTINGS.get(weighting, "3"),
+        name=f"{group.method}, {modality}" + runs_of(len(group.runs)), tone=modality,
+        hollow=weighting == "none", joined=modality != INTERLEAVED,
         dash="solid" if weighting == "multiply" else "dotted" if weighting == "divide" else "dashed",
         x=tuple(float(depths[name]) for name, *_ in points),
         y=tuple(math.fsum(shares) / len(shares) for _, shares, _ in points),

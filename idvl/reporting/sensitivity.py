@@ -126,7 +126,7 @@ def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
                 ]  # fmt: skip
             rows.append(((percent(ratio),), tuple(entries)))
         yield Table(
-            key=f"prunability-{number}", paper=HYPOTHESIS, counts="layers",
+            key=f"sensitivity-{number}", paper=HYPOTHESIS, counts="layers",
             title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}", rows=tuple(rows),
             labels=("of each layer alone",),
             columns=tuple(f"{group or 'all layers'}, {word}" for group in (None, *modalities) for word in ("rho", "p")),
@@ -151,7 +151,7 @@ def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
             entries.append(replace(average, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))
     return Table(
-        key="prunability", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
+        key="sensitivity", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
         labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),
         notes=(f"intervals are 95 % t intervals over {len(runs)} runs, cut at -1 and 1",),
     )  # fmt: skip

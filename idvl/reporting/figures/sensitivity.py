@@ -1,4 +1,4 @@
-"""Dimension against prunability: the loss when one layer alone, or one modality alone, is pruned."""
+"""Dimension against sensitivity: the loss when one layer alone, or one modality alone, is pruned."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from idvl.reporting.collect import Study
 from idvl.reporting.entry import Z
 from idvl.reporting.figure import DASHES, Figure, Panel, Series, make
 from idvl.reporting.labels import percent
-from idvl.reporting.prunability import HYPOTHESIS, SENSITIVITY, correlation, loss_of, ratios
 from idvl.reporting.run_record import RunRecord
+from idvl.reporting.sensitivity import HYPOTHESIS, SENSITIVITY, correlation, loss_of, ratios
 
 LOSS = "loss (logarithmic)"
 # the colour of modalities that were pruned together
@@ -29,7 +29,7 @@ def figure(study: Study) -> Figure:
                 yield Panel(name=name, series=tuple(one for one in groups if one.x), caption=_told(run, ratio))
 
     return make(
-        panels(), key="prunability", title="Intrinsic dimension against what pruning a layer alone costs",
+        panels(), key="sensitivity", title="Intrinsic dimension against what pruning a layer alone costs",
         paper=HYPOTHESIS, x_label="intrinsic dimension", y_label=LOSS, log_y=True,
         zero=False,
     )  # fmt: skip
@@ -44,7 +44,7 @@ def alone(study: Study) -> Figure:
     return make(
         panels, key="alone", title="What pruning one modality alone costs, one-shot", paper="Figures 1 and 4",
         x_label="sparsity of the modality, %", y_label=LOSS, log_y=True,
-        zero=False,
+        zero=False, marks=True,
     )  # fmt: skip
 
 
