@@ -29,6 +29,7 @@ SKILLS_OF = {
     "siglip": {"embed_images", "embed_texts"},
     "flava": {"embed_images", "embed_texts"},
     "vit": {"classify"},
+    "vilt": {"answer"},
     "vilt-nlvr2": {"verify_statement"},
     "git": {"caption", "answer"},
     "llava": {"caption", "answer"},

@@ -25,6 +25,7 @@ from idvl.models.generation import QUESTION, stop_tokens, write
 from idvl.models.inputs import longest_text, process
 from idvl.models.labels import class_inputs, no_class_reason, text_inputs
 from idvl.models.losses import own_loss
+from idvl.models.masked_words import masked_inputs
 from idvl.models.naming import BLOCK, CROSS_KEY_OR_VALUE, modalities_of
 from idvl.models.probes import follows_shape, square_side, trial_sample, wording_of
 from idvl.models.processors import tokenizer_of
@@ -156,6 +157,8 @@ def _training_task(
     elif any(name in names.values() for names in writers):
         inputs = partial(learning_inputs, wording=wording) if wording else partial(text_inputs, end=end, **how)
         return TrainingTask(loss=own_loss, inputs=inputs, partial=True)
+    if how["needs"] == ("text",) and name in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
+        return TrainingTask(loss=own_loss, inputs=partial(masked_inputs, **how), partial=True)
     if _classifies(name):
         inputs = partial(class_inputs, **how)
         return TrainingTask(loss=own_loss, inputs=inputs, unusable_reason=no_class_reason, partial=True)

@@ -1,7 +1,8 @@
-"""ViLT with two images: is a sentence true of both together (NLVR2)? Other classes of ViLT are the generic family's.
+"""ViLT: answers to questions, image-text matching, and, of two images, whether a sentence is true (NLVR2).
 
-The stack reads text and patches of one image, then text and patches of the other. To be measured, images are resized to
-squares, so that all points have as many patches; trained and evaluated, they keep their shape, as published.
+Other classes of ViLT are the generic family's. Of two images the stack reads text and patches of one, then text and
+patches of the other. To be measured, images are resized to squares, so that all points have as many patches; trained
+and evaluated, they keep their shape, as published.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order, on_device, unlabelled
-from idvl.models.generation import Generation
+from idvl.models.generation import QUESTION, Generation, prompted
 from idvl.models.inputs import longest_text, process
+from idvl.models.labels import IGNORED
 from idvl.models.losses import Gather, Objective, over_labels
 from idvl.models.processors import image_processor_of, tokenizer_of
 from idvl.models.skills import tokens
@@ -39,7 +41,16 @@ def both(processor: Any, samples: Sequence[Sample], square: int | None = None) -
 def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
     """input_ids and attention_mask (n, text_length) with `both` images as squares."""
     text = process(tokenizer_of(processor), samples, text_length, needs=("text",))
-    return {**text, **both(processor, samples, square=image_processor_of(processor).size["shortest_edge"])}
+    return {**text, **both(processor, samples, square=_side(processor))}
+
+
+def single_inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
+    """input_ids and attention_mask (n, text_length) with one image each, as squares."""
+    return process(processor, samples, text_length, square=_side(processor))
+
+
+def _side(processor: Any) -> int:
+    return image_processor_of(processor).size["shortest_edge"]
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor:
@@ -67,6 +78,57 @@ def unusable_reason(sample: Sample, config: Any) -> str | None:
     return None if sample.label in (0, 1) else f"its label is {sample.label}, not 0 (false) or 1 (true)"
 
 
+def answer_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """Questions, images in their own shapes, and labels (n,): the class of the answer, IGNORED where there is none."""
+    labels = [config.label2id.get(sample.answers[0].lower(), IGNORED) for sample in samples]
+    return {**process(processor, samples, text_length), "labels": torch.tensor(labels)}
+
+
+def answer_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """The binary cross-entropy of all answers, of which one is right (Kim et al. 2021, section 4.2), over questions."""
+    learnt = inputs["labels"] != IGNORED
+    logits = call_in_order(model, unlabelled(inputs)).logits[learnt].float()
+    right = F.one_hot(inputs["labels"][learnt], logits.shape[1]).float()
+    total = F.binary_cross_entropy_with_logits(logits, right, reduction="sum")
+    return Objective(total, int(learnt.sum()), None)
+
+
+def no_answer_reason(sample: Sample, config: Any) -> str | None:
+    """An answer beside the question."""
+    return None if sample.answers else "it has a question but no answer; choose a dataset that has both"
+
+
+def matching_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """2 n pairs: each image with its own text, then with the text before it in the batch.
+
+    Labels (n,): 0, the first of an image's two texts, IGNORED where both are the same.
+    """
+    own = process(processor, samples, text_length)
+    tokens = own["input_ids"]
+    labels = torch.where((tokens == tokens.roll(1, 0)).all(1), IGNORED, 0)
+    wrong = {key: value if key.startswith("pixel") else value.roll(1, 0) for key, value in own.items()}
+    return {**{key: torch.cat([own[key], wrong[key]]) for key in own}, "labels": labels}
+
+
+def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+    """Cross-entropy of an image's own text beside another one (Kim et al. 2021, section 4.3, with one other text)."""
+    scores = call_in_order(model, unlabelled(inputs)).logits
+    return over_labels(scores.view(2, -1).T, inputs["labels"])
+
+
+def asked(loaded: Any, samples: Sequence[Sample], settings: Generation) -> dict[str, Tensor]:
+    """Images in their own shapes, and the questions."""
+    shown = process(loaded.processor, samples, 0, needs=("image",))
+    return {**shown, **tokens(loaded, prompted(loaded, "answer", samples, settings))}
+
+
+@torch.no_grad()
+def answer(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> list[str]:
+    """The most likely of the answers that the model knows."""
+    best = loaded.family.call(loaded.model, on_device(loaded.model, inputs)).logits.argmax(-1)
+    return [loaded.model.config.id2label[number] for number in best.tolist()]
+
+
 def questions(loaded: Any, samples: Sequence[Sample], settings: Generation) -> dict[str, Tensor]:
     """Both images in their own shapes, and the sentences."""
     return {**both(loaded.processor, samples), **tokens(loaded, [sample.texts[0] for sample in samples])}
@@ -85,9 +147,22 @@ def classes(config: Any) -> list[int]:
     return [named["false"], named["true"]] if {"false", "true"} <= set(named) else [0, 1]
 
 
+def for_config(config: Any) -> Family:
+    """Answers and matching read one image."""
+    name = (config.architectures or ("",))[0]
+    if name == "ViltForQuestionAnswering":
+        task = TrainingTask(loss=answer_loss, inputs=answer_inputs, unusable_reason=no_answer_reason, partial=True)
+        skills = {"answer": Skill(prepare=asked, perform=answer, prompt=QUESTION, lengths=(1, 10))}
+        return replace(FAMILY, inputs=single_inputs, training_task=task, skills=skills)
+    if name == "ViltForImageAndTextRetrieval":
+        task = TrainingTask(loss=matching_loss, inputs=matching_inputs, least_batch=2, partial=True)
+        return replace(FAMILY, inputs=single_inputs, training_task=task, skills={})
+    return FAMILY
+
+
 FAMILY = Family(
     model_types=("vilt",),
-    classes=("ViltForImagesAndTextClassification",),
+    classes=("ViltForImagesAndTextClassification", "ViltForQuestionAnswering", "ViltForImageAndTextRetrieval"),
     # a config that names neither a class nor a number of images is not that of this one
     describes_unnamed=lambda config: config.num_images == 2,
     needs=("image", "text"),
@@ -101,4 +176,5 @@ FAMILY = Family(
     call=call_in_order,
     training_task=TrainingTask(loss=loss, inputs=training_inputs, unusable_reason=unusable_reason),
     skills={"verify_statement": Skill(prepare=questions, perform=verify_statement)},
+    for_config=for_config,
 )
