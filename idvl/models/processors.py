@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from idvl.errors import UsageError, first_line, quoted
@@ -31,6 +32,8 @@ def load_processor(target: str, family: Family, config: Any, options: dict[str, 
         raise UsageError(
             f"{target} has no processor that loads ({cause}); add the original model's files{hint}"
         ) from error
+    if "image" in family.needs and image_processor_of(processor) is None and is_described(target, options):
+        processor = Pair(AutoImageProcessor.from_pretrained(target, backend="pil", **options), processor)
     has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
     for kind in family.needs:
         if has[kind] is None:
@@ -56,6 +59,32 @@ def load_processor(target: str, family: Family, config: Any, options: dict[str, 
             return images
         processor.image_processor = images
     return processor
+
+
+def is_described(target: str, options: dict[str, Any]) -> bool:
+    """Whether a checkpoint has a preprocessor_config.json."""
+    from transformers.utils import cached_file
+
+    known = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    how = {"_raise_exceptions_for_missing_entries": False, **known}
+    return cached_file(target, "preprocessor_config.json", **how) is not None
+
+
+@dataclass
+class Pair:
+    """An image processor and a tokenizer of one checkpoint, where no class of transformers holds both."""
+
+    image_processor: Any
+    tokenizer: Any
+
+    def __call__(self, images: Any, **how: Any) -> Any:
+        """Pictures as the model takes them."""
+        return self.image_processor(images, **how)
+
+    def save_pretrained(self, folder: Any) -> None:
+        """Write both side by side, as they were found."""
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 def fit_tokenizer(processor: Any, config: Any) -> None:

@@ -341,8 +341,10 @@ def test_a_pair_is_needed_to_verify_a_statement(get):
 
 
 def test_other_vilts_verify_no_statements():
-    for architectures in (["ViltForQuestionAnswering"], ["ViltModel"], None):
+    for architectures in (["ViltForMaskedLM"], ["ViltModel"], None):
         assert family_of(transformers.ViltConfig(architectures=architectures)).guessed
+    answering = family_of(transformers.ViltConfig(architectures=["ViltForQuestionAnswering"]))
+    assert set(answering.skills) == {"answer"}
 
 
 def test_results_do_not_depend_on_the_dtype_they_are_computed_in(get):

@@ -1,0 +1,86 @@
+"""TrOCR and ViT-GPT2: inputs, labels, loss and captions are those of a plain script."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+import transformers
+
+from idvl.models.generation import Generation
+from idvl.models.labels import IGNORED
+from idvl.models.layers import find_layers
+from idvl.models.loading import load
+from tests.coverage.architectures import build
+from tests.support import tiny
+
+NAMES = ["trocr", "vit_gpt2"]
+SAMPLES = tiny.samples(4)
+
+
+@pytest.fixture(scope="module")
+def get(tmp_path_factory):
+    @functools.cache
+    def made(name):
+        return load(str(build(name, tmp_path_factory.mktemp(name))), device="cpu")
+
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_and_loss_are_those_of_a_plain_script(get, name):
+    loaded = get(name)
+    tokenizer, images = loaded.processor.tokenizer, loaded.processor.image_processor
+    task, length = loaded.family.training_task, loaded.family.text_length(loaded.processor, SAMPLES)
+    inputs = task.inputs(loaded.processor, SAMPLES, length, loaded.model.config)
+    total, count, _ = task.loss(loaded.model, inputs, None)
+    expected, terms = torch.zeros(()), 0
+    for row, sample in zip(inputs["labels"], SAMPLES, strict=True):
+        answer = tokenizer(sample.texts[0])["input_ids"]
+        answer = answer if answer[-1] == tokenizer.eos_token_id else [*answer, tokenizer.eos_token_id]
+        assert row[row != IGNORED].tolist() == answer
+        pixels = images(sample.image, return_tensors="pt")["pixel_values"]
+        expected = expected + loaded.model(pixel_values=pixels, labels=torch.tensor([answer])).loss * len(answer)
+        terms += len(answer)
+    assert count == terms
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_decoder_reads_what_it_is_trained_on(get, name):
+    loaded = get(name)
+    length = loaded.family.text_length(loaded.processor, SAMPLES)
+    batch = loaded.family.inputs(loaded.processor, SAMPLES, length)
+    labels = loaded.family.training_task.inputs(loaded.processor, SAMPLES, length, loaded.model.config)["labels"]
+    assert torch.equal(batch["decoder_input_ids"], loaded.model.prepare_decoder_input_ids_from_labels(labels))
+    assert torch.equal(batch["decoder_attention_mask"][:, 1:].bool(), labels[:, :-1] != IGNORED)
+    layers = find_layers(loaded.model, loaded.family)
+    kinds = {name: layer.modality for name, layer in layers.items()}
+    assert all((kind == "vision") == name.startswith("encoder.") for name, kind in kinds.items())
+    assert {name for name, kind in kinds.items() if kind == "cross"} == {
+        name for name in layers if "crossattention" in name or "encoder_attn" in name
+    }
+    for name, layer in layers.items():
+        masked = loaded.family.token_mask(name, length, batch) is not None
+        assert masked == (layer.modality != "vision" and not layer.reads_image)
+        assert layer.reads_image == (layer.modality == "cross" and name.endswith((".c_attn", ".k_proj", ".v_proj")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_captions_are_those_of_generate(get, name):
+    loaded = get(name)
+    skill, settings = loaded.family.skills["caption"], Generation(beams=1, min_length=1, max_length=6)
+    found = skill.perform(loaded, skill.prepare(loaded, SAMPLES, settings), settings)
+    for text, sample in zip(found, SAMPLES, strict=True):
+        pixels = loaded.processor.image_processor(sample.image, return_tensors="pt")["pixel_values"]
+        how = {"num_beams": 1, "do_sample": False, "min_new_tokens": 1, "max_new_tokens": 6}
+        written = loaded.model.generate(pixels, **how)
+        assert text == loaded.processor.tokenizer.decode(written[0], skip_special_tokens=True).strip()
+
+
+def test_a_tokenizer_and_an_image_processor_without_a_class_stay_as_they_were(get, tmp_path):
+    loaded = get("vit_gpt2")
+    loaded.processor.save_pretrained(tmp_path)
+    assert type(transformers.AutoTokenizer.from_pretrained(tmp_path)).__name__ == "GPT2Tokenizer"
+    assert transformers.AutoImageProcessor.from_pretrained(tmp_path).size == {"height": 32, "width": 32}
