@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from idvl.data.samples import Sample
@@ -51,3 +52,29 @@ def answering_inputs(
         return {**process(processor, samples, text_length, needs=("text",)), "labels": labels}
     asked = [sample if sample.answers else replace(sample, texts=(prompt,)) for sample in samples]
     return {**reading_inputs(processor, asked, None, wording=wording), "labels": labels}
+
+
+def longest_written(processor: Any, samples: Sequence[Sample]) -> int:
+    """Tokens of the longest text, its end included."""
+    return written_labels(tokenizer_of(processor), [sample.texts[0] for sample in samples]).shape[1]
+
+
+def read_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, *, start: int, pad: int
+) -> dict[str, Tensor]:
+    """Of a model whose encoder reads pictures alone: these, and the text as its decoder reads it in training.
+
+    decoder_input_ids (n, text_length) begin with `start` and end before the text's end; decoder_attention_mask.
+    """
+    labels = written_labels(tokenizer_of(processor), [sample.texts[0] for sample in samples])
+    labels = F.pad(labels, (0, text_length - labels.shape[1]), value=IGNORED)
+    tokens = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
+    mask = tokens != IGNORED
+    shown = process(processor, samples, 0, needs=("image",))
+    return {**shown, "decoder_input_ids": tokens.where(mask, pad), "decoder_attention_mask": mask.long()}
+
+
+def writing_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+    """Of the same model: pictures and labels (n, length), of which the model makes what its decoder reads."""
+    labels = written_labels(tokenizer_of(processor), [written(sample) for sample in samples])
+    return {**process(processor, samples, 0, needs=("image",)), "labels": labels}

@@ -116,6 +116,8 @@ def write(
         inputs = {"pixel_values": inputs["pixel_values"]}
     if about.name == "git":  # as documented: without the token at the end
         inputs = {"pixel_values": inputs["pixel_values"], "input_ids": inputs["input_ids"][:, :-1]}
+    if about.name == "pix2struct" and not prompt:  # as documented: of the picture alone
+        inputs = {key: inputs[key] for key in ("flattened_patches", "attention_mask")}
     inputs = {key: value.to(loaded.dtype) if value.is_floating_point() else value for key, value in inputs.items()}
     whole = about.name.startswith("blip_")  # its lengths count the prompt
     limits = {"max_length": length, "min_length": 1} if whole else {"max_new_tokens": length, "min_new_tokens": 1}

@@ -1,4 +1,4 @@
-"""TrOCR and ViT-GPT2: inputs, labels, loss and captions are those of a plain script."""
+"""TrOCR, ViT-GPT2 and Pix2Struct: inputs, labels, loss and captions are those of a plain script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from idvl.models.loading import load
 from tests.coverage.architectures import build
 from tests.support import tiny
 
-NAMES = ["trocr", "vit_gpt2"]
+NAMES = ["trocr", "vit_gpt2", "pix2struct"]
 SAMPLES = tiny.samples(4)
 
 
@@ -28,10 +28,16 @@ def get(tmp_path_factory):
     return made
 
 
+def shows(loaded):
+    """What prepares a picture."""
+    processor = loaded.processor
+    return processor if hasattr(processor, "chat_template") else processor.image_processor
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_and_loss_are_those_of_a_plain_script(get, name):
     loaded = get(name)
-    tokenizer, images = loaded.processor.tokenizer, loaded.processor.image_processor
+    tokenizer, images = loaded.processor.tokenizer, shows(loaded)
     task, length = loaded.family.training_task, loaded.family.text_length(loaded.processor, SAMPLES)
     inputs = task.inputs(loaded.processor, SAMPLES, length, loaded.model.config)
     total, count, _ = task.loss(loaded.model, inputs, None)
@@ -40,8 +46,8 @@ def test_labels_and_loss_are_those_of_a_plain_script(get, name):
         answer = tokenizer(sample.texts[0])["input_ids"]
         answer = answer if answer[-1] == tokenizer.eos_token_id else [*answer, tokenizer.eos_token_id]
         assert row[row != IGNORED].tolist() == answer
-        pixels = images(sample.image, return_tensors="pt")["pixel_values"]
-        expected = expected + loaded.model(pixel_values=pixels, labels=torch.tensor([answer])).loss * len(answer)
+        shown = images(sample.image, return_tensors="pt")
+        expected = expected + loaded.model(**shown, labels=torch.tensor([answer])).loss * len(answer)
         terms += len(answer)
     assert count == terms
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
@@ -53,18 +59,25 @@ def test_the_decoder_reads_what_it_is_trained_on(get, name):
     length = loaded.family.text_length(loaded.processor, SAMPLES)
     batch = loaded.family.inputs(loaded.processor, SAMPLES, length)
     labels = loaded.family.training_task.inputs(loaded.processor, SAMPLES, length, loaded.model.config)["labels"]
-    assert torch.equal(batch["decoder_input_ids"], loaded.model.prepare_decoder_input_ids_from_labels(labels))
+    model = loaded.model
+    shift = getattr(model, "_shift_right", None) or model.prepare_decoder_input_ids_from_labels
+    assert torch.equal(batch["decoder_input_ids"], shift(labels))
     assert torch.equal(batch["decoder_attention_mask"][:, 1:].bool(), labels[:, :-1] != IGNORED)
     layers = find_layers(loaded.model, loaded.family)
     kinds = {name: layer.modality for name, layer in layers.items()}
     assert all((kind == "vision") == name.startswith("encoder.") for name, kind in kinds.items())
     assert {name for name, kind in kinds.items() if kind == "cross"} == {
-        name for name in layers if "crossattention" in name or "encoder_attn" in name
+        name for name in layers if "crossattention" in name or "encoder_attn" in name or "encoder_decoder" in name
     }
     for name, layer in layers.items():
-        masked = loaded.family.token_mask(name, length, batch) is not None
-        assert masked == (layer.modality != "vision" and not layer.reads_image)
-        assert layer.reads_image == (layer.modality == "cross" and name.endswith((".c_attn", ".k_proj", ".v_proj")))
+        image = layer.modality == "vision" or layer.reads_image
+        mask = loaded.family.token_mask(name, length, batch)
+        # Pix2Struct pads pictures too
+        assert mask is None if image and "flattened_patches" not in batch else mask is not None
+        expected = batch["attention_mask" if image else "decoder_attention_mask"] if mask is not None else None
+        assert mask is None or torch.equal(mask, expected.bool())
+        ends = (".c_attn", ".k_proj", ".v_proj", ".key", ".value")
+        assert layer.reads_image == (layer.modality == "cross" and name.endswith(ends))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,9 +86,9 @@ def test_captions_are_those_of_generate(get, name):
     skill, settings = loaded.family.skills["caption"], Generation(beams=1, min_length=1, max_length=6)
     found = skill.perform(loaded, skill.prepare(loaded, SAMPLES, settings), settings)
     for text, sample in zip(found, SAMPLES, strict=True):
-        pixels = loaded.processor.image_processor(sample.image, return_tensors="pt")["pixel_values"]
+        shown = shows(loaded)(sample.image, return_tensors="pt")
         how = {"num_beams": 1, "do_sample": False, "min_new_tokens": 1, "max_new_tokens": 6}
-        written = loaded.model.generate(pixels, **how)
+        written = loaded.model.generate(**shown, **how)
         assert text == loaded.processor.tokenizer.decode(written[0], skip_special_tokens=True).strip()
 
 
