@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl import files, json_file
-from idvl.errors import RunError, UsageError, quoted
+from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.files import disk_errors, read_bytes, write_text
 
 Record = dict[str, Any]
@@ -70,9 +70,14 @@ def read(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            records.append(record := _parsed(line))
-            if record is None:
-                raise UsageError(f"{path} line {number} is not a JSON object: use --resume to predict it again")
+            try:
+                record = json_file.parse(line)
+                if not isinstance(record, dict):
+                    raise ValueError("it is not a JSON object")
+            except ValueError as error:
+                reason = first_line(error)
+                raise UsageError(f"{path} line {number}: {reason}; use --resume to predict it again") from error
+            records.append(record)
     if not records:
         raise UsageError(f"{path} holds no predictions: nothing to score")
     return records

@@ -7,6 +7,8 @@ import math
 
 def size(count: float) -> str:
     """Bytes as --memory takes them, rounded up."""
+    if count < 2**10:
+        return f"{math.ceil(count)}B"
     if count < 2**20:
         return f"{math.ceil(count / 2**10)}KiB"
     mib = math.ceil(count / 2**20)

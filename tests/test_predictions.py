@@ -76,3 +76,9 @@ def test_a_missing_file_and_a_number_that_is_none_say_so(tmp_path):
         predictions.read(tmp_path / "predictions.jsonl")
     with pytest.raises(RunError, match="not a number"):
         predictions.append(tmp_path / "predictions.jsonl", [record(0, float("nan"))])
+
+
+def test_a_number_too_large_is_named(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"number": 0, "id": "a", "prediction": 1e308}\n')
+    with pytest.raises(UsageError, match=r"p\.jsonl line 1: prediction is 1e\+308, not a number up to 1e\+39; use"):
+        predictions.read(tmp_path / "p.jsonl")

@@ -90,11 +90,16 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
 
 def names_a_class(cell: Any) -> bool:
     """Whether a cell is a class without a list of names to look it up in."""
+    return why_no_class(cell) is None
+
+
+def why_no_class(cell: Any) -> str | None:
+    """Why a cell is no class without a list of names; None where it is one."""
     try:
         label(cell, None)
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def writable(text: str) -> str:

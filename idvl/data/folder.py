@@ -38,7 +38,9 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
         return saved(path, split, entry)
     if annotations := _annotations(path, entry):
         return karpathy(annotations, split, entry)
-    every = [file for file in sorted(path.rglob("*")) if not file.is_dir() and not _hidden(file, path)]
+    # not rglob, which raises for a folder that vanishes meanwhile
+    listing = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    every = [file for file in sorted(listing) if not _hidden(file, path)]
     files = [file for file in every if file.is_file()]
     if shards := [file for file in files if file.suffix == ".parquet"]:
         shards, name = _of_split(shards, path, split, entry)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from idvl.data.catalog import CatalogEntry
-from idvl.data.columns import Columns, Source, find_columns
-from idvl.data.fields import names_a_class
+from idvl.data.columns import LABEL_NAMES, Columns, Source, find_columns
+from idvl.data.fields import names_a_class, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import DataTable, Row
 from idvl.data.image_spool import ImageSpool
@@ -66,7 +66,7 @@ def open_path(
         size=table.size,
         classes=_classes(table, columns.label, first),
         within=None if allow_outside else path if path.is_dir() else path.parent,
-        warnings=table.warnings,
+        warnings=[*table.warnings, *_unread_labels(table, columns, overrides, first)],
     )
 
 
@@ -103,6 +103,21 @@ def _firsts(table: DataTable) -> Callable[[str], Any]:
         return next((cell for cell in cells if cell not in (None, "")), None)
 
     return first
+
+
+def _unread_labels(
+    table: DataTable, columns: Columns, overrides: Columns, first: Callable[[str], Any]
+) -> Iterator[str]:
+    """Why columns with the usual names of labels are not read, where there is no other one."""
+    if columns.label or overrides.label:
+        return
+    for name in table.names:
+        cell = first(name) if name.lower() in LABEL_NAMES and name not in columns.read else None
+        if isinstance(cell, str):
+            words = f"the column {quoted(name)} holds words ({quoted(cell)})"
+            yield f"{words}: read them as classes with --label-column {name}"
+        elif cell is not None:
+            yield f"the column {quoted(name)} is not read as labels: {why_no_class(cell)}"
 
 
 def _spooled(row: Row, columns: Columns, store: ImageSpool) -> Row:

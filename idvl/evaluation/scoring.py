@@ -5,6 +5,7 @@ It loads no model: scoring can be repeated at any time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from idvl import json_file, predictions, runs, tasks
-from idvl.errors import RunError, UsageError, quoted
+from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.files import write_json
 from idvl.metrics import bootstrap, other
 from idvl.metrics.measured import Measured, Skipped
@@ -26,6 +27,8 @@ LEVEL, RESAMPLES, MOST = 0.95, 1_000, 100_000
 INPUT_KEYS = dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")) | {
     "evaluator": "vqa"
 }
+
+logger = logging.getLogger(__name__)
 
 
 def numbers(
@@ -68,7 +71,8 @@ def numbers(
 def score_again(
     path: Path, *, task: str | None = None, seed: int | None = None, resamples: int | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Score a predictions file once more; the results.json beside it, where there is one, gets the new numbers.
+    """Score a predictions file once more; the results.json beside it, where there is one, gets the new numbers,
+    or a warning says why it cannot.
 
     `seed` and `resamples` None are those of before; `options` are further ones of `numbers`. UsageError for a file that
     is not whole, and where neither the files beside it nor `task` say which task it is.
@@ -106,7 +110,10 @@ def score_again(
     earlier_values = {key: value for key, value in earlier.items() if key not in ("compared", "other_metrics")}
     results = earlier_values | scores | {"samples": count}
     if earlier:
-        write_json(file, results)
+        try:
+            write_json(file, results)
+        except UsageError as error:
+            logger.warning("%s keeps its earlier scores: %s", file, first_line(error.__cause__ or error))
     return results
 
 

@@ -18,7 +18,7 @@ DEPTHS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_lay
 
 
 def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
-    """The stored tensors that hold integers or booleans, none of a quantized model.
+    """The stored tensors that hold integers, booleans or complex numbers, none of a quantized model.
 
     UsageError for a precision or a quantization that no model has, and for more blocks than there are tensors.
     """
@@ -32,7 +32,7 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
     for key, value in settings:
         if key in ("dtype", "torch_dtype") and isinstance(value, str):
             kind = getattr(torch, value.removeprefix("torch."), None)
-            if isinstance(kind, torch.dtype) and not kind.is_floating_point:
+            if value != "auto" and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
                 raise UsageError(f"the config.json of {name} has {key} {quoted(value)}: give a floating-point one")
         if key in DEPTHS and whole and type(value) is int and value > len(whole):
             raise UsageError(
@@ -52,12 +52,13 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def check_weights(name: str, model: torch.nn.Module, whole: list[str]) -> None:
-    """UsageError where one of the stored tensors of integers or booleans became a floating-point parameter."""
+    """UsageError where a stored tensor of integers, booleans or complex numbers became a floating-point parameter."""
     leaves = {key.rpartition(".")[2] for key, value in model.named_parameters() if value.is_floating_point()}
     if wrong := [key for key in whole if key.rpartition(".")[2] in leaves]:
         raise UsageError(
-            f"the weights of {name} hold integers or booleans, and its config.json has no quantization_config to say "
-            f"what they stand for ({len(wrong)} tensors, first {quoted(wrong[0])}): load one that is not quantized"
+            f"the weights of {name} hold integers, booleans or complex numbers, and its config.json has no "
+            f"quantization_config to say what they stand for ({len(wrong)} tensors, first {quoted(wrong[0])}): load "
+            "one that is not quantized"
         )
 
 
@@ -70,7 +71,7 @@ def _pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _stored(target: str, options: Mapping[str, Any]) -> dict[str, bool]:
-    """The name of each stored tensor, and whether it holds integers or booleans; no values are read."""
+    """The name of each stored tensor, and whether it holds no floating-point numbers; no values are read."""
     from transformers.utils import cached_file
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code"}
@@ -93,10 +94,6 @@ def _tensors(path: Path) -> dict[str, bool]:
 
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_slice(key).get_dtype().startswith(("I", "U", "BOOL")) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_slice(key).get_dtype().startswith(("I", "U", "BOOL", "C")) for key in file.keys()}  # noqa: SIM118
     values = torch.load(path, map_location="meta", weights_only=True)
-    return {
-        key: not (value.is_floating_point() or value.is_complex())
-        for key, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
+    return {key: not value.is_floating_point() for key, value in values.items() if isinstance(value, torch.Tensor)}

@@ -39,10 +39,11 @@ class PruningPlan:
     def lines(self) -> list[str]:
         """When, and what it takes."""
         schedule = self.schedule
+        steps = f"{schedule.total_steps:,} step{'s' * (schedule.total_steps != 1)}"
         every = f"masks every {schedule.mask_every} steps" if schedule.mask_every > 1 else "masks at every step"
         before = "".join(f", {duration(seconds)} of {what} before it" for what, seconds in self.before.items())
         return [
-            f"{schedule.total_steps:,} steps, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
+            f"{steps}, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
             f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} at step {schedule.last + 1:,}, {every}",
             f"{size(self.memory)} for weights, gradients, optimizer and criterion, beside a batch's "
             f"activations; about {duration(self.seconds)} of training{before}",

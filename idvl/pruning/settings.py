@@ -227,5 +227,10 @@ def _refuse_together(recipe: Recipe) -> None:
         )
     if prune.refresh_profile and prune.schedule == "one-shot":
         raise UsageError("refresh_profile and schedule one-shot: no epoch passes; leave refresh_profile out")
+    if (every := prune.refresh_profile) and not recipe.train.max_steps and every > recipe.train.epochs:
+        raise UsageError(
+            f"refresh_profile {every} and {recipe.train.epochs} epochs: it would never be re-estimated; lower "
+            "refresh_profile, or leave it out"
+        )
     if prune.refresh_profile and prune.id_weight == "none":
         raise UsageError("refresh_profile and id_weight none: no dimension is used; leave refresh_profile out")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import write_bytes
+from idvl.files import open_regular, write_bytes
 from idvl.sparsity.structure import parse
 
 FORMAT = "idvl/masks/1"
@@ -158,6 +158,7 @@ class Masks:
     def load(cls, path: Path | str) -> Masks:
         """Read masks, onto the CPU. UsageError for a file that is missing, or holds no masks."""
         try:
+            open_regular(path).close()
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:

@@ -109,8 +109,10 @@ def schedule(optimizer: torch.optim.Optimizer, training: Training, total: int) -
     try:
         return get_scheduler(training.lr_schedule, optimizer, round(training.warmup * total), total)
     except (ValueError, TypeError) as error:
+        # transformers' list of names has some that need more settings
+        reason = first_line(error) if isinstance(error, TypeError) else "there is no such scheduler"
         raise UsageError(
-            f"lr_schedule {quoted(training.lr_schedule)}: {first_line(error)}; choose linear, cosine, constant, "
+            f"lr_schedule {quoted(training.lr_schedule)}: {reason}; choose linear, cosine, constant, "
             "constant_with_warmup, polynomial, cosine_with_restarts or inverse_sqrt"
         ) from error
 

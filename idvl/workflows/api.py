@@ -144,7 +144,9 @@ def _arguments(
         runs.keep(output, [find(file, "recipe")])
     overrides = {} if model is None else {"model.name": str(model)}
     for name, value in settings.items():
-        overrides[_key(name, sections)] = str(value) if isinstance(value, Path) else value
+        if (key := _key(name, sections)) in overrides:
+            raise UsageError(f"{key} is set twice, the second time by {name}=: leave one out")
+        overrides[key] = str(value) if isinstance(value, Path) else value
     folder = None if output is None else Path(output)
     return {"recipe": recipes.load(file, overrides), "folder": folder, "reporter": LogReporter(), **flags}
 

@@ -1,5 +1,6 @@
 """The command as a user types it: every task on local copies of the real layouts, and from a Hub on loopback."""
 
+import errno
 import json
 import os
 
@@ -64,6 +65,23 @@ def test_every_task_runs_on_a_local_copy_and_comes_out_alike_in_other_batches(
     assert other["metrics"] == results["metrics"]
     code, again, _ = evaluate(capsys, "--score", tmp_path / "run" / "predictions.jsonl", "--set", "eval.resamples=100")
     assert again == results
+
+
+def test_scores_of_a_run_that_cannot_be_written_are_shown_with_a_warning(place, tmp_path, capsys, monkeypatch):
+    asked = [place.model("clip"), "--dataset", "cifar100", "--data-dir", place.data("cifar100")]
+    _, results, _ = evaluate(capsys, *asked, "--set", "eval.resamples=100", "--output", tmp_path / "run")
+    before = (tmp_path / "run" / "results.json").read_bytes()
+
+    def read_only(source, target):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+
+    monkeypatch.setattr("idvl.files.os.replace", read_only)
+    code, again, said = evaluate(
+        capsys, "--score", tmp_path / "run" / "predictions.jsonl", "--set", "eval.resamples=200"
+    )
+    assert code == 0 and again["bootstrap"]["resamples"] == 200 and again["metrics"].keys() == results["metrics"].keys()
+    assert "results.json keeps its earlier scores: " in said and "Read-only file system" in said
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
 
 
 def test_the_matching_head_changes_what_retrieval_finds(place, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -356,6 +357,39 @@ def test_only_numbers_of_classes_are_guessed(column: str, cells: list, labels: l
     found = select(str(path), **EVERYTHING)
     assert [sample.label for sample in found.samples] == labels
     assert (column in found.description["columns"]["guessed"]) == any(label is not None for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["cat", "dog"], "the column 'label' holds words ('cat'): read them as classes with --label-column label"),
+        (["cat", 1], "the column 'label' holds words ('cat'): read them as classes with --label-column label"),
+        ([10**18, 1], f"the column 'label' is not read as labels: the class {10**18} is out of range"),
+        ([10**30, 1], f"the column 'label' is not read as labels: the class {10**30} is out of range"),
+        ([0.5, 1], "the column 'label' is not read as labels: the class 0.5 is not a number"),
+        ([3, 1], None),
+    ],
+)
+def test_a_column_of_labels_that_is_not_read_says_why(cells: list, said: str | None, tmp_path: Path) -> None:
+    images(tmp_path, len(cells))
+    rows = [{"file_name": f"{i:04d}.jpg", "label": cell} for i, cell in enumerate(cells)]
+    jsonl(tmp_path / "metadata.jsonl", rows)
+    assert (said in select(str(tmp_path), **EVERYTHING).description["warnings"]) == (said is not None)
+    assert select(str(tmp_path), label_column="none", **EVERYTHING).description["warnings"] == []
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images(tmp_path, 3)
+    (tmp_path / "gone").mkdir()
+    scandir = os.scandir
+
+    def vanishing(path: object = ".") -> object:
+        if os.fspath(path).endswith("gone"):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert len(select(str(tmp_path), **EVERYTHING).samples) == 3
 
 
 def test_captions_are_not_answers_unless_asked(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_single_missing_weight_is_named(copy):
     assert "missing: text_model.encoder.layers.1.mlp.fc2.weight" in refusal(folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
 @pytest.mark.parametrize("form", ["safetensors", "torch"])
 def test_weights_of_whole_numbers_are_refused_unless_quantized(copy, dtype, form):
     folder = copy("vit")
@@ -161,7 +161,7 @@ def test_weights_of_whole_numbers_are_refused_unless_quantized(copy, dtype, form
         (folder / "model.safetensors").unlink()
         torch.save(weights, folder / "pytorch_model.bin")
     said = refusal(folder)
-    assert "integers or booleans" in said and key in said
+    assert "integers, booleans or complex numbers" in said and key in said
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,7 @@ def test_weights_of_whole_numbers_are_refused_unless_quantized(copy, dtype, form
         ("vit", {"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, but its weights are only"),
         ("blip", {"text_config__num_hidden_layers": 10**9}, "num_hidden_layers 1000000000"),
         ("vit", {"dtype": "int8"}, "dtype 'int8': give a floating-point one"),
+        ("vit", {"dtype": "nope"}, "dtype 'nope': give a floating-point one"),
     ],
 )
 def test_a_config_that_its_weights_belie_is_refused_before_building(copy, kind, changes, said):

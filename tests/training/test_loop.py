@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import get_scheduler
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import load, wrap
 from idvl.training import Training, checkpoint, loop, train
+from idvl.training.accelerator import schedule
 from idvl.training.batches import Collate, Order
 from idvl.training.dry_run import rehearse
 from idvl.training.stepper import terms
@@ -449,3 +451,12 @@ def test_bfloat16_trains(folders):
 
 def test_terms_are_counted_before_the_forward_pass():
     assert terms({"labels": torch.tensor([[1, -100], [2, 3]])}) == 3
+
+
+@pytest.mark.parametrize(("name", "why"), [("nope", "there is no such scheduler"), ("wsd", "num_decay_steps|warmup")])
+def test_a_scheduler_that_cannot_be_used_names_those_that_can(name: str, why: str) -> None:
+    weights = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(UsageError) as refused:
+        schedule(weights, Training(lr_schedule=name), 5)
+    assert re.search(why, str(refused.value)) and str(refused.value).count("constant_with_warmup") == 1
+    assert "reduce_lr_on_plateau" not in str(refused.value)

@@ -77,6 +77,16 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.load_report(folder), "there is no report '.*report.json'"),
         (lambda folder: idvl.load_results(folder), "cannot read the results '.*results.json'"),
         (lambda folder: idvl.load_masks(folder), "there are no masks '.*masks.safetensors'"),
+        (lambda folder: idvl.load_masks("/dev/null"), "cannot read the masks '/dev/null': .*not a regular file"),
+        (
+            lambda folder: idvl.evaluate("builtin/vit", limit=5, eval__limit=6),
+            r"eval\.limit is set twice, .* eval__",
+        ),
+        (lambda folder: idvl.evaluate("builtin/vit", model__name="x"), r"model\.name is set twice"),
+        (
+            lambda folder: idvl.prune("builtin/vit", refresh_profile=9, epochs=5),
+            "refresh_profile 9 and 5 epochs: it would never be re-estimated",
+        ),
         (lambda folder: idvl.load_report(folder / "other.json"), "other.json': .* has the schema"),
     ],
 )
