@@ -144,7 +144,8 @@ def refuse_few(count: int, *, force: bool) -> None:
     """UsageError for a number of samples that gives no reliable estimate."""
     if count < 1 or (count < MIN_SAMPLES and not force):
         raise UsageError(
-            f"{count} samples are too few for a reliable estimate: ask for {MIN_SAMPLES} or more, or add --force"
+            f"{count} samples are too few for a reliable estimate: ask for {MIN_SAMPLES} or more, or set force "
+            "(--force)"
         )
 
 

@@ -177,7 +177,9 @@ def shortfalls(subset: Subset, n: int | None, *, name: str, split: str, force: b
         f"({subset.duplicates} duplicates, {len(subset.skipped)} unusable)"
     )
     if count < MIN_SAMPLES and not force:
-        raise UsageError(f"{summary}: fewer than {MIN_SAMPLES} give no reliable estimate; --force continues anyway")
+        raise UsageError(
+            f"{summary}: fewer than {MIN_SAMPLES} give no reliable estimate; set force (--force) to continue"
+        )
     warnings = []
     if n is not None and count < n:
         warnings.append(f"{summary}, {n} requested")

@@ -23,7 +23,7 @@ def load(name: str, *, trust_remote_code: bool = False) -> Any:
     if script is None and not trust_remote_code:
         raise UsageError(
             f"{quoted(name)} is not a local folder, and a metric of the Hub is code that would run on this machine: "
-            "allow it with --trust-remote-code"
+            "allow it with trust_remote_code (--trust-remote-code)"
         )
     try:
         import evaluate

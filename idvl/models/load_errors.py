@@ -41,7 +41,7 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
 
     said = " ".join(str(link) for link in chain)
     if "trust_remote_code" in said:
-        return f"{name} brings its own model code; read it, then pass --trust-remote-code to run it"
+        return f"{name} brings its own model code; read it, then set trust_remote_code (--trust-remote-code) to run it"
     if has(ImportError) and (lacking := next((package for package in VLM if package in said.lower()), None)):
         return f"{name} needs {lacking}, which is not installed: pip install 'idvl[vlm]'"
     if has(hub.GatedRepoError):

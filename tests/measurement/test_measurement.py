@@ -436,7 +436,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(blip, tmp_path):
 
 def test_too_few_samples_are_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(workflow, "open_model", lambda *_: pytest.fail("the model was loaded"))
-    with pytest.raises(UsageError, match="50 samples are too few .*: ask for 100 or more, or add --force"):
+    with pytest.raises(UsageError, match="50 samples are too few .*: ask for 100 or more, or set force .--force."):
         run(recipe("builtin/blip", data__samples=50), folder=tmp_path / "run", reporter=Silent())
 
 
