@@ -13,7 +13,7 @@ from idvl.recipe import described
 
 DATASET = """--dataset --data-dir --dataset-id --image-column --text-column --label-column --answers-column
     --second-image-column --allow-outside"""
-MODEL = "--device --trust-remote-code --cache-dir --local-files-only"
+MODEL = "--device --chat-template/--no-chat-template --trust-remote-code --cache-dir --local-files-only"
 RUN = "--recipe --set --output --resume --overwrite --quiet/-q --debug"
 FLAGS = {
     "estimate-id": f"""{DATASET} --split --samples --seed --batch-size --force --tokens --capture --estimator --layers
