@@ -23,7 +23,7 @@ from idvl.data.samples import select
 from idvl.data.shapes import samples as drawn
 from idvl.distributed import Team
 from idvl.evaluation.prediction import predict
-from idvl.models.generation import Generation, settle
+from idvl.models.generation import Generation, resolve
 from idvl.models.loading import load
 
 RESULTS = Path(__file__).parent / "results" / "evaluating.json"
@@ -62,7 +62,7 @@ def main() -> None:
 
         loaded.model.generate = timed
         path = photographs(folder, n)
-        settings = tasks.TaskSettings(generation=settle(loaded, "caption", Generation()))
+        settings = tasks.TaskSettings(generation=resolve(loaded, "caption", Generation()))
         start = time.perf_counter()
         samples = select(str(path), distinct=False, force=True).samples
         task_pass = tasks.load("caption").predict(loaded, samples, settings)

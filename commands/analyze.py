@@ -44,6 +44,7 @@ SETTINGS = SettingFlags(
 # what makes sense with --sensitivity alone, beside the settings
 MEASURING = ("ratios", "plan", "resume", "recipe", "set_")
 PAGE = "report.html"
+OUTPUT = "Write the report to this HTML file; with --sensitivity, the run folder to make, with the report in it."
 
 
 def command(
@@ -52,9 +53,7 @@ def command(
         list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)
     ] = None,
     *,
-    page: Annotated[
-        Path | None, text(o.SHOWN, "Write the report as one HTML file.", "--output", metavar="FILE", callback=o.at_home)
-    ] = None,
+    page: Annotated[Path | None, text(o.SHOWN, OUTPUT, "--output", metavar="PATH", callback=o.at_home)] = None,
     table: Annotated[
         str | None,
         text(o.SHOWN, "Print the tables as markdown, latex or csv. [dim]\\[default: none][/dim]", metavar="FORMAT"),

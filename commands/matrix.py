@@ -17,7 +17,7 @@ SINGLE = {"recipe": "--recipe", "push_to_hub": "--push-to-hub", "public": "--pub
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def carry_out(params: dict[str, Any]) -> None:
+def execute(params: dict[str, Any]) -> None:
     """Run a matrix as the flags of `idvl prune` ask. RunError, after the table, where cells failed."""
     if params["matrix"] is None:
         raise UsageError("--budget is for many runs: add --matrix FILE")

@@ -74,7 +74,7 @@ def command(
     Leaves a run folder: model/ opens with from_pretrained, masks.safetensors and report.json say what went.
     """
     if matrix or budget:
-        matrices.carry_out(context.params)
+        matrices.execute(context.params)
         return
     if public and push_to_hub is None:
         raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")

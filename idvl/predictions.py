@@ -1,6 +1,6 @@
 """Predictions on disk: JSON lines, one for each item of a dataset, written as they come and kept once.
 
-Several processes append to a file each; `settle` makes one of them, in the order of the items. It knows neither models
+Several processes append to a file each; `merge` makes one of them, in the order of the items. It knows neither models
 nor what is in a line beyond its `number` and `id`.
 """
 
@@ -52,7 +52,7 @@ def collect(
     return records, dropped
 
 
-def settle(folder: Path, name: str, records: Mapping[int, Record]) -> None:
+def merge(folder: Path, name: str, records: Mapping[int, Record]) -> None:
     """Make NAME.jsonl hold exactly these records, in the order of their numbers, and remove the other files."""
     write_text(file_of(folder, name), "".join(f"{_line(records[number])}\n" for number in sorted(records)))
     for path in _files(folder, name):

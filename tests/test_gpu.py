@@ -15,7 +15,7 @@ from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import checks, figures, packages
 from benchmarks.gpu.checks import CHECKS
 from benchmarks.gpu.figures import FIGURES
-from benchmarks.gpu.runner import Skip, carry_out
+from benchmarks.gpu.runner import Skip, execute
 from tests.support import tiny
 from tests.support.clouds import HARD
 
@@ -47,7 +47,7 @@ def test_a_cpu_equals_itself(check, folder: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(sys.modules, name, None)  # as where nothing else is installed
     if check is figures.backends:
         pytest.importorskip("faiss")
-    found = carry_out(check, checks.CPU, folder, 120, **SMALL.get(check.__name__, {}))
+    found = execute(check, checks.CPU, folder, 120, **SMALL.get(check.__name__, {}))
     assert found["result"] == "passed", found
     assert found["figures"]
 
@@ -55,7 +55,7 @@ def test_a_cpu_equals_itself(check, folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.gpu
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_gpu_equals_the_cpu(check, folder: Path) -> None:
-    found = carry_out(check, torch.device("cuda", 0), folder, 120)
+    found = execute(check, torch.device("cuda", 0), folder, 120)
     assert found["result"] == "passed", found
 
 
@@ -75,7 +75,7 @@ def test_a_device_that_computes_otherwise_fails(folder: Path, monkeypatch: pytes
         checks.distance_gap(points, checks.CPU, "torch")
     with monkeypatch.context() as patch:
         patch.setattr(checks, "_relative", lambda one, other: 1e-5)
-        found = carry_out(checks.neighbours, checks.CPU, folder, 60, n=60)
+        found = execute(checks.neighbours, checks.CPU, folder, 60, n=60)
     assert found["result"] == "failed" and "distances differ" in found["reason"]
 
 
@@ -84,15 +84,15 @@ def test_the_time_is_kept_and_reasons_are_told(tmp_path: Path) -> None:
         def check(device, folder):
             raise error
 
-        return carry_out(check, checks.CPU, tmp_path, 5)
+        return execute(check, checks.CPU, tmp_path, 5)
 
     assert raising(Skip("no faiss"))["reason"] == "no faiss"
     assert raising(ModuleNotFoundError(name="typer"))["reason"] == "needs the package typer"
     failed = raising(RuntimeError("CUDA error:\n an illegal memory access"))
     assert (failed["result"], failed["reason"]) == ("failed", "RuntimeError: CUDA error: an illegal memory access")
-    late = carry_out(lambda device, folder: time.sleep(60), checks.CPU, tmp_path, 1)
+    late = execute(lambda device, folder: time.sleep(60), checks.CPU, tmp_path, 1)
     assert late["result"] == "skipped" and "within the 1 s" in late["reason"]
-    assert carry_out(lambda device, folder: {}, checks.CPU, tmp_path, 0.5)["reason"] == "no time was left"
+    assert execute(lambda device, folder: {}, checks.CPU, tmp_path, 0.5)["reason"] == "no time was left"
 
 
 def test_a_check_that_fails_is_written_down_and_ends_with_1(

@@ -18,7 +18,7 @@ def test_what_processes_wrote_becomes_one_file_in_order(tmp_path):
     predictions.append(predictions.file_of(tmp_path, "predictions", 0), [record(0), record(2)])
     predictions.append(predictions.file_of(tmp_path, "predictions", 1), [record(3), record(1)])
     found, dropped = predictions.collect(tmp_path, "predictions", IDS)
-    predictions.settle(tmp_path, "predictions", found)
+    predictions.merge(tmp_path, "predictions", found)
     assert dropped == 0
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
     assert predictions.read(tmp_path / "predictions.jsonl") == [record(number) for number in range(4)]
@@ -60,7 +60,7 @@ def test_separators_inside_of_a_text_do_not_end_a_line(tmp_path):
 def test_files_of_other_names_are_left_alone(tmp_path):
     for name in ("predictions-old.jsonl", "predictions-1.jsonl.bak", "matches-1.jsonl"):
         (tmp_path / name).write_text("mine\n")
-    predictions.settle(tmp_path, "predictions", {0: record(0)})
+    predictions.merge(tmp_path, "predictions", {0: record(0)})
     assert len(list(tmp_path.iterdir())) == 4
 
 

@@ -57,16 +57,16 @@ def main() -> int:
     if device.type == "cpu":
         print("no CUDA device: the checks compare the CPU with itself, figures are skipped")
     with tempfile.TemporaryDirectory() as folder:
-        _carry_out(record, device, Path(folder), start + options.seconds, options)
+        _execute(record, device, Path(folder), start + options.seconds, options)
     print(f"{options.output} holds the results")
     return int(any(one["result"] == "failed" for one in record["checks"].values()))
 
 
-def _carry_out(record: dict[str, Any], device: Any, folder: Path, end: float, options: argparse.Namespace) -> None:
+def _execute(record: dict[str, Any], device: Any, folder: Path, end: float, options: argparse.Namespace) -> None:
     """Run all checks that are wanted, and write the record after each: what follows may end the process."""
     from benchmarks.gpu.checks import CHECKS
     from benchmarks.gpu.figures import FIGURES
-    from benchmarks.gpu.runner import carry_out
+    from benchmarks.gpu.runner import execute
 
     for check in (*CHECKS, *FIGURES):
         name = check.__name__
@@ -75,7 +75,7 @@ def _carry_out(record: dict[str, Any], device: Any, folder: Path, end: float, op
         if check in FIGURES and device.type == "cpu":
             found = {"result": "skipped", "reason": "needs a CUDA device", "seconds": 0.0}
         else:
-            found = carry_out(check, device, folder, end - time.perf_counter())
+            found = execute(check, device, folder, end - time.perf_counter())
         record["checks"][name] = found
         print(f"{found['result']:8}{name:16}{found['seconds']:7.1f} s  {_shown(found)}", flush=True)
         options.output.parent.mkdir(parents=True, exist_ok=True)

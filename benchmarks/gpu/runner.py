@@ -23,7 +23,7 @@ class _Late(BaseException):
     """The time is over."""
 
 
-def carry_out(check: Check, device: torch.device, folder: Path, seconds: float, **options: Any) -> dict[str, Any]:
+def execute(check: Check, device: torch.device, folder: Path, seconds: float, **options: Any) -> dict[str, Any]:
     """{"result": passed, failed or skipped, "seconds", and "figures" or "reason"} of a check, within `seconds`."""
     if seconds < 1:
         return {"result": "skipped", "reason": "no time was left", "seconds": 0.0}

@@ -56,7 +56,7 @@ def save_pruned(
     folder = Path(folder)
     with _refusals(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _settle(folder)
+        _restore(folder)
         folder.with_name("report.json").unlink(missing_ok=True)
         fresh = _beside(folder, "fresh")
         try:
@@ -131,7 +131,7 @@ def _beside(folder: Path, word: str) -> Path:
     return folder.with_name(f".{folder.name}.{word}.{os.getpid()}.tmp")
 
 
-def _settle(folder: Path) -> None:
+def _restore(folder: Path) -> None:
     """Put back a model that a killed save was about to replace, and remove what it left."""
     for left in sorted(folder.parent.glob(f".{folder.name}.*.tmp")):
         if f".{folder.name}.before." in left.name and not folder.exists():

@@ -24,7 +24,7 @@ from idvl.errors import UsageError
 from idvl.evaluation import prediction, scoring
 from idvl.evaluation.scoring import PREDICTIONS, REFINED, RESULTS
 from idvl.files import write_json
-from idvl.models.generation import Generation, settle
+from idvl.models.generation import Generation, resolve
 from idvl.models.loading import Loaded
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
@@ -95,7 +95,7 @@ class Evaluation:
             **_recorded(self.settings),
         }
 
-    def carry_out(
+    def execute(
         self,
         task_pass: Pass,
         folder: Path,
@@ -224,7 +224,7 @@ def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Select
         prompt=options.prompt, beams=options.beams, min_length=options.min_length, max_length=options.max_length
     )
     for skill in WRITING & set().union(*task.skills):
-        generation = settle(loaded, skill, generation)
+        generation = resolve(loaded, skill, generation)
     return TaskSettings(
         generation=generation,
         classes=tuple(classes) if classes else None,

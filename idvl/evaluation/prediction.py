@@ -90,7 +90,7 @@ def predict(
     team.each(work)
     seconds = time.perf_counter() - start
     if missing_batches:
-        team.first(lambda: predictions.settle(folder, name, predictions.collect(folder, name, task_pass.ids)[0]))
+        team.first(lambda: predictions.merge(folder, name, predictions.collect(folder, name, task_pass.ids)[0]))
     predicted = sum(map(len, missing_batches))
     return Totals(predicted=predicted, found=total - predicted, redone=redone, seconds=seconds)
 
@@ -105,7 +105,7 @@ def _complete(folder: Path, name: str, task_pass: Pass, batches: Sequence[range]
     whole = [batch for batch in batches if all(number in records for number in batch)]
     complete = {number: records[number] for batch in whole for number in batch}
     if records or dropped:
-        predictions.settle(folder, name, complete)
+        predictions.merge(folder, name, complete)
     return {batch[0] for batch in whole}, dropped + len(records) - len(complete)
 
 

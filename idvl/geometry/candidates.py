@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from idvl.geometry.gram import Squares, full_precision
+from idvl.geometry.gram import SquaredDistances, full_precision
 
 if TYPE_CHECKING:
     from idvl.geometry.pairs import PairDistances
@@ -84,7 +84,7 @@ class Candidates:
 
 
 def propose(
-    squares: Squares,
+    squares: SquaredDistances,
     rows: Tensor,
     columns: Tensor,
     measured: PairDistances,
@@ -114,7 +114,7 @@ class _Scan:
 
     def __init__(
         self,
-        squares: Squares,
+        squares: SquaredDistances,
         rows: Tensor,
         columns: Tensor,
         *,
@@ -176,7 +176,7 @@ class _Scan:
         return chosen
 
 
-def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: PairDistances):
+def intervals(squares: SquaredDistances, rows: Tensor, columns: Tensor, measured: PairDistances):
     """(ids (b,), low (b, m), high (b, m)): bounds of the squared distances, inf at a point itself."""
     position = torch.full((squares.n,), -1, dtype=torch.long, device=rows.device)
     position[columns] = torch.arange(len(columns), device=rows.device)
@@ -197,7 +197,7 @@ def intervals(squares: Squares, rows: Tensor, columns: Tensor, measured: PairDis
 
 
 def first_repeats(
-    squares: Squares, columns: Tensor, measured: PairDistances, tolerance: float
+    squares: SquaredDistances, columns: Tensor, measured: PairDistances, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Each point that may lie within `tolerance` (squared) of an earlier one, and the first of these."""
     pairs = []

@@ -54,7 +54,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
             knob.fp32_precision = value
 
 
-class Squares:
+class SquaredDistances:
     """Squared distances and error bounds, from one pass over `rows` in `dtype` (float32 or float64).
 
     `echoes[k]` is the point that chunk row n + k repeats; `noise` the largest squared distance between the two, 0.0

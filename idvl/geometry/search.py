@@ -14,7 +14,7 @@ from torch import Tensor
 from idvl.geometry import shortlist
 from idvl.geometry.candidates import Candidates, first_repeats, propose
 from idvl.geometry.duplicates import repeats
-from idvl.geometry.gram import Squares
+from idvl.geometry.gram import SquaredDistances
 from idvl.geometry.pairs import PairDistances
 from idvl.geometry.rows import Rows
 
@@ -49,7 +49,7 @@ class Search:
     def __init__(self, rows: Rows, k: int, ranks: tuple[int, ...], tolerance: float, echoes: tuple[int, ...]):
         self.rows, self.n, self.k, self.ranks = rows, rows.n, k, ranks
         self.tolerance, self.echoes = tolerance, echoes
-        self.squares: Squares | None = None
+        self.squares: SquaredDistances | None = None
         self.noise = 0.0
         self.escalations: list[str] = []
         self.candidates: Candidates | None = None
@@ -60,7 +60,7 @@ class Search:
         """Search, first in `dtype`: fills `candidates` and `within`, or `reason`."""
         self.dtype, self.use_faiss = dtype, use_faiss
         try:
-            candidates = self._settle(self._list())
+            candidates = self._certify(self._list())
             self.within = self._within(subsets) if subsets else []
             self.candidates = candidates
         except Undecided as undecided:
@@ -85,7 +85,7 @@ class Search:
     def _product(self, dtype: torch.dtype) -> None:
         """Bound all distances, in float64 where float32 overflows."""
         self.dtype = dtype
-        self.squares = Squares(self.rows, dtype, self.echoes)
+        self.squares = SquaredDistances(self.rows, dtype, self.echoes)
         self._meet(self.squares.norms.device)
         self.noise = self.squares.noise
         self.tolerance = max(self.tolerance, NOISE_FACTOR**2 * self.noise)
@@ -145,7 +145,7 @@ class Search:
         self.kept[gone] = False
         return bool(gone)
 
-    def _settle(self, candidates: Candidates) -> Candidates:
+    def _certify(self, candidates: Candidates) -> Candidates:
         """Measure, remove duplicates and ask again, until nothing unlisted can be nearer than what is listed."""
         while True:
             self.measured.add(self.rows, *candidates.vague())

@@ -49,7 +49,7 @@ class ProfileResult:
 
 
 class Estimation:
-    """A recipe's measurement of a model that is open. Until `carry_out` nothing is written.
+    """A recipe's measurement of a model that is open. Until `execute` nothing is written.
 
     `begun`: the folder of a run to go on from, whose layers need not be measured again. The recipe names its dataset.
     """
@@ -75,7 +75,7 @@ class Estimation:
         """What is going to happen. UsageError where memory or samples are too few."""
         return self._measurement(reporter).plan
 
-    def carry_out(
+    def execute(
         self,
         folder: Path | None,
         reporter: Reporter,

@@ -47,7 +47,7 @@ class Generation:
     max_length: int | None = None
 
 
-def settle(loaded: Loaded, skill: str, settings: Generation) -> Generation:
+def resolve(loaded: Loaded, skill: str, settings: Generation) -> Generation:
     """The settings with the prompt and the lengths that the skill will use; once they have them, they stay so.
 
     Raises UsageError for a prompt with words that the tokenizer does not know, with more tokens than the model reads,
@@ -97,7 +97,7 @@ def lengths(loaded: Loaded, skill: str, settings: Generation) -> tuple[int, int]
 def prompted(loaded: Loaded, skill: str, samples: Sequence[Sample], settings: Generation) -> list[str]:
     """What the model reads of each sample before it writes: the prompt, the question in its place."""
     if settings.prompt is None:
-        settings = settle(loaded, skill, settings)
+        settings = resolve(loaded, skill, settings)
     if skill != "answer":
         return [settings.prompt] * len(samples)
     return [settings.prompt.replace(QUESTION, sample.texts[0]) for sample in samples]

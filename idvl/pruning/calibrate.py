@@ -41,7 +41,7 @@ def calibrate(
     start = time.perf_counter()
     with reporter.progress("pruning block by block") as progress:
         work = CalibratedPruning(job, plan, FinishedBlocks(folder / BLOCKS), opened, progress)
-        work.carry_out()
+        work.execute()
     agree(work.masks.hash(), "the masks", work.masks.hashes)
     for name, note in work.notes.items():
         reporter.warn(f"{name}: {note}")
@@ -77,7 +77,7 @@ class CalibratedPruning:
         self._waits = not plan.capture.walks and not job.is_sequential
         self._waiting: dict[str, PrunedLayer] = {}
 
-    def carry_out(self) -> None:
+    def execute(self) -> None:
         """Prune all blocks, in the order in which they run."""
         job, family = self.job, self.job.loaded.family
         with torch.inference_mode(False), full_precision(job.device), ExitStack() as stack:

@@ -70,7 +70,7 @@ def evaluate_pruned(work: Evaluation, loaded: Loaded, folder: Path, reporter: Re
     work = replace(work, loaded=replace(loaded, description=description))
     work.team.first(lambda: _claim(folder, work.signature()))
     task_pass = work.checked_pass()
-    return work.carry_out(task_pass, folder, reporter, batch_size=work.batch_size(task_pass, reporter))
+    return work.execute(task_pass, folder, reporter, batch_size=work.batch_size(task_pass, reporter))
 
 
 def _claim(folder: Path, signature: dict[str, Any]) -> None:

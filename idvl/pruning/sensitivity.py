@@ -125,7 +125,7 @@ def run(
         for line in plan.lines():
             reporter.note(line)
         with resumable(path, reporter):
-            document = work.carry_out(path, opened)
+            document = work.execute(path, opened)
     return SensitivityResult(plan=plan, document=document, folder=path if opened else None)
 
 
@@ -209,7 +209,7 @@ class SensitivityRun:
             "profile": self.recipe.prune.profile,
         }
 
-    def carry_out(self, folder: Path, opened: runs.Run | None) -> dict[str, Any] | None:
+    def execute(self, folder: Path, opened: runs.Run | None) -> dict[str, Any] | None:
         """Measure what is left, in turns: each process one loss, which the first one writes down."""
         profile, start = self._profile(folder, opened), time.perf_counter()
         measured = self.team.first(lambda: _measured(folder))
@@ -264,7 +264,7 @@ class SensitivityRun:
         if opened:
             opened.path(dimensions.FOLDER)
         begun = self.estimation.begun is not None
-        result = self.estimation.carry_out(folder / dimensions.FOLDER, self.reporter, resume=begun, part=True)
+        result = self.estimation.execute(folder / dimensions.FOLDER, self.reporter, resume=begun, part=True)
         return self.team.first(lambda: result.profile)
 
     def _document(self, measured: Mapping[Trial, dict[str, Any]], profile: Profile, seconds: float) -> dict[str, Any]:

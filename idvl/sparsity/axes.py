@@ -5,7 +5,7 @@ It needs no weights, so that a run is refused before any is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any, get_args
 
@@ -34,7 +34,6 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 
 _COMPARES = "weights are compared within a layer only, where a factor of the layer changes nothing"
-_PAPER = "the paper's code has no such thing"
 
 # the axes of pruning from calibration samples, likewise
 CALIBRATED: dict[str, tuple[str, ...]] = {
@@ -50,85 +49,66 @@ CALIBRATED: dict[str, tuple[str, ...]] = {
     "min_keep": ("none", "set"),
 }
 
-# two values -> why they do not go together; every other pair does
-REFUSED: dict[frozenset[tuple[str, str]], str] = {
-    frozenset(pair): reason
-    for reason, pairs in {
-        f"{_COMPARES}: set id_weight none": [
-            (("id_weight", mode), other)
-            for mode in MODES
-            if mode != "none"
-            for other in (("allocation", "uniform"), ("structure", "N:M"))
-        ],
-        "every layer gets the sparsity 1 - N/M: set allocation uniform": [
-            (("structure", "N:M"), ("allocation", "global"))
-        ],
-        "every layer gets the same sparsity, which no limit can change: leave it out": [
-            (other, (limit, "set"))
-            for other in (("allocation", "uniform"), ("structure", "N:M"))
-            for limit in ("floor", "ceiling")
-        ],
-        "N of every M weights stay, which no minimum can change: leave min_keep out": [
-            (("structure", "N:M"), ("min_keep", "set"))
-        ],
-        "weights are not trained, so nothing can come back: leave monotone out": [
-            (("schedule", "one-shot"), ("monotone", "yes"))
-        ],
-        f"{_PAPER}: leave compat out": [
-            (("compat", "icml24"), other)
-            for other in (
-                ("id_weight", "divide"),
-                ("allocation", "uniform"),
-                ("structure", "N:M"),
-                ("schedule", "linear"),
-                ("schedule", "one-shot"),
-                ("floor", "set"),
-                ("ceiling", "set"),
-                ("min_keep", "set"),
-                ("monotone", "yes"),
-            )
-        ],
-    }.items()
-    for pair in pairs
-}
+_COMPARED = f"{_COMPARES}: set id_weight none"
+_LIMITED = "every layer gets the same sparsity, which no limit can change: leave it out"
+_GROUPED = "every layer gets the sparsity 1 - N/M: set allocation uniform"
+_KEPT = "N of every M weights stay, which no minimum can change: leave min_keep out"
+_PUBLISHED = "the paper's code has no such thing: leave compat out"
 
+# "axis value", "axis value", why they do not go together; every other pair does
+_ROWS = (
+    ("id_weight multiply", "allocation uniform", _COMPARED),
+    ("id_weight multiply", "structure N:M", _COMPARED),
+    ("id_weight divide", "allocation uniform", _COMPARED),
+    ("id_weight divide", "structure N:M", _COMPARED),
+    ("structure N:M", "allocation global", _GROUPED),
+    ("structure N:M", "floor set", _LIMITED),
+    ("structure N:M", "ceiling set", _LIMITED),
+    ("structure N:M", "min_keep set", _KEPT),
+    ("allocation uniform", "floor set", _LIMITED),
+    ("allocation uniform", "ceiling set", _LIMITED),
+    ("schedule one-shot", "monotone yes", "weights are not trained, so nothing can come back: leave monotone out"),
+    ("compat icml24", "id_weight divide", _PUBLISHED),
+    ("compat icml24", "allocation uniform", _PUBLISHED),
+    ("compat icml24", "structure N:M", _PUBLISHED),
+    ("compat icml24", "schedule linear", _PUBLISHED),
+    ("compat icml24", "schedule one-shot", _PUBLISHED),
+    ("compat icml24", "floor set", _PUBLISHED),
+    ("compat icml24", "ceiling set", _PUBLISHED),
+    ("compat icml24", "min_keep set", _PUBLISHED),
+    ("compat icml24", "monotone yes", _PUBLISHED),
+)
 
 # allocations by which layers have different sparsities
+_WALKS = get_args(Calibration)
 _UNEQUAL = tuple(name for name in allocations.names() if allocations.load(name).needs)
 _APART = "layers are pruned one after the other, so that no threshold is theirs together: set allocation uniform"
 
+_ALL_ROWS = "it chooses among all rows of 128 columns at a time: leave compare_within out"
+_BY_GROUP = "each group of M inputs is pruned by itself: leave compare_within out"
+
 # the same of the axes of CALIBRATED; an axis that is not set has none of its values
-REFUSED_CALIBRATED: dict[frozenset[tuple[str, str]], str] = {
-    frozenset(pair): reason
-    for reason, pairs in {
-        f"{_COMPARES}: set id_weight none": [
-            (("id_weight", mode), ("calibration", calibration))
-            for mode in MODES
-            if mode != "none"
-            for calibration in get_args(Calibration)
-        ],
-        _APART: [(("allocation", "global"), ("calibration", calibration)) for calibration in get_args(Calibration)],
-        "it chooses among all rows of 128 columns at a time: leave compare_within out": [
-            (("criterion", "sparsegpt"), ("compare_within", within)) for within in get_args(Within)
-        ],
-        "it updates weights while it chooses: leave repair out": [(("criterion", "sparsegpt"), ("repair", "none"))],
-        "each group of M inputs is pruned by itself: leave compare_within out": [
-            (("structure", "N:M"), ("compare_within", within)) for within in get_args(Within)
-        ],
-        "N of every M weights stay, which no minimum can change: leave min_keep out": [
-            (("structure", "N:M"), ("min_keep", "set"))
-        ],
-        "every layer gets the sparsity 1 - N/M: set allocation uniform": [
-            (("structure", "N:M"), ("allocation", name)) for name in _UNEQUAL
-        ],
-        "every layer gets the same sparsity, which no limit can change: leave it out": [
-            (other, (limit, "set"))
-            for other in (("allocation", "uniform"), ("structure", "N:M"))
-            for limit in ("floor", "ceiling")
-        ],
-    }.items()
-    for pair in pairs
-}
+_CALIBRATED_ROWS = (
+    *((f"id_weight {mode}", f"calibration {name}", _COMPARED) for mode in ("multiply", "divide") for name in _WALKS),
+    *(("allocation global", f"calibration {name}", _APART) for name in _WALKS),
+    *(("criterion sparsegpt", f"compare_within {within}", _ALL_ROWS) for within in get_args(Within)),
+    ("criterion sparsegpt", "repair none", "it updates weights while it chooses: leave repair out"),
+    *(("structure N:M", f"compare_within {within}", _BY_GROUP) for within in get_args(Within)),
+    *(("structure N:M", f"allocation {name}", _GROUPED) for name in _UNEQUAL),
+    ("structure N:M", "floor set", _LIMITED),
+    ("structure N:M", "ceiling set", _LIMITED),
+    ("structure N:M", "min_keep set", _KEPT),
+    ("allocation uniform", "floor set", _LIMITED),
+    ("allocation uniform", "ceiling set", _LIMITED),
+)
+
+
+def _pairs(rows: Iterable[tuple[str, str, str]]) -> dict[frozenset[tuple[str, ...]], str]:
+    """{(axis, value), (axis, value)} -> the reason."""
+    return {frozenset((tuple(first.split()), tuple(second.split()))): why for first, second, why in rows}
+
+
+REFUSED, REFUSED_CALIBRATED = _pairs(_ROWS), _pairs(_CALIBRATED_ROWS)
 
 
 def reason(first: tuple[str, str], second: tuple[str, str]) -> str | None:

@@ -46,7 +46,7 @@ class Budget:
         self._limits = _limits(
             self._units, self._final, sparsity=sparsity, floor=floor, ceiling=ceiling, min_keep=least_kept
         )
-        self._wishes = allocations.load(allocation).wishes(self._units, values or {})
+        self._densities = allocations.load(allocation).densities(self._units, values or {})
 
     def quota(self, sparsity: float) -> int:
         """The number of units that a sparsity prunes: the nearest whole number, halves to the even one."""
@@ -60,10 +60,10 @@ class Budget:
         """
         least = self._least(k, {name: count // self._structure.zeros for name, count in zeros.items()})
         most = {name: limit for name, (_, limit) in self._limits.items()}
-        if not self._wishes:
+        if not self._densities:
             return {name: (least[name], most[name]) for name in self._units}
         keep = {name: (size - most[name], size - least[name]) for name, size in self._units.items()}
-        kept = solver.counts(self._wishes, self._units, sum(self._units.values()) - k, keep)
+        kept = solver.counts(self._densities, self._units, sum(self._units.values()) - k, keep)
         return {name: (size - kept[name],) * 2 for name, size in self._units.items()}
 
     def _least(self, k: int, pruned: Sizes) -> dict[str, int]:

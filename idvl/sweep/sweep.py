@@ -100,7 +100,7 @@ def run(
         opened.path(runs.MATRIX)
         study = SweepRun(matrix, opened, left_out, reporter)
         with resumable(folder, reporter):
-            study.carry_out(None if budget is None else time.monotonic() + budget)
+            study.execute(None if budget is None else time.monotonic() + budget)
     return SweepResult(lines=study.every(), folder=folder)
 
 
@@ -119,7 +119,7 @@ class SweepRun:
         """All lines."""
         return [*self.lines.values(), *self.left_out]
 
-    def carry_out(self, deadline: float | None) -> None:
+    def execute(self, deadline: float | None) -> None:
         """Run what is not done, as long as the time that a cell is expected to take ends before the deadline."""
         pending = deque(cell for cell in self.matrix.cells if self.lines[cell.name].state != "done")
         if finished := len(self.lines) - len(pending):

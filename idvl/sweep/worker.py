@@ -46,7 +46,7 @@ def isolated(work: Callable[..., Any], *arguments: Any, reporter: Reporter, name
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_carry_out, args=(sender, work, arguments))
+    process = context.Process(target=_execute, args=(sender, work, arguments))
     process.start()
     sender.close()
     try:
@@ -94,7 +94,7 @@ def _listen(receiver: Connection, reporter: Reporter, name: str) -> tuple[str, A
                 end = kind, value
 
 
-def _carry_out(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _execute(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """The process."""
     # what a terminal sends to all goes through the parent
     with contextlib.suppress(OSError, AttributeError):

@@ -75,7 +75,7 @@ def train(
         if resume:
             run.resume()
         with run.prepared():
-            return run.go(Hooks(**hooks))
+            return run.train(Hooks(**hooks))
 
 
 class TrainingRun:
@@ -102,7 +102,7 @@ class TrainingRun:
         self.parts = {"model": checkpoint.Weights(self.model), "optimizer": self.stepper.moments, **state}
         self.step = self.position = self.skipped = self.resumed_at = 0
 
-    def go(self, hooks: Hooks) -> Outcome:
+    def train(self, hooks: Hooks) -> Outcome:
         """All steps that are left."""
         loader, loss, skips = self._loader(), None, 0
         with Interrupts(several=self.accelerator.num_processes > 1) as interrupts:

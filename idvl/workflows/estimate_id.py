@@ -46,7 +46,7 @@ def run(
     work = Estimation(recipe, loaded, team, reporter, begun=folder if resume else None)
     if plan_only:
         return ProfileResult(plan=work.plan(reporter))
-    return work.carry_out(folder, reporter, resume=resume, overwrite=overwrite, others=profiles)
+    return work.execute(folder, reporter, resume=resume, overwrite=overwrite, others=profiles)
 
 
 def _comparable(name: str, profile: Profile, loaded: Loaded, reporter: Reporter) -> Profile:

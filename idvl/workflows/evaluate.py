@@ -58,9 +58,7 @@ def run(
         for name in evaluation.FILES if opened else ():
             opened.path(name)
         with resumable(folder, reporter):
-            results = work.carry_out(
-                task_pass, folder, reporter, batch_size=size, compared=compared, other_metrics=extra
-            )
+            results = work.execute(task_pass, folder, reporter, batch_size=size, compared=compared, other_metrics=extra)
     return EvaluationResult(results=results, folder=folder)
 
 

@@ -101,7 +101,7 @@ def run(
             if not ended and isinstance(job, Calibration):
                 pruning.calibrate()
             elif not ended:
-                pruning.carry_out(estimation, evaluation)
+                pruning.execute(estimation, evaluation)
             if evaluation and recipe.eval.after:
                 _evaluate(job, evaluation, folder, opened, reporter)
             elif skipped:
@@ -194,7 +194,7 @@ class PruningRun:
         for name in {CHECKPOINTS, head.CHECKPOINTS, BLOCKS} & set(self.opened.record["files"] if self.opened else []):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def carry_out(self, estimation: Estimation | None, evaluation: Evaluation | None) -> None:
+    def execute(self, estimation: Estimation | None, evaluation: Evaluation | None) -> None:
         """Learn the head, estimate the profile, prune, save."""
         job, provenance = self.job, runs.provenance()
         if self.opened:
@@ -244,5 +244,5 @@ class PruningRun:
             estimation = dimensions.estimation(self.job, self.reporter, begun=path if self.resume else None)
         # what is there without a run.json that can be read is refused as such
         resume = self.job.team.first(lambda: estimation.begun is not None or (self.resume and path.exists()))
-        result = estimation.carry_out(path, self.reporter, resume=resume, part=True)
+        result = estimation.execute(path, self.reporter, resume=resume, part=True)
         return self.job.team.first(lambda: result.profile)

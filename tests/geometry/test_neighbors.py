@@ -199,7 +199,7 @@ def test_a_matrix_too_large_for_its_squares_goes_panel_by_panel(monkeypatch: pyt
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bounds_are_the_same_on_every_processor(dtype: torch.dtype) -> None:
     """Each term rounded on its own, as IEEE 754 says: what is measured depends on them, on all processes alike."""
-    squares = gram.Squares(DenseRows(gaussian(300, 10, 64)), dtype)
+    squares = gram.SquaredDistances(DenseRows(gaussian(300, 10, 64)), dtype)
     kind = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
     norms = squares.norms.numpy()
     lengths = np.sqrt(norms)

@@ -15,7 +15,7 @@ import transformers
 from idvl.data import shapes
 from idvl.errors import UsageError
 from idvl.models.families import family_of
-from idvl.models.generation import Generation, settle
+from idvl.models.generation import Generation, resolve
 from idvl.models.loading import load, wrap
 from tests.support import tiny
 
@@ -200,31 +200,31 @@ def test_lengths_are_those_asked_for(get):
     with pytest.raises(UsageError, match="41 tokens at most"):
         do(get("blip"), "caption", SAMPLES, Generation(prompt="", max_length=41))
     with pytest.raises(UsageError, match="5 tokens at least is longer than 4"):
-        settle(get("blip"), "caption", Generation(max_length=4))
+        resolve(get("blip"), "caption", Generation(max_length=4))
     with pytest.raises(UsageError, match="the prompt has 902 tokens, and .* reads 40 at most: shorten it"):
-        settle(get("blip"), "caption", Generation(prompt="a " * 900))
-    settled = settle(get("blip-vqa"), "answer", Generation(beams=2))
-    assert settled == Generation(prompt="{}", beams=2, min_length=1, max_length=10)
+        resolve(get("blip"), "caption", Generation(prompt="a " * 900))
+    resolved = resolve(get("blip-vqa"), "answer", Generation(beams=2))
+    assert resolved == Generation(prompt="{}", beams=2, min_length=1, max_length=10)
     assert do(get("blip-vqa"), "answer", SAMPLES, Generation(beams=2)) == do(
-        get("blip-vqa"), "answer", SAMPLES, settled
+        get("blip-vqa"), "answer", SAMPLES, resolved
     )
 
 
 def test_the_prompt_is_the_familys_where_its_words_are_known(get, builtin):
-    assert settle(builtin, "caption", Generation()).prompt == ""
-    assert settle(builtin, "caption", Generation(prompt="a red ")).prompt == "a red "
+    assert resolve(builtin, "caption", Generation()).prompt == ""
+    assert resolve(builtin, "caption", Generation(prompt="a red ")).prompt == "a red "
     with pytest.raises(UsageError, match="does not know 'picture' in the prompt"):
-        settle(builtin, "caption", Generation(prompt="a picture of "))
+        resolve(builtin, "caption", Generation(prompt="a picture of "))
     vocab = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of"])}
     processor = transformers.BlipProcessor(
         get("blip").processor.image_processor, transformers.BertTokenizer(vocab=vocab)
     )
     knowing = dataclasses.replace(get("blip"), processor=processor)
-    assert settle(knowing, "caption", Generation()).prompt == "a picture of "
-    assert settle(knowing, "caption", Generation(prompt="")).prompt == ""
-    assert settle(get("blip-vqa"), "answer", Generation()).prompt == "{}"
+    assert resolve(knowing, "caption", Generation()).prompt == "a picture of "
+    assert resolve(knowing, "caption", Generation(prompt="")).prompt == ""
+    assert resolve(get("blip-vqa"), "answer", Generation()).prompt == "{}"
     with pytest.raises(UsageError, match="no place for the question"):
-        settle(get("git"), "answer", Generation(prompt="a red"))
+        resolve(get("git"), "answer", Generation(prompt="a red"))
 
 
 def test_clip_embeds_images_and_texts(get):

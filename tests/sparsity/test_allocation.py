@@ -19,9 +19,9 @@ def test_the_folder_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", allocations.names())
-def test_wishes_are_densities_of_all_layers_or_of_none(name: str) -> None:
-    wishes = allocations.load(name).wishes(SIZES, VALUES)
-    assert wishes == {} or (list(wishes) == list(SIZES) and all(wish > 0 for wish in wishes.values()))
+def test_an_allocation_gives_densities_of_all_layers_or_of_none(name: str) -> None:
+    densities = allocations.load(name).densities(SIZES, VALUES)
+    assert densities == {} or (list(densities) == list(SIZES) and all(density > 0 for density in densities.values()))
 
 
 @pytest.mark.parametrize("limited", [{}, {"floor": 0.35, "ceiling": 0.65}, {"min_keep": 20}])

@@ -8,7 +8,7 @@ import torch
 
 from idvl import tasks
 from idvl.errors import RunError
-from idvl.models.generation import Generation, settle
+from idvl.models.generation import Generation, resolve
 from idvl.models.loading import wrap
 from idvl.tasks import TaskSettings
 from tests.support import tiny
@@ -27,7 +27,7 @@ def walk(kind, task, n=3):
     model = loaded(kind)
     generation = Generation()
     for skill in WRITTEN & set().union(*tasks.load(task).skills):
-        generation = settle(model, skill, generation)
+        generation = resolve(model, skill, generation)
     classes = ("red star", "blue star") if kind == "clip" else None
     asked = TaskSettings(generation=generation, classes=classes, rerank=2)
     samples = [replace(sample, label=k % 2, answers=("red",)) for k, sample in enumerate(tiny.samples(n))]

@@ -1,7 +1,7 @@
 """How much each layer keeps: one file an allocation, found by listing this folder.
 
-An allocation file exposes ALLOCATION; its key is the file's name. An allocation only says what each layer wants:
-`solver.counts` turns wishes into whole numbers that meet the budget.
+An allocation file exposes ALLOCATION; its key is the file's name. An allocation gives relative
+densities: `solver.counts` turns them into whole numbers that meet the budget.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Need = Literal["dimension", "depth"]
 
 @dataclass(frozen=True)
 class Allocation:
-    """`wishes(sizes, values)`: the density that each layer wants, above 0 and up to a factor common to all layers.
+    """`densities(sizes, values)`: the relative density of each layer, above 0; a factor common to all of them is free.
 
-    `sizes` counts their units; `values` holds for each layer what the allocation `needs`. Empty where layers want
-    nothing: one threshold over all of them then decides.
+    `sizes` counts the units of each layer; `values` holds what the allocation `needs` of it. {} means one threshold
+    over the scores of all layers.
     """
 
-    wishes: Callable[[Mapping[str, int], Mapping[str, float]], dict[str, float]]
+    densities: Callable[[Mapping[str, int], Mapping[str, float]], dict[str, float]]
     needs: Need | None = None
 
 

@@ -13,8 +13,8 @@ from idvl.sparsity.allocation import Allocation
 SPREAD = 0.2
 
 
-def wishes(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
+def densities(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
     return {name: 1 + SPREAD * (1 - 2 * values[name]) for name in sizes}
 
 
-ALLOCATION = Allocation(wishes, needs="depth")
+ALLOCATION = Allocation(densities, needs="depth")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from idvl.sparsity.allocation import Allocation
 
 
-def wishes(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
+def densities(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
     return {}
 
 
-ALLOCATION = Allocation(wishes)
+ALLOCATION = Allocation(densities)

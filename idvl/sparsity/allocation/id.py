@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from idvl.sparsity.allocation import Allocation
 
 
-def wishes(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
+def densities(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
     return {name: values[name] for name in sizes}
 
 
-ALLOCATION = Allocation(wishes, needs="dimension")
+ALLOCATION = Allocation(densities, needs="dimension")
