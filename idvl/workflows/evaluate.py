@@ -55,8 +55,8 @@ def run(
         size = work.batch_size(task_pass, reporter)
         options = {"signature": work.signature(), "resume": resume, "overwrite": overwrite}
         opened, folder = open_run(stack, team, folder, name, recipe=recipe.to_dict(*EVALUATING), **options)
-        for name in evaluation.FILES if opened else ():
-            opened.path(name)
+        for file in evaluation.FILES if opened else ():
+            opened.path(file)
         with resumable(folder, reporter):
             results = work.execute(task_pass, folder, reporter, batch_size=size, compared=compared, other_metrics=extra)
     return EvaluationResult(results=results, folder=folder)
