@@ -53,11 +53,11 @@ class Diagnostics(Schema):
         dimension: float | None
         mean_distance: float | None = None
 
-    class Neighbors(Schema):
+    class SearchFacts(Schema):
         certified_rows: int | None = None
 
     scales: list[Scale] | None = None
-    neighbors: Neighbors | None = None
+    neighbors: SearchFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

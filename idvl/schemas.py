@@ -120,18 +120,18 @@ class ResultsFile(Cost):
 
     NAME: ClassVar[str] = "idvl/results/1"
 
-    class Model(ModelFacts):
+    class EvaluatedModel(ModelFacts):
         name: str
 
-    class Dataset(DatasetFacts):
+    class EvaluatedDataset(DatasetFacts):
         dataset: str
         split: str | None
         fingerprint: str | None
 
     task: str
     metrics: Metrics
-    model: Model
-    dataset: Dataset
+    model: EvaluatedModel
+    dataset: EvaluatedDataset
     samples: int
     headline: str | None = None
     bootstrap: Bootstrap | None = None
@@ -144,14 +144,14 @@ class ResultsFile(Cost):
 class ReportedEvaluation(Schema):
     """What report.json says of an evaluation."""
 
-    class Dataset(Schema):
+    class ReportedDataset(Schema):
         dataset: str | None
         split: str | None
 
     task: str
     headline: str | None
     metrics: Metrics
-    dataset: Dataset
+    dataset: ReportedDataset
     samples: int
     limit: int | None
     bootstrap: Bootstrap

@@ -159,3 +159,13 @@ def test_only_commands_print() -> None:
         return room != "commands" and sum(isinstance(call, ast.Name) and call.id == "print" for call in calls)
 
     assert offenders(broken) == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """Nested classes counted, which messages and annotations name too."""
+    places: dict[str, list[str]] = {}
+    for path in [path for top in ("idvl", "commands", "recipes") for path in (ROOT / top).glob("**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert places and {name: lines for name, lines in places.items() if len(lines) > 1} == {}

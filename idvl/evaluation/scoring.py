@@ -19,7 +19,7 @@ from idvl.metrics import bootstrap, other
 from idvl.metrics.measured import Measured, Skipped
 from idvl.predictions import Record
 from idvl.schemas import ResultsFile
-from idvl.tasks import Scores
+from idvl.tasks import TaskScores
 
 RESULTS, PREDICTIONS, REFINED = "results.json", "predictions", "matches"
 LEVEL, RESAMPLES, MOST = 0.95, 1_000, 100_000
@@ -163,7 +163,7 @@ def _check(records: Sequence[Record], path: Path) -> None:
         ids.add(name)
 
 
-def _score(task: str, path: Path) -> Scores:
+def _score(task: str, path: Path) -> TaskScores:
     records, beside = predictions.read(path), path.with_name(f"{REFINED}.jsonl")
     refined = predictions.read(beside) if tasks.load(task).refine and beside.exists() else []
     for lines, file in ((records, path), (refined, beside)):
@@ -199,7 +199,7 @@ def _skipped(skipped: Skipped) -> dict[str, Any]:
 
 def _difference(
     task: str,
-    scores: Scores,
+    scores: TaskScores,
     path: Path,
     fingerprint: str | None,
     results: Path,

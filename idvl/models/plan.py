@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class LayerGroup:
     """Layers captured together in one run of their block, or one layer in `slices`, each a run per pass over it."""
 
     layers: tuple[str, ...]
@@ -38,7 +38,7 @@ class CapturePlan:
     `forwards`: the forward passes that all runs add up to.
     """
 
-    groups: dict[str | None, list[Group]]
+    groups: dict[str | None, list[LayerGroup]]
     walks: bool
     why: str | None
     budget: int
@@ -125,7 +125,7 @@ def make_plan(seen: Trace, run: CaptureRun) -> CapturePlan:
 
 def _walked(seen: Trace, run: CaptureRun, flows: list[float]) -> CapturePlan:
     """Block by block: each block runs once, and once more for every further group or slice of its layers."""
-    groups: dict[str | None, list[Group]] = {}
+    groups: dict[str | None, list[LayerGroup]] = {}
     held, seconds = 0.0, seen.seconds
     for stop, flow in zip(seen.stops, flows, strict=True):
         layers = [name for name in dict.fromkeys(stop.layers) if name in run.layer_bytes]
@@ -153,7 +153,7 @@ def _passed(seen: Trace, run: CaptureRun, why: str) -> CapturePlan:
 def _plan(
     seen: Trace,
     run: CaptureRun,
-    groups: dict[str | None, list[Group]],
+    groups: dict[str | None, list[LayerGroup]],
     why: str | None,
     flow: float,
     held: float,
@@ -177,7 +177,7 @@ def _plan(
     )
 
 
-def _pack(names: list[str], run: CaptureRun, space: float) -> tuple[list[Group], float]:
+def _pack(names: list[str], run: CaptureRun, space: float) -> tuple[list[LayerGroup], float]:
     """Layers in groups that fit `space`, and the most that a group takes.
 
     Sliced ones come first, so that a block's last run can be a whole group's.
@@ -187,15 +187,15 @@ def _pack(names: list[str], run: CaptureRun, space: float) -> tuple[list[Group],
         captured = run.layer_bytes[name]
         if captured > space:
             slices = int(-(-captured // space))
-            sliced.append(Group(layers=(name,), slices=slices, passes=run.passes))
+            sliced.append(LayerGroup(layers=(name,), slices=slices, passes=run.passes))
             most = max(most, captured / slices)
             continue
         if held + captured > space:
-            groups.append(Group(layers=tuple(current)))
+            groups.append(LayerGroup(layers=tuple(current)))
             current, held = [], 0.0
         current.append(name)
         held += captured
         most = max(most, held)
     if current:
-        groups.append(Group(layers=tuple(current)))
+        groups.append(LayerGroup(layers=tuple(current)))
     return sliced + groups, most

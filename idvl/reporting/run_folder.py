@@ -22,15 +22,15 @@ T = TypeVar("T")
 class RecipeFile(Schema):
     """The part of recipe.yaml that reports show; idvl.recipe checks all of it."""
 
-    class Model(Schema):
+    class RecipeModel(Schema):
         name: str | None = None
 
-    class Data(Schema):
+    class RecipeData(Schema):
         dataset: str | None = None
         data_dir: str | None = None
 
-    model: Model | None = None
-    data: Data | None = None
+    model: RecipeModel | None = None
+    data: RecipeData | None = None
     prune: dict[str, Any] | None = None
 
 

@@ -37,7 +37,7 @@ class SensitivityFile(Schema):
     class Dense(Schema):
         loss: float | None = None
 
-    class Layer(Schema):
+    class LayerLosses(Schema):
         modality: str
         weights: int
         dimension: float | None
@@ -50,7 +50,7 @@ class SensitivityFile(Schema):
         weights: int | None = None
 
     dense: Dense
-    layers: dict[str, Layer]
+    layers: dict[str, LayerLosses]
     modalities: dict[str, Part]
     provenance: Cost
 

@@ -59,7 +59,7 @@ class Pass:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class TaskScores:
     """What predictions are worth: metrics by name, those left out and why, and what the numbers depend on."""
 
     measures: dict[str, Measured]
@@ -82,7 +82,7 @@ class Task:
     skills: tuple[frozenset[str], ...]
     unusable_reason: Callable[[Sample], str | None]
     predict: Callable[[Loaded, Sequence[Sample], TaskSettings], Pass]
-    score: Callable[[Sequence[Record], Sequence[Record]], Scores]
+    score: Callable[[Sequence[Record], Sequence[Record]], TaskScores]
     refine: Callable[[Loaded, Sequence[Sample], TaskSettings, Sequence[Record]], Pass | None] | None = None
     ready: Callable[[], None] | None = None
     gathered: bool = False

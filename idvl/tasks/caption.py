@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from idvl.data.samples import Sample
 from idvl.metrics import caption
 from idvl.models.loading import Loaded
-from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each
+from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each
 
 
 def unusable_reason(sample: Sample) -> str | None:
@@ -27,10 +27,10 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
     return each(loaded, samples, settings, skill="caption", record=record, fits=fits)
 
 
-def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScores:
     """BLEU@1-4, METEOR, ROUGE-L, CIDEr and SPICE."""
     captions = caption.score(column(records, "prediction", str), column(records, "references", [str]))
-    return Scores(measures=captions.measures, skipped=captions.skipped, details={"tokenizer": captions.tokenizer})
+    return TaskScores(measures=captions.measures, skipped=captions.skipped, details={"tokenizer": captions.tokenizer})
 
 
 TASK = Task(

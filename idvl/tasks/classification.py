@@ -13,7 +13,7 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
-from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each, performed
+from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each, performed
 
 # classes that a record lists, the likeliest first
 KEPT = 5
@@ -46,7 +46,7 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
     return each(loaded, samples, settings, skill="classify" if has_head else "embed_images", record=record, fits=fits)
 
 
-def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScores:
     """The share of images whose class comes first, and among the first five. ValueError for classes that are none."""
     labels, tops = column(records, "label", int), column(records, "top", [int])
     for line, (label, top) in enumerate(zip(labels, tops, strict=True), 1):
@@ -54,7 +54,7 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
             raise ValueError(f"'label' of line {line} is {quoted(label)}: a class from 0")
         if len(set(top)) != len(top) or min(top, default=0) < 0:
             raise ValueError(f"'top' of line {line} is {quoted(top)}: classes from 0, each once")
-    return Scores(measures=accuracy.topk(labels, tops))
+    return TaskScores(measures=accuracy.topk(labels, tops))
 
 
 def _of_head(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from idvl.data.samples import Sample
 from idvl.errors import quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
-from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each, numbers
+from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each, numbers
 
 
 def unusable_reason(sample: Sample) -> str | None:
@@ -37,13 +37,13 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
     return each(loaded, samples, settings, skill="verify_statement", record=record, fits=fits)
 
 
-def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScores:
     """The share of sentences classified correctly. ValueError for values other than 0 and 1."""
     labels, predicted = column(records, "label", int), column(records, "prediction", int)
     for name, values in (("label", labels), ("prediction", predicted)):
         if wrong := [(line, value) for line, value in enumerate(values, 1) if value not in (0, 1)]:
             raise ValueError(f"{name!r} of line {wrong[0][0]} is {quoted(wrong[0][1])}: 0 or 1")
-    return Scores(measures=accuracy.accuracy(labels, predicted))
+    return TaskScores(measures=accuracy.accuracy(labels, predicted))
 
 
 TASK = Task(

@@ -19,7 +19,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.metrics import retrieval
 from idvl.models.loading import Loaded
-from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, numbers, performed
+from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, numbers, performed
 
 # queries whose candidates are compared together
 AT_ONCE = 128
@@ -126,7 +126,7 @@ def _candidate_pairs(embedded: Embedded, k: int) -> Tensor:
     return torch.cat([by_image.flatten(), by_text.flatten()]).unique()
 
 
-def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScores:
     """Recall@1, 5 and 10 in both directions."""
     embedded = _unpacked(records)
     retrieval.check(embedded.images, embedded.texts, embedded.owner)
@@ -135,7 +135,7 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
     else:
         ranks = retrieval.ranks(embedded.images, embedded.texts, embedded.owner)
     details = {"captions": len(embedded.texts), "reranked": refined[0]["rerank"] if refined else 0}
-    return Scores(measures=retrieval.recalls(*ranks, embedded.owner), details=details)
+    return TaskScores(measures=retrieval.recalls(*ranks, embedded.owner), details=details)
 
 
 def _reranked(embedded: Embedded, refined: Sequence[Record]) -> tuple[Tensor, Tensor]:

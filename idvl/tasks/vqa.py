@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from idvl.data.samples import Sample
 from idvl.metrics import vqa
 from idvl.models.loading import Loaded
-from idvl.tasks import Pass, Record, Scores, Task, TaskSettings, column, each
+from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each
 
 
 def unusable_reason(sample: Sample) -> str | None:
@@ -33,14 +33,14 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
     return each(loaded, samples, settings, skill="answer", record=record, fits=fits)
 
 
-def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> Scores:
+def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScores:
     """The official accuracy: an answer that three of ten people gave is right."""
     # VQA v2's was the only one before records named it
     evaluator, *more = {record.get("evaluator", "vqa"): None for record in records}
     if more:
         raise ValueError(f"'evaluator' is {evaluator!r} and {more[0]!r}")
     measures = vqa.score(column(records, "prediction", str), column(records, "answers", [str]), evaluator)
-    return Scores(measures=measures, details={"evaluator": evaluator})
+    return TaskScores(measures=measures, details={"evaluator": evaluator})
 
 
 TASK = Task(
