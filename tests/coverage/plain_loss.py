@@ -79,7 +79,10 @@ def _answering(processor: Processor, pictures: list, question: str, answer: str)
     asked = [{"role": "user", "content": content}]
     replied = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     whole = processor.both.apply_chat_template(replied)
+    prompt = processor.both.apply_chat_template(asked, add_generation_prompt=True)
     before = whole[: whole.rindex(answer)]
+    if not before.startswith(prompt):  # the template calls the writer otherwise there
+        before = prompt
     end = ENDS.get(processor.about.name, processor.tokenizer.eos_token)
     bos = processor.tokenizer.bos_token
     more = {"add_special_tokens": not (bos and whole.startswith(bos)), "return_tensors": "pt"}
