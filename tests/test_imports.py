@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,8 +123,8 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
     assert offenders(broken) == []
 
 
-def test_no_import_runs_in_a_circle() -> None:
-    """Lazy imports counted, those for annotations alone left out."""
+def import_graph() -> dict[str, set[str]]:
+    """Every module with those that it imports, lazily or not; those for annotations alone left out."""
     places = {"commands": "idvl.commands", "recipes": "idvl.recipes", "idvl": "idvl"}
     modules = {}
     for top, dotted in places.items():
@@ -138,11 +139,32 @@ def test_no_import_runs_in_a_circle() -> None:
         return names & modules.keys()
 
     # a package that re-exports its own modules is no circle
-    graph = {
-        name: {other for other in needed(path) if not other.startswith(f"{name}.")} for name, path in modules.items()
+    return {
+        name: {other for other in needed(path) if not other.startswith(f"{name}.")} - {name}
+        for name, path in modules.items()
     }
-    order = list(graphlib.TopologicalSorter({name: others - {name} for name, others in graph.items()}).static_order())
-    assert len(order) == len(modules)
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    graph = import_graph()
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_the_architecture_page_is_true() -> None:
+    """Its longest chain of imports and its limit on lines, and a mention of every file of the package."""
+    page, graph = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), import_graph()
+    chain: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(graph).static_order():
+        chain[name] = 1 + max((chain[other] for other in graph[name]), default=0)
+    assert f"The longest chain of imports has {max(chain.values())} modules" in page
+    lines = max(len(path.read_text(encoding="utf-8").splitlines()) for _, path in sources())
+    assert f"No module has more than {-(-lines // 50) * 50} lines" in page
+    words = set(re.findall(r"`(?:\w+/)*(\w+)(?:\.py)?`", page))
+    plain = {
+        path for room, path in sources() if room not in ("commands", "recipes", "recipe") and path.stem != "__init__"
+    }
+    folders = {"families", "figures", "builtin", "blip"}
+    assert not sorted(str(path) for path in plain if path.stem not in words and path.parent.name not in folders)
 
 
 class Annotations(ast.NodeTransformer):

@@ -141,7 +141,7 @@ def masks(device: torch.device, folder: Path, *, structures: Sequence[str] = ("u
     from idvl.sparsity import criteria
 
     found = {}
-    for criterion in criteria.names():
+    for criterion in criteria.observed():
         for structure in structures:
             here, there = (first_masks(folder, each, criterion, structure) for each in (CPU, device))
             differing = sum(int((here.kept(name) != there.kept(name).cpu()).sum()) for name in here.shapes)
