@@ -23,7 +23,7 @@ help:
 	@echo "make coverage    83 architectures through the command line, and docs/models.md of it; continues where it stopped"
 	@echo "make gpu         check and measure idvl on this machine's GPU, in five minutes at most"
 	@echo "make lint        ruff"
-	@echo "make builtins    train the built-in models anew (up to 20 minutes each)"
+	@echo "make builtins    retrain the built-in models (up to 20 minutes each)"
 	@echo "make benchmarks  every benchmark, one after the other"
 	@echo "make clean       remove .venv, build files and caches; runs/ stays"
 

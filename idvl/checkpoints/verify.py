@@ -92,10 +92,10 @@ def _check_report(masks: Masks, report: Mapping[str, Any], found: Mapping[str, T
     for name in dict.fromkeys([*masks.zeros, *stated]):
         if masks.zeros.get(name) != stated.get(name):
             raise RunError(f"{name}: {masks.zeros.get(name)} weights are masked, the report says {stated.get(name)}")
-        if asked := report["layers"][name].get("bias_zeros"):
+        if expected := report["layers"][name].get("bias_zeros"):
             zeros = int((found[f"{name}.bias"] == 0).count_nonzero())
-            if zeros < asked:
-                raise RunError(f"{name}: {zeros} biases are zero, the report says {asked}")
+            if zeros < expected:
+                raise RunError(f"{name}: {zeros} biases are zero, the report says {expected}")
 
 
 def _check_finite(found: Mapping[str, Tensor]) -> None:

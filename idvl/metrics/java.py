@@ -104,13 +104,13 @@ def spice(given: Texts, wanted: Texts, folder: Path | str | None = None) -> list
     classes = os.pathsep.join(str(jar) for jar in (home / "spice-1.0.jar", *jars))
     items = [{"image_id": number, "test": given[number][0], "refs": texts} for number, texts in wanted.items()]
     with tempfile.TemporaryDirectory() as room:
-        asked, found = Path(room) / "captions.json", Path(room) / "scores.json"
-        asked.write_text(json.dumps(items), encoding="ascii")
-        command = ["java", "-Xmx8G", "-cp", classes, "edu.anu.spice.SpiceScorer", str(asked), "-out", str(found)]
+        captions, results = Path(room) / "captions.json", Path(room) / "scores.json"
+        captions.write_text(json.dumps(items), encoding="ascii")
+        command = ["java", "-Xmx8G", "-cp", classes, "edu.anu.spice.SpiceScorer", str(captions), "-out", str(results)]
         done = subprocess.run([*command, "-subset", "-silent"], capture_output=True)
-        if done.returncode or not found.exists():
+        if done.returncode or not results.exists():
             raise _failed("SPICE", done.stderr, "it needs 8 GB of memory")
-        scores = {item["image_id"]: item["scores"]["All"]["f"] for item in json.loads(found.read_text())}
+        scores = {item["image_id"]: item["scores"]["All"]["f"] for item in json.loads(results.read_text())}
     return [scores[number] for number in given]
 
 
@@ -135,13 +135,13 @@ def _corenlp(folder: Path) -> list[Path]:
 def _version() -> int:
     """The major version of java; 0 where it does not say."""
     try:
-        told = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=PATIENCE).stderr
+        output = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=PATIENCE).stderr
     except subprocess.TimeoutExpired as error:
         raise Unavailable("java does not answer", JAVA_HINT) from error
-    found = re.search(r'version "(?:1\.)?(\d+)', told)
-    return int(found[1]) if found else 0
+    version = re.search(r'version "(?:1\.)?(\d+)', output)
+    return int(version[1]) if version else 0
 
 
 def _failed(name: str, errors: bytes, hint: str) -> Unavailable:
-    told = " ".join(errors.decode("utf-8", "replace").split())[:200]
-    return Unavailable(f"the Java program of {name} failed{': ' if told else ''}{told}", hint)
+    text = " ".join(errors.decode("utf-8", "replace").split())[:200]
+    return Unavailable(f"the Java program of {name} failed{': ' if text else ''}{text}", hint)

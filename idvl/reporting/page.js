@@ -277,8 +277,8 @@
   const button = document.getElementById("theme");
   const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
   const label = () => { button.textContent = dark() ? "Light" : "Dark"; };
-  const asked = location.hash.match(/^#(dark|light)$/);
-  if (asked) root.dataset.theme = asked[1];
+  const theme = location.hash.match(/^#(dark|light)$/);
+  if (theme) root.dataset.theme = theme[1];
   button.hidden = false;
   button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; label(); });
   label();

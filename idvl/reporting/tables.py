@@ -80,12 +80,12 @@ def _paired_changes(number: int, name: str, groups: Sequence[Group]) -> Table | 
     metric = headline(runs_in(groups))
     if metric is None:
         return None
-    found = list(paired_changes(groups, metric))
-    sparsities = sorted({group.sparsity for group, _ in found})
-    rows, intervals = [], sum(made.low is not None for _, made in found)
-    for method, scope in dict.fromkeys((group.method, group.scope) for group, _ in found):
-        ours = {group.sparsity: made for group, made in found if (group.method, group.scope) == (method, scope)}
-        rows.append(((str(method), scope), tuple(ours.get(sparsity, TableEntry()) for sparsity in sparsities)))
+    changes = list(paired_changes(groups, metric))
+    sparsities = sorted({group.sparsity for group, _ in changes})
+    rows, intervals = [], sum(entry.low is not None for _, entry in changes)
+    for method, scope in dict.fromkeys((group.method, group.scope) for group, _ in changes):
+        row = {group.sparsity: entry for group, entry in changes if (group.method, group.scope) == (method, scope)}
+        rows.append(((str(method), scope), tuple(row.get(sparsity, TableEntry()) for sparsity in sparsities)))
     return Table(
         key=f"gain-{number}", title=f"What weighting by ID changes, in points of {metric}: {name}",
         paper="Tables 1 to 6 (× ID and / ID against the criterion alone)",

@@ -1,4 +1,4 @@
-"""What a training run is asked for, and how many steps that makes. It knows neither models nor samples."""
+"""The settings of a training run, and the number of its steps. It knows neither models nor samples."""
 
 from __future__ import annotations
 

@@ -229,12 +229,12 @@ def _write(analysis: Analysis, text: str, path: Path, overwrite: bool, reporter:
 
 
 def _check_drawings(page_at: Path, files: Sequence[Path]) -> None:
-    """Drawings of ours are made anew; UsageError for any other file in their place."""
+    """UsageError for a file in the place of a drawing that idvl did not write; its own are replaced."""
     page_text = read_bytes(page_at) if page_at.exists() else b""
     for file in filter(os.path.lexists, files):
         with disk_errors(file):
-            ours = f'/{file.name}"'.encode() in page_text or MADE.encode() in _head(file)
-        if not ours:
+            written = f'/{file.name}"'.encode() in page_text or MADE.encode() in _head(file)
+        if not written:
             raise UsageError(
                 f"{quoted(file)} was not written by idvl: add --overwrite to replace it, or name another --output"
             )
