@@ -41,7 +41,7 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     # not rglob, which raises for a folder that vanishes meanwhile
     listing = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
     every = [file for file in sorted(listing) if not _hidden(file, path)]
-    files = [file for file in every if file.is_file()]
+    files = [file for file in every if os.path.isfile(file)]
     if shards := [file for file in files if file.suffix == ".parquet"]:
         shards, name = _of_split(shards, path, split, entry)
         _check_numbered(shards)
