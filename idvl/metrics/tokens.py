@@ -51,8 +51,8 @@ def tokenize(texts: Sequence[str]) -> tuple[list[str], Tokenizer]:
     except FileNotFoundError:
         log.info("no Java: captions are split by the plain tokenizer")
     except subprocess.CalledProcessError as error:
-        told = " ".join(error.stderr.decode("utf-8", "replace").split())[:200] or f"exit status {error.returncode}"
-        log.warning("the PTB tokenizer failed (%s): captions are split by the plain tokenizer", told)
+        message = " ".join(error.stderr.decode("utf-8", "replace").split())[:200] or f"exit status {error.returncode}"
+        log.warning("the PTB tokenizer failed (%s): captions are split by the plain tokenizer", message)
     except subprocess.TimeoutExpired as error:
         log.warning("Java said nothing for %d s: captions are split by the plain tokenizer", error.timeout)
     except (OSError, UnicodeDecodeError) as error:

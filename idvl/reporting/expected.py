@@ -36,7 +36,7 @@ def expected(study: Study) -> list[Table]:
         same = [group for group in fitting if group.subject.dataset == table["dataset"]]
         for subject in dict.fromkeys(group.subject for group in same or fitting):
             ours = [group for group in fitting if group.subject == subject]
-            if any(_found(row, ours) for row in table["rows"]):
+            if any(_group_of(row, ours) for row in table["rows"]):
                 tables.append(_table(table, ours, study, len(tables) + 1, same=bool(same)))
     return tables
 
@@ -50,10 +50,10 @@ def _table(table: Mapping[str, Any], groups: Sequence[Group], study: Study, numb
     rows = [(("dense model", "", ""), _entries(table["dense"], metrics, dense, comparable))] if table["dense"] else []
     for row in table["rows"]:
         criterion, id_weight, scope, sparsity, *values = row
-        group = _found(row, groups)
+        group = _group_of(row, groups)
         setting = (labels.method(criterion, id_weight), scope, labels.percent(sparsity))
         rows.append((setting, _entries(values, metrics, group.runs if group else (), comparable)))
-    used = list(dict.fromkeys(group for row in table["rows"] if (group := _found(row, groups))))
+    used = list(dict.fromkeys(group for row in table["rows"] if (group := _group_of(row, groups))))
     words = ("paper", "here", "difference") if comparable else ("paper", "here")
     return Table(
         key=f"expected-{number}", title=f"Published and measured: {theirs}, {ours}", paper=table["name"],
@@ -106,7 +106,7 @@ def _entries(
     return tuple(entries)
 
 
-def _found(row: Sequence[Any], groups: Sequence[Group]) -> Group | None:
+def _group_of(row: Sequence[Any], groups: Sequence[Group]) -> Group | None:
     """The group of a row: the one with the fewest settings of its own."""
     criterion, id_weight, scope, sparsity = row[:4]
     fitting = [

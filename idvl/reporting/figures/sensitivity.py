@@ -26,7 +26,7 @@ def figure(study: Study) -> Figure:
             for ratio in reversed(ratios(run)):
                 groups = [_points(run, modality, ratio) for modality in MODALITIES]
                 name = f"{percent(ratio)} of each layer alone: {run.model} on {run.dataset}"
-                yield Panel(name=name, series=tuple(one for one in groups if one.x), caption=_told(run, ratio))
+                yield Panel(name=name, series=tuple(one for one in groups if one.x), caption=_caption(run, ratio))
 
     return make(
         panels(), key="sensitivity", title="Intrinsic dimension against what pruning a layer alone costs",
@@ -84,7 +84,7 @@ def _modalities(run: RunRecord) -> Iterator[Series]:
         )  # fmt: skip
 
 
-def _told(run: RunRecord, ratio: float) -> str:
+def _caption(run: RunRecord, ratio: float) -> str:
     found = correlation(run, ratio)
     if found is None:
         return "too few layers with a dimension for a correlation"
