@@ -71,8 +71,8 @@ def select(
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
-    shuffle buffer. Encoded images that are no files of their own go to the file `store` as they are chosen, begun
-    anew, and the samples only say where; without it they stay in memory. Images that a table names outside of
+    shuffle buffer. Encoded images that are no files of their own go to the file `store`, which is replaced, as they
+    are chosen, and the samples only say where; without it they stay in memory. Images that a table names outside of
     the dataset's folder are unusable, unless `allow_outside`. Raises UsageError for what does not exist,
     is empty, yields fewer than MIN_SAMPLES samples (unless forced) or has more than MAX_UNUSABLE unusable ones;
     RunError when the connection breaks or the disk is full.

@@ -173,7 +173,7 @@ def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) 
 def _finished(
     folder: Path, options: Mapping[str, Any], work: Estimation, others: Sequence[tuple[str, Profile]]
 ) -> Profile | None:
-    """The profile of a run that has measured everything, None if it was not written; drawn anew beside `others`."""
+    """The profile of a run that has measured everything, None if it was not written; plotted beside `others`."""
     name = work.loaded.name
     try:
         profile = load_profile(folder / "profile.json")
