@@ -80,5 +80,5 @@ def test_a_missing_file_and_a_number_that_is_none_say_so(tmp_path):
 
 def test_a_number_too_large_is_named(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"number": 0, "id": "a", "prediction": 1e308}\n')
-    with pytest.raises(UsageError, match=r"p\.jsonl line 1: prediction is 1e\+308, not a number up to 1e\+39; use"):
+    with pytest.raises(UsageError, match=r"p\.jsonl line 1: prediction is a number beyond 1e\+39; use"):
         predictions.read(tmp_path / "p.jsonl")

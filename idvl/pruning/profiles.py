@@ -25,8 +25,11 @@ def estimation_of(recipe: Recipe) -> Recipe | None:
 def shared_name(recipe: Recipe) -> str:
     """The folder's name of an estimate-id run that several cells share: its model, and a hash of all settings."""
     settings = recipe.to_dict(*ESTIMATING)
-    if not recipe.data.allow_outside:  # older runs, whose folders keep their names, had no such setting
+    # older runs, whose folders keep their names, had no such settings
+    if not recipe.data.allow_outside:
         del settings["data"]["allow_outside"]
+    if recipe.model.chat_template:
+        del settings["model"]["chat_template"]
     text = json.dumps(settings, sort_keys=True)
     return f"{Path(recipe.model.name).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

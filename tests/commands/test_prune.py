@@ -122,7 +122,7 @@ def test_a_plan_is_shown_alone(workflow: Workflow, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--sparsity", "1.5"], "prune.sparsity: input should be less than 1, not '1.5'"),
+        (["--sparsity", "1.5"], "prune.sparsity: must be less than 1, not '1.5'; 1.5 % is 0.015"),
         (["--criterion", "plato"], "plato"),
         (["--structure", "2-4"], "prune.structure"),
         (["--id-weight", "none", "--profile", "nothere.json"], "--profile nothere.json and id_weight none: no dim"),

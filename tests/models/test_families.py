@@ -162,7 +162,9 @@ def test_guesses_are_said(loaded, kind):
 
 
 def test_families_are_the_files_of_the_folder():
-    assert families.names() == ["blip", "clip", "flava", "siglip", "vilt", "vit", "generic"]
+    assert families.names() == [
+        *("blip", "clip", "flava", "pix2struct", "siglip", "vilt", "vision_encoder_decoder", "vit", "generic"),
+    ]
     assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
 
 
