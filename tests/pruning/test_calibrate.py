@@ -270,7 +270,11 @@ def test_one_statistic_serves_the_cross_attention_of_all_blocks(place: Path, mon
     assert not [name for name in made if name.endswith(".self.value")]
 
 
-@pytest.mark.parametrize("settings", [WANDA, SPARSEGPT, {**WANDA, "prune.calibration": "dense"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [WANDA, SPARSEGPT, pytest.param({**WANDA, "prune.calibration": "dense"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_resumed_run_ends_with_the_same_bytes(
     place: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
