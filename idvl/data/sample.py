@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from idvl.data.image_spool import SpooledImage
+from idvl.errors import quoted
 from idvl.files import read_bytes
 
 Encoded = bytes | Path | SpooledImage | Image.Image
@@ -32,7 +33,9 @@ class Sample:
 
     `texts`: all captions, or a question alone, whose `answers` are as often as given. `label`: the number of the
     class, None where it is not public; of a statement, 1 if it is true and 0 if not. `second`: the second image of
-    tasks that show two.
+    tasks that show two. A text alone counts as a tuple of one.
+
+    Raises TypeError for texts or answers that hold anything but text, and for a source that is no path, bytes or image.
     """
 
     id: str
@@ -46,6 +49,14 @@ class Sample:
         for name in ("source", "second"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value))
+            elif not isinstance(value, Encoded | None):
+                raise TypeError(f"{name} is a path, the bytes of a file or a PIL image, not {type(value).__name__}")
+        for name in ("texts", "answers"):
+            value = getattr(self, name)
+            texts = (value,) if isinstance(value, str) else value
+            if isinstance(texts, bytes) or not all(isinstance(text, str) for text in texts):
+                raise TypeError(f"{name} holds texts, not {quoted(value)}")
+            object.__setattr__(self, name, tuple(texts))
 
     @property
     def image(self) -> Image.Image | None:

@@ -55,6 +55,8 @@ def _meant(detail: Mapping[str, Any]) -> str:
 def unknown_key(key: str) -> str:
     sections = list(SECTIONS)
     section, _, name = key.partition(".")
+    if key in keys():
+        return f"unknown key {quoted(key)}: write {name} below {section}: in a recipe file"
     inside = [known for known in keys() if name and known.startswith(f"{section}.")]
     words = {known.partition(".")[2]: known for known in keys()}
     # in its section, then in any, as the right key in the wrong section is likely

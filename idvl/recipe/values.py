@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, get_args
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, WrapValidator
 from pydantic import ValidatorFunctionWrapHandler as Validate
 
@@ -38,12 +39,27 @@ def _size(text: str) -> str:
 
 def _words(value: Any) -> Any:
     """A list as a command line or YAML may write it: [vision, cross] or vision,cross."""
+    value = _bracketed(value)
     return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
 
 
 def _alone(value: Any) -> Any:
     """A list of one may be written without its brackets; a comma in it is part of the text."""
+    value = _bracketed(value)
     return [value] if isinstance(value, str) else value
+
+
+def _bracketed(value: Any) -> Any:
+    """The list in a text that begins with a bracket, as --set passes it on; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        items = yaml.safe_load(value)
+    except yaml.YAMLError:
+        items = None
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f'a list of texts such as ["a", "b"], not {quoted(value)}')
+    return items
 
 
 def _or_auto(value: Any) -> Any:

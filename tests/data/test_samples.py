@@ -200,3 +200,21 @@ def test_what_pillow_raises_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     with pytest.raises(OSError, match="decompression bomb"):
         _ = Sample(id="a", source=jpeg(0)).image
+
+
+def test_a_text_alone_is_a_tuple_of_one():
+    sample = Sample(id="a", texts="a red circle", answers=["red", "crimson"])
+    assert (sample.texts, sample.answers) == (("a red circle",), ("red", "crimson"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("texts", (5,), "texts holds texts"),
+        ("answers", b"red", "answers holds texts"),
+        ("source", np.zeros((4, 4, 3)), "source is a path, the bytes of a file or a PIL image, not ndarray"),
+    ],
+)
+def test_a_sample_of_other_types_is_refused(field, value, reason):
+    with pytest.raises(TypeError, match=reason):
+        Sample(id="a", **{field: value})

@@ -161,3 +161,12 @@ def test_sizes(text: str, number: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="a size such as 8GiB"):
         parse_bytes(text)
+
+
+def test_set_reads_a_list_in_brackets() -> None:
+    words = ['eval.templates=["a red {}.", "a photo, of a {}."]', "estimate.modality=[vision, language]"]
+    recipe = load(None, NAME | parse_assignments(words))
+    assert recipe.eval.templates == ["a red {}.", "a photo, of a {}."]
+    assert recipe.estimate.modality == ["vision", "language"]
+    with pytest.raises(UsageError, match=r"eval\.templates takes a list of texts such as .*, not '\[a \{\}'"):
+        load(None, NAME | parse_assignments(["eval.templates=[a {}"]))
