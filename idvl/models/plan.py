@@ -86,7 +86,8 @@ class CaptureRun:
     `layer_bytes`: layer -> bytes that its accumulator holds, for the layers left, in the order of running. `n_local` of
     the `n` samples are this process's, `input_bytes` all its inputs. `workspace`: bytes that reading what was captured
     takes; `smallest`: the least that a run must have room for, a slice of a layer. `layer_seconds`: what each layer
-    costs besides the runs; `passes`: how often what was captured is read.
+    costs besides the runs; `passes`: how often what was captured is read. `advice`: options that lower the memory, for
+    the error message.
     """
 
     layer_bytes: Mapping[str, int]
@@ -97,6 +98,7 @@ class CaptureRun:
     workspace: int
     smallest: int
     layer_seconds: Mapping[str, float]
+    advice: str
     passes: int = 2
 
     def fits(self, flow: float) -> bool:
@@ -117,8 +119,7 @@ def make_plan(seen: Trace, run: CaptureRun) -> CapturePlan:
     if not run.fits(run.input_bytes + working):
         least = run.input_bytes + working + run.workspace + run.smallest
         raise UsageError(
-            f"--memory {size(run.budget)} is too little for {run.n} samples: "
-            f"give at least {size(least)}, fewer --samples, or a smaller --batch-size"
+            f"--memory {size(run.budget)} is too little for {run.n} samples: give at least {size(least)}{run.advice}"
         )
     return _passed(seen, run, seen.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
 

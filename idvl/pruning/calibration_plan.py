@@ -77,6 +77,7 @@ def make(job: Calibration) -> CalibrationPlan:
         + _largest_block(job),
         smallest=max(held.values()),
         layer_seconds=seconds,
+        advice=" or fewer --calibration-samples",
     )
     stops = [replace(stop, layers=[name for name in stop.layers if name in job.users]) for stop in job.trace.stops]
     capture = make_plan(replace(job.trace, stops=stops), run)

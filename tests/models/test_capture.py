@@ -89,6 +89,7 @@ def test_moments_equal_those_of_plain_forwards(blip, batches, capture, room):
     held = {name: 2 * 8 * shapes[0][-1] for name, shapes in seen.shapes.items()}
     flow = max(stop.alive for stop in seen.stops) / BATCH * SAMPLES + seen.working_bytes()
     run = CaptureRun(
+        advice="",
         layer_bytes=held,
         n=SAMPLES,
         n_local=SAMPLES,

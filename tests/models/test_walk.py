@@ -115,6 +115,7 @@ def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spi
     alive = max(stop.alive for stop in seen.stops) / SIZE * n
     largest = max(sum(features[name] for name in stop.layers) for stop in seen.stops) * n * 4
     run = CaptureRun(
+        advice="",
         layer_bytes={name: 0 if spill else width * n * 4 for name, width in features.items()},
         n=n,
         n_local=n,
@@ -227,6 +228,7 @@ def test_a_block_that_runs_twice_falls_back_to_whole_passes():
     features = {"block.0": point_features(seen.shapes["block.0"], 4, "flatten")}
     assert features == {"block.0": 6}
     run = CaptureRun(
+        advice="",
         layer_bytes={"block.0": 96},
         n=4,
         n_local=4,
