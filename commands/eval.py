@@ -72,7 +72,7 @@ def command(
     if score and (flags := [name for name in UNSCORED if context.params[name]]):
         raise UsageError(f"--score reads predictions alone: leave out {flag_of(context, flags[0])}")
     reporter, resolved = o.begin(context, model=str(score) if score else model)
-    from idvl.evaluation import scoring
+    from idvl.evaluation import evaluation, scoring
     from idvl.workflows import evaluate
 
     with results_alone():
@@ -84,7 +84,7 @@ def command(
                 seed=resolved.data.seed if context.params["data__seed"] else None,
                 resamples=resolved.eval.resamples,
                 compared=compare,
-                other_metrics=evaluate.other_metrics(resolved),
+                other_metrics=evaluation.other_metrics(resolved),
             )
         else:
             result = evaluate.run(

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from idvl.errors import UsageError
 from idvl.evaluation import prediction, scoring
 from idvl.evaluation.scoring import PREDICTIONS, REFINED, RESULTS
 from idvl.files import write_json
+from idvl.metrics import other
 from idvl.models.generation import Generation, resolve
 from idvl.models.loading import Loaded
 from idvl.recipe import Recipe
@@ -41,7 +41,10 @@ FILES = (f"{PREDICTIONS}.jsonl", f"{REFINED}.jsonl", RESULTS)
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A recipe's task with its samples, for one model. `left_out`: how many samples lack what."""
+    """A recipe's task with its samples, for one model. `left_out`: how many samples lack what.
+
+    `other_metrics`: the metrics that the recipe names beside the task's own.
+    """
 
     recipe: Recipe
     name: str
@@ -50,6 +53,7 @@ class Evaluation:
     left_out: Mapping[str, int]
     settings: TaskSettings
     team: Team
+    other_metrics: Mapping[str, Any]
 
     @property
     def task(self) -> Task:
@@ -103,7 +107,6 @@ class Evaluation:
         *,
         batch_size: int,
         compared: Path | None = None,
-        other_metrics: Mapping[str, Any] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """Predict what is missing in the folder, score it, write results.json; the results."""
         totals = self._predicted(task_pass, folder, batch_size, reporter)
@@ -118,7 +121,7 @@ class Evaluation:
                 fingerprint=self.selection.description["fingerprint"],
                 compared=compared,
                 settings=_recorded(self.settings),
-                other_metrics=other_metrics,
+                other_metrics=self.other_metrics,
             )
             results = numbers | self._facts(totals, batch_size)
             write_json(folder / RESULTS, results)
@@ -167,8 +170,10 @@ class Evaluation:
 def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, store: Path) -> Evaluation:
     """The recipe's task for a model, on the usable samples; `store` takes their images.
 
-    Raises UsageError for a model that is partly random or cannot do the task, and if no sample is usable.
+    Raises UsageError for a metric that cannot be loaded, a model that is partly random or cannot do the task, and if no
+    sample is usable.
     """
+    extra = other_metrics(recipe)
     if missing := loaded.description.get("missing"):
         raise UsageError(f"{loaded.name} lacks weights and would be partly random: {', '.join(missing[:3])}")
     options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
@@ -188,8 +193,21 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     usable, left_out = _usable(task, selection, recipe.data.dataset, reporter)
     settings = _task_settings(recipe, loaded, task, usable)
     return Evaluation(
-        recipe=recipe, name=name, loaded=loaded, selection=usable, left_out=left_out, settings=settings, team=team
+        recipe=recipe,
+        name=name,
+        loaded=loaded,
+        selection=usable,
+        left_out=left_out,
+        settings=settings,
+        team=team,
+        other_metrics=extra,
     )
+
+
+def other_metrics(recipe: Recipe) -> dict[str, Any]:
+    """The metrics that a recipe names beside the task's own. UsageError for one that cannot be loaded."""
+    trusted = recipe.model.trust_remote_code
+    return {name: other.load(name, trust_remote_code=trusted) for name in recipe.eval.metrics}
 
 
 def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:

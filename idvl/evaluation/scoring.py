@@ -60,8 +60,8 @@ def numbers(
         "scoring": dict(scores.details),
     }
     if other_metrics:
-        predicted, references = _pairs(predictions.read(path))
-        values = {name: _computed(metric, predicted, references) for name, metric in other_metrics.items()}
+        records = predictions.read(path)
+        values = {name: _computed(metric, records) for name, metric in other_metrics.items()}
         results["other_metrics"] = values
     if compared:
         results["compared"] = _difference(task, scores, path, fingerprint, compared, settings, draws)
@@ -180,10 +180,10 @@ def _score(task: str, path: Path) -> TaskScores:
         raise UsageError(f"{path} holds no sound predictions of the task {task}: {error}") from error
 
 
-def _computed(metric: Any, predicted: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
+def _computed(metric: Any, records: Sequence[Record]) -> dict[str, Any]:
     """What a metric gives, or why it does not: the others are not lost for it."""
     try:
-        return other.compute(metric, predicted, references)
+        return other.compute(metric, *_pairs(records))
     except UsageError as error:
         return {"skipped": str(error)}
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FINAL, BETWEEN = "eval", "evaluations"
 SIGNATURE = "signature.json"
 # settings that request an evaluation, which must then be possible
-EXPLICIT = ("task", "split", "every", "prompt", "beams", "min_length", "max_length", "templates", "rerank")
+EXPLICIT = ("task", "split", "every", "prompt", "beams", "min_length", "max_length", "templates", "rerank", "metrics")
 
 
 def prepare_evaluation(

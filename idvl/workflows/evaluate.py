@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from idvl.evaluation import evaluation, scoring
-from idvl.metrics import other
 from idvl.recipe import EVALUATING, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.session import begin, image_store, open_model, open_run, run_of, with_dataset
@@ -40,7 +39,6 @@ def run(
     """
     recipe = _resolved(recipe)
     compared = compared / scoring.RESULTS if compared and compared.is_dir() else compared
-    extra = other_metrics(recipe)
     name = _folder_name(recipe)
     options = {"resume": resume, "overwrite": overwrite, "compare": compared}
     path, device, team = begin(recipe, name, folder, reads=[compared], **options)
@@ -58,14 +56,8 @@ def run(
         for file in evaluation.FILES if opened else ():
             opened.path(file)
         with resumable(folder, reporter):
-            results = work.execute(task_pass, folder, reporter, batch_size=size, compared=compared, other_metrics=extra)
+            results = work.execute(task_pass, folder, reporter, batch_size=size, compared=compared)
     return EvaluationResult(results=results, folder=folder)
-
-
-def other_metrics(recipe: Recipe) -> dict[str, Any]:
-    """The metrics that a recipe names beside the task's own. UsageError for one that cannot be loaded."""
-    trusted = recipe.model.trust_remote_code
-    return {name: other.load(name, trust_remote_code=trusted) for name in recipe.eval.metrics}
 
 
 def _resolved(recipe: Recipe) -> Recipe:

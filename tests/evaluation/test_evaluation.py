@@ -359,6 +359,11 @@ def test_captions_that_come_one_a_line_belong_to_one_image(tmp_path):
     assert (results["task"], results["samples"], results["scoring"]["captions"]) == ("retrieval", 6, 12)
     records = predictions.read(tmp_path / "run" / "predictions.jsonl")
     assert all(len(record["captions"]) == 2 for record in records)
+    # a metric that compares texts does not end the run
+    scored = scoring.numbers(
+        "retrieval", tmp_path / "run" / "predictions.jsonl", seed=0, resamples=100, other_metrics={"words": None}
+    )
+    assert "retrieval predicts neither" in scored["other_metrics"]["words"]["skipped"]
     limited, _ = evaluated(tmp_path / "few", settings, eval__limit=3)
     assert (limited["samples"], limited["scoring"]["captions"]) == (3, 6)
 

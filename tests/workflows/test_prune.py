@@ -407,6 +407,32 @@ def test_the_pruned_model_is_evaluated_on_the_split_it_was_not_trained_on(place,
     assert (folder / "README.md").read_text() == (folder / "model" / "README.md").read_text()
 
 
+def test_a_metric_of_the_recipe_is_computed_for_the_pruned_model(place, tmp_path, digits):
+    folder = tmp_path / "spread"
+    folder.mkdir()
+    (folder / "spread.py").write_text(
+        "import datasets\nimport evaluate\n\n\nclass Spread(evaluate.Metric):\n    def _info(self):\n"
+        "        number = datasets.Value('int64')\n"
+        "        features = datasets.Features({'predictions': number, 'references': number})\n"
+        "        return evaluate.MetricInfo(description='', citation='', features=features)\n\n"
+        "    def _compute(self, predictions, references):\n"
+        "        return {'classes': len(set(predictions)), 'count': len(predictions)}\n"
+    )
+    short = digits | {"train.epochs": None, "train.max_steps": 4, "eval.limit": 60, "eval.metrics": [str(folder)]}
+    pruned(place, tmp_path / "run", **short, eval__every=2)
+    for at in ("eval", "evaluations/step-000000002"):
+        lines = predictions.read(tmp_path / "run" / at / "predictions.jsonl")
+        expected = {"classes": len({line["top"][0] for line in lines}), "count": 60}
+        results = json.loads((tmp_path / "run" / at / "results.json").read_text())
+        assert results["other_metrics"] == {str(folder): expected}
+
+
+def test_a_metric_that_does_not_exist_is_refused_before_training(place, tmp_path, digits):
+    with pytest.raises(UsageError, match="there is no metric folder './nothere'"):
+        pruned(place, tmp_path / "run", **digits, eval__metrics=["./nothere"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_killed_in_an_evaluation_on_the_way_goes_on_there(place, tmp_path, digits, monkeypatch):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     pruned(place, whole, **digits, eval__every=10, eval__after=False)
