@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from idvl import json_file, runs
 from idvl import recipe as recipes
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
 from idvl.pruning.saving import REPORT
 from idvl.recipes import find
@@ -26,6 +27,8 @@ PRUNING = ("prune", "train", "data", "eval", "estimate", "model")
 EVALUATING = ("eval", "data", "model")
 # seconds between two lines of progress
 LINE_EVERY = 30.0
+# an option of idvl prune that the recipe names otherwise
+OTHER_OPTIONS = {"eval_limit": "eval.limit"}
 # between section and name of a setting
 DOT = "__"
 
@@ -146,6 +149,10 @@ def _arguments(
     for name, value in settings.items():
         if (key := _key(name, sections)) in overrides:
             raise UsageError(f"{key} is set twice, the second time by {name}=: leave one out")
+        if _negates(name, key):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name} is True or False, not {quoted(value)}")
+            value = not value
         overrides[key] = str(value) if isinstance(value, Path) else value
     folder = None if output is None else Path(output)
     return {"recipe": recipes.load(file, overrides), "folder": folder, "reporter": LogReporter(), **flags}
@@ -155,6 +162,27 @@ def _key(name: str, sections: tuple[str, ...]) -> str:
     """The dotted key that an argument names: that of the command's option, or of a setting without one."""
     if DOT in name:
         return name.replace(DOT, ".", 1)
-    keys = [key for section in sections if (key := f"{section}.{name}") in recipes.described()]
-    with_flag = [key for key in keys if recipes.described()[key]["flag"] != ""]
-    return next(iter(with_flag or keys), f"{sections[0]}.{name}")
+    keys = _keys(sections)
+    if name not in keys:
+        hint = did_you_mean(name, keys) or "; settings have the names of the command's options, or section__name"
+        raise UsageError(f"unknown setting {quoted(name)}{hint}")
+    return keys[name]
+
+
+@functools.cache
+def _keys(sections: tuple[str, ...]) -> dict[str, str]:
+    """Every argument for settings of these sections, with its key; settings that have an option come first."""
+    flags = {key: schema["flag"] for key, schema in recipes.described().items()}
+    ours = [key for section in sections for key in flags if key.startswith(f"{section}.")]
+    keys: dict[str, str] = {}
+    for key in sorted(ours, key=lambda key: flags[key] == ""):
+        options = [option.removeprefix("--").replace("-", "_") for option in (flags[key] or "").split("/") if option]
+        for name in (key.partition(".")[2], *options):
+            keys.setdefault(name, key)
+    return keys | OTHER_OPTIONS
+
+
+def _negates(name: str, key: str) -> bool:
+    """Whether an argument is the second of two options, as in --eval/--no-eval."""
+    flag = recipes.described().get(key, {}).get("flag") or ""
+    return flag.endswith(f"/--{name.replace('_', '-')}")

@@ -16,9 +16,13 @@ from tests.support import tiny
 
 @pytest.mark.parametrize(("command", "sections"), [(prune_command, PRUNING), (eval_command, EVALUATING)])
 def test_an_argument_means_what_the_option_of_its_name_means(command: object, sections: tuple[str, ...]) -> None:
-    keys = [parameter.name.replace("__", ".") for parameter in command.SETTINGS.parameters()]
-    assert len(keys) > 20
-    assert {key: _key(key.partition(".")[2], sections) for key in keys} == {key: key for key in keys}
+    parameters = {one.name.replace("__", "."): one for one in command.SETTINGS.parameters()}
+    assert len(parameters) > 20
+    for key, parameter in parameters.items():
+        options = parameter.annotation.__metadata__[0].default.split("/")
+        names = [option.removeprefix("--").replace("-", "_") for option in options]
+        for name in (key.partition(".")[2], *names):
+            assert _key(name, sections) == key, name
     assert _key("train__samples", sections) == "train.samples"
 
 
@@ -26,7 +30,7 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
     tiny.save("vit", tmp_path / "vit")
     pictures = tiny.save_samples(tmp_path / "pictures", tiny.samples(8), lambda number, _: [{"label": number}])
     common = {"dataset": pictures, "batch_size": 4}
-    settings = {"criterion": "magnitude", "id_weight": "none", "sparsity": 0.5, "max_steps": 2, "after": False}
+    settings = {"criterion": "magnitude", "id_weight": "none", "sparsity": 0.5, "max_steps": 2, "no_eval": True}
     folder = tmp_path / "run"
     report = idvl.prune(tmp_path / "vit", output=folder, train__samples=6, **common, **settings)
     assert report.pop("folder") == str(folder)
@@ -35,6 +39,7 @@ def test_prune_and_evaluate_return_what_they_leave_behind(tmp_path: Path) -> Non
     assert report["total"]["zeros"] == sum(masks.zeros.values()) == round(0.5 * masks.total)
     kept = load_recipe(folder / "recipe.yaml")
     assert (kept.train.batch_size, kept.train.samples, kept.data.batch_size) == (4, 6, 16)
+    assert not kept.eval.after and "evaluation" not in report
 
     results = idvl.evaluate(folder / "model", output=folder / "eval", task="classification", limit=7, **common)
     assert results.pop("folder") == str(folder / "eval")
@@ -65,7 +70,12 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
 @pytest.mark.parametrize(
     ("call", "why"),
     [
-        (lambda folder: idvl.prune("builtin/vit", sparsitty=0.5), "unknown key 'prune.sparsitty'"),
+        (lambda folder: idvl.prune("builtin/vit", sparsitty=0.5), "unknown setting 'sparsitty'; did you mean 'spars"),
+        (lambda folder: idvl.prune("builtin/vit", eval_evry=5), "unknown setting 'eval_evry'; did you mean 'eval_ev"),
+        (lambda folder: idvl.evaluate("builtin/vit", templat="a {}"), "'templat'; did you mean 'template'"),
+        (lambda folder: idvl.prune("builtin/vit", no_eval="yes"), "no_eval is True or False, not 'yes'"),
+        (lambda folder: idvl.prune("builtin/vit", eval=False, no_eval=True), r"eval\.after is set twice, .* no_eval="),
+        (lambda folder: idvl.evaluate("builtin/vit", metric=["./nothere"]), "no metric folder './nothere'"),
         (lambda folder: idvl.prune("builtin/vit", sparsity=80), "80 % is 0.8"),
         (lambda folder: idvl.evaluate("builtin/vit", resume=True), "resume=True needs the folder of the run"),
         (lambda folder: idvl.evaluate(folder / "nothere"), "nothere does not exist"),
