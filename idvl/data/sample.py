@@ -29,13 +29,14 @@ BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """An image with what is known of it. `source` is kept encoded: `image` opens it anew at each access.
+    """An image with what is known of it. `source` is kept encoded: each access to `image` decodes it again.
 
     `texts`: all captions, or a question alone, whose `answers` are as often as given. `label`: the number of the
     class, None where it is not public; of a statement, 1 if it is true and 0 if not. `second`: the second image of
     tasks that show two. A text alone counts as a tuple of one.
 
-    Raises TypeError for texts or answers that hold anything but text, and for a source that is no path, bytes or image.
+    Raises TypeError for texts or answers that hold anything but text, None for a missing one, and for a source that is
+    no path, bytes or image.
     """
 
     id: str
@@ -54,7 +55,7 @@ class Sample:
         for name in ("texts", "answers"):
             value = getattr(self, name)
             texts = (value,) if isinstance(value, str) else value
-            if isinstance(texts, bytes) or not all(isinstance(text, str) for text in texts):
+            if isinstance(texts, bytes) or not all(isinstance(text, str | None) for text in texts):
                 raise TypeError(f"{name} holds texts, not {quoted(value)}")
             object.__setattr__(self, name, tuple(texts))
 

@@ -205,6 +205,7 @@ def test_what_pillow_raises_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_text_alone_is_a_tuple_of_one():
     sample = Sample(id="a", texts="a red circle", answers=["red", "crimson"])
     assert (sample.texts, sample.answers) == (("a red circle",), ("red", "crimson"))
+    assert Sample(id="a", texts=(None,)).texts == (None,)
 
 
 @pytest.mark.parametrize(
