@@ -1,4 +1,7 @@
-"""Marks: gpu, slow and network skip themselves without a CUDA device or -m; java lets a module find Java."""
+"""Marks: gpu, slow and network skip themselves without a CUDA device or -m; java lets a module find Java.
+
+Tests that load a metric in their own process take `metric_modules`.
+"""
 
 from __future__ import annotations
 
@@ -33,4 +36,14 @@ def java(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(
                 shutil, "which", lambda name, *args, **named: None if name == "java" else which(name, *args, **named)
             )
+        yield
+
+
+@pytest.fixture(scope="session")
+def metric_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The folder that evaluate copies metrics into, one for the session: a process imports from the first it sees."""
+    import evaluate
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,16 +29,11 @@ class Lengths(evaluate.Metric):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Iterator[Path]:
-    import evaluate
-
+def folder(tmp_path_factory, metric_modules) -> Path:
     path = tmp_path_factory.mktemp("metrics") / "lengths"
     path.mkdir()
     (path / "lengths.py").write_text(SOURCE)
-    with pytest.MonkeyPatch.context() as patch:
-        # evaluate reads its cache's place once, at import
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(path.parent / "modules"))
-        yield path
+    return path
 
 
 @pytest.mark.parametrize("script", [False, True])

@@ -407,7 +407,7 @@ def test_the_pruned_model_is_evaluated_on_the_split_it_was_not_trained_on(place,
     assert (folder / "README.md").read_text() == (folder / "model" / "README.md").read_text()
 
 
-def test_a_metric_of_the_recipe_is_computed_for_the_pruned_model(place, tmp_path, digits):
+def test_a_metric_of_the_recipe_is_computed_for_the_pruned_model(place, tmp_path, digits, metric_modules):
     folder = tmp_path / "spread"
     folder.mkdir()
     (folder / "spread.py").write_text(
