@@ -50,8 +50,12 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<
 
 
 def load(path: Path | str) -> Any:
-    """What a YAML file holds. OSError for one that cannot be read, ValueError, in one line, for what is refused."""
-    text = read_text(path, LARGEST)
+    """What a YAML file holds. OSError for one that cannot be read, ValueError as of `parse`."""
+    return parse(read_text(path, LARGEST))
+
+
+def parse(text: str) -> Any:
+    """The values in YAML text. ValueError, in one line, for what is refused."""
     try:
         _check(text)
         return yaml.load(text, _Loader)

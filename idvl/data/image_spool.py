@@ -32,7 +32,7 @@ class SpooledImage:
 
 
 class ImageSpool:
-    """A file that images are appended to, begun anew with its first image.
+    """A file that images are appended to, emptied before its first image.
 
     Whatever an earlier run left under this name is removed first, so that a killed run leaves nothing that counts.
     Without a path everything stays in memory. What was appended can be read at once, by any process.

@@ -45,6 +45,11 @@ class Layer:
     reads_image: bool = False
 
 
+def modalities_of(layers: Mapping[str, Layer]) -> dict[str, Modality]:
+    """The modality of each layer, by name."""
+    return {name: layer.modality for name, layer in layers.items()}
+
+
 def find_layers(
     model: nn.Module,
     family: Family,

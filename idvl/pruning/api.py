@@ -30,21 +30,22 @@ from idvl.models.layers import Layer, find_layers, in_scope
 from idvl.models.naming import BLOCK
 from idvl.profile import Profile
 from idvl.pruning import dimensions
-from idvl.pruning.job import pruner_of
+from idvl.pruning.job import multipliers_of, pruner_of
 from idvl.pruning.settings import resolved_pruning, schedule_of
 from idvl.recipe import PruneSection
 from idvl.sparsity import criteria
 from idvl.sparsity.criteria import Criterion, defect
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import Update, WeightPruner
-from idvl.sparsity.weighting import multipliers
 
 # settings that mean something to `idvl prune` alone: they count epochs
 OF_EPOCHS = ("compat", "refresh_profile")
 
 # settings that a state depends on, beside the schedule, and those of the criteria that have a name
-OF_STATE = {"id_weight", "id_exponent", "missing_id", "allocation", "structure", "monotone"}
-OF_STATE |= {"floor", "ceiling", "min_keep"}
+OF_STATE = {
+    *("id_weight", "id_exponent", "missing_id", "allocation", "structure", "monotone"),
+    *("floor", "ceiling", "min_keep"),
+}
 OF_CRITERION = {"criterion", "beta1", "beta2", "window", "smoothing_dtype"}
 PLAIN = (bool, int, float, str)
 
@@ -126,13 +127,7 @@ class Pruner:
         layers = in_scope(model, family, prune.scope)
         _refuse_unprunable(model, layers)
         known_profile = None if profile is None else dimensions.fitting(profile, layers)
-        weighted = multipliers(
-            known_profile,
-            {name: layer.modality for name, layer in layers.items()},
-            mode=prune.id_weight,
-            exponent=prune.id_exponent,
-            missing=prune.missing_id,
-        )
+        weighted = multipliers_of(prune, layers, known_profile)
         weights = pruner_of(
             prune,
             layers,
@@ -236,20 +231,14 @@ class Pruner:
 
 def _shared(prune: PruneSection, criterion: str | Criterion, factors: Mapping[str, float]) -> dict[str, Any]:
     """The settings that a pruner's state depends on, beside the schedule."""
-    if not isinstance(criterion, str):
+    if isinstance(criterion, str):
+        own = prune.model_dump(include=OF_CRITERION)
+    else:
         values = getattr(criterion, "__dict__", {}).items()
-        public = {key: value for key, value in values if not key.startswith("_") and isinstance(value, PLAIN)}
-        return {
-            **prune.model_dump(include=OF_STATE),
-            **public,
-            "criterion": type(criterion).__name__,
-            **_by_layer(factors),
-        }
-    return {**prune.model_dump(include={*OF_STATE, *OF_CRITERION}), **_by_layer(factors)}
-
-
-def _by_layer(factors: Mapping[str, float]) -> dict[str, float]:
-    return {f"factor of {name}": float(factor) for name, factor in factors.items()}
+        own = {key: value for key, value in values if not key.startswith("_") and isinstance(value, PLAIN)}
+        own["criterion"] = type(criterion).__name__
+    by_layer = {f"factor of {name}": float(factor) for name, factor in factors.items()}
+    return {**prune.model_dump(include=OF_STATE), **own, **by_layer}
 
 
 def _encoded(values: Mapping[str, Any]) -> Tensor:

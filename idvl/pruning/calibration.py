@@ -21,7 +21,7 @@ from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, Watch
 from idvl.models.inputs import encode
 from idvl.models.joining import size_of
-from idvl.models.layers import Layer, block_of, in_scope, modality_of
+from idvl.models.layers import Layer, block_of, in_scope, modalities_of, modality_of
 from idvl.models.loading import Loaded
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
@@ -100,8 +100,7 @@ def zeros_of(recipe: Recipe, layers: Mapping[str, Layer], known: Profile | None 
 
 def powers(prune: PruneSection, layers: Mapping[str, Layer], known: Profile) -> Multipliers:
     """The power of each layer's dimension, and whose dimension it is where its own is not sound."""
-    modalities = {name: layer.modality for name, layer in layers.items()}
-    return multipliers(known, modalities, exponent=prune.id_exponent, missing=prune.missing_id)
+    return multipliers(known, modalities_of(layers), exponent=prune.id_exponent, missing=prune.missing_id)
 
 
 def _values(prune: PruneSection, layers: Mapping[str, Layer], known: Profile | None) -> dict[str, float]:

@@ -15,7 +15,7 @@ from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.models.heads import with_new_head
-from idvl.models.layers import SCOPES, Layer, block_of, find_layers, in_scope
+from idvl.models.layers import SCOPES, Layer, block_of, find_layers, in_scope, modalities_of
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
 from idvl.pruning import dimensions
@@ -166,11 +166,7 @@ class Job:
 
     def multipliers(self, profile: Profile | None) -> Multipliers:
         """What each layer's scores are multiplied by. UsageError for a profile of another model."""
-        prune = self.recipe.prune
-        modalities = {name: layer.modality for name, layer in self.layers.items()}
-        return multipliers(
-            profile, modalities, mode=prune.id_weight, exponent=prune.id_exponent, missing=prune.missing_id
-        )
+        return multipliers_of(self.recipe.prune, self.layers, profile)
 
     def criterion(self) -> criteria.Criterion:
         """A new criterion as the recipe sets it."""
@@ -190,6 +186,13 @@ class Job:
             factors=factors,
             schedule=self.schedule,
         )
+
+
+def multipliers_of(prune: PruneSection, layers: Mapping[str, Layer], profile: Profile | None) -> Multipliers:
+    """What each layer's scores are multiplied by. UsageError for a profile of another model."""
+    return multipliers(
+        profile, modalities_of(layers), mode=prune.id_weight, exponent=prune.id_exponent, missing=prune.missing_id
+    )
 
 
 def criterion_of(prune: PruneSection) -> criteria.Criterion:

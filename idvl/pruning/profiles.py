@@ -8,7 +8,10 @@ from pathlib import Path
 
 from idvl.data.splits import TRAINING
 from idvl.pruning.settings import AUTO
-from idvl.recipe import ESTIMATING, Recipe
+from idvl.recipe import ESTIMATING, Recipe, described
+
+# settings that older runs did not have: at their defaults they are left out of the names of folders
+LATER = ("data.allow_outside", "model.chat_template")
 
 
 def estimation_of(recipe: Recipe) -> Recipe | None:
@@ -25,11 +28,10 @@ def estimation_of(recipe: Recipe) -> Recipe | None:
 def shared_name(recipe: Recipe) -> str:
     """The folder's name of an estimate-id run that several cells share: its model, and a hash of all settings."""
     settings = recipe.to_dict(*ESTIMATING)
-    # older runs, whose folders keep their names, had no such settings
-    if not recipe.data.allow_outside:
-        del settings["data"]["allow_outside"]
-    if recipe.model.chat_template:
-        del settings["model"]["chat_template"]
+    for key in LATER:
+        section, _, name = key.partition(".")
+        if settings[section][name] == described()[key]["default"]:
+            del settings[section][name]
     text = json.dumps(settings, sort_keys=True)
     return f"{Path(recipe.model.name).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -23,7 +23,7 @@ from idvl.errors import UsageError, quoted
 from idvl.files import write_json
 from idvl.json_file import Schema
 from idvl.measurement.profiling import Estimation
-from idvl.models.layers import SCOPES, in_scope
+from idvl.models.layers import SCOPES, in_scope, modalities_of
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
 from idvl.pruning import dimensions, profiles
@@ -242,9 +242,7 @@ class SensitivityRun:
         """The profile that the recipe names, None where it is estimated first."""
         profile = dimensions.named(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
         if profile:
-            multipliers(
-                profile, {name: layer.modality for name, layer in self.layers.items()}
-            )  # refuses another model's
+            multipliers(profile, modalities_of(self.layers))  # refuses another model's
             if dimensions.is_foreign(profile, self.loaded.description):
                 name = quoted(self.recipe.prune.profile)
                 self.reporter.warn(f"the profile {name} was measured on other weights than {self.loaded.name} has")

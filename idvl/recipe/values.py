@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, get_args
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, WrapValidator
 from pydantic import ValidatorFunctionWrapHandler as Validate
 
-from idvl import plugins
+from idvl import plugins, yaml_file
 from idvl.choices import Criterion
 from idvl.errors import quoted
 
@@ -54,8 +53,8 @@ def _bracketed(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
-        items = yaml.safe_load(value)
-    except yaml.YAMLError:
+        items = yaml_file.parse(value)
+    except ValueError:
         items = None
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ValueError(f'a list of texts such as ["a", "b"], not {quoted(value)}')

@@ -21,7 +21,7 @@ COLOURS: dict[Modality, str] = {
     "connector": "#E69F00",
 }
 INK, QUIET = "#333333", "#888888"
-# what tells a drawing of ours from any other file, so that it may be replaced
+# marks a drawing as made by idvl, so that it may be replaced
 MADE = "idvl analyze"
 # characters of a name that a picture has room for
 LONGEST = 120

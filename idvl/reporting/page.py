@@ -24,7 +24,7 @@ from idvl.reporting.overview import Overview
 from idvl.reporting.samples import Gallery
 
 HERE = Path(__file__).parent
-# what tells a page of ours from any other file, so that it may be replaced
+# marks a page as made by idvl, so that it may be replaced
 MARK = '<meta name="generator" content="idvl analyze">'
 # characters of a word that a narrow table need not break
 SHORT = 22

@@ -35,7 +35,7 @@ class PrunedLayer:
 class Layerwise:
     """How layers are pruned. `within` are the weights whose scores are compared; N:M compares groups alone."""
 
-    criterion: Any
+    criterion: criteria.CalibratedCriterion | criteria.Criterion
     structure: Structure = UNSTRUCTURED
     within: Within = "row"
     repair: Repair = "none"

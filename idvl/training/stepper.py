@@ -109,7 +109,7 @@ class Stepper:
         """What a checkpoint keeps beside the tensors; JSON-ready."""
         scaler = self.accelerator.scaler
         return {
-            # functions are made anew
+            # functions are no JSON; a resumed run makes its own
             "schedule": {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"},
             "rates": [group["lr"] for group in self.optimizer.param_groups],
             "scaler": scaler.state_dict() if scaler else None,

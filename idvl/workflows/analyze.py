@@ -1,4 +1,4 @@
-"""Run folders -> tables, figures, one HTML page. It reads what runs left behind and computes nothing anew of a model.
+"""Run folders -> tables, figures, one HTML page. It reads the files of runs and runs no model.
 
 folders -> study -> tables -> page, with the drawn figures in a folder beside it. It does not know how a terminal looks.
 """
@@ -58,7 +58,7 @@ def run(
     """Analyze the runs in `folders`, and write the page to `page_at` where it is given.
 
     `expect` puts the paper's numbers beside the measured ones. Pages among `folders`, as runs/* may name, are passed
-    over. UsageError, before anything is read, for a page that would replace a file that is none of ours.
+    over. UsageError, before anything is read, for a page that would replace a file that idvl did not write.
     """
     if page_at is not None:
         _check(page_at, overwrite)
@@ -158,7 +158,7 @@ def figures_beside(path: Path) -> Path:
 
 
 def _is_page(path: Path) -> bool:
-    """Whether this is a page of ours, or the folder of the figures of one."""
+    """Whether this is a page that idvl wrote, or the folder of its figures."""
     figures = path.name.endswith("-figures") and path.is_dir()
     page = path.with_name(f"{path.name.removesuffix('-figures')}.html") if figures else path
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from idvl.models.contrastive import compares
 from idvl.models.families import family_of
 from idvl.models.generation import Generation
-from idvl.models.loading import wrap
 from idvl.models.losses import sigmoid_pairs
 from tests.coverage.architectures import architectures
 from tests.support import tiny
@@ -22,17 +20,6 @@ TEXTS = ["a red star", "the large Blue circle", "two green squares above a small
 SAMPLES = [dataclasses.replace(one, texts=(text,)) for one, text in zip(tiny.samples(4), TEXTS, strict=True)]
 FAMILY_OF = {"clip": "clip", "siglip": "siglip", "siglip2": "siglip"}
 NAMES = ["clip", "siglip", "siglip2", "altclip", "chinese_clip", "metaclip2", "vision_text_dual", "align", "groupvit"]
-
-
-@pytest.fixture(scope="module")
-def get():
-    @functools.cache
-    def made(name):
-        torch.manual_seed(0)
-        model, processor = architectures()[name].make()
-        return wrap(model, processor)
-
-    return made
 
 
 def learn(loaded, samples):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 import torch
 
 from idvl.models.labels import IGNORED
-from idvl.models.loading import wrap
-from tests.coverage.architectures import architectures
 from tests.support import tiny
 
 CAPTIONED = tiny.samples(4)
@@ -20,16 +17,6 @@ CASES = [(name, CAPTIONED) for name in ("t5", "bart", "blip2_t5", "florence2")]
 CASES += [(name, ANSWERED) for name in ("t5", "blip2_t5", "instructblip_t5")]
 # the words behind <CAPTION>
 PROMPTS = {"florence2": "<CAPTION>"}
-
-
-@pytest.fixture(scope="module")
-def get():
-    @functools.cache
-    def made(name):
-        torch.manual_seed(0)
-        return wrap(*architectures()[name].make())
-
-    return made
 
 
 def plain(loaded, name, sample):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -11,20 +10,8 @@ import torch.nn.functional as F
 
 from idvl.models.generation import Generation
 from idvl.models.labels import IGNORED
-from idvl.models.loading import wrap
 from idvl.models.masked_words import masked_inputs
-from tests.coverage.architectures import architectures
 from tests.support import tiny
-
-
-@pytest.fixture(scope="module")
-def get():
-    @functools.cache
-    def made(name):
-        torch.manual_seed(0)
-        return wrap(*architectures()[name].make())
-
-    return made
 
 
 def learn(loaded, samples):

@@ -6,7 +6,6 @@ Each script writes out the text that its architecture's authors document.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -32,16 +31,6 @@ PLAIN = {
     ),
     "blip2_opt": ("{} ", "<|endoftext|>"),
 }
-
-
-@pytest.fixture(scope="module")
-def get():
-    @functools.cache
-    def made(name):
-        torch.manual_seed(0)
-        return wrap(*architectures()[name].make())
-
-    return made
 
 
 def plain(loaded, name, sample):

@@ -48,7 +48,7 @@ def test_a_browser_draws_the_figures_and_runs_nothing_of_a_run(evil: Path, tmp_p
 
 def test_a_point_tells_its_layer_by_mouse_and_by_keys(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "runs" / "a", id_weight="multiply")
-    # until both are told: a page that is laid out anew draws its figures anew
+    # until both are told: a page whose layout changes draws its figures again
     script = """<script>setInterval(() => {
         const plots = [...document.querySelectorAll(".plot")].slice(0, 2);
         const [first, second] = plots.map((plot) => plot.querySelector("svg"));

@@ -1,4 +1,4 @@
-"""Runs that are begun, gone on with, or begun anew where the model is another one."""
+"""Runs start, resume, or start over where the model has changed."""
 
 import pytest
 import torch

@@ -290,7 +290,7 @@ def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
         assert report["evaluation"]["metrics"]["top-1"]["value"] == line.metrics["top-1"] == written["metrics"]["top-1"]
         layers = json.loads((folder / line.name / "profile.json").read_text())["layers"]
         assert layers == json.loads(profile.read_text())["layers"]
-    # a cell that is made anew, by other settings, has its pruned model measured anew
+    # a run that is repeated with other settings has its pruned model measured again
     shutil.rmtree(folder / "multiply")
     one = file(tmp_path, **both | {"matrix": {"prune.id_weight": ["multiply"]}})
     sweep.run(one, overrides={"train.max_steps": 4}, folder=folder, reporter=Silent(), resume=True)
