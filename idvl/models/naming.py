@@ -8,8 +8,8 @@ from idvl.profile import Modality
 
 BLOCK = r"(.*\.)?(\w*layers?|\w*blocks?|h)\.\d+"
 CROSS = r"(cross_?attention|cross_?attn|encoder_attn|EncDecAttention|xattn)(\.|$)"
-KEY_OR_VALUE = r"\.(\w*key\w*|\w*value\w*|k|v|[kv]_proj|kv|kv_proj|k_v_proj|to_k|to_v)$"
-CROSS_KEY_OR_VALUE = rf"{CROSS}.*{KEY_OR_VALUE}"
+KEY_OR_VALUE = r"(\w*key\w*|\w*value\w*|k|v|[kv]_proj|kv|kv_proj|k_v_proj|to_k|to_v)$"
+CROSS_KEY_OR_VALUE = rf"{CROSS}(.*\.)?{KEY_OR_VALUE}"
 CONNECTOR = (
     r"(multi_?modal_projector|mm_projector|_to_mm_projection|visual_projection\.\w*projection|language_projection"
     r"|connector|merger|aligner|resampler|modality_projection|image_newline|(^|[._])q_?former)"

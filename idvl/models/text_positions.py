@@ -42,6 +42,41 @@ def mask_at(offsets: dict[str, Place], layer_name: str, n_tokens: int, inputs: d
     return mask
 
 
+def images_at(
+    offsets: dict[str, Place], marked: dict[str, int], layer_name: str, n_tokens: int, inputs: dict[str, Tensor]
+) -> Tensor | None:
+    """Tokens of a layer that are outside of its text, or have the id `marked[layer_name]` in it.
+
+    `offsets`: as in `mask_at`. None for layers that hold no text, or nothing else.
+    """
+    key, start = offsets.get(layer_name, (None, 0))
+    image = marked.get(layer_name)
+    if key not in inputs or (n_tokens == inputs[key].shape[1] and image is None):
+        return None
+    mask = torch.ones(len(inputs[key]), n_tokens, dtype=torch.bool)
+    mask[:, start : start + inputs[key].shape[1]] = False if image is None else inputs["input_ids"] == image
+    return mask
+
+
+def marked_layers(layers: Mapping[str, Layer], offsets: Mapping[str, Place], image: int | None) -> dict[str, int]:
+    """The layers in whose text tokens with the id `image` stand for the image, with the id.
+
+    Where a stack reads the image by cross-attention, such a token is a word of it like any other.
+    """
+    if image is None:
+        return {}
+    crossed = {_stack(layer) for layer in layers.values() if layer.reads_image}
+    return {
+        name: image
+        for name, (key, _) in offsets.items()
+        if key == MASKS["input_ids"] and (layers[name].reads_image or _stack(layers[name]) not in crossed)
+    }
+
+
+def _stack(layer: Layer) -> str:
+    return (layer.block or layer.name).rpartition(".")[0]
+
+
 def mask_by_length(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
     """Before a model is loaded: as many tokens as the text has are taken for the text."""
     mask = inputs.get("attention_mask")
@@ -92,7 +127,7 @@ def _of_their_stacks(
     """
 
     def stack(name: str) -> tuple[str, int]:
-        return (layers[name].block or name).rpartition(".")[0], lengths[name]
+        return _stack(layers[name]), lengths[name]
 
     places: dict[tuple[str, int], set[Place]] = {}
     for name, place in offsets.items():

@@ -89,7 +89,7 @@ class CalibratedPruning:
                     job.users,
                     by_block=self.plan.capture.walks,
                     capture="input",
-                    token_mask=family.token_mask,
+                    token_mask=job.token_mask,
                     device=job.device,
                     axes=job.trace.axes,
                     ran=lambda block: self._spend(self.plan.capture.batch_seconds[block]),

@@ -38,6 +38,9 @@ from idvl.sparsity.layerwise import Layerwise
 from idvl.sparsity.structure import parse
 from idvl.sparsity.weighting import Multipliers, multipliers
 
+# the classes of tokens
+CLASSES = ("image", "text")
+
 
 def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path) -> Calibration:
     """Model, layers and calibration samples of a resolved recipe; `store` takes their images.
@@ -135,9 +138,9 @@ class Calibration:
     """A model, its layers in scope, and this process's batches of calibration samples.
 
     `users`: the modules that are measured, by name: the layers, and those that share the weight of one, which `owner`
-    names. `tokens`: how many real tokens enter each layer; those that none enters are neither pruned nor counted.
-    `groups`: the users that read one tensor, in the first batch. `known`: the profile that the allocation reads, if
-    any. UsageError where no layer is left.
+    names. `tokens`: how many tokens count in each layer, and `classes`, of each class; layers with none are neither
+    pruned nor counted. `groups`: the users that read one tensor, in the first batch. `known`: the profile that the
+    allocation reads, if any. UsageError where no layer is left, or none has a choice between classes of tokens.
     """
 
     # what its samples are for
@@ -167,6 +170,8 @@ class Calibration:
         self.layers = in_scope(loaded.model, loaded.family, prune.scope)
         self.users, self.owner = _users(loaded, self.layers)
         self.trace, self.groups = team.each(self._trace)
+        self.classes: dict[str, dict[str, int]] = {}
+        self._check_choice()
         self._leave_out(reporter)
 
     def _encode(self, reporter: Reporter) -> None:
@@ -189,20 +194,34 @@ class Calibration:
         batch, how = self.batches[0], {"capture": "input", "device": self.device, "other": self._other}
         with torch.inference_mode(False), full_precision(self.device):
             seen = trace(model, batch, family.call, self.users, **how)
-            tap = Tap([batch], family.token_mask, seen.axes)
+            tap = Tap([batch], self.token_mask, seen.axes)
             with torch.no_grad(), tap.feeding(noted, self.users), Watch(self.users, "input", tap.record):
                 family.call(model, to_device(batch, self.device))
         return seen, [names for names, _ in noted.groups(seen.shapes)]
 
+    def _check_choice(self) -> None:
+        """UsageError where a class of tokens is chosen and no layer reads both."""
+        chosen, image_tokens = self.recipe.prune.tokens_from, self.loaded.family.image_tokens
+        lengths = {
+            name: math.prod(shapes[0][:-1]) // self.trace.batch_size for name, shapes in self.trace.shapes.items()
+        }
+        if chosen != "all" and all(image_tokens(*length, self.batches[0]) is None for length in lengths.items()):
+            raise UsageError(
+                f"tokens_from {chosen}: no layer in scope of {self.loaded.name} reads images and texts together; leave "
+                "tokens_from out"
+            )
+
     def _leave_out(self, reporter: Reporter) -> None:
         """Count tokens, and leave out the layers that none enters."""
-        counts = dict.fromkeys(self.users, 0)
-        for name, shapes in self.trace.shapes.items():
-            for shape in shapes:
-                counts[name] += self._real(name, math.prod(shape[:-1]) // self.trace.batch_size)
-        summed = self.team.reduce(torch.tensor(list(counts.values()), device=self.device)).tolist()
-        counts = dict(zip(counts, summed, strict=True))
-        self.tokens = {name: sum(counts[user] for user in self.users_of(name)) for name in self.layers}
+        counts = torch.zeros(len(self.users), len(CLASSES), dtype=torch.int64, device=self.device)
+        for row, name in zip(counts, self.users, strict=True):
+            for shape in self.trace.shapes.get(name, ()):
+                row += self._counts(name, math.prod(shape[:-1]) // self.trace.batch_size).to(self.device)
+        by_user = dict(zip(self.users, self.team.reduce(counts).tolist(), strict=True))
+        for name in self.layers:
+            sums = (sum(column) for column in zip(*(by_user[user] for user in self.users_of(name)), strict=True))
+            self.classes[name] = dict(zip(CLASSES, sums, strict=True))
+        self.tokens = {name: sum(of_class.values()) for name, of_class in self.classes.items()}
         if left_out := [name for name, count in self.tokens.items() if not count]:
             reporter.warn(
                 f"no token of the calibration samples enters {len(left_out)} layers, which are neither pruned nor "
@@ -219,13 +238,27 @@ class Calibration:
         if not self.layers:
             raise UsageError("no token of the calibration samples enters a layer in scope: widen the scope")
 
-    def _real(self, name: str, n_tokens: int) -> int:
-        """The real tokens of this process's samples that enter a module of so many a sample."""
-        count = 0
+    def _counts(self, name: str, n_tokens: int) -> Tensor:
+        """How many tokens of this process's samples, of each of CLASSES, count in a module of so many a sample."""
+        counts = torch.zeros(len(CLASSES), dtype=torch.int64)
         for batch in self.batches:
-            real = self.loaded.family.token_mask(name, n_tokens, batch)
-            count += n_tokens * size_of(batch) if real is None else int(real.sum())
-        return count
+            mask, image = self.token_mask(name, n_tokens, batch), self.loaded.family.image_tokens(name, n_tokens, batch)
+            count = n_tokens * size_of(batch) if mask is None else int(mask.sum())
+            if image is None:
+                of_image = count if self.kind(name) == "image" else 0
+            else:
+                of_image = int((image if mask is None else image & mask).sum())
+            counts += torch.tensor([of_image, count - of_image])
+        return counts
+
+    def token_mask(self, name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
+        """The real tokens that count in a module, as in Family: of one that reads both classes, those of the chosen."""
+        family, chosen = self.loaded.family, self.recipe.prune.tokens_from
+        real, image = (mask(name, n_tokens, inputs) for mask in (family.token_mask, family.image_tokens))
+        if image is None or chosen == "all":
+            return real
+        of_class = image if chosen == "image" else ~image
+        return of_class if real is None else of_class & real
 
     @cached_property
     def zeros(self) -> dict[str, int]:
@@ -243,17 +276,17 @@ class Calibration:
         return [names for names in groups if len({self.users[name].block for name in names}) > 1]
 
     def kind(self, name: str) -> str:
-        """The class of the tokens that enter a module."""
+        """The class of the tokens that enter a module which reads one class alone."""
         layer = self.users[name]
-        return "image" if layer.modality == "vision" or layer.reads_image else "text"
+        return "image" if layer.modality in ("vision", "connector") or layer.reads_image else "text"
 
     def new_sums(self, *, products: bool) -> InputSums:
         """Sums over what enters the users, empty."""
-        return InputSums(self.kind, self.names, products=products)
+        return InputSums(self.names, products=products)
 
     def facts(self) -> dict[str, Any]:
         """What report.json says of the samples: where they are from, and the real tokens of each layer, by class."""
-        tokens = {name: {self.kind(name): self.tokens[name]} for name in self.layers}
+        tokens = {name: {key: n for key, n in self.classes[name].items() if n} for name in self.layers}
         about = ("dataset", "split", "fingerprint")
         samples = {key: self.selection.description.get(key) for key in about}
         return {"calibration": {**samples, "samples": len(self.selection.samples), "tokens": tokens}}

@@ -6,7 +6,7 @@ blocks; their sums are made once. It knows neither weights nor masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -44,14 +44,14 @@ class SharedInput:
 
 
 class InputSums:
-    """Sums over the tokens that enter layers, each of the class `kind(layer)`; with `products` X^T X too.
+    """Sums over the tokens that enter layers; with `products` X^T X too.
 
     `samples`: for each batch the names of its samples, for messages. Layers are found to read the same tensors while
     batches run. RunError for layers that do so in some batches only, and for a value that is NaN or infinite.
     """
 
-    def __init__(self, kind: Callable[[str], str], samples: Sequence[Sequence[str]], *, products: bool = False):
-        self._kind, self._samples, self._products = kind, samples, products
+    def __init__(self, samples: Sequence[Sequence[str]], *, products: bool = False):
+        self._samples, self._products = samples, products
         self._inputs: list[SharedInput] = []
         self._reads: dict[str, SharedInput] = {}
         # how many tensors of its input a layer has read
@@ -100,15 +100,13 @@ class InputSums:
             if read.seen[0].is_seen_again(seen):
                 break
         else:
-            kinds, width = (self._kind(layer),), tensor.shape[-1]
-            statistics = InputStatistics(width, kinds=kinds, products=self._products, device=tensor.device)
-            read = SharedInput(statistics)
+            read = SharedInput(InputStatistics(tensor.shape[-1], products=self._products, device=tensor.device))
             self._inputs.append(read)
         read.layers.append(layer)
         self._reads[layer], self._position[layer] = read, 0
 
     def _count(self, statistics: InputStatistics, layer: str, batch: int, tensor: Tensor, real: Tensor | None) -> None:
-        statistics.add(tensor.flatten(0, 1) if real is None else tensor[real], self._kind(layer))
+        statistics.add(tensor.flatten(0, 1) if real is None else tensor[real])
         if not bool(statistics.total().squares.isfinite().all()):
             shown = tensor if real is None else tensor.masked_fill(~real.unsqueeze(2), 0)
             # of values whose squares are too large, the sample with the largest

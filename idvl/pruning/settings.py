@@ -30,7 +30,7 @@ from idvl.sparsity.structure import parse
 from idvl.training import Training
 
 # settings of section prune that such a run has, and those that only it has
-CALIBRATES = ("calibration", "calibration_samples", "compare_within", "repair")
+CALIBRATES = ("calibration", "calibration_samples", "tokens_from", "compare_within", "repair")
 CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure")
 CALIBRATED += ("floor", "ceiling", "min_keep", "profile", "id_exponent", "missing_id")
 # those of them that only an allocation by dimension reads
@@ -124,7 +124,15 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
             f"allocation {axes['allocation']} needs a profile: run idvl estimate-id first, and give its folder or file "
             "with --profile"
         )
-    return prune.model_copy(update={**axes, "calibration_samples": prune.calibration_samples or CALIBRATION_SAMPLES})
+    if prune.tokens_from in ("image", "text") and prune.criterion == "magnitude" and prune.repair != "obs":
+        raise UsageError(
+            f"tokens_from {prune.tokens_from} and criterion magnitude: it reads no tokens; leave tokens_from out"
+        )
+    open_values = {
+        "calibration_samples": prune.calibration_samples or CALIBRATION_SAMPLES,
+        "tokens_from": prune.tokens_from or "all",
+    }
+    return prune.model_copy(update={**axes, **open_values})
 
 
 def continued(recipe: Recipe, folder: Path, *, ended: bool, evaluated: bool) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from idvl.choices import (
     Smoothing,
     Task,
     Texts,
+    TokensFrom,
     Within,
 )
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
@@ -122,6 +123,11 @@ class PruneSection(Section):
         shown="sequential with wanda and sparsegpt, else none",
     )
     calibration_samples: Count | None = setting(None, "Number of calibration samples.", shown=f"{CALIBRATION_SAMPLES}")
+    tokens_from: TokensFrom | None = setting(
+        None,
+        "With calibration, the tokens that count where a layer reads images and texts: all, image or text.",
+        shown="all",
+    )
     compare_within: Within | None = setting(
         None,
         "With calibration, the weights whose scores are compared.",

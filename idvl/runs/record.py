@@ -15,7 +15,7 @@ from idvl.files import read_bytes, write_bytes
 from idvl.json_file import Schema
 
 # what the signatures of older versions do not hold
-LATER = ("configuration", "chat_template")
+LATER = ("configuration", "chat_template", "prune.tokens_from")
 # the lines of a matrix of runs: the runs are in folders beside it
 MATRIX = "matrix.jsonl"
 

@@ -61,7 +61,8 @@ def workflow(monkeypatch: pytest.MonkeyPatch) -> Workflow:
 def test_flags_set_what_they_name(workflow: Workflow) -> None:
     given = {
         "sparsity": 0.5, "criterion": "gradient", "calibration": "dense", "calibration_samples": 64,
-        "compare_within": "layer", "repair": "obs", "id_weight": "divide", "id_exponent": 2.0, "profile": "p.json",
+        "tokens_from": "text", "compare_within": "layer", "repair": "obs", "id_weight": "divide", "id_exponent": 2.0,
+        "profile": "p.json",
         "missing_id": "refuse", "refresh_profile": 2, "scope": "vision", "allocation": "uniform", "structure": "2:4",
         "floor": 0.1, "ceiling": 0.9, "min_keep": 3, "schedule": "linear", "initial": 0.1, "final": 0.3,
         "mask_every": 5, "monotone": True, "compat": "icml24",

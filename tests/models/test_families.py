@@ -251,6 +251,33 @@ def test_the_text_is_found_where_it_stands(loaded):
     assert set(starts("git").values()) == {17}
 
 
+def test_image_tokens_are_where_the_image_stands(loaded):
+    """In LLaVA's text, before GIT's, behind ViLT's, nowhere in towers and Q-Former, which read one class alone."""
+
+    def image(kind, name, n_tokens):
+        batch = encode(loaded(kind), SAMPLES, batch_size=6)[0]
+        mask = loaded(kind).family.image_tokens(name, n_tokens + batch["input_ids"].shape[1], batch)
+        return batch, mask
+
+    batch, mask = image("llava", "model.language_model.layers.1.mlp.up_proj", 0)
+    assert torch.equal(mask, batch["input_ids"] == loaded("llava").model.config.image_token_id) and mask.any(1).all()
+    assert image("llava", "model.vision_tower.encoder.layers.0.mlp.fc1", 0)[1] is None
+    batch, mask = image("git", "git.encoder.layer.0.output.dense", 17)
+    assert mask.all(0).nonzero().flatten().tolist() == list(range(17)) and mask.sum() == 6 * 17
+    batch, mask = image("vilt", "vilt.encoder.layer.0.output.dense", 17)
+    assert mask.all(0).sum() == 17 and not mask[:, : batch["input_ids"].shape[1]].any()
+    assert image("blip2", "qformer.encoder.layer.0.attention.attention.query", 0)[1] is None
+    assert image("gpt2", "transformer.h.0.mlp.c_fc", 0)[1] is None
+
+
+def test_image_tokens_count_as_words_where_the_image_is_read_by_cross_attention(get):
+    family = get("mllama").family
+    assert not family.image_tokens.args[1]
+    marked = get("florence2").family.image_tokens.args[1]
+    assert {name.split(".")[2] for name in marked} == {"encoder", "decoder"}
+    assert all(name.endswith(("k_proj", "v_proj")) for name in marked if ".decoder." in name)
+
+
 def test_padding_that_the_model_does_not_mask_is_noticed():
     tokens = torch.randn(7, 4)
     padded = torch.tensor([5, 6])

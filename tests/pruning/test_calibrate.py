@@ -70,14 +70,19 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return {name: layer.module.weight.detach() for name, layer in find_layers(loaded.model, loaded.family).items()}
 
 
-def inputs_of(loaded, samples, names) -> dict[str, Tensor]:
-    """What enters layers, real tokens alone, in float64, from whole forward passes."""
+def inputs_of(loaded, samples, names, *, text_alone: bool = False) -> dict[str, Tensor]:
+    """What enters layers, real tokens alone, in float64, from whole forward passes.
+
+    `text_alone` leaves out the image's tokens of a decoder that reads them among those of its text.
+    """
     tokens: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in encode(loaded, samples, batch_size=BATCH):
 
         def keep(module, args, *, name, batch=batch):
             x = args[0].reshape(len(next(iter(batch.values()))), -1, args[0].shape[-1])
             real = loaded.family.token_mask(name, x.shape[1], batch)
+            if text_alone and "language_model" in name:
+                real = real & (batch["input_ids"] != loaded.model.config.image_token_id)
             tokens[name].append((x.flatten(0, 1) if real is None else x[real]).double())
 
         handles = [
@@ -117,14 +122,22 @@ def test_wanda_equals_a_reference_in_float64(place: Path, tmp_path: Path, calibr
     check_wanda(place, tmp_path / "run", report, sequential=calibration == "sequential")
 
 
-def check_wanda(place: Path, folder: Path, report: dict[str, Any], *, sequential: bool = True, **columns: str) -> None:
+def check_wanda(
+    place: Path,
+    folder: Path,
+    report: dict[str, Any],
+    *,
+    sequential: bool = True,
+    text_alone: bool = False,
+    **columns: str,
+) -> None:
     """The masks of a run are those of a reference in float64, whose inputs are from whole forward passes."""
     masks, loaded = Masks.load(folder / "masks.safetensors"), load(str(place / "model"), device="cpu")
     samples = samples_of(place, **columns)
     assert sum(masks.zeros.values()) == round(masks.total / 2) == report["total"]["zeros"]
     assert sum(map(len, blocks_in_order(report, folder))) == len(masks.shapes)
     for names in blocks_in_order(report, folder):
-        inputs = inputs_of(loaded, samples, names)
+        inputs = inputs_of(loaded, samples, names, text_alone=text_alone)
         for name in names:
             module = loaded.model.get_submodule(name)
             weight, kept = module.weight.detach(), masks.kept(name)
@@ -133,10 +146,7 @@ def check_wanda(place: Path, folder: Path, report: dict[str, Any], *, sequential
             check_row_mask(kept, weight.double().abs() * inputs[name].square().mean(0).sqrt())
             counts = (~kept).sum(1)
             assert counts.sum() == weight.numel() // 2 and counts.max() - counts.min() <= 1
-            assert report["made"]["calibration"]["tokens"][name] in (
-                {"text": len(inputs[name])},
-                {"image": len(inputs[name])},
-            )
+            assert sum(report["made"]["calibration"]["tokens"][name].values()) == len(inputs[name])
         if sequential:
             for name in names:
                 loaded.model.get_submodule(name).weight.data.mul_(masks.kept(name))
@@ -163,6 +173,44 @@ def check_family(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["t5", "llava", "blip2", "vilt-nlvr2", "gpt2"])
 def test_families(kind: str, tmp_path: Path) -> None:
     check_family(kind, tmp_path)
+
+
+def test_a_class_of_tokens_counts_where_a_layer_reads_both(tmp_path: Path) -> None:
+    """The others read tokens of one class alone, which count."""
+    place, tokens = checkpoint(tmp_path, "llava"), {}
+    for chosen in ("all", "image", "text"):
+        report, _ = pruned(place, tmp_path / chosen, **WANDA, **{"prune.tokens_from": chosen})
+        tokens[chosen] = report["made"]["calibration"]["tokens"]
+    check_wanda(place, tmp_path / "text", report, text_alone=True)
+    assert {name: {**tokens["image"][name], **tokens["text"][name]} for name in tokens["all"]} == tokens["all"]
+    for name, counts in tokens["all"].items():
+        if "language_model" in name:
+            assert counts["image"] == N * 16 and counts["text"] > N
+            assert (tokens["image"][name].keys(), tokens["text"][name].keys()) == ({"image"}, {"text"})
+        else:
+            assert counts.keys() == tokens["text"][name].keys() == {"image"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {**WANDA, "prune.scope": "vision"},
+            "tokens_from text: no layer in scope of .* reads images and texts together",
+        ),
+        (
+            {"prune.criterion": "magnitude", "prune.calibration": "dense"},
+            "tokens_from text and criterion magnitude: it reads no tokens",
+        ),
+        (
+            {"prune.criterion": "magnitude", "prune.calibration_samples": None},
+            "tokens_from is for pruning from calibration samples",
+        ),
+    ],
+)
+def test_a_class_of_tokens_without_a_meaning_is_refused(place: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}"):
+        job_of(place, **settings, **{"prune.tokens_from": "text"})
 
 
 @pytest.mark.slow

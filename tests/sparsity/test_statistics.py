@@ -50,20 +50,15 @@ def test_half_precision_does_not_overflow(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.total().products.double(), exact.expand(4, 4), rtol=1e-6, atol=0)
 
 
-def test_classes_add_up_and_are_chosen() -> None:
-    text, image = tokens(50), tokens(90, seed=1)
-    found, both = (InputStatistics(WIDTH, kinds=kinds, products=True) for kinds in (("text", "image"), ("token",)))
-    found.add(text, "text")
-    found.add(image, "image")
-    both.add(torch.cat([text, image]))
-    assert found.kinds == ("text", "image")
-    for ours, theirs in ((found.total(), both.total()), (found.total(["text", "image"]), both.total())):
-        assert ours.count == 140
-        torch.testing.assert_close(ours.squares, theirs.squares, rtol=1e-6, atol=0)
-        torch.testing.assert_close(ours.products, theirs.products, rtol=1e-4, atol=1e-2)
-    only = found.total(["text"])
-    assert only.count == 50
-    torch.testing.assert_close(only.squares, text.double().square().sum(0), rtol=1e-6, atol=0)
+def test_sums_of_several_tensors_are_added() -> None:
+    parts, both = [InputStatistics(WIDTH, products=True) for _ in range(2)], InputStatistics(WIDTH, products=True)
+    for part, seed in zip(parts, (0, 1), strict=True):
+        part.add(tokens(50, seed=seed))
+        both.add(tokens(50, seed=seed))
+    added = InputStatistics.added([part.state_dict() for part in parts]).total()
+    assert added.count == 100 and parts[0].total().count == 50
+    torch.testing.assert_close(added.squares, both.total().squares, rtol=1e-6, atol=0)
+    torch.testing.assert_close(added.products, both.total().products, rtol=1e-4, atol=1e-2)
 
 
 def test_no_token_gives_zeros() -> None:

@@ -86,6 +86,9 @@ class Family:
     text_length: Callable[..., int]
     # (layer name, number of tokens, model inputs) -> (batch, tokens) bool, False at padding; None when all count
     token_mask: Callable[[str, int, dict[str, Tensor]], Tensor | None]
+    # (layer name, number of tokens, model inputs) -> (batch, tokens) bool, True where a token stands for the image,
+    # padding aside; None when all tokens of the layer are of one class, which its modality then says
+    image_tokens: Callable[[str, int, dict[str, Tensor]], Tensor | None] = lambda layer, tokens, inputs: None
     # (model, model inputs) -> whatever the model returns
     call: Callable[[nn.Module, dict[str, Tensor]], Any] = call
     # None where idvl knows no loss for what the checkpoint's class returns

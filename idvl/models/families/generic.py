@@ -24,6 +24,7 @@ from idvl.models.forward import call_in_order, has_encoder
 from idvl.models.generation import QUESTION, stop_tokens, write
 from idvl.models.inputs import longest_text, process
 from idvl.models.labels import class_inputs, no_class_reason, text_inputs
+from idvl.models.layers import find_layers
 from idvl.models.losses import own_loss
 from idvl.models.masked_words import masked_inputs
 from idvl.models.naming import BLOCK, CROSS_KEY_OR_VALUE, modalities_of
@@ -33,13 +34,14 @@ from idvl.models.reading import (
     SHAPE,
     SUFFIXED,
     added_tokens,
+    image_id,
     learning_inputs,
     prompts,
     reading_inputs,
     reading_length,
 )
 from idvl.models.skills import logits, pictures, sentences
-from idvl.models.text_positions import mask_at, mask_by_length, text_offsets
+from idvl.models.text_positions import images_at, marked_layers, mask_at, mask_by_length, text_offsets
 from idvl.models.wording import Wording
 
 
@@ -75,7 +77,13 @@ def fit(family: Family, model: nn.Module, processor: Any) -> Family:
     if "text" not in family.needs:
         return family
     offsets, faults = text_offsets(family, model, processor)
-    return replace(family, token_mask=partial(mask_at, offsets), notes=(*family.notes, *faults))
+    marked = marked_layers(find_layers(model, family), offsets, image_id(model.config))
+    return replace(
+        family,
+        token_mask=partial(mask_at, offsets),
+        image_tokens=partial(images_at, offsets, marked),
+        notes=(*family.notes, *faults),
+    )
 
 
 def _reading(family: Family, model: nn.Module, processor: Any) -> Family:

@@ -59,6 +59,12 @@ def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Ten
     return F.pad(text, (0, n_tokens - text.shape[1]), value=True)
 
 
+def image_tokens(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor:
+    """All tokens behind the text."""
+    text = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    return F.pad(text, (0, n_tokens - text.shape[1]), value=True)
+
+
 def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
     """Texts, images in their own shapes, and labels (n,): the class that means what the sample's label says."""
     text = process(tokenizer_of(processor), samples, text_length, needs=("text",))
@@ -172,6 +178,7 @@ FAMILY = Family(
     inputs=inputs,
     text_length=longest_text,
     token_mask=token_mask,
+    image_tokens=image_tokens,
     # without the shuffling of patches
     call=call_in_order,
     training_task=TrainingTask(loss=loss, inputs=training_inputs, unusable_reason=unusable_reason),
