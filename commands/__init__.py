@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 import idvl
-from idvl.commands import analyze, estimate_id, prune
+from idvl.commands import analyze, estimate_id, prune, verify
 from idvl.commands import eval as evaluation
 from idvl.commands.console import rank, stdout_errors, visible
 from idvl.commands.settings import with_settings
@@ -37,9 +37,12 @@ LESS_MEMORY = {
     "prune": "give a smaller --memory or --batch-size, or --gradient-checkpointing",
     "eval": "give a smaller --batch-size",
     "analyze": "show fewer runs, or give a smaller --batch-size for the layers of a model",
+    "verify": "the whole model must fit into memory",
 }
 
 COMMANDS = {"estimate-id": estimate_id, "prune": prune, "eval": evaluation, "analyze": analyze}
+# those that the help lists after them
+MORE = {"verify": verify}
 
 
 def _version(wanted: bool) -> None:
@@ -66,6 +69,8 @@ def app(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     for name, module in COMMANDS.items():
         command = with_settings(module.command, module.SETTINGS) if name in names else module.command
         program.command(name, epilog=module.EPILOG)(command)
+    for name, module in MORE.items():
+        program.command(name, epilog=module.EPILOG, rich_help_panel="More")(module.command)
     return program
 
 

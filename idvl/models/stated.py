@@ -13,6 +13,10 @@ from idvl.errors import UsageError, quoted
 
 # the files that weights are taken from, the first that is there, as in transformers
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# dtypes in the words of safetensors -> in those of torch
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# how the names of dtypes begin that are not floating-point
+WHOLE = ("i", "u", "bool", "c")
 # how the config.json of various models spells the number of their blocks
 DEPTHS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "depth"}
 
@@ -26,7 +30,7 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     config, _ = PreTrainedConfig.get_config_dict(target, **options)
-    whole = _stored(target, options)
+    whole = {key: dtype.startswith(WHOLE) for key, dtype in stored_dtypes(target, options).items()}
     # what is no object is refused by AutoConfig
     settings = list(_pairs(config)) if isinstance(config, Mapping) else []
     for key, value in settings:
@@ -70,8 +74,8 @@ def _pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _pairs(value)
 
 
-def _stored(target: str, options: Mapping[str, Any]) -> dict[str, bool]:
-    """The name of each stored tensor, and whether it holds no floating-point numbers; no values are read."""
+def stored_dtypes(target: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The name of each stored tensor and that of its dtype, as in torch for float16 to float64; no values are read."""
     from transformers.utils import cached_file
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code"}
@@ -86,14 +90,16 @@ def _stored(target: str, options: Mapping[str, Any]) -> dict[str, bool]:
     if stored.suffix != ".json":
         return _tensors(stored)
     parts = sorted({*json.loads(stored.read_text(encoding="utf-8"))["weight_map"].values()})
-    return {key: is_whole for part in parts if (path := path_of(part)) for key, is_whole in _tensors(path).items()}
+    return {key: dtype for part in parts if (path := path_of(part)) for key, dtype in _tensors(path).items()}
 
 
-def _tensors(path: Path) -> dict[str, bool]:
+def _tensors(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_slice(key).get_dtype().startswith(("I", "U", "BOOL", "C")) for key in file.keys()}  # noqa: SIM118
+            stored = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+        return {key: FLOATS.get(word, word.lower()) for key, word in stored.items()}
     values = torch.load(path, map_location="meta", weights_only=True)
-    return {key: not value.is_floating_point() for key, value in values.items() if isinstance(value, torch.Tensor)}
+    tensors = {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
+    return {key: str(value.dtype).removeprefix("torch.") for key, value in tensors.items()}

@@ -1,6 +1,7 @@
 """Which weights are kept: named masks of one bit a weight, enforced, hashed, verified, and their file.
 
-Masks are kept objects, never inferred from zeros. They know nothing of scores or schedules.
+Masks are kept objects; only those of a model that others pruned are inferred from its zeros. They know nothing
+of scores or schedules.
 """
 
 from __future__ import annotations
@@ -72,6 +73,14 @@ class Masks:
             for name, shape in self.shapes.items()
         }
         self._hash: str | None = None
+
+    @classmethod
+    def from_zeros(cls, weights: Mapping[str, Tensor]) -> Masks:
+        """Masks that keep what is not zero; kept weights that happen to be zero are taken for pruned."""
+        masks = cls({name: weight.shape for name, weight in weights.items()})
+        for name, weight in weights.items():
+            masks.set(name, weight.detach() != 0)
+        return masks
 
     @property
     def total(self) -> int:
@@ -174,16 +183,22 @@ class Masks:
         return masks
 
     def verify(self, weights: Mapping[str, Tensor], structure: str = "unstructured") -> None:
-        """RunError, naming the layer, for a masked weight that is not zero, a NaN, or a group that is not N:M."""
+        """RunError for the first of the `defects`."""
+        for defect in self.defects(weights, structure):
+            raise RunError(defect)
+
+    def defects(self, weights: Mapping[str, Tensor], structure: str = "unstructured") -> Iterator[str]:
+        """A line for each layer with a masked weight that is not zero, a NaN, or a group that is not N:M."""
         nm = parse(structure)
         for name, shape in self.shapes.items():
             if name not in weights or tuple(weights[name].shape) != shape:
                 actual = tuple(weights[name].shape) if name in weights else "nothing"
-                raise RunError(f"the mask of {name} is {shape}, the model has {actual}")
+                yield f"the mask of {name} is {shape}, the model has {actual}"
+                continue
             weight, kept = weights[name].detach(), self.kept(name).to(weights[name].device)
             if bool(weight.isnan().any()):
-                raise RunError(f"{name} holds NaN")
-            if wrong := int((weight != 0).logical_and_(~kept).count_nonzero()):
-                raise RunError(f"{wrong} masked weights of {name} are not zero")
+                yield f"{name} holds NaN"
+            elif wrong := int((weight != 0).logical_and_(~kept).count_nonzero()):
+                yield f"{wrong} masked weights of {name} are not zero"
             if not nm.holds(kept):
-                raise RunError(f"the mask of {name} does not keep {nm.keep} of every {nm.group} inputs")
+                yield f"the mask of {name} does not keep {nm.keep} of every {nm.group} inputs"

@@ -1,0 +1,187 @@
+"""idvl verify: a checkpoint, whoever made it, compared with its masks, its report, its base model and what is claimed.
+
+It needs no samples and runs no model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from idvl import recipe as recipes
+from idvl import runs
+from idvl.checkpoints.report import plan
+from idvl.checkpoints.report import report as finished_report
+from idvl.checkpoints.verify import defects, opened
+from idvl.errors import UsageError
+from idvl.models.layers import Layer, find_layers, in_scope
+from idvl.models.loading import Loaded
+from idvl.models.locating import locate
+from idvl.models.stated import stored_dtypes
+from idvl.reporter import Reporter
+from idvl.session import MODEL, run_of
+from idvl.sparsity.masks import Masks
+from idvl.sparsity.structure import Structure, parse
+from idvl.workflows.api import load_masks, load_report
+
+# the fraction of a layer below which its zeros are taken for accidental
+ACCIDENTAL = 0.01
+# how far a sparsity may lie below the one claimed: tools that prune row by row round down in each row
+ROUNDING = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What a checkpoint holds, as in report.json, and a line for each defect."""
+
+    model: str
+    report: dict[str, Any]
+    defects: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claims:
+    """What a run folder says of its model; nothing for a model that is of no run."""
+
+    masks: Masks | None = None
+    structure: str = "unstructured"
+    report: Mapping[str, Any] | None = None
+    # fingerprint of the dense model
+    base: str | None = None
+    has_new_head: bool = False
+
+    @classmethod
+    def of(cls, folder: Path) -> Claims:
+        """Those of a pruning run. UsageError where one of its files is missing or damaged."""
+        recipe = recipes.load(folder / "recipe.yaml")
+        signature = (runs.read_record(folder) or {}).get("signature", {})
+        return cls(
+            masks=load_masks(folder),
+            structure=recipe.prune.structure,
+            report=load_report(folder),
+            base=signature.get("fingerprint"),
+            has_new_head=recipe.train.new_head,
+        )
+
+
+def run(
+    model: str,
+    *,
+    masks: Path | None = None,
+    sparsity: float | None = None,
+    structure: str | None = None,
+    scope: str = "all",
+    base: str | None = None,
+    reporter: Reporter,
+    **options: Any,
+) -> Verification:
+    """Open a model and compare it with what it should be.
+
+    `model`: a Hub id, a folder, a built-in name, or the run folder of a pruned model, whose masks, structure and report
+    must then hold. `masks`: a file or a run folder. Without masks, what is zero counts as pruned. `sparsity`: that of
+    the layers that have a mask, or else of those in `scope`. `base`: the dense model. `options`: revision and
+    trust_remote_code. Raises UsageError where there is nothing to verify, RunError for a model that does not open.
+    """
+    if sparsity is not None and not 0 <= sparsity <= 1:
+        raise UsageError(f"--sparsity is between 0 and 1, not {sparsity:g}")
+    folder = Path(model) if (Path(model) / MODEL / "config.json").is_file() else run_of(model)
+    claims = Claims.of(folder) if folder else Claims()
+    model = str(folder / MODEL) if folder else model
+    name = structure or claims.structure
+    rule = parse(name)
+    locate(model)
+    stated = load_masks(masks) if masks else claims.masks
+    with reporter.progress("opening the model"):
+        loaded = opened(model, **options)
+    prunable = find_layers(loaded.model, loaded.family)
+    layers = in_scope(loaded.model, loaded.family, scope)
+    kept = stated or Masks.from_zeros({name: layer.module.weight for name, layer in layers.items()})
+    lines = [*defects(loaded, kept, name if stated else "unstructured", report=claims.report)]
+    if stated is None:
+        lines += _ungrouped(kept, layers, rule)
+        for note in _accidental(kept):
+            reporter.warn(note)
+    lines += [*_too_dense(kept, sparsity), *_unlike_record(claims, loaded), *_stored_otherwise(loaded, options)]
+    if base:
+        lines += _unlike_base(claims, loaded, opened(base), base)
+    masked = {name: prunable[name] for name in kept.shapes if name in prunable}
+    if len(masked) < len(kept.shapes):
+        return Verification(model=model, report={}, defects=lines)
+    planned = plan(loaded.model, masked, prunable=prunable, asked=sparsity)
+    return Verification(model=model, report=finished_report(planned, kept), defects=lines)
+
+
+def _accidental(kept: Masks) -> Iterator[str]:
+    """Which zeros may be none of pruning's."""
+    few = [name for name, zeros in kept.zeros.items() if 0 < zeros < ACCIDENTAL * kept.kept(name).numel()]
+    if few:
+        yield (
+            f"{len(few)} layers hold less than {ACCIDENTAL:.0%} zeros, which may be accidental, {few[0]} first: name "
+            "the masks with --masks"
+        )
+
+
+def _ungrouped(kept: Masks, layers: Mapping[str, Layer], rule: Structure) -> Iterator[str]:
+    """Layers with zeros, not accidental ones, whose groups of inputs have too few."""
+    for name, layer in layers.items() if rule.grouped else ():
+        mask = kept.kept(name)
+        if kept.zeros[name] < ACCIDENTAL * mask.numel():
+            continue
+        mask = mask if isinstance(layer.module, nn.Linear) else mask.T  # a Conv1D stores (in, out)
+        if mask.shape[-1] % rule.group:
+            yield f"{name} has {mask.shape[-1]} inputs, which {rule.keep}:{rule.group} does not divide"
+        elif wrong := int((mask.reshape(-1, rule.group).sum(1) > rule.keep).count_nonzero()):
+            groups = mask.numel() // rule.group
+            yield f"{name}: {wrong:,} of {groups:,} groups keep more than {rule.keep} of {rule.group} inputs"
+
+
+def _too_dense(kept: Masks, sparsity: float | None) -> Iterator[str]:
+    actual = sum(kept.zeros.values()) / kept.total
+    if sparsity is not None and actual < sparsity - ROUNDING:
+        yield f"{actual:.2%} of {kept.total:,} weights are zero, not {sparsity:.2%}"
+
+
+def _unlike_record(claims: Claims, loaded: Loaded) -> Iterator[str]:
+    """What differs from the model that the run verified when it was saved."""
+    verified = (claims.report or {}).get("verified") or {}
+    if verified.get("fingerprint") not in (None, loaded.description["fingerprint"]):
+        yield "the weights differ from those that report.json verified"
+    if (dtype := verified.get("dtype")) not in (None, loaded.description["dtype"]):
+        yield f"the weights are {loaded.description['dtype']}, those that report.json verified were {dtype}"
+
+
+def _stored_otherwise(loaded: Loaded, options: Mapping[str, Any]) -> Iterator[str]:
+    """Tensors that are stored in another dtype than config.json says, less those that transformers keeps in float32."""
+    stated = loaded.description["stored_dtype"]
+    target = loaded.model.config.name_or_path
+    exempt = [*(getattr(loaded.model, "_keep_in_fp32_modules", None) or ())]
+    exempt += getattr(loaded.model, "_keep_in_fp32_modules_strict", None) or ()
+    dtypes = stored_dtypes(target, options) if stated else {}
+    floats = {key: dtype for key, dtype in dtypes.items() if "float" in dtype and not set(exempt) & set(key.split("."))}
+    for dtype, count in Counter(floats.values()).items():
+        if dtype != stated:
+            first = next(key for key, other in floats.items() if other == dtype)
+            yield f"{count} of {len(floats)} tensors are stored as {dtype}, {first} first; config.json says {stated}"
+
+
+def _unlike_base(claims: Claims, loaded: Loaded, dense: Loaded, name: str) -> Iterator[str]:
+    """What cannot be if the model was pruned from that base model."""
+    if claims.base not in (None, dense.description["fingerprint"]):
+        yield f"the run pruned other weights than those of {name}"
+    if type(loaded.model) is not type(dense.model):
+        yield f"the model is a {type(loaded.model).__name__}, {name} a {type(dense.model).__name__}"
+        return
+    shapes = {key: tuple(tensor.shape) for key, tensor in dense.model.state_dict().items()}
+    if claims.has_new_head:
+        layers = find_layers(dense.model, dense.family)
+        shapes = {key: shape for key, shape in shapes.items() if key.rpartition(".")[0] in layers}
+    tensors = loaded.model.state_dict()
+    for key, shape in shapes.items():
+        actual = tuple(tensors[key].shape) if key in tensors else "nothing"
+        if actual != shape:
+            yield f"{key} is {actual}, and {shape} in {name}"

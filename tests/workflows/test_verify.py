@@ -1,0 +1,202 @@
+"""idvl verify finds every way in which a pruned checkpoint is not what it claims, with its run folder or without."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from idvl.errors import RunError, UsageError
+from idvl.recipe import load as load_recipe
+from idvl.sparsity.masks import Masks
+from idvl.workflows import prune, verify
+from tests.support import processes, tiny
+from tests.support.reporter import Silent
+
+LAYER = "vision_model.encoder.layers.1.mlp.fc2"
+N = 8
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A dense checkpoint, dense/, and the run that pruned it to 2:4, run/."""
+    folder = tmp_path_factory.mktemp("verify")
+    tiny.save("blip", folder / "dense")
+    tiny.save_samples(folder / "pictures", tiny.samples(N), lambda _, sample: [{"text": sample.texts[0]}])
+    settings = {
+        "model.name": str(folder / "dense"),
+        "data.dataset": str(folder / "pictures"),
+        "data.batch_size": 4,
+        "prune.calibration_samples": N,
+        "prune.criterion": "wanda",
+        "prune.structure": "2:4",
+        "prune.sparsity": 0.5,
+        "eval.after": False,
+    }
+    prune.run(load_recipe(None, settings), folder=folder / "run", reporter=Silent())
+    return folder
+
+
+@pytest.fixture
+def spoilt(place, tmp_path) -> Callable[[Callable[[dict[str, torch.Tensor]], None]], Path]:
+    """change -> a copy of the run whose stored tensors `change` has altered."""
+
+    def copy(change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None) -> Path:
+        run = shutil.copytree(place / "run", tmp_path / "run")
+        file = run / "model" / "model.safetensors"
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file, {"format": "pt"})
+        return run
+
+    return copy
+
+
+def defects(model: Path, **options) -> str:
+    """All defects; the same text is an error where the model does not even open."""
+    try:
+        return "\n".join(verify.run(str(model), reporter=Silent(), **options).defects)
+    except RunError as error:
+        return str(error)
+
+
+def rewrite(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_whole_run_and_a_foreign_model_pass(place) -> None:
+    run = place / "run"
+    claims = {"sparsity": 0.5, "structure": "2:4", "base": str(place / "dense")}
+    for model in (run, run / "model"):
+        assert defects(model, **claims) == ""
+    stranger = place / "stranger"
+    shutil.copytree(run / "model", stranger)
+    result = verify.run(str(stranger), reporter=Silent(), **claims)
+    assert result.defects == []
+    assert result.report["layers"][LAYER]["sparsity"] == 0.5
+    assert defects(place / "dense", structure="2:4") == ""  # it claims nothing, and no layer holds zeros
+    assert defects(place / "dense", sparsity=0.5).startswith("0.00% of ")
+
+
+def test_a_zero_filled_in(spoilt) -> None:
+    run = spoilt(lambda tensors: tensors[f"{LAYER}.weight"].view(-1)[:4].fill_(0.5))
+    wrong = defects(run)
+    assert f"2 masked weights of {LAYER} are not zero" in wrong
+    assert "the weights differ from those that report.json verified" in wrong
+
+
+def test_a_mask_bit_flipped(spoilt) -> None:
+    run = spoilt()
+    masks = Masks.load(run / "masks.safetensors")
+    kept = masks.kept(LAYER)
+    kept[0, 0] = ~kept[0, 0]
+    masks.set(LAYER, kept)
+    masks.save(run / "masks.safetensors")
+    wrong = defects(run)
+    assert f"the mask of {LAYER} does not keep 2 of every 4 inputs" in wrong
+    assert f"{LAYER}: {masks.zeros[LAYER]} weights are masked, the report says" in wrong
+
+
+def test_one_row_off_2_of_4_in_a_model_without_masks(spoilt) -> None:
+    def fill(tensors: dict[str, torch.Tensor]) -> None:
+        row = tensors[f"{LAYER}.weight"][3]
+        row[row == 0] = 1e-3
+
+    model = spoilt(fill) / "model"
+    (model.parent / "run.json").unlink()  # a stranger's
+    wrong = defects(model, structure="2:4")
+    groups = load_file(model / "model.safetensors")[f"{LAYER}.weight"].numel() // 4
+    inputs = load_file(model / "model.safetensors")[f"{LAYER}.weight"].shape[1]
+    assert wrong == f"{LAYER}: {inputs // 4} of {groups:,} groups keep more than 2 of 4 inputs"
+
+
+def test_a_broken_tie(place, spoilt) -> None:
+    from idvl.models.loading import load
+
+    tied = load(str(place / "dense"), device="cpu").model.get_expanded_tied_weights_keys(all_submodels=True)
+    target, source = next(iter(tied.items()))
+
+    def untie(tensors: dict[str, torch.Tensor]) -> None:
+        weight = tensors[target if target in tensors else source]
+        tensors[target], tensors[source] = weight.clone(), weight + 1
+
+    assert f"{target} and {source} are one weight, and two in the saved model" in defects(spoilt(untie))
+
+
+def test_nan(spoilt) -> None:
+    run = spoilt(lambda tensors: tensors[f"{LAYER}.bias"].__setitem__(0, float("nan")))
+    assert f"{LAYER}.bias: 1 of " in defects(run)
+
+
+def test_a_shape_that_config_does_not_state(spoilt) -> None:
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{LAYER}.weight"] = tensors[f"{LAYER}.weight"][:-1].clone()
+
+    assert f"mismatched: {LAYER}.weight" in defects(spoilt(cut))
+
+
+def test_a_missing_shard(spoilt) -> None:
+    model = spoilt() / "model"
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    names = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    parts = {key: names[number % 2] for number, key in enumerate(tensors)}
+    save_file({key: tensors[key] for key in tensors if parts[key] == names[0]}, model / names[0], {"format": "pt"})
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    wrong = defects(model)
+    assert "does not open" in wrong and names[1] in wrong
+
+
+def test_a_wrong_base(place, tmp_path) -> None:
+    other, vit = tiny.save("blip", tmp_path / "other", seed=1), tiny.save("vit", tmp_path / "vit")
+    assert defects(place / "run", base=str(other)) == f"the run pruned other weights than those of {other}"
+    assert f"the model is a BlipForConditionalGeneration, {vit} a ViTForImageClassification" in defects(
+        place / "run", base=str(vit)
+    )
+
+
+def test_another_dtype(spoilt) -> None:
+    def widen(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{LAYER}.weight"] = tensors[f"{LAYER}.weight"].double()
+
+    run = spoilt(widen)
+    assert f" tensors are stored as float64, {LAYER}.weight first; config.json says float32" in defects(run)
+    rewrite(run / "model" / "config.json", dtype="float64")
+    assert "the weights are float64, those that report.json verified were float32" in defects(run)
+
+
+def test_stale_masks(place, spoilt) -> None:
+    run = spoilt()
+    masks = Masks.load(run / "masks.safetensors")
+    for name, shape in masks.shapes.items():
+        masks.set(name, torch.tensor([True, False, False, True]).repeat(torch.Size(shape).numel() // 4))
+    masks.save(run / "stale.safetensors")
+    assert "are not zero" in defects(place / "run" / "model", masks=run / "stale.safetensors")
+
+
+def test_nothing_to_verify_is_refused(place, spoilt) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        verify.run(str(place / "none"), reporter=Silent())
+    with pytest.raises(UsageError, match=r"--sparsity is between 0 and 1, not 50"):
+        verify.run(str(place / "run"), sparsity=50, reporter=Silent())
+    run = spoilt()
+    (run / "masks.safetensors").unlink()
+    with pytest.raises(UsageError, match="there are no masks"):
+        verify.run(str(run), reporter=Silent())
+
+
+def test_the_command_ends_with_1_where_something_is_wrong(place) -> None:
+    whole = processes.run("-m", "idvl", "verify", str(place / "run"), "--json")
+    assert whole.returncode == 0
+    assert json.loads(whole.stdout)["defects"] == []
+    wrong = processes.run("-m", "idvl", "verify", str(place / "run"), "--sparsity", "0.6")
+    assert wrong.returncode == 1
+    assert "weights are zero, not 60.00%" in wrong.stdout
+    assert wrong.stderr.splitlines()[-1].startswith("idvl: ")
+    missing = processes.run("-m", "idvl", "verify", str(place / "none"))
+    assert missing.returncode == 2
