@@ -15,6 +15,11 @@ Criterion = Literal[DEFAULT_CRITERION, *sorted(_CRITERIA - {DEFAULT_CRITERION})]
 IdWeight = Literal["multiply", "divide", "none"]
 MissingId = Literal["median", "refuse"]
 Allocation = Literal["global", *sorted(_ALLOCATIONS - {"global"})]
+# what an allocation reads of each layer, or of each block: the power of its intrinsic dimension; where it stands in its
+# stack of blocks, 0 in the first and 1 in the last; how much the loss changes with its weights
+Signal = Literal["dimension", "depth", "gradient"]
+By = Literal["layer", "block"]
+EcoflapOrder = Literal["gradient-norm", "first", "zeroth"]
 Calibration = Literal["sequential", "dense"]
 Within = Literal["row", "layer"]
 Repair = Literal["none", "obs"]

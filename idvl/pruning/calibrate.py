@@ -20,8 +20,9 @@ from idvl.errors import RunError
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, tapped_walk
 from idvl.models.walk import Passes, Segment
-from idvl.pruning.calibration import Calibration, oriented
+from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import CalibrationPlan
+from idvl.pruning.counts import oriented
 from idvl.pruning.finished import FinishedBlocks
 from idvl.pruning.inputs import SharedInput
 from idvl.reporter import Progress, Reporter

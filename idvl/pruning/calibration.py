@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from idvl.data.samples import Selection
 from idvl.data.splits import TRAINING
@@ -21,22 +20,23 @@ from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, Watch
 from idvl.models.inputs import encode
 from idvl.models.joining import size_of
-from idvl.models.layers import Layer, block_of, in_scope, modalities_of, modality_of
+from idvl.models.layers import Layer, block_of, in_scope, modality_of
 from idvl.models.loading import Loaded
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
 from idvl.profile import Profile
 from idvl.pruning import dimensions
+from idvl.pruning.counts import check_limits, zeros_of
+from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
 from idvl.pruning.job import criterion_of
-from idvl.recipe import PruneSection, Recipe
+from idvl.pruning.signals import MEASURED, measure
+from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model
 from idvl.sparsity import allocation as allocations
-from idvl.sparsity.budget import Budget
 from idvl.sparsity.layerwise import Layerwise
 from idvl.sparsity.structure import parse
-from idvl.sparsity.weighting import Multipliers, multipliers
 
 # the classes of tokens
 CLASSES = ("image", "text")
@@ -50,8 +50,9 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     data, wanted = recipe.data, recipe.prune.calibration_samples
     loaded = open_model(recipe.model, device, team)
     layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
-    known = team.first(lambda: dimensions_of(recipe.prune, layers))
-    zeros_of(recipe, layers, known)
+    needs = allocations.load(recipe.prune.allocation).needs
+    known = team.first(lambda: dimensions.fitting(recipe.prune.profile, layers)) if needs == "dimension" else None
+    check_limits(recipe.prune, layers)
     with reporter.progress("choosing calibration samples") as progress:
         selection = choose_samples(
             recipe,
@@ -66,72 +67,15 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     if len(selection.samples) < wanted:
         reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
     job = Calibration(recipe, loaded, selection, team, reporter, known=known)
+    if needs == "gradient":
+        team.each(lambda: probe_of(job))
+    elif needs not in MEASURED:
+        job.values = measure(job, reporter)
     if known and dimensions.is_foreign(known, job.origin):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
     return job
-
-
-def dimensions_of(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
-    """The profile that the allocation reads, None where it reads none. UsageError for one of another model."""
-    if allocations.load(prune.allocation).needs != "dimension":
-        return None
-    return dimensions.fitting(prune.profile, layers)
-
-
-def zeros_of(recipe: Recipe, layers: Mapping[str, Layer], known: Profile | None = None) -> dict[str, int]:
-    """How many weights go of each layer. UsageError where structure or limits do not allow it."""
-    prune, structure = recipe.prune, parse(recipe.prune.structure)
-    for layer in layers.values() if structure.grouped else ():
-        if oriented(layer, layer.module.weight) is not layer.module.weight:
-            raise UsageError(f"{prune.structure} groups inputs, which {layer.name} stores as rows")
-    structure.check({name: layer.module.weight.shape for name, layer in layers.items()})
-    budget = Budget(
-        {name: layer.module.weight.numel() for name, layer in layers.items()},
-        sparsity=prune.sparsity,
-        structure=structure,
-        allocation=prune.allocation,
-        floor=prune.floor,
-        ceiling=prune.ceiling,
-        min_keep=prune.min_keep,
-        values=_values(prune, layers, known),
-    )
-    bounds = budget.bounds(budget.quota(prune.sparsity), dict.fromkeys(layers, 0))
-    return {name: units * structure.zeros for name, (units, _) in bounds.items()}
-
-
-def powers(prune: PruneSection, layers: Mapping[str, Layer], known: Profile) -> Multipliers:
-    """The power of each layer's dimension, and whose dimension it is where its own is not sound."""
-    return multipliers(known, modalities_of(layers), exponent=prune.id_exponent, missing=prune.missing_id)
-
-
-def _values(prune: PruneSection, layers: Mapping[str, Layer], known: Profile | None) -> dict[str, float]:
-    """What the recipe's allocation reads of each layer."""
-    needs = allocations.load(prune.allocation).needs
-    if needs == "dimension":
-        return powers(prune, layers, known).factors
-    return _depths(layers) if needs == "depth" else {}
-
-
-def _depths(layers: Mapping[str, Layer]) -> dict[str, float]:
-    """Where each layer's block stands in its stack: 0 for the first, 1 for the last, 0.5 outside of any stack."""
-    stacks: dict[str, list[str]] = {}
-    for layer in layers.values():
-        stack = stacks.setdefault((layer.block or "").rpartition(".")[0], [])
-        if layer.block and layer.block not in stack:
-            stack.append(layer.block)
-    places = {
-        block: place / (len(stack) - 1) if len(stack) > 1 else 0.5
-        for stack in stacks.values()
-        for place, block in enumerate(stack)
-    }
-    return {name: places.get(layer.block, 0.5) for name, layer in layers.items()}
-
-
-def oriented(layer: Layer, tensor: Tensor) -> Tensor:
-    """A tensor like a layer's weight as (out, in), or one of (out, in) as the layer stores its weight: a view."""
-    return tensor if isinstance(layer.module, nn.Linear) else tensor.T
 
 
 class Calibration:
@@ -140,7 +84,8 @@ class Calibration:
     `users`: the modules that are measured, by name: the layers, and those that share the weight of one, which `owner`
     names. `tokens`: how many tokens count in each layer, and `classes`, of each class; layers with none are neither
     pruned nor counted. `groups`: the users that read one tensor, in the first batch. `known`: the profile that the
-    allocation reads, if any. UsageError where no layer is left, or none has a choice between classes of tokens.
+    allocation reads, if any; `values`: the signal that it reads, None until it is measured. UsageError where no layer
+    is left, or none has a choice between classes of tokens.
     """
 
     # what its samples are for
@@ -157,6 +102,7 @@ class Calibration:
         known: Profile | None = None,
     ):
         self.known = known
+        self.values: dict[str, float] | None = {} if allocations.load(recipe.prune.allocation).needs is None else None
         self.recipe, self.loaded, self.selection, self.team = recipe, loaded, selection, team
         self.origin, prune = loaded.description, recipe.prune
         self.device = next(loaded.model.parameters()).device
@@ -262,8 +208,8 @@ class Calibration:
 
     @cached_property
     def zeros(self) -> dict[str, int]:
-        """How many weights go of each layer."""
-        return zeros_of(self.recipe, self.layers, self.known)
+        """How many weights go of each layer, once `values` are known."""
+        return zeros_of(self.recipe.prune, self.layers, self.values)
 
     def users_of(self, layer: str) -> list[str]:
         """The modules that hold a layer's weight."""

@@ -86,19 +86,25 @@ def make(job: Calibration) -> CalibrationPlan:
     passes = sum(len(groups) for groups in blocks.values())
     forwards = capture.forwards + again / job.trace.seconds if capture.walks else float(passes)
     return CalibrationPlan(
-        report=planned_report(
-            job.loaded.model,
-            job.layers,
-            prunable=find_layers(job.loaded.model, job.loaded.family),
-            asked=job.recipe.prune.sparsity,
-            by_layer={name: job.zeros[name] / layer.module.weight.numel() for name, layer in job.layers.items()},
-        ),
+        report=report_of(job),
         capture=capture,
         blocks=blocks,
         samples=len(job.selection.samples),
         statistics=max(sum(held[name] for name in group) for groups in blocks.values() for group in groups),
         forwards=forwards,
         seconds=forwards * job.trace.seconds * n_local / job.trace.batch_size + sum(seconds.values()),
+    )
+
+
+def report_of(job: Calibration) -> dict[str, Any]:
+    """report.json without what only the masks know; the sparsity of each layer, once the allocation knows it."""
+    zeros = job.zeros if job.values is not None else None
+    return planned_report(
+        job.loaded.model,
+        job.layers,
+        prunable=find_layers(job.loaded.model, job.loaded.family),
+        asked=job.recipe.prune.sparsity,
+        by_layer=zeros and {name: zeros[name] / layer.module.weight.numel() for name, layer in job.layers.items()},
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from idvl.data.samples import Sample
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import Loaded
+from idvl.models.losses import Objective
 from idvl.sparsity.criteria.magnitude import Magnitude
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
@@ -25,14 +26,22 @@ from idvl.training.batches import Collate
 class Probe:
     """A model and `samples` in batches of `batch_size`, with the loss that its family trains with.
 
-    UsageError where idvl has no loss for the model, a sample cannot be learnt from, or the inputs take more bytes
-    than `budget`.
+    UsageError where idvl has no loss for the model, which `purpose` needs, a sample cannot be learnt from, or the
+    inputs take more bytes than `budget`.
     """
 
-    def __init__(self, loaded: Loaded, samples: Sequence[Sample], *, batch_size: int, budget: int):
+    def __init__(
+        self,
+        loaded: Loaded,
+        samples: Sequence[Sample],
+        *,
+        batch_size: int,
+        budget: int,
+        purpose: str = "sensitivity",
+    ):
         task, config = loaded.family.training_task, loaded.model.config
         if task is None:
-            raise UsageError(f"idvl has no loss for {type(loaded.model).__name__}: sensitivity needs one")
+            raise UsageError(f"idvl has no loss for {type(loaded.model).__name__}: {purpose} needs one")
         for sample in samples:
             if reason := task.unusable_reason(sample, config):
                 raise UsageError(f"no loss of sample {sample.id}: {reason}")
@@ -75,17 +84,25 @@ class Probe:
     @torch.no_grad()
     def _measured(self, batches: list[dict[str, Tensor]]) -> float:
         total, count = 0.0, 0
-        for batch, samples in zip(batches, self._parts, strict=False):
-            inputs = {key: value.to(self.model.device) for key, value in batch.items()}
-            part = self._loss(self.model, inputs, None)
-            loss = float(part.total)
-            if not math.isfinite(loss):
-                raise RunError(
-                    f"the loss is {loss} for a sample of {samples[0].id} to {samples[-1].id}: look for NaN "
-                    "in the weights, for a zero in the image processor's image_std, or try --dtype float32"
-                )
-            total, count = total + loss, count + part.count
+        for number, batch in enumerate(batches):
+            part = self._objective(number, batch)
+            total, count = total + float(part.total), count + part.count
         return total / count
+
+    def mean_loss(self, number: int) -> Tensor:
+        """The mean loss of a term of a batch, with its graph. RunError as for `loss`."""
+        part = self._objective(number, self.batches[number])
+        return part.total / part.count
+
+    def _objective(self, number: int, batch: dict[str, Tensor]) -> Objective:
+        samples = self._parts[number]
+        part = self._loss(self.model, {key: value.to(self.model.device) for key, value in batch.items()}, None)
+        if not math.isfinite(loss := float(part.total.detach())):
+            raise RunError(
+                f"the loss is {loss} for a sample of {samples[0].id} to {samples[-1].id}: look for NaN "
+                "in the weights, for a zero in the image processor's image_std, or try --dtype float32"
+            )
+        return part
 
 
 def _bytes(batch: dict[str, Tensor]) -> int:

@@ -31,6 +31,7 @@ from idvl.training import Training
 
 # settings of section prune that such a run has, and those that only it has
 CALIBRATES = ("calibration", "calibration_samples", "tokens_from", "compare_within", "repair")
+CALIBRATES += ("allocate_by", "spread", "ecoflap_order")
 CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure")
 CALIBRATED += ("floor", "ceiling", "min_keep", "profile", "id_exponent", "missing_id")
 # those of them that only an allocation by dimension reads
@@ -115,6 +116,7 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
         "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else CALIBRATED_SPARSITY),
     }
     refuse_calibrated(**axes)
+    _refuse_allocating(prune, axes["allocation"])
     reads = allocations.load(axes["allocation"]).needs == "dimension"
     for name in OF_DIMENSIONS:
         if not reads and getattr(prune, name) != PruneSection.model_fields[name].default:
@@ -133,6 +135,20 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
         "tokens_from": prune.tokens_from or "all",
     }
     return prune.model_copy(update={**axes, **open_values})
+
+
+def _refuse_allocating(prune: PruneSection, name: str) -> None:
+    """UsageError for settings that an allocation does not have."""
+    allocation = allocations.load(name)
+    if prune.ecoflap_order and allocation.needs != "gradient":
+        raise UsageError(f"ecoflap_order {prune.ecoflap_order} and allocation {name}: set allocation ecoflap")
+    if prune.spread and allocation.spread is None:
+        raise UsageError(f"spread {prune.spread} and allocation {name}: it has none; leave spread out")
+    if prune.allocate_by and prune.allocate_by not in allocation.by:
+        raise UsageError(
+            f"allocate_by {prune.allocate_by} and allocation {name}: it goes by {' or '.join(allocation.by)}; leave "
+            "allocate_by out"
+        )
 
 
 def continued(recipe: Recipe, folder: Path, *, ended: bool, evaluated: bool) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from pydantic import Field
 from idvl.choices import (
     DEFAULT_CRITERION,
     Allocation,
+    By,
     Calibration,
     Compat,
+    EcoflapOrder,
     IdWeight,
     MissingId,
     Precision,
@@ -160,8 +162,26 @@ class PruneSection(Section):
     )
     allocation: Allocation | None = setting(
         None,
-        "One threshold over all layers, or the same sparsity in each; with calibration also by dimension or depth.",
+        "One threshold over all layers, or the same sparsity in each; with calibration also by depth, dimension, or "
+        "the gradient of the loss (ecoflap).",
         shown="global; with N:M or calibration, uniform",
+    )
+    allocate_by: By | None = setting(
+        None,
+        "What shares one sparsity: a layer, or all layers of a block.",
+        shown="block with ecoflap, else layer",
+    )
+    spread: Annotated[float, Field(gt=0, lt=1)] | None = setting(
+        None,
+        "How far an allocation lets sparsities be apart: ecoflap above the mean; depth relative to the mean density; "
+        "id by rank, above and below the mean.",
+        shown="0.1, 0.2, none: in proportion to the ID",
+    )
+    ecoflap_order: EcoflapOrder | None = setting(
+        None,
+        "What ecoflap scores: the norm of the gradient, weight x gradient (first), or as published the change of the "
+        "loss under noise (zeroth, much slower).",
+        shown="gradient-norm",
     )
     structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = setting(
         "unstructured",

@@ -23,8 +23,9 @@ class Budget:
     """What a run to `sparsity` prunes of layers of `sizes` weights, update by update.
 
     `floor` and `ceiling` are sparsities of single layers, the floor growing with the schedule; `min_keep` counts
-    weights that stay in every layer, all of them in smaller ones. `values`: what the allocation reads of each layer.
-    UsageError where they allow no such run.
+    weights that stay in every layer, all of them in smaller ones. `values`, `groups` and `spread` are the allocation's:
+    the signal of each group of layers, the group of each layer, and how far apart densities are. UsageError where they
+    allow no such run.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class Budget:
         ceiling: float = 1.0,
         min_keep: int | None = None,
         values: Mapping[str, float] | None = None,
+        groups: Mapping[str, str] | None = None,
+        spread: float | None = None,
     ) -> None:
         self._structure = structure
         self._units = {name: size // structure.group for name, size in sizes.items()}
@@ -46,7 +49,10 @@ class Budget:
         self._limits = _limits(
             self._units, self._final, sparsity=sparsity, floor=floor, ceiling=ceiling, min_keep=least_kept
         )
-        self._densities = allocations.load(allocation).densities(self._units, values or {})
+        density = 1 - self._final / sum(self._units.values())
+        self._densities = allocations.densities(
+            allocation, self._units, density=density, values=values, groups=groups, spread=spread
+        )
 
     def quota(self, sparsity: float) -> int:
         """The number of units that a sparsity prunes: the nearest whole number, halves to the even one."""

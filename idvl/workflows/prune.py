@@ -15,18 +15,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from idvl import runs
+from idvl import json_file, runs
 from idvl.checkpoints.hub import check as check_hub
 from idvl.checkpoints.hub import push
 from idvl.device import peak_memory
+from idvl.errors import RunError, quoted
 from idvl.evaluation.evaluation import Evaluation
+from idvl.files import write_json
 from idvl.measurement.profiling import Estimation
 from idvl.models.loading import load
 from idvl.profile import Profile
-from idvl.pruning import calibration, dimensions, head
+from idvl.pruning import calibration, dimensions, head, signals
 from idvl.pruning.calibrate import BLOCKS, calibrate
-from idvl.pruning.calibration import Calibration, powers
-from idvl.pruning.calibration_plan import CalibrationPlan
+from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration_plan import CalibrationPlan, report_of
 from idvl.pruning.calibration_plan import make as make_calibration_plan
 from idvl.pruning.evaluation import BETWEEN, FINAL, evaluate_pruned, prepare_evaluation
 from idvl.pruning.job import Job
@@ -146,6 +148,16 @@ def _planned(
     return plan, None if new_head else estimation
 
 
+def _known_values(path: Path) -> dict[str, float]:
+    """The signal in a file of a run. RunError for one that is damaged."""
+    try:
+        return json_file.read(path, signals.AllocationFile)["values"]
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{quoted(path)} is damaged ({json_file.reason(error)}): delete it, and --resume measures again"
+        ) from error
+
+
 def _warn_of_few(schedule: Schedule, reporter: Reporter) -> None:
     """Say where the sparsity rises in fewer masks than it could."""
     if schedule.adapted() != schedule:
@@ -222,14 +234,26 @@ class PruningRun:
     def calibrate(self) -> None:
         """Prune once from calibration samples, save."""
         job, provenance = self.job, runs.provenance()
+        if job.values is None:
+            job.values = self._measured()
         masks, outcome = calibrate(job, self.plan, self.folder, self.opened, self.reporter)
         facts = {**provenance, **outcome, **job.facts(), "image_backend": job.loaded.description["image_backend"]}
         # they are no factors of scores
-        weighted = replace(powers(job.recipe.prune, job.layers, job.known), factors={}) if job.known else None
+        weighted = replace(signals.powers(job.recipe.prune, job.layers, job.known), factors={}) if job.known else None
         parts = {"profile": job.known, "weighted": weighted}
-        job.team.first(lambda: save(job, masks, self.plan.report, self.opened, facts, **parts))
+        job.team.first(lambda: save(job, masks, report_of(job), self.opened, facts, **parts))
         if self.opened:
             shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
+
+    def _measured(self) -> dict[str, float]:
+        """The signal that the allocation reads: measured, or from the run that is resumed."""
+        path, job = self.folder / signals.FILE, self.job
+        if job.team.first(lambda: self.resume and path.exists()):
+            return job.team.first(lambda: _known_values(path))
+        values = signals.measure(job, self.reporter)
+        if self.opened:
+            write_json(self.opened.path(signals.FILE), signals.document(job.recipe.prune, values))
+        return values
 
     def _save(self, pruner: WeightPruner, profile: Profile | None, facts: Mapping[str, Any]) -> None:
         profile = dimensions.newest(self.opened.folder, profile)

@@ -1,7 +1,8 @@
 """How much each layer keeps: one file an allocation, found by listing this folder.
 
-An allocation file exposes ALLOCATION; its key is the file's name. An allocation gives relative
-densities: `solver.counts` turns them into whole numbers that meet the budget.
+An allocation file exposes ALLOCATION; its key is the file's name. An allocation maps a number of each layer to
+densities: `solver.counts` turns them into whole numbers that meet the budget. Where the numbers come from it does not
+know.
 """
 
 from __future__ import annotations
@@ -10,23 +11,27 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
 
-# what an allocation reads of each layer: the power of its intrinsic dimension; where it stands in its stack of blocks,
-# 0 in the first and 1 in the last
-Need = Literal["dimension", "depth"]
+from idvl.choices import By, Signal
+
+# the density of a layer to which an allocation would leave nothing
+LEAST = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """`densities(sizes, values)`: the relative density of each layer, above 0; a factor common to all of them is free.
+    """`densities(sizes, values, density, spread)`: the density of each group of layers; a common factor is free.
 
-    `sizes` counts the units of each layer; `values` holds what the allocation `needs` of it. {} means one threshold
-    over the scores of all layers.
+    `sizes` counts the units of each group, `values` holds the signal that the allocation `needs` of it, `density` is
+    the mean over all units. {} means one threshold over the scores of all layers. `by`: what may form a group, the
+    default first. `spread`: how far apart the densities are by default, None where the allocation has no such number;
+    0 where it has one that is off.
     """
 
-    densities: Callable[[Mapping[str, int], Mapping[str, float]], dict[str, float]]
-    needs: Need | None = None
+    densities: Callable[[Mapping[str, int], Mapping[str, float], float, float | None], dict[str, float]]
+    needs: Signal | None = None
+    by: tuple[By, ...] = ("layer",)
+    spread: float | None = None
 
 
 def names() -> list[str]:
@@ -37,3 +42,30 @@ def names() -> list[str]:
 def load(name: str) -> Allocation:
     """The allocation of a key."""
     return import_module(f"{__name__}.{name}").ALLOCATION
+
+
+def densities(
+    name: str,
+    sizes: Mapping[str, int],
+    *,
+    density: float,
+    values: Mapping[str, float] | None = None,
+    groups: Mapping[str, str] | None = None,
+    spread: float | None = None,
+) -> dict[str, float]:
+    """The relative density of each layer, above 0; {} for one threshold over all of them.
+
+    `groups`: the group of each layer, by default the layer itself; those of a group share its density.
+    """
+    allocation = load(name)
+    groups = groups or {layer: layer for layer in sizes}
+    totals = dict.fromkeys((groups[layer] for layer in sizes), 0)
+    for layer, size in sizes.items():
+        totals[groups[layer]] += size
+    shares = allocation.densities(totals, values or {}, density, allocation.spread if spread is None else spread)
+    return {layer: max(shares[groups[layer]], LEAST) for layer in sizes} if shares else {}
+
+
+def mean(sizes: Mapping[str, int], values: Mapping[str, float]) -> float:
+    """The mean of the groups' values, weighted by their sizes."""
+    return sum(values[name] * size for name, size in sizes.items()) / sum(sizes.values())

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from idvl.sparsity.allocation import Allocation
 
 
-def densities(sizes: Mapping[str, int], values: Mapping[str, float]) -> dict[str, float]:
+def densities(
+    sizes: Mapping[str, int], values: Mapping[str, float], density: float, spread: float | None
+) -> dict[str, float]:
     return {}
 
 
-ALLOCATION = Allocation(densities)
+ALLOCATION = Allocation(densities=densities)

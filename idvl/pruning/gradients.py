@@ -1,0 +1,185 @@
+"""How much the loss of calibration samples changes with the weights of each layer: the scores of ECoFLaP.
+
+By one backward pass a batch, in which blocks are computed again instead of kept and every gradient is dropped as soon
+as it is scored; or, as published, by the change of the loss when a layer is shifted at random. Every weight is
+afterwards what it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from idvl.device import free_memory
+from idvl.errors import RunError
+from idvl.models.layers import block_of
+from idvl.models.walk import restore_forward
+from idvl.pruning.held_out import Probe
+from idvl.reporter import Progress
+from idvl.training.dry_run import no_trace
+
+if TYPE_CHECKING:
+    from idvl.pruning.calibration import Calibration
+
+# calibration samples whose loss is read, and how far a weight is shifted per unit of noise, as published
+SAMPLES, SHIFT = 32, 1e-3
+
+
+def probe_of(job: Calibration) -> Probe | None:
+    """The loss on this process's part of the first samples, None where it has none of them.
+
+    UsageError for a model without a loss, and for samples that it does not learn from.
+    """
+    size, part = job.recipe.data.batch_size, _part(job)
+    own = job.selection.samples[:SAMPLES][part.start * size : part.stop * size]
+    if not own:
+        return None
+    budget = free_memory(job.device, job.team.size)
+    purpose = f"allocation {job.recipe.prune.allocation}"
+    return Probe(job.loaded, own, batch_size=size, budget=budget, purpose=purpose)
+
+
+def _part(job: Calibration) -> range:
+    """The numbers of this process's batches."""
+    samples = min(SAMPLES, len(job.selection.samples))
+    return job.team.part(-(-samples // job.recipe.data.batch_size))
+
+
+def scores(job: Calibration, progress: Progress) -> dict[str, float]:
+    """The score of each layer in scope, added up over batches and processes.
+
+    RunError for one that is no number, and where the loss depends on no layer.
+    """
+    weights = {name: layer.module.weight for name, layer in job.layers.items()}
+    order = job.recipe.prune.ecoflap_order or "gradient-norm"
+
+    def own() -> Tensor:
+        probe = probe_of(job)
+        if probe is None:
+            return torch.zeros(len(weights), dtype=torch.float64)
+        with torch.inference_mode(False), no_trace(job.loaded.model):
+            job.loaded.model.eval()
+            if order == "zeroth":
+                return shifted(probe, weights, _part(job).start, progress)
+            blocks = [m for n, m in job.loaded.model.named_modules() if n and block_of(n, job.loaded.family) == n]
+            return differentiated(probe, weights, SCORES[order], blocks, progress)
+
+    found = job.team.reduce(job.team.each(own).to(job.device)).tolist()
+    if wrong := [name for name, score in zip(weights, found, strict=True) if not math.isfinite(score)]:
+        raise RunError(f"the gradient of {wrong[0]} holds NaN or infinite values: try --dtype float32")
+    if not any(found):
+        raise RunError("the loss does not depend on any layer in scope: choose another scope, or another allocation")
+    return dict(zip(weights, found, strict=True))
+
+
+def _norm(weight: Tensor, gradient: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(gradient, dtype=torch.float32)
+
+
+def _first_order(weight: Tensor, gradient: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(weight.detach().float() * gradient.float(), 1)
+
+
+# what a gradient scores: its Frobenius norm; sum |W| |gradient|, ECoFLaP's GradMagAbs
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gradient-norm": _norm, "first": _first_order}
+
+
+def differentiated(
+    probe: Probe,
+    weights: Mapping[str, nn.Parameter],
+    score: Callable[[Tensor, Tensor], Tensor],
+    blocks: list[nn.Module],
+    progress: Progress,
+) -> Tensor:
+    """The sum over batches of the score of each weight's gradient, (weights,) float64. One gradient at a time exists.
+
+    A weight that the loss does not reach scores 0.
+    """
+    device = next(iter(weights.values())).device
+    sums = torch.zeros(len(weights), dtype=torch.float64, device=device)
+
+    def take(index: int, weight: Tensor) -> None:
+        sums[index] += score(weight, weight.grad)
+        weight.grad = None
+
+    hooks = [
+        weight.register_post_accumulate_grad_hook(partial(take, index)) for index, weight in enumerate(weights.values())
+    ]
+    try:
+        with _alone(probe.model, weights), _recomputed(blocks):
+            for number in range(len(probe.batches)):
+                loss = probe.mean_loss(number)
+                if loss.requires_grad:
+                    loss.backward()
+                progress(number + 1, len(probe.batches))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums
+
+
+@torch.no_grad()
+def shifted(probe: Probe, weights: Mapping[str, nn.Parameter], first: int, progress: Progress) -> Tensor:
+    """The sum over batches of |L(W + eps z) - L(W - eps z)| / (2 eps) of each weight W, (weights,) float64.
+
+    z is standard normal, drawn once for every weight and batch (the batches of all processes count, `first` is the
+    number of this one's first). ECoFLaP's MEZO-GradOnly: sqrt(2 / pi) times the norm of the gradient, on average.
+    """
+    sums = torch.zeros(len(weights), dtype=torch.float64)
+    for index, (name, weight) in enumerate(weights.items()):
+        dense = weight.detach().clone()
+        try:
+            for number in range(len(probe.batches)):
+                shift = SHIFT * torch.randn(dense.shape, generator=_generator(name, first + number)).to(dense.device)
+                losses = []
+                for sign in (1, -1):
+                    weight.copy_(dense.float() + sign * shift)
+                    losses.append(float(probe.mean_loss(number)))
+                sums[index] += abs(losses[0] - losses[1]) / (2 * SHIFT)
+        finally:
+            weight.copy_(dense)
+        progress(index + 1, len(weights))
+    return sums
+
+
+def _generator(name: str, draw: int) -> torch.Generator:
+    digest = hashlib.blake2b(f"{name}/{draw}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+@contextmanager
+def _alone(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Inside, these weights alone have gradients."""
+    before = [(weight, weight.requires_grad) for weight in model.parameters()]
+    chosen = {id(weight) for weight in weights.values()}
+    try:
+        for weight, _ in before:
+            weight.requires_grad_(id(weight) in chosen)
+        yield
+    finally:
+        for weight, needed in before:
+            weight.requires_grad_(needed)
+
+
+@contextmanager
+def _recomputed(blocks: list[nn.Module]) -> Iterator[None]:
+    """Inside, a backward pass computes each block again from what entered it.
+
+    transformers' own checkpointing does so in training mode alone, in which dropout would be active.
+    """
+    before = [(block, vars(block).get("forward")) for block in blocks]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block, forward in before:
+            restore_forward(block, forward)
