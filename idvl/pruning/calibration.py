@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from idvl.data.samples import Selection
 from idvl.data.splits import TRAINING

@@ -19,7 +19,7 @@ from idvl.models.loading import load
 from idvl.pruning import gradients, signals
 from idvl.pruning.held_out import Probe
 from idvl.sparsity.masks import Masks
-from tests.pruning.test_calibrate import BATCH, N, WANDA, checkpoint, job_of, pruned
+from tests.pruning.test_calibrate import BATCH, WANDA, N, checkpoint, job_of, pruned
 from tests.support import processes, tiny
 
 ECOFLAP = {**WANDA, "prune.allocation": "ecoflap", "prune.sparsity": 0.6}
@@ -117,6 +117,7 @@ def test_the_zeroth_order_leaves_every_weight_bit_equal_even_where_it_fails(dtyp
     # the same noise for the same layer and draw, another for others
     assert torch.equal(one, gradients.shifted(toy, weights, 0, lambda *_: None))
     assert not torch.equal(one, gradients.shifted(toy, weights, 3, lambda *_: None))
+
     def failing(number: int) -> torch.Tensor:
         assert not torch.equal(toy.first.weight, dense)
         raise RunError("the loss is nan")
