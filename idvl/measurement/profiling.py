@@ -51,11 +51,14 @@ class ProfileResult:
 class Estimation:
     """A recipe's measurement of a model that is open. Until `execute` nothing is written.
 
-    `begun`: the folder of a run to go on from, whose layers need not be measured again. The recipe names its dataset.
+    `resume_from`: the folder of a run to continue, whose layers need not be measured again. The recipe names its
+    dataset.
     """
 
-    def __init__(self, recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, begun: Path | None = None):
-        self.recipe, self.loaded, self.team, self.begun = recipe, loaded, team, begun
+    def __init__(
+        self, recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, resume_from: Path | None = None
+    ):
+        self.recipe, self.loaded, self.team, self.resume_from = recipe, loaded, team, resume_from
         estimating, data = recipe.estimate, recipe.data
         self.layers = find_layers(loaded.model, loaded.family, pattern=estimating.layers, modality=estimating.modality)
         with reporter.progress("choosing samples") as progress:
@@ -63,7 +66,7 @@ class Estimation:
                 recipe, team, split=data.split, n=data.samples, force=data.force, progress=progress
             )
         self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
-        self.done = team.first(lambda: _done(begun, self.signature, self.layers) if begun else {})
+        self.done = team.first(lambda: _done(resume_from, self.signature, self.layers) if resume_from else {})
         self._work: Measurement | None = None
 
     @property
@@ -102,7 +105,7 @@ class Estimation:
         for line in work.plan.lines():
             reporter.note(line)
         with ExitStack() as held:
-            opened, _ = open_run(held, self.team, folder, named(self.recipe), **options)
+            opened, _ = open_run(held, self.team, folder, run_name(self.recipe), **options)
             if opened is None:
                 for _ in work.estimates():
                     pass
@@ -131,7 +134,7 @@ class Estimation:
         return self._work
 
 
-def named(recipe: Recipe) -> tuple[str, str, str]:
+def run_name(recipe: Recipe) -> tuple[str, str, str]:
     return "estimate-id", recipe.model.name, recipe.data.dataset
 
 

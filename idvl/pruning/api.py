@@ -31,7 +31,7 @@ from idvl.models.naming import BLOCK
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.job import multipliers_of, pruner_of
-from idvl.pruning.settings import resolved_pruning, schedule_of
+from idvl.pruning.settings import resolve_pruning, schedule_of
 from idvl.recipe import PruneSection
 from idvl.sparsity import criteria
 from idvl.sparsity.criteria import Criterion, defect
@@ -293,7 +293,7 @@ def _settings(model: nn.Module, profile: object, settings: dict[str, Any]) -> Pr
         raise UsageError(f"id_weight {weight} needs a profile: pass profile=idvl.estimate_id(...), or a file")
     if profile is not None and weight == "none":
         raise UsageError("profile and id_weight none: no dimension is used; leave profile out")
-    return resolved_pruning(prune)
+    return resolve_pruning(prune)
 
 
 def _family(model: nn.Module) -> Family:

@@ -52,7 +52,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     loaded = open_model(recipe.model, device, team)
     layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
     needs = allocations.load(recipe.prune.allocation).needs
-    known = team.first(lambda: dimensions.fitting(recipe.prune.profile, layers)) if needs == "dimension" else None
+    profile = team.first(lambda: dimensions.fitting(recipe.prune.profile, layers)) if needs == "dimension" else None
     check_limits(recipe.prune, layers)
     with reporter.progress("choosing calibration samples") as progress:
         selection = choose_samples(
@@ -67,12 +67,12 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         )
     if len(selection.samples) < wanted:
         reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
-    job = Calibration(recipe, loaded, selection, team, reporter, known=known)
+    job = Calibration(recipe, loaded, selection, team, reporter, profile=profile)
     if needs == "gradient":
         team.each(lambda: probe_of(job))
     elif needs not in MEASURED:
         job.values = measure(job, reporter)
-    if known and dimensions.is_foreign(known, job.origin):
+    if profile and dimensions.is_foreign(profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
@@ -84,7 +84,7 @@ class Calibration:
 
     `users`: the modules that are measured, by name: the layers, and those that share the weight of one, which `owner`
     names. `tokens`: how many tokens count in each layer, and `classes`, of each class; layers with none are neither
-    pruned nor counted. `groups`: the users that read one tensor, in the first batch. `known`: the profile that the
+    pruned nor counted. `groups`: the users that read one tensor, in the first batch. `profile`: the profile that the
     allocation reads, if any; `values`: the signal that it reads, None until it is measured. UsageError where no layer
     is left, or none has a choice between classes of tokens.
     """
@@ -100,12 +100,12 @@ class Calibration:
         team: Team,
         reporter: Reporter,
         *,
-        known: Profile | None = None,
+        profile: Profile | None = None,
     ):
-        self.known = known
+        self.profile = profile
         self.values: dict[str, float] | None = {} if allocations.load(recipe.prune.allocation).needs is None else None
         self.recipe, self.loaded, self.selection, self.team = recipe, loaded, selection, team
-        self.origin, prune = loaded.description, recipe.prune
+        self.model_description, prune = loaded.description, recipe.prune
         self.device = next(loaded.model.parameters()).device
         self.is_sequential = prune.calibration == "sequential"
         criterion = criterion_of(prune)
@@ -209,7 +209,7 @@ class Calibration:
 
     @cached_property
     def zeros(self) -> dict[str, int]:
-        """How many weights go of each layer, once `values` are known."""
+        """How many weights go of each layer, once `values` are measured."""
         return zeros_of(self.recipe.prune, self.layers, self.values)
 
     def users_of(self, layer: str) -> list[str]:
@@ -242,14 +242,17 @@ class Calibration:
         """What a resumed run must share with the one it continues."""
         pruning = self.recipe.prune.model_dump(mode="json").items()
         return {
-            **{key: self.origin[key] for key in ("fingerprint", "configuration", "revision", "class", "dtype")},
+            **{
+                key: self.model_description[key]
+                for key in ("fingerprint", "configuration", "revision", "class", "dtype")
+            },
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             **{f"prune.{key}": value for key, value in pruning},
             "batch_size": self.recipe.data.batch_size,
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
-            "profile": hashlib.sha256(self.known.dumps().encode()).hexdigest() if self.known else None,
+            "profile": hashlib.sha256(self.profile.dumps().encode()).hexdigest() if self.profile else None,
         }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FOLDER = "profile"
 
 
-def named(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
+def recipe_profile(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
     """The profile that a recipe names, None where it names or needs none. UsageError for one of another model."""
     if prune.id_weight == "none" or prune.profile == AUTO:
         return None
@@ -48,10 +48,12 @@ def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
     return None if measured is None else measured != model["fingerprint"]
 
 
-def estimation(job: Job, reporter: Reporter, *, begun: Path | None = None) -> Estimation:
-    """The estimation of the job's model, planned: what it would refuse is refused. `begun`: the run to resume."""
-    begun = begun if begun and job.team.first(lambda: runs.read_record(begun) is not None) else None
-    work = Estimation(_recipe(job), job.loaded, job.team, reporter, begun=begun)
+def estimation(job: Job, reporter: Reporter, *, resume_from: Path | None = None) -> Estimation:
+    """The estimation of the job's model, planned: what it would refuse is refused. `resume_from`: the run to resume."""
+    resume_from = (
+        resume_from if resume_from and job.team.first(lambda: runs.read_record(resume_from) is not None) else None
+    )
+    work = Estimation(_recipe(job), job.loaded, job.team, reporter, resume_from=resume_from)
     if not work.is_done:
         work.plan(reporter)
     return work

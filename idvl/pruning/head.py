@@ -38,7 +38,7 @@ def learn(job: Job, folder: Path, opened: runs.Run | None, reporter: Reporter) -
         job.team.first(lambda: _keep(job.loaded, dense))
     if opened:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    job.take(job.team.each(lambda: load(str(dense), dtype="float32", device=job.loaded.model.device)))
+    job.replace_model(job.team.each(lambda: load(str(dense), dtype="float32", device=job.loaded.model.device)))
 
 
 def _keep(loaded: Loaded, dense: Path) -> None:

@@ -71,7 +71,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
             f"left out: {len(job.unreached)} layers that the loss does not reach, which count in no share of the "
             f"report but that of all weights: {places}"
         )
-    if job.known and dimensions.is_foreign(job.known, job.origin):
+    if job.profile and dimensions.is_foreign(job.profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
@@ -81,7 +81,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
 class Job:
     """What `gather` found, its schedule, and the profile that the recipe names (None: none, or estimated first).
 
-    `origin` describes the model as it was found. UsageError for what does not go together.
+    `model_description` describes the model as it was found. UsageError for what does not go together.
     """
 
     # what its samples are for
@@ -89,9 +89,9 @@ class Job:
 
     def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team):
         self.recipe, self.selection, self.team = recipe, selection, team
-        self.origin = loaded.description
+        self.model_description = loaded.description
         self.training, self.unreached = training_of(recipe), ()
-        self.take(loaded)
+        self.replace_model(loaded)
         self._leave_out_unreached()
         samples = len(selection.samples)
         self.per_epoch = steps_per_epoch(self.training, samples, team.size)
@@ -102,21 +102,21 @@ class Job:
                 "nothing would be trained; use a smaller batch_size, more samples or compat none"
             )
         self.schedule = schedule_of(prune, total_steps(self.training, samples, team.size))
-        self.known = team.first(lambda: dimensions.named(prune, self.layers))
+        self.profile = team.first(lambda: dimensions.recipe_profile(prune, self.layers))
         # refuses what does not go together before anything is written
-        self.pruner(self.multipliers(self.known) if self.known else None)
+        self.pruner(self.multipliers(self.profile) if self.profile else None)
 
     @property
-    def estimates(self) -> bool:
+    def needs_estimate(self) -> bool:
         """Whether dimensions are estimated first."""
-        return self.recipe.prune.id_weight != "none" and self.known is None
+        return self.recipe.prune.id_weight != "none" and self.profile is None
 
     @property
     def learns(self) -> bool:
         """Whether a step needs a loss: to move the weights, or for the criterion."""
         return self.training.update_weights or "gradient" in self.criterion().needs
 
-    def take(self, loaded: Loaded) -> None:
+    def replace_model(self, loaded: Loaded) -> None:
         """Continue with this model."""
         layers = in_scope(loaded.model, loaded.family, self.recipe.prune.scope)
         self.loaded = loaded
@@ -135,7 +135,7 @@ class Job:
         few = samples[: min(2, self.training.batch_size)]
         self.unreached = tuple(unreached(self.loaded, few, find_layers(self.loaded.model, self.loaded.family)))
         names = list(self.layers)
-        self.take(self.loaded)
+        self.replace_model(self.loaded)
         if not self.layers:
             raise UsageError(
                 f"the loss of {type(self.loaded.model).__name__} reaches no layer of the scope {quoted(scope)} "
@@ -153,7 +153,7 @@ class Job:
         pruning = self.recipe.prune.model_dump(mode="json").items()
         training = self.recipe.train.model_dump(mode="json").items()
         return {
-            **{key: self.origin[key] for key in ("fingerprint", "configuration", "revision", "class")},
+            **{key: self.model_description[key] for key in ("fingerprint", "configuration", "revision", "class")},
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             **{f"prune.{key}": value for key, value in pruning},
@@ -161,7 +161,7 @@ class Job:
             **{f"train.{key}": value for key, value in training if key not in INDIFFERENT},
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
-            "profile": hashlib.sha256(self.known.dumps().encode()).hexdigest() if self.known else None,
+            "profile": hashlib.sha256(self.profile.dumps().encode()).hexdigest() if self.profile else None,
         }
 
     def multipliers(self, profile: Profile | None) -> Multipliers:

@@ -51,13 +51,13 @@ def save(
         substituted=weighted.substituted if weighted else None,
     )
     report["made"] = dict(facts)
-    if job.known:
-        model = {key: job.known.model.get(key) for key in ("name", "fingerprint")}
-        foreign = dimensions.is_foreign(job.known, job.origin)
+    if job.profile:
+        model = {key: job.profile.model.get(key) for key in ("name", "fingerprint")}
+        foreign = dimensions.is_foreign(job.profile, job.model_description)
         report["profile"] = {"source": job.recipe.prune.profile, "model": model, "other_weights": foreign}
     for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
         opened.path(name)
-    stored = job.origin.get("stored_dtype")
+    stored = job.model_description.get("stored_dtype")
     save_pruned(
         opened.folder / "model",
         job.loaded.model,
@@ -124,10 +124,10 @@ def _card(job: Job | Calibration, report: Mapping[str, Any]) -> str:
     section = job.recipe.model
     return page(
         report,
-        model=job.origin,
+        model=job.model_description,
         command=report["made"]["command"],
         recipe=job.recipe.to_dict(),
         versions=report["made"]["versions"],
-        base=base_facts(job.origin, cache_dir=section.cache_dir, local_files_only=section.local_files_only),
+        base=base_facts(job.model_description, cache_dir=section.cache_dir, local_files_only=section.local_files_only),
         evaluation=report["evaluation"] if is_evaluated(report) else None,
     )

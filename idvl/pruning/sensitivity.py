@@ -166,7 +166,7 @@ class SensitivityRun:
         self.probe = team.each(
             lambda: Probe(loaded, selection.samples, batch_size=size, budget=max(free - self.beside, 0))
         )
-        self.known = team.first(self._named)
+        self.profile = team.first(self._recipe_profile)
         self.estimation: Estimation | None = None
 
     def parts(self) -> dict[tuple[str, str], list[str]]:
@@ -184,10 +184,10 @@ class SensitivityRun:
         """Everything that is measured, the dense model first."""
         return [("dense", "", 0.0), *((*part, ratio) for part in self.parts() for ratio in self.ratios)]
 
-    def plan(self, begun: Path | None) -> SensitivityPlan:
-        """What is left of a run, all of it where `begun` is None."""
-        self._prepare_profile(begun)
-        trials, lines = self.trials(), self.team.first(lambda: _measured(begun) if begun else {})
+    def plan(self, folder: Path | None) -> SensitivityPlan:
+        """What is left of a run, all of it where `folder` is None."""
+        self._prepare_profile(folder)
+        trials, lines = self.trials(), self.team.first(lambda: _measured(folder) if folder else {})
         missing = sum(trial not in lines for trial in trials)
         estimates = self.estimation is not None and not self.estimation.is_done
         return SensitivityPlan(
@@ -238,9 +238,9 @@ class SensitivityRun:
         with pruned({layer: self.weights[layer] for layer in self.parts()[part, name]}, ratio) as zeros:
             return {**about, "zeros": zeros, "loss": self.probe.loss()}
 
-    def _named(self) -> Profile | None:
+    def _recipe_profile(self) -> Profile | None:
         """The profile that the recipe names, None where it is estimated first."""
-        profile = dimensions.named(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
+        profile = dimensions.recipe_profile(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
         if profile:
             multipliers(profile, modalities_of(self.layers))  # refuses another model's
             if dimensions.is_foreign(profile, self.loaded.description):
@@ -248,21 +248,23 @@ class SensitivityRun:
                 self.reporter.warn(f"the profile {name} was measured on other weights than {self.loaded.name} has")
         return profile
 
-    def _prepare_profile(self, begun: Path | None) -> None:
-        if self.known is not None:
+    def _prepare_profile(self, run: Path | None) -> None:
+        if self.profile is not None:
             return
-        folder = begun / dimensions.FOLDER if begun else None
+        folder = run / dimensions.FOLDER if run else None
         exists = folder is not None and self.team.first(lambda: runs.read_record(folder) is not None)
         recipe = profiles.of_dense(self.recipe)
-        self.estimation = Estimation(recipe, self.loaded, self.team, self.reporter, begun=folder if exists else None)
+        self.estimation = Estimation(
+            recipe, self.loaded, self.team, self.reporter, resume_from=folder if exists else None
+        )
 
     def _profile(self, folder: Path, opened: runs.Run | None) -> Profile:
         if self.estimation is None:
-            return self.known
+            return self.profile
         if opened:
             opened.path(dimensions.FOLDER)
-        begun = self.estimation.begun is not None
-        result = self.estimation.execute(folder / dimensions.FOLDER, self.reporter, resume=begun, part=True)
+        resume = self.estimation.resume_from is not None
+        result = self.estimation.execute(folder / dimensions.FOLDER, self.reporter, resume=resume, part=True)
         return self.team.first(lambda: result.profile)
 
     def _document(self, measured: Mapping[Trial, dict[str, Any]], profile: Profile, seconds: float) -> dict[str, Any]:

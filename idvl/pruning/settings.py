@@ -47,11 +47,11 @@ EVALUATED = tuple(f"eval.{name}" for name in EvalSection.model_fields if name no
 logger = logging.getLogger(__name__)
 
 
-def resolved(recipe: Recipe) -> Recipe:
+def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
     if calibrates(recipe.prune):
         _refuse_training(recipe)
-        return with_dataset(recipe).model_copy(update={"prune": resolved_pruning(recipe.prune)})
+        return with_dataset(recipe).model_copy(update={"prune": resolve_pruning(recipe.prune)})
     _refuse(recipe)
     prune, train = recipe.prune, recipe.train
     built_in = recipe.model.name.startswith("builtin/")
@@ -64,17 +64,17 @@ def resolved(recipe: Recipe) -> Recipe:
     }
     if prune.schedule == "one-shot":
         training |= {"epochs": 0, "max_steps": train.max_steps or ONE_SHOT_STEPS}
-    resolved = with_dataset(recipe).model_copy(
+    recipe = with_dataset(recipe).model_copy(
         update={
-            "prune": resolved_pruning(prune),
+            "prune": resolve_pruning(prune),
             "train": train.model_copy(update=training),
         }
     )
-    _refuse_together(resolved)
-    return resolved
+    _refuse_together(recipe)
+    return recipe
 
 
-def resolved_pruning(prune: PruneSection) -> PruneSection:
+def resolve_pruning(prune: PruneSection) -> PruneSection:
     """The section with every value that it leaves open. UsageError for values that do not go together."""
     if calibrates(prune):
         return _resolved_calibration(prune)

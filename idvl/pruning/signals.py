@@ -56,13 +56,13 @@ def document(prune: PruneSection, values: Mapping[str, float]) -> dict[str, Any]
     return {"schema": AllocationFile.NAME, "allocation": prune.allocation, "signal": needs, "values": dict(values)}
 
 
-def powers(prune: PruneSection, layers: Mapping[str, Layer], known: Profile) -> Multipliers:
+def powers(prune: PruneSection, layers: Mapping[str, Layer], profile: Profile) -> Multipliers:
     """The power of each layer's dimension, and whose dimension it is where its own is not reliable."""
-    return multipliers(known, modalities_of(layers), exponent=prune.id_exponent, missing=prune.missing_id)
+    return multipliers(profile, modalities_of(layers), exponent=prune.id_exponent, missing=prune.missing_id)
 
 
 def _dimensions(job: Calibration, progress: Progress) -> dict[str, float]:
-    return powers(job.recipe.prune, job.layers, job.known).factors
+    return powers(job.recipe.prune, job.layers, job.profile).factors
 
 
 def _depths(job: Calibration, progress: Progress) -> dict[str, float]:

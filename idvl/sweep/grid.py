@@ -17,7 +17,7 @@ from idvl import recipe as recipes
 from idvl import yaml_file
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.json_file import LARGEST
-from idvl.pruning.settings import resolved
+from idvl.pruning.settings import resolve
 from idvl.recipe import Recipe
 from idvl.recipes import find
 from idvl.session import with_dataset
@@ -90,7 +90,7 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
     for name, settings in _by_name(combinations, path).items():
         recipe = recipes.load(None, base | settings)
         try:
-            recipe = resolved(recipe) if "prune" in run else with_dataset(recipe)
+            recipe = resolve(recipe) if "prune" in run else with_dataset(recipe)
             cells[name] = Cell(name=name, settings=settings, recipe=recipe, published=numbers(settings))
         except UsageError as error:
             left_out[name] = str(error)

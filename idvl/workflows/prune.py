@@ -36,7 +36,7 @@ from idvl.pruning.job import gather as gather_job
 from idvl.pruning.plan import PruningPlan
 from idvl.pruning.plan import make as make_plan
 from idvl.pruning.saving import REPORT, add_evaluation, check_saved, is_evaluated, read_report, save, skip_evaluation
-from idvl.pruning.settings import calibrates, continued, resolved
+from idvl.pruning.settings import calibrates, continued, resolve
 from idvl.pruning.training import CHECKPOINTS, prune
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
@@ -72,7 +72,7 @@ def run(
 
     Raises UsageError, before anything is written or removed, for what cannot be carried out.
     """
-    recipe = resolved(recipe)
+    recipe = resolve(recipe)
     if push_to:
         check_hub(push_to)
     name = "prune", recipe.model.name, recipe.data.dataset
@@ -90,9 +90,9 @@ def run(
         plan, estimation = (None, None) if ended else _planned(job, path if resume else None, reporter)
         if plan_only:
             return PruningResult(plan=plan)
-        begun = resume and team.first(lambda: runs.read_record(path) is not None)
+        resumes = resume and team.first(lambda: runs.read_record(path) is not None)
         state = {"ended": bool(ended), "evaluated": bool(evaluated)}
-        recorded = team.first(lambda: continued(recipe, path, **state)) if begun else recipe.to_dict()
+        recorded = team.first(lambda: continued(recipe, path, **state)) if resumes else recipe.to_dict()
         options = {"recipe": recorded, "signature": job.signature(), "resume": resume, "overwrite": overwrite}
         opened, folder = open_run(stack, team, folder, name, **options)
         pruning = PruningRun(job, plan, folder, opened, reporter, resume)
@@ -138,11 +138,11 @@ def _planned(
     if job.recipe.prune.compat == "none":
         _warn_of_few(job.schedule, reporter)
     plan = job.team.each(lambda: make_plan(job))
-    if not job.estimates:
+    if not job.needs_estimate:
         return plan, None
     new_head = job.recipe.train.new_head
-    begun = resumed / dimensions.FOLDER if resumed and not new_head else None
-    estimation = dimensions.estimation(job, reporter, begun=begun)
+    resume_from = resumed / dimensions.FOLDER if resumed and not new_head else None
+    estimation = dimensions.estimation(job, reporter, resume_from=resume_from)
     if not estimation.is_done:
         plan = replace(plan, before=plan.before | {"measuring dimensions": estimation.plan(reporter).seconds})
     return plan, None if new_head else estimation
@@ -214,7 +214,7 @@ class PruningRun:
                 self.opened.path(name)
         if job.recipe.train.new_head:
             head.learn(job, self.folder, self.opened, self.reporter)
-        profile = self._estimated(estimation) if job.estimates else job.known
+        profile = self._estimated(estimation) if job.needs_estimate else job.profile
         start = time.perf_counter()
         pruner, outcome = prune(
             job, profile, self.folder, self.opened, self.reporter, resume=self.resume, evaluation=evaluation
@@ -239,8 +239,10 @@ class PruningRun:
         masks, outcome = calibrate(job, self.plan, self.folder, self.opened, self.reporter)
         facts = {**provenance, **outcome, **job.facts(), "image_backend": job.loaded.description["image_backend"]}
         # they are no factors of scores
-        weighted = replace(signals.powers(job.recipe.prune, job.layers, job.known), factors={}) if job.known else None
-        parts = {"profile": job.known, "weighted": weighted}
+        weighted = (
+            replace(signals.powers(job.recipe.prune, job.layers, job.profile), factors={}) if job.profile else None
+        )
+        parts = {"profile": job.profile, "weighted": weighted}
         job.team.first(lambda: save(job, masks, report_of(job), self.opened, facts, **parts))
         if self.opened:
             shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
@@ -265,8 +267,8 @@ class PruningRun:
         """The profile of the dense model, from a run of its own inside this one's folder."""
         path = self.folder / dimensions.FOLDER
         if estimation is None:
-            estimation = dimensions.estimation(self.job, self.reporter, begun=path if self.resume else None)
+            estimation = dimensions.estimation(self.job, self.reporter, resume_from=path if self.resume else None)
         # what is there without a run.json that can be read is refused as such
-        resume = self.job.team.first(lambda: estimation.begun is not None or (self.resume and path.exists()))
+        resume = self.job.team.first(lambda: estimation.resume_from is not None or (self.resume and path.exists()))
         result = estimation.execute(path, self.reporter, resume=resume, part=True)
         return self.job.team.first(lambda: result.profile)

@@ -20,7 +20,7 @@ from idvl.models.layers import find_layers
 from idvl.models.loading import load
 from idvl.pruning import api
 from idvl.pruning.job import gather
-from idvl.pruning.settings import resolved
+from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.criteria.magnitude import Magnitude
 from idvl.sparsity.masks import Masks
@@ -67,7 +67,7 @@ def test_its_masks_are_those_of_idvl_prune(place: Path, tmp_path: Path) -> None:
     recipe = load_recipe(None, {"model.name": str(place / "vit"), **wanted})
     told = run(recipe, folder=tmp_path / "run", reporter=Silent()).report
 
-    job = gather(resolved(recipe), torch.device("cpu"), Team(), Silent(), store=tmp_path / "images")
+    job = gather(resolve(recipe), torch.device("cpu"), Team(), Silent(), store=tmp_path / "images")
     pruner = idvl.Pruner.from_model(job.loaded.model, total_steps=STEPS, profile=place / "profile.json", **settings)
     train(job.loaded, job.selection.samples, job.training, on_step=lambda step: pruner.step())
     report, masks = pruner.finish()

@@ -275,9 +275,9 @@ def test_nothing_outside_of_the_layers_changes(place: Path, tmp_path: Path) -> N
 def job_of(place: Path, **settings: Any) -> Calibration:
     from idvl.distributed import Team
     from idvl.pruning.calibration import gather
-    from idvl.pruning.settings import resolved
+    from idvl.pruning.settings import resolve
 
-    made = resolved(recipe(place, **settings))
+    made = resolve(recipe(place, **settings))
     return gather(made, torch.device("cpu"), Team(), Silent(), store=place / "images")
 
 

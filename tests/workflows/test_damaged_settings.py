@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from idvl.errors import UsageError
-from idvl.pruning.settings import resolved
+from idvl.pruning.settings import resolve
 from idvl.recipe import SECTIONS, Recipe, keys, load
 from idvl.sweep import grid
 from tests.support.damage import damaged, spots
@@ -57,7 +57,7 @@ def offenders(places: Iterable[Any], check: Callable[[Any, Any], None]) -> dict[
 def test_a_recipe() -> None:
     def check(key: str, damage: Any) -> None:
         recipe = told(lambda: load(None, {"model.name": "builtin/vit"} | {key: damage}))
-        for one in filter(None, (recipe, recipe and told(lambda: resolved(recipe)))):
+        for one in filter(None, (recipe, recipe and told(lambda: resolve(recipe)))):
             text = json.dumps(one.to_dict(), allow_nan=False)
             assert text.encode() and Recipe.model_validate(json.loads(text)) == one
 
