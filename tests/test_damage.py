@@ -14,7 +14,7 @@ from rich.console import Console
 from idvl.checkpoints.card import page
 from idvl.commands.matrix import _table
 from idvl.errors import RunError, UsageError
-from idvl.measurement.profiling import _done
+from idvl.measurement.estimation import _done
 from idvl.profile import compare, load_profile
 from idvl.pruning import saving, sensitivity
 from idvl.reporting.table import summary, table

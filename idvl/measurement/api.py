@@ -17,8 +17,8 @@ from idvl import recipe as recipes
 from idvl.data.samples import Sample, Selection, select
 from idvl.distributed import join_team
 from idvl.errors import UsageError
+from idvl.measurement.estimation import profile_of, settings_of
 from idvl.measurement.measurement import Measurement
-from idvl.measurement.profiling import profile_of, settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens

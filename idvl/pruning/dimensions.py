@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from idvl import runs
 from idvl.errors import UsageError
 from idvl.measurement.api import estimate_id
-from idvl.measurement.profiling import Estimation
+from idvl.measurement.estimation import Estimation
 from idvl.models.layers import SCOPES, Layer
 from idvl.profile import Profile, load_profile
 from idvl.pruning.settings import AUTO

@@ -22,7 +22,7 @@ from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.files import write_json
 from idvl.json_file import Schema
-from idvl.measurement.profiling import Estimation
+from idvl.measurement.estimation import Estimation
 from idvl.models.layers import SCOPES, in_scope, modalities_of
 from idvl.models.loading import Loaded
 from idvl.profile import Profile

@@ -22,7 +22,7 @@ from idvl.device import peak_memory
 from idvl.errors import RunError, quoted
 from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_json
-from idvl.measurement.profiling import Estimation
+from idvl.measurement.estimation import Estimation
 from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.pruning import calibration, dimensions, head, signals

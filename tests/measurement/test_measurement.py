@@ -265,7 +265,7 @@ def test_a_finished_run_is_shown_again_without_a_measurement(blip, tmp_path, mon
     profile = run(recipe(blip), folder=folder, reporter=Silent()).profile
     before = (folder / "profile.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("idvl.measurement.profiling.Measurement", None)
+        patch.setattr("idvl.measurement.estimation.Measurement", None)
         reporter = Silent()
         again = run(recipe(blip, data__batch_size=5), folder=folder, resume=True, reporter=reporter)
         assert again.plan is None and again.profile == profile and again.folder == folder
