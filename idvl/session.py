@@ -78,7 +78,7 @@ def read_by(recipe: Recipe) -> list[Path | str | None]:
 
 def begin(
     recipe: Recipe,
-    name: Sequence[str],
+    name: runs.FolderName,
     folder: Path | None,
     *,
     resume: bool,
@@ -86,26 +86,26 @@ def begin(
     reads: Sequence[Path | None] = (),
     **arguments: Any,
 ) -> tuple[Path, torch.device, Team]:
-    """Where a run goes (`folder`, or a new one called after `name`, the command first), its device and its processes.
+    """Where a run goes (`folder`, or a new one with `name`), its device and its processes.
 
     UsageError where the folder is not free, the run would remove what it `reads`, or processes were given other
     settings or other arguments, of which `arguments` are those that not every command has.
     """
-    path = folder or runs.default_folder(*name)
+    path = folder or runs.default_folder(name)
     runs.check(path, resume=resume, overwrite=overwrite, reads=[*reads, *read_by(recipe)])
-    shared = {"command": name[0], "output": folder, "resume": resume, "overwrite": overwrite, **arguments}
+    shared = {"command": name.command, "output": folder, "resume": resume, "overwrite": overwrite, **arguments}
     return path, *join_team(recipe.model.device, recipe.same_everywhere(), **shared)
 
 
 def open_run(
-    stack: contextlib.ExitStack, team: Team, folder: Path | None, name: Sequence[Any], **options: Any
+    stack: contextlib.ExitStack, team: Team, folder: Path | None, name: runs.FolderName, **options: Any
 ) -> tuple[runs.Run | None, Path]:
-    """The run of a folder (None: a new one called after `name`), which the first process alone holds, and the folder.
+    """The run of a folder (None: a new one with `name`), which the first process alone holds, and the folder.
 
     `options` are those of `Run.open`; an error of the first process is raised on all.
     """
     opened: list[runs.Run] = []
-    team.first(lambda: opened.append(stack.enter_context(runs.Run.open(folder or runs.new_folder(*name), **options))))
+    team.first(lambda: opened.append(stack.enter_context(runs.Run.open(folder or runs.new_folder(name), **options))))
     return (opened[0] if opened else None), team.first(lambda: opened[0].folder)
 
 

@@ -105,7 +105,7 @@ class Estimation:
         for line in work.plan.lines():
             reporter.note(line)
         with ExitStack() as held:
-            opened, _ = open_run(held, self.team, folder, run_name(self.recipe), **options)
+            opened, _ = open_run(held, self.team, folder, folder_name(self.recipe), **options)
             if opened is None:
                 for _ in work.estimates():
                     pass
@@ -134,8 +134,8 @@ class Estimation:
         return self._work
 
 
-def run_name(recipe: Recipe) -> tuple[str, str, str]:
-    return "estimate-id", recipe.model.name, recipe.data.dataset
+def folder_name(recipe: Recipe) -> runs.FolderName:
+    return runs.FolderName("estimate-id", recipe.model.name, recipe.data.dataset)
 
 
 def settings_of(recipe: Recipe) -> Settings:

@@ -56,20 +56,20 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     if train.samples and len(selection.samples) < train.samples:
         reporter.warn(f"{train.samples} training samples requested, there are {len(selection.samples)}")
     if train.new_head:
-        known = {sample.label for sample in selection.samples} - {None}
-        if not known:
+        labels = {sample.label for sample in selection.samples} - {None}
+        if not labels:
             raise UsageError(f"--new-head needs labels to learn, and {data.dataset} has none")
-        names = selection.description.get("classes") or [str(label) for label in range(max(known) + 1)]
+        names = selection.description.get("classes") or [str(label) for label in range(max(labels) + 1)]
         loaded = with_new_head(loaded, names, seed=data.seed)
     if train.texts == "first":
         first = [replace(sample, texts=sample.texts[:1], answers=sample.answers[:1]) for sample in selection.samples]
         selection = replace(selection, samples=first)
     job = Job(recipe, loaded, selection, team)
     if job.unreached:
-        places = ", ".join(dict.fromkeys(block_of(name, loaded.family) or name for name in job.unreached))
+        blocks = ", ".join(dict.fromkeys(block_of(name, loaded.family) or name for name in job.unreached))
         reporter.note(
             f"left out: {len(job.unreached)} layers that the loss does not reach, which count in no share of the "
-            f"report but that of all weights: {places}"
+            f"report but that of all weights: {blocks}"
         )
     if job.profile and dimensions.is_foreign(job.profile, job.model_description):
         reporter.warn(
@@ -79,9 +79,9 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
 
 
 class Job:
-    """What `gather` found, its schedule, and the profile that the recipe names (None: none, or estimated first).
+    """Model and samples of a run, its schedule, and the profile that the recipe names (None: none, or estimated first).
 
-    `model_description` describes the model as it was found. UsageError for what does not go together.
+    `model_description` describes the model before pruning. UsageError for what does not go together.
     """
 
     # what its samples are for
@@ -199,8 +199,8 @@ def criterion_of(prune: PruneSection) -> criteria.Criterion:
     """A new criterion as a recipe sets it."""
     load = icml24.load if prune.compat == "icml24" else criteria.load
     # a criterion of another package may have settings that no recipe has, which keep their defaults
-    known = [key for key in criteria.settings(prune.criterion) if key in PruneSection.model_fields]
-    return load(prune.criterion, **{key: getattr(prune, key) for key in known})
+    keys = [key for key in criteria.settings(prune.criterion) if key in PruneSection.model_fields]
+    return load(prune.criterion, **{key: getattr(prune, key) for key in keys})
 
 
 def pruner_of(

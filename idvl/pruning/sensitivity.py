@@ -108,7 +108,7 @@ def run(
     if wrong := [ratio for ratio in ratios if not 0 < ratio < 1]:
         raise UsageError(f"a ratio must lie between 0 and 1, not {wrong[0]}")
     recipe = with_dataset(recipe)
-    name = "sensitivity", recipe.model.name, recipe.data.dataset
+    name = runs.FolderName("sensitivity", recipe.model.name, recipe.data.dataset)
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "ratios": list(ratios)}
     path, device, team = begin(recipe, name, folder, **options)
     loaded = open_model(recipe.model, device, team)

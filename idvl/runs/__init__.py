@@ -5,13 +5,14 @@ and nothing else. It knows no torch.
 """
 
 from idvl.runs.environment import provenance
-from idvl.runs.folder import LOCK, check, default_folder, keep, new_folder
+from idvl.runs.folder import LOCK, FolderName, check, default_folder, keep, new_folder
 from idvl.runs.record import MATRIX, MetricLine, RunFile, read_metrics, read_record, refuse_difference
 from idvl.runs.run import Run
 
 __all__ = [
     "LOCK",
     "MATRIX",
+    "FolderName",
     "MetricLine",
     "Run",
     "RunFile",

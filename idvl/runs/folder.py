@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -90,18 +91,28 @@ def keep(folder: Path | str, reads: Iterable[Path | str | None]) -> None:
             )
 
 
-def default_folder(kind: str, model: str, dataset: str, base: Path | str = "runs") -> Path:
-    """A folder that is not taken: runs/estimate-id-blip-shapes, then runs/estimate-id-blip-shapes-2, -3, ..."""
-    words = [re.sub(r"[^A-Za-z0-9._-]+", "-", Path(word).name).strip("-.") for word in (model, dataset)]
-    stem = "-".join([kind, *filter(None, words)])
-    folders = (Path(base) / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
+@dataclass(frozen=True)
+class FolderName:
+    """What a run without --output calls its folder: `command` and, where they are given, the model and the dataset."""
+
+    command: str
+    model: str = ""
+    dataset: str = ""
+    parent: Path | str = "runs"
+
+
+def default_folder(name: FolderName) -> Path:
+    """A folder that does not exist: runs/estimate-id-blip-shapes, then runs/estimate-id-blip-shapes-2, -3, ..."""
+    words = [re.sub(r"[^A-Za-z0-9._-]+", "-", Path(word).name).strip("-.") for word in (name.model, name.dataset)]
+    stem = "-".join([name.command, *filter(None, words)])
+    folders = (Path(name.parent) / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())
 
 
-def new_folder(kind: str, model: str, dataset: str, base: Path | str = "runs") -> Path:
+def new_folder(name: FolderName) -> Path:
     """Make the `default_folder`, which no other run gets then, even one that asks at the same moment."""
     while True:
-        folder = default_folder(kind, model, dataset, base)
+        folder = default_folder(name)
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):

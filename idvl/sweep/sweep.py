@@ -95,7 +95,7 @@ def run(
         return SweepResult(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
     if folder and overwrite:
         runs.keep(folder, [matrix.path, *(read for cell in matrix.cells for read in read_by(cell.recipe))])
-    folder = folder or runs.new_folder("matrix", matrix.path.stem, "")
+    folder = folder or runs.new_folder(runs.FolderName("matrix", matrix.path.stem))
     with runs.Run.open(folder, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
         opened.path(runs.MATRIX)
         study = SweepRun(matrix, opened, left_out, reporter)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from idvl.data.samples import refuse_few
 from idvl.errors import UsageError
-from idvl.measurement.estimation import Estimation, ProfileResult, run_name, settings_of
+from idvl.measurement.estimation import Estimation, ProfileResult, folder_name, settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded
 from idvl.profile import Profile, load_profile
@@ -40,7 +40,7 @@ def run(
     if recipe.data.samples:  # before the model is loaded
         refuse_few(recipe.data.samples, force=recipe.data.force)
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare}
-    _, device, team = begin(recipe, run_name(recipe), folder, reads=[compare], **options)
+    _, device, team = begin(recipe, folder_name(recipe), folder, reads=[compare], **options)
     loaded = open_model(recipe.model, device, team)
     profiles = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in profiles]
     work = Estimation(recipe, loaded, team, reporter, resume_from=folder if resume else None)

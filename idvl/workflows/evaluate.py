@@ -13,6 +13,7 @@ from typing import Any
 from idvl.evaluation import evaluation, scoring
 from idvl.recipe import EVALUATING, Recipe
 from idvl.reporter import Reporter, resumable
+from idvl.runs import FolderName
 from idvl.session import begin, image_store, open_model, open_run, run_of, with_dataset
 
 
@@ -66,8 +67,8 @@ def _resolved(recipe: Recipe) -> Recipe:
     return with_dataset(recipe).model_copy(update={"eval": recipe.eval.model_copy(update={"split": split})})
 
 
-def _folder_name(recipe: Recipe) -> tuple[Any, ...]:
+def _folder_name(recipe: Recipe) -> FolderName:
     """What a new folder is called: RUN/eval for the model of a run, else runs/eval-MODEL-DATASET."""
     if run := run_of(recipe.model.name):
-        return "eval", "", "", run
-    return "eval", recipe.model.name, recipe.data.dataset
+        return FolderName("eval", parent=run)
+    return FolderName("eval", recipe.model.name, recipe.data.dataset)

@@ -75,61 +75,79 @@ def run(
     recipe = resolve(recipe)
     if push_to:
         check_hub(push_to)
-    name = "prune", recipe.model.name, recipe.data.dataset
-    options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "push_to": push_to}
-    path, device, team = begin(recipe, name, folder, **options)
+    name = runs.FolderName("prune", recipe.model.name, recipe.data.dataset)
+    options = {"resume": resume, "overwrite": overwrite}
+    path, device, team = begin(recipe, name, folder, plan=plan_only, push_to=push_to, **options)
     with ExitStack() as stack:
         stores = [stack.enter_context(image_store(path, team, kind)) for kind in ("training", "evaluation")]
         gather = calibration.gather if calibrates(recipe.prune) else gather_job
         job = gather(recipe, device, team, reporter, store=stores[0])
-        ended = resume and not plan_only and team.first((path / REPORT).exists)
-        if ended:
-            team.first(lambda: check_saved(path))
-        evaluated = ended and team.first(lambda: is_evaluated(read_report(path)))
-        evaluation, skipped = (None, None) if evaluated else prepare_evaluation(job, reporter, store=stores[1])
-        plan, estimation = (None, None) if ended else _planned(job, path if resume else None, reporter)
+        state = team.first(lambda: _state(path)) if resume and not plan_only else RunState()
+        work = _prepare(job, state, path if resume else None, reporter, store=stores[1])
         if plan_only:
-            return PruningResult(plan=plan)
-        resumes = resume and team.first(lambda: runs.read_record(path) is not None)
-        state = {"ended": bool(ended), "evaluated": bool(evaluated)}
-        recorded = team.first(lambda: continued(recipe, path, **state)) if resumes else recipe.to_dict()
-        options = {"recipe": recorded, "signature": job.signature(), "resume": resume, "overwrite": overwrite}
+            return PruningResult(plan=work.plan)
+        options |= {"recipe": team.first(lambda: _recipe_of(recipe, path, state)), "signature": job.signature()}
         opened, folder = open_run(stack, team, folder, name, **options)
-        pruning = PruningRun(job, plan, folder, opened, reporter, resume)
+        pruning = PruningRun(job, work, folder, opened, reporter, resume)
         pruning.announce()
-        if ended:
-            pruning.remove_leftovers()
         with resumable(folder, reporter):
-            if not ended and isinstance(job, Calibration):
-                pruning.calibrate()
-            elif not ended:
-                pruning.execute(estimation, evaluation)
-            if evaluation and recipe.eval.after:
-                _evaluate(job, evaluation, folder, opened, reporter)
-            elif skipped:
-                team.first(lambda: skip_evaluation(folder, skipped))
+            pruning.execute()
+            pruning.evaluate()
         report = team.first(lambda: read_report(folder))
         _warn_of_zeros(report, recipe, reporter)
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
-    return PruningResult(plan=plan, report=report, folder=folder if opened else None)
+    return PruningResult(plan=work.plan, report=report, folder=folder if opened else None)
 
 
-def _evaluate(
-    job: Job | Calibration, evaluation: Evaluation, folder: Path, opened: runs.Run | None, reporter: Reporter
-) -> None:
-    """Evaluate the saved model; report and card tell how well it does."""
-    if opened:
-        opened.path(FINAL)
-    section = job.recipe.model
-    options = {"device": job.loaded.model.device, "trust_remote_code": section.trust_remote_code}
-    options["chat_template"] = section.chat_template
-    saved = job.team.each(lambda: load(str(folder / "model"), **options))
-    results = evaluate_pruned(evaluation, saved, folder / FINAL, reporter)
-    job.team.first(lambda: add_evaluation(job, folder, results))
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """How far a run has come that is resumed."""
+
+    begun: bool = False
+    saved: bool = False
+    evaluated: bool = False
 
 
-def _planned(
+def _state(folder: Path) -> RunState:
+    """The state of the run in a folder. RunError where its saved model is damaged."""
+    saved = (folder / REPORT).exists()
+    if saved:
+        check_saved(folder)
+    evaluated = saved and is_evaluated(read_report(folder))
+    return RunState(begun=runs.read_record(folder) is not None, saved=saved, evaluated=evaluated)
+
+
+def _recipe_of(recipe: Recipe, folder: Path, state: RunState) -> dict[str, Any]:
+    """The recipe to write down: of a resumed run, with the settings of what it has done."""
+    if not state.begun:
+        return recipe.to_dict()
+    return continued(recipe, folder, ended=state.saved, evaluated=state.evaluated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What is left to do: the plan (None: the model is saved), the estimation of the profile, and the evaluation.
+
+    `unevaluated` is the reason why no evaluation is possible.
+    """
+
+    plan: PruningPlan | CalibrationPlan | None
+    estimation: Estimation | None
+    evaluation: Evaluation | None
+    unevaluated: str | None
+
+
+def _prepare(
+    job: Job | Calibration, state: RunState, resumed: Path | None, reporter: Reporter, *, store: Path
+) -> Preparation:
+    """What is left of a run to do. `resumed`: its folder where it is continued; `store`: a file for images."""
+    evaluation, reason = (None, None) if state.evaluated else prepare_evaluation(job, reporter, store=store)
+    plan, estimation = (None, None) if state.saved else _plan(job, resumed, reporter)
+    return Preparation(plan=plan, estimation=estimation, evaluation=evaluation, unevaluated=reason)
+
+
+def _plan(
     job: Job | Calibration, resumed: Path | None, reporter: Reporter
 ) -> tuple[PruningPlan | CalibrationPlan, Estimation | None]:
     """What is going to happen, and the estimation of its profile where it can be made of the model as it is."""
@@ -184,10 +202,10 @@ def _warn_of_zeros(report: Mapping[str, Any], recipe: Recipe, reporter: Reporter
 
 @dataclass(frozen=True)
 class PruningRun:
-    """A job, its plan (None where it is pruned already) and its folder, which the first process alone has opened."""
+    """A job, what is left of it to do, and its folder, which the first process alone has opened."""
 
     job: Job | Calibration
-    plan: PruningPlan | CalibrationPlan | None
+    work: Preparation
     folder: Path
     opened: runs.Run | None
     reporter: Reporter
@@ -195,29 +213,51 @@ class PruningRun:
 
     def announce(self) -> None:
         """Note what the run is going to do."""
-        if self.plan is not None:
-            for line in (*self.plan.scope(), *self.plan.lines()):
-                self.reporter.note(line)
-            return
-        self.reporter.note("the model is pruned already")
+        plan = self.work.plan
+        for line in (*plan.scope(), *plan.lines()) if plan else ("the model is pruned already",):
+            self.reporter.note(line)
 
-    def remove_leftovers(self) -> None:
+    def execute(self) -> None:
+        """Prune and save the model, unless that is done."""
+        if self.work.plan is None:
+            self._remove_leftovers()
+        elif isinstance(self.job, Calibration):
+            self._calibrate()
+        else:
+            self._prune()
+
+    def evaluate(self) -> None:
+        """Evaluate the saved model; report and card tell how well it does, or why it is not evaluated."""
+        job, work = self.job, self.work
+        if work.evaluation and job.recipe.eval.after:
+            if self.opened:
+                self.opened.path(FINAL)
+            section = job.recipe.model
+            options = {"trust_remote_code": section.trust_remote_code, "chat_template": section.chat_template}
+            device = job.loaded.model.device
+            saved = job.team.each(lambda: load(str(self.folder / "model"), device=device, **options))
+            results = evaluate_pruned(work.evaluation, saved, self.folder / FINAL, self.reporter)
+            job.team.first(lambda: add_evaluation(job, self.folder, results))
+        elif work.unevaluated:
+            job.team.first(lambda: skip_evaluation(self.folder, work.unevaluated))
+
+    def _remove_leftovers(self) -> None:
         """Remove the checkpoints of a run whose model is pruned already: a kill may have kept it from doing so."""
         for name in {CHECKPOINTS, head.CHECKPOINTS, BLOCKS} & set(self.opened.record["files"] if self.opened else []):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def execute(self, estimation: Estimation | None, evaluation: Evaluation | None) -> None:
-        """Learn the head, estimate the profile, prune, save."""
+    def _prune(self) -> None:
+        """Learn the head, estimate the profile, prune while training, save."""
         job, provenance = self.job, runs.provenance()
         if self.opened:
             for name in (dimensions.FOLDER, CHECKPOINTS, *([BETWEEN] if job.recipe.eval.every else [])):
                 self.opened.path(name)
         if job.recipe.train.new_head:
             head.learn(job, self.folder, self.opened, self.reporter)
-        profile = self._estimated(estimation) if job.needs_estimate else job.profile
+        profile = self._estimate() if job.needs_estimate else job.profile
         start = time.perf_counter()
         pruner, outcome = prune(
-            job, profile, self.folder, self.opened, self.reporter, resume=self.resume, evaluation=evaluation
+            job, profile, self.folder, self.opened, self.reporter, resume=self.resume, evaluation=self.work.evaluation
         )
         facts = {
             **provenance,
@@ -231,12 +271,12 @@ class PruningRun:
         if self.opened:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
-    def calibrate(self) -> None:
+    def _calibrate(self) -> None:
         """Prune once from calibration samples, save."""
         job, provenance = self.job, runs.provenance()
         if job.values is None:
             job.values = self._measured()
-        masks, outcome = calibrate(job, self.plan, self.folder, self.opened, self.reporter)
+        masks, outcome = calibrate(job, self.work.plan, self.folder, self.opened, self.reporter)
         facts = {**provenance, **outcome, **job.facts(), "image_backend": job.loaded.description["image_backend"]}
         # they are no factors of scores
         weighted = (
@@ -261,11 +301,11 @@ class PruningRun:
         profile = dimensions.newest(self.opened.folder, profile)
         parts = {"biases": pruner.bias_masks, "profile": profile, "weighted": self.job.multipliers(profile)}
         with pruner.masked():
-            save(self.job, pruner.masks, self.plan.report, self.opened, facts, **parts)
+            save(self.job, pruner.masks, self.work.plan.report, self.opened, facts, **parts)
 
-    def _estimated(self, estimation: Estimation | None) -> Profile:
+    def _estimate(self) -> Profile:
         """The profile of the dense model, from a run of its own inside this one's folder."""
-        path = self.folder / dimensions.FOLDER
+        path, estimation = self.folder / dimensions.FOLDER, self.work.estimation
         if estimation is None:
             estimation = dimensions.estimation(self.job, self.reporter, resume_from=path if self.resume else None)
         # what is there without a run.json that can be read is refused as such

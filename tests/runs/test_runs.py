@@ -18,7 +18,7 @@ import yaml
 from idvl import files, runs
 from idvl.errors import RunError, UsageError
 from idvl.files import write_bytes, write_json
-from idvl.runs import Run, check, default_folder, new_folder, read_metrics
+from idvl.runs import FolderName, Run, check, default_folder, new_folder, read_metrics
 
 RECIPE = {"model": {"name": "builtin/blip"}, "data": {"seed": 3}}
 SIGNATURE = {"model": "builtin/blip", "samples": ["a", "b"]}
@@ -243,14 +243,14 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
 def test_default_folders_are_new(tmp_path: Path) -> None:
     def name() -> str:
-        return default_folder("estimate-id", "builtin/blip", "shapes", tmp_path).name
+        return default_folder(FolderName("estimate-id", "builtin/blip", "shapes", tmp_path)).name
 
     assert name() == "estimate-id-blip-shapes"
     finished(tmp_path / "estimate-id-blip-shapes")
     assert name() == "estimate-id-blip-shapes-2"
     finished(tmp_path / "estimate-id-blip-shapes-2")
     assert name() == "estimate-id-blip-shapes-3"
-    assert default_folder("estimate-id", "./a b/", "/data/my images.parquet").as_posix() == (
+    assert default_folder(FolderName("estimate-id", "./a b/", "/data/my images.parquet")).as_posix() == (
         "runs/estimate-id-a-b-my-images.parquet"
     )
 
@@ -260,7 +260,7 @@ def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path: P
 
     def take(_: int) -> Path:
         start_line.wait()
-        return new_folder("estimate-id", "builtin/blip", "shapes", tmp_path / "runs")
+        return new_folder(FolderName("estimate-id", "builtin/blip", "shapes", tmp_path / "runs"))
 
     with ThreadPoolExecutor(8) as pool:
         taken = list(pool.map(take, range(8)))
@@ -268,7 +268,7 @@ def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path: P
     assert {folder.name for folder in taken} >= {"estimate-id-blip-shapes", "estimate-id-blip-shapes-8"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="choose another --output"):
-        new_folder("estimate-id", "m", "d", tmp_path / "file")
+        new_folder(FolderName("estimate-id", "m", "d", tmp_path / "file"))
 
 
 def test_the_commit_of_the_working_folder_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
