@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from idvl.files import write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.evaluation import BETWEEN, evaluate_pruned
-from idvl.reporter import Reporter
+from idvl.reporter import Progress, Reporter
 from idvl.sparsity.pruner import WeightPruner
 from idvl.training import Outcome, agree, train
 from idvl.training.checkpoint import latest
@@ -44,33 +45,8 @@ def prune(
     if resume:
         job.team.first(lambda: _drop_later_metrics(folder))
 
-    def on_step(step: int) -> None:
-        update = pruner.step(step)
-        if update is not None:
-            agree(update.digest, f"the masks at step {step}", pruner.digests)
-
-    def on_epoch(epoch: int, step: int) -> None:
-        every = job.recipe.prune.refresh_profile
-        if every and epoch % every == 0 and not job.schedule.is_final(step + 1):
-            refreshed = dimensions.refreshed(job, pruner, opened, epoch)
-            pruner.scores.set_factors(job.multipliers(refreshed).factors)
-
-    def evaluate(step: int) -> dict[str, float]:
-        with pruner.masked():
-            results = evaluate_pruned(evaluation, job.loaded, folder / BETWEEN / f"step-{step:09d}", reporter)
-        metrics = scoring.values(results)
-        reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
-        return metrics
-
     with reporter.progress("pruning") as progress:
-        hooks = Hooks(
-            on_step=on_step,
-            on_epoch=on_epoch if job.recipe.prune.refresh_profile else None,
-            evaluate=evaluate if evaluation else None,
-            describe=lambda: sparsities(job, pruner),
-            progress=lambda step, total, numbers: progress(step, total, _step_line(numbers, job.schedule.target)),
-            log=opened.log_metric if opened else None,
-        )
+        hooks = PruningHooks(job, pruner, folder, opened, reporter, evaluation).of_training(progress)
         if not job.learns:
             return pruner, _step_through(job, hooks)
         outcome = train(
@@ -83,6 +59,51 @@ def prune(
             **vars(hooks),
         )
     return pruner, outcome
+
+
+@dataclass(frozen=True)
+class PruningHooks:
+    """What a pruning run does between the steps of its training."""
+
+    job: Job
+    pruner: WeightPruner
+    folder: Path
+    opened: runs.Run | None
+    reporter: Reporter
+    evaluation: Evaluation | None
+
+    def of_training(self, progress: Progress) -> Hooks:
+        """The hooks of the loop. `progress` shows each step."""
+        target = self.job.schedule.target
+        return Hooks(
+            on_step=self.on_step,
+            on_epoch=self.on_epoch if self.job.recipe.prune.refresh_profile else None,
+            evaluate=self.evaluate if self.evaluation else None,
+            describe=lambda: sparsities(self.job, self.pruner),
+            progress=lambda step, total, numbers: progress(step, total, _step_line(numbers, target)),
+            log=self.opened.log_metric if self.opened else None,
+        )
+
+    def on_step(self, step: int) -> None:
+        """Set the masks where they are due; all processes must have the same."""
+        update = self.pruner.step(step)
+        if update is not None:
+            agree(update.digest, f"the masks at step {step}", self.pruner.digests)
+
+    def on_epoch(self, epoch: int, step: int) -> None:
+        """Estimate the dimensions again where it is due, and weight the scores by them."""
+        if epoch % self.job.recipe.prune.refresh_profile == 0 and not self.job.schedule.is_final(step + 1):
+            refreshed = dimensions.refreshed(self.job, self.pruner, self.opened, epoch)
+            self.pruner.scores.set_factors(self.job.multipliers(refreshed).factors)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The metrics of the model as it is pruned now."""
+        folder = self.folder / BETWEEN / f"step-{step:09d}"
+        with self.pruner.masked():
+            results = evaluate_pruned(self.evaluation, self.job.loaded, folder, self.reporter)
+        metrics = scoring.values(results)
+        self.reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
+        return metrics
 
 
 def _step_through(job: Job, hooks: Hooks) -> Outcome:
@@ -130,7 +151,7 @@ def _drop_later_metrics(folder: Path) -> None:
     """Drop the metrics of steps after the last checkpoint, and its evaluation: they will be made again."""
     checkpoint = latest(folder / CHECKPOINTS)
     step, path = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0, folder / "metrics.jsonl"
-    found = [(line.get("step", 0), line) for line in runs.read_metrics(path)]
-    lines = [line for number, line in found if number < step or (number == step and "loss" in line)]
+    numbered = [(line.get("step", 0), line) for line in runs.read_metrics(path)]
+    lines = [line for number, line in numbered if number < step or (number == step and "loss" in line)]
     if path.exists():
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
