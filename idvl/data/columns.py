@@ -99,25 +99,11 @@ def find_columns(
         if name not in (NO_COLUMN, *names):
             raise unknown("column", name, names, hint=f"in {where}")
     catalogued = Columns(**{use: getattr(entry, f"{use}_column", None) for use in Columns().by_use})
-    image = overrides.image or _pick(catalogued.image, IMAGE_NAMES, names if pixels is None else pixels)
-    if image is None and pixels:
-        image = pixels[0]
-    text = overrides.text or _pick(
-        catalogued.text, TEXT_NAMES, [name for name in names if name not in (overrides.image, overrides.label)]
-    )
-    classes = [name for name in names if name.lower() in LABEL_NAMES and name not in (image, text) and is_class(name)]
-    columns = {
-        "image": image,
-        "text": text,
-        "id": _pick(catalogued.id, ID_NAMES, names),
-        "label": overrides.label or _pick(catalogued.label, LABEL_NAMES, names, among=classes),
-        "answers": overrides.answers or _pick(catalogued.answers, [ANSWERS_TO.get(text, "")], names),
-        "second_image": overrides.second_image or _pick(catalogued.second_image, [SECOND_OF.get(image, "")], names),
-    }
-    columns = {use: None if name == NO_COLUMN else name for use, name in columns.items()}
+    columns = _chosen(names, overrides, catalogued, pixels, is_class)
     if columns["image"] is None and (columns["text"] is None or catalogued.image):
+        lacking = "images" if columns["text"] or overrides.text else "images or text"
         raise UsageError(
-            f"{where} has no column of images{'' if text else ' or text'} (it has {listed(names)}): "
+            f"{where} has no column of {lacking} (it has {listed(names)}): "
             "name it with --image-column, or give --data-dir a folder with the images"
         )
     declared = (*overrides.read, *catalogued.read)
@@ -127,6 +113,31 @@ def find_columns(
             "%s: taking %s", where, ", ".join(f"{use} = {name}" for use, name in columns.items() if name in guessed)
         )
     return Columns(**columns, guessed=guessed)
+
+
+def _chosen(
+    names: Sequence[str],
+    overrides: Columns,
+    catalogued: Columns,
+    pixels: Sequence[str] | None,
+    is_class: Callable[[str], bool],
+) -> dict[str, str | None]:
+    """What is read from which column, as `find_columns` describes it."""
+    image = overrides.image or _pick(catalogued.image, IMAGE_NAMES, names if pixels is None else pixels)
+    if image is None and pixels:
+        image = pixels[0]
+    others = [name for name in names if name not in (overrides.image, overrides.label)]
+    text = overrides.text or _pick(catalogued.text, TEXT_NAMES, others)
+    classes = [name for name in names if name.lower() in LABEL_NAMES and name not in (image, text) and is_class(name)]
+    columns = {
+        "image": image,
+        "text": text,
+        "id": _pick(catalogued.id, ID_NAMES, names),
+        "label": overrides.label or _pick(catalogued.label, LABEL_NAMES, names, among=classes),
+        "answers": overrides.answers or _pick(catalogued.answers, [ANSWERS_TO.get(text, "")], names),
+        "second_image": overrides.second_image or _pick(catalogued.second_image, [SECOND_OF.get(image, "")], names),
+    }
+    return {use: None if name == NO_COLUMN else name for use, name in columns.items()}
 
 
 def _pick(

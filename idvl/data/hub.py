@@ -52,22 +52,35 @@ def open_stream(
     if seed is not None:
         details["shuffle"] = {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards}
         stream = _shuffled(stream, seed)
-    rows = rows_of(stream, dataset_id)
-    for other in held_out:
-        texts, details["without"] = _texts(other, cache_dir)
-        rows, size = _without(rows, other.key, texts), size and size - len(texts)
-    if join:
-        texts, details["join"] = _texts(join, cache_dir)
-        rows, size = _with_texts(rows, join.key, texts, columns.text), len(texts)
+    rows, size, joined = _joined(rows_of(stream, dataset_id), size, join, held_out, columns.text, cache_dir)
     return Source(
         rows=((None if row.get(columns.id) is None else str(row[columns.id]), row) for row in rows),
         columns=columns,
         folder=None,
         method="whole" if seed is None else "stream",
-        details=details,
+        details=details | joined,
         size=size,
         classes=getattr(features.get(columns.label), "names", None),
     )
+
+
+def _joined(
+    rows: Iterator[Row],
+    size: int | None,
+    join: Join | None,
+    held_out: Sequence[Join],
+    text_column: str | None,
+    cache_dir: str | None,
+) -> tuple[Iterator[Row], int | None, dict[str, Any]]:
+    """The rows with the texts of `join` and without the rows of `held_out`, how many, and the details of both."""
+    details = {}
+    for other in held_out:
+        texts, details["without"] = _texts(other, cache_dir)
+        rows, size = _without(rows, other.key, texts), size and size - len(texts)
+    if join:
+        texts, details["join"] = _texts(join, cache_dir)
+        rows, size = _with_texts(rows, join.key, texts, text_column), len(texts)
+    return rows, size, details
 
 
 def _columns(features: Mapping[str, Any], overrides: Columns, entry: CatalogEntry | None, dataset_id: str) -> Columns:

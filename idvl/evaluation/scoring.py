@@ -85,11 +85,7 @@ def score_again(
     # another file is none of that run
     earlier = read_results(file) if file.exists() and path.stem == PREDICTIONS else {}
     signature = (runs.read_record(path.parent) or {"signature": {}})["signature"]
-    task = task or earlier.get("task") or signature.get("task")
-    if not isinstance(task, str):
-        raise UsageError(f"nothing beside {path} says which task it is: name it with --task")
-    if earlier and earlier["task"] != task:
-        raise UsageError(f"{path} is of the task {earlier['task']:.40}, not of {task}")
+    task = _task_of(path, task, earlier, signature)
     expected = (signature.get("count") or earlier.get("samples")) if path.stem == PREDICTIONS else None
     if expected is not None and count != expected:
         end = "remove the lines that are repeated" if count > expected else "finish the run with --resume first"
@@ -110,22 +106,37 @@ def score_again(
     earlier_values = {key: value for key, value in earlier.items() if key not in ("compared", "other_metrics")}
     results = earlier_values | scores | {"samples": count}
     if earlier:
-        try:
-            write_json(file, results)
-        except UsageError as error:
-            logger.warning("%s keeps its earlier scores: %s", file, first_line(error.__cause__ or error))
+        _replace(file, results)
     return results
+
+
+def _task_of(path: Path, task: str | None, earlier: Mapping[str, Any], signature: Mapping[str, Any]) -> str:
+    """The task of a predictions file: as it is given, or as the results or the run beside the file say."""
+    task = task or earlier.get("task") or signature.get("task")
+    if not isinstance(task, str):
+        raise UsageError(f"nothing beside {path} says which task it is: name it with --task")
+    if earlier and earlier["task"] != task:
+        raise UsageError(f"{path} is of the task {earlier['task']:.40}, not of {task}")
+    return task
+
+
+def _replace(file: Path, results: Mapping[str, Any]) -> None:
+    """Write the new scores of a run, or warn where its folder cannot be written to."""
+    try:
+        write_json(file, results)
+    except UsageError as error:
+        logger.warning("%s keeps its earlier scores: %s", file, first_line(error.__cause__ or error))
 
 
 def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | None) -> dict[str, Any]:
     """The results to compare with. UsageError for those of another task or of other samples."""
-    theirs = read_results(results)
-    if theirs["task"] != task:
-        raise UsageError(f"{results} is of the task {theirs['task']:.40}, not of {task}: nothing to compare")
-    their_ids = [record.get("id") for record in predictions.read(results.with_name(f"{PREDICTIONS}.jsonl"))]
-    if list(ids) != their_ids or fingerprint not in (None, theirs["dataset"]["fingerprint"]):
+    document = read_results(results)
+    if document["task"] != task:
+        raise UsageError(f"{results} is of the task {document['task']:.40}, not of {task}: nothing to compare")
+    other_ids = [record.get("id") for record in predictions.read(results.with_name(f"{PREDICTIONS}.jsonl"))]
+    if list(ids) != other_ids or fingerprint not in (None, document["dataset"]["fingerprint"]):
         raise UsageError(f"{results} is of other samples: compare runs of one dataset, --split, --limit and --seed")
-    return theirs
+    return document
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -207,24 +218,25 @@ def _difference(
     draws: dict[str, Any],
 ) -> dict[str, Any]:
     """The difference of every metric to another run's, over the same samples, paired, and of their settings."""
-    ours, beside = predictions.read(path), results.with_name(f"{PREDICTIONS}.jsonl")
-    theirs = comparable(results, task, [record.get("id") for record in ours], fingerprint)
-    for our, their in zip(ours, predictions.read(beside), strict=True):
-        if wrong := [key for key, usual in INPUT_KEYS.items() if our.get(key, usual) != their.get(key, usual)]:
-            raise UsageError(f"{quoted(our['id'])} has another {wrong[0]!r} in {beside}: compare runs of one dataset")
+    records, beside = predictions.read(path), results.with_name(f"{PREDICTIONS}.jsonl")
+    document = comparable(results, task, [record.get("id") for record in records], fingerprint)
+    for record, other_record in zip(records, predictions.read(beside), strict=True):
+        keys = [key for key, usual in INPUT_KEYS.items() if record.get(key, usual) != other_record.get(key, usual)]
+        if keys:
+            raise UsageError(f"{quoted(record['id'])} has another {keys[0]!r} in {beside}: compare runs of one dataset")
     measures = _score(task, beside).measures
     differences = {
         name: asdict(bootstrap.paired(measured, measures[name], **draws))
         for name, measured in scores.measures.items()
         if name in measures
     }
-    common = settings.keys() & (theirs.get("settings") or {}).keys() - {"batch_size"}
+    common = settings.keys() & (document.get("settings") or {}).keys() - {"batch_size"}
     other_settings = {
-        key: [settings[key], theirs["settings"][key]]
+        key: [settings[key], document["settings"][key]]
         for key in sorted(common)
-        if settings[key] != theirs["settings"][key]
+        if settings[key] != document["settings"][key]
     }
-    about = {"results": str(results), "model": theirs["model"]["name"], "settings": other_settings}
+    about = {"results": str(results), "model": document["model"]["name"], "settings": other_settings}
     return {**about, "differences": differences}
 
 

@@ -132,59 +132,59 @@ def runs_of(n: int) -> str:
 
 def script_data(figures: Sequence[Figure]) -> dict[str, Any]:
     """What the script draws. Names of points are numbers into `names`; floats have five digits."""
-    places: dict[str, int] = {}
-
-    def series(one: Series) -> dict[str, Any]:
-        values = {
-            **{"name": one.name, "tone": one.tone, "dash": one.dash, "hollow": one.hollow, "joined": one.joined},
-            **{"x": _short(one.x), "y": _short(one.y)},
-            **({"low": _short(one.low)} if one.low else {}),
-            **({"high": _short(one.high)} if one.high else {}),
-            **({"facts": {title: list(details) for title, details in one.facts.items()}} if one.facts else {}),
-            **({"about": dict(one.about)} if one.about else {}),
-        }
-        if one.names:
-            values["names"] = [places.setdefault(name, len(places)) for name in one.names]
-        return values
-
-    def panel(one: Panel) -> dict[str, Any]:
-        sources = list(dict.fromkeys(source for curve in one.series for source in curve.sources))
-        more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
-        origin = f"From {', '.join(sources[:3])}{more}." if sources else ""
-        about = f"{one.caption[:1].upper()}{one.caption[1:]}." if one.caption else ""
-        return {
-            **{
-                "name": one.name,
-                "caption": about,
-                "few": one.few,
-                "shaded": [list(span) for span in one.shaded],
-                "sources": origin,
-            },
-            **({"y": one.y_label} if one.y_label else {}),
-            "series": [series(curve) for curve in one.series],
-        }
-
-    drawn = [
+    numbers: dict[str, int] = {}
+    drawings = [
         {
-            **{
-                "title": figure.title,
-                "x": figure.x_label,
-                "y": figure.y_label,
-                "log": figure.log_x,
-                "log_y": figure.log_y,
-            },
-            **{
-                "picked": figure.picked,
-                "bars": figure.bars,
-                "bounds": figure.bounds,
-                "marks": figure.marks,
-                "zero": figure.zero,
-                "panels": [panel(one) for one in figure.panels],
-            },
+            "title": figure.title,
+            "x": figure.x_label,
+            "y": figure.y_label,
+            "log": figure.log_x,
+            "log_y": figure.log_y,
+            "picked": figure.picked,
+            "bars": figure.bars,
+            "bounds": figure.bounds,
+            "marks": figure.marks,
+            "zero": figure.zero,
+            "panels": [_panel_data(panel, numbers) for panel in figure.panels],
         }
         for figure in figures
     ]
-    return {"figures": drawn, "names": list(places)}
+    return {"figures": drawings, "names": list(numbers)}
+
+
+def _panel_data(panel: Panel, numbers: dict[str, int]) -> dict[str, Any]:
+    sources = list(dict.fromkeys(source for series in panel.series for source in series.sources))
+    more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
+    data = {
+        "name": panel.name,
+        "caption": f"{panel.caption[:1].upper()}{panel.caption[1:]}." if panel.caption else "",
+        "few": panel.few,
+        "shaded": [list(span) for span in panel.shaded],
+        "sources": f"From {', '.join(sources[:3])}{more}." if sources else "",
+        "series": [_series_data(series, numbers) for series in panel.series],
+    }
+    return data | ({"y": panel.y_label} if panel.y_label else {})
+
+
+def _series_data(series: Series, numbers: dict[str, int]) -> dict[str, Any]:
+    """What the script draws of a series, without what it has none of. Names of points that are new join `numbers`."""
+    data = {
+        "name": series.name,
+        "tone": series.tone,
+        "dash": series.dash,
+        "hollow": series.hollow,
+        "joined": series.joined,
+        "x": _short(series.x),
+        "y": _short(series.y),
+    }
+    optional = {
+        "low": _short(series.low or ()),
+        "high": _short(series.high or ()),
+        "facts": {title: list(details) for title, details in series.facts.items()},
+        "about": dict(series.about),
+        "names": [numbers.setdefault(name, len(numbers)) for name in series.names],
+    }
+    return data | {key: value for key, value in optional.items() if value}
 
 
 def _short(values: Sequence[float | None]) -> list[float | None]:
