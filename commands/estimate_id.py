@@ -81,13 +81,15 @@ def _show(result: Any, other: Any, label: str, *, json: bool, reporter: Terminal
     """Print the results of a run."""
     from idvl.profile import compare
     from idvl.reporting.table import summary, table
+    from idvl.uncovered import in_words
 
     console = output()
     if result.profile is None and json:
-        write(dumps(result.plan.to_json(), indent=2) + "\n")
+        plan = {**result.plan.to_json(), "not_covered": result.model["not_covered"]}
+        write(dumps(plan, indent=2) + "\n")
         return
     if result.profile is None:
-        for line in result.plan.lines():
+        for line in (*result.plan.lines(), in_words(result.model["not_covered"], result.model["parameters"])):
             console.print(line, soft_wrap=True)
         return
     if json:

@@ -30,6 +30,14 @@ def _word(value: Any) -> Any:
 Word = Annotated[Any, AfterValidator(_word)]
 
 
+class NotCovered(Schema):
+    """Weights of one kind that idvl neither measures nor prunes. `names`: their tensors, * for each number."""
+
+    weights: int
+    tensors: int
+    names: list[str] = Field(min_length=1)
+
+
 class ModelFacts(Schema):
     """The model of a run."""
 
@@ -37,6 +45,8 @@ class ModelFacts(Schema):
     path: str | None = None
     fingerprint: str | None = None
     dtype: str | None = None
+    parameters: int | None = Field(None, ge=1)
+    not_covered: dict[str, NotCovered] | None = None
 
 
 class DatasetFacts(Schema):
@@ -182,6 +192,7 @@ class ReportFile(Schema):
     modalities: dict[str, PartReport]
     total: TotalReport
     made: Made
+    not_covered: dict[str, NotCovered] | None = None
     evaluation: Annotated[dict[str, Any], AfterValidator(_evaluation)] | None = None
     profile: dict[str, Any] | None = None
     verified: ModelFacts | None = None

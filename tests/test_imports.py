@@ -28,7 +28,7 @@ ROWS = [
     {"schemas"},
     {"yaml_file", "json_file"},
     {"files", "device", "reporter", "plugins", "recipes"},
-    {"errors", "choices", "units"},
+    {"errors", "choices", "units", "uncovered"},
 ]
 RECIPE_READERS = {"commands", "sweep", "workflows", "pruning", "measurement", "evaluation", "session"}
 WITHOUT_TRANSFORMERS = {
@@ -45,6 +45,7 @@ WITHOUT_TRANSFORMERS = {
     "files",
     "choices",
     "units",
+    "uncovered",
     "plugins",
     "reporter",
     "yaml_file",

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from idvl import builtin, yaml_file
+from idvl.uncovered import in_words
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ The dimensions were measured on other weights than those that were pruned.
 _PAGE = """\
 # {title}
 
-{name} with {sparsity:.2%} of its weights in scope set to zero.
+{name} with {sparsity:.2%} of its weights in scope set to zero, which are {whole:.2%} of all its weights.
 {weighted}
 ```python
 from transformers import AutoProcessor, {class_name}
@@ -61,7 +62,7 @@ them.
 {sparsities}
 
 Weights in scope are those of the layers that were pruned; all prunable weights are those of the linear layers inside
-transformer blocks; all weights include embeddings, norms, heads and biases.
+transformer blocks; all weights include embeddings, norms, heads and biases.{uncovered}
 
 ## Evaluation
 
@@ -111,6 +112,8 @@ def page(
         title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
         name=_escaped(name),
         sparsity=report["total"]["sparsity"],
+        whole=report["total"]["model_sparsity"],
+        uncovered=_uncovered(report),
         weighted=(_WEIGHTED + (_FOREIGN if foreign else "")) if len(factors) > 1 else "",
         class_name=model["class"],
         sparsities=_sparsities(report),
@@ -162,6 +165,13 @@ def _sparsities(report: Mapping[str, Any]) -> str:
         weights, sparsity = total[f"{key}_weights"], total[f"{key}_sparsity"]
         rows.append((name, "", f"{weights:,}", f"{total['zeros']:,}", f"{sparsity:.2%}"))
     return _table(("", "layers", "weights", "zeros", "sparsity"), rows)
+
+
+def _uncovered(report: Mapping[str, Any]) -> str:
+    if not report.get("not_covered"):
+        return ""
+    text = in_words(report["not_covered"], report["total"]["model_weights"])
+    return f"\n\n{_escaped(text[0].upper() + text[1:])}."
 
 
 def _evaluation(found: Mapping[str, Any] | None) -> str:

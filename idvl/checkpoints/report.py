@@ -7,29 +7,34 @@ weights, embeddings, norms and biases included, tied ones once. It writes nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from idvl.models.layers import Layer
+from idvl.models.layers import Layer, uncovered_weights
 from idvl.profile import MODALITIES, Profile
 from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
+
+if TYPE_CHECKING:
+    from idvl.models.families.base import Family
 
 
 def plan(
     model: nn.Module,
     layers: Mapping[str, Layer],
     *,
-    prunable: Mapping[str, Layer],
+    family: Family,
+    unreached: Collection[str] = (),
     asked: float,
     by_layer: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What is going to be pruned: the report without what only the masks know.
 
-    `layers` are those in scope, `prunable` all that the model has. `asked` is the sparsity of all weights in scope;
-    `by_layer` that of each layer where the allocation fixes it, None under one global threshold.
+    `layers` are those in scope; the model's prunable ones are all of its `family` that are not `unreached`. `asked` is
+    the sparsity of all weights in scope; `by_layer` that of each layer where the allocation fixes it, None under one
+    global threshold.
     """
     rows = {
         name: {
@@ -40,11 +45,10 @@ def plan(
         }
         for name, layer in layers.items()
     }
-    everything = {
-        "prunable_weights": sum(layer.in_features * layer.out_features for layer in prunable.values()),
-        "model_weights": sum(parameter.numel() for parameter in model.parameters()),
-    }
-    return _summed(rows, asked, everything)
+    not_covered = uncovered_weights(model, family, unreached=unreached)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    prunable = weights - sum(part["weights"] for part in not_covered.values())
+    return _summed(rows, asked, {"prunable_weights": prunable, "model_weights": weights}, not_covered)
 
 
 def report(
@@ -56,7 +60,8 @@ def report(
     factors: Mapping[str, float] | None = None,
     substituted: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The documented object of report.json: {"schema", "layers": {name: {...}}, "modalities": {...}, "total": {...}}.
+    """The documented object of report.json: {"schema", "layers": {name: {...}}, "modalities": {...}, "total": {...},
+    "not_covered": {kind: {...}}}.
 
     A layer: modality, block, weights, asked (None under a global threshold), zeros (those of its mask), sparsity,
     dimension and stderr from `profile`, the factor that its scores were multiplied by, and the reason why this is not
@@ -84,10 +89,13 @@ def report(
                 "bias_zeros": biases.zeros[bias] if there else 0,
             }
     total = planned["total"]
-    return _summed(rows, total["asked"], {key: total[key] for key in ("prunable_weights", "model_weights")})
+    everything = {key: total[key] for key in ("prunable_weights", "model_weights")}
+    return _summed(rows, total["asked"], everything, planned["not_covered"])
 
 
-def _summed(rows: Mapping[str, dict[str, Any]], asked: float, everything: Mapping[str, int]) -> dict[str, Any]:
+def _summed(
+    rows: Mapping[str, dict[str, Any]], asked: float, everything: Mapping[str, int], not_covered: Mapping[str, Any]
+) -> dict[str, Any]:
     """The rows with their sums, per modality in the order of MODALITIES and in total."""
     modalities = {}
     for modality in MODALITIES:
@@ -98,7 +106,8 @@ def _summed(rows: Mapping[str, dict[str, Any]], asked: float, everything: Mappin
     if "zeros" in total:
         total["prunable_sparsity"] = total["zeros"] / everything["prunable_weights"]
         total["model_sparsity"] = total["zeros"] / everything["model_weights"]
-    return {"schema": ReportFile.NAME, "layers": dict(rows), "modalities": modalities, "total": total}
+    parts = {"modalities": modalities, "total": total, "not_covered": dict(not_covered)}
+    return {"schema": ReportFile.NAME, "layers": dict(rows), **parts}
 
 
 def _sum(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from idvl.reliability import unreliable_reason
 from idvl.reporter import Reporter, resumable
 from idvl.reporting.plot import plot
 from idvl.session import choose_samples, open_run
+from idvl.uncovered import in_words
 
 # what of a model's description its dimensions depend on
 SIGNED = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_template")
@@ -40,10 +41,11 @@ SIGNED = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_te
 class ProfileResult:
     """What a run ends with: `profile` and `folder` after a measurement (beside the first process neither).
 
-    `plan` is None where everything had been measured before.
+    `plan` is None where everything had been measured before. `model` is the description of the model.
     """
 
     plan: CapturePlan | None
+    model: dict[str, Any]
     profile: Profile | None = None
     folder: Path | None = None
 
@@ -92,30 +94,30 @@ class Estimation:
 
         As a `part` of another run it leaves it to that run to tell how to go on.
         """
-        written = self.recipe.to_dict(*ESTIMATING)
+        written, model = self.recipe.to_dict(*ESTIMATING), self.loaded.description
         options = {"recipe": written, "signature": self.signature, "resume": resume, "overwrite": overwrite}
         if self.is_done:
             finished = self.team.first(lambda: _finished(folder, options, self, others))
             if finished:
                 reporter.note("everything is measured already")
                 _warn_of_doubts(finished.layers, reporter, part=part)
-                return ProfileResult(plan=None, profile=finished, folder=folder)
+                return ProfileResult(plan=None, model=model, profile=finished, folder=folder)
         # nothing of it is needed afterwards
         work, self._work = self._measurement(reporter), None
-        for line in work.plan.lines():
+        for line in (*work.plan.lines(), in_words(model["not_covered"], model["parameters"])):
             reporter.note(line)
         with ExitStack() as held:
             opened, _ = open_run(held, self.team, folder, folder_name(self.recipe), **options)
             if opened is None:
                 for _ in work.estimates():
                     pass
-                return ProfileResult(plan=work.plan)
+                return ProfileResult(plan=work.plan, model=model)
             if not part:
                 held.enter_context(resumable(opened.folder, reporter))
             profile = _recorded(work, self.selection, opened, self.done, reporter)
             plot([(self.loaded.name, profile), *others], opened.path("profile.png"))
         _warn_of_doubts(profile.layers, reporter, part=part)
-        return ProfileResult(plan=work.plan, profile=profile, folder=opened.folder)
+        return ProfileResult(plan=work.plan, model=model, profile=profile, folder=opened.folder)
 
     def _measurement(self, reporter: Reporter) -> Measurement:
         if self._work is None:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.profile import MODALITIES, Modality
+from idvl.uncovered import KINDS, Kind
 
 if TYPE_CHECKING:
     from idvl.models.families.base import Family
@@ -108,6 +109,51 @@ def blocks_of(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, nn.Mod
 def modality_of(name: str, family: Family) -> Modality | None:
     """The modality of a layer's qualified name, None for what is not prunable."""
     return next((modality for pattern, modality in family.modalities if re.search(pattern, name)), None)
+
+
+def uncovered_weights(
+    model: nn.Module, family: Family, *, unreached: Collection[str] = ()
+) -> dict[Kind, dict[str, Any]]:
+    """The weights outside of the prunable layers, by kind: {"weights", "tensors", "names"}, of tied ones the first.
+
+    `names` are the tensors' with * for each number. `unreached`: layers that could be pruned but for the loss.
+    """
+    layers = _all_layers(model, family)
+    covered = {id(layer.module.weight) for name, layer in layers.items() if name not in unreached}
+    modules = dict(model.named_modules())
+    kinds: dict[Kind, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in covered:
+            continue
+        owner, _, leaf = name.rpartition(".")
+        kind = "unreached layers" if owner in layers and leaf == "weight" else _kind(modules[owner], parameter)
+        if kind == "heads and projections" and block_of(owner, family):
+            kind = "other"
+        part = kinds.setdefault(kind, {"weights": 0, "tensors": 0, "names": []})
+        part["weights"] += parameter.numel()
+        part["tensors"] += 1
+        pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+        if pattern not in part["names"]:
+            part["names"].append(pattern)
+    return {kind: kinds[kind] for kind in KINDS if kind in kinds}
+
+
+def _kind(module: nn.Module, parameter: nn.Parameter) -> Kind:
+    """What a module's own weight is, by the type of the module and the shape of the weight."""
+    if isinstance(module, nn.modules.conv._ConvNd) and parameter.ndim > 1:
+        return "convolutions"
+    if _features(module) and parameter.ndim > 1:
+        return "heads and projections"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embeddings"
+    # a vector, however it is stored
+    if isinstance(module, nn.LayerNorm) or parameter.numel() == max(parameter.shape, default=1):
+        return "norms and biases"
+    # a table of positions, broadcast over the samples
+    if parameter.shape[0] == 1:
+        return "embeddings"
+    # (experts, in, out), all in one product
+    return "fused experts" if parameter.ndim == 3 else "other"
 
 
 def _all_layers(model: nn.Module, family: Family) -> dict[str, Layer]:

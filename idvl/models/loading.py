@@ -24,6 +24,7 @@ from idvl.models.checkpoint_keys import check_keys
 from idvl.models.families import family_of
 from idvl.models.families.base import Family
 from idvl.models.fingerprints import configuration, fingerprint
+from idvl.models.layers import uncovered_weights
 from idvl.models.load_errors import one_line
 from idvl.models.locating import locate, pin
 from idvl.models.processors import fit_tokenizer, image_processor_of, load_processor
@@ -131,6 +132,7 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None, chat_temp
         "model_type": model.config.model_type,
         "class": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "not_covered": uncovered_weights(model, family),
         "dtype": str(model.dtype).removeprefix("torch."),
         "family": family.key,
         "guessed": family.guessed,

@@ -138,7 +138,7 @@ class Pruner:
         planned = reports.plan(
             model,
             layers,
-            prunable=find_layers(model, family),
+            family=family,
             asked=prune.sparsity,
             by_layer=dict.fromkeys(layers, prune.sparsity) if prune.allocation == "uniform" else None,
         )

@@ -10,10 +10,9 @@ import torch
 
 from idvl.checkpoints.report import plan as planned_report
 from idvl.device import free_memory
-from idvl.models.layers import find_layers
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.pruning.calibration import Calibration
-from idvl.pruning.plan import scope_lines
+from idvl.pruning.plan import scope_lines, whole_lines
 from idvl.units import duration, size
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
@@ -50,6 +49,7 @@ class CalibrationPlan:
             f"{self.samples} calibration samples, {self.forwards:.2f} forward passes over them, {way}",
             f"{size(self.capture.held_bytes)} of {size(self.capture.budget)} beside the model, "
             f"{size(self.statistics)} of them for statistics; about {duration(self.seconds)}",
+            *whole_lines(self.report),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def report_of(job: Calibration) -> dict[str, Any]:
     return planned_report(
         job.loaded.model,
         job.layers,
-        prunable=find_layers(job.loaded.model, job.loaded.family),
+        family=job.loaded.family,
         asked=job.recipe.prune.sparsity,
         by_layer=zeros and {name: zeros[name] / layer.module.weight.numel() for name, layer in job.layers.items()},
     )

@@ -142,12 +142,6 @@ class Job:
                 f"({names[0]}, ...): choose another scope"
             )
 
-    @property
-    def prunable(self) -> dict[str, Layer]:
-        """All layers of the model that can be pruned: those that the loss reaches."""
-        layers = find_layers(self.loaded.model, self.loaded.family)
-        return {name: layer for name, layer in layers.items() if name not in self.unreached}
-
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
         pruning = self.recipe.prune.model_dump(mode="json").items()

@@ -11,6 +11,7 @@ from idvl.pruning.settings import head_training
 from idvl.sparsity.schedule import Schedule
 from idvl.training import total_steps
 from idvl.training.dry_run import rehearse
+from idvl.uncovered import in_words
 from idvl.units import duration, size
 
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ class PruningPlan:
         before = "".join(f", {duration(seconds)} of {what} before it" for what, seconds in self.before.items())
         return [
             f"{steps}, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
-            f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} at step {schedule.last + 1:,}, {every}",
+            f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} of the weights in scope at step "
+            f"{schedule.last + 1:,}, {every}",
             f"{size(self.memory)} for weights, gradients, optimizer and criterion, beside a batch's "
             f"activations; about {duration(self.seconds)} of training{before}",
+            *whole_lines(self.report),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -71,6 +74,16 @@ def scope_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def whole_lines(report: Mapping[str, Any]) -> list[str]:
+    """What a planned report comes to in all weights of the model, and what of them is not covered."""
+    total = report["total"]
+    pruned = total["asked"] * total["weights"] / total["model_weights"]
+    return [
+        f"{total['asked']:.2%} of the weights in scope are {pruned:.2%} of all weights of the model",
+        in_words(report["not_covered"], total["model_weights"]),
+    ]
+
+
 def make(job: Job) -> PruningPlan:
     """The plan of a job, whose step is rehearsed. RunError, with a batch size that fits, where memory is too small."""
     model, prune = job.loaded.model, job.recipe.prune
@@ -87,7 +100,8 @@ def make(job: Job) -> PruningPlan:
         report=planned_report(
             model,
             job.layers,
-            prunable=job.prunable,
+            family=job.loaded.family,
+            unreached=job.unreached,
             asked=prune.sparsity,
             by_layer=dict.fromkeys(job.layers, prune.sparsity) if prune.allocation == "uniform" else None,
         ),

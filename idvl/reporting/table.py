@@ -14,6 +14,7 @@ from rich.text import Text
 
 from idvl.profile import MODALITIES, LayerProfile, Profile
 from idvl.reliability import unreliable_reason
+from idvl.uncovered import in_words
 
 # a share of duplicates worth a word
 NOTABLE_DUPLICATES = 0.01
@@ -68,7 +69,7 @@ def table(profile: Profile, other: Profile | None = None, label: str = "other") 
 
 def summary(profile: Profile) -> list[str]:
     """A line per modality: number of layers, median, smallest and largest dimension; how many have no estimate, and
-    how many an unreliable one.
+    how many an unreliable one. Then the weights that are not covered, where the profile knows them.
     """
     lines = []
     for modality, layers in by_modality(profile).items():
@@ -85,6 +86,8 @@ def summary(profile: Profile) -> list[str]:
         rest += f", {unreliable} unreliable" if unreliable else ""
         plural = "layer " if len(layers) == 1 else "layers"
         lines.append(f"{modality:<9} {len(layers):>4} {plural}  {values}{rest}")
+    if profile.model.get("not_covered") and profile.model.get("parameters"):
+        lines.append(in_words(profile.model["not_covered"], profile.model["parameters"]))
     return lines
 
 

@@ -21,6 +21,7 @@ from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike,
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.sensitivity import sensitivity_tables
 from idvl.reporting.settings import is_one_shot
+from idvl.uncovered import in_words
 
 PAIRED = (
     "paired: the same dense model and seed without weighting is subtracted; intervals are 95 % t intervals over pairs, "
@@ -71,7 +72,7 @@ def _quality(number: int, name: str, groups: Sequence[Group], study: Study) -> T
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
         labels=("method", "scope"), columns=("0 %",) * bool(dense) + tuple(map(percent, sparsities)), rows=tuple(rows),
-        over=metric, notes=(INTERVALS, *cautions(groups)),
+        over=metric, notes=(INTERVALS, of_all_weights(groups), *cautions(groups)),
     )  # fmt: skip
 
 
@@ -116,9 +117,21 @@ def _metrics(number: int, name: str, groups: Sequence[Group], study: Study) -> T
             rows.append((labels, tuple(group.entry(metric) for metric in names)))
     return Table(
         key=f"metrics-{number}", title=f"All metrics: {name}", paper="Tables 1 to 7",
-        labels=("method", "scope", "sparsity", "runs"), columns=tuple(names), rows=tuple(rows), notes=(INTERVALS,),
-        folded=True,
+        labels=("method", "scope", "sparsity", "runs"), columns=tuple(names), rows=tuple(rows),
+        notes=(INTERVALS, of_all_weights(groups)), folded=True,
     )  # fmt: skip
+
+
+def of_all_weights(groups: Sequence[Group]) -> str:
+    """What each sparsity, which is of the weights in scope, comes to in all weights of the model."""
+    shares: dict[float, list[float]] = {}
+    for group in groups:
+        shares.setdefault(group.sparsity, []).extend(run.report["total"]["model_sparsity"] for run in group.runs)
+    words = []
+    for sparsity, found in sorted(shares.items()):
+        spread = dict.fromkeys(f"{100 * share:.1f}" for share in (min(found), max(found)))
+        words.append(f"{percent(sparsity)} is {' to '.join(spread)} %")
+    return f"sparsity is of the weights in scope; of all weights of the model, {', '.join(words)}"
 
 
 def _metrics_of(runs: Sequence[RunRecord]) -> list[str]:
@@ -153,9 +166,14 @@ def _sparsity(number: int, subject: Subject, name: str, groups: Sequence[Group])
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
         labels=("method", "scope", "target", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
-        notes=(f"the model has {subject.weights:,} weights", "intervals, if any, are 95 % t intervals over runs"),
-        folded=True,
+        notes=(*_model_weights(subject, reports), "intervals, if any, are 95 % t intervals over runs"), folded=True,
     )  # fmt: skip
+
+
+def _model_weights(subject: Subject, reports: Sequence[dict[str, Any]]) -> list[str]:
+    """How many weights the model has, and which of them are not covered, where a report says so."""
+    words = (in_words(report["not_covered"], subject.weights) for report in reports if report.get("not_covered"))
+    return list(dict.fromkeys(words)) or [f"the model has {subject.weights:,} weights"]
 
 
 def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Table:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from idvl.reporting.table import GAP, INDENT, NARROWEST, NOTE, folded, grid, number_table
+from idvl.uncovered import in_words
 
 # the denominators of a report, in words: its key and what it counts
 WHOLE = (("prunable", "all prunable"), ("model", "all weights"))
@@ -47,7 +48,9 @@ def result_table(report: Mapping[str, Any]) -> Group:
         (name, _count(n), _count(weights), _count(zeros), _percent(asked), _percent(sparsity))
         for name, n, weights, zeros, asked, sparsity in rows
     ]
-    return Group(LayerTable(report), number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown))
+    table = number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown)
+    said = [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
+    return Group(LayerTable(report), table, *said)
 
 
 @dataclass(frozen=True)

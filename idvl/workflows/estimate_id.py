@@ -45,7 +45,7 @@ def run(
     profiles = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in profiles]
     work = Estimation(recipe, loaded, team, reporter, resume_from=folder if resume else None)
     if plan_only:
-        return ProfileResult(plan=work.plan(reporter))
+        return ProfileResult(plan=work.plan(reporter), model=loaded.description)
     return work.execute(folder, reporter, resume=resume, overwrite=overwrite, others=profiles)
 
 

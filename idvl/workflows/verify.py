@@ -112,7 +112,7 @@ def run(
     masked = {name: prunable[name] for name in kept.shapes if name in prunable}
     if len(masked) < len(kept.shapes):
         return Verification(model=model, report={}, defects=lines)
-    planned = plan(loaded.model, masked, prunable=prunable, asked=sparsity)
+    planned = plan(loaded.model, masked, family=loaded.family, asked=sparsity)
     return Verification(model=model, report=finished_report(planned, kept), defects=lines)
 
 

@@ -62,7 +62,9 @@ def test_a_base_that_is_not_on_the_hub_is_no_base_model(source: str) -> None:
 
 
 def test_sparsity_per_modality_and_its_denominators() -> None:
-    assert rows(made())[2:] == [
+    text = made()
+    assert "80.00% of its weights in scope set to zero, which are 48.00% of all its weights" in text
+    assert rows(text)[2:] == [
         ["vision", "2", "1,000", "500", "50.00%"],
         ["language", "2", "2,000", "1,900", "95.00%"],
         ["in scope", "4", "3,000", "2,400", "80.00%"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from idvl.checkpoints.report import plan, report
 from idvl.models.families import family_of
@@ -15,12 +16,14 @@ from idvl.sparsity.masks import Masks
 from tests.support import tiny
 from tests.support.profiles import profile_of
 
+FAMILY = family_of(transformers.BlipConfig(architectures=["BlipForConditionalGeneration"]))
+
 
 @pytest.fixture(scope="module")
 def blip():
     torch.manual_seed(0)
     model, _ = tiny.KINDS["blip"]()
-    return model, find_layers(model, family_of(model.config))
+    return model, find_layers(model, FAMILY)
 
 
 def masks_of(layers, zeros: dict[str, int]) -> Masks:
@@ -33,7 +36,7 @@ def masks_of(layers, zeros: dict[str, int]) -> Masks:
 def test_the_three_denominators(blip) -> None:
     model, layers = blip
     vision = {name: layer for name, layer in layers.items() if layer.modality == "vision"}
-    made = report(plan(model, vision, prunable=layers, asked=0.25), masks_of(vision, dict.fromkeys(vision, 100)))
+    made = report(plan(model, vision, family=FAMILY, asked=0.25), masks_of(vision, dict.fromkeys(vision, 100)))
     total = made["total"]
     # 2 blocks of qkv 32 x 96, projection 32 x 32, fc1 and fc2 32 x 64
     assert total["weights"] == 2 * (32 * 96 + 32 * 32 + 2 * 32 * 64)
@@ -43,12 +46,13 @@ def test_the_three_denominators(blip) -> None:
     for key, weights in (("sparsity", "weights"), ("prunable_sparsity", "prunable_weights")):
         assert total[key] == 800 / total[weights]
     assert total["model_sparsity"] == 800 / total["model_weights"]
+    assert total["prunable_weights"] + sum(p["weights"] for p in made["not_covered"].values()) == total["model_weights"]
 
 
 def test_modalities_and_layers_add_up(blip) -> None:
     model, layers = blip
     zeros = {name: 7 * i for i, name in enumerate(layers)}
-    made = report(plan(model, layers, prunable=layers, asked=0.5), masks_of(layers, zeros))
+    made = report(plan(model, layers, family=FAMILY, asked=0.5), masks_of(layers, zeros))
     assert list(made["layers"]) == list(layers)
     assert list(made["modalities"]) == ["vision", "language", "cross"]
     for key in ("layers", "weights", "zeros"):
@@ -62,7 +66,7 @@ def test_a_layer_has_its_dimension_its_factor_and_why_it_is_another(blip) -> Non
     model, layers = blip
     first, second = list(layers)[:2]
     made = report(
-        plan(model, layers, prunable=layers, asked=0.5),
+        plan(model, layers, family=FAMILY, asked=0.5),
         masks_of(layers, {}),
         profile=profile_of(layers, without=first),
         factors={name: float(i + 1) for i, name in enumerate(layers)},
@@ -80,7 +84,7 @@ def test_pruned_biases_are_counted_beside_the_weights(blip) -> None:
     first, second = list(layers)[:2]
     biases = Masks({f"{name}.bias": (32,) for name in layers if name != second})
     biases.set(f"{first}.bias", torch.arange(32) >= 5)
-    planned = plan(model, layers, prunable=layers, asked=0.5)
+    planned = plan(model, layers, family=FAMILY, asked=0.5)
     made = report(planned, masks_of(layers, {first: 7}), biases=biases)
     found = [(made["layers"][name]["biases"], made["layers"][name]["bias_zeros"]) for name in (first, second)]
     assert found == [(32, 5), (0, 0)]
@@ -92,25 +96,25 @@ def test_pruned_biases_are_counted_beside_the_weights(blip) -> None:
 
 def test_without_a_profile_it_says_so(blip) -> None:
     model, layers = blip
-    made = report(plan(model, layers, prunable=layers, asked=0.5), masks_of(layers, {}))
+    made = report(plan(model, layers, family=FAMILY, asked=0.5), masks_of(layers, {}))
     assert {layer["dimension"] for layer in made["layers"].values()} == {None}
     assert {layer["factor"] for layer in made["layers"].values()} == {None}
 
 
 def test_asked_is_none_under_one_threshold_and_a_weighted_mean_where_it_is_fixed(blip) -> None:
     model, layers = blip
-    free = plan(model, layers, prunable=layers, asked=0.5)
+    free = plan(model, layers, family=FAMILY, asked=0.5)
     assert free["total"]["asked"] == 0.5
     assert {part["asked"] for part in free["modalities"].values()} == {None}
     by_layer = {name: 0.25 if layer.modality == "vision" else 0.75 for name, layer in layers.items()}
-    fixed = plan(model, layers, prunable=layers, asked=0.6, by_layer=by_layer)
+    fixed = plan(model, layers, family=FAMILY, asked=0.6, by_layer=by_layer)
     assert [part["asked"] for part in fixed["modalities"].values()] == [0.25, 0.75, 0.75]
     assert fixed["total"]["asked"] == 0.6
 
 
 def test_it_is_plain_json(blip, tmp_path: Path) -> None:
     model, layers = blip
-    made = report(plan(model, layers, prunable=layers, asked=0.5), masks_of(layers, {}))
+    made = report(plan(model, layers, family=FAMILY, asked=0.5), masks_of(layers, {}))
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     assert made["schema"] == "idvl/report/1"
-    assert list(made) == ["schema", "layers", "modalities", "total"]
+    assert list(made) == ["schema", "layers", "modalities", "total", "not_covered"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,12 @@ def _as_reported(run: str) -> tuple[nn.Module, set[str]]:
 
 
 def listed(about: Architecture, folder: str, profile: str) -> list[str]:
-    """Maps in a numbered block that the profile does not name: linear, Conv1D, attention's, expert tensors."""
+    """Maps in a numbered block that the profile neither measures nor names as not covered: linear, Conv1D, attention's, expert tensors."""
     from transformers.pytorch_utils import Conv1D
 
     model, _ = plain.model(folder)
-    text = Path(profile).read_text(encoding="utf-8")
-    layers = json.loads(text)["layers"]
+    known = json.loads(Path(profile).read_text(encoding="utf-8"))
+    layers, names = known["layers"], {name for part in known["model"]["not_covered"].values() for name in part["names"]}
     stacks = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     inside = re.compile("|".join(rf"{re.escape(name)}\.\d+\." for name in stacks) or "$.")
     missing = []
@@ -89,8 +90,8 @@ def listed(about: Architecture, folder: str, profile: str) -> list[str]:
             continue
         fused = [key for key, value in module.named_parameters(recurse=False) if value.ndim == 3 and len(value) > 1]
         if isinstance(module, nn.Linear | Conv1D) or fused:
-            own = [name, *(f"{name}.{key}" for key in fused)]
-            missing += [] if any(f'"{each}"' in text for each in own) else [own[-1]]
+            own = [f"{name}.{key}" for key in fused or ["weight"]]
+            missing += [each for each in own if not any(fnmatchcase(each, pattern) for pattern in names)]
     return missing
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from idvl.errors import UsageError
 from idvl.models.families import family_of
-from idvl.models.layers import block_of, find_layers, in_scope
+from idvl.models.layers import block_of, find_layers, in_scope, uncovered_weights
 from idvl.profile import MODALITIES
 from tests.support import tiny
 
@@ -126,6 +126,64 @@ def test_a_pattern_that_resembles_a_scope_is_a_pattern_and_a_bare_word_a_slip(bl
         in_scope(*blip, "language_model.*")
     with pytest.raises(UsageError, match="no scope 'visoin'; did you mean 'vision'"):
         in_scope(*blip, "visoin")
+
+
+def kinds(loaded):
+    return uncovered_weights(loaded.model, loaded.family)
+
+
+def test_fused_experts_are_named_and_every_weight_is_in_one_kind(get):
+    loaded = get("qwen3_vl_moe")
+    uncovered, model = kinds(loaded), loaded.model
+    experts = "model.language_model.layers.*.mlp.experts"
+    assert uncovered["fused experts"]["names"] == [f"{experts}.gate_up_proj", f"{experts}.down_proj"]
+    text = loaded.model.config.text_config
+    # gate, up and down of each expert of each layer
+    per_layer = text.num_experts * 3 * text.hidden_size * text.moe_intermediate_size
+    assert uncovered["fused experts"]["weights"] == text.num_hidden_layers * per_layer
+    assert uncovered["other"]["names"] == ["model.language_model.layers.*.mlp.gate.weight"]
+    assert uncovered["heads and projections"]["names"] == ["lm_head.weight"]
+    covered = sum(layer.module.weight.numel() for layer in find_layers(model, loaded.family).values())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert covered + sum(part["weights"] for part in uncovered.values()) == total
+    assert loaded.description["not_covered"] == uncovered
+
+
+def test_a_convolutional_tower_and_an_lstm_are_named(get):
+    loaded = get("align")
+    tower = [module.weight for module in loaded.model.modules() if isinstance(module, nn.Conv2d)]
+    found = kinds(loaded)["convolutions"]
+    assert found["names"][0] == "vision_model.embeddings.convolution.weight"
+    assert (found["tensors"], found["weights"]) == (len(tower), sum(weight.numel() for weight in tower))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.ModuleDict({"mix": nn.LSTM(8, 8), "out": nn.Linear(8, 8)})])
+            self.scale = nn.Parameter(torch.ones(2, 1, 1))
+
+    family = family_of(transformers.BertConfig(architectures=["BertModel"]))
+    uncovered = uncovered_weights(Model(), family)
+    assert uncovered["other"] == {
+        "weights": 2 * 32 * 8,
+        "tensors": 2,
+        "names": ["layers.*.mix.weight_ih_l0", "layers.*.mix.weight_hh_l0"],
+    }
+    assert uncovered["norms and biases"]["weights"] == 2 * 32 + 8 + 2
+
+
+def test_tied_weights_count_once_outside_of_layers_too(get):
+    gpt2 = get("gpt2")
+    assert gpt2.model.lm_head.weight is gpt2.model.transformer.wte.weight
+    assert kinds(gpt2)["embeddings"]["names"] == ["transformer.wte.weight", "transformer.wpe.weight"]
+    assert "heads and projections" not in kinds(gpt2)
+
+
+def test_layers_that_the_loss_does_not_reach_are_a_kind(get):
+    loaded = get("llava")
+    name = next(iter(find_layers(loaded.model, loaded.family)))
+    part = uncovered_weights(loaded.model, loaded.family, unreached=[name])["unreached layers"]
+    assert part["tensors"] == 1 and part["weights"] == 32 * 32
 
 
 def test_a_model_without_blocks_is_refused():

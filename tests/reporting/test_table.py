@@ -97,3 +97,11 @@ def test_an_empty_profile_is_no_error() -> None:
     empty = Profile(layers={}, model={}, dataset={}, protocol={}, provenance={})
     assert summary(empty) == []
     assert len(shown(empty, 80)) == 2
+
+
+def test_the_summary_ends_with_the_weights_that_are_not_covered() -> None:
+    profile = published("blip-coco")
+    part = {"weights": 30, "tensors": 2, "names": ["a.*.experts", "b.*.experts"]}
+    model = {"parameters": 40, "not_covered": {"fused experts": part}}
+    said = "not covered: 30 of all 40 weights (75.0 %): fused experts 30 (a.*.experts and 1 more)"
+    assert summary(dataclasses.replace(profile, model=model)) == [*summary(profile), said]

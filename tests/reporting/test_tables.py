@@ -51,6 +51,18 @@ def test_replicates_are_averaged_with_a_t_interval(study: Path) -> None:
     assert rows["PLATON × ID", "all"][2].value is None
 
 
+def test_sparsity_stands_beside_what_it_is_of_all_weights_and_what_is_not_covered(study: Path) -> None:
+    assert "of the weights in scope; of all weights of the model, 80 % is 40.0 %, 95 % is 47.5 %" in str(
+        table(study, "quality").notes
+    )
+    assert table(study, "sparsity").notes[0] == "the model has 1,000 weights"
+    for path in study.glob("*/report.json"):
+        experts = {"weights": 200, "tensors": 1, "names": ["layers.*.experts"]}
+        folders.write(path, json.loads(path.read_text()) | {"not_covered": {"fused experts": experts}})
+    said = "not covered: 200 of all 1,000 weights (20.0 %): fused experts 200 (layers.*.experts)"
+    assert table(study, "sparsity").notes[0] == said
+
+
 def test_gains_are_paired_by_model_and_seed(study: Path) -> None:
     (row,) = table(study, "gain").rows
     (found,) = row[1]

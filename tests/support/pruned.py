@@ -32,7 +32,7 @@ class Pruned:
                 kept = torch.tensor([True, False, False, True]).repeat(weight.numel() // 4).view(weight.shape)
             self.masks.set(name, kept)
         self.masks.enforce_(self.weights)
-        self.report = report(plan(self.model, self.layers, prunable=self.layers, asked=0.5), self.masks)
+        self.report = report(plan(self.model, self.layers, family=loaded.family, asked=0.5), self.masks)
 
     def save(self, folder: Path, **options) -> Verdict:
         given = {"masks": self.masks, "profile": None, "report": self.report, "card": "# card\n", **options}

@@ -33,6 +33,7 @@ from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
 from idvl.workflows import estimate_id
 from idvl.workflows.prune import run
+from tests.coverage.architectures import build
 from tests.support import processes, tiny
 from tests.support.hub import write_dataset
 from tests.support.reporter import Silent
@@ -89,6 +90,29 @@ def test_plain_transformers_opens_what_is_exactly_as_sparse_as_asked(whole):
     assert report == json.loads((folder / "report.json").read_text())
     assert report["made"]["peak_memory"] > 2**20 and report["made"]["seconds"] > 0
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "how", [{"prune.criterion": "magnitude", "prune.id_weight": "none"}, {"prune.criterion": "wanda"}]
+)
+def test_fused_experts_are_named_as_not_covered(place, tmp_path, how):
+    """While training and calibrated, in the plan and in what is left behind; the share of all weights beside."""
+    model = build("mixtral", tmp_path / "mixtral")
+    changes = {"model.name": str(model), "prune.sparsity": 0.5, "prune.window": None, "prune.mask_every": None, **how}
+    if how["prune.criterion"] == "magnitude":
+        changes |= {"train.epochs": None, "train.max_steps": 2}
+    else:
+        changes |= dict.fromkeys(STEPS) | {"prune.calibration_samples": 4}
+    recipe = load_recipe(None, {key: value for key, value in (settings(place) | changes).items() if value is not None})
+    options = {"folder": tmp_path / "run", "reporter": Silent()}
+    plan = run(recipe, plan_only=True, **options).plan
+    report = run(recipe, **options).report
+    for found in (plan.report, report):
+        assert found["not_covered"]["fused experts"]["weights"] == 2 * 4 * 3 * 32 * 64
+    said = "fused experts 49,152 (model.layers.*.mlp.experts.gate_up_proj and 1 more)"
+    assert said in plan.lines()[-1] and said in (tmp_path / "run" / "README.md").read_text().replace("\\", "")
+    assert plan.lines()[-2] == "50.00% of the weights in scope are 5.45% of all weights of the model"
+    assert report["total"]["model_sparsity"] == pytest.approx(0.0545, abs=1e-4)
 
 
 def test_factors_are_the_dimensions_of_the_profile_that_was_estimated_first(whole):
