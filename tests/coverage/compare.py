@@ -76,7 +76,7 @@ def _as_reported(run: str) -> tuple[nn.Module, set[str]]:
 
 
 def listed(about: Architecture, folder: str, profile: str) -> list[str]:
-    """Maps in a numbered block that the profile neither measures nor names as not covered: linear, Conv1D, attention's, expert tensors."""
+    """Maps in a numbered block that the profile neither measures nor names: linear, Conv1D, attention's, experts."""
     from transformers.pytorch_utils import Conv1D
 
     model, _ = plain.model(folder)
