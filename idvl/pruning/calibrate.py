@@ -24,11 +24,10 @@ from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import CalibrationPlan
 from idvl.pruning.counts import oriented
 from idvl.pruning.finished import FinishedBlocks
-from idvl.pruning.inputs import SharedInput
+from idvl.pruning.inputs import totals
 from idvl.reporter import Progress, Reporter
 from idvl.sparsity.layerwise import PrunedLayer
 from idvl.sparsity.masks import Masks
-from idvl.sparsity.statistics import InputStatistics
 from idvl.training.ranks import agree
 
 # the folder inside a run's that holds its finished blocks
@@ -146,28 +145,13 @@ class CalibratedPruning:
     def _prune(self, names: Iterable[str]) -> dict[str, PrunedLayer]:
         """Prune layers from what was measured, those that read one input together."""
         layers: dict[str, PrunedLayer] = {}
-        for group, statistics in self._inputs(names):
+        users = {name: self.job.users_of(name) for name in names}
+        for group, statistics in totals(self._sums, users, self.job.team):
             sums, weights = statistics.total(), {name: self.weights[name].contiguous() for name in group}
             if not sums.count:
                 raise RunError(f"no token entered {group[0]}: leave it out of the scope")
             layers |= self.job.layerwise.prune(weights, sums, self.job.zeros)
         return layers
-
-    def _inputs(self, names: Iterable[str]) -> Iterable[tuple[list[str], InputStatistics]]:
-        """Layers with the statistics of all processes; a weight of several modules has the sum of theirs."""
-        tied = {name: users for name in names if len(users := self.job.users_of(name)) > 1}
-        for group, read in self._sums.groups(name for name in names if name not in tied):
-            yield group, self._of_all(read)
-        for name, users in tied.items():
-            parts = [self._of_all(read).state_dict() for _, read in self._sums.groups(users)]
-            yield [name], InputStatistics.added(parts)
-
-    def _of_all(self, read: SharedInput) -> InputStatistics:
-        if not read.is_global:
-            for value in read.statistics.state_dict().values():
-                self.job.team.reduce(value)
-            read.is_global = True
-        return read.statistics
 
     @torch.no_grad()
     def _apply(self, layers: dict[str, PrunedLayer]) -> None:

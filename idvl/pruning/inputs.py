@@ -6,12 +6,13 @@ blocks; their sums are made once. It knows neither weights nor masks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from idvl.distributed import Team
 from idvl.errors import RunError
 from idvl.sparsity.statistics import InputStatistics
 
@@ -112,3 +113,25 @@ class InputSums:
             # of values whose squares are too large, the sample with the largest
             number = int(shown.float().square().flatten(1).sum(1).nan_to_num(float("inf")).argmax())
             raise RunError(f"what enters {layer} is NaN or too large for sample {self._samples[batch][number]}")
+
+
+def totals(
+    sums: InputSums, users: Mapping[str, Sequence[str]], team: Team
+) -> Iterator[tuple[list[str], InputStatistics]]:
+    """Layers that read one input, with its statistics over all processes, which they must ask for alike.
+
+    `users`: the modules that hold each layer's weight; one of several modules has the sum of what enters them.
+    """
+
+    def everywhere(read: SharedInput) -> InputStatistics:
+        if not read.is_global:
+            for value in read.statistics.state_dict().values():
+                team.reduce(value)
+            read.is_global = True
+        return read.statistics
+
+    for names, read in sums.groups(name for name, modules in users.items() if len(modules) == 1):
+        yield names, everywhere(read)
+    for name, modules in users.items():
+        if len(modules) > 1:
+            yield [name], InputStatistics.added([everywhere(read).state_dict() for _, read in sums.groups(modules)])

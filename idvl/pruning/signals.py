@@ -10,7 +10,7 @@ from idvl.choices import Signal
 from idvl.json_file import Schema
 from idvl.models.layers import Layer, modalities_of
 from idvl.profile import Profile
-from idvl.pruning import gradients
+from idvl.pruning import gradients, outliers, spectra
 from idvl.pruning.counts import groups_of
 from idvl.recipe import PruneSection
 from idvl.reporter import Progress, Reporter
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # the file in a run's folder, from which a resumed run reads what was measured
 FILE = "allocation.json"
-# the signals that take forward or backward passes, and wait until a run has begun
-MEASURED: tuple[Signal, ...] = ("gradient",)
+# the signals that take time, and wait until a run has begun
+MEASURED: tuple[Signal, ...] = ("gradient", "outliers", "spectrum")
 
 
 class AllocationFile(Schema):
@@ -85,4 +85,7 @@ SIGNALS: dict[Signal, tuple[Callable[[Calibration, Progress], dict[str, float]],
     "dimension": (_dimensions, fmean),
     "depth": (_depths, fmean),
     "gradient": (gradients.scores, sum),
+    # a block's own already
+    "outliers": (outliers.shares, max),
+    "spectrum": (spectra.exponents, fmean),
 }

@@ -162,20 +162,20 @@ class PruneSection(Section):
     )
     allocation: Allocation | None = setting(
         None,
-        "One threshold over all layers, or the same sparsity in each; with calibration also by depth, dimension, or "
-        "the gradient of the loss (ecoflap).",
+        "One threshold over all layers, or the same sparsity in each; with calibration also by depth, dimension, "
+        "gradient of the loss (ecoflap), outliers of the scores (owl) or spectrum (alpha).",
         shown="global; with N:M or calibration, uniform",
     )
     allocate_by: By | None = setting(
         None,
         "What shares one sparsity: a layer, or all layers of a block.",
-        shown="block with ecoflap, else layer",
+        shown="block with ecoflap, owl and alpha, else layer",
     )
     spread: Annotated[float, Field(gt=0, lt=1)] | None = setting(
         None,
-        "How far an allocation lets sparsities be apart: ecoflap above the mean; depth relative to the mean density; "
-        "id by rank, above and below the mean.",
-        shown="0.1, 0.2, none: in proportion to the ID",
+        "How far sparsities of an allocation are from the mean at most: of ecoflap (0.1 above it), owl (0.08), id (by "
+        "rank); of depth (0.2) and alpha (0.3) as a part of the mean.",
+        shown="the allocation's; id: none, in proportion",
     )
     ecoflap_order: EcoflapOrder | None = setting(
         None,

@@ -6,8 +6,11 @@ import math
 import random
 
 import pytest
+import torch
 
 from idvl.sparsity import allocation as allocations
+from idvl.sparsity.allocation.alpha import exponent
+from idvl.sparsity.allocation.owl import outliers
 from idvl.sparsity.budget import Budget
 
 SIZES = {"a": 100, "b": 37, "c": 3, "d": 1000}
@@ -228,3 +231,72 @@ def test_ecoflap_deals_out_what_full_blocks_leave() -> None:
     sizes = {"small": 1000, "large": 99_000}
     counts = kept("ecoflap", sizes, {"small": 1.0, "large": 1.0}, 0.5)
     assert counts == {"small": 1000, "large": 49_000}
+
+
+def test_owl_and_alpha_follow_their_formulas_with_a_mean_by_size() -> None:
+    """Statements 23 and 24, where no density leaves its bounds."""
+    sizes = dict(zip("abcde", (901, 77, 5003, 120, 340), strict=True))
+    values = dict(zip("abcde", (0.1, 0.9, 0.33, 0.47, 0.62), strict=True))
+    total = sum(sizes.values())
+    places = {name: (value - 0.1) / 0.8 * 2 * 0.08 for name, value in values.items()}
+    middle = sum(places[name] * size for name, size in sizes.items()) / total
+    owl = allocations.densities("owl", sizes, density=0.4, values=values)
+    assert owl == pytest.approx({name: place - middle + 0.4 for name, place in places.items()})
+    ratios = {name: 0.7 + (value - 0.1) / 0.8 * 0.6 for name, value in values.items()}
+    scale = 0.6 * total / sum(ratios[name] * size for name, size in sizes.items())
+    alpha = allocations.densities("alpha", sizes, density=0.4, values=values)
+    assert alpha == pytest.approx({name: 1 - scale * ratio for name, ratio in ratios.items()})
+    for name in ("owl", "alpha"):
+        counts = kept(name, sizes, values, 0.6)
+        shares = allocations.densities(name, sizes, density=0.4, values=values)
+        assert all(abs(count - shares[layer] * sizes[layer]) < 1 for layer, count in counts.items())
+        assert set(allocations.densities(name, sizes, density=0.4, values=dict.fromkeys(sizes, 3.0)).values()) == {0.4}
+
+
+def test_no_layer_is_above_the_ceiling() -> None:
+    """Statement 24: published sparsities reach 1.15 there."""
+    values = dict(zip("abcde", (1.0, 2.0, 2.1, 2.2, 9.0), strict=True))
+    assert min(allocations.densities("alpha", EQUAL, density=0.2, values=values).values()) == allocations.LEAST
+    counts = kept("alpha", EQUAL, values, 0.8, ceiling=0.95)
+    assert min(counts.values()) == counts["e"] == 500
+
+
+def published_exponent(eigenvalues: list[float]) -> float:
+    """AlphaPruning's xmin_peak, its slip included, in a loop over starts."""
+    values = sorted(eigenvalues)
+    decades = [math.log10(value) for value in values]
+    width = (decades[-1] - decades[0]) / 100
+    counts = [0] * 100
+    for decade in decades:
+        counts[min(int((decade - decades[0]) / width), 99)] += 1
+    peak = 10 ** (decades[0] + width * counts.index(max(counts)))
+    best = (math.inf, 0.0)
+    for i, start in enumerate(values[:-1]):
+        if math.log10(0.95 * peak) <= start <= 1.5 * peak:
+            n = len(values) - i
+            alpha = 1 + n / sum(math.log(value / start) for value in values[i:])
+            gaps = [abs(1 - (value / start) ** (1 - alpha) - j / n) for j, value in enumerate(values[i:])]
+            best = min(best, (max(gaps), alpha), key=lambda fit: fit[0])
+    return best[1]
+
+
+def test_the_exponent_of_a_spectrum_is_that_of_the_published_fit() -> None:
+    for seed, (rows, columns) in enumerate(((40, 90), (64, 64), (150, 130))):
+        weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        # peaks below and above 1: the logarithm of the lower end cuts some off, or none
+        for scale in (0.02, 1.0, 30.0):
+            eigenvalues = torch.linalg.svdvals(scale * weight).square()
+            assert exponent(eigenvalues) == pytest.approx(published_exponent(eigenvalues.tolist()), rel=1e-9)
+    # a heavy tail has a low exponent
+    tail = (1 - torch.arange(400, dtype=torch.float64) / 400) ** (-1 / 1.5)
+    assert exponent(tail) == pytest.approx(2.5, abs=0.1)
+    with pytest.raises(ValueError, match="fewer than two"):
+        exponent(torch.ones(1, dtype=torch.float64))
+
+
+def test_outliers_are_above_five_times_the_mean_of_the_whole_block() -> None:
+    few, many = torch.full((10, 10), 0.5), torch.ones(20, 20)
+    few[0, :3], many[0, :2] = 9.0, 4.5
+    scores = [*few.flatten().tolist(), *many.flatten().tolist()]
+    mean = sum(scores) / len(scores)
+    assert outliers([few, many]) == sum(score > 5 * mean for score in scores) / 500 == 3 / 500
