@@ -69,3 +69,9 @@ def densities(
 def mean(sizes: Mapping[str, int], values: Mapping[str, float]) -> float:
     """The mean of the groups' values, weighted by their sizes."""
     return sum(values[name] * size for name, size in sizes.items()) / sum(sizes.values())
+
+
+def stretched(values: Mapping[str, float]) -> dict[str, float]:
+    """The values from 0 at the lowest to 1 at the highest; 0.5 where all are equal."""
+    least, most = min(values.values()), max(values.values())
+    return {name: (value - least) / (most - least) if most > least else 0.5 for name, value in values.items()}

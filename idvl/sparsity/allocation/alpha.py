@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from idvl.sparsity.allocation import Allocation, mean
+from idvl.sparsity.allocation import Allocation, mean, stretched
 
 # bins of the histogram that proposes where the tail begins, and starts that are tried at a time
 BINS, AT_ONCE = 100, 64
@@ -53,10 +53,7 @@ def _fits(logarithms: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
 def densities(
     sizes: Mapping[str, int], values: Mapping[str, float], density: float, spread: float | None
 ) -> dict[str, float]:
-    least, most = min(values.values()), max(values.values())
-    if least == most:
-        return dict.fromkeys(sizes, density)
-    ratios = {name: 1 + spread * (2 * (values[name] - least) / (most - least) - 1) for name in sizes}
+    ratios = {name: 1 + spread * (2 * place - 1) for name, place in stretched(values).items()}
     scale = (1 - density) / mean(sizes, ratios)
     return {name: 1 - scale * ratios[name] for name in sizes}
 

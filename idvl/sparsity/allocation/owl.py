@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from idvl.sparsity.allocation import Allocation, mean
+from idvl.sparsity.allocation import Allocation, mean, stretched
 
 # an outlier's score is above so many times the mean of its block
 OUTLIER = 5
@@ -27,10 +27,7 @@ def outliers(scores: list[Tensor]) -> float:
 def densities(
     sizes: Mapping[str, int], values: Mapping[str, float], density: float, spread: float | None
 ) -> dict[str, float]:
-    least, most = min(values.values()), max(values.values())
-    if least == most:
-        return dict.fromkeys(sizes, density)
-    places = {name: (values[name] - least) / (most - least) for name in sizes}
+    places = stretched(values)
     middle = mean(sizes, places)
     return {name: density + 2 * spread * (places[name] - middle) for name in sizes}
 
