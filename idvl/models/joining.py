@@ -33,17 +33,19 @@ def joined(
 ) -> dict[str, Tensor]:
     """A batch of samples, each prepared as a batch of one.
 
-    Text is padded on `side` with `pad`, or cut, to `length` tokens (None: the longest). Masks and everything else are
-    padded with zeros, labels with IGNORED.
+    Text is padded on `side` with `pad`, or cut, to `length` tokens (None: the longest); a Q-Former's always on the
+    right, since its positions are counted from the first token. Masks and everything else are padded with zeros, labels
+    with IGNORED.
     """
     fill = {"input_ids": pad, "decoder_input_ids": pad, "labels": IGNORED}
     batch = {}
     for key in parts[0]:
         values = [part[key] for part in parts]
         text = not values[0].is_floating_point() and any(_alike(parts, key, own) for own in TEXTS)
+        edge = side if text and not key.startswith("qformer_") else "right"
         if text:
-            values = [_to_length(value, length, side, fill.get(key, 0)) for value in values]
-        batch[key] = _stacked(values, side if text else "right", fill.get(key, 0))
+            values = [_to_length(value, length, edge, fill.get(key, 0)) for value in values]
+        batch[key] = _stacked(values, edge, fill.get(key, 0))
     images = next((key for key, value in parts[0].items() if value.is_floating_point()), None)
     shares = [part[images].numel() if images else 1 for part in parts]
     return {**batch, SHARES: torch.tensor(shares)}

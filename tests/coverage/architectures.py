@@ -76,7 +76,7 @@ def build(name: str, folder: Path | str, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model, processor = made[name].make()
     _without_dropout(model.config)
-    _audible(model)
+    audible(model)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return Path(folder)
@@ -91,7 +91,7 @@ def _without_dropout(config: Any) -> None:
             _without_dropout(value)
 
 
-def _audible(model: Any) -> None:
+def audible(model: Any) -> None:
     """Weights drawn with a deviation of 0.02 five times as large: a map of 32 then passes on as much as one of 768."""
     for parameter in {id(weight): weight for weight in model.parameters()}.values():
         if parameter.ndim > 1 and parameter.numel() > 1 and float(parameter.detach().std()) < 0.03:
