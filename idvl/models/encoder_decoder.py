@@ -5,7 +5,7 @@ The model itself makes the decoder's input of the labels. It does not know which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from idvl.data.samples import Sample
 from idvl.models.inputs import NO_LIMIT, process
 from idvl.models.labels import IGNORED
 from idvl.models.processors import tokenizer_of
-from idvl.models.reading import reading_inputs
+from idvl.models.reading import asked, reading_inputs
 from idvl.models.wording import Wording
 
 
@@ -41,37 +41,44 @@ def answering_inputs(
     config: Any,
     *,
     wording: Wording | None,
-    prompt: str = "",
+    prompts: Mapping[str, str],
 ) -> dict[str, Tensor]:
     """Inputs of the encoder, with the labels of the decoder; `wording` puts texts to a model of images and texts.
 
-    The encoder reads the question, or the prompt where the sample has no answer; without pictures, the text itself.
+    The encoder reads what `prompts` says for an "answer" or a "caption"; without pictures, the text itself.
     """
     labels = written_labels(tokenizer_of(processor), [written(sample) for sample in samples])
     if wording is None:
         return {**process(processor, samples, text_length, needs=("text",)), "labels": labels}
-    asked = [sample if sample.answers else replace(sample, texts=(prompt,)) for sample in samples]
-    return {**reading_inputs(processor, asked, None, wording=wording), "labels": labels}
+    questions = [replace(sample, texts=(asked(sample, prompts),)) for sample in samples]
+    return {**reading_inputs(processor, questions, None, wording=wording), "labels": labels}
 
 
 def longest_written(processor: Any, samples: Sequence[Sample]) -> int:
-    """Tokens of the longest text, its end included."""
-    return written_labels(tokenizer_of(processor), [sample.texts[0] for sample in samples]).shape[1]
+    """Tokens of the longest answer or text, its end included."""
+    return written_labels(tokenizer_of(processor), [written(sample) for sample in samples]).shape[1]
 
 
 def read_inputs(
     processor: Any, samples: Sequence[Sample], text_length: int, *, start: int, pad: int
 ) -> dict[str, Tensor]:
-    """Of a model whose encoder reads pictures alone: these, and the text as its decoder reads it in training.
+    """Of a model whose encoder reads pictures alone: these, and the text as its decoder reads it in training."""
+    shown = process(processor, samples, 0, needs=("image",))
+    return {**shown, **decoder_inputs(processor, samples, text_length, start=start, pad=pad)}
+
+
+def decoder_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, *, start: int, pad: int
+) -> dict[str, Tensor]:
+    """The answer, or else the text, as a decoder reads it in training.
 
     decoder_input_ids (n, text_length) begin with `start` and end before the text's end; decoder_attention_mask.
     """
-    labels = written_labels(tokenizer_of(processor), [sample.texts[0] for sample in samples])
+    labels = written_labels(tokenizer_of(processor), [written(sample) for sample in samples])[:, :text_length]
     labels = F.pad(labels, (0, text_length - labels.shape[1]), value=IGNORED)
     tokens = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
     mask = tokens != IGNORED
-    shown = process(processor, samples, 0, needs=("image",))
-    return {**shown, "decoder_input_ids": tokens.where(mask, pad), "decoder_attention_mask": mask.long()}
+    return {"decoder_input_ids": tokens.where(mask, pad), "decoder_attention_mask": mask.long()}
 
 
 def writing_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:

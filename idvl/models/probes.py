@@ -65,11 +65,19 @@ def wording_of(processor: Any, config: Any, stops: Collection[int], *, chat: boo
     ends = bool(tokens) and tokens[-1] in tokenizer.all_special_ids
     return Wording(
         placeholder=placeholder,
-        end="" if ends else tokenizer.eos_token or tokenizer.sep_token or "",
+        end="" if ends else _end(tokenizer, stops),
         ends=ends,
         suffix="suffix" in inspect.signature(processor.__call__).parameters,
         image=image if image in tokens else None,
     )
+
+
+def _end(tokenizer: Any, stops: Collection[int]) -> str:
+    """What ends a text: the tokenizer's own end, or a token at which the model stops, if it does not stop there."""
+    end = tokenizer.eos_token or tokenizer.sep_token or ""
+    if not stops or tokenizer.convert_tokens_to_ids(end) in stops:
+        return end
+    return tokenizer.decode([min(stops)])
 
 
 def _placed(processor: Any, mark: str, image: int | None) -> tuple[str, list[int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
-from idvl.models.generation import Generation, lengths, prompted
+from idvl.models.generation import QUESTION, Generation, lengths, prompted
 from idvl.models.inputs import NO_LIMIT, pixels
 from idvl.models.joining import IGNORED, TEXTS, joined
 from idvl.models.processors import prepared, tokenizer_of
@@ -96,25 +96,38 @@ def added_tokens(processor: Any, wording: Wording, sample: Sample, shape: tuple[
     return max(inputs[key].shape[1] for key in TEXTS if key in inputs) - len(tokens_of(processor, text))
 
 
+def asked(sample: Sample, prompts: Mapping[str, str]) -> str:
+    """What is read of a sample before its answer or caption is written: the prompt, the question in its place."""
+    return prompts["answer"].replace(QUESTION, sample.texts[0]) if sample.answers else prompts["caption"]
+
+
 def learning_inputs(
-    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, *, wording: Wording
+    processor: Any,
+    samples: Sequence[Sample],
+    text_length: int,
+    config: Any,
+    *,
+    wording: Wording,
+    prompts: Mapping[str, str],
 ) -> dict[str, Tensor]:
-    """Inputs of a decoder that learns to answer questions, or to write captions, and to end them; nothing else."""
-    parts = [_learnt(processor, wording, sample) for sample in samples]
+    """Inputs of a decoder that learns to answer questions, or to write captions, and to end them; nothing else.
+
+    `prompts`: what it reads before a "caption" and an "answer".
+    """
+    parts = [_learnt(processor, wording, sample, asked(sample, prompts)) for sample in samples]
     return joined(parts, pad=tokenizer_of(processor).pad_token_id)
 
 
-def _learnt(processor: Any, wording: Wording, sample: Sample) -> dict[str, Tensor]:
-    question, answer = (sample.texts[0], sample.answers[0]) if sample.answers else ("", sample.texts[0])
+def _learnt(processor: Any, wording: Wording, sample: Sample, question: str) -> dict[str, Tensor]:
+    answer = (*sample.answers, *sample.texts)[0]
     if wording.suffix:
-        words = SUFFIXED["answer"].replace("{}", question) if sample.answers else SUFFIXED["caption"]
-        return read(processor, wording, sample, wording.prompt(processor, words), suffix=[answer])
+        return read(processor, wording, sample, wording.prompt(processor, question), suffix=[answer])
     prompt, whole = wording.answered(processor, question, answer)
     inputs = read(processor, wording, sample, whole)
     # who reads the instruction both ways must not see the answer
     if "qformer_input_ids" in inputs:
-        asked = processor.qformer_tokenizer([prompt], return_tensors="pt")
-        inputs |= {f"qformer_{key}": asked[key] for key in ("input_ids", "attention_mask")}
+        tokens = processor.qformer_tokenizer([prompt], return_tensors="pt")
+        inputs |= {f"qformer_{key}": tokens[key] for key in ("input_ids", "attention_mask")}
     tokens, labels = inputs["input_ids"], inputs["input_ids"].clone()
     labels[:, : -wording.learnt(processor, prompt, whole)] = IGNORED
     labels[:, 0] = IGNORED  # nothing stands before it

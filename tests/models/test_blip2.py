@@ -9,12 +9,25 @@ import pytest
 import torch
 
 from idvl.models.generation import Generation
+from idvl.models.inputs import encode
+from idvl.models.labels import IGNORED
+from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import wrap
+from idvl.models.text_positions import mask_at, text_offsets
 from tests.coverage.architectures import architectures, audible
 from tests.support import tiny
 
 CAPTIONED = tiny.samples(4)
-GREEDY = Generation(prompt="{}", beams=1, min_length=1, max_length=6)
+ANSWERED = [dataclasses.replace(one, answers=("two red",)) for one in CAPTIONED[:2]]
+ANSWERED += [dataclasses.replace(one, answers=("a",)) for one in CAPTIONED[2:]]
+# what the authors put before a caption and an answer
+PROMPTS = {
+    "blip2_opt": ("a photo of", "Question: {} Answer:"),
+    "blip2_t5": ("a photo of", "Question: {} Short answer:"),
+    "instructblip_vicuna": ("A short image description:", "Question: {} Short answer:"),
+    "instructblip_t5": ("A short image description:", "Question: {} Short answer:"),
+}
+WRITERS = list(PROMPTS)
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +39,134 @@ def get():
         torch.manual_seed(0)
         model, processor = architectures()[name].make()
         audible(model)
+        for parameter in model.language_model.decoder.parameters() if name.endswith("t5") else ():
+            parameter.data.mul_(3 if parameter.ndim > 1 else 1)
         return wrap(model.eval(), processor)
 
     return build
 
 
-def answer(loaded, samples, settings=GREEDY):
-    skill = loaded.family.skills["answer"]
-    return skill.perform(loaded, skill.prepare(loaded, samples, settings), settings)
+def prompt(name, sample):
+    caption, answer = PROMPTS[name]
+    return answer.replace("{}", sample.texts[0]) if sample.answers else caption
 
 
-@pytest.mark.parametrize("name", ["instructblip_vicuna", "instructblip_t5", "blip2_opt", "blip2_t5"])
-def test_answers_are_those_of_generate_for_one_question_alone(get, name):
+def plain(loaded, name, sample, end):
+    """Model inputs and labels of one sample: the tokens of the answer and of its end."""
+    processor, before = loaded.processor, prompt(name, sample)
+    answer = sample.answers[0] if sample.answers else sample.texts[0]
+    shown = dict(processor(images=sample.image, text=before, return_tensors="pt"))
+    if name.endswith("t5"):
+        return {**shown, "labels": torch.tensor([processor.tokenizer(answer)["input_ids"]])}
+    whole = dict(processor(images=sample.image, text=f"{before} {answer}{end}", return_tensors="pt"))
+    labels = whole["input_ids"].clone()
+    labels[:, : shown["input_ids"].shape[1]] = IGNORED
+    read = {key: value for key, value in shown.items() if key.startswith("qformer_")}
+    return {**whole, **read, "labels": labels}
+
+
+@pytest.mark.parametrize("samples", [CAPTIONED, ANSWERED], ids=["captions", "answers"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_labels_and_loss_are_those_of_a_plain_script(get, name, samples):
     loaded = get(name)
-    plain = []
-    for sample in CAPTIONED:
-        inputs = loaded.processor(images=sample.image, text=sample.texts[0], return_tensors="pt")
-        written = loaded.model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=6, min_new_tokens=1)[0]
-        begun = 0 if name.endswith("t5") else inputs["input_ids"].shape[1]
-        plain.append(loaded.processor.tokenizer.decode(written[begun:], skip_special_tokens=True).strip())
-    assert answer(loaded, CAPTIONED) == plain
+    task = loaded.family.training_task
+    inputs = task.inputs(loaded.processor, samples, 0, loaded.model.config)
+    total, count, _ = task.loss(loaded.model, inputs, None)
+    expected, terms = 0.0, 0
+    for row, sample in zip(inputs["labels"], samples, strict=True):
+        given = plain(loaded, name, sample, loaded.processor.tokenizer.eos_token)
+        size = given["labels"].shape[1]
+        assert row[:size].tolist() == given["labels"][0].tolist() and (row[size:] == IGNORED).all()
+        learnt = int((given["labels"] != IGNORED).sum())
+        expected += loaded.model(**given).loss * learnt
+        terms += learnt
+    assert count == terms
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_texts_are_those_of_generate_for_one_image_alone(get, name):
+    loaded, settings = get(name), Generation(beams=1, min_length=1, max_length=6)
+    texts = set()
+    for skill, samples in (("caption", CAPTIONED), ("answer", ANSWERED)):
+        expected = []
+        for one in samples:
+            shown = loaded.processor(images=one.image, text=prompt(name, one), return_tensors="pt")
+            written = loaded.model.generate(**shown, num_beams=1, do_sample=False, max_new_tokens=6, min_new_tokens=1)
+            begun = 0 if name.endswith("t5") else shown["input_ids"].shape[1]
+            expected.append(loaded.processor.tokenizer.decode(written[0, begun:], skip_special_tokens=True).strip())
+        ability = loaded.family.skills[skill]
+        assert ability.perform(loaded, ability.prepare(loaded, samples, settings), settings) == expected
+        texts.update(expected)
+    assert len(texts) > 1
+
+
+def test_a_text_ends_where_opt_stops():
+    """OPT's checkpoints of BLIP-2 stop at a line break, which their tokenizer does not call its end."""
+    torch.manual_seed(0)
+    model, processor = architectures()["blip2_opt"].make()
+    line = processor.tokenizer.convert_tokens_to_ids("Ċ")
+    model.language_model.generation_config.eos_token_id = line
+    loaded = wrap(model, processor)
+    inputs = loaded.family.training_task.inputs(loaded.processor, CAPTIONED[:1], 0, model.config)
+    given = plain(loaded, "blip2_opt", CAPTIONED[0], "\n")
+    assert inputs["labels"].tolist() == given["labels"].tolist() and given["labels"][0, -1] == line
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_real_tokens_are_those_that_a_trial_finds(get, name):
+    """Other tokens at padded positions change what the mask leaves out, and nothing else."""
+    loaded = get(name)
+    places, faults = text_offsets(loaded.family, loaded.model, loaded.processor)
+    assert not faults
+    (batch,) = encode(loaded, CAPTIONED, batch_size=4)
+    counts = lengths(loaded, batch)
+    assert set(counts) == set(find_layers(loaded.model, loaded.family))
+    for layer, count in counts.items():
+        own, found = loaded.family.token_mask(layer, count, batch), mask_at(places, layer, count, batch)
+        assert (own is None and found is None) or torch.equal(own, found), layer
+
+
+def lengths(loaded, batch):
+    """The tokens of each layer."""
+    counts, hooks = {}, []
+    for name, layer in find_layers(loaded.model, loaded.family).items():
+
+        def note(module, args, output, name=name):
+            counts[name] = output.numel() // output.shape[-1] // len(batch["input_ids"])
+
+        hooks.append(layer.module.register_forward_hook(note))
+    with torch.no_grad():
+        loaded.family.call(loaded.model, batch)
+    for hook in hooks:
+        hook.remove()
+    return counts
+
+
+@pytest.mark.parametrize("samples", [CAPTIONED, ANSWERED], ids=["captions", "answers"])
+def test_a_decoder_reads_answers_or_texts_and_no_places_of_queries(get, samples):
+    loaded = get("blip2_t5")
+    (batch,) = encode(loaded, samples, batch_size=4)
+    answers = [sample.answers[0] if sample.answers else sample.texts[0] for sample in samples]
+    labels = loaded.processor.tokenizer(answers, padding=True, return_tensors="pt")["input_ids"]
+    read = loaded.model.language_model._shift_right(labels)
+    tokens, real = batch["decoder_input_ids"], batch["decoder_attention_mask"].bool()
+    assert torch.equal(tokens[:, : read.shape[1]], read) and torch.equal(real[:, 1 : read.shape[1]], read[:, 1:] != 0)
+
+
+def test_a_q_former_does_not_read_the_answer(get):
+    loaded = get("instructblip_vicuna")
+    inputs = loaded.family.training_task.inputs(loaded.processor, ANSWERED, 0, loaded.model.config)
+    questions = [prompt("instructblip_vicuna", one) for one in ANSWERED]
+    masks = inputs["qformer_attention_mask"].bool()
+    for row, mask, question in zip(inputs["qformer_input_ids"], masks, questions, strict=True):
+        assert row[mask].tolist() == loaded.processor.qformer_tokenizer(question)["input_ids"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_scope_of_language_is_the_language_model(get, name):
+    loaded = get(name)
+    scope = in_scope(loaded.model, loaded.family, "language")
+    maps = {key for key, module in loaded.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert set(scope) == {key for key in maps if key.startswith("language_model.")} - {"language_model.lm_head"}
+    assert set(find_layers(loaded.model, loaded.family)) == maps - {"language_model.lm_head"}

@@ -26,6 +26,7 @@ FAMILY_OF = dict.fromkeys(tiny.KINDS, "generic") | {
     "blip-itm": "blip",
     "clip": "clip",
     "siglip": "siglip",
+    "blip2": "blip2",
     "flava": "flava",
     "vit": "vit",
     "vilt": "vilt",
@@ -46,7 +47,7 @@ MODALITIES_OF = {
     "gpt2": {"language"},
     "t5": {"language", "cross"},
     "llava": {"vision", "language", "connector"},
-    "blip2": {"vision", "language", "cross", "connector"},
+    "blip2": {"vision", "language", "connector"},
     "flava": {"vision", "language", "fusion", "connector"},
 }
 SAMPLES = tiny.samples(6)
@@ -98,7 +99,7 @@ def test_layers_have_places(loaded, kind):
         assert model.get_submodule(name) is layer.module
         assert layer.block is None or name.startswith(layer.block + ".")
         assert layer.block or layer.modality == "connector"
-        assert layer.reads_image <= (layer.modality == "cross")
+        assert layer.reads_image <= (layer.modality in ("cross", "connector"))
         assert layer.module.weight.numel() == layer.in_features * layer.out_features
     assert all(model.get_submodule(layer.block) for layer in layers.values() if layer.block)
 
@@ -163,7 +164,7 @@ def test_guesses_are_said(loaded, kind):
 
 def test_families_are_the_files_of_the_folder():
     assert families.names() == [
-        *("blip", "clip", "flava", "pix2struct", "siglip", "vilt", "vision_encoder_decoder", "vit", "generic"),
+        *("blip", "blip2", "clip", "flava", "pix2struct", "siglip", "vilt", "vision_encoder_decoder", "vit", "generic"),
     ]
     assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
 

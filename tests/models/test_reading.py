@@ -29,7 +29,6 @@ PLAIN = {
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n",
         "<|im_end|>",
     ),
-    "blip2_opt": ("{} ", "<|endoftext|>"),
 }
 
 
@@ -43,7 +42,7 @@ def plain(loaded, name, sample):
         ids = tokenizer(answer + "<eos>", add_special_tokens=False)["input_ids"]
     else:
         before, end = PLAIN[name]
-        before = before.format(question) if question or name != "blip2_opt" else ""
+        before = before.format(question)
         inputs = processor(images=[sample.image], text=[before + answer + end], return_tensors="pt")
         whole, begun = (tokenizer(text)["input_ids"] for text in (before + answer + end, before.rstrip(" ")))
         ids = whole[len(begun) :]
@@ -84,14 +83,6 @@ def test_what_is_written_does_not_depend_on_the_batch(get, name):
         return skill.perform(loaded, skill.prepare(loaded, some, settings), settings)
 
     assert written(samples) == [text for one in samples for text in written([one])]
-
-
-def test_a_q_former_does_not_read_the_answer(get):
-    loaded = get("instructblip_vicuna")
-    inputs = loaded.family.training_task.inputs(loaded.processor, ANSWERED, 0, loaded.model.config)
-    asked = [loaded.processor.qformer_tokenizer(one.texts[0])["input_ids"] for one in ANSWERED]
-    masks = inputs["qformer_attention_mask"].bool()
-    assert [row[mask].tolist() for row, mask in zip(inputs["qformer_input_ids"], masks, strict=True)] == asked
 
 
 def test_a_prompt_that_places_the_image_is_taken_as_it_is(get):
@@ -152,14 +143,6 @@ def test_a_template_without_a_place_for_the_image_is_one_line():
         UsageError, match="the prompt has no place for the image of sample 'trial': put <image> into it"
     ):
         wrap(model, processor)
-
-
-def test_padding_of_a_q_former_is_no_token(get):
-    """Layers that hold the Q-Former's own text follow its own mask, behind the queries where they hold both."""
-    places = get("instructblip_vicuna").family.token_mask.args[0]
-    former = {place for name, place in places.items() if name.startswith("qformer")}
-    assert former == {("qformer_attention_mask", 0), ("qformer_attention_mask", 4)}
-    assert {place for name, place in places.items() if name.startswith("language_model")} == {("attention_mask", 0)}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "internvl", "janus", "aya_vision"])

@@ -18,10 +18,9 @@ from torch import nn
 from idvl.errors import UsageError
 from idvl.models.contrastive import compares, embed_images, embed_texts, pair_inputs
 from idvl.models.contrastive import loss as pair_loss
-from idvl.models.encoder_decoder import answering_inputs
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order, has_encoder
-from idvl.models.generation import QUESTION, stop_tokens, write
+from idvl.models.generation import stop_tokens
 from idvl.models.inputs import longest_text, process
 from idvl.models.labels import class_inputs, no_class_reason, text_inputs
 from idvl.models.layers import find_layers
@@ -35,14 +34,13 @@ from idvl.models.reading import (
     SUFFIXED,
     added_tokens,
     image_id,
-    learning_inputs,
-    prompts,
     reading_inputs,
     reading_length,
 )
 from idvl.models.skills import logits, pictures, sentences
 from idvl.models.text_positions import images_at, marked_layers, mask_at, mask_by_length, text_offsets
 from idvl.models.wording import Wording
+from idvl.models.writers import BARE, writing_skills, writing_task
 
 
 def for_config(config: Any) -> Family:
@@ -103,16 +101,18 @@ def _reading(family: Family, model: nn.Module, processor: Any) -> Family:
         )
     added = added_tokens(processor, wording, trial_sample(), shape)
     how: dict[str, Any] = {"needs": family.needs}
+    prompts = SUFFIXED if wording.suffix else BARE
     # Florence-2 is asked for a caption
-    prompt = getattr(processor, "task_prompts_without_inputs", {}).get("<CAPTION>", "")
+    if caption := getattr(processor, "task_prompts_without_inputs", {}).get("<CAPTION>"):
+        prompts = {**prompts, "caption": caption}
     return replace(
         family,
         chat_template=wording.chat,
         shape=shape,
         inputs=partial(reading_inputs, wording=wording),
         text_length=partial(reading_length, wording=wording, added=added),
-        training_task=_training_task(model.config, how, wording=wording, prompt=prompt),
-        skills=_skills(model.config, how, wording, prompt),
+        training_task=_training_task(model.config, how, wording=wording, prompts=prompts),
+        skills=_skills(model.config, how, wording, prompts),
         notes=tuple(notes),
     )
 
@@ -142,12 +142,17 @@ def _ends(tokenizer: Any) -> bool:
 
 
 def _training_task(
-    config: Any, how: Mapping[str, Any], *, wording: Wording | None = None, prompt: str = "", end: str = ""
+    config: Any,
+    how: Mapping[str, Any],
+    *,
+    wording: Wording | None = None,
+    prompts: Mapping[str, str] = BARE,
+    end: str = "",
 ) -> TrainingTask | None:
     """How a class that compares images with texts, writes or classifies images is trained; None for any other.
 
-    `how`: as in `process`. `wording` puts texts to a model of images and texts; `prompt`: what its encoder reads where
-    a caption is written. `end` ends a text of a model of texts.
+    `how`: as in `process`. `wording` and `prompts` put texts to a model of images and texts; `end` ends a text of a
+    model of texts.
     """
     from transformers.models.auto import modeling_auto as auto
 
@@ -160,11 +165,11 @@ def _training_task(
     if has_encoder(config):
         apart = (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
         if any(name in names.values() for names in apart):
-            inputs = partial(answering_inputs, prompt=prompt, wording=wording)
-            return TrainingTask(loss=own_loss, inputs=inputs, partial=True)
+            return writing_task(wording, prompts, encodes=True)
     elif any(name in names.values() for names in writers):
-        inputs = partial(learning_inputs, wording=wording) if wording else partial(text_inputs, end=end, **how)
-        return TrainingTask(loss=own_loss, inputs=inputs, partial=True)
+        if wording:
+            return writing_task(wording, prompts, encodes=False)
+        return TrainingTask(loss=own_loss, inputs=partial(text_inputs, end=end, **how), partial=True)
     if how["needs"] == ("text",) and name in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return TrainingTask(loss=own_loss, inputs=partial(masked_inputs, **how), partial=True)
     if _classifies(name):
@@ -173,10 +178,12 @@ def _training_task(
     return None
 
 
-def _skills(config: Any, how: Mapping[str, Any], wording: Wording, prompt: str = "") -> dict[str, Skill]:
+def _skills(
+    config: Any, how: Mapping[str, Any], wording: Wording, prompts: Mapping[str, str] = BARE
+) -> dict[str, Skill]:
     """Text about images from a class that can generate, classes from a classifier, embeddings from two towers.
 
-    `how`: as in `process`. `prompt`: that of captions.
+    `how`: as in `process`.
     """
     cls = FAMILY.model_class(config)
     if _classifies(cls.__name__):
@@ -188,17 +195,7 @@ def _skills(config: Any, how: Mapping[str, Any], wording: Wording, prompt: str =
         }
     if len(how["needs"]) < 2 or not cls.can_generate():
         return {}
-    encodes = has_encoder(config)
-
-    def skill(name: str, **own: Any) -> Skill:
-        prepare = partial(prompts, skill=name, encodes=encodes, wording=wording)
-        return Skill(prepare=prepare, perform=partial(write, skill=name, encodes=encodes), **own)
-
-    asked = SUFFIXED if wording.suffix else {"caption": prompt, "answer": QUESTION}
-    return {
-        "caption": skill("caption", prompt=asked["caption"]),
-        "answer": skill("answer", prompt=asked["answer"], lengths=(1, 10)),
-    }
+    return writing_skills(wording, prompts, encodes=has_encoder(config))
 
 
 def _classifies(name: str) -> bool:

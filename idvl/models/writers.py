@@ -1,0 +1,49 @@
+"""Models that read an image with a text and write: how they learn captions and answers, and what they are asked with.
+
+`prompts` is what stands before a "caption" and an "answer", {} the question; training and evaluation read the same. It
+does not know which architectures are such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from idvl.models.encoder_decoder import answering_inputs
+from idvl.models.families.base import Skill, TrainingTask
+from idvl.models.generation import QUESTION, unknown_words, write
+from idvl.models.losses import own_loss
+from idvl.models.reading import learning_inputs
+from idvl.models.reading import prompts as prompt_inputs
+from idvl.models.wording import Wording
+
+# what a caption and an answer are asked for with where nothing is said
+BARE = {"caption": "", "answer": QUESTION}
+
+
+def known_prompts(processor: Any, prompts: Mapping[str, str]) -> dict[str, str]:
+    """Prompts whose words the tokenizer knows, bare ones in place of others."""
+    return {
+        name: BARE[name] if unknown_words(processor, prompt.replace(QUESTION, " ")) else prompt
+        for name, prompt in prompts.items()
+    }
+
+
+def writing_task(wording: Wording, prompts: Mapping[str, str], *, encodes: bool) -> TrainingTask:
+    """Learns the answer or the caption, and its end, by the loss that the model computes."""
+    inputs = answering_inputs if encodes else learning_inputs
+    return TrainingTask(loss=own_loss, inputs=partial(inputs, wording=wording, prompts=prompts), partial=True)
+
+
+def writing_skills(
+    wording: Wording, prompts: Mapping[str, str], *, encodes: bool, caption_lengths: tuple[int, int] = (5, 20)
+) -> dict[str, Skill]:
+    """Captions and answers, as the model's `generate` adds them to the prompt, which one that `encodes` reads apart."""
+
+    def skill(name: str, lengths: tuple[int, int]) -> Skill:
+        prepare = partial(prompt_inputs, skill=name, encodes=encodes, wording=wording)
+        perform = partial(write, skill=name, encodes=encodes)
+        return Skill(prepare=prepare, perform=perform, prompt=prompts[name], lengths=lengths)
+
+    return {"caption": skill("caption", caption_lengths), "answer": skill("answer", (1, 10))}
