@@ -61,13 +61,13 @@ def _with_image(tokenizer: Any) -> Any:
     return tokenizer
 
 
-@architecture("fused", "caption")
+@architecture("fused", "caption", prompt="a photo of")
 def blip2_opt() -> tuple[Any, Any]:
     tokenizer = _with_image(parts.gpt2(bos_token="<|endoftext|>", pad_token="<|endoftext|>"))
     return _blip2("Blip2ForConditionalGeneration", tokenizer, _opt(tokenizer))
 
 
-@architecture("fused", "caption")
+@architecture("fused", "caption", prompt="a photo of")
 def blip2_t5() -> tuple[Any, Any]:
     tokenizer = parts.t5("<image>")
     return _blip2("Blip2ForConditionalGeneration", tokenizer, t5_config(tokenizer))
@@ -93,13 +93,13 @@ def _instructblip(tokenizer: Any, language: Any) -> tuple[Any, Any]:
     return model, processor
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt="Question: {} Short answer:")
 def instructblip_vicuna() -> tuple[Any, Any]:
     tokenizer = parts.llama("<image>")
     return _instructblip(tokenizer, transformers.LlamaConfig(**parts.language(tokenizer)))
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt="Question: {} Short answer:")
 def instructblip_t5() -> tuple[Any, Any]:
     tokenizer = parts.t5("<image>")
     return _instructblip(tokenizer, t5_config(tokenizer))

@@ -56,9 +56,14 @@ def _labelled(about: Architecture, processor: Processor, pictures: list, row: di
     if getattr(processor.both, "chat_template", None):
         return _answering(processor, pictures, row.get("question", ""), answer)
     if about.name in WRITTEN_APART:
-        asked = row.get("question", about.prompt)
-        return processor.inputs(pictures, asked), _ended(processor.tokenizer, answer)
-    return _written_on(about, processor, pictures, row.get("question", ""), answer)
+        return processor.inputs(pictures, _asked(about, row)), _ended(processor.tokenizer, answer)
+    return _written_on(about, processor, pictures, _asked(about, row), answer)
+
+
+def _asked(about: Architecture, row: dict[str, Any]) -> str:
+    """The authors' prompt with the question, where idvl trains with it; else the question alone."""
+    trained = about.name in WRITTEN_APART or about.name in ("blip2_opt", "instructblip_vicuna")
+    return about.prompt.replace("{}", row.get("question", "")) if trained else row.get("question", "")
 
 
 def _read(tokenizer: Any, text: str) -> tuple[dict, Tensor]:
@@ -90,8 +95,7 @@ def _answering(processor: Processor, pictures: list, question: str, answer: str)
         dict(processor.both(images=[pictures], text=[text], **more)) for text in (before, before + answer + end)
     )
     labels = inputs["input_ids"].clone()
-    same = begun["input_ids"][0] == labels[0, : begun["input_ids"].shape[1]]
-    labels[:, : int(same.long().cumprod(0).sum())] = IGNORED
+    labels[:, : _shared(begun["input_ids"], labels)] = IGNORED
     return inputs, labels
 
 
@@ -110,9 +114,14 @@ def _written_on(
     if "qformer_input_ids" in inputs:  # which reads both ways, and must not see the answer
         asked = processor.inputs(pictures, f"{question} ")
         inputs |= {key: value for key, value in asked.items() if key.startswith("qformer_")}
-    answered = len(_ended(tokenizer, answer)[0]) - (ids[0, 0] == _ended(tokenizer, answer)[0, 0]).item()
-    labels[:, :-answered] = IGNORED
+    labels[:, : _shared(processor.inputs(pictures, question)["input_ids"], ids)] = IGNORED
     return inputs, labels
+
+
+def _shared(begun: Tensor, whole: Tensor) -> int:
+    """How many tokens at the start are those of the prompt alone."""
+    length = min(begun.shape[1], whole.shape[1])
+    return int((begun[0, :length] == whole[0, :length]).long().cumprod(0).sum())
 
 
 def _classifying(loaded: nn.Module, processor: Processor, rows: list[Row]) -> float:

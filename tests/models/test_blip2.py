@@ -127,6 +127,23 @@ def test_real_tokens_are_those_that_a_trial_finds(get, name):
         assert (own is None and found is None) or torch.equal(own, found), layer
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_queries_are_image_tokens(get, name):
+    loaded = get(name)
+    (batch,) = encode(loaded, CAPTIONED, batch_size=4)
+    counts, seen = lengths(loaded, batch), {}
+    for layer, count in counts.items():
+        mask = loaded.family.image_tokens(layer, count, batch)
+        seen.setdefault(layer.split(".")[0], set()).add(None if mask is None else tuple(mask.sum(1).tolist()))
+        assert mask is None or mask.shape == (4, count)
+    queries, text = (4,) * 4, (0,) * 4
+    assert seen["vision_model"] == seen["language_projection"] == {None}
+    assert seen["qformer"] == ({None, queries, text} if name.startswith("instructblip") else {None})
+    assert seen["language_model"] == ({None, queries} if name.endswith("t5") else {queries})
+    first = next(layer for layer in counts if layer.startswith("language_model."))
+    assert loaded.family.image_tokens(first, counts[first], batch)[:, :4].all()
+
+
 def lengths(loaded, batch):
     """The tokens of each layer."""
     counts, hooks = {}, []

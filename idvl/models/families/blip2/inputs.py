@@ -20,11 +20,15 @@ from idvl.models.wording import Wording
 def inputs(
     processor: Any, samples: Sequence[Sample], length: int, *, wording: Wording, start: int | None
 ) -> dict[str, Tensor]:
-    """Queries' places and text, padded to `length` tokens; `start`: the first token of a decoder that has an encoder."""
+    """The image, and the places of its queries with the text, padded to `length` tokens.
+
+    `start`: what a decoder beside an encoder begins with.
+    """
     batch = reading_inputs(processor, samples, length, wording=wording)
     if start is None:
         return batch
-    return {**batch, **decoder_inputs(processor, samples, length, start=start, pad=tokenizer_of(processor).pad_token_id)}
+    pad = tokenizer_of(processor).pad_token_id
+    return {**batch, **decoder_inputs(processor, samples, length, start=start, pad=pad)}
 
 
 def text_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, added: int, encodes: bool) -> int:
