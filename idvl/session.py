@@ -67,11 +67,13 @@ def run_of(model: str) -> Path | None:
 def read_by(recipe: Recipe) -> list[Path | str | None]:
     """The files and folders that a recipe names, among names of the Hub."""
     data, profile = recipe.data, recipe.prune.profile
+    key, _, densities = (recipe.prune.allocation or "").partition(":")
     return [
         None if recipe.model.name.startswith("builtin/") else recipe.model.name,
         None if data.dataset in CATALOG else data.dataset,
         data.data_dir,
         None if profile == "auto" else profile,
+        densities if key == "file" else None,
         *recipe.eval.metrics,
     ]
 

@@ -28,9 +28,11 @@ from idvl.models.walk import to_device
 from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.counts import check_limits, zeros_of
+from idvl.pruning.density_file import densities_of
 from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
 from idvl.pruning.job import criterion_of
+from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.pruning.signals import MEASURED, measure
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
@@ -52,7 +54,10 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     loaded = open_model(recipe.model, device, team)
     layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
     needs = allocations.load(recipe.prune.allocation).needs
-    profile = team.first(lambda: dimensions.fitting(recipe.prune.profile, layers)) if needs == "dimension" else None
+    given = needs == "dimension" and recipe.prune.profile != AUTO
+    profile = team.first(lambda: dimensions.fitting(recipe.prune.profile, layers)) if given else None
+    if needs == "file":
+        team.first(lambda: densities_of(recipe.prune, loaded, layers))
     check_limits(recipe.prune, layers)
     with reporter.progress("choosing calibration samples") as progress:
         selection = choose_samples(
@@ -70,7 +75,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     job = Calibration(recipe, loaded, selection, team, reporter, profile=profile)
     if needs == "gradient":
         team.each(lambda: probe_of(job))
-    elif needs not in MEASURED:
+    elif needs not in MEASURED and not job.needs_estimate:
         job.values = measure(job, reporter)
     if profile and dimensions.is_foreign(profile, job.model_description):
         reporter.warn(
@@ -207,6 +212,11 @@ class Calibration:
         of_class = image if chosen == "image" else ~image
         return of_class if real is None else of_class & real
 
+    @property
+    def needs_estimate(self) -> bool:
+        """Whether dimensions are estimated first."""
+        return reads_dimensions(self.recipe.prune) and self.profile is None
+
     @cached_property
     def zeros(self) -> dict[str, int]:
         """How many weights go of each layer, once `values` are measured."""
@@ -253,6 +263,7 @@ class Calibration:
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
             "profile": hashlib.sha256(self.profile.dumps().encode()).hexdigest() if self.profile else None,
+            **({"densities": self.values} if allocations.load(self.recipe.prune.allocation).needs == "file" else {}),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ class CalibrationPlan:
     """`blocks`: each block, in order, with the groups of layers that are measured in one run of it.
 
     The key None stands for whole forward passes. `report` is report.json without what only the masks know; `memory`,
-    and `statistics` of it, in bytes beside the model, of one process; `forwards`: the passes that all runs add up to.
+    and `statistics` of it, in bytes beside the model, of one process; `forwards`: the passes that all runs add up to;
+    `before`: the seconds of what comes before them.
     """
 
     report: dict[str, Any]
@@ -37,6 +38,7 @@ class CalibrationPlan:
     statistics: int
     forwards: float
     seconds: float
+    before: dict[str, float] = field(default_factory=dict)
 
     def scope(self) -> list[str]:
         """What is pruned, a line for each modality."""
@@ -44,17 +46,18 @@ class CalibrationPlan:
 
     def lines(self) -> list[str]:
         """How, and what it takes."""
+        before = "".join(f", {duration(seconds)} of {what} before it" for what, seconds in self.before.items())
         way = "block by block" if self.capture.walks else f"by whole forward passes, since {self.capture.why}"
         return [
             f"{self.samples} calibration samples, {self.forwards:.2f} forward passes over them, {way}",
             f"{size(self.capture.held_bytes)} of {size(self.capture.budget)} beside the model, "
-            f"{size(self.statistics)} of them for statistics; about {duration(self.seconds)}",
+            f"{size(self.statistics)} of them for statistics; about {duration(self.seconds)}{before}",
             *whole_lines(self.report),
         ]
 
     def to_json(self) -> dict[str, Any]:
         """The plan for programs; memory in bytes."""
-        numbers = {key: getattr(self, key) for key in ("samples", "statistics", "forwards", "seconds")}
+        numbers = {key: getattr(self, key) for key in ("samples", "statistics", "forwards", "seconds", "before")}
         return {"report": self.report, **numbers, "memory": self.capture.held_bytes}
 
 

@@ -19,6 +19,7 @@ from idvl.session import choose_samples, other_widths
 from idvl.sparsity.pruner import WeightPruner
 
 if TYPE_CHECKING:
+    from idvl.pruning.calibration import Calibration
     from idvl.pruning.job import Job
 
 # the folder inside a run's of the run that estimates its profile
@@ -48,7 +49,7 @@ def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
     return None if measured is None else measured != model["fingerprint"]
 
 
-def estimation(job: Job, reporter: Reporter, *, resume_from: Path | None = None) -> Estimation:
+def estimation(job: Job | Calibration, reporter: Reporter, *, resume_from: Path | None = None) -> Estimation:
     """The estimation of the job's model, planned: what it would refuse is refused. `resume_from`: the run to resume."""
     resume_from = (
         resume_from if resume_from and job.team.first(lambda: runs.read_record(resume_from) is not None) else None
@@ -83,7 +84,7 @@ def newest(folder: Path, profile: Profile | None) -> Profile | None:
     return Profile.load(files[-1]) if files else profile
 
 
-def _recipe(job: Job) -> Recipe:
+def _recipe(job: Job | Calibration) -> Recipe:
     """The recipe of the estimation: the layers in scope, on samples of the split that is trained on."""
     data = job.recipe.data.model_copy(update={"split": job.selection.description["split"]})
     scope = job.recipe.prune.scope

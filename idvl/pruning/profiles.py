@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from idvl.data.splits import TRAINING
-from idvl.pruning.settings import AUTO
+from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.recipe import ESTIMATING, Recipe, described
 
 # settings that older runs did not have: at their defaults they are left out of the names of folders
@@ -19,8 +19,7 @@ def estimation_of(recipe: Recipe) -> Recipe | None:
 
     It measures all layers, whatever the scope, so that cells of other scopes share it.
     """
-    prune = recipe.prune
-    if prune.id_weight == "none" or prune.profile != AUTO or recipe.train.new_head:
+    if not reads_dimensions(recipe.prune) or recipe.prune.profile != AUTO or recipe.train.new_head:
         return None
     return of_dense(recipe)
 

@@ -51,7 +51,7 @@ def save(
         substituted=weighted.substituted if weighted else None,
     )
     report["made"] = dict(facts)
-    if job.profile:
+    if job.profile and job.recipe.prune.profile != dimensions.AUTO:
         model = {key: job.profile.model.get(key) for key in ("name", "fingerprint")}
         foreign = dimensions.is_foreign(job.profile, job.model_description)
         report["profile"] = {"source": job.recipe.prune.profile, "model": model, "other_weights": foreign}

@@ -100,6 +100,13 @@ def calibrates(prune: PruneSection) -> bool:
     return prune.calibration is not None or criteria.is_calibrated(criteria.find(prune.criterion))
 
 
+def reads_dimensions(prune: PruneSection) -> bool:
+    """Whether a recipe weights scores by intrinsic dimensions, or allocates by them where it calibrates."""
+    if not calibrates(prune):
+        return prune.id_weight != "none"
+    return allocations.load(prune.allocation or "uniform").needs == "dimension"
+
+
 def _resolved_calibration(prune: PruneSection) -> PruneSection:
     structure, named = parse(prune.structure), prune.model_fields_set
     axes = {
@@ -117,15 +124,10 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
     }
     refuse_calibrated(**axes)
     _refuse_allocating(prune, axes["allocation"])
-    reads = allocations.load(axes["allocation"]).needs == "dimension"
+    reads = reads_dimensions(prune)
     for name in OF_DIMENSIONS:
         if not reads and getattr(prune, name) != PruneSection.model_fields[name].default:
             raise UsageError(f"{name} and allocation {axes['allocation']}: no dimension is used; leave {name} out")
-    if reads and prune.profile == AUTO:
-        raise UsageError(
-            f"allocation {axes['allocation']} needs a profile: run idvl estimate-id first, and give its folder or file "
-            "with --profile"
-        )
     if prune.tokens_from in ("image", "text") and prune.criterion == "magnitude" and prune.repair != "obs":
         raise UsageError(
             f"tokens_from {prune.tokens_from} and criterion magnitude: it reads no tokens; leave tokens_from out"
@@ -140,6 +142,8 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
 def _refuse_allocating(prune: PruneSection, name: str) -> None:
     """UsageError for settings that an allocation does not have."""
     allocation = allocations.load(name)
+    if name == "file":
+        raise UsageError("allocation file takes the sparsity of each layer from a file: write file:FILE")
     if prune.ecoflap_order and allocation.needs != "gradient":
         raise UsageError(f"ecoflap_order {prune.ecoflap_order} and allocation {name}: set allocation ecoflap")
     if prune.spread and allocation.spread is None:
@@ -221,6 +225,9 @@ def _refuse_training(recipe: Recipe) -> None:
     unmeant = {f"train.{key}": "nothing is trained" for key in TrainSection.model_fields}
     unmeant |= {f"prune.{key}": "it has none" for key in PruneSection.model_fields if key not in CALIBRATED}
     unmeant |= ELSEWHERE
+    if reads_dimensions(recipe.prune) and recipe.prune.profile == AUTO:
+        del unmeant["data.samples"]
+        _refuse_few(recipe)
     for key, why in unmeant.items():
         section, name = key.split(".")
         values = getattr(recipe, section)
@@ -228,16 +235,22 @@ def _refuse_training(recipe: Recipe) -> None:
             raise UsageError(f"{key} {getattr(values, name)} and {named}: {why}; leave {key} out")
 
 
+def _refuse_few(recipe: Recipe) -> None:
+    """UsageError for samples that are too few to estimate dimensions from."""
+    if recipe.data.samples is not None and recipe.data.samples < FEWEST_RELIABLE_POINTS:
+        other = "allocation" if calibrates(recipe.prune) else "id_weight none"
+        raise UsageError(
+            f"{recipe.data.samples} samples give no reliable ID: ask for {FEWEST_RELIABLE_POINTS} or more, for another "
+            f"profile, or for {'another ' if calibrates(recipe.prune) else ''}{other}"
+        )
+
+
 def _refuse(recipe: Recipe) -> None:
     prune = recipe.prune
     if recipe.model.dtype != "float32":
         raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
-    few = recipe.data.samples is not None and recipe.data.samples < FEWEST_RELIABLE_POINTS
-    if few and prune.id_weight != "none" and prune.profile == AUTO:
-        raise UsageError(
-            f"{recipe.data.samples} samples give no reliable ID: ask for {FEWEST_RELIABLE_POINTS} or more, for another "
-            "profile, or for id_weight none"
-        )
+    if prune.id_weight != "none" and prune.profile == AUTO:
+        _refuse_few(recipe)
     if prune.schedule == "one-shot" and recipe.train.epochs:
         raise UsageError("schedule one-shot trains nothing: leave epochs out, or give max_steps")
 

@@ -12,6 +12,7 @@ from idvl.models.layers import Layer, modalities_of
 from idvl.profile import Profile
 from idvl.pruning import gradients, outliers, spectra
 from idvl.pruning.counts import groups_of
+from idvl.pruning.density_file import densities_of
 from idvl.recipe import PruneSection
 from idvl.reporter import Progress, Reporter
 from idvl.sparsity import allocation as allocations
@@ -80,10 +81,15 @@ def _depths(job: Calibration, progress: Progress) -> dict[str, float]:
     return {name: places.get(layer.block, 0.5) for name, layer in job.layers.items()}
 
 
+def _of_file(job: Calibration, progress: Progress) -> dict[str, float]:
+    return densities_of(job.recipe.prune, job.loaded, job.layers)
+
+
 # a signal -> the number of each layer, and that of a block from those of its layers
 SIGNALS: dict[Signal, tuple[Callable[[Calibration, Progress], dict[str, float]], Callable[[list[float]], float]]] = {
     "dimension": (_dimensions, fmean),
     "depth": (_depths, fmean),
+    "file": (_of_file, fmean),
     "gradient": (gradients.scores, sum),
     # a block's own already
     "outliers": (outliers.shares, max),

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from idvl.choices import (
     DEFAULT_CRITERION,
-    Allocation,
     By,
     Calibration,
     Compat,
@@ -27,7 +26,18 @@ from idvl.choices import (
 )
 from idvl.profile import Capture, Dtype, EstimatorName, Knn, Modality, Tokens
 from idvl.recipe.section import Section, setting
-from idvl.recipe.values import Amount, Count, CountOrAuto, CriterionName, Sentences, Share, Size, Words, parse_bytes
+from idvl.recipe.values import (
+    AllocationName,
+    Amount,
+    Count,
+    CountOrAuto,
+    CriterionName,
+    Sentences,
+    Share,
+    Size,
+    Words,
+    parse_bytes,
+)
 
 # defaults that depend on other settings, which pruning/settings.py fills in
 SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
@@ -160,10 +170,10 @@ class PruneSection(Section):
         "names.",
         value="SCOPE",
     )
-    allocation: Allocation | None = setting(
+    allocation: AllocationName | None = setting(
         None,
         "One threshold over all layers, or the same sparsity in each; with calibration also by depth, dimension, "
-        "gradient of the loss (ecoflap), outliers of the scores (owl) or spectrum (alpha).",
+        "gradient of the loss (ecoflap), outliers of the scores (owl), spectrum (alpha) or file:FILE.",
         shown="global; with N:M or calibration, uniform",
     )
     allocate_by: By | None = setting(

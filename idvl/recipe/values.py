@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from pydantic import ValidatorFunctionWrapHandler as Validate
 
 from idvl import plugins, yaml_file
-from idvl.choices import Criterion
+from idvl.choices import Allocation, Criterion
 from idvl.errors import quoted
 
 # no run is larger: a number beyond is a slip, and would overflow far from here
@@ -80,8 +80,14 @@ def _or_plugin(value: Any, validate: Validate) -> Any:
         raise
 
 
+def _or_named_file(value: Any, validate: Validate) -> Any:
+    """An allocation of idvl, or a file of densities."""
+    return value if isinstance(value, str) and re.fullmatch(r"file:.+", value) else validate(value)
+
+
 Words = BeforeValidator(_words)
 Sentences = BeforeValidator(_alone)
 Size = Annotated[str, BeforeValidator(str), AfterValidator(_size)]
 CountOrAuto = Annotated[Amount, BeforeValidator(_or_auto)]
+AllocationName = Annotated[Allocation, WrapValidator(_or_named_file), PlainSerializer(str)]
 CriterionName = Annotated[Criterion, WrapValidator(_or_plugin), PlainSerializer(str)]

@@ -137,7 +137,8 @@ def refuse_calibrated(
         "compare_within": compare_within,
         "repair": repair,
         "id_weight": id_weight,
-        "allocation": allocation,
+        # of a file the key alone
+        "allocation": allocation.partition(":")[0],
         "structure": "N:M" if parse(structure).grouped else "unstructured",
         "floor": "set" if floor else "none",
         "ceiling": "set" if ceiling not in (None, 1) else "none",

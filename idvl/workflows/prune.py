@@ -152,10 +152,11 @@ def _plan(
 ) -> tuple[PruningPlan | CalibrationPlan, Estimation | None]:
     """What is going to happen, and the estimation of its profile where it can be made of the model as it is."""
     if isinstance(job, Calibration):
-        return job.team.first(lambda: make_calibration_plan(job)), None
-    if job.recipe.prune.compat == "none":
-        _warn_of_few(job.schedule, reporter)
-    plan = job.team.each(lambda: make_plan(job))
+        plan = job.team.first(lambda: make_calibration_plan(job))
+    else:
+        if job.recipe.prune.compat == "none":
+            _warn_of_few(job.schedule, reporter)
+        plan = job.team.each(lambda: make_plan(job))
     if not job.needs_estimate:
         return plan, None
     new_head = job.recipe.train.new_head
@@ -166,7 +167,7 @@ def _plan(
     return plan, None if new_head else estimation
 
 
-def _known_values(path: Path) -> dict[str, float]:
+def _recorded_values(path: Path) -> dict[str, float]:
     """The signal in a file of a run. RunError for one that is damaged."""
     try:
         return json_file.read(path, signals.AllocationFile)["values"]
@@ -290,8 +291,13 @@ class PruningRun:
     def _measured(self) -> dict[str, float]:
         """The signal that the allocation reads: measured, or from the run that is resumed."""
         path, job = self.folder / signals.FILE, self.job
+        if job.needs_estimate:
+            if self.opened:
+                self.opened.path(dimensions.FOLDER)
+            job.profile = self._estimate()
+            return signals.measure(job, self.reporter)
         if job.team.first(lambda: self.resume and path.exists()):
-            return job.team.first(lambda: _known_values(path))
+            return job.team.first(lambda: _recorded_values(path))
         values = signals.measure(job, self.reporter)
         if self.opened:
             write_json(self.opened.path(signals.FILE), signals.document(job.recipe.prune, values))

@@ -20,7 +20,8 @@ FLAGS = {
         --modality --knn --memory --spill --revision --dtype {MODEL} {RUN} --plan --compare --json""",
     "prune": f"""--sparsity --criterion --calibration --calibration-samples --tokens-from --compare-within --repair
         --id-weight --id-exponent --profile --missing-id --refresh-profile --scope
-        --allocation --allocate-by --spread --ecoflap-order --structure --floor --ceiling --min-keep --schedule --initial --final --mask-every --monotone
+        --allocation --allocate-by --spread --ecoflap-order
+        --structure --floor --ceiling --min-keep --schedule --initial --final --mask-every --monotone
         --compat --epochs --max-steps --batch-size --accumulate --learning-rate --weight-decay --clip
         --mixed-precision --gradient-checkpointing --distill --checkpoint-every --report-to --new-head --task
         --eval-every --eval-limit --eval/--no-eval {DATASET} --split --samples --seed --force --memory --revision

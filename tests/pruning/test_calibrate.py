@@ -435,7 +435,14 @@ def test_nan_in_an_input_names_layer_and_sample(place: Path, tmp_path: Path) -> 
         ({"train.learning_rate": 1e-3}, "leave train.learning_rate out"),
         ({"prune.schedule": "linear"}, "prune.schedule linear and criterion wanda .*: it has none; leave"),
         ({"prune.floor": 0.2}, "allocation uniform and floor 0.2: every layer gets the same sparsity"),
-        ({"prune.allocation": "id"}, "allocation id needs a profile: run idvl estimate-id first"),
+        ({"prune.allocation": "file"}, "takes the sparsity of each layer from a file: write file:FILE"),
+        (
+            {"prune.allocation": "id", "data.samples": 64},
+            "64 samples give no reliable ID: .*, for another profile, or for an",
+        ),
+        ({"prune.allocation": "owl", "prune.ecoflap_order": "first"}, "first and allocation owl: set allocation ecofl"),
+        ({"prune.spread": 0.1}, "spread 0.1 and allocation uniform: it has none"),
+        ({"prune.allocation": "id", "prune.allocate_by": "block"}, "block and allocation id: it goes by layer; leave"),
         ({"prune.allocation": "depth", "prune.profile": "x"}, "profile and allocation depth: no dimension is used"),
         (
             {"prune.allocation": "depth", "prune.structure": "2:4"},

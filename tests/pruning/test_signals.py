@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from idvl.errors import RunError
+from idvl.errors import RunError, UsageError
+from idvl.profile import Profile
 from idvl.pruning import outliers, spectra
+from idvl.pruning.profiles import estimation_of
+from idvl.recipe import load as load_recipe
 from idvl.sparsity.allocation.alpha import exponent
 from idvl.sparsity.allocation.owl import outliers as share_of
 from tests.pruning.test_calibrate import WANDA, checkpoint, inputs_of, job_of, pruned, samples_of
@@ -56,6 +60,62 @@ def test_spectra_are_those_of_singular_values(place: Path) -> None:
         layer.module.weight[1:] = layer.module.weight[0]
     with pytest.raises(RunError, match=f"{name}: a spectrum of fewer than two eigenvalues above 0 has no exponent: le"):
         spectra.exponents(job, silent)
+
+
+def test_dimensions_are_estimated_first_where_no_profile_is_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idvl.reliability.FEWEST_RELIABLE_POINTS", 10)
+    settings = {**WANDA, "prune.allocation": "id", "data.force": True}
+    report, _ = pruned(place, tmp_path / "run", **settings)
+    total = report["total"]
+    assert total["zeros"] == round(0.5 * total["weights"]) and (tmp_path / "run" / "profile" / "run.json").exists()
+    profile = Profile.load(tmp_path / "run" / "profile.json")
+    assert profile.layers.keys() == report["layers"].keys() and "profile" not in report
+    assert len({row["sparsity"] for row in report["layers"].values()}) > 2
+
+
+def test_runs_of_a_sweep_share_a_profile_where_they_allocate_by_it_alone() -> None:
+    named = {"model.name": "builtin/blip", "data.dataset": "shapes"}
+    assert estimation_of(load_recipe(None, named | WANDA)) is None
+    assert estimation_of(load_recipe(None, named | WANDA | {"prune.allocation": "owl"})) is None
+    assert estimation_of(load_recipe(None, named | WANDA | {"prune.allocation": "id"})) is not None
+
+
+def file_of(folder: Path, document: str) -> dict[str, str]:
+    (folder / "allocation.yaml").write_text(document)
+    return {"prune.allocation": f"file:{folder / 'allocation.yaml'}"}
+
+
+def test_a_file_gives_each_layer_its_sparsity(place: Path, tmp_path: Path) -> None:
+    job = job_of(place, **WANDA)
+    given = {name: 0.3 if layer.modality == "vision" else 0.6 for name, layer in job.layers.items()}
+    weights = {name: layer.module.weight.numel() for name, layer in job.layers.items()}
+    total = sum(given[name] * weights[name] for name in given) / sum(weights.values())
+    for kind, values in (("sparsity", given), ("density", {name: 0.5 * (1 - s) for name, s in given.items()})):
+        settings = file_of(tmp_path, json.dumps({kind: values})) | {"prune.sparsity": total}
+        report, _ = pruned(place, tmp_path / kind, **WANDA, **settings)
+        assert all(row["sparsity"] == pytest.approx(given[name], abs=1e-3) for name, row in report["layers"].items())
+    with pytest.raises(UsageError, match="other settings|densities"):
+        (tmp_path / "density" / "report.json").unlink()
+        file_of(tmp_path, json.dumps({"density": dict.fromkeys(given, 0.5)}))
+        pruned(place, tmp_path / "density", resume=True, **WANDA, **settings)
+
+
+def test_a_file_with_unknown_missing_or_impossible_layers_is_refused(place: Path, tmp_path: Path) -> None:
+    first, second, *others = list(job_of(place, **WANDA).layers)
+    rest = dict.fromkeys(others, 0.5)
+    for values, message in (
+        (rest | {first: 0.5}, f"allocation.yaml' lacks 1 layers in scope: {second}$"),
+        (rest | {first: 0.5, second: 0.5, "a": 1, "b": 2}, "does not have 2 layers of .*allocation.yaml': a, b$"),
+        (rest | {first: 0.5, second: 1.5}, f"the sparsity of {second} in .* must be from 0 to 1, not 1.5"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            pruned(place, tmp_path / "run", **WANDA, **file_of(tmp_path, json.dumps({"sparsity": values})))
+    for document in ("0.5", "sparsity: 0.5", "layers: {}", "{}"):
+        with pytest.raises(UsageError, match="must hold sparsity: or density: with a number a layer"):
+            pruned(place, tmp_path / "run", **WANDA, **file_of(tmp_path, document))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("allocation", ["owl", "alpha"])

@@ -40,8 +40,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Allocation:
-    """The allocation of a key."""
-    return import_module(f"{__name__}.{name}").ALLOCATION
+    """The allocation of a key, or of the key before a colon."""
+    return import_module(f"{__name__}.{name.partition(':')[0]}").ALLOCATION
 
 
 def densities(
