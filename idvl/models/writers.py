@@ -7,19 +7,49 @@ does not know which architectures are such.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from idvl.models.encoder_decoder import answering_inputs
-from idvl.models.families.base import Skill, TrainingTask
-from idvl.models.generation import QUESTION, unknown_words, write
+from idvl.models.families.base import Family, Skill, TrainingTask
+from idvl.models.generation import QUESTION, stop_tokens, unknown_words, write
 from idvl.models.losses import own_loss
-from idvl.models.reading import learning_inputs
+from idvl.models.probes import follows_shape, trial_sample, wording_of
+from idvl.models.reading import SHAPE, added_tokens, learning_inputs, reading_inputs, reading_length
 from idvl.models.reading import prompts as prompt_inputs
 from idvl.models.wording import Wording
 
 # what a caption and an answer are asked for with where nothing is said
 BARE = {"caption": "", "answer": QUESTION}
+
+
+def fit_wording(family: Family, model: nn.Module, processor: Any) -> tuple[Family, Wording]:
+    """The family with inputs as the checkpoint's processor makes them, and how texts are put to it."""
+    wording = wording_of(processor, model.config, stop_tokens(model), chat=family.chat_template)
+    shape, notes = SHAPE if follows_shape(processor, wording) else None, list(family.notes)
+    if family.chat_template and wording.placeholder:
+        notes.append(
+            f"the processor has no chat template: texts follow {wording.placeholder} as they are; add the original "
+            "model's chat_template.jinja if it follows instructions"
+        )
+    if shape:
+        notes.append(
+            f"the processor's tokens follow the image's shape: where points need equal lengths (--tokens flatten), "
+            f"images are resized to {shape[0]} x {shape[1]} pixels first"
+        )
+    added = added_tokens(processor, wording, trial_sample(), shape)
+    family = replace(
+        family,
+        chat_template=wording.chat,
+        shape=shape,
+        inputs=partial(reading_inputs, wording=wording),
+        text_length=partial(reading_length, wording=wording, added=added),
+        notes=tuple(notes),
+    )
+    return family, wording
 
 
 def known_prompts(processor: Any, prompts: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import transformers
 
 from tests.coverage import parts
 from tests.coverage.architectures import architecture
-from tests.coverage.parts import CHATML, PATCH, SIDE, VISION, WIDTH
+from tests.coverage.parts import CHATML, PATCH, SHORT_ANSWER, SHORT_PHRASES, SIDE, VISION, WIDTH
 
 PIXELS = {"shortest_edge": SIDE * SIDE, "longest_edge": 4 * SIDE * SIDE}
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -36,7 +36,7 @@ def _qwen_vl(name: str, video: str, vision: dict[str, Any], **text: Any) -> tupl
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), processor
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_PHRASES)
 def qwen2_vl() -> tuple[Any, Any]:
     return _qwen_vl("Qwen2VL", "Qwen2VL", {"embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2})
 
@@ -44,7 +44,7 @@ def qwen2_vl() -> tuple[Any, Any]:
 OUT = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_PHRASES)
 def qwen2_5_vl() -> tuple[Any, Any]:
     return _qwen_vl("Qwen2_5_VL", "Qwen2VL", {**OUT, "window_size": 32, "fullatt_block_indexes": [1]})
 
@@ -52,12 +52,12 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 DEEP = {**OUT, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_PHRASES)
 def qwen3_vl() -> tuple[Any, Any]:
     return _qwen_vl("Qwen3VL", "Qwen3VL", DEEP, head_dim=16)
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_PHRASES)
 def qwen3_vl_moe() -> tuple[Any, Any]:
     experts = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
     return _qwen_vl("Qwen3VLMoe", "Qwen3VL", DEEP, head_dim=16, **experts)
@@ -109,7 +109,7 @@ def _pixtral(merge: int) -> tuple[Any, Any, dict[str, Any]]:
     return tokenizer, processor, settings
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_ANSWER)
 def pixtral() -> tuple[Any, Any]:
     _, processor, settings = _pixtral(1)
     config = transformers.LlavaConfig(**settings, vision_feature_layer=-1, vision_feature_select_strategy="full")

@@ -16,6 +16,8 @@ SQUARE = {"height": SIDE, "width": SIDE}
 WIDTH = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 # with the initializer_range of 1e-10 that BLIP and BLIP-2 have, a random tower is constant
 VISION = {**WIDTH, "image_size": SIDE, "patch_size": PATCH, "initializer_range": 0.02}
+# sorted, since its own order differs from process to process
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 ASCII = [*string.ascii_letters, *string.digits, *string.punctuation, "\n"]
 
 
@@ -40,14 +42,14 @@ def pieces(*special: str) -> list[tuple[str, float]]:
 
 def qwen(*special: str, **names: Any) -> Any:
     """Byte-level BPE as Qwen's: no token at the start or the end."""
-    words = bpe("Ġ", pre_tokenizers.ByteLevel.alphabet(), ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *special))
+    words = bpe("Ġ", ALPHABET, ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *special))
     tokenizer = transformers.Qwen2Tokenizer(**words, eos_token="<|im_end|>", **_marked(special, names))
     return tokenizer
 
 
 def gpt2(cls: str = "GPT2Tokenizer", **names: Any) -> Any:
     special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if cls != "GPT2Tokenizer" else ("<|endoftext|>",)
-    return getattr(transformers, cls)(**bpe("Ġ", pre_tokenizers.ByteLevel.alphabet(), special), **names)
+    return getattr(transformers, cls)(**bpe("Ġ", ALPHABET, special), **names)
 
 
 def llama(*special: str, **names: Any) -> Any:
@@ -83,7 +85,7 @@ def clip(**names: Any) -> Any:
 
 def fast(*special: str, bos: str = "<s>", eos: str = "</s>", pad: str = "<pad>", **names: Any) -> Any:
     """What checkpoints have that name no tokenizer class: byte-level BPE with a token at the start."""
-    words = bpe("Ġ", pre_tokenizers.ByteLevel.alphabet(), tuple(dict.fromkeys((pad, bos, eos, *special))))
+    words = bpe("Ġ", ALPHABET, tuple(dict.fromkeys((pad, bos, eos, *special))))
     tokenizer = Tokenizer(models.BPE(**words))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -136,6 +138,10 @@ def chat(turn: str, end: str, reply: str, image: str, start: str = "") -> str:
     return start + messages + "{% if add_generation_prompt %}" + reply + "{% endif %}"
 
 
+# what authors put behind a question: LLaVA and InternVL, Qwen-VL, Idefics and SmolVLM
+SHORT_ANSWER = "{}\nAnswer the question using a single word or phrase."
+SHORT_PHRASES = "{}\nPlease try to answer the question with short words or phrases if possible."
+BRIEF_ANSWER = "{}\nGive a very brief answer."
 CHATML = ("<|im_start|>{role}\n", "<|im_end|>\n", "<|im_start|>assistant\n")
 
 

@@ -54,7 +54,8 @@ def _labelled(about: Architecture, processor: Processor, pictures: list, row: di
         shown = processor.both(pictures[0], f"{about.marker}{about.prompt}", suffix=answer, return_tensors="pt")
         return dict(shown), dict(shown)["labels"]
     if getattr(processor.both, "chat_template", None):
-        return _answering(processor, pictures, row.get("question", ""), answer)
+        question = about.prompt.replace("{}", row["question"]) if "question" in row else ""
+        return _answering(processor, pictures, question, answer)
     if about.name in WRITTEN_APART:
         return processor.inputs(pictures, _asked(about, row)), _ended(processor.tokenizer, answer)
     return _written_on(about, processor, pictures, _asked(about, row), answer)

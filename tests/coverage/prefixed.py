@@ -8,7 +8,7 @@ import transformers
 
 from tests.coverage import parts
 from tests.coverage.architectures import architecture
-from tests.coverage.parts import PATCH, SIDE, VISION, clip_images, images
+from tests.coverage.parts import PATCH, SHORT_ANSWER, SIDE, VISION, clip_images, images
 
 PATCHES = (SIDE // PATCH) ** 2
 VICUNA = parts.chat("{ROLE}: ", " ", "ASSISTANT:", "<image>\n")
@@ -28,14 +28,14 @@ def llava_parts(cls: str = "LlavaConfig", **settings: Any) -> tuple[Any, Any]:
 HOW = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_ANSWER)
 def llava() -> tuple[Any, Any]:
     config, tokenizer = llava_parts()
     processor = transformers.LlavaProcessor(clip_images(), tokenizer, chat_template=VICUNA, **HOW)
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_ANSWER)
 def vipllava() -> tuple[Any, Any]:
     config, tokenizer = llava_parts("VipLlavaConfig", vision_feature_layers=[-1, -2])
     processor = transformers.LlavaProcessor(clip_images(), tokenizer, chat_template=VICUNA, **HOW)

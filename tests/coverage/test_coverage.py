@@ -12,7 +12,15 @@ from tests.coverage import data, table
 from tests.coverage.architectures import architectures, build
 from tests.coverage.checks import Failed, Trial, estimate, one_shot, plain, read, reopened
 
-ONE_EACH = {"blip_caption": "blip", "clip": "clip", "vilt_nlvr2": "vilt", "vit": "vit", "llava": "generic"}
+ONE_EACH = {"blip_caption": "blip", "clip": "clip", "vilt_nlvr2": "vilt", "vit": "vit", "aya_vision": "generic"}
+# their losses, texts and layers are tried in tests/models/test_decoders.py
+DECODERS = {
+    "llava": "llava",
+    "qwen2_vl": "qwen_vl",
+    "idefics3": "smolvlm",
+    "internvl": "internvl",
+    "gemma3": "paligemma",
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +30,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("name", [*ONE_EACH, *(pytest.param(name, marks=pytest.mark.slow) for name in DECODERS)])
 def test_a_model_of_each_family_is_measured_and_pruned(name: str, tables: Path, tmp_path: Path) -> None:
     trial = Trial(about=architectures()[name], folder=tmp_path, data=tables)
     for check in (plain, estimate, one_shot, reopened):
         check(trial)
         trial.results[check.__name__] = "+"
-    assert read(tmp_path / "estimate" / "profile.json")["model"]["family"] == ONE_EACH[name]
+    assert read(tmp_path / "estimate" / "profile.json")["model"]["family"] == {**ONE_EACH, **DECODERS}[name]
 
 
 def test_a_check_says_what_the_command_says(tables: Path, tmp_path: Path) -> None:

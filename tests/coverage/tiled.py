@@ -8,14 +8,14 @@ import transformers
 
 from tests.coverage import parts
 from tests.coverage.architectures import architecture
-from tests.coverage.parts import CHATML, PATCH, SIDE, SQUARE, VISION, WIDTH, images
+from tests.coverage.parts import BRIEF_ANSWER, CHATML, PATCH, SHORT_ANSWER, SIDE, SQUARE, VISION, WIDTH, images
 from tests.coverage.prefixed import HOW, VICUNA, llava_parts
 
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 SIGLIP = {**VISION, "vision_use_head": False, "model_type": "siglip_vision_model"}
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_ANSWER)
 def llava_next() -> tuple[Any, Any]:
     config, tokenizer = llava_parts("LlavaNextConfig", image_grid_pinpoints=PINPOINTS)
     shown = images("LlavaNext", size={"shortest_edge": SIDE}, crop_size=SQUARE, image_grid_pinpoints=PINPOINTS)
@@ -25,7 +25,7 @@ def llava_next() -> tuple[Any, Any]:
     return model, processor
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_ANSWER)
 def llava_onevision() -> tuple[Any, Any]:
     tokenizer = parts.qwen("<image>", "<video>", image_token="<image>", video_token="<video>")
     config = transformers.LlavaOnevisionConfig(
@@ -52,7 +52,7 @@ def _idefics(*more: str, cls: Any = parts.fast) -> Any:
 IDEFICS = parts.chat("{role}: ", "<end_of_utterance>\n", "Assistant:", "<image>")
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=BRIEF_ANSWER)
 def idefics2() -> tuple[Any, Any]:
     tokenizer = _idefics()
     config = transformers.Idefics2Config(
@@ -74,7 +74,7 @@ def _tiles(name: str) -> Any:
     return images(name, size={"longest_edge": 2 * SIDE}, max_image_size=edge)
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=BRIEF_ANSWER)
 def idefics3() -> tuple[Any, Any]:
     tokenizer = _idefics()
     config = transformers.Idefics3Config(
@@ -85,7 +85,7 @@ def idefics3() -> tuple[Any, Any]:
     return transformers.Idefics3ForConditionalGeneration(config), processor
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=BRIEF_ANSWER)
 def smolvlm() -> tuple[Any, Any]:
     tokenizer = _idefics(cls=parts.fast)
     config = transformers.SmolVLMConfig(
@@ -99,7 +99,7 @@ def smolvlm() -> tuple[Any, Any]:
     return transformers.SmolVLMForConditionalGeneration(config), processor
 
 
-@architecture("fused", "vqa")
+@architecture("fused", "vqa", prompt=SHORT_ANSWER)
 def internvl() -> tuple[Any, Any]:
     marks = {
         "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",

@@ -20,27 +20,19 @@ from idvl.models.contrastive import compares, embed_images, embed_texts, pair_in
 from idvl.models.contrastive import loss as pair_loss
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order, has_encoder
-from idvl.models.generation import stop_tokens
 from idvl.models.inputs import longest_text, process
 from idvl.models.labels import class_inputs, no_class_reason, text_inputs
 from idvl.models.layers import find_layers
 from idvl.models.losses import own_loss
 from idvl.models.masked_words import masked_inputs
 from idvl.models.naming import BLOCK, CROSS_KEY_OR_VALUE, modalities_of
-from idvl.models.probes import follows_shape, square_side, trial_sample, wording_of
+from idvl.models.probes import square_side
 from idvl.models.processors import tokenizer_of
-from idvl.models.reading import (
-    SHAPE,
-    SUFFIXED,
-    added_tokens,
-    image_id,
-    reading_inputs,
-    reading_length,
-)
+from idvl.models.reading import SUFFIXED, image_id
 from idvl.models.skills import logits, pictures, sentences
 from idvl.models.text_positions import images_at, marked_layers, mask_at, mask_by_length, text_offsets
 from idvl.models.wording import Wording
-from idvl.models.writers import BARE, writing_skills, writing_task
+from idvl.models.writers import BARE, fit_wording, writing_skills, writing_task
 
 
 def for_config(config: Any) -> Family:
@@ -86,34 +78,16 @@ def fit(family: Family, model: nn.Module, processor: Any) -> Family:
 
 def _reading(family: Family, model: nn.Module, processor: Any) -> Family:
     """The family of a model of images and texts, whose processor is given one sample at a time."""
-    wording = wording_of(processor, model.config, stop_tokens(model), chat=family.chat_template)
-    shape = SHAPE if follows_shape(processor, wording) else None
-    notes = list(family.notes)
-    if family.chat_template and wording.placeholder:
-        notes.append(
-            f"the processor has no chat template: texts follow {wording.placeholder} as they are; add the original "
-            "model's chat_template.jinja if it follows instructions"
-        )
-    if shape:
-        notes.append(
-            f"the processor's tokens follow the image's shape: where points need equal lengths (--tokens flatten), "
-            f"images are resized to {shape[0]} x {shape[1]} pixels first"
-        )
-    added = added_tokens(processor, wording, trial_sample(), shape)
-    how: dict[str, Any] = {"needs": family.needs}
+    family, wording = fit_wording(family, model, processor)
     prompts = SUFFIXED if wording.suffix else BARE
     # Florence-2 is asked for a caption
     if caption := getattr(processor, "task_prompts_without_inputs", {}).get("<CAPTION>"):
         prompts = {**prompts, "caption": caption}
+    how: dict[str, Any] = {"needs": family.needs}
     return replace(
         family,
-        chat_template=wording.chat,
-        shape=shape,
-        inputs=partial(reading_inputs, wording=wording),
-        text_length=partial(reading_length, wording=wording, added=added),
         training_task=_training_task(model.config, how, wording=wording, prompts=prompts),
         skills=_skills(model.config, how, wording, prompts),
-        notes=tuple(notes),
     )
 
 
