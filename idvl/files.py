@@ -45,12 +45,28 @@ def open_regular(path: Path | str) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def _check_regular(found: os.stat_result, path: Path | str) -> None:
-    if stat.S_ISDIR(found.st_mode):
+def _check_regular(status: os.stat_result, path: Path | str) -> None:
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
-        what = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+    if not stat.S_ISREG(status.st_mode):
+        what = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise OSError(errno.EINVAL, f"{what}, not a regular file", str(path))
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str, *, invalid: str = "is not valid JSON", hint: str = "") -> Iterator[None]:
+    """Inside, what keeps a file from being read raises UsageError, in one line that calls the file a `kind`.
+
+    `invalid` says what a ValueError means, `hint` ends each message.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError(f"there is no {kind} {quoted(path)}{hint}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the {kind} {quoted(path)}: {error.strerror}{hint}") from error
+    except ValueError as error:
+        raise UsageError(f"the {kind} {quoted(path)} {invalid}: {error}{hint}") from error
 
 
 def read_bytes(path: Path | str, limit: int | None = None) -> bytes:

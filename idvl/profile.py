@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from idvl.errors import UsageError, did_you_mean, quoted
-from idvl.files import write_text
-from idvl.json_file import Schema, checked, load, problem, sound
+from idvl.files import reading, write_text
+from idvl.json_file import load, sound
+from idvl.json_schema import Schema, checked, problem
 from idvl.schemas import Cost, DatasetFacts, ModelFacts
 
 VERSION = 1
@@ -158,14 +159,8 @@ class Profile:
     def load(cls, path: Path | str) -> Profile:
         """Read a profile. UsageError for a file that is missing, no profile, or of a newer schema."""
         path = Path(path)
-        try:
+        with reading(path, "profile"):
             values = load(path)
-        except FileNotFoundError:
-            raise UsageError(f"there is no profile {quoted(path)}") from None
-        except OSError as error:
-            raise UsageError(f"cannot read the profile {quoted(path)}: {error.strerror}") from error
-        except ValueError as error:
-            raise UsageError(f"{quoted(path)} is not valid JSON: {error}") from error
         return cls.from_json(values, str(path))
 
 

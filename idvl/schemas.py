@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from idvl.errors import quoted
-from idvl.json_file import MOST, Schema, check
+from idvl.json_file import MOST
+from idvl.json_schema import Schema, check
 
 
 def _command(text: str) -> str:

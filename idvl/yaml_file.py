@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from idvl.errors import UsageError, quoted
-from idvl.files import read_text
+from idvl.errors import quoted
+from idvl.files import read_text, reading
 
 # bytes of a file; characters and values once aliases are expanded; levels of nesting
 LARGEST, MOST, DEEPEST = 2**20, 1_000_000, 50
@@ -67,14 +67,8 @@ def parse(text: str) -> Any:
 
 def read(path: Path, kind: str) -> Any:
     """What a YAML file holds. UsageError, in one line that calls it a `kind`, for one that cannot be read."""
-    try:
+    with reading(path, kind, invalid="is not valid YAML"):
         return load(path)
-    except FileNotFoundError:
-        raise UsageError(f"there is no {kind} {quoted(path)}") from None
-    except OSError as error:
-        raise UsageError(f"cannot read the {kind} {quoted(path)}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"the {kind} {quoted(path)} is not valid YAML: {error}") from error
 
 
 def dump(values: Any) -> str:

@@ -27,7 +27,7 @@ ROWS = [
     {"profile"},
     {"schemas"},
     {"yaml_file", "json_file"},
-    {"files", "device", "reporter", "plugins", "recipes"},
+    {"files", "json_schema", "device", "reporter", "plugins", "recipes"},
     {"errors", "choices", "units", "uncovered"},
 ]
 RECIPE_READERS = {"commands", "sweep", "workflows", "pruning", "measurement", "evaluation", "session"}
@@ -50,6 +50,7 @@ WITHOUT_TRANSFORMERS = {
     "reporter",
     "yaml_file",
     "json_file",
+    "json_schema",
     "schemas",
     "reporting",
 }

@@ -11,7 +11,8 @@ import pytest
 from pydantic import Field
 
 from idvl import json_file
-from idvl.json_file import Schema, check, last_line, parse, place, read, sound
+from idvl.json_file import last_line, parse, read, sound
+from idvl.json_schema import Schema, check, field_name
 
 
 class Part(Schema):
@@ -88,8 +89,8 @@ def test_values_that_no_file_can_hold_are_not_sound() -> None:
 
 
 def test_a_place_stays_short_whatever_the_keys_are() -> None:
-    assert place(()) == "it" and place((0, "a", "b c", 1)) == "[0].a['b c'][1]"
-    assert len(place(["x" * 10**6] * 50)) <= 300
+    assert field_name(()) == "it" and field_name((0, "a", "b c", 1)) == "[0].a['b c'][1]"
+    assert len(field_name(["x" * 10**6] * 50)) <= 300
 
 
 def test_the_last_whole_line_of_a_log_is_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from idvl import json_file, predictions, runs, tasks
 from idvl.errors import RunError, UsageError, first_line, quoted
-from idvl.files import write_json
+from idvl.files import reading, write_json
 from idvl.metrics import bootstrap, other
 from idvl.metrics.measured import Measured, Skipped
 from idvl.predictions import Record
@@ -141,13 +141,9 @@ def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | 
 
 def read_results(path: Path) -> dict[str, Any]:
     """A results.json. UsageError for a file that is none."""
-    try:
+    hint = "; give the folder of an idvl eval run, or its results.json"
+    with reading(path, "results file", invalid="is not the results of idvl eval", hint=hint):
         return json_file.read(path, ResultsFile)
-    except OSError as error:
-        hint = "give the folder of an idvl eval run, or its results.json"
-        raise UsageError(f"cannot read the results {quoted(path)}: {error.strerror}; {hint}") from error
-    except ValueError as error:
-        raise UsageError(f"{quoted(path)} is not the results of idvl eval: {error}; evaluate again") from error
 
 
 def values(results: Mapping[str, Any]) -> dict[str, float]:

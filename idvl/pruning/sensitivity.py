@@ -21,7 +21,7 @@ from idvl.device import free_memory, peak_memory
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.files import write_json
-from idvl.json_file import Schema
+from idvl.json_schema import Schema
 from idvl.measurement.estimation import Estimation
 from idvl.models.layers import SCOPES, in_scope, modalities_of
 from idvl.models.loading import Loaded

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from idvl import json_file
 from idvl.errors import UsageError, quoted
-from idvl.json_file import Schema
+from idvl.json_schema import Schema
 from idvl.reporting.run_folder import has_schema, read_run
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
 from idvl.runs import MATRIX

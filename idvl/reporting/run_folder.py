@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from idvl import json_file, yaml_file
+from idvl import json_file, json_schema, yaml_file
 from idvl.errors import UsageError
 from idvl.files import open_regular
-from idvl.json_file import Schema
+from idvl.json_schema import Schema
 from idvl.profile import Profile
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
 from idvl.reporting.sensitivity import SensitivityFile
@@ -106,7 +106,7 @@ def _profile(path: Path, troubles: list[str]) -> Profile | None:
 
 
 def _recipe(path: Path) -> dict[str, Any]:
-    return json_file.check(json_file.sound(yaml_file.load(path), most=json_file.MOST), RecipeFile)
+    return json_schema.check(json_file.sound(yaml_file.load(path), most=json_file.MOST), RecipeFile)
 
 
 def _last(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from idvl import json_file
-from idvl.json_file import Schema
+from idvl.json_schema import Schema
 from idvl.reporting.collect import Study
 from idvl.reporting.groups import Group, groups_of, model_of, runs_in
 from idvl.reporting.labels import percent

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from pydantic import model_validator
 
-from idvl.json_file import Schema
+from idvl.json_schema import Schema
 from idvl.profile import MODALITIES
 from idvl.reporting.entry import Table, TableEntry, mean
 from idvl.reporting.labels import percent

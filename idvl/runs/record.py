@@ -12,7 +12,7 @@ from pydantic import Field
 from idvl import json_file
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import read_bytes, write_bytes
-from idvl.json_file import Schema
+from idvl.json_schema import Schema, check
 
 # what the signatures of older versions do not hold
 LATER = ("configuration", "chat_template", "prune.tokens_from")
@@ -55,7 +55,7 @@ def read_metrics(path: Path | str, schema: type[Schema] = MetricLine) -> list[di
     path = Path(path)
     try:
         whole = read_bytes(path).rpartition(b"\n")[0] if path.exists() else b""
-        return [json_file.check(json_file.parse(line), schema) for line in whole.split(b"\n") if line.strip()]
+        return [check(json_file.parse(line), schema) for line in whole.split(b"\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise RunError(f"{quoted(path)} has a broken line ({error}); start again with --overwrite") from error
 

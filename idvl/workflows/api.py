@@ -14,6 +14,7 @@ from idvl import json_file, runs
 from idvl import recipe as recipes
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
+from idvl.files import reading
 from idvl.pruning.saving import REPORT
 from idvl.recipes import find
 from idvl.reporter import Progress
@@ -103,12 +104,8 @@ def evaluate(
 def load_report(path: str | Path) -> dict[str, Any]:
     """The report of a pruning run: its folder, or its report.json. UsageError if there is none."""
     file = _file(path, REPORT)
-    try:
+    with reading(file, "report", invalid="is not a report.json of idvl prune"):
         return json_file.read(file, ReportFile)
-    except FileNotFoundError:
-        raise UsageError(f"there is no report {quoted(file)}") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the report {quoted(file)}: {json_file.reason(error)}") from error
 
 
 def load_results(path: str | Path) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.prune(recipe="demo-prune", sparsity=80), "80 % is 0.8 .recipe 'demo-prune'"),
         (lambda folder: idvl.evaluate(recipe="demo-pune"), "no recipe 'demo-pune'; did you mean 'demo-prune'"),
         (lambda folder: idvl.load_report(folder), "there is no report '.*report.json'"),
-        (lambda folder: idvl.load_results(folder), "cannot read the results '.*results.json'"),
+        (lambda folder: idvl.load_results(folder), "there is no results file '.*results.json'; give"),
         (lambda folder: idvl.load_masks(folder), "there are no masks '.*masks.safetensors'"),
         (lambda folder: idvl.load_masks("/dev/null"), "cannot read the masks '/dev/null': .*not a regular file"),
         (
@@ -97,7 +97,10 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
             lambda folder: idvl.prune("builtin/vit", refresh_profile=9, epochs=5),
             "refresh_profile 9 and 5 epochs: it would never be re-estimated",
         ),
-        (lambda folder: idvl.load_report(folder / "other.json"), "other.json': .* has the schema"),
+        (
+            lambda folder: idvl.load_report(folder / "other.json"),
+            "other.json' is not a report.json of idvl prune: it has the schema",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, call: object, why: str) -> None:
