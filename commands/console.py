@@ -131,13 +131,13 @@ class TerminalReporter:
         """
         task = self._bars.add_task(label, total=None, detail="")
         self._bars.start()
-        told = time.monotonic()
+        latest = time.monotonic()
 
         def advance(done: int, total: int, detail: str = "") -> None:
-            nonlocal told
+            nonlocal latest
             self._bars.update(task, completed=done, total=total, detail=escape(detail))
-            if self._bars.disable and time.monotonic() - told >= LINE_EVERY:
-                told = time.monotonic()
+            if self._bars.disable and time.monotonic() - latest >= LINE_EVERY:
+                latest = time.monotonic()
                 self.note(f"{label}: {100 * done // max(total, 1)} %{detail and ', ' + detail}")
 
         try:

@@ -18,18 +18,18 @@ from idvl.errors import UsageError, quoted
 _EARLIER_PEAKS: dict[torch.device, int] = {}
 
 
-def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.float32) -> torch.device:
-    """The device asked for; None is the first GPU, or the CPU where there is none.
+def find_device(name: str | torch.device | None, dtype: torch.dtype = torch.float32) -> torch.device:
+    """The device of a name; None is the first GPU, or the CPU where there is none.
 
     Raises UsageError for one that is not there or does not compute in `dtype`.
     """
-    if asked is None:
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise UsageError(
-            f"unknown device {quoted(str(asked))}: use cpu, or cuda, cuda:0, ... on a machine with a GPU"
+            f"unknown device {quoted(str(name))}: use cpu, or cuda, cuda:0, ... on a machine with a GPU"
         ) from error
     try:
         torch.empty(1, dtype=dtype, device=device)
@@ -39,7 +39,7 @@ def find_device(asked: str | torch.device | None, dtype: torch.dtype = torch.flo
         there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
         what = str(dtype).removeprefix("torch.")
         raise UsageError(
-            f"device {quoted(str(asked))} is not there or does not compute in {what} on this machine: use {there}"
+            f"device {quoted(str(name))} is not there or does not compute in {what} on this machine: use {there}"
         ) from error
     return device
 

@@ -78,8 +78,8 @@ class Team:
             return
         everyone: list = [None] * self.size
         dist.all_gather_object(everyone, json.loads(json.dumps(settings, default=str)))
-        for rank, theirs in enumerate(everyone):
-            for path, first, other in _differences(everyone[0], theirs):
+        for rank, other_settings in enumerate(everyone):
+            for path, first, other in _differences(everyone[0], other_settings):
                 raise UsageError(
                     f"processes 0 and {rank} were given different settings: {path} is {quoted(first)} and "
                     f"{quoted(other)}; give all processes the same command line and files"
@@ -105,21 +105,22 @@ class Team:
         """What `make` gives on each process; an error on any is raised on all. `make` must not communicate."""
         if self.size == 1:
             return make()
-        made = own = None
+        result = failure = None
         try:
-            made = make()
+            result = make()
         except Exception as error:
-            own = error
-        known = own is None or isinstance(own, UsageError | RunError)
+            failure = error
         errors: list = [None] * self.size
-        told = own if known else RunError(f"process {self.rank}: {type(own).__name__}: {own}")
+        shared = failure
+        if failure is not None and not isinstance(failure, UsageError | RunError):
+            shared = RunError(f"process {self.rank}: {type(failure).__name__}: {failure}")
         with patient():
-            dist.all_gather_object(errors, told)
-        if own is not None:
-            raise own
+            dist.all_gather_object(errors, shared)
+        if failure is not None:
+            raise failure
         for error in filter(None, errors):
             raise error
-        return made
+        return result
 
     def _bounds(self, count: int) -> list[tuple[int, int]]:
         return list(pairwise(count * rank // self.size for rank in range(self.size + 1)))
@@ -127,13 +128,13 @@ class Team:
 
 def waiting() -> float:
     """Seconds that processes wait for each other in an exchange. UsageError for a TIMEOUT that is no such number."""
-    said = os.environ.get(TIMEOUT, str(WAITING))
+    text = os.environ.get(TIMEOUT, str(WAITING))
     try:
-        seconds = float(said)
+        seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= ALONE:
-        raise UsageError(f"{TIMEOUT} takes seconds, above 0 and at most {ALONE:g}, not {quoted(said)}")
+        raise UsageError(f"{TIMEOUT} takes seconds, above 0 and at most {ALONE:g}, not {quoted(text)}")
     return seconds
 
 
@@ -177,18 +178,20 @@ def _differences(first: Any, second: Any, path: str = "") -> Iterator[tuple[str,
         yield path, first, second
 
 
-def join_team(device: str | None, settings: Mapping[str, Any] | None = None, **asked: Any) -> tuple[torch.device, Team]:
+def join_team(
+    device: str | None, settings: Mapping[str, Any] | None = None, **arguments: Any
+) -> tuple[torch.device, Team]:
     """This process's device, and the team of all processes that were launched together.
 
     `device` None takes a CUDA GPU if there is one. Raises UsageError for a device that is not there, where several
-    processes were launched that do not know of each other, and where their `settings` or what else is `asked` differs.
+    processes were launched that do not know of each other, and where their `settings` or other `arguments` differ.
     """
     # distances need float64, which Apple's GPUs lack
     cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
-    said = os.environ.get("WORLD_SIZE", "1")
-    if not said.isdecimal():
-        raise UsageError(f"WORLD_SIZE is the number of processes that a launcher started, not {quoted(said)}: unset it")
-    launched = int(said)
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal():
+        raise UsageError(f"WORLD_SIZE is the number of processes that a launcher started, not {quoted(size)}: unset it")
+    launched = int(size)
     try:
         state = PartialState(cpu=cpu, timeout=MEETING)
     except ValueError as error:
@@ -205,7 +208,7 @@ def join_team(device: str | None, settings: Mapping[str, Any] | None = None, **a
         # a thread of the group that outlives the interpreter aborts the process
         atexit.register(state.destroy_process_group)
     team = Team(state.process_index, state.num_processes)
-    team.agree({**(settings or {}), **asked})
+    team.agree({**(settings or {}), **arguments})
     return state.device, team
 
 

@@ -13,16 +13,16 @@ from idvl.errors import RunError, first_line
 CRITERIA, FAMILIES = "idvl.criteria", "idvl.families"
 
 
-def found(group: str, built_in: Collection[str]) -> Mapping[str, EntryPoint]:
+def registered(group: str, built_in: Collection[str]) -> Mapping[str, EntryPoint]:
     """The entry points of a group by key; nothing is imported. RunError, naming the package, for a key that is taken.
 
     `built_in`: the keys of idvl's own.
     """
-    return _found(group, frozenset(built_in), tuple(sys.path))
+    return _registered(group, frozenset(built_in), tuple(sys.path))
 
 
 @lru_cache
-def _found(group: str, built_in: frozenset[str], path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
+def _registered(group: str, built_in: frozenset[str], path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
         if point.name in built_in or point.name in points:

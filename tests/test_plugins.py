@@ -59,10 +59,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text(f"[{group}]\n{key} = {value}\n")
         importlib.invalidate_caches()
-        idvl.plugins._found.cache_clear()
+        idvl.plugins._registered.cache_clear()
 
     yield written
-    idvl.plugins._found.cache_clear()
+    idvl.plugins._registered.cache_clear()
 
 
 def test_a_package_adds_a_criterion(install) -> None:

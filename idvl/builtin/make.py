@@ -209,20 +209,20 @@ def main() -> None:
     for name, kind in CHANGES.items():
         choices = ("bfloat16", "float32") if kind is str else None
         parser.add_argument(f"--{name}", type=kind, choices=choices, help=f"with --output: another {name}")
-    given = parser.parse_args()
-    names = given.names or list(BUILDERS)
+    arguments = parser.parse_args()
+    names = arguments.names or list(BUILDERS)
     if unknown := set(names) - set(BUILDERS):
         parser.error(f"no built-in model {', '.join(sorted(unknown))}; choose from {', '.join(BUILDERS)}")
-    changes = {name: value for name in CHANGES if (value := getattr(given, name)) is not None}
-    if given.output is None and changes:
+    changes = {name: value for name in CHANGES if (value := getattr(arguments, name)) is not None}
+    if arguments.output is None and changes:
         parser.error("the models that ship are made as their cards say: add --output DIR")
-    if given.output is not None and len(names) != 1:
+    if arguments.output is not None and len(names) != 1:
         parser.error("--output takes one model: name it")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names:
         build, recipe = BUILDERS[name]
         changed = replace(recipe, **changes)
-        build(given.output or HERE / name, replace(changed, warmup=min(recipe.warmup, changed.steps // 8)))
+        build(arguments.output or HERE / name, replace(changed, warmup=min(recipe.warmup, changed.steps // 8)))
 
 
 if __name__ == "__main__":

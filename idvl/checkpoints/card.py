@@ -148,11 +148,11 @@ def base_facts(
             readme = Path(hf_hub_download(name, "README.md", revision=model["revision"], **options))
         else:
             readme = (builtin.path(name) if model["source"] == "builtin" else Path(name).expanduser()) / "README.md"
-        said = metadata_load(readme) or {}
+        metadata = metadata_load(readme) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         logger.info("no facts from the card of %s: %s", name, error)
         return {}
-    return {key: said[key] for key in INHERITED if said.get(key)}
+    return {key: metadata[key] for key in INHERITED if metadata.get(key)}
 
 
 def _sparsities(report: Mapping[str, Any]) -> str:
@@ -174,32 +174,34 @@ def _uncovered(report: Mapping[str, Any]) -> str:
     return f"\n\n{_escaped(text[0].upper() + text[1:])}."
 
 
-def _evaluation(found: Mapping[str, Any] | None) -> str:
-    if not found:
+def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
+    if not evaluation:
         return "It has not been evaluated since it was pruned."
-    dataset, level = found["dataset"], f"{found['bootstrap']['level']:.0%} interval"
-    limited = f" (limit {found['limit']:,}: not comparable with the whole split)" if found["limit"] else ""
-    where = f"{found['task']} on {_public(dataset['dataset'])} ({dataset['split']}), {found['samples']:,} samples"
+    dataset, level = evaluation["dataset"], f"{evaluation['bootstrap']['level']:.0%} interval"
+    limited = f" (limit {evaluation['limit']:,}: not comparable with the whole split)" if evaluation["limit"] else ""
+    where = f"{evaluation['task']} on {_public(dataset['dataset'])} ({dataset['split']})"
     rows = [
         (_escaped(name), f"{metric['value']:.2f}", f"{metric['low']:.2f} to {metric['high']:.2f}")
-        for name, metric in found["metrics"].items()
+        for name, metric in evaluation["metrics"].items()
         if metric["value"] is not None
     ]
-    skipped = [_escaped(name) for name, metric in found["metrics"].items() if metric["value"] is None]
+    skipped = [_escaped(name) for name, metric in evaluation["metrics"].items() if metric["value"] is None]
     without = f"\n\nNot computed: {', '.join(skipped)}." if skipped else ""
-    told = f"{_escaped(where)}{limited}. In percent; the interval is one over samples."
-    return f"{told}\n\n{_table(('metric', 'value', level), rows)}{without}"
+    intro = (
+        f"{_escaped(where)}, {evaluation['samples']:,} samples{limited}. In percent; the interval is one over samples."
+    )
+    return f"{intro}\n\n{_table(('metric', 'value', level), rows)}{without}"
 
 
-def _model_index(found: Mapping[str, Any]) -> list[Any]:
+def _model_index(evaluation: Mapping[str, Any]) -> list[Any]:
     """The evaluation in the form in which the Hub lists results."""
     from huggingface_hub import EvalResult
 
-    dataset = found["dataset"]
+    dataset = evaluation["dataset"]
     listed = dataset.get("join")
     return [
         EvalResult(
-            task_type=HUB_TASKS.get(found["task"], found["task"]),
+            task_type=HUB_TASKS.get(evaluation["task"], evaluation["task"]),
             dataset_type=listed["list"] if listed else dataset["dataset_id"] or _public(dataset["dataset"]),
             dataset_name=_public(dataset["dataset"]),
             dataset_split=dataset["split"],
@@ -207,7 +209,7 @@ def _model_index(found: Mapping[str, Any]) -> list[Any]:
             metric_name=name,
             metric_value=round(metric["value"], 4),
         )
-        for name, metric in found["metrics"].items()
+        for name, metric in evaluation["metrics"].items()
         if metric["value"] is not None
     ]
 

@@ -78,7 +78,7 @@ def _write(folder: Path, model: nn.Module, processor: Any, card: str, dtype: tor
     """The whole folder, on the disk when this returns; what was written by name."""
     dtype = dtype or model.dtype
     state = _state(model, dtype)
-    known = model.config.dtype, model.config.architectures
+    settings = model.config.dtype, model.config.architectures
     try:
         with quiet():
             model.save_pretrained(folder, state_dict=dict(state))
@@ -87,7 +87,7 @@ def _write(folder: Path, model: nn.Module, processor: Any, card: str, dtype: tor
         raise RunError(f"transformers does not write a {type(model).__name__}: {first_line(error)}") from error
     finally:
         # transformers notes the class there, and the dtype that the model has in memory
-        model.config.dtype, model.config.architectures = known
+        model.config.dtype, model.config.architectures = settings
     _set_dtype(config, dtype)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -103,13 +103,13 @@ def _write(folder: Path, model: nn.Module, processor: Any, card: str, dtype: tor
 
 def _state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """The state in `dtype` on the CPU, tied weights still one tensor; tensors not of the model's dtype keep theirs."""
-    made: dict[tuple, Tensor] = {}
+    tensors: dict[tuple, Tensor] = {}
     state = {}
     for name, tensor in model.state_dict().items():
         key = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        if key not in made or not tensor.numel():
-            made[key] = tensor.detach().to("cpu", dtype if tensor.dtype == model.dtype else tensor.dtype)
-        state[name] = made[key]
+        if key not in tensors or not tensor.numel():
+            tensors[key] = tensor.detach().to("cpu", dtype if tensor.dtype == model.dtype else tensor.dtype)
+        state[name] = tensors[key]
     return state
 
 

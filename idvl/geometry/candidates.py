@@ -37,9 +37,9 @@ class Candidates:
     def learn(self, measured: PairDistances) -> None:
         """Put what was measured in the place of what was bounded."""
         exact = measured.find(self.row * self.n + self.column)
-        known = ~exact.isnan()
-        self.square = torch.where(known, exact, self.square)
-        self.error = torch.where(known, 0.0, self.error)
+        is_exact = ~exact.isnan()
+        self.square = torch.where(is_exact, exact, self.square)
+        self.error = torch.where(is_exact, 0.0, self.error)
 
     def vague(self) -> tuple[Tensor, Tensor]:
         """The pairs that must be measured."""
@@ -57,12 +57,12 @@ class Candidates:
         order = order[self.row[order].argsort(stable=True)]
         row = self.row[order]
         count = torch.bincount(row, minlength=self.n)
-        place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        first = place < k
+        rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+        first = rank < k
         squares = torch.full((self.n, k), torch.inf, dtype=torch.float64, device=row.device)
         columns = torch.full((self.n, k), -1, dtype=torch.long, device=row.device)
         errors = torch.zeros_like(squares)
-        spot = row[first], place[first]
+        spot = row[first], rank[first]
         squares[spot], columns[spot] = self.square[order][first], self.column[order][first]
         errors[spot] = self.error[order][first]
         return squares, columns, errors

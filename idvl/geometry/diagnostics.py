@@ -29,13 +29,13 @@ def diagnose(neighbors: Neighbors, log_ratios: Tensor) -> dict[str, Any]:
     if ties == len(log_ratios):
         return {"ties": ties}
     mle = pareto.pareto_mle(log_ratios)
-    found: dict[str, Any] = {"ties": ties, "mle": mle, "ks_distance": pareto.pareto_distance(log_ratios, mle)}
+    fits: dict[str, Any] = {"ties": ties, "mle": mle, "ks_distance": pareto.pareto_distance(log_ratios, mle)}
     x, y = pareto.facco_line(log_ratios)
     if float(x.sum()) > 0:
         line = pareto.slope(x, y)
-        found |= {"linear": line, "linear_mle_gap": line / mle - 1, "r_squared": pareto.r_squared(x, y)}
+        fits |= {"linear": line, "linear_mle_gap": line / mle - 1, "r_squared": pareto.r_squared(x, y)}
     curve = _scale_curve(neighbors)
-    return found | {"scales": curve, "per_doubling": _per_doubling(curve)}
+    return fits | {"scales": curve, "per_doubling": _per_doubling(curve)}
 
 
 def _scale_curve(neighbors: Neighbors) -> list[dict[str, Any]]:
@@ -51,12 +51,12 @@ def _scale_curve(neighbors: Neighbors) -> list[dict[str, Any]]:
     bounds = [low[:, 1:] / high[:, :-1], middle[:, 1:] / middle[:, :-1], high[:, 1:] / low[:, :-1]]
     scales = torch.tensor(neighbors.ranks[:-1], device=low.device)
     dimensions, _ = pareto.gride(torch.cat(bounds, 1).log().T, scales.repeat(3))
-    found = zip(neighbors.ranks, *dimensions.view(3, -1).tolist(), middle.mean(0).tolist(), strict=False)
+    rows = zip(neighbors.ranks, *dimensions.view(3, -1).tolist(), middle.mean(0).tolist(), strict=False)
     curve = []
-    for m, most, d, least, distance in found:
-        known = math.isfinite(d) and d > 0
-        within = max(most - d, d - least) if known and math.isfinite(most) and least > 0 else None
-        dimension = d if known else None
+    for m, most, d, least, distance in rows:
+        is_valid = math.isfinite(d) and d > 0
+        within = max(most - d, d - least) if is_valid and math.isfinite(most) and least > 0 else None
+        dimension = d if is_valid else None
         curve.append({"neighbors": [m, 2 * m], "dimension": dimension, "within": within, "mean_distance": distance})
     return curve
 

@@ -92,23 +92,23 @@ def workspace_bytes(n: int) -> int:
 
 def _result(search: Search) -> Neighbors:
     kept = search.kept.nonzero().view(-1)
-    found, reason = search.candidates, search.reason
+    candidates, reason = search.candidates, search.reason
     distances, indices = kept.new_empty(len(kept), 0, dtype=torch.float64), kept.new_empty(len(kept), 0)
     ranks, ranked, error = (), kept.new_empty(len(kept), 0, 2, dtype=torch.float64), 0.0
-    if found is not None:
-        squares, indices, errors = (part[kept] for part in found.nearest(search.k))
-        distances, ranked = squares.sqrt(), found.ranked[kept].sqrt()
+    if candidates is not None:
+        squares, indices, errors = (part[kept] for part in candidates.nearest(search.k))
+        distances, ranked = squares.sqrt(), candidates.ranked[kept].sqrt()
         ranks = tuple(rank for rank in search.ranks if rank < len(kept))
-        for place, rank in enumerate(ranks):
+        for column, rank in enumerate(ranks):
             if rank <= search.k:
-                ranked[:, place] = distances[:, rank - 1, None]
+                ranked[:, column] = distances[:, rank - 1, None]
         # of a sum of squares, as pairs adds it up
         summing = min(search.rows.width, FEATURE_CHUNK) + search.rows.width / FEATURE_CHUNK + 8
         error = float((errors / squares).max()) / 2 + summing * 2.0**-53
     record = {
         "backend": "faiss" if search.use_faiss and search.squares is None else "torch",
         "precision": str(search.dtype).removeprefix("torch."),
-        "certified_rows": len(distances) if found is not None else 0,
+        "certified_rows": len(distances) if candidates is not None else 0,
         "measured_pairs": len(search.measured),
         "escalations": search.escalations,
         "relative_error": error,

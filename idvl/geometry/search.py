@@ -120,9 +120,9 @@ class Search:
             columns = self._ids()
             chosen = columns if rows is None else rows[self.kept[rows]]
             options = {"k": self.k, "tolerance": self.tolerance, "ranks": self.ranks, "limit": self._limit()}
-            found = propose(self.squares, chosen, columns, self.measured, **options)
-            if found is not None:
-                return found
+            candidates = propose(self.squares, chosen, columns, self.measured, **options)
+            if candidates is not None:
+                return candidates
             if not self._thin(columns):
                 self._escalate("crowded")
 
@@ -141,9 +141,9 @@ class Search:
         return self._remove(first[equal], second[equal])
 
     def _remove(self, first: Tensor, second: Tensor) -> bool:
-        gone = repeats(first, second)
-        self.kept[gone] = False
-        return bool(gone)
+        duplicates = repeats(first, second)
+        self.kept[duplicates] = False
+        return bool(duplicates)
 
     def _certify(self, candidates: Candidates) -> Candidates:
         """Measure, remove duplicates and ask again, until nothing unlisted can be nearer than what is listed."""
@@ -169,18 +169,18 @@ class Search:
         """For each subset, the distances (s, k) to the nearest within it."""
         if self.squares is None or self.dtype == torch.float32:
             self._product(torch.float64)
-        ids, found = self._ids(), []
+        ids, proposals = self._ids(), []
         for subset in subsets(len(ids)):
             group = ids[subset.to(ids.device)].sort().values
             few = len(group) <= self.k
             options = {"k": self.k, "tolerance": -1.0, "limit": self._limit()}
-            found.append(None if few else propose(self.squares, group, group, self.measured, **options))
-            if found[-1] is None and not few:
+            proposals.append(None if few else propose(self.squares, group, group, self.measured, **options))
+            if proposals[-1] is None and not few:
                 raise Undecided("crowded: float64 does not decide which points are nearest")
-        pairs = [candidates.vague() for candidates in found if candidates]
+        pairs = [candidates.vague() for candidates in proposals if candidates]
         self.measured.add(self.rows, *(torch.cat(part) for part in zip(*pairs, strict=True)))
         distances = []
-        for candidates in found:
+        for candidates in proposals:
             if candidates:
                 candidates.learn(self.measured)
                 square = candidates.nearest(self.k)[0]

@@ -46,20 +46,22 @@ def score(
     and for an image without references.
     """
     _check(predictions, references)
-    given, wanted, tokenizer = _tokenized(predictions, references)
-    found: list[Measured | Skipped] = [
-        *_bleu(given, wanted),
-        java.attempt("METEOR", partial(_meteor, given, wanted)),
-        _rouge(given, wanted),
-        _cider(given, wanted),
-        java.attempt("SPICE", partial(_spice, given, wanted, spice_dir)),
+    captions, targets, tokenizer = _tokenized(predictions, references)
+    metrics: list[Measured | Skipped] = [
+        *_bleu(captions, targets),
+        java.attempt("METEOR", partial(_meteor, captions, targets)),
+        _rouge(captions, targets),
+        _cider(captions, targets),
+        java.attempt("SPICE", partial(_spice, captions, targets, spice_dir)),
         proportion(
-            "exact", [texts[0] in wanted[number] for number, texts in given.items()], interval="Wilson score, images"
+            "exact",
+            [texts[0] in targets[number] for number, texts in captions.items()],
+            interval="Wilson score, images",
         ),
     ]
     return Captioned(
-        measures={metric.name: metric for metric in found if isinstance(metric, Measured)},
-        skipped={metric.name: metric for metric in found if isinstance(metric, Skipped)},
+        measures={metric.name: metric for metric in metrics if isinstance(metric, Measured)},
+        skipped={metric.name: metric for metric in metrics if isinstance(metric, Skipped)},
         tokenizer=tokenizer,
     )
 
@@ -84,20 +86,20 @@ def _tokenized(predictions: Sequence[str], references: Sequence[Sequence[str]]) 
     """Predictions and references by image, through one run of the tokenizer."""
     lines, tokenizer = tokenize([*predictions, *(text for texts in references for text in texts)])
     rest = iter(lines)
-    given = {number: [next(rest)] for number in range(len(predictions))}
-    wanted = {number: [next(rest) for _ in texts] for number, texts in enumerate(references)}
-    if not any(text for texts in wanted.values() for text in texts):
+    captions = {number: [next(rest)] for number in range(len(predictions))}
+    targets = {number: [next(rest) for _ in texts] for number, texts in enumerate(references)}
+    if not any(text for texts in targets.values() for text in texts):
         raise UsageError("no reference caption holds a single word: there is nothing to compare with")
-    return given, wanted, tokenizer
+    return captions, targets, tokenizer
 
 
-def _bleu(given: Texts, wanted: Texts) -> list[Measured]:
+def _bleu(captions: Texts, targets: Texts) -> list[Measured]:
     """Parts: lengths of the caption and of the closest reference, n-grams that match (4) and that there are (4)."""
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     scorer = BleuScorer(n=ORDERS)
-    for number, (caption,) in given.items():
-        scorer += (caption, wanted[number])
+    for number, (caption,) in captions.items():
+        scorer += (caption, targets[number])
     parts = np.array(
         [
             [
@@ -121,22 +123,22 @@ def _bleu_of(sums: Array, *, n: int) -> Array:
     return precision * np.exp(np.minimum(0, 1 - (reference + SMALL) / (length + TINY)))
 
 
-def _rouge(given: Texts, wanted: Texts) -> Measured:
+def _rouge(captions: Texts, targets: Texts) -> Measured:
     from pycocoevalcap.rouge.rouge import Rouge
 
-    return mean("ROUGE-L", Rouge().compute_score(wanted, given)[1], interval=MEANS)
+    return mean("ROUGE-L", Rouge().compute_score(targets, captions)[1], interval=MEANS)
 
 
-def _cider(given: Texts, wanted: Texts) -> Measured:
+def _cider(captions: Texts, targets: Texts) -> Measured:
     from pycocoevalcap.cider.cider import Cider
 
-    return mean("CIDEr", Cider().compute_score(wanted, given)[1], interval=FIXED_IDF)
+    return mean("CIDEr", Cider().compute_score(targets, captions)[1], interval=FIXED_IDF)
 
 
-def _meteor(given: Texts, wanted: Texts) -> Measured:
-    corpus, segments = java.meteor(given, wanted)
+def _meteor(captions: Texts, targets: Texts) -> Measured:
+    corpus, segments = java.meteor(captions, targets)
     return mean("METEOR", segments, interval=SEGMENTS, published=corpus)
 
 
-def _spice(given: Texts, wanted: Texts, folder: Path | str | None) -> Measured:
-    return mean("SPICE", java.spice(given, wanted, folder), interval=MEANS)
+def _spice(captions: Texts, targets: Texts, folder: Path | str | None) -> Measured:
+    return mean("SPICE", java.spice(captions, targets, folder), interval=MEANS)

@@ -53,7 +53,7 @@ def attempt(name: str, measure: Callable[[], Measured]) -> Measured | Skipped:
         return Skipped(name, error.reason, error.hint)
 
 
-def meteor(given: Texts, wanted: Texts) -> tuple[float, list[float]]:
+def meteor(captions: Texts, targets: Texts) -> tuple[float, list[float]]:
     """METEOR 1.5 of the corpus and of each image, in the order of the images. Raises Unavailable."""
     from pycocoevalcap.meteor.meteor import Meteor
 
@@ -81,17 +81,17 @@ def meteor(given: Texts, wanted: Texts) -> tuple[float, list[float]]:
             """Nothing: Meteor's takes the lock that a failed call has left taken, in whichever thread collects it."""
 
     # the protocol's separator, which pycocoevalcap takes out of predictions only
-    wanted = {number: [text.replace("|||", "") for text in texts] for number, texts in wanted.items()}
+    targets = {number: [text.replace("|||", "") for text in texts] for number, texts in targets.items()}
     with tempfile.TemporaryFile() as errors:
         try:
-            with contextlib.closing(Jar(errors)) as jar, _patience(jar.meteor_p, len(given)):
-                return jar.compute_score(wanted, given)
+            with contextlib.closing(Jar(errors)) as jar, _patience(jar.meteor_p, len(captions)):
+                return jar.compute_score(targets, captions)
         except (OSError, ValueError) as error:
             errors.seek(0)
             raise _failed("METEOR", errors.read(), METEOR_HINT) from error
 
 
-def spice(given: Texts, wanted: Texts, folder: Path | str | None = None) -> list[float]:
+def spice(captions: Texts, targets: Texts, folder: Path | str | None = None) -> list[float]:
     """SPICE of each image, in the order of the images. Raises Unavailable.
 
     The command is that of pycocoevalcap/spice/spice.py, with the CoreNLP jars wherever they are, and without its cache
@@ -102,16 +102,16 @@ def spice(given: Texts, wanted: Texts, folder: Path | str | None = None) -> list
     if (version := _version()) > SPICE_JAVA:
         raise Unavailable(f"SPICE runs on Java 8 to {SPICE_JAVA}, and java is {version}", SPICE_HINT)
     classes = os.pathsep.join(str(jar) for jar in (home / "spice-1.0.jar", *jars))
-    items = [{"image_id": number, "test": given[number][0], "refs": texts} for number, texts in wanted.items()]
+    items = [{"image_id": number, "test": captions[number][0], "refs": texts} for number, texts in targets.items()]
     with tempfile.TemporaryDirectory() as room:
-        captions, results = Path(room) / "captions.json", Path(room) / "scores.json"
-        captions.write_text(json.dumps(items), encoding="ascii")
-        command = ["java", "-Xmx8G", "-cp", classes, "edu.anu.spice.SpiceScorer", str(captions), "-out", str(results)]
-        done = subprocess.run([*command, "-subset", "-silent"], capture_output=True)
-        if done.returncode or not results.exists():
-            raise _failed("SPICE", done.stderr, "it needs 8 GB of memory")
+        texts, results = Path(room) / "captions.json", Path(room) / "scores.json"
+        texts.write_text(json.dumps(items), encoding="ascii")
+        command = ["java", "-Xmx8G", "-cp", classes, "edu.anu.spice.SpiceScorer", str(texts), "-out", str(results)]
+        process = subprocess.run([*command, "-subset", "-silent"], capture_output=True)
+        if process.returncode or not results.exists():
+            raise _failed("SPICE", process.stderr, "it needs 8 GB of memory")
         scores = {item["image_id"]: item["scores"]["All"]["f"] for item in json.loads(results.read_text())}
-    return [scores[number] for number in given]
+    return [scores[number] for number in captions]
 
 
 @contextlib.contextmanager

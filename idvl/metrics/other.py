@@ -36,15 +36,15 @@ def load(name: str, *, trust_remote_code: bool = False) -> Any:
 def compute(metric: Any, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
     """What a metric gives for predictions and references, JSON-ready. UsageError where it does not take these."""
     try:
-        found = metric.compute(predictions=list(predictions), references=list(references))
+        values = metric.compute(predictions=list(predictions), references=list(references))
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"the metric {quoted(metric.name)} does not take these predictions: {first_line(error)}"
         ) from error
-    if not isinstance(found, dict):
-        raise UsageError(f"the metric {quoted(metric.name)} gives a {type(found).__name__}, not names with values")
+    if not isinstance(values, dict):
+        raise UsageError(f"the metric {quoted(metric.name)} gives a {type(values).__name__}, not names with values")
     try:
-        return sound(_plain(found), deepest=DEEPEST - WITHIN)
+        return sound(_plain(values), deepest=DEEPEST - WITHIN)
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"the metric {quoted(metric.name)} gives what no file can hold: {first_line(error)}"

@@ -60,15 +60,15 @@ def recalls(image_to_text: Tensor, text_to_image: Tensor, owner: Tensor) -> dict
     """ "image-to-text R@1", 5 and 10, and "text-to-image R@1", 5 and 10, of what `ranks` gives."""
     n = len(image_to_text)
     owned = torch.bincount(owner, minlength=n)
-    found = {}
+    measures = {}
     for k in KS:
         name = f"image-to-text R@{k}"
-        found[name] = proportion(name, (image_to_text <= k).cpu(), interval=OF_IMAGES)
+        measures[name] = proportion(name, (image_to_text <= k).cpu(), interval=OF_IMAGES)
     for k in KS:
         name = f"text-to-image R@{k}"
         hits = torch.bincount(owner, weights=(text_to_image <= k).double(), minlength=n)
-        found[name] = proportion(name, hits.cpu(), owned.cpu(), interval=OF_CAPTIONS)
-    return found
+        measures[name] = proportion(name, hits.cpu(), owned.cpu(), interval=OF_CAPTIONS)
+    return measures
 
 
 def check(images: Tensor, texts: Tensor, owner: Tensor) -> Tensor:

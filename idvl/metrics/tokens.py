@@ -77,10 +77,10 @@ def _parts(token: str) -> list[str]:
     """A token with its clitics apart: do n't, man 's."""
     if token in PAIRS:
         return PAIRS[token].split()
-    found = CLITIC.fullmatch(token)
-    if found is None:
+    match = CLITIC.fullmatch(token)
+    if match is None:
         return [BRACKETS.get(token, token)]
-    return [found[1], found[2], *([found[3]] if found[3] else [])]
+    return [match[1], match[2], *([match[3]] if match[3] else [])]
 
 
 def _ptb(lines: Sequence[str]) -> list[str]:

@@ -75,17 +75,17 @@ def evaluate_pruned(work: Evaluation, loaded: Loaded, folder: Path, reporter: Re
 
 def _claim(folder: Path, signature: dict[str, Any]) -> None:
     """Make the folder, without what is of another model or other settings."""
-    path, ours = folder / SIGNATURE, json.loads(json.dumps(signature))
+    path, values = folder / SIGNATURE, json.loads(json.dumps(signature))
     if folder.exists() and any(folder.iterdir()):
         if not path.exists():
             raise UsageError(f"{quoted(folder)} holds another evaluation: move it, or add --no-eval")
-        if _written(path) != ours:
+        if _read_signature(path) != values:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, ours)
+    write_json(path, values)
 
 
-def _written(path: Path) -> Any:
+def _read_signature(path: Path) -> Any:
     """The signature in a file, None for one that is damaged."""
     try:
         return load(path)

@@ -218,17 +218,17 @@ class SensitivityRun:
         with self.reporter.progress("measuring losses") as progress:
             for turn in range(0, len(missing), self.team.size):
                 mine = missing[turn + self.team.rank : turn + self.team.rank + 1]
-                found = self.team.each(lambda mine=mine: [self._measure(trial) for trial in mine])
-                for line in (line for lines in objects(found) for line in lines):
+                losses = self.team.each(lambda mine=mine: [self._measure(trial) for trial in mine])
+                for line in (line for lines in objects(losses) for line in lines):
                     measured[line["part"], line["name"], line["ratio"]] = line
                     if opened:
                         opened.log_metric(line)
                 progress(len(trials) - len(missing) + turn, len(trials))
         if opened is None:
             return None
-        found = self._document(measured, profile, time.perf_counter() - start)
-        write_json(opened.path(FILE), found)
-        return found
+        document = self._document(measured, profile, time.perf_counter() - start)
+        write_json(opened.path(FILE), document)
+        return document
 
     def _measure(self, trial: Trial) -> dict[str, Any]:
         part, name, ratio = trial

@@ -57,8 +57,8 @@ def unknown_key(key: str) -> str:
     section, _, name = key.partition(".")
     if key in keys():
         return f"unknown key {quoted(key)}: write {name} below {section}: in a recipe file"
-    inside = [known for known in keys() if name and known.startswith(f"{section}.")]
-    words = {known.partition(".")[2]: known for known in keys()}
+    inside = [setting for setting in keys() if name and setting.startswith(f"{section}.")]
+    words = {setting.partition(".")[2]: setting for setting in keys()}
     # in its section, then in any, as the right key in the wrong section is likely
     near = difflib.get_close_matches(key, inside, n=1, cutoff=0.8)
     near = near or [words[word] for word in difflib.get_close_matches(name or key, words, n=1, cutoff=0.8)]

@@ -75,7 +75,7 @@ def _or_plugin(value: Any, validate: Validate) -> Any:
     try:
         return validate(value)
     except ValidationError:
-        if isinstance(value, str) and value in plugins.found(plugins.CRITERIA, get_args(Criterion)):
+        if isinstance(value, str) and value in plugins.registered(plugins.CRITERIA, get_args(Criterion)):
             return value
         raise
 

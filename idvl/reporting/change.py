@@ -44,8 +44,8 @@ class Change:
             for name, layer in self.profile.layers.items()
             if layer.modality == modality and name in before
         ]
-        known = [new - old for old, new in pairs if old is not None and new is not None]
-        return math.fsum(known) / len(known) if known else None
+        changes = [new - old for old, new in pairs if old is not None and new is not None]
+        return math.fsum(changes) / len(changes) if changes else None
 
 
 def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:
@@ -55,11 +55,13 @@ def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:
     changes: dict[RunRecord, Change] = {}
     for one in every:
         if one.run.kind == "estimate-id" and one.pruned and one.pruned in home:
-            wanted = one.pruned.signature.get("fingerprint")
+            dense_fingerprint = one.pruned.signature.get("fingerprint")
             dense = [
                 other
                 for other in every
-                if not other.pruned and not other.renewed and other.profile.model.get("fingerprint") == wanted
+                if not other.pruned
+                and not other.renewed
+                and other.profile.model.get("fingerprint") == dense_fingerprint
             ]
             before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
             change = Change(home[one.pruned], one, before)

@@ -90,15 +90,15 @@ def _series(axes: Axes, figure: Figure, series: Series) -> None:
     )  # fmt: skip
     if series.low is None or series.high is None:
         return
-    known = [
+    bounds = [
         (x, low, high)
         for x, low, high in zip(series.x, series.low, series.high, strict=True)
         if low is not None and high is not None
     ]
-    if known and (figure.bars or not series.joined):
-        axes.vlines(*zip(*known, strict=True), color=colour, linewidth=1.2, alpha=0.55, zorder=2)
-    elif known:
-        axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.16, linewidth=0, zorder=1)
+    if bounds and (figure.bars or not series.joined):
+        axes.vlines(*zip(*bounds, strict=True), color=colour, linewidth=1.2, alpha=0.55, zorder=2)
+    elif bounds:
+        axes.fill_between(*zip(*bounds, strict=True), color=colour, alpha=0.16, linewidth=0, zorder=1)
 
 
 def _legend(axes: Axes, figure: Figure, panel: Panel) -> None:

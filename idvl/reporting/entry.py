@@ -52,14 +52,14 @@ class Table:
 def mean(entries: Iterable[TableEntry]) -> TableEntry:
     """The mean of the numbers of single runs, with the files of those that have one; a single one as it is."""
     entries = list(entries)
-    known = [entry for entry in entries if entry.value is not None]
-    sources = tuple(source for entry in known or entries for source in entry.sources)
-    if not known:
+    valued = [entry for entry in entries if entry.value is not None]
+    sources = tuple(source for entry in valued or entries for source in entry.sources)
+    if not valued:
         return TableEntry(sources=sources)
-    value, low, high = mean_interval([entry.value for entry in known if entry.value is not None])
-    if len(known) == 1:
-        low, high = known[0].low, known[0].high
-    return TableEntry(value=value, low=low, high=high, n=len(known), sources=sources)
+    value, low, high = mean_interval([entry.value for entry in valued if entry.value is not None])
+    if len(valued) == 1:
+        low, high = valued[0].low, valued[0].high
+    return TableEntry(value=value, low=low, high=high, n=len(valued), sources=sources)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:

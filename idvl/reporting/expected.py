@@ -35,15 +35,15 @@ def expected(study: Study) -> list[Table]:
         fitting = [group for group in evaluated if _one_shot(group) == (table["schedule"] == "one-shot")]
         same = [group for group in fitting if group.subject.dataset == table["dataset"]]
         for subject in dict.fromkeys(group.subject for group in same or fitting):
-            ours = [group for group in fitting if group.subject == subject]
-            if any(_group_of(row, ours) for row in table["rows"]):
-                tables.append(_table(table, ours, study, len(tables) + 1, same=bool(same)))
+            members = [group for group in fitting if group.subject == subject]
+            if any(_group_of(row, members) for row in table["rows"]):
+                tables.append(_table(table, members, study, len(tables) + 1, same=bool(same)))
     return tables
 
 
 def _table(table: Mapping[str, Any], groups: Sequence[Group], study: Study, number: int, *, same: bool) -> Table:
     """`same`: the runs are on the paper's dataset. Differences are shown where they are on its samples too."""
-    ours, theirs = f"{model_of(groups)} on {groups[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
+    here, paper = f"{model_of(groups)} on {groups[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
     metrics, runs = table["metrics"], [run for run in runs_in(groups) if run.results]
     comparable = same and all(_whole_test_split(run) for run in runs)
     dense = dense_runs(runs, study)
@@ -56,7 +56,7 @@ def _table(table: Mapping[str, Any], groups: Sequence[Group], study: Study, numb
     used = list(dict.fromkeys(group for row in table["rows"] if (group := _group_of(row, groups))))
     words = ("paper", "here", "difference") if comparable else ("paper", "here")
     return Table(
-        key=f"expected-{number}", title=f"Published and measured: {theirs}, {ours}", paper=table["name"],
+        key=f"expected-{number}", title=f"Published and measured: {paper}, {here}", paper=table["name"],
         labels=("method", "scope", "sparsity"), rows=tuple(rows), published=True,
         columns=tuple(f"{metric}, {word}" for metric in metrics for word in words),
         notes=(_dense(table, dense, same), *_special(used, table["schedule"]), *cautions(used)),
@@ -71,15 +71,15 @@ def _whole_test_split(run: RunRecord) -> bool:
 def _dense(table: Mapping[str, Any], dense: Sequence[RunRecord], same: bool) -> str:
     """How far the numbers can be held against each other, by the models that they begin with."""
     if not same:
-        theirs = f"{table['model']} on {table['dataset']}"
-        return f"CAUTION: the paper's numbers are of {theirs}: compare the order of the numbers here, not their values"
+        paper = f"{table['model']} on {table['dataset']}"
+        return f"CAUTION: the paper's numbers are of {paper}: compare the order of the numbers here, not their values"
     if not table["dense"]:
         return f"the paper says of its dense {table['model']} no metric: whether it is the same is not known"
     metric, value = table["metrics"][0], table["dense"][0]
-    ours = mean_of(dense, metric)
-    if ours.value is None:
+    here = mean_of(dense, metric)
+    if here.value is None:
         return f"CAUTION: the paper's dense model has {metric} {value}; add the idvl eval of the one here to compare"
-    return f"the paper's dense model has {metric} {value}, the one here {ours.value:.1f}: compare what is lost of it"
+    return f"the paper's dense model has {metric} {value}, the one here {here.value:.1f}: compare what is lost of it"
 
 
 def _special(groups: Sequence[Group], schedule: str) -> list[str]:

@@ -109,20 +109,20 @@ def _sparsity(settings: dict[str, Any], run: RunRecord) -> float:
 def _group(key: tuple[Subject, Method, str, float], runs: list[RunRecord]) -> Group:
     """The group of these runs, one a replicate. Runs evaluated on the full split are preferred."""
     runs = sorted(runs, key=lambda run: (not run.results, run.results.get("limit") is not None))
-    kept: dict[tuple[Any, Any], RunRecord] = {}
+    replicates: dict[tuple[Any, Any], RunRecord] = {}
     for run in runs:
-        kept.setdefault(replicate(run) if run.signature else (run.label, None), run)
+        replicates.setdefault(replicate(run) if run.signature else (run.label, None), run)
     subject, method, scope, sparsity = key
     return Group(
-        subject=subject, method=method, scope=scope, sparsity=sparsity, runs=tuple(kept.values()),
-        repeated=tuple(run for run in runs if run not in kept.values()),
+        subject=subject, method=method, scope=scope, sparsity=sparsity, runs=tuple(replicates.values()),
+        repeated=tuple(run for run in runs if run not in replicates.values()),
     )  # fmt: skip
 
 
 def _order(group: Group) -> tuple[Any, ...]:
     subject, method = group.subject, group.method
-    known = ((labels.CRITERIA, method.criterion), (labels.WEIGHTINGS, method.id_weight))
-    criterion, weight = (list(words).index(word) if word in words else len(words) for words, word in known)
+    orders = ((labels.CRITERIA, method.criterion), (labels.WEIGHTINGS, method.id_weight))
+    criterion, weight = (list(words).index(word) if word in words else len(words) for words, word in orders)
     return (
         *(subject.kind, subject.dataset, subject.weights, method.extra, group.scope != "all", group.scope),
         *(criterion, method.criterion, weight, method.weighting, group.sparsity),
@@ -153,10 +153,10 @@ def paired_changes(groups: Sequence[Group], metric: str) -> Iterator[tuple[Group
             other = others.get(replicate(run)) if run.signature else None
             if other is None or not evaluated_alike(run, other):
                 continue
-            ours, theirs = (one.metrics().get(metric, TableEntry()) for one in (run, other))
-            if ours.value is not None and theirs.value is not None:
-                changes.append(ours.value - theirs.value)
-                sources += [*ours.sources, *theirs.sources]
+            entry, base_entry = (one.metrics().get(metric, TableEntry()) for one in (run, other))
+            if entry.value is not None and base_entry.value is not None:
+                changes.append(entry.value - base_entry.value)
+                sources += [*entry.sources, *base_entry.sources]
         if changes:
             change, low, high = mean_interval(changes)
             yield group, TableEntry(value=change, low=low, high=high, n=len(changes), sources=tuple(sources))

@@ -120,8 +120,8 @@ def pruned_by(run: RunRecord, study: Study) -> RunRecord | None:
         saver = study.saved.get(path)
         if saver is run:
             return None
-        known = saver and full and fingerprint and saver.saved_fingerprint
-        if saver and (not known or known == fingerprint):
+        saved = saver and full and fingerprint and saver.saved_fingerprint
+        if saver and (not saved or saved == fingerprint):
             return saver
     saver = study.saved.get(fingerprint) if fingerprint else None
     return None if saver is run else saver

@@ -216,7 +216,7 @@ def _gallery(gallery: Gallery, picture: Picture) -> str:
         references = "".join(f'<dd class="reference">{markup(text)}</dd>' for text in sample.references)
         models = "".join(
             f"<dt>{markup(name)}</dt><dd{'' if same else ' class=differs'}>{markup(text) or '<em>nothing</em>'}</dd>"
-            for name, text, same in sample.said
+            for name, text, same in sample.predictions
         )
         head = f"<dt>{markup(sample.id)}</dt>{references}"
         cards.append(f'<div class="sample">{shown}<dl>{head}{models}</dl></div>')

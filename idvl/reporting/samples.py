@@ -36,11 +36,11 @@ class PredictionLine(Schema):
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSample:
-    """One image: what it is compared with, and (model, what it said, whether that is what the dense model said)."""
+    """One image: what it is compared with, and (model, its prediction, whether it is that of the dense model)."""
 
     id: str
     references: tuple[str, ...]
-    said: tuple[tuple[str, str, bool], ...]
+    predictions: tuple[tuple[str, str, bool], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,10 @@ def galleries(study: Study) -> list[Gallery]:
     every = []
     groups = groups_of(study)
     for subject in dict.fromkeys(group.subject for group in groups):
-        ours = [group for group in groups if group.subject == subject]
-        every.append(_gallery(f"{model_of(ours)} on {subject.dataset}", ours, dense_runs(runs_in(ours), study)))
+        members = [group for group in groups if group.subject == subject]
+        every.append(
+            _gallery(f"{model_of(members)} on {subject.dataset}", members, dense_runs(runs_in(members), study))
+        )
     alone = [run for run in study.of("eval") if not groups]
     every += [_gallery(f"{run.model} on {run.dataset}", [], [run]) for run in alone]
     return [gallery for gallery in every if gallery.samples or gallery.notes]
@@ -82,7 +84,7 @@ def _gallery(title: str, groups: Sequence[Group], dense: Sequence[RunRecord]) ->
     shared = [id_ for id_ in columns[0][1] if all(id_ in records for _, records, _ in columns)] if columns else []
     if len(columns) > 1 and not shared:
         notes.append("the predictions of these runs have no sample in common")
-    differ = [id_ for id_ in shared if len({_said(records[id_], run) for _, records, run in columns}) > 1]
+    differ = [id_ for id_ in shared if len({_words_of(records[id_], run) for _, records, run in columns}) > 1]
     ids = list(dict.fromkeys([*differ[: SAMPLES - 2], *shared]))[:SAMPLES]
     if shared and len(columns) > 1:
         notes.insert(0, f"models differ on {len(differ):,} of {len(shared):,} samples, which come first")
@@ -96,7 +98,7 @@ def _predictions(run: RunRecord) -> tuple[dict[str, dict[str, Any]], str | None]
     count, expected = 0, run.results.get("samples")
     try:
         for record in islice(json_file.lines(path, PredictionLine), MOST + 1):
-            if _said(record, run) is None:
+            if _words_of(record, run) is None:
                 return {}, None
             if count < MOST:
                 records[str(record["id"])] = {key: record.get(key) for key in KEPT}
@@ -110,7 +112,7 @@ def _predictions(run: RunRecord) -> tuple[dict[str, dict[str, Any]], str | None]
     return records, f"only the first {MOST:,} samples are looked at" if count > MOST else None
 
 
-def _said(record: Mapping[str, Any], run: RunRecord) -> str | None:
+def _words_of(record: Mapping[str, Any], run: RunRecord) -> str | None:
     """A prediction in words; None where it has none (retrieval)."""
     if record.get("prediction") is not None:
         return _class(record["prediction"], run)
@@ -131,10 +133,12 @@ def _sample(id_: str, columns: Sequence[tuple[str, Mapping[str, Mapping[str, Any
     if record.get("label") is not None:
         references = [_class(record["label"], run)]
     question = [f"question: {record['question']}"] if record.get("question") else []
-    first = _said(record, run)
-    said = [(name, _cut(_said(of[id_], which) or ""), _said(of[id_], which) == first) for name, of, which in columns]
+    first = _words_of(record, run)
+    predictions = [
+        (name, _cut(_words_of(of[id_], which) or ""), _words_of(of[id_], which) == first) for name, of, which in columns
+    ]
     texts = dict.fromkeys(_cut(str(text)) for text in [*question, *references])
-    return ShownSample(id=_cut(id_), references=tuple(texts), said=tuple(said))
+    return ShownSample(id=_cut(id_), references=tuple(texts), predictions=tuple(predictions))
 
 
 def _cut(text: str) -> str:

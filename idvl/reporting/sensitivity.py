@@ -119,10 +119,10 @@ def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
         for ratio in ratios(run):
             entries: list[TableEntry] = []
             for group in (None, *modalities):
-                found = correlation(run, ratio, group)
-                entries += [TableEntry(), TableEntry()] if found is None else [
-                    TableEntry(value=found.rho, n=found.n, sources=source, decimals=2),
-                    TableEntry(value=found.p, n=found.n, sources=source, decimals=4),
+                rank_correlation = correlation(run, ratio, group)
+                entries += [TableEntry(), TableEntry()] if rank_correlation is None else [
+                    TableEntry(value=rank_correlation.rho, n=rank_correlation.n, sources=source, decimals=2),
+                    TableEntry(value=rank_correlation.p, n=rank_correlation.n, sources=source, decimals=4),
                 ]  # fmt: skip
             rows.append(((percent(ratio),), tuple(entries)))
         yield Table(

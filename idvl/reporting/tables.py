@@ -38,11 +38,11 @@ def tables_of(study: Study) -> list[Table]:
     groups = groups_of(study)
     every: list[Table | None] = []
     for number, subject in enumerate(dict.fromkeys(group.subject for group in groups), 1):
-        ours = [group for group in groups if group.subject == subject]
-        name = f"{model_of(ours)} on {subject.dataset}"
-        every += [_quality(number, name, ours, study), _paired_changes(number, name, ours)]
-        every += [_metrics(number, name, ours, study), _sparsity(number, subject, name, ours)]
-        every.append(_change(number, name, ours, study))
+        members = [group for group in groups if group.subject == subject]
+        name = f"{model_of(members)} on {subject.dataset}"
+        every += [_quality(number, name, members, study), _paired_changes(number, name, members)]
+        every += [_metrics(number, name, members, study), _sparsity(number, subject, name, members)]
+        every.append(_change(number, name, members, study))
     return [
         table
         for table in [*every, *_evaluations(study), _dimensions(study), *sensitivity_tables(study.of("sensitivity"))]
@@ -66,8 +66,8 @@ def _quality(number: int, name: str, groups: Sequence[Group], study: Study) -> T
     blank = (TableEntry(text=""),) * bool(dense)
     rows = [(("dense model", ""), (mean_of(dense, metric), *blank * len(sparsities)))] if dense else []
     for method, scope in dict.fromkeys((group.method, group.scope) for group in groups):
-        ours = [group for group in groups if (group.method, group.scope) == (method, scope)]
-        entries = {group.sparsity: group.entry(metric) for group in ours}
+        members = [group for group in groups if (group.method, group.scope) == (method, scope)]
+        entries = {group.sparsity: group.entry(metric) for group in members}
         rows.append(((str(method), scope), (*blank, *(entries.get(sparsity, TableEntry()) for sparsity in sparsities))))
     return Table(
         key=f"quality-{number}", title=f"{metric} by method and sparsity: {name}", paper="Tables 1 to 5",
@@ -183,12 +183,12 @@ def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Ta
     several = len(changes) > len({change.group for change in changes})
     rows = []
     for group in groups:
-        ours = [change for change in changes if change.group is group and change.before]
-        files = tuple(one.source for change in ours for one in (change.before, change.after) if one)
-        means = (mean(TableEntry(value=change.of(word)) for change in ours) for word in modalities)
+        measured = [change for change in changes if change.group is group and change.before]
+        files = tuple(one.source for change in measured for one in (change.before, change.after) if one)
+        means = (mean(TableEntry(value=change.of(word)) for change in measured) for word in modalities)
         entries = tuple(replace(number, decimals=2, sources=files) for number in means)
-        if ours:
-            rows.append(((str(group.method), group.scope, percent(group.sparsity), f"{len(ours)}"), entries))
+        if measured:
+            rows.append(((str(group.method), group.scope, percent(group.sparsity), f"{len(measured)}"), entries))
     return Table(
         key=f"change-{number}", title=f"Change of intrinsic dimension by pruning: {name}", paper="Figures 5 and 6",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,

@@ -30,7 +30,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
         (name, None, total[f"{key}_weights"], None, total["asked"] * total["weights"] / total[f"{key}_weights"])
         for key, name in WHOLE
     ]
-    shown = [(name, _count(n), _count(w), _percent(share, 1), _percent(asked)) for name, n, w, share, asked in rows]
+    shown = [(name, _count(n), _count(w), _percent(share, 1), _percent(target)) for name, n, w, share, target in rows]
     return number_table(("", "layers", "weights", "fraction", "target"), shown)
 
 
@@ -45,8 +45,8 @@ def result_table(report: Mapping[str, Any]) -> Group:
         (name, None, total[f"{key}_weights"], total["zeros"], None, total[f"{key}_sparsity"]) for key, name in WHOLE
     ]
     shown = [
-        (name, _count(n), _count(weights), _count(zeros), _percent(asked), _percent(sparsity))
-        for name, n, weights, zeros, asked, sparsity in rows
+        (name, _count(n), _count(weights), _count(zeros), _percent(target), _percent(sparsity))
+        for name, n, weights, zeros, target, sparsity in rows
     ]
     table = number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown)
     said = [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
@@ -120,7 +120,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         if compared and (difference := compared["differences"].get(name)):
             row += [f"{difference['value']:+.2f}", _interval(difference, "+")]
         rows.append(row)
-    rows += [[name, *(f"{value}" for value in found.values())] for name, found in _others(results)]
+    rows += [[name, *(f"{value}" for value in values.values())] for name, values in _others(results)]
     return number_table(header, rows)
 
 
@@ -147,29 +147,29 @@ def catalogue(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
 def _others(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [
         (key, {"value": value})
-        for found in results.get("other_metrics", {}).values()
-        for key, value in found.items()
+        for values in results.get("other_metrics", {}).values()
+        for key, value in values.items()
         if isinstance(value, int | float | str)
     ]
 
 
-def _interval(found: Mapping[str, Any], sign: str = "") -> str:
-    return f"{found['low']:{sign}.2f} to {found['high']:{sign}.2f}"
+def _interval(metric: Mapping[str, Any], sign: str = "") -> str:
+    return f"{metric['low']:{sign}.2f} to {metric['high']:{sign}.2f}"
 
 
 def rests_on(results: Mapping[str, Any]) -> list[str]:
     """What the numbers rest on, in words: samples, limit, tokenizer; and metrics that were skipped."""
     dataset = results.get("dataset", {})
-    named = f" of {dataset['dataset']}, split {dataset['split']}" if dataset else ""
-    lines = [f"{results['samples']:,} samples{named}"]
+    source = f" of {dataset['dataset']}, split {dataset['split']}" if dataset else ""
+    lines = [f"{results['samples']:,} samples{source}"]
     if results.get("limit"):
         lines.append(f"LIMITED to {results['limit']:,} samples: not comparable with numbers on the whole split")
     for reason, count in (results.get("left_out") or {}).items():
         lines.append(f"left out: {count:,} samples with {reason}")
     if results.get("scoring"):
         lines.append(", ".join(f"{key} {value}" for key, value in results["scoring"].items()))
-    for key, (ours, theirs) in results.get("compared", {}).get("settings", {}).items():
-        lines.append(f"the run compared with has another {key}: {theirs} there, {ours} here")
+    for key, (here, other) in results.get("compared", {}).get("settings", {}).items():
+        lines.append(f"the run compared with has another {key}: {other} there, {here} here")
     for name, metric in results["metrics"].items():
         if metric["value"] is None:
             why = (metric.get("skipped") or "not a number", metric.get("hint"))

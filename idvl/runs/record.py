@@ -62,8 +62,8 @@ def read_metrics(path: Path | str, schema: type[Schema] = MetricLine) -> list[di
 
 def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UsageError, naming every difference, unless both signatures are the same."""
-    known = [*before, *(key for key in now if key not in before and key not in LATER)]
-    keys = [key for key in known if before.get(key) != now.get(key)]
+    all_keys = [*before, *(key for key in now if key not in before and key not in LATER)]
+    keys = [key for key in all_keys if before.get(key) != now.get(key)]
     if keys:
         differences = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
         raise UsageError(

@@ -220,9 +220,9 @@ def refuse(
 
 def _refuse_unknown(words: Mapping[str, str], axes: Mapping[str, tuple[str, ...]]) -> None:
     for axis, word in words.items():
-        known = axes[axis] if axis != "criterion" or word in axes[axis] else criteria.names()
-        if word not in known:
-            raise UsageError(f"{axis} must be one of {', '.join(known)}, not {quoted(word)}")
+        names = axes[axis] if axis != "criterion" or word in axes[axis] else criteria.names()
+        if word not in names:
+            raise UsageError(f"{axis} must be one of {', '.join(names)}, not {quoted(word)}")
 
 
 def _refuse_sparsity(sparsity: float, structure: str) -> None:

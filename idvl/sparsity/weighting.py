@@ -88,10 +88,10 @@ def _unreliable_reason(profile: Profile, name: str) -> str | None:
 def _check_match(profile: Profile, layers: Mapping[str, str]) -> None:
     foreign = [name for name in layers if name not in profile.layers]
     if len(foreign) > (1 - FEWEST_MATCHES) * len(layers):
-        theirs = [name for name in profile.layers if name not in layers]
+        others = [name for name in profile.layers if name not in layers]
         raise UsageError(
             f"the profile is of another model: it lacks {len(foreign)} of {len(layers)} layers "
-            f"({', '.join(foreign[:3])}, ...) and names others ({', '.join(theirs[:3]) or 'none'}, ...)"
+            f"({', '.join(foreign[:3])}, ...) and names others ({', '.join(others[:3]) or 'none'}, ...)"
         )
 
 

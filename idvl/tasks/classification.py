@@ -66,24 +66,24 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) 
     """
     config = loaded.model.config
     own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
-    theirs = [_plain(name) for name in settings.classes or ()]
-    for names_here, names_there in ((own, theirs), (_numbers(own), _numbers(theirs))):
+    expected = [_plain(name) for name in settings.classes or ()]
+    for names_here, names_there in ((own, expected), (_numbers(own), _numbers(expected))):
         if names_there and len(set(names_here)) == len(names_here) and sorted(names_here) == sorted(names_there):
             indices = torch.tensor([names_here.index(name) for name in names_there])
             return lambda logits: logits[indices]
-    most = max(len(theirs), 1 + max(sample.label for sample in samples))
-    if most > len(own) or (theirs and len(theirs) != len(own)):
+    most = max(len(expected), 1 + max(sample.label for sample in samples))
+    if most > len(own) or (expected and len(expected) != len(own)):
         raise UsageError(
             f"{loaded.name} tells {len(own)} classes apart, the dataset has {most}: evaluate it on the dataset that "
             "its head was trained for, or train a head with idvl prune --new-head"
         )
-    if theirs and not set(own) & set(theirs) and not (_numbered(own) or _numbered(theirs)):
+    if expected and not set(own) & set(expected) and not (_numbered(own) or _numbered(expected)):
         raise UsageError(
-            f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({theirs[0]}, ...): evaluate it on "
-            "the dataset that its head was trained for"
+            f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): evaluate it "
+            "on the dataset that its head was trained for"
         )
-    for whose, names in (("the dataset", theirs), (loaded.name, own)):
-        numbers = _numbers(names) if theirs else []
+    for whose, names in (("the dataset", expected), (loaded.name, own)):
+        numbers = _numbers(names) if expected else []
         if at := next((at for at in range(1, len(numbers)) if numbers[at] <= numbers[at - 1]), None):
             raise UsageError(
                 f"the classes of {whose} are called by numbers that do not ascend ({quoted(names[at])} follows "

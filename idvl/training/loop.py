@@ -131,7 +131,7 @@ class TrainingRun:
         rate, ends = self.stepper.rate, (self.position + 1) % self.per_epoch == 0
         leave_out = not self.training.update_weights or (self.training.skip_last and ends)
         try:
-            loss, raised = self.stepper.backward(parts, lambda: [interrupts.asked == number for number in signals])
+            loss, raised = self.stepper.backward(parts, lambda: [interrupts.number == number for number in signals])
             norm, moved = self.stepper.move(leave_out=leave_out)
         except Diverged as error:
             raise RunError(f"{error} at step {self.step + 1}: {self._last_good()}") from error
@@ -144,7 +144,7 @@ class TrainingRun:
         if moved:
             self._report_step({"loss": loss, "lr": rate, "norm": norm}, hooks)
         stop_signal = next((number for number, yes in zip(signals, raised, strict=True) if yes), 0)
-        return loss, interrupts.asked if self.accelerator.num_processes == 1 else stop_signal, moved
+        return loss, interrupts.number if self.accelerator.num_processes == 1 else stop_signal, moved
 
     def _evaluate(self, hooks: Hooks, interrupts: Interrupts) -> None:
         """Evaluate if it is time: after a checkpoint, so that signals need not wait for it, nor is it lost."""

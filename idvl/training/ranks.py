@@ -63,14 +63,14 @@ def agree(digest: str, what: str, details: Callable[[], Mapping[str, str]] | Non
     everyone = objects(digest)
     if len(set(everyone)) == 1:
         return
-    named = ""
+    where = ""
     if details is not None:
         parts = objects(dict(details()))
         differing = [name for name in parts[0] if len({part.get(name) for part in parts}) > 1]
-        named = f", first in {differing[0]}" if differing else ""
-    other = next(rank for rank, theirs in enumerate(everyone) if theirs != everyone[0])
+        where = f", first in {differing[0]}" if differing else ""
+    other = next(rank for rank, other_digest in enumerate(everyone) if other_digest != everyone[0])
     raise RunError(
-        f"{what} differ between processes 0 and {other}{named}: they no longer train the same model; "
+        f"{what} differ between processes 0 and {other}{where}: they no longer train the same model; "
         "resume from the last checkpoint, with the same software and kind of device on every process"
     )
 
@@ -87,9 +87,9 @@ def failing_together() -> Iterator[None]:
     except Exception as error:
         if not _several():
             raise
-        if (said := _first_failure(error)) is None:
+        if (reason := _first_failure(error)) is None:
             raise
-        raise RunError(said) from error
+        raise RunError(reason) from error
 
 
 def _first_failure(error: Exception) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Interrupts:
-    """While entered, the first SIGINT or SIGTERM sets `asked`; a second SIGINT of a single process stops at once.
+    """While entered, the first SIGINT or SIGTERM sets `number`; a second SIGINT of a single process stops at once.
 
     Launchers repeat signals to the processes they started, so with `several` only the first counts. They also send
     SIGTERM to the others when one has failed: after an error it stays without effect, or no reason would be told.
@@ -19,7 +19,7 @@ class Interrupts:
     """
 
     def __init__(self, *, several: bool):
-        self.asked: int = 0
+        self.number: int = 0
         self._several = several
         self._before: Mapping[int, Any] = {}
 
@@ -47,9 +47,9 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT and not self._several:
+        if self.number and number == signal.SIGINT and not self._several:
             raise KeyboardInterrupt
-        self.asked = self.asked or number
+        self.number = self.number or number
 
 
 def stop(number: int) -> None:

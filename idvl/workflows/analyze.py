@@ -185,12 +185,12 @@ def _check(path: Path, overwrite: bool) -> None:
             with suppress(FileNotFoundError):
                 os.stat(target)  # a name that is too long, or no file can have, shows now
         exists = os.path.lexists(path)
-        ours = not exists or (path.exists() and _has_mark(path))
+        replaceable = not exists or (path.exists() and _has_mark(path))
     except OSError as error:
         raise UsageError(f"cannot write to {quoted(path)}: {error.strerror}; choose another --output") from error
-    if (exists and not ours) or path.suffix != ".html":
+    if (exists and not replaceable) or path.suffix != ".html":
         _keep_runs(path)
-    if not ours and not overwrite:
+    if not replaceable and not overwrite:
         raise UsageError(
             f"{quoted(path)} was not written by idvl: add --overwrite to replace it, or name another --output"
         )

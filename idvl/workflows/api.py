@@ -170,9 +170,9 @@ def _key(name: str, sections: tuple[str, ...]) -> str:
 def _keys(sections: tuple[str, ...]) -> dict[str, str]:
     """Every argument for settings of these sections, with its key; settings that have an option come first."""
     flags = {key: schema["flag"] for key, schema in recipes.described().items()}
-    ours = [key for section in sections for key in flags if key.startswith(f"{section}.")]
+    own = [key for section in sections for key in flags if key.startswith(f"{section}.")]
     keys: dict[str, str] = {}
-    for key in sorted(ours, key=lambda key: flags[key] == ""):
+    for key in sorted(own, key=lambda key: flags[key] == ""):
         options = [option.removeprefix("--").replace("-", "_") for option in (flags[key] or "").split("/") if option]
         for name in (key.partition(".")[2], *options):
             keys.setdefault(name, key)

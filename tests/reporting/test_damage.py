@@ -152,7 +152,7 @@ def test_damaged_predictions_are_told_beside_the_samples_of_the_others(line: Any
     else:
         path.write_bytes(path.read_bytes() + line + b"\n")
     (gallery,) = galleries(collect([tmp_path]))
-    assert len(gallery.samples) == 3 and [name for name, *_ in gallery.samples[0].said] == ["dense model"]
+    assert len(gallery.samples) == 3 and [name for name, *_ in gallery.samples[0].predictions] == ["dense model"]
     assert any(told in note and len(note) < 500 for note in gallery.notes), gallery.notes
 
 

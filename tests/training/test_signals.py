@@ -14,6 +14,6 @@ def test_a_signal_is_a_wish_unless_it_is_ignored(before, asked):
     try:
         with Interrupts(several=False) as interrupts:
             os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.asked == asked and signal.getsignal(signal.SIGINT) == before
+        assert interrupts.number == asked and signal.getsignal(signal.SIGINT) == before
     finally:
         signal.signal(signal.SIGINT, theirs)

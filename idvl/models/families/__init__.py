@@ -21,7 +21,7 @@ FALLBACK = "generic"
 
 def names() -> list[str]:
     """The keys of all families: idvl's own, those of other packages, and the fallback last."""
-    return [*sorted(set(_own()) - {FALLBACK}), *sorted(plugins.found(plugins.FAMILIES, _own())), FALLBACK]
+    return [*sorted(set(_own()) - {FALLBACK}), *sorted(plugins.registered(plugins.FAMILIES, _own())), FALLBACK]
 
 
 def family_of(config: Any) -> Family:
@@ -44,6 +44,6 @@ def _own() -> list[str]:
 
 
 def _load(name: str) -> Family:
-    if point := plugins.found(plugins.FAMILIES, _own()).get(name):
+    if point := plugins.registered(plugins.FAMILIES, _own()).get(name):
         return plugins.load(point, lambda made: None if isinstance(made, Family) else "it is no Family")
     return import_module(f"{__name__}.{name}").FAMILY

@@ -15,10 +15,10 @@ from idvl.reporting.labels import percent
 
 def by_method(changes: Sequence[Change]) -> Figure:
     """A panel for each sparsity, a curve for each method."""
-    ours = [change for change in changes if change.group.scope == "all"]
+    whole = [change for change in changes if change.group.scope == "all"]
     panels = (
         _panel(percent(sparsity), members, lambda group: str(group.method), tones=lambda group: group)
-        for (_, sparsity), members in grouped(ours, lambda change: (change.group.subject, change.group.sparsity))
+        for (_, sparsity), members in grouped(whole, lambda change: (change.group.subject, change.group.sparsity))
     )
     title = "Intrinsic dimension before and after pruning, by method"
     return make(panels, key="after", title=title, paper="Figure 5", x_label=DEPTH, y_label="intrinsic dimension")
@@ -26,13 +26,13 @@ def by_method(changes: Sequence[Change]) -> Figure:
 
 def by_scope(changes: Sequence[Change]) -> Figure:
     """A panel for each method, a curve for each scope (its colour) and sparsity."""
-    ours = [change for change in changes if change.group.scope != "all"]
+    partial = [change for change in changes if change.group.scope != "all"]
     panels = (
         _panel(
             str(method), members, lambda group: f"{group.scope} pruned, {percent(group.sparsity)}",
             tones=lambda group: group.scope,
         )
-        for (_, method), members in grouped(ours, lambda change: (change.group.subject, change.group.method))
+        for (_, method), members in grouped(partial, lambda change: (change.group.subject, change.group.method))
     )  # fmt: skip
     title = "Pruning one modality: the dimensions of all"
     return make(panels, key="other", title=title, paper="Figure 6", x_label=DEPTH, y_label="intrinsic dimension")
@@ -42,21 +42,21 @@ def _panel(
     word: str, changes: Sequence[Change], name: Callable[[Group], str], tones: Callable[[Group], Hashable]
 ) -> Panel:
     """The dense model's curve and one for each group; groups of one tone differ by their strokes."""
-    groups = grouped(changes, lambda found: found.group)
-    starts = {found.before.source: found.before.profile for found in changes if found.before}
+    groups = grouped(changes, lambda change: change.group)
+    starts = {change.before.source: change.before.profile for change in changes if change.before}
     dense = list(starts.values())
     before = dense[0] if dense else None
     order = before or changes[0].profile
     series = [_curve("dense model", "ink", dense, order, tuple(starts))] if dense else []
     colours: dict[Hashable, int] = {}
     strokes: Counter[Hashable] = Counter()
-    for group, found in groups:
+    for group, members in groups:
         tone = tones(group)
         colour = colours.setdefault(tone, len(colours) + 1)
-        behind = tuple(one.after.source for one in found)
+        behind = tuple(change.after.source for change in members)
         dash = DASHES[strokes[tone] % len(DASHES)]
         strokes[tone] += 1
-        series.append(_curve(name(group), str(colour), [one.profile for one in found], order, behind, dash))
+        series.append(_curve(name(group), str(colour), [change.profile for change in members], order, behind, dash))
     return Panel(
         name=f"{word}: {model_of([group for group, _ in groups])} on {changes[0].group.subject.dataset}",
         series=tuple(series), shaded=blocks(order), caption=_unmatched(before, changes),
@@ -70,9 +70,9 @@ def _curve(
     points = []
     for layer, described in sorted(order.layers.items(), key=lambda item: item[1].depth):
         dimensions = [p.layers[layer].estimate.dimension for p in profiles if layer in p.layers]
-        known = [value for value in dimensions if value is not None]
-        if known:
-            points.append((layer, described, math.fsum(known) / len(known)))
+        values = [value for value in dimensions if value is not None]
+        if values:
+            points.append((layer, described, math.fsum(values) / len(values)))
     return Series(
         name=name + runs_of(len(profiles)), tone=tone, dash=dash,
         x=tuple(float(described.depth) for _, described, _ in points), y=tuple(mean for *_, mean in points),

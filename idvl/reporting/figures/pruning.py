@@ -32,18 +32,18 @@ def quality(study: Study, groups: Sequence[Group]) -> Figure:
     """Figures 1 and 4: the headline metric against the sparsity of what is pruned, a curve for each scope."""
 
     def panels() -> Iterator[Panel]:
-        for subject, ours in grouped(groups, lambda group: group.subject):
-            metric = headline(runs_in(ours))
+        for subject, subject_groups in grouped(groups, lambda group: group.subject):
+            metric = headline(runs_in(subject_groups))
             if metric is None:
                 continue
-            criteria = grouped(ours, lambda group: (group.method.criterion, group.method.extra))
+            criteria = grouped(subject_groups, lambda group: (group.method.criterion, group.method.extra))
             for (criterion, extra), members in criteria:
                 name = ", ".join(filter(None, (labels.criterion(criterion), extra)))
                 curves = grouped(members, lambda group: (group.scope, group.method))
-                series = [_scope(metric, found, members) for _, found in curves]
+                series = [_scope(metric, curve, members) for _, curve in curves]
                 yield Panel(
-                    name=f"{name}: {model_of(ours)} on {subject.dataset}",
-                    series=(*series, *_start(metric, ours, study)),
+                    name=f"{name}: {model_of(subject_groups)} on {subject.dataset}",
+                    series=(*series, *_start(metric, subject_groups, study)),
                     caption="bars are 95 % intervals, over runs or of a single run over its samples",
                     y_label=metric,
                 )
@@ -125,13 +125,13 @@ def layer_sparsity(groups: Sequence[Group]) -> Figure:
 
 
 def _depths(groups: Sequence[Group]) -> dict[str, int]:
-    """Layer -> its place, in order: the depth of a profile, else the order of the reports."""
+    """Layer -> its number, in order: the depth of a profile, else the order of the reports."""
     runs = runs_in(groups)
     names = list(dict.fromkeys(name for run in runs for name in run.report.get("layers") or {}))
-    known = {name: layer.depth for run in runs if run.profile for name, layer in run.profile.layers.items()}
-    if all(name in known for name in names):
-        return {name: known[name] for name in sorted(names, key=known.__getitem__)}
-    return {name: place for place, name in enumerate(names)}
+    depths = {name: layer.depth for run in runs if run.profile for name, layer in run.profile.layers.items()}
+    if all(name in depths for name in names):
+        return {name: depths[name] for name in sorted(names, key=depths.__getitem__)}
+    return {name: number for number, name in enumerate(names)}
 
 
 def _modalities(groups: Sequence[Group]) -> dict[str, str]:
@@ -148,9 +148,9 @@ def _dimensions(groups: Sequence[Group]) -> dict[str, str]:
             if layer.get("dimension") is not None:
                 estimates.setdefault(name, []).append((layer["dimension"], layer.get("stderr")))
     words = {}
-    for name, known in estimates.items():
-        error = known[0][1] if len(set(known)) == 1 else None
-        mean = math.fsum(value for value, _ in known) / len(known)
+    for name, values in estimates.items():
+        error = values[0][1] if len(set(values)) == 1 else None
+        mean = math.fsum(value for value, _ in values) / len(values)
         words[name] = f"{mean:.1f}" + (f" ± {error:.1f}" if error else "")
     return words
 

@@ -68,24 +68,24 @@ def _points(run: RunRecord, modality: str, ratio: float) -> Series:
 
 
 def _modalities(run: RunRecord) -> Iterator[Series]:
-    for place, (modality, part) in enumerate(run.sensitivity["modalities"].items()):
+    for number, (modality, part) in enumerate(run.sensitivity["modalities"].items()):
         dense = run.sensitivity["dense"].get("loss")
-        known = [("dense model", 0.0, dense)] * bool(dense and dense > 0)
-        known += [
+        points = [("dense model", 0.0, dense)] * bool(dense and dense > 0)
+        points += [
             (f"{percent(ratio)} of {modality}", 100 * ratio, loss)
             for ratio in ratios(run)
             if (loss := loss_of(part, ratio)) and loss > 0
         ]
         yield Series(
             name=f"{modality} ({part['layers']} layers)", tone=modality if modality in MODALITIES else TOGETHER,
-            dash=DASHES[place % len(DASHES)],
-            x=tuple(x for _, x, _ in known), y=tuple(y for *_, y in known), names=tuple(name for name, *_ in known),
+            dash=DASHES[number % len(DASHES)],
+            x=tuple(x for _, x, _ in points), y=tuple(y for *_, y in points), names=tuple(name for name, *_ in points),
             sources=(run.source(SENSITIVITY),),
         )  # fmt: skip
 
 
 def _caption(run: RunRecord, ratio: float) -> str:
-    found = correlation(run, ratio)
-    if found is None:
+    result = correlation(run, ratio)
+    if result is None:
         return "too few layers with a dimension for a correlation"
-    return f"Spearman's rho {found.rho:.2f}, p = {found.p:.4f} by permutation, {found.n} layers"
+    return f"Spearman's rho {result.rho:.2f}, p = {result.p:.4f} by permutation, {result.n} layers"

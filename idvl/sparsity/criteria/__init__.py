@@ -84,7 +84,7 @@ def built_in() -> list[str]:
 
 def names() -> list[str]:
     """The keys of all criteria, those of other packages last."""
-    return [*built_in(), *sorted(plugins.found(plugins.CRITERIA, built_in()))]
+    return [*built_in(), *sorted(plugins.registered(plugins.CRITERIA, built_in()))]
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def find(name: str) -> type:
     if name not in names():
         hint = did_you_mean(name, names()) or f"; take one of {', '.join(names())}"
         raise UsageError(f"unknown criterion {quoted(name)}{hint}")
-    if point := plugins.found(plugins.CRITERIA, built_in()).get(name):
+    if point := plugins.registered(plugins.CRITERIA, built_in()).get(name):
         return plugins.load(point, class_defect)
     return import_module(f"{__name__}.{name}").CRITERION
 
