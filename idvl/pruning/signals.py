@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from idvl.choices import Signal
-from idvl.json_file import Schema
+from idvl.json_schema import Schema
 from idvl.models.layers import Layer, modalities_of
 from idvl.profile import Profile
 from idvl.pruning import gradients, outliers, spectra
