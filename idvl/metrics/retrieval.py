@@ -24,22 +24,26 @@ OWN = 64
 def ranks(images: Tensor, texts: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     """The rank of each image's best caption among all captions (n,), and of each caption's image among all images (m,).
 
-    Embeddings (n, d) and (m, d) are compared by inner product; `owner` (m,): the image of each caption. Captions of the
-    same image do not count against each other. UsageError for embeddings that are not finite, and for images without
-    captions.
+    Embeddings (n, d) or (n, q, d) and (m, d) are compared by `similarity`; `owner` (m,): the image of each caption.
+    Captions of the same image do not count against each other. UsageError for embeddings that are not finite, and for
+    images without captions.
     """
     owned = check(images, texts, owner)
     order = owner.argsort(stable=True)
     images, texts, owner = images.float(), texts[order].float(), owner[order]
     starts = [0, *owned.cumsum(0).tolist()]
-    own = _own(images, texts, owner, starts) - ROUNDING * images.norm(dim=1)[owner] * texts.norm(dim=1)
+    norms = images.norm(dim=-1).view(len(images), -1).amax(1)
+    own = _own(images, texts, owner, starts) - ROUNDING * norms[owner] * texts.norm(dim=1)
     best = own.new_full((len(images),), -torch.inf).scatter_reduce(0, owner, own, "amax")
     image_to_text, text_to_image = torch.ones_like(owned), torch.ones_like(owner)
     rows = min(len(images), max(1, BLOCK // len(texts)))
     similarities, at_least = images.new_empty(2, rows, len(texts))
     for start in range(0, len(images), rows):
         stop = min(start + rows, len(images))
-        similar = torch.mm(images[start:stop], texts.T, out=similarities[: stop - start])
+        if images.ndim == 2:
+            similar = torch.mm(images[start:stop], texts.T, out=similarities[: stop - start])
+        else:
+            similar = similarity(images[start:stop], texts)
         mine = torch.arange(starts[start], starts[stop], device=owner.device)
         similar[owner[mine] - start, mine] = -torch.inf
         # as floats: sums of booleans take many times as long
@@ -49,11 +53,28 @@ def ranks(images: Tensor, texts: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]
     return image_to_text, torch.empty_like(text_to_image).scatter_(0, order, text_to_image)
 
 
+def ranks_of_scores(scores: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """As `ranks`, of the scores (n, m) of every image with every caption."""
+    images, texts = scores.shape
+    own = scores[owner, torch.arange(texts)]
+    best = own.new_full((images,), -torch.inf).scatter_reduce(0, owner, own, "amax")
+    others = scores.masked_fill(owner == torch.arange(images)[:, None], -torch.inf)
+    return 1 + (others >= best[:, None]).sum(1), 1 + (others >= own).sum(0)
+
+
+def similarity(queries: Tensor, keys: Tensor) -> Tensor:
+    """Inner products (n, m) of (n, d) and (m, d); of what has several vectors, (n, q, d) or (m, q, d), the largest."""
+    products = queries.flatten(0, -2) @ keys.flatten(0, -2).T
+    if queries.ndim == keys.ndim == 2:
+        return products
+    return products.view(len(queries), -1, len(keys), keys[0].numel() // keys.shape[-1]).amax((1, 3))
+
+
 def nearest(queries: Tensor, keys: Tensor, k: int) -> Tensor:
-    """The k keys (m, d) most similar to each query (n, d), the most similar first: their numbers (n, k)."""
+    """The k keys most similar to each query, the most similar first: their numbers (n, k)."""
     queries, keys = queries.float(), keys.float()
-    rows = max(1, BLOCK // len(keys))
-    return torch.cat([(some @ keys.T).topk(k).indices for some in queries.split(rows)])
+    rows = max(1, BLOCK * keys.shape[-1] // keys.numel())
+    return torch.cat([similarity(some, keys).topk(k).indices for some in queries.split(rows)])
 
 
 def recalls(image_to_text: Tensor, text_to_image: Tensor, owner: Tensor) -> dict[str, Measured]:
@@ -73,10 +94,11 @@ def recalls(image_to_text: Tensor, text_to_image: Tensor, owner: Tensor) -> dict
 
 def check(images: Tensor, texts: Tensor, owner: Tensor) -> Tensor:
     """How many captions each image owns (n,). UsageError as in `ranks`."""
-    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or owner.shape != texts.shape[:1]:
+    sound = images.ndim in (2, 3) and texts.ndim == 2 and images.shape[-1] == texts.shape[1]
+    if not sound or owner.shape != texts.shape[:1]:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (images, texts, owner))
         raise UsageError(f"retrieval compares (n, d) with (m, d), owned by (m,), not {shapes}")
-    if len(images) == 0 or images.shape[1] == 0:
+    if images.numel() == 0:
         raise UsageError("no predictions: there is nothing to score")
     if len(texts) and not 0 <= int(owner.min()) <= int(owner.max()) < len(images):
         raise UsageError(
@@ -97,6 +119,6 @@ def _own(images: Tensor, texts: Tensor, owner: Tensor, starts: list[int]) -> Ten
     for start in range(0, len(images), OWN):
         stop = min(start + OWN, len(images))
         mine = slice(starts[start], starts[stop])
-        similar = images[start:stop] @ texts[mine].T
+        similar = similarity(images[start:stop], texts[mine])
         parts.append(similar.gather(0, (owner[mine] - start)[None])[0])
     return torch.cat(parts)

@@ -5,6 +5,7 @@ A family's skills are keyed as in families/base.py. It does not know what predic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ from idvl.models.processors import tokenizer_of
 
 if TYPE_CHECKING:
     from idvl.models.loading import Loaded
+
+# what BLIP takes out of captions and questions (data/utils.py)
+MARKS = r"[.!\"()*#:;~]"
 
 
 def pictures(
@@ -43,6 +47,12 @@ def tokens(loaded: Loaded, texts: Sequence[str], *, most: int | None = None) -> 
 def sentences(loaded: Loaded, texts: Sequence[str], settings: Generation) -> dict[str, Tensor]:
     """The `tokens` of texts that are read as they are."""
     return tokens(loaded, texts)
+
+
+def clean_captions(loaded: Loaded, texts: Sequence[str], *, words: int, most: int = 35) -> dict[str, Tensor]:
+    """The `tokens` of captions without case and MARKS, cut at so many words and tokens, as in BLIP's retrieval."""
+    split = (re.sub(MARKS, " ", text.lower()).split() for text in texts)
+    return tokens(loaded, [" ".join(some[:words]) for some in split], most=most)
 
 
 def unit(embeddings: Tensor) -> Tensor:

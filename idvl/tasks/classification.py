@@ -11,7 +11,7 @@ from torch import Tensor
 from idvl.data.fields import MOST_CLASSES
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
-from idvl.metrics import accuracy
+from idvl.metrics import accuracy, retrieval
 from idvl.models.loading import Loaded
 from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each, performed
 
@@ -108,7 +108,7 @@ def _of_names(loaded: Loaded, settings: TaskSettings) -> Callable[[Tensor], Tens
     )
     means = embedded.view(len(named), len(settings.templates), -1).mean(1)
     classes = torch.nn.functional.normalize(means, dim=-1)
-    return lambda image: classes @ image
+    return lambda image: retrieval.similarity(classes, image[None])[:, 0]
 
 
 def _numbered(names: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 Images and captions are embedded; Recall@K counts how often one that belongs is among the K most similar. A model with a
 matching head then looks again at the most similar ones, as BLIP does (Li et al. 2022): the head's score is added to the
-similarity, and what it has not looked at comes after.
+similarity, and what it has not looked at comes after. One that only matches, as ViLT, scores every pair.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Embedded:
-    """images (n, d), captions (m, d), and which image each caption belongs to (m,)."""
+    """images (n, d) or (n, q, d), captions (m, d), and which image each caption belongs to (m,)."""
 
     images: Tensor
     texts: Tensor
@@ -40,7 +40,9 @@ def unusable_reason(sample: Sample) -> str | None:
 
 
 def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
-    """The embeddings of each image and of its captions."""
+    """The embeddings of each image and of its captions, or the matching head's scores of each with all captions."""
+    if "embed_images" not in loaded.family.skills:
+        return _every_pair(loaded, samples, settings)
     prompt = settings.generation.prompt or ""
     of_images, of_texts = (loaded.family.skills[name] for name in ("embed_images", "embed_texts"))
 
@@ -75,12 +77,41 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
     return Pass(items=samples, ids=[sample.id for sample in samples], prepare=prepare, perform=perform, fits=fits)
 
 
+def _every_pair(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
+    """The matching head's scores of each image with the captions of all."""
+    skill, prompt = loaded.family.skills["match"], settings.generation.prompt or ""
+    captions = [f"{prompt}{text}" for sample in samples for text in sample.texts]
+
+    def prepare(some: Sequence[Sample]) -> list[Any]:
+        return [skill.prepare(loaded, [(sample, captions)], settings.generation) for sample in some]
+
+    def perform(some: Sequence[Sample], inputs: list[Any]) -> list[Record]:
+        scored = [
+            performed(skill, loaded, batch, settings, [sample.id] * len(captions))
+            for sample, batch in zip(some, inputs, strict=True)
+        ]
+        return [
+            {"captions": list(sample.texts), "scores": _packed(scores)}
+            for sample, scores in zip(some, scored, strict=True)
+        ]
+
+    def fits(sample: Sample, line: Record) -> bool:
+        try:
+            scores = _rows([line["scores"]])
+        except (KeyError, TypeError, ValueError):
+            return False
+        sound = scores.shape[1] == len(captions) and bool(scores.isfinite().all())
+        return sound and line.get("captions") == list(sample.texts)
+
+    return Pass(items=samples, ids=[sample.id for sample in samples], prepare=prepare, perform=perform, fits=fits)
+
+
 def refine(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings, records: Sequence[Record]) -> Pass | None:
     """The matching head's scores of each image with its most similar captions, and with those most similar to it.
 
     Pairs of both directions are taken together by image, so that each image is encoded once.
     """
-    if not settings.rerank or "match" not in loaded.family.skills:
+    if not settings.rerank or not {"match", "embed_images"} <= set(loaded.family.skills):
         return None
     skill = loaded.family.skills["match"]
     embedded = _unpacked(records)
@@ -128,6 +159,8 @@ def _candidate_pairs(embedded: Embedded, k: int) -> Tensor:
 
 def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScores:
     """Recall@1, 5 and 10 in both directions."""
+    if records and "scores" in records[0]:
+        return _scored(records)
     embedded = _unpacked(records)
     retrieval.check(embedded.images, embedded.texts, embedded.owner)
     if refined:
@@ -136,6 +169,19 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScor
         ranks = retrieval.ranks(embedded.images, embedded.texts, embedded.owner)
     details = {"captions": len(embedded.texts), "reranked": refined[0]["rerank"] if refined else 0}
     return TaskScores(measures=retrieval.recalls(*ranks, embedded.owner), details=details)
+
+
+def _scored(records: Sequence[Record]) -> TaskScores:
+    """Recalls of a model that only matches."""
+    own = column(records, "captions", [str])
+    scores = _rows(column(records, "scores", str))
+    owner = torch.tensor([image for image, texts in enumerate(own) for _ in texts])
+    if not scores.isfinite().all():
+        raise ValueError("'scores' are not finite")
+    if scores.shape[1] != len(owner):
+        raise ValueError(f"'scores' are of {scores.shape[1]:,} captions, and the images have {len(owner):,}")
+    ranks = retrieval.ranks_of_scores(scores, owner)
+    return TaskScores(measures=retrieval.recalls(*ranks, owner), details={"captions": len(owner), "reranked": 0})
 
 
 def _reranked(embedded: Embedded, refined: Sequence[Record]) -> tuple[Tensor, Tensor]:
@@ -175,9 +221,13 @@ def _best(total: Tensor, belongs: Tensor, last: int) -> Tensor:
 
 
 def _cosines(queries: Tensor, keys: Tensor, near: Tensor) -> Tensor:
-    """Of each query (n, d) with its candidates (n, k) among the keys (m, d)."""
-    parts = zip(queries.split(AT_ONCE), near.split(AT_ONCE), strict=True)
-    return torch.cat([torch.einsum("nd,nkd->nk", some, keys[candidates]) for some, candidates in parts])
+    """Of each query with its candidates (n, k) among the keys; of several vectors the most similar counts."""
+    queries, keys = (rows.view(len(rows), -1, rows.shape[-1]) for rows in (queries, keys))
+    size = max(1, AT_ONCE // keys.shape[1])
+    parts = zip(queries.split(size), near.split(size), strict=True)
+    return torch.cat(
+        [torch.einsum("nad,nkbd->nkab", some, keys[candidates]).amax((2, 3)) for some, candidates in parts]
+    )
 
 
 def _nearest(queries: Tensor, keys: Tensor, k: int) -> Tensor:
@@ -189,23 +239,25 @@ def _packed(vector: Tensor) -> str:
     return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
 
 
-def _unpacked(records: Sequence[Record]) -> Embedded:
-    def rows(packed: Sequence[str]) -> Tensor:
-        decoded = (base64.b64decode(row, validate=True) for row in packed)
-        return torch.from_numpy(np.stack([np.frombuffer(row, "<f4") for row in decoded]).copy())
+def _rows(packed: Sequence[str]) -> Tensor:
+    """What `_packed` made of vectors."""
+    decoded = (base64.b64decode(row, validate=True) for row in packed)
+    return torch.from_numpy(np.stack([np.frombuffer(row, "<f4") for row in decoded]).copy())
 
-    texts = column(records, "texts", [str])
-    owner = [image for image, own in enumerate(texts) for _ in own]
-    return Embedded(
-        rows(column(records, "image", str)),
-        rows([text for own in texts for text in own]),
-        torch.tensor(owner),
-    )
+
+def _unpacked(records: Sequence[Record]) -> Embedded:
+    own = column(records, "texts", [str])
+    owner = [image for image, texts in enumerate(own) for _ in texts]
+    images, texts = _rows(column(records, "image", str)), _rows([text for some in own for text in some])
+    width = texts.shape[1]
+    if width and images.shape[1] > width and images.shape[1] % width == 0:
+        images = images.unflatten(1, (-1, width))
+    return Embedded(images, texts, torch.tensor(owner))
 
 
 TASK = Task(
     headline="image-to-text R@1",
-    skills=(frozenset({"embed_images", "embed_texts"}),),
+    skills=(frozenset({"embed_images", "embed_texts"}), frozenset({"match"})),
     unusable_reason=unusable_reason,
     predict=predict,
     score=score,

@@ -13,9 +13,9 @@ from idvl.metrics.retrieval import nearest, ranks, recalls
 
 def naive(images: Tensor, texts: Tensor, owner: Tensor) -> tuple[list[int], list[int]]:
     """Ranks from all similarities at once, one by one; cosines that differ by ROUNDING are equal."""
-    images, texts = images.double(), texts.double()
-    table = (images @ texts.T).tolist()
-    slack = (retrieval.ROUNDING * images.norm(dim=1)[:, None] * texts.norm(dim=1)).tolist()
+    images, texts = images.double().view(len(images), -1, images.shape[-1]), texts.double()
+    table = (images @ texts.T).amax(1).tolist()
+    slack = (retrieval.ROUNDING * images.norm(dim=-1).amax(1)[:, None] * texts.norm(dim=1)).tolist()
     own = owner.tolist()
     found_images, found_texts = [], []
     for image, row in enumerate(table):
@@ -47,6 +47,24 @@ def test_ranks_are_those_of_the_naive_reference(whole: bool, block: int, monkeyp
     images, texts, owner = embeddings(90, 4, seed=1, whole=whole)
     found = ranks(images, texts, owner)
     assert [side.tolist() for side in found] == list(map(list, naive(images, texts, owner)))
+
+
+@pytest.mark.parametrize("block", [1, 300, 2**23])
+def test_of_an_image_with_several_vectors_the_most_similar_counts(block: int, monkeypatch) -> None:
+    monkeypatch.setattr(retrieval, "BLOCK", block)
+    first, texts, owner = embeddings(90, 4, seed=1, whole=True)
+    images = torch.stack([first, *(embeddings(90, 4, seed=seed, whole=True)[0] for seed in (2, 3))], 1)
+    found = ranks(images, texts, owner)
+    assert [side.tolist() for side in found] == list(map(list, naive(images, texts, owner)))
+    assert not torch.equal(found[0], ranks(first, texts, owner)[0])
+    table = (images @ texts.T).amax(1)
+    assert torch.equal(table.gather(1, nearest(images, texts, 7)), table.sort(dim=1, descending=True)[0][:, :7])
+    assert torch.equal(table.T.gather(1, nearest(texts, images, 7)), table.T.sort(dim=1, descending=True)[0][:, :7])
+
+
+def test_scores_of_every_pair_have_the_same_ranks() -> None:
+    images, texts, owner = embeddings(90, 4, seed=1, whole=True)
+    assert all(map(torch.equal, retrieval.ranks_of_scores(images @ texts.T, owner), ranks(images, texts, owner)))
 
 
 def test_equal_similarities_count_against_the_model() -> None:

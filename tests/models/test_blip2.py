@@ -8,6 +8,7 @@ import functools
 import pytest
 import torch
 
+from idvl.metrics.retrieval import similarity
 from idvl.models.generation import Generation
 from idvl.models.inputs import encode
 from idvl.models.labels import IGNORED
@@ -187,3 +188,84 @@ def test_the_scope_of_language_is_the_language_model(get, name):
     maps = {key for key, module in loaded.model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert set(scope) == {key for key in maps if key.startswith("language_model.")} - {"language_model.lm_head"}
     assert set(find_layers(loaded.model, loaded.family)) == maps - {"language_model.lm_head"}
+
+
+@pytest.fixture(scope="module", params=["places", "no places"])
+def matching(get, request):
+    """The class of image-text matching, whose texts begin with places of queries, as the processor gives, or do not."""
+    torch.manual_seed(0)
+    model, processor = architectures()["blip2_itm"].make()
+    audible(model)
+    if request.param == "no places":
+        model.config.image_token_index = processor.num_query_tokens = None
+    return wrap(model.eval(), processor)
+
+
+def pair(loaded, sample, text):
+    return dict(loaded.processor(images=sample.image, text=text, return_tensors="pt"))
+
+
+def test_the_matching_loss_is_that_of_a_plain_script(matching):
+    samples = [CAPTIONED[0], dataclasses.replace(CAPTIONED[0], source=CAPTIONED[1].source), *CAPTIONED[2:]]
+    task = matching.family.training_task
+    inputs = task.inputs(matching.processor, samples, 30, matching.model.config)
+    assert inputs["labels"].tolist() == [1, 1, 1, 1, 0, IGNORED, 0, 0]
+    total, count, _ = task.loss(matching.model, inputs, None)
+    expected = []
+    for at, label in ((0, 1), (1, 1), (2, 1), (3, 1), (0, 0), (2, 0), (3, 0)):
+        shown = pair(matching, samples[at], samples[at if label else at - 1].texts[0])
+        logits = matching.model(**shown, use_image_text_matching_head=True).logits_per_image
+        expected.append(torch.nn.functional.cross_entropy(logits, torch.tensor([label])))
+    assert count == 7
+    torch.testing.assert_close(total, sum(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_and_matches_are_those_of_the_model_for_one_pair_alone(matching):
+    skills, texts, settings = matching.family.skills, [one.texts[0] for one in CAPTIONED], Generation()
+    images = skills["embed_images"].perform(
+        matching, skills["embed_images"].prepare(matching, CAPTIONED, settings), settings
+    )
+    read = skills["embed_texts"].perform(matching, skills["embed_texts"].prepare(matching, texts, settings), settings)
+    assert images.shape == (4, 4, 16) and images.dtype == torch.float32
+    torch.testing.assert_close(images.norm(dim=-1), torch.ones(4, 4))
+    for row, sample in enumerate(CAPTIONED):
+        scores = skills["match"].perform(
+            matching, skills["match"].prepare(matching, [(sample, texts * 20)], settings), settings
+        )
+        torch.testing.assert_close(scores, scores[:4].repeat(20), rtol=1e-4, atol=1e-5)
+        for column, text in enumerate(texts):
+            shown = pair(matching, sample, text)
+            with torch.no_grad():
+                together = matching.model(**shown, use_image_text_matching_head=True).logits_per_image[0, 1]
+                apart = matching.model(**shown, use_image_text_matching_head=False).logits_per_image[0, 0]
+            torch.testing.assert_close(scores[column], together, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(similarity(images, read)[row, column], apart, rtol=1e-4, atol=1e-5)
+
+
+def test_a_matching_q_former_knows_its_text_and_its_queries(matching):
+    (batch,) = encode(matching, CAPTIONED, batch_size=4)
+    shift = 0 if matching.model.config.image_token_index is None else 4
+    real = batch["attention_mask"][:, shift:].bool()
+    counts, layers = lengths(matching, batch), find_layers(matching.model, matching.family)
+    assert set(counts) == set(layers)
+    if not shift:
+        places, faults = text_offsets(matching.family, matching.model, matching.processor)
+        assert not faults
+        assert set(places) == {name for name, layer in layers.items() if layer.modality in ("language", "fusion")}
+    for layer, count in counts.items():
+        modality, mask = layers[layer].modality, matching.family.token_mask(layer, count, batch)
+        image = matching.family.image_tokens(layer, count, batch)
+        assert (mask is not None) == (modality in ("language", "fusion")), layer
+        if modality == "fusion":
+            assert mask[:, :4].all() and torch.equal(mask[:, 4:], real)
+            assert image[:, :4].all() and not image[:, 4:].any()
+        else:
+            assert image is None and (mask is None or torch.equal(mask, real))
+
+
+def test_captions_are_cleaned_as_in_lavis(matching):
+    prepare = matching.family.skills["embed_texts"].prepare
+    texts = ["A red, (star)!", "near " * 60]
+    ids = prepare(matching, texts, Generation())["input_ids"]
+    plain = matching.processor.tokenizer(["a red, star", "near " * 33], padding=True, return_tensors="pt")["input_ids"]
+    assert torch.equal(ids, plain) and ids.shape[1] == 35

@@ -62,6 +62,19 @@ def test_an_images_own_text_is_told_from_the_one_before(get):
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["vilt_itm"])
+def test_a_match_is_the_models_score_of_one_pair_alone(get, name):
+    """Whatever the texts beside it."""
+    loaded, settings = get(name), Generation()
+    (sample,), texts = tiny.samples(1), [one.texts[0] for one in tiny.samples(4)]
+    skill = loaded.family.skills["match"]
+    scores = skill.perform(loaded, skill.prepare(loaded, [(sample, texts * 20)], settings), settings)
+    torch.testing.assert_close(scores, scores[:4].repeat(20), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        expected = torch.stack([logits(loaded, sample, text)[0, -1] for text in texts])
+    torch.testing.assert_close(scores[:4], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_loss_is_that_of_the_hidden_words(get):
     loaded = get("bert")
     samples = tiny.samples(6)

@@ -15,7 +15,7 @@ IMAGES, WIDTH = 12, 6
 class Loaded:
     """A model with embeddings and a matching head that are given."""
 
-    def __init__(self, seed=0, captions=3):
+    def __init__(self, seed=0, captions=3, vectors=None):
         generator = torch.Generator().manual_seed(seed)
         self.samples = [
             Sample(id=f"{i}", source=b"", texts=tuple(f"{i}/{k}" for k in range(1 + (i + captions) % captions)))
@@ -23,7 +23,8 @@ class Loaded:
         ]
         names = [text for sample in self.samples for text in sample.texts]
         draw = torch.nn.functional.normalize(torch.randn(IMAGES + len(names), WIDTH, generator=generator), dim=-1)
-        self.images = {sample.id: draw[i] for i, sample in enumerate(self.samples)}
+        several = torch.nn.functional.normalize(torch.randn(IMAGES, vectors or 1, WIDTH, generator=generator), dim=-1)
+        self.images = {sample.id: several[i] if vectors else draw[i] for i, sample in enumerate(self.samples)}
         self.texts = {name: draw[IMAGES + i] for i, name in enumerate(names)}
         self.scores = {(i, t): torch.randn((), generator=generator) for i in self.images for t in self.texts}
         self.asked = []
@@ -60,7 +61,9 @@ def naive(loaded, k=0):
     pairs = [(sample.id, text) for sample in loaded.samples for text in sample.texts]
     owner = {text: image for image, text in pairs}
     cosine = {
-        (i, t): float(np.dot(loaded.images[i].numpy(), loaded.texts[t].numpy())) for i in loaded.images for t in owner
+        (i, t): float(np.dot(loaded.images[i].numpy(), loaded.texts[t].numpy()).max())
+        for i in loaded.images
+        for t in owner
     }
 
     def order(query, keys):
@@ -90,10 +93,11 @@ def recall(ranks, k):
     return 100 * sum(rank is not None and rank <= k for rank in ranks) / len(ranks)
 
 
+@pytest.mark.parametrize("vectors", [None, 3])
 @pytest.mark.parametrize("size", [1, 5, 12])
 @pytest.mark.parametrize("k", [0, 4])
-def test_recall_is_that_of_a_loop_over_all_pairs(size, k):
-    loaded = Loaded()
+def test_recall_is_that_of_a_loop_over_all_pairs(size, k, vectors):
+    loaded = Loaded(vectors=vectors)
     asked = TaskSettings(generation=Generation(), rerank=k)
     records = walked(retrieval.predict(loaded, loaded.samples, asked), size)
     again = retrieval.refine(loaded, loaded.samples, asked, records)
@@ -103,6 +107,25 @@ def test_recall_is_that_of_a_loop_over_all_pairs(size, k):
     for best in (1, 5, 10):
         assert scores.measures[f"image-to-text R@{best}"].value == pytest.approx(recall(images, best))
         assert scores.measures[f"text-to-image R@{best}"].value == pytest.approx(recall(texts, best))
+
+
+def test_a_model_that_only_matches_scores_every_pair(monkeypatch):
+    loaded, settings = Loaded(), TaskSettings(generation=Generation(), rerank=4)
+    matching = {"match": loaded.skills["match"]}
+    monkeypatch.setattr(Loaded, "skills", matching)
+    whole = retrieval.predict(loaded, loaded.samples, settings)
+    records = walked(whole, 5)
+    assert retrieval.refine(loaded, loaded.samples, settings, records) is None
+    assert all(whole.fits(sample, record) for sample, record in zip(loaded.samples, records, strict=True))
+    assert not whole.fits(loaded.samples[0], {**records[0], "scores": records[0]["scores"][:8]})
+    scores = retrieval.score(records)
+    loaded.images = {name: torch.zeros(WIDTH) for name in loaded.images}
+    images, texts = naive(loaded, IMAGES * 3)
+    for best in (1, 5, 10):
+        assert scores.measures[f"image-to-text R@{best}"].value == pytest.approx(recall(images, best))
+        assert scores.measures[f"text-to-image R@{best}"].value == pytest.approx(recall(texts, best))
+    with pytest.raises(ValueError, match="'scores' are of "):
+        retrieval.score(records[1:])
 
 
 def test_the_head_looks_at_each_pair_once():

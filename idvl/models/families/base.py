@@ -48,7 +48,8 @@ class Skill:
     # (loaded, items, settings) -> model inputs on the CPU, each leading with the items; any thread may call it
     prepare: Callable[[Loaded, Sequence[Any], Generation], dict[str, Tensor]]
     # (loaded, inputs, settings) -> a text for each item, or float32 rows on the CPU: (n, d) embeddings of length one,
-    # (n, classes) logits, (n, 2) logits of False and True (verify_statement), (k,) scores of an image's texts (match)
+    # (n, q, d) of images that have several, the most similar of which counts, (n, classes) logits, (n, 2) logits of
+    # False and True (verify_statement), (k,) scores of an image's texts (match)
     perform: Callable[[Loaded, dict[str, Tensor], Generation], list[str] | Tensor]
     # what the settings' prompt is where they have none and the tokenizer knows its words
     prompt: str = ""

@@ -23,6 +23,7 @@ from idvl.models.generation import QUESTION, Generation, prompted
 from idvl.models.inputs import longest_text, process
 from idvl.models.labels import IGNORED
 from idvl.models.losses import Gather, Objective, over_labels
+from idvl.models.matching import match, pairs, with_other_texts
 from idvl.models.processors import image_processor_of, tokenizer_of
 from idvl.models.skills import tokens
 
@@ -109,11 +110,8 @@ def matching_inputs(processor: Any, samples: Sequence[Sample], text_length: int,
 
     Labels (n,): 0, the first of an image's two texts, IGNORED where both are the same.
     """
-    own = process(processor, samples, text_length)
-    tokens = own["input_ids"]
-    labels = torch.where((tokens == tokens.roll(1, 0)).all(1), IGNORED, 0)
-    wrong = {key: value if key.startswith("pixel") else value.roll(1, 0) for key, value in own.items()}
-    return {**{key: torch.cat([own[key], wrong[key]]) for key in own}, "labels": labels}
+    pairs, differ = with_other_texts(process(processor, samples, text_length))
+    return {**pairs, "labels": torch.where(differ, 0, IGNORED)}
 
 
 def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
@@ -153,6 +151,9 @@ def classes(config: Any) -> list[int]:
     return [named["false"], named["true"]] if {"false", "true"} <= set(named) else [0, 1]
 
 
+MATCHING = Skill(prepare=pairs, perform=match)
+
+
 def for_config(config: Any) -> Family:
     """Answers and matching read one image."""
     name = (config.architectures or ("",))[0]
@@ -162,7 +163,7 @@ def for_config(config: Any) -> Family:
         return replace(FAMILY, inputs=single_inputs, training_task=task, skills=skills)
     if name == "ViltForImageAndTextRetrieval":
         task = TrainingTask(loss=matching_loss, inputs=matching_inputs, least_batch=2, partial=True)
-        return replace(FAMILY, inputs=single_inputs, training_task=task, skills={})
+        return replace(FAMILY, inputs=single_inputs, training_task=task, skills={"match": MATCHING})
     return FAMILY
 
 

@@ -15,13 +15,11 @@ from idvl.errors import UsageError
 from idvl.models.families.blip.forward import padded_questions, started
 from idvl.models.forward import on_device
 from idvl.models.generation import Generation, decoded, generating, lengths, prompted
-from idvl.models.skills import pictures, tokens, unit
+from idvl.models.matching import TEXTS_AT_ONCE
+from idvl.models.skills import MARKS, clean_captions, pictures, tokens, unit
 
-# texts that the matching head reads together, which bounds its memory
-TEXTS_AT_ONCE = 64
-# what BLIP takes out of captions and questions, and where it cuts captions (data/utils.py, train_retrieval.py)
-MARKS = r"[.!\"()*#:;~]"
-MOST_WORDS, MOST_TOKENS = 30, 35
+# where BLIP cuts captions (data/utils.py)
+MOST_WORDS = 30
 
 
 def prompts(loaded: Any, samples: Sequence[Sample], settings: Generation, *, skill: str) -> dict[str, Tensor]:
@@ -76,8 +74,7 @@ def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) ->
 
 def captions(loaded: Any, items: Sequence[str], settings: Generation) -> dict[str, Tensor]:
     """The tokens of captions, cleaned and cut as BLIP's retrieval does (data/utils.py, train_retrieval.py)."""
-    words = (re.sub(MARKS, " ", text.lower()).split() for text in items)
-    return tokens(loaded, [" ".join(some[:MOST_WORDS]) for some in words], most=MOST_TOKENS)
+    return clean_captions(loaded, items, words=MOST_WORDS)
 
 
 def pairs(loaded: Any, items: Sequence[tuple[Sample, Sequence[str]]], settings: Generation) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from idvl.data.samples import Sample
@@ -16,6 +15,7 @@ from idvl.models.forward import unlabelled
 from idvl.models.generation import unknown_words
 from idvl.models.labels import IGNORED, next_tokens
 from idvl.models.losses import Gather, Objective, over_labels
+from idvl.models.matching import matched_inputs
 
 
 def captioning_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
@@ -54,12 +54,7 @@ def answering_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather |
 
 def matching_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
     """2 n pairs: each image with its own text (label 1), then with the text before it in the batch (label 0)."""
-    own = inputs(processor, samples, text_length)
-    tokens = own["input_ids"]
-    wrong = torch.where((tokens == tokens.roll(1, 0)).all(1), IGNORED, 0)
-    texts = {key: torch.cat([own[key], own[key].roll(1, 0)]) for key in ("input_ids", "attention_mask")}
-    pixels = torch.cat([own["pixel_values"]] * 2)
-    return {**texts, "pixel_values": pixels, "labels": torch.cat([torch.ones_like(wrong), wrong])}
+    return matched_inputs(inputs(processor, samples, text_length))
 
 
 def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:

@@ -16,6 +16,9 @@ from idvl.models.processors import tokenizer_of
 from idvl.models.reading import reading_inputs, reading_length
 from idvl.models.wording import Wording
 
+# layers of a Q-Former that its text does not enter
+QUERIES_ALONE = r"\.crossattention\.|_query\."
+
 
 def inputs(
     processor: Any, samples: Sequence[Sample], length: int, *, wording: Wording, start: int | None
@@ -40,7 +43,7 @@ def text_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, 
 def _text(layer: str, inputs: dict[str, Tensor]) -> str | None:
     """The prefix of the keys of the text that a layer's tokens end with; None where they hold none."""
     if layer.startswith("qformer."):
-        queries = re.search(r"\.crossattention\.|_query\.", layer)
+        queries = re.search(QUERIES_ALONE, layer)
         return None if queries or "qformer_input_ids" not in inputs else "qformer_"
     if not layer.startswith("language_model."):
         return None
