@@ -27,7 +27,7 @@ from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
 from idvl.profile import Profile
 from idvl.pruning import dimensions
-from idvl.pruning.counts import check_limits, zeros_of
+from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
@@ -35,6 +35,7 @@ from idvl.pruning.job import criterion_of
 from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.pruning.signals import MEASURED, measure
 from idvl.recipe import Recipe
+from idvl.recipe.values import shares
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model
 from idvl.sparsity import allocation as allocations
@@ -59,6 +60,9 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     if needs == "file":
         team.first(lambda: densities_of(recipe.prune, loaded, layers))
     check_limits(recipe.prune, layers)
+    if named := recipe.prune.modality_sparsity:
+        for word in set(shares(named)) - set(parts_of(recipe.prune, layers)):
+            reporter.warn(f"sparsity {named}: no layer in scope is {word}")
     with reporter.progress("choosing calibration samples") as progress:
         selection = choose_samples(
             recipe,

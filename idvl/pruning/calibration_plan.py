@@ -12,6 +12,7 @@ from idvl.checkpoints.report import plan as planned_report
 from idvl.device import free_memory
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.pruning.calibration import Calibration
+from idvl.pruning.counts import target
 from idvl.pruning.plan import scope_lines, whole_lines
 from idvl.units import duration, size
 
@@ -106,7 +107,7 @@ def report_of(job: Calibration) -> dict[str, Any]:
         job.loaded.model,
         job.layers,
         family=job.loaded.family,
-        asked=job.recipe.prune.sparsity,
+        asked=target(job.recipe.prune, job.layers),
         by_layer=zeros and {name: zeros[name] / layer.module.weight.numel() for name, layer in job.layers.items()},
     )
 

@@ -31,7 +31,7 @@ from idvl.training import Training
 
 # settings of section prune that such a run has, and those that only it has
 CALIBRATES = ("calibration", "calibration_samples", "tokens_from", "compare_within", "repair")
-CALIBRATES += ("allocate_by", "spread", "ecoflap_order")
+CALIBRATES += ("allocate_by", "spread", "ecoflap_order", "modality_sparsity", "sparsity_ratio")
 CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure")
 CALIBRATED += ("floor", "ceiling", "min_keep", "profile", "id_exponent", "missing_id")
 # those of them that only an allocation by dimension reads
@@ -122,6 +122,9 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
         "min_keep": prune.min_keep,
         "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else CALIBRATED_SPARSITY),
     }
+    if prune.modality_sparsity:
+        _refuse_modalities(prune, structure.grouped)
+        axes["sparsity"] = None
     refuse_calibrated(**axes)
     _refuse_allocating(prune, axes["allocation"])
     reads = reads_dimensions(prune)
@@ -139,11 +142,27 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
     return prune.model_copy(update={**axes, **open_values})
 
 
+def _refuse_modalities(prune: PruneSection, grouped: bool) -> None:
+    """UsageError for what does not go with sparsities of modalities."""
+    named = f"sparsity {prune.modality_sparsity}"
+    if prune.sparsity:
+        raise UsageError(f"{named} and sparsity {prune.sparsity}: set one of the two")
+    if prune.sparsity_ratio:
+        raise UsageError(f"{named} and sparsity_ratio {prune.sparsity_ratio}: set one of the two")
+    if grouped:
+        raise UsageError(f"{named} and structure {prune.structure}: every layer gets the sparsity 1 - N/M")
+
+
 def _refuse_allocating(prune: PruneSection, name: str) -> None:
     """UsageError for settings that an allocation does not have."""
     allocation = allocations.load(name)
     if name == "file":
         raise UsageError("allocation file takes the sparsity of each layer from a file: write file:FILE")
+    if prune.sparsity_ratio and parse(prune.structure).grouped:
+        raise UsageError(
+            f"sparsity_ratio {prune.sparsity_ratio} and structure {prune.structure}: every layer gets the sparsity "
+            "1 - N/M; leave sparsity_ratio out"
+        )
     if prune.ecoflap_order and allocation.needs != "gradient":
         raise UsageError(f"ecoflap_order {prune.ecoflap_order} and allocation {name}: set allocation ecoflap")
     if prune.spread and allocation.spread is None:

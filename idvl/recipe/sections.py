@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from idvl.choices import (
     DEFAULT_CRITERION,
@@ -32,6 +32,7 @@ from idvl.recipe.values import (
     Count,
     CountOrAuto,
     CriterionName,
+    ModalityShares,
     Sentences,
     Share,
     Size,
@@ -121,7 +122,17 @@ class PruneSection(Section):
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = setting(
         None,
         "Fraction of the weights in scope that become zero.",
-        shown=f"{SPARSITY}, {CALIBRATED_SPARSITY} with calibration; with N:M, what it implies",
+        shown=f"{SPARSITY}, {CALIBRATED_SPARSITY} with calibration, there also vision=0.5,language=0.7; with N:M, what "
+        "it implies",
+    )
+    modality_sparsity: ModalityShares | None = setting(
+        None, "Sparsity of each modality: what sparsity is set to where it is no number.", flag=""
+    )
+    sparsity_ratio: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = setting(
+        None,
+        "With calibration, the sparsity of vision in proportion to that of language, such as 30:70.",
+        shown="one budget for all layers",
+        value="VISION:LANGUAGE",
     )
     criterion: CriterionName = setting(
         DEFAULT_CRITERION,
@@ -215,6 +226,15 @@ class PruneSection(Section):
     beta2: Share = setting(0.95, "PLATON's smoothing of the uncertainty.", flag="")
     window: Count = setting(10, "Steps that PLATON averages the importance over.", flag="")
     smoothing_dtype: Smoothing = setting("float32", "Precision of PLATON's state.", flag="")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_modality(cls, values: Any) -> Any:
+        """A sparsity such as vision=0.5,language=0.7 is one of modalities."""
+        sparsity = values.get("sparsity") if isinstance(values, dict) else None
+        if isinstance(sparsity, dict) or (isinstance(sparsity, str) and "=" in sparsity):
+            return {**values, "sparsity": None, "modality_sparsity": sparsity}
+        return values
 
 
 class TrainSection(Section):

@@ -11,6 +11,7 @@ from pydantic import ValidatorFunctionWrapHandler as Validate
 from idvl import plugins, yaml_file
 from idvl.choices import Allocation, Criterion
 from idvl.errors import quoted
+from idvl.profile import MODALITIES
 
 # no run is larger: a number beyond is a slip, and would overflow far from here
 MOST = 10**9
@@ -85,9 +86,29 @@ def _or_named_file(value: Any, validate: Validate) -> Any:
     return value if isinstance(value, str) and re.fullmatch(r"file:.+", value) else validate(value)
 
 
+def shares(text: str) -> dict[str, float]:
+    """{"vision": 0.5, "language": 0.7} from "vision=0.5,language=0.7". ValueError for anything else."""
+    words = [word.partition("=") for word in text.split(",")]
+    sparsities = {name.strip(): value.strip() for name, _, value in words}
+    wrong = [name for name, value in sparsities.items() if not re.fullmatch(r"0?\.[0-9]+|0", value)]
+    if wrong or len(sparsities) < len(words) or set(sparsities) - set(MODALITIES):
+        raise ValueError(
+            f"sparsities below 1 of {', '.join(MODALITIES)}, such as vision=0.5,language=0.7, not {quoted(text)}"
+        )
+    return {name: float(value) for name, value in sparsities.items()}
+
+
+def _shares(value: Any) -> Any:
+    """The sparsities of modalities as one text, also from a mapping of YAML."""
+    text = ",".join(f"{name}={share}" for name, share in value.items()) if isinstance(value, dict) else value
+    shares(text)
+    return text.replace(" ", "")
+
+
 Words = BeforeValidator(_words)
 Sentences = BeforeValidator(_alone)
 Size = Annotated[str, BeforeValidator(str), AfterValidator(_size)]
+ModalityShares = Annotated[str, BeforeValidator(_shares)]
 CountOrAuto = Annotated[Amount, BeforeValidator(_or_auto)]
 AllocationName = Annotated[Allocation, WrapValidator(_or_named_file), PlainSerializer(str)]
 CriterionName = Annotated[Criterion, WrapValidator(_or_plugin), PlainSerializer(str)]

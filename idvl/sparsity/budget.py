@@ -74,7 +74,7 @@ class Budget:
 
     def _least(self, k: int, pruned: Sizes) -> dict[str, int]:
         """The floors of an update, which grow in step with k, and what must stay pruned."""
-        least = {name: max(low * k // self._final, pruned[name]) for name, (low, _) in self._limits.items()}
+        least = {name: max(low * k // max(self._final, 1), pruned[name]) for name, (low, _) in self._limits.items()}
         while (excess := sum(least.values()) - k) > 0:
             # rounding alone gets here: a unit of some layers
             for name in [name for name in least if least[name] > pruned[name]][:excess]:

@@ -18,7 +18,8 @@ RUN = "--recipe --set --output --resume --overwrite --quiet/-q --debug"
 FLAGS = {
     "estimate-id": f"""{DATASET} --split --samples --seed --batch-size --force --tokens --capture --estimator --layers
         --modality --knn --memory --spill --revision --dtype {MODEL} {RUN} --plan --compare --json""",
-    "prune": f"""--sparsity --criterion --calibration --calibration-samples --tokens-from --compare-within --repair
+    "prune": f"""--sparsity --sparsity-ratio --criterion --calibration --calibration-samples --tokens-from
+        --compare-within --repair
         --id-weight --id-exponent --profile --missing-id --refresh-profile --scope
         --allocation --allocate-by --spread --ecoflap-order
         --structure --floor --ceiling --min-keep --schedule --initial --final --mask-every --monotone
