@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from idvl.models.layers import Layer, uncovered_weights
+from idvl.models.layers import Layer, uncovered_weights, unread_layers
 from idvl.profile import MODALITIES, Profile
 from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
@@ -45,6 +45,7 @@ def plan(
         }
         for name, layer in layers.items()
     }
+    unreached = {*unreached, *unread_layers(model, family)} - set(layers)
     not_covered = uncovered_weights(model, family, unreached=unreached)
     weights = sum(parameter.numel() for parameter in model.parameters())
     prunable = weights - sum(part["weights"] for part in not_covered.values())

@@ -79,18 +79,28 @@ def find_layers(
 
 
 def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
-    """The layers of one of SCOPES, or those whose name matches a pattern. Raises UsageError if there is none."""
+    """The layers of one of SCOPES that the model uses, or those whose name matches a pattern.
+
+    Raises UsageError if there is none.
+    """
     if scope not in SCOPES:
         hint = did_you_mean(scope, SCOPES)
         if not hint or set(scope) & set("*?[."):
             return find_layers(model, family, pattern=scope)
         raise UsageError(f"no scope {quoted(scope)}{hint} (there is {', '.join(SCOPES)}, or a pattern)")
-    layers = find_layers(model, family)
-    selected = {name: layer for name, layer in layers.items() if layer.modality in SCOPES[scope]}
+    layers, unread = find_layers(model, family), unread_layers(model, family)
+    selected = {name: layer for name, layer in layers.items() if layer.modality in SCOPES[scope] and name not in unread}
     if not selected:
         present = dict.fromkeys(layer.modality for layer in layers.values())
         raise UsageError(f"scope {scope} is empty: the model has {', '.join(present)} layers only")
     return selected
+
+
+def unread_layers(model: nn.Module, family: Family) -> dict[str, Layer]:
+    """The layers whose outputs the model does not use."""
+    pattern = family.unread
+    layers = find_layers(model, family) if pattern else {}
+    return {name: layer for name, layer in layers.items() if re.search(pattern, name)}
 
 
 def block_of(name: str, family: Family) -> str | None:

@@ -21,7 +21,7 @@ from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, Watch
 from idvl.models.inputs import encode
 from idvl.models.joining import size_of
-from idvl.models.layers import Layer, block_of, in_scope, modality_of
+from idvl.models.layers import SCOPES, Layer, block_of, in_scope, modality_of, unread_layers
 from idvl.models.loading import Loaded
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
@@ -31,7 +31,7 @@ from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
-from idvl.pruning.job import criterion_of
+from idvl.pruning.job import criterion_of, left_out
 from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.pruning.signals import MEASURED, measure
 from idvl.recipe import Recipe
@@ -54,6 +54,9 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     data, wanted = recipe.data, recipe.prune.calibration_samples
     loaded = open_model(recipe.model, device, team)
     layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
+    group, unread = SCOPES.get(recipe.prune.scope, ()), unread_layers(loaded.model, loaded.family)
+    if unread := [name for name, layer in unread.items() if layer.modality in group]:
+        reporter.note(left_out(unread, "the model does not use", loaded.family))
     needs = allocations.load(recipe.prune.allocation).needs
     given = needs == "dimension" and recipe.prune.profile != AUTO
     profile = team.first(lambda: dimensions.fitting(recipe.prune.profile, layers)) if given else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from idvl.data.samples import Selection
 from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
+from idvl.models.families.base import Family
 from idvl.models.heads import with_new_head
 from idvl.models.layers import SCOPES, Layer, block_of, find_layers, in_scope, modalities_of
 from idvl.models.loading import Loaded
@@ -66,16 +67,21 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         selection = replace(selection, samples=first)
     job = Job(recipe, loaded, selection, team)
     if job.unreached:
-        blocks = ", ".join(dict.fromkeys(block_of(name, loaded.family) or name for name in job.unreached))
-        reporter.note(
-            f"left out: {len(job.unreached)} layers that the loss does not reach, which count in no share of the "
-            f"report but that of all weights: {blocks}"
-        )
+        reporter.note(left_out(job.unreached, "the loss does not reach", loaded.family))
     if job.profile and dimensions.is_foreign(job.profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
     return job
+
+
+def left_out(names: Collection[str], why: str, family: Family) -> str:
+    """What is said of layers that a scope leaves out: those that `why`."""
+    blocks = ", ".join(dict.fromkeys(block_of(name, family) or name for name in names))
+    return (
+        f"left out: {len(names)} layers that {why}, which count in no share of the report but that of all weights: "
+        f"{blocks}"
+    )
 
 
 class Job:

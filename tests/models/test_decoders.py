@@ -16,9 +16,10 @@ from idvl.models.generation import Generation
 from idvl.models.inputs import encode
 from idvl.models.joining import axis_of, split
 from idvl.models.labels import IGNORED
-from idvl.models.layers import find_layers
+from idvl.models.layers import find_layers, in_scope, unread_layers
 from idvl.models.loading import wrap
 from idvl.models.text_positions import text_offsets
+from idvl.training.reach import unreached
 from tests.coverage.architectures import architectures, audible
 from tests.support import tiny
 
@@ -149,6 +150,15 @@ def test_the_architecture_is_known_and_every_map_of_its_blocks_is_a_layer(get, n
     inside.remove("lm_head")
     assert set(layers) == set(inside) - {name for name in inside if name.endswith("mlp.gate")}
     assert {layer.modality for layer in layers.values() if layer.block} <= {"vision", "language", "connector"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_that_the_model_does_not_use_are_those_that_its_loss_does_not_reach(get, name):
+    loaded = get(name)
+    unread = unread_layers(loaded.model, loaded.family)
+    layers = find_layers(loaded.model, loaded.family)
+    assert list(unread) == unreached(loaded, ANSWERED[:2], layers)
+    assert in_scope(loaded.model, loaded.family, "all").keys() == layers.keys() - unread.keys()
 
 
 @pytest.mark.parametrize("samples", [CAPTIONED, ANSWERED], ids=["captions", "answers"])

@@ -151,7 +151,8 @@ def check_wanda(
             for name in names:
                 loaded.model.get_submodule(name).weight.data.mul_(masks.kept(name))
     saved, dense = weights(folder / "model"), weights(place / "model")
-    assert all(torch.equal(saved[name], dense[name] * masks.kept(name)) for name in dense)
+    assert all(torch.equal(saved[name], dense[name] * masks.kept(name)) for name in masks.shapes)
+    assert all(torch.equal(saved[name], dense[name]) for name in dense if name not in masks.shapes)
 
 
 def samples_of(place: Path, **columns: str):
@@ -179,9 +180,13 @@ def test_a_class_of_tokens_counts_where_a_layer_reads_both(tmp_path: Path) -> No
     """The others read tokens of one class alone, which count."""
     place, tokens = checkpoint(tmp_path, "llava"), {}
     for chosen in ("all", "image", "text"):
-        report, _ = pruned(place, tmp_path / chosen, **WANDA, **{"prune.tokens_from": chosen})
+        report, reporter = pruned(place, tmp_path / chosen, **WANDA, **{"prune.tokens_from": chosen})
         tokens[chosen] = report["made"]["calibration"]["tokens"]
     check_wanda(place, tmp_path / "text", report, text_alone=True)
+    # the connector reads the state before the last block of the tower
+    assert "left out: 6 layers that the model does not use" in "".join(reporter.notes)
+    assert report["not_covered"]["unreached layers"]["weights"] == 4 * 32 * 32 + 2 * 32 * 64
+    assert not any("vision_tower.encoder.layers.1." in name for name in report["layers"])
     assert {name: {**tokens["image"][name], **tokens["text"][name]} for name in tokens["all"]} == tokens["all"]
     for name, counts in tokens["all"].items():
         if "language_model" in name:

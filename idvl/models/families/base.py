@@ -78,6 +78,8 @@ class Family:
     blocks: str
     modalities: tuple[tuple[str, Modality], ...]
     reads_image: str | None
+    # searched in the names of layers: those whose outputs the model runs but does not use, which count as unreached
+    unread: str | None = None
     # (processor, samples, text_length) -> model inputs on the CPU; text padded to text_length, the same for a whole run
     inputs: Callable[..., dict[str, Tensor]]
     # width and height that pictures are resized to where all samples need inputs of one shape; `inputs` then takes it

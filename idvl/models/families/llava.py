@@ -1,12 +1,17 @@
 """LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, VipLLaVA, and Pixtral, which is a LLaVA of transformers.
 
-The text of a sample is its first one. Not prunable: embeddings, the convolution of patches, the embedding that ends a
-row of tiles, the pooling head of a SigLIP tower, the head.
+The text of a sample is its first one. Blocks of the tower behind the last state that the connector reads, such as the
+last block of LLaVA-1.5's, run for nothing: they are measured, but in no scope. Not prunable: embeddings, the
+convolution of patches, the embedding that ends a row of tiles, the pooling head of a SigLIP tower, the head.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from idvl.models.decoders import decoder_family
+from idvl.models.families.base import Family
 
 # response formatting of LLaVA-1.5 (Liu et al. 2023, Table 7)
 PROMPTS = {
@@ -14,15 +19,28 @@ PROMPTS = {
     "answer": "{}\nAnswer the question using a single word or phrase.",
 }
 
-FAMILY = decoder_family(
-    PROMPTS,
-    model_types=("llava", "llava_next", "llava_onevision", "vipllava"),
-    classes=(
-        "LlavaForConditionalGeneration",
-        "LlavaNextForConditionalGeneration",
-        "LlavaOnevisionForConditionalGeneration",
-        "VipLlavaForConditionalGeneration",
+
+def for_config(config: Any) -> Family:
+    """The connector reads the tower before its last block, or earlier: what is behind that goes nowhere."""
+    chosen, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    # of the states before the first block and behind each, negative numbers from the end
+    states = [number % (blocks + 1) for number in ([chosen] if isinstance(chosen, int) else chosen)]
+    behind = "|".join(str(block) for block in range(max(states), blocks))
+    return replace(FAMILY, unread=rf"^model\.vision_tower\..*\.({behind})\." if behind else None)
+
+
+FAMILY = replace(
+    decoder_family(
+        PROMPTS,
+        model_types=("llava", "llava_next", "llava_onevision", "vipllava"),
+        classes=(
+            "LlavaForConditionalGeneration",
+            "LlavaNextForConditionalGeneration",
+            "LlavaOnevisionForConditionalGeneration",
+            "VipLlavaForConditionalGeneration",
+        ),
+        tower="vision_tower",
+        connector="multi_modal_projector",
     ),
-    tower="vision_tower",
-    connector="multi_modal_projector",
+    for_config=for_config,
 )
