@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 import idvl
-from idvl.commands import analyze, estimate_id, prune, verify
+from idvl.commands import analyze, estimate_id, prune, recover, verify
 from idvl.commands import eval as evaluation
 from idvl.commands.console import rank, stdout_errors, visible
 from idvl.commands.settings import with_settings
@@ -35,14 +35,22 @@ LONGEST = 2000
 LESS_MEMORY = {
     "estimate-id": "give a smaller --memory or --batch-size, or fewer --samples",
     "prune": "give a smaller --memory or --batch-size, or --gradient-checkpointing",
+    "recover": "give a smaller --batch-size, or --gradient-checkpointing",
     "eval": "give a smaller --batch-size",
     "analyze": "show fewer runs, or give a smaller --batch-size for the layers of a model",
     "verify": "the whole model must fit into memory",
 }
 
-COMMANDS = {"estimate-id": estimate_id, "prune": prune, "eval": evaluation, "analyze": analyze}
-# those that the help lists after them
-MORE = {"verify": verify}
+COMMANDS = {
+    "estimate-id": estimate_id,
+    "prune": prune,
+    "eval": evaluation,
+    "analyze": analyze,
+    "recover": recover,
+    "verify": verify,
+}
+# those that the help lists after the others
+MORE = ("recover", "verify")
 
 
 def _version(wanted: bool) -> None:
@@ -67,10 +75,10 @@ def app(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     )
     program.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")(root)
     for name, module in COMMANDS.items():
-        command = with_settings(module.command, module.SETTINGS) if name in names else module.command
-        program.command(name, epilog=module.EPILOG)(command)
-    for name, module in MORE.items():
-        program.command(name, epilog=module.EPILOG, rich_help_panel="More")(module.command)
+        settings = getattr(module, "SETTINGS", None) if name in names else None
+        command = with_settings(module.command, settings) if settings else module.command
+        panel = "More" if name in MORE else None
+        program.command(name, epilog=module.EPILOG, rich_help_panel=panel)(command)
     return program
 
 

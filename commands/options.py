@@ -104,7 +104,11 @@ def note_sections(command: str, path: Path, reporter: TerminalReporter) -> None:
     from idvl import recipe as recipes
 
     sections = recipes.sections(path)
-    read = {"estimate-id": recipes.ESTIMATING, "eval": recipes.EVALUATING}.get(command, recipes.SECTIONS)
+    read = {
+        "estimate-id": recipes.ESTIMATING,
+        "eval": recipes.EVALUATING,
+        "recover": recipes.RECOVERING,
+    }.get(command, recipes.SECTIONS)
     if unread := [section for section in sections if section not in read]:
         reporter.note(f"idvl {command} does not read these sections of {path}: {', '.join(unread)}")
     if command == "prune" and not {"prune", "train"} & set(sections):

@@ -98,10 +98,10 @@ def command(
             private=not public,
         )
     if rank() == 0:
-        _show(result, json=json, reporter=reporter)
+        show(result, json=json, reporter=reporter)
 
 
-def _show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
+def show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
     """Print the results of a run, or its plan."""
     from idvl.reporting.terminal import plan_table, rests_on, result_table, results_table
 

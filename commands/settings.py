@@ -21,6 +21,7 @@ PANELS = {
     "estimate": "Measurement",
     "prune": "Pruning",
     "train": "Training",
+    "recover": "Recovery",
     "eval": "Evaluation",
 }
 # between section and name in the parameter that a setting's flag becomes

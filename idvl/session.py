@@ -74,6 +74,8 @@ def read_by(recipe: Recipe) -> list[Path | str | None]:
         data.data_dir,
         None if profile == "auto" else profile,
         densities if key == "file" else None,
+        recipe.recover.teacher,
+        recipe.recover.masks,
         *recipe.eval.metrics,
     ]
 

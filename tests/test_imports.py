@@ -14,6 +14,7 @@ ROWS = [
     {"commands"},
     {"sweep", "make"},
     {"workflows"},
+    {"recovery"},
     {"pruning"},
     {"measurement", "evaluation"},
     {"session"},
@@ -30,7 +31,7 @@ ROWS = [
     {"files", "json_schema", "device", "reporter", "plugins", "recipes"},
     {"errors", "choices", "units", "uncovered"},
 ]
-RECIPE_READERS = {"commands", "sweep", "workflows", "pruning", "measurement", "evaluation", "session"}
+RECIPE_READERS = {"commands", "sweep", "workflows", "recovery", "pruning", "measurement", "evaluation", "session"}
 WITHOUT_TRANSFORMERS = {
     "geometry",
     "sparsity",

@@ -42,11 +42,20 @@ Dimension for Vision-Language Model Pruning*, ICML 2024).
 _FOREIGN = """
 The dimensions were measured on other weights than those that were pruned.
 """
+_RECOVERED = """
+After pruning it was trained back with {method}, {parameters:,} parameters in all{teacher}; the zeros stayed in place.
+"""
+# what a card calls the methods of a recovery
+METHODS = {
+    "lora": "masked LoRA (SparseLoRA, Li, He and Chen, 2024)",
+    "full": "all of its weights that are not pruned",
+    "biases": "its biases and norms alone",
+}
 _PAGE = """\
 # {title}
 
 {name} with {sparsity:.2%} of its weights in scope set to zero, which are {whole:.2%} of all its weights.
-{weighted}
+{weighted}{recovered}
 ```python
 from transformers import AutoProcessor, {class_name}
 
@@ -115,6 +124,7 @@ def page(
         whole=report["total"]["model_sparsity"],
         uncovered=_uncovered(report),
         weighted=(_WEIGHTED + (_FOREIGN if foreign else "")) if len(factors) > 1 else "",
+        recovered=_recovered(report.get("recovered")),
         class_name=model["class"],
         sparsities=_sparsities(report),
         evaluation=_evaluation(evaluation),
@@ -153,6 +163,13 @@ def base_facts(
         logger.info("no facts from the card of %s: %s", name, error)
         return {}
     return {key: metadata[key] for key in INHERITED if metadata.get(key)}
+
+
+def _recovered(facts: Mapping[str, Any] | None) -> str:
+    if not facts:
+        return ""
+    teacher = f", and distilled from {_escaped(str(_public(facts['teacher']['name'])))}" if facts.get("teacher") else ""
+    return _RECOVERED.format(method=METHODS[facts["method"]], parameters=facts["parameters"], teacher=teacher)
 
 
 def _sparsities(report: Mapping[str, Any]) -> str:

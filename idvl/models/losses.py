@@ -70,10 +70,13 @@ def sigmoid_pairs(
     return Objective(-F.logsigmoid(signs * logits).sum(), len(images), None)
 
 
-def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of logits (rows, classes), averaged over rows."""
-    student, teacher = (F.log_softmax(logits.float(), dim=-1) for logits in (student, teacher))
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) of logits (rows, classes) at a temperature T, times T^2, averaged over rows.
+
+    With T^2 the gradient has the scale that it has at T = 1 (Hinton, Vinyals, Dean 2015, section 2).
+    """
+    student, teacher = (F.log_softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher))
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def own_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:

@@ -6,10 +6,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from idvl.errors import UsageError, quoted
-from idvl.evaluation import evaluation
+from idvl.evaluation import evaluation, scoring
 from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_json
 from idvl.json_file import load
@@ -18,10 +18,6 @@ from idvl.models.loading import Loaded
 from idvl.recipe import EvalSection
 from idvl.reporter import Reporter
 
-if TYPE_CHECKING:
-    from idvl.pruning.calibration import Calibration
-    from idvl.pruning.job import Job
-
 # folders inside a run's: the evaluation of what it ends with, and those during training
 FINAL, BETWEEN = "eval", "evaluations"
 SIGNATURE = "signature.json"
@@ -29,9 +25,7 @@ SIGNATURE = "signature.json"
 EXPLICIT = ("task", "split", "every", "prompt", "beams", "min_length", "max_length", "templates", "rerank", "metrics")
 
 
-def prepare_evaluation(
-    job: Job | Calibration, reporter: Reporter, *, store: Path
-) -> tuple[Evaluation | None, str | None]:
+def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Evaluation | None, str | None]:
     """The evaluation of the job's model, or the reason why there can be none; neither where none is requested.
 
     Raises UsageError for an explicit request that cannot be met.
@@ -71,6 +65,13 @@ def evaluate_pruned(work: Evaluation, loaded: Loaded, folder: Path, reporter: Re
     work.team.first(lambda: _claim(folder, work.signature()))
     task_pass = work.checked_pass()
     return work.execute(task_pass, folder, reporter, batch_size=work.batch_size(task_pass, reporter))
+
+
+def evaluate_step(work: Evaluation, loaded: Loaded, folder: Path, step: int, reporter: Reporter) -> dict[str, float]:
+    """The metrics of the model of a run in `folder` after so many steps."""
+    metrics = scoring.values(evaluate_pruned(work, loaded, folder / BETWEEN / f"step-{step:09d}", reporter))
+    reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
+    return metrics
 
 
 def _claim(folder: Path, signature: dict[str, Any]) -> None:

@@ -39,32 +39,14 @@ INDIFFERENT = ("checkpoint_every", "report_to")
 
 def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path) -> Job:
     """Model, layers and training samples of a resolved recipe; `store` takes their images."""
-    train, data = recipe.train, recipe.data
     loaded = open_model(recipe.model, device, team)
-    # no more than the steps take
-    limit = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
-    with reporter.progress("choosing training samples") as progress:
-        selection = choose_samples(
-            recipe,
-            team,
-            split=data.split or TRAINING,
-            n=train.samples or limit,
-            force=True,
-            distinct=False,
-            store=store,
-            progress=progress,
-        )
-    if train.samples and len(selection.samples) < train.samples:
-        reporter.warn(f"{train.samples} training samples requested, there are {len(selection.samples)}")
-    if train.new_head:
+    selection = training_samples(recipe, team, reporter, store=store)
+    if recipe.train.new_head:
         labels = {sample.label for sample in selection.samples} - {None}
         if not labels:
-            raise UsageError(f"--new-head needs labels to learn, and {data.dataset} has none")
+            raise UsageError(f"--new-head needs labels to learn, and {recipe.data.dataset} has none")
         names = selection.description.get("classes") or [str(label) for label in range(max(labels) + 1)]
-        loaded = with_new_head(loaded, names, seed=data.seed)
-    if train.texts == "first":
-        first = [replace(sample, texts=sample.texts[:1], answers=sample.answers[:1]) for sample in selection.samples]
-        selection = replace(selection, samples=first)
+        loaded = with_new_head(loaded, names, seed=recipe.data.seed)
     job = Job(recipe, loaded, selection, team)
     if job.unreached:
         reporter.note(left_out(job.unreached, "the loss does not reach", loaded.family))
@@ -82,6 +64,30 @@ def left_out(names: Collection[str], why: str, family: Family) -> str:
         f"left out: {len(names)} layers that {why}, which count in no share of the report but that of all weights: "
         f"{blocks}"
     )
+
+
+def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: Path) -> Selection:
+    """The samples that a resolved recipe trains on, with the texts that it reads; `store` takes their images."""
+    train = recipe.train
+    # no more than the steps take
+    limit = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
+    with reporter.progress("choosing training samples") as progress:
+        selection = choose_samples(
+            recipe,
+            team,
+            split=recipe.data.split or TRAINING,
+            n=train.samples or limit,
+            force=True,
+            distinct=False,
+            store=store,
+            progress=progress,
+        )
+    if train.samples and len(selection.samples) < train.samples:
+        reporter.warn(f"{train.samples} training samples requested, there are {len(selection.samples)}")
+    if train.texts != "first":
+        return selection
+    first = [replace(sample, texts=sample.texts[:1], answers=sample.answers[:1]) for sample in selection.samples]
+    return replace(selection, samples=first)
 
 
 class Job:

@@ -55,6 +55,13 @@ def save(
         model = {key: job.profile.model.get(key) for key in ("name", "fingerprint")}
         foreign = dimensions.is_foreign(job.profile, job.model_description)
         report["profile"] = {"source": job.recipe.prune.profile, "model": model, "other_weights": foreign}
+    write(job, masks, report, opened, profile=profile)
+
+
+def write(
+    job: Any, masks: Masks, report: Mapping[str, Any], opened: runs.Run, *, profile: Profile | None = None
+) -> None:
+    """Write the model of a job, in whose weights the masks hold, and what belongs to it; report.json comes last."""
     for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
         opened.path(name)
     stored = job.model_description.get("stored_dtype")
@@ -72,7 +79,7 @@ def save(
     )
 
 
-def add_evaluation(job: Job | Calibration, folder: Path, results: Mapping[str, Any]) -> None:
+def add_evaluation(job: Any, folder: Path, results: Mapping[str, Any]) -> None:
     """Tell the report and the card of a saved run how well its model does."""
     report = read_report(folder)
     about = ("task", "headline", "metrics", "samples", "limit", "bootstrap", "scoring")
@@ -120,7 +127,7 @@ def check_saved(folder: Path) -> None:
         raise RunError(f"{quoted(model)} or its masks are not whole any more ({reason}): use --overwrite") from error
 
 
-def _card(job: Job | Calibration, report: Mapping[str, Any]) -> str:
+def _card(job: Any, report: Mapping[str, Any]) -> str:
     section = job.recipe.model
     return page(
         report,

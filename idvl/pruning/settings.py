@@ -181,6 +181,8 @@ def continued(recipe: Recipe, folder: Path, *, ended: bool, evaluated: bool) -> 
     them and the run's signature does not hold them.
     """
     earlier, current = _recorded(folder / "recipe.yaml"), recipe.to_dict()
+    # which older runs do not have
+    earlier = {"recover": current["recover"], **earlier}
     if earlier.keys() != current.keys():
         logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
         return current

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idvl import runs
-from idvl.evaluation import scoring
 from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_text
 from idvl.profile import Profile
 from idvl.pruning import dimensions
-from idvl.pruning.evaluation import BETWEEN, evaluate_pruned
+from idvl.pruning.evaluation import evaluate_step
 from idvl.reporter import Progress, Reporter
 from idvl.sparsity.pruner import WeightPruner
 from idvl.training import Outcome, agree, train
@@ -43,7 +42,7 @@ def prune(
     _warn_of_substitutes(weighted.substituted, len(job.layers), reporter)
     pruner = job.pruner(weighted)
     if resume:
-        job.team.first(lambda: _drop_later_metrics(folder))
+        job.team.first(lambda: drop_later_metrics(folder))
 
     with reporter.progress("pruning") as progress:
         hooks = PruningHooks(job, pruner, folder, opened, reporter, evaluation).of_training(progress)
@@ -98,12 +97,8 @@ class PruningHooks:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The metrics of the model as it is pruned now."""
-        folder = self.folder / BETWEEN / f"step-{step:09d}"
         with self.pruner.masked():
-            results = evaluate_pruned(self.evaluation, self.job.loaded, folder, self.reporter)
-        metrics = scoring.values(results)
-        self.reporter.note(f"step {step}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
-        return metrics
+            return evaluate_step(self.evaluation, self.job.loaded, self.folder, step, self.reporter)
 
 
 def _step_through(job: Job, hooks: Hooks) -> Outcome:
@@ -147,7 +142,7 @@ def _step_line(numbers: Mapping[str, float], target: float) -> str:
     return f"{loss}sparsity {numbers['sparsity']:.1%} (target {target:.1%}): {', '.join(parts)}"
 
 
-def _drop_later_metrics(folder: Path) -> None:
+def drop_later_metrics(folder: Path) -> None:
     """Drop the metrics of steps after the last checkpoint, and its evaluation: they will be made again."""
     checkpoint = latest(folder / CHECKPOINTS)
     step, path = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0, folder / "metrics.jsonl"

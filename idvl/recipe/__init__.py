@@ -4,13 +4,22 @@ Unknown keys and values are refused with the nearest valid one. Rooms from sessi
 """
 
 from idvl.recipe.reading import load, parse_assignments, sections
-from idvl.recipe.schema import ESTIMATING, EVALUATING, SECTIONS, Recipe, described, keys
-from idvl.recipe.sections import DataSection, EstimateSection, EvalSection, ModelSection, PruneSection, TrainSection
+from idvl.recipe.schema import ESTIMATING, EVALUATING, RECOVERING, SECTIONS, Recipe, described, keys
+from idvl.recipe.sections import (
+    DataSection,
+    EstimateSection,
+    EvalSection,
+    ModelSection,
+    PruneSection,
+    RecoverSection,
+    TrainSection,
+)
 from idvl.recipe.values import parse_bytes
 
 __all__ = [
     "ESTIMATING",
     "EVALUATING",
+    "RECOVERING",
     "SECTIONS",
     "DataSection",
     "EstimateSection",
@@ -18,6 +27,7 @@ __all__ = [
     "ModelSection",
     "PruneSection",
     "Recipe",
+    "RecoverSection",
     "TrainSection",
     "described",
     "keys",

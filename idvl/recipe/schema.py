@@ -10,11 +10,19 @@ from typing import Any
 from idvl import yaml_file
 from idvl.files import write_text
 from idvl.recipe.section import Section
-from idvl.recipe.sections import DataSection, EstimateSection, EvalSection, ModelSection, PruneSection, TrainSection
+from idvl.recipe.sections import (
+    DataSection,
+    EstimateSection,
+    EvalSection,
+    ModelSection,
+    PruneSection,
+    RecoverSection,
+    TrainSection,
+)
 
 
 class Recipe(Section):
-    """A run. estimate-id reads the first three sections, prune all of them, eval model, data and eval.
+    """A run. prune reads all sections, estimate-id, eval and recover those of ESTIMATING, EVALUATING and RECOVERING.
 
     `needs` says why a recipe cannot be carried out yet.
     """
@@ -25,6 +33,7 @@ class Recipe(Section):
     estimate: EstimateSection = EstimateSection()
     prune: PruneSection = PruneSection()
     train: TrainSection = TrainSection()
+    recover: RecoverSection = RecoverSection()
     eval: EvalSection = EvalSection()
 
     def to_dict(self, *sections: str) -> dict[str, Any]:
@@ -43,6 +52,7 @@ class Recipe(Section):
 SECTIONS = tuple(name for name in Recipe.model_fields if name != "needs")
 ESTIMATING = ("model", "data", "estimate")
 EVALUATING = ("model", "data", "eval")
+RECOVERING = ("model", "data", "prune", "train", "recover", "eval")
 
 
 def keys() -> list[str]:

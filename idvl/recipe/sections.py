@@ -16,6 +16,8 @@ from idvl.choices import (
     IdWeight,
     MissingId,
     Precision,
+    RecoveryCompat,
+    RecoveryMethod,
     Repair,
     ScheduleName,
     Smoothing,
@@ -33,6 +35,7 @@ from idvl.recipe.values import (
     CountOrAuto,
     CriterionName,
     ModalityShares,
+    Ranks,
     Sentences,
     Share,
     Size,
@@ -46,6 +49,9 @@ SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
 CALIBRATED_SPARSITY, CALIBRATION_SAMPLES = 0.5, 128
 # pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
 ONE_SHOT_STEPS = 50
+# those of a recovery: ranks of SparseLoRA's code, whose Q-Former is a connector here, its learning rate and epochs
+RANKS: dict[Modality, int] = {"vision": 4, "language": 8, "cross": 8, "fusion": 8, "connector": 2}
+RECOVERY_LEARNING_RATE, RECOVERY_EPOCHS = 1e-4, 1
 
 
 class ModelSection(Section):
@@ -267,6 +273,41 @@ class TrainSection(Section):
         [], "Tracker: tensorboard, wandb or trackio; repeatable.", shown="none", value="NAME"
     )
     new_head: bool = setting(False, "Put a new classifier for this dataset's labels on the model.")
+
+
+class RecoverSection(Section):
+    """How a pruned model is trained back under its masks. The section train says for how long, and what to distill."""
+
+    method: RecoveryMethod | None = setting(
+        None,
+        "What is trained while pruned weights stay zero. lora: a low-rank update of each layer (SparseLoRA); full: all "
+        "weights; biases: biases and norms alone.",
+        shown="lora; none in idvl prune",
+    )
+    rank: Ranks | None = setting(
+        None,
+        "Rank of the update, one for all or by modality, as in vision=4,language=8.",
+        shown="vision=4,language=8,cross=8,fusion=8,connector=2",
+        value="N|MODALITY=N",
+    )
+    alpha: Annotated[float, Field(gt=0)] = setting(16.0, "The update is multiplied by alpha / rank.")
+    layers: str = setting(
+        "all", "Layers with an update: all, vision, language (with cross-attention), or a pattern.", value="SCOPE"
+    )
+    biases: bool = setting(False, "Train biases and norms beside the update.")
+    masks: str | None = setting(
+        None,
+        "Masks of a model that idvl did not prune: a file, or zeros, which takes a mask from the model's zeros.",
+        shown="those of the run that pruned it",
+        value="FILE|zeros",
+    )
+    teacher: str | None = setting(None, "Dense model to distill from.", shown="the one that was pruned", value="MODEL")
+    temperature: Annotated[float, Field(gt=0)] = setting(1.0, "Temperature of the distillation.")
+    compat: RecoveryCompat = setting(
+        "none",
+        "Weigh the distillation as the code of the SparseLoRA paper does (ressa): (1 - w) x loss + w x KL, summed over "
+        "the tokens of a sample.",
+    )
 
 
 class EvalSection(Section):

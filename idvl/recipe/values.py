@@ -11,7 +11,7 @@ from pydantic import ValidatorFunctionWrapHandler as Validate
 from idvl import plugins, yaml_file
 from idvl.choices import Allocation, Criterion
 from idvl.errors import quoted
-from idvl.profile import MODALITIES
+from idvl.profile import MODALITIES, Modality
 
 # no run is larger: a number beyond is a slip, and would overflow far from here
 MOST = 10**9
@@ -62,6 +62,13 @@ def _bracketed(value: Any) -> Any:
     return items
 
 
+def _ranks(value: Any) -> Any:
+    """A rank by modality, as a mapping or as vision=4,language=8; one number is that of all."""
+    if isinstance(value, str) and "=" in value:
+        return {key.strip(): text.strip() for key, _, text in (part.partition("=") for part in value.split(","))}
+    return value if isinstance(value, dict) else dict.fromkeys(MODALITIES, value)
+
+
 def _or_auto(value: Any) -> Any:
     if value == "auto":
         return 0
@@ -105,6 +112,7 @@ def _shares(value: Any) -> Any:
     return text.replace(" ", "")
 
 
+Ranks = Annotated[dict[Modality, Count], BeforeValidator(_ranks)]
 Words = BeforeValidator(_words)
 Sentences = BeforeValidator(_alone)
 Size = Annotated[str, BeforeValidator(str), AfterValidator(_size)]

@@ -9,6 +9,8 @@ CRITERIA = {
     "wanda": "Wanda",
     "sparsegpt": "SparseGPT",
 }
+# what stands behind the method of a run that recovered a pruned model
+RECOVERIES = {"lora": "masked LoRA", "full": "full training", "biases": "biases and norms"}
 # what stands behind a criterion that is weighted
 WEIGHTINGS = {"none": "", "multiply": "× ID", "divide": "/ ID"}
 

@@ -129,7 +129,7 @@ def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> di
 def _kind(folder: Path, record: dict[str, Any]) -> Kind:
     """By what the run ended with, else by what its signature asks for."""
     signature = record.get("signature") or {}
-    if "prune.criterion" in signature:
+    if "prune.criterion" in signature or "recover.method" in signature:
         return "prune"
     for kind, name in ENDS.items():
         if has_schema(folder / name):

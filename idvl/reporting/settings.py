@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from idvl.reporting import labels
 from idvl.reporting.run_record import RunRecord
 
 # settings that distinguish groups, and those that may differ between replicates
 CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}
-REPLICATE = {"fingerprint", "revision", "seed", "processes", "class", "layers"}
+REPLICATE = {"fingerprint", "revision", "seed", "processes", "class", "layers", "pruned", "masks"}
 # hashes of what a run reads
 INPUTS = {"samples", "profile"}
 # settings without effect on a run that is not weighted by ID
@@ -36,12 +37,22 @@ def is_weighted(run: RunRecord) -> bool:
     return run.signature.get("prune.id_weight", "none") != "none"
 
 
+def recovery(run: RunRecord) -> str:
+    """How a run recovered a pruned model, in words; "" for one that pruned a model."""
+    method = run.signature.get("recover.method")
+    if method is None:
+        return ""
+    words = f"recovered by {labels.RECOVERIES.get(method, method)}"
+    return f"{words} with distillation" if run.signature.get("train.distill") else words
+
+
 def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     """How each of these runs, of one subject, differs from most: (in how it prunes, in what it is weighted by).
 
     Other samples or dimensions count as a difference where no setting explains them.
     """
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run) for run in runs})
+    prunes = {run: ", ".join(filter(None, (recovery(run), words))) for run, words in prunes.items()}
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
     weighted = [run for run in runs if is_weighted(run) and _dimensions(run)]
@@ -110,9 +121,9 @@ def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str
     return words
 
 
-def _peers(run: RunRecord, key: str) -> tuple[str, bool]:
+def _peers(run: RunRecord, key: str) -> tuple[str, bool, str]:
     """The runs that a run is compared with in a setting."""
-    return key, (key in SCHEDULED or key.startswith("train.")) and is_one_shot(run)
+    return key, (key in SCHEDULED or key.startswith("train.")) and is_one_shot(run), recovery(run)
 
 
 def _in_words(name: str, value: Any) -> str:

@@ -38,11 +38,11 @@ class Stateful(Protocol):
 
 
 class Weights:
-    """A model's parameters and buffers as `Stateful`, tied ones once, put back into the tensors that are there."""
+    """A model's trained parameters, and its buffers, as `Stateful`: tied ones once, put back into the same tensors."""
 
     def __init__(self, model: nn.Module):
         saved = model.state_dict(keep_vars=True)
-        self._tensors = dict(model.named_parameters())
+        self._tensors = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._tensors |= {name: value for name, value in model.named_buffers() if name in saved}
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -31,7 +31,12 @@ def rehearse(loaded: Loaded, samples: Sequence[Sample], training: Training, *, b
     accelerator.check(loaded, samples, training)
     model, task, size = loaded.model, loaded.family.training_task, training.batch_size
     # the dense model's pass takes as long as the model's own
-    module = LossModule(model, task, teacher=model if training.distill else None, distill=training.distill)
+    module = LossModule(
+        model,
+        task,
+        teacher=(lambda: contextlib.nullcontext(model)) if training.distill else None,
+        distill=training.distill,
+    )
     seconds = None
     with no_trace(model):
         model.train()

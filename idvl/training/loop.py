@@ -23,6 +23,7 @@ from idvl.training import accelerator as setup
 from idvl.training import batches, checkpoint, ranks
 from idvl.training.checkpoint import Stateful
 from idvl.training.hooks import Hooks
+from idvl.training.loss_module import Teacher
 from idvl.training.settings import Training, steps_per_epoch, total_steps
 from idvl.training.signals import Interrupts, stop
 from idvl.training.stepper import Diverged, Stepper
@@ -53,7 +54,7 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     state: Mapping[str, Stateful] | None = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Teacher | None = None,
     **hooks: Callable,
 ) -> Outcome:
     """Train `loaded.model` in place; every process of a launch calls this alike. The model ends in eval mode.
@@ -63,8 +64,8 @@ def train(
     `folder` takes checkpoints: every `checkpoint_every` steps, and on Ctrl-C or SIGTERM, which then end the run as
     KeyboardInterrupt or SystemExit(143). They hold the objects of `state` too. With `resume` training continues from
     the newest one, if there is one; on a CPU with as many threads, or with torch's deterministic algorithms, the
-    weights then end bit by bit as if never interrupted. `teacher`: the dense model to distill from (None: a copy of the
-    model as it is given). Python's, numpy's and torch's random numbers are seeded.
+    weights then end bit by bit as if never interrupted. `teacher`: the dense model to distill from, or what gives it
+    for each pass (None: a copy of the model as it is given). Python's, numpy's and torch's random numbers are seeded.
 
     Raises UsageError for samples, settings or launches that cannot work, RunError when the loss or the gradient is
     not a number any more, memory runs out, or another process failed.
@@ -88,7 +89,7 @@ class TrainingRun:
         training: Training,
         accelerator: Accelerator,
         *,
-        teacher: nn.Module | None,
+        teacher: nn.Module | Teacher | None,
         folder: Path | None,
         state: Mapping[str, Stateful],
     ):

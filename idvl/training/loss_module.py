@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal
+
 from torch import Tensor, nn, no_grad
 
 from idvl.errors import UsageError
 from idvl.models.families.base import TrainingTask
 from idvl.models.losses import Gather, divergence
 
+# opened around each pass of the dense model, which it gives
+Teacher = Callable[[], AbstractContextManager[nn.Module]]
+
 
 class LossModule(nn.Module):
     """Model inputs with labels -> the loss summed over their terms.
 
-    With `teacher`, `distill` times KL(teacher || model) is added to each term's loss.
+    With `teacher`, `distill` times KL(teacher || model) is added to each term's loss. `compat` "ressa" weighs the two
+    as SparseLoRA's code does: 1 - `distill` and `distill`, the divergence summed over a sample's terms and without T^2.
+    That code sums over padding too, which has no meaning and is left out.
     """
 
     def __init__(
@@ -21,22 +30,27 @@ class LossModule(nn.Module):
         task: TrainingTask,
         *,
         gather: Gather | None = None,
-        teacher: nn.Module | None = None,
+        teacher: Teacher | None = None,
         distill: float = 0.0,
+        temperature: float = 1.0,
+        compat: Literal["none", "ressa"] = "none",
     ):
         super().__init__()
         self.model = model
         self.loss, self.gather, self.distill = task.loss, gather, distill
-        # in a tuple it is no submodule: neither trained nor sent between processes
-        self._teacher = (teacher,)
+        self.temperature, self.compat = temperature, compat
+        self.teacher = teacher
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         total, count, logits = self.loss(self.model, inputs, self.gather)
-        (teacher,) = self._teacher
-        if teacher is None:
+        if self.teacher is None:
             return total
         if logits is None:
             raise UsageError(f"the logits of {type(self.model).__name__} are unknown to idvl: leave out distill")
-        with no_grad():
+        with no_grad(), self.teacher() as teacher:
             dense = self.loss(teacher, inputs, self.gather).logits
-        return total + self.distill * count * divergence(logits, dense)
+        kl = count * divergence(logits, dense, self.temperature)
+        if self.compat == "none":
+            return total + self.distill * kl
+        per_sample = len(logits) / len(inputs["labels"]) / self.temperature**2
+        return (1 - self.distill) * total + self.distill * per_sample * kl

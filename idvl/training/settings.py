@@ -18,7 +18,8 @@ class Training:
     `batch_size` is a process's; a step learns from batch_size x accumulate x processes samples. `max_steps` replaces
     `epochs`. `warmup` is a fraction of all steps, `lr_schedule` a name of transformers' schedulers, `clip` the
     largest norm of the gradient (None: unclipped). AdamW decays every trainable weight alike, biases and norms too, as
-    the code of the ICML 2024 paper does. `distill` weighs KL(dense model || model), added to the loss.
+    the code of the ICML 2024 paper does. `distill` weighs KL(dense model || model), added to the loss, at a
+    `temperature`; `compat` is that of `LossModule`.
     `update_weights=False` computes gradients for the hook, and leaves the weights alone; `skip_last` does so in the
     last step of each epoch, as that code does. `workers` processes prepare samples (None: none on a CPU, 4 a GPU).
     `checkpoint_every`, `evaluate_every` and `log_every` count steps.
@@ -36,6 +37,8 @@ class Training:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
     distill: float = 0.0
+    temperature: float = 1.0
+    compat: Literal["none", "ressa"] = "none"
     checkpoint_every: int | None = 500
     evaluate_every: int | None = None
     log_every: int = 10

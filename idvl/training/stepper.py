@@ -16,7 +16,7 @@ from idvl.models.labels import IGNORED
 from idvl.models.loading import Loaded
 from idvl.training import accelerator as setup
 from idvl.training import checkpoint, ranks
-from idvl.training.loss_module import LossModule
+from idvl.training.loss_module import LossModule, Teacher
 from idvl.training.settings import Training
 
 
@@ -28,20 +28,25 @@ class Stepper:
     """Model, optimizer and learning rate of a training of `total` steps."""
 
     def __init__(
-        self, loaded: Loaded, training: Training, accelerator: Accelerator, *, total: int, teacher: nn.Module | None
+        self,
+        loaded: Loaded,
+        training: Training,
+        accelerator: Accelerator,
+        *,
+        total: int,
+        teacher: nn.Module | Teacher | None,
     ):
         self.training, self.accelerator, self.model = training, accelerator, loaded.model
         self.device = loaded.model.device
-        if training.distill:
-            teacher = teacher or copy.deepcopy(self.model)
-            teacher = teacher.to(self.device).eval().requires_grad_(False)
         self.loss_module = accelerator.prepare_model(
             LossModule(
                 self.model,
                 loaded.family.training_task,
                 gather=ranks.rows if accelerator.num_processes > 1 else None,
-                teacher=teacher if training.distill else None,
+                teacher=_opening(teacher, self.model) if training.distill else None,
                 distill=training.distill,
+                temperature=training.temperature,
+                compat=training.compat,
             )
         )
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
@@ -128,6 +133,14 @@ class Stepper:
             group["lr"] = rate
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(record["scaler"])
+
+
+def _opening(teacher: nn.Module | Teacher | None, model: nn.Module) -> Teacher:
+    """What gives the dense model: as it is, frozen in eval mode; None is a copy of the model."""
+    if teacher is not None and not isinstance(teacher, nn.Module):
+        return teacher
+    module = (teacher or copy.deepcopy(model)).to(model.device).eval().requires_grad_(False)
+    return lambda: contextlib.nullcontext(module)
 
 
 def terms(part: dict[str, Tensor]) -> int:

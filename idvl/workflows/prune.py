@@ -10,141 +10,47 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from idvl import json_file, runs
-from idvl.checkpoints.hub import check as check_hub
-from idvl.checkpoints.hub import push
 from idvl.device import peak_memory
 from idvl.errors import RunError, quoted
-from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_json
 from idvl.measurement.estimation import Estimation
-from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.pruning import calibration, dimensions, head, signals
 from idvl.pruning.calibrate import BLOCKS, calibrate
 from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import CalibrationPlan, report_of
 from idvl.pruning.calibration_plan import make as make_calibration_plan
-from idvl.pruning.evaluation import BETWEEN, FINAL, evaluate_pruned, prepare_evaluation
+from idvl.pruning.evaluation import BETWEEN
 from idvl.pruning.job import Job
 from idvl.pruning.job import gather as gather_job
 from idvl.pruning.plan import PruningPlan
 from idvl.pruning.plan import make as make_plan
-from idvl.pruning.saving import REPORT, add_evaluation, check_saved, is_evaluated, read_report, save, skip_evaluation
-from idvl.pruning.settings import calibrates, continued, resolve
+from idvl.pruning.saving import save
+from idvl.pruning.settings import calibrates, resolve
 from idvl.pruning.training import CHECKPOINTS, prune
 from idvl.recipe import Recipe
-from idvl.reporter import Reporter, resumable
-from idvl.session import begin, image_store, open_run
+from idvl.reporter import Reporter
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
+from idvl.workflows.model_run import ModelResult, ModelRun, carry_out
 
 # how far the sparsity may be from the one asked for, as a share of the weights that go or stay, whichever are fewer
 MISSED = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class PruningResult:
-    """What a run ends with: the report and its folder, or after a plan (and beside the first process) neither."""
-
-    plan: PruningPlan | CalibrationPlan | None
-    report: dict[str, Any] | None = None
-    folder: Path | None = None
-
-
-def run(
-    recipe: Recipe,
-    *,
-    folder: Path | None,
-    reporter: Reporter,
-    resume: bool = False,
-    overwrite: bool = False,
-    plan_only: bool = False,
-    push_to: str | None = None,
-    private: bool = True,
-) -> PruningResult:
-    """Carry out a recipe. `folder` None: a new one under runs/. `push_to`: the Hub repository to upload the model to.
-
-    Raises UsageError, before anything is written or removed, for what cannot be carried out.
-    """
+def run(recipe: Recipe, *, reporter: Reporter, **options: Any) -> ModelResult:
+    """Carry out a recipe. `options` are those of `carry_out`: folder, resume, overwrite, plan_only, push_to, ..."""
     recipe = resolve(recipe)
-    if push_to:
-        check_hub(push_to)
-    name = runs.FolderName("prune", recipe.model.name, recipe.data.dataset)
-    options = {"resume": resume, "overwrite": overwrite}
-    path, device, team = begin(recipe, name, folder, plan=plan_only, push_to=push_to, **options)
-    with ExitStack() as stack:
-        stores = [stack.enter_context(image_store(path, team, kind)) for kind in ("training", "evaluation")]
-        gather = calibration.gather if calibrates(recipe.prune) else gather_job
-        job = gather(recipe, device, team, reporter, store=stores[0])
-        state = team.first(lambda: _state(path)) if resume and not plan_only else RunState()
-        work = _prepare(job, state, path if resume else None, reporter, store=stores[1])
-        if plan_only:
-            return PruningResult(plan=work.plan)
-        options |= {"recipe": team.first(lambda: _recipe_of(recipe, path, state)), "signature": job.signature()}
-        opened, folder = open_run(stack, team, folder, name, **options)
-        pruning = PruningRun(job, work, folder, opened, reporter, resume)
-        pruning.announce()
-        with resumable(folder, reporter):
-            pruning.execute()
-            pruning.evaluate()
-        report = team.first(lambda: read_report(folder))
-        _warn_of_zeros(report, recipe, reporter)
-        if opened and push_to:
-            reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
-    return PruningResult(plan=work.plan, report=report, folder=folder if opened else None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunState:
-    """How far a run has come that is resumed."""
-
-    begun: bool = False
-    saved: bool = False
-    evaluated: bool = False
-
-
-def _state(folder: Path) -> RunState:
-    """The state of the run in a folder. RunError where its saved model is damaged."""
-    saved = (folder / REPORT).exists()
-    if saved:
-        check_saved(folder)
-    evaluated = saved and is_evaluated(read_report(folder))
-    return RunState(begun=runs.read_record(folder) is not None, saved=saved, evaluated=evaluated)
-
-
-def _recipe_of(recipe: Recipe, folder: Path, state: RunState) -> dict[str, Any]:
-    """The recipe to write down: of a resumed run, with the settings of what it has done."""
-    if not state.begun:
-        return recipe.to_dict()
-    return continued(recipe, folder, ended=state.saved, evaluated=state.evaluated)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """What is left to do: the plan (None: the model is saved), the estimation of the profile, and the evaluation.
-
-    `unevaluated` is the reason why no evaluation is possible.
-    """
-
-    plan: PruningPlan | CalibrationPlan | None
-    estimation: Estimation | None
-    evaluation: Evaluation | None
-    unevaluated: str | None
-
-
-def _prepare(
-    job: Job | Calibration, state: RunState, resumed: Path | None, reporter: Reporter, *, store: Path
-) -> Preparation:
-    """What is left of a run to do. `resumed`: its folder where it is continued; `store`: a file for images."""
-    evaluation, reason = (None, None) if state.evaluated else prepare_evaluation(job, reporter, store=store)
-    plan, estimation = (None, None) if state.saved else _plan(job, resumed, reporter)
-    return Preparation(plan=plan, estimation=estimation, evaluation=evaluation, unevaluated=reason)
+    gather = calibration.gather if calibrates(recipe.prune) else gather_job
+    result = carry_out(recipe, PruningRun, gather, reporter=reporter, **options)
+    if result.report:
+        _warn_of_zeros(result.report, recipe, reporter)
+    return result
 
 
 def _plan(
@@ -201,51 +107,21 @@ def _warn_of_zeros(report: Mapping[str, Any], recipe: Recipe, reporter: Reporter
         reporter.warn(f"{zeros:,} more weights in scope are zero, as they were before; they are not counted")
 
 
-@dataclass(frozen=True)
-class PruningRun:
-    """A job, what is left of it to do, and its folder, which the first process alone has opened."""
+class PruningRun(ModelRun):
+    """A run of idvl prune."""
 
-    job: Job | Calibration
-    work: Preparation
-    folder: Path
-    opened: runs.Run | None
-    reporter: Reporter
-    resume: bool
+    command = "prune"
+    done = "pruned"
+    leftovers: ClassVar[frozenset[str]] = frozenset({CHECKPOINTS, head.CHECKPOINTS, BLOCKS})
 
-    def announce(self) -> None:
-        """Note what the run is going to do."""
-        plan = self.work.plan
-        for line in (*plan.scope(), *plan.lines()) if plan else ("the model is pruned already",):
-            self.reporter.note(line)
+    plan = staticmethod(_plan)
 
     def execute(self) -> None:
-        """Prune and save the model, unless that is done."""
-        if self.work.plan is None:
-            self._remove_leftovers()
-        elif isinstance(self.job, Calibration):
+        """Prune and save the model."""
+        if isinstance(self.job, Calibration):
             self._calibrate()
         else:
             self._prune()
-
-    def evaluate(self) -> None:
-        """Evaluate the saved model; report and card tell how well it does, or why it is not evaluated."""
-        job, work = self.job, self.work
-        if work.evaluation and job.recipe.eval.after:
-            if self.opened:
-                self.opened.path(FINAL)
-            section = job.recipe.model
-            options = {"trust_remote_code": section.trust_remote_code, "chat_template": section.chat_template}
-            device = job.loaded.model.device
-            saved = job.team.each(lambda: load(str(self.folder / "model"), device=device, **options))
-            results = evaluate_pruned(work.evaluation, saved, self.folder / FINAL, self.reporter)
-            job.team.first(lambda: add_evaluation(job, self.folder, results))
-        elif work.unevaluated:
-            job.team.first(lambda: skip_evaluation(self.folder, work.unevaluated))
-
-    def _remove_leftovers(self) -> None:
-        """Remove the checkpoints of a run whose model is pruned already: a kill may have kept it from doing so."""
-        for name in {CHECKPOINTS, head.CHECKPOINTS, BLOCKS} & set(self.opened.record["files"] if self.opened else []):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _prune(self) -> None:
         """Learn the head, estimate the profile, prune while training, save."""

@@ -31,6 +31,12 @@ FLAGS = {
         --metric {DATASET} --seed --revision --dtype {MODEL} {RUN} --compare --score --list --json""",
     "analyze": f"""--table --json --expect --sensitivity --ratio --scope --profile --samples --limit --batch-size
         --dataset --data-dir --allow-outside --seed --device {RUN} --plan""",
+    "recover": f"""--method --rank --alpha --layers --biases --masks --teacher --temperature --compat --structure
+        --epochs --max-steps --batch-size --accumulate --learning-rate --weight-decay --clip --mixed-precision
+        --gradient-checkpointing --distill --checkpoint-every --report-to --task --eval-every --eval-limit
+        --eval/--no-eval {DATASET} --split --seed --revision {MODEL} {RUN} --plan --push-to-hub --public --json""",
+    "verify": """--masks --sparsity --structure --base --scope --revision --trust-remote-code --json --quiet/-q
+        --debug""",
 }
 
 

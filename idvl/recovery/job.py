@@ -1,0 +1,178 @@
+"""One recovery before it starts: the pruned model ready to be trained under its masks. It has written nothing."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from idvl.checkpoints.report import plan as planned_report
+from idvl.checkpoints.report import report as finished_report
+from idvl.data.samples import Selection
+from idvl.distributed import Team
+from idvl.errors import UsageError
+from idvl.models.layers import find_layers, in_scope
+from idvl.models.loading import Loaded
+from idvl.pruning.job import INDIFFERENT, training_samples
+from idvl.recipe import Recipe
+from idvl.recovery.adapters import attach, dense, mask_gradients, small_parameters, take_back_weights
+from idvl.recovery.settings import training_of
+from idvl.recovery.start import Start, masks_of
+from idvl.recovery.teacher import load_teacher
+from idvl.reporter import Reporter
+from idvl.session import open_model
+from idvl.sparsity.masks import Masks
+from idvl.training.accelerator import check
+from idvl.training.reach import unreached
+
+logger = logging.getLogger(__name__)
+
+
+def gather(
+    start: Start, recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path
+) -> Recovery:
+    """The pruned model, its masks, its teacher and training samples; `store` takes their images."""
+    loaded = open_model(recipe.model, device, team)
+    layers = find_layers(loaded.model, loaded.family)
+    masks = team.each(lambda: masks_of(start, recipe.recover.masks, layers, recipe.prune.structure))
+    teacher = team.each(lambda: load_teacher(start, recipe, loaded)) if recipe.train.distill else None
+    selection = training_samples(recipe, team, reporter, store=store)
+    return Recovery(start, recipe, loaded, masks, teacher, selection, team)
+
+
+class Recovery:
+    """A pruned model of which a part is trained, its masks, its teacher (None: none), and what it learns from.
+
+    The teacher is the dense model, or this one without its masks, where its weights are the dense ones.
+
+    `model_description` describes the dense model, as far as it is known; `report` is report.json without how the model
+    was recovered; `trained` counts the parameters that are. UsageError for what does not go together.
+    """
+
+    # what its samples are for
+    purpose = "training"
+
+    def __init__(
+        self,
+        start: Start,
+        recipe: Recipe,
+        loaded: Loaded,
+        masks: Masks,
+        teacher: Loaded | None,
+        selection: Selection,
+        team: Team,
+    ):
+        self.start, self.recipe, self.loaded, self.masks, self.team = start, recipe, loaded, masks, team
+        self.selection, self.training = selection, training_of(recipe)
+        self.teacher = teacher and teacher.model
+        self.teacher_description = teacher and teacher.description
+        self.layers = find_layers(loaded.model, loaded.family)
+        self.model_description = _description(start, loaded)
+        check(loaded, selection.samples, self.training)
+        samples = selection.samples[: min(2, recipe.train.batch_size)]
+        self.unreached = tuple(unreached(loaded, samples, self.layers))
+        self.report = self._pruned_report()
+        self.parameters = self.report["total"]["model_weights"]
+        _PREPARE[recipe.recover.method](self)
+        # biases and norms that are trained would be those of the teacher too
+        may_teach = teacher and recipe.recover.method == "lora" and not recipe.recover.biases
+        if may_teach and take_back_weights(loaded.model, teacher.model, masks):
+            self.teacher = partial(dense, loaded.model)
+        self.trained = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
+
+    def _pruned_report(self) -> dict[str, Any]:
+        """What the masks prune: as the run that set them reported it, else counted here."""
+        reported = self.start.report()
+        if reported is not None and reported["layers"].keys() == self.masks.shapes.keys():
+            # biases that the pruning removed are not held back
+            layers = {
+                name: {key: value for key, value in layer.items() if key not in ("biases", "bias_zeros")}
+                for name, layer in reported["layers"].items()
+            }
+            about = {key: value for key, value in reported.items() if key not in ("made", "verified", "evaluation")}
+            return {**about, "layers": layers}
+        layers = {name: self.layers[name] for name in self.masks.shapes}
+        asked = sum(self.masks.zeros.values()) / self.masks.total
+        planned = planned_report(self.loaded.model, layers, family=self.loaded.family, asked=asked)
+        return finished_report(planned, self.masks)
+
+    def signature(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues. Reports find there what the model began with."""
+        recover = self.recipe.recover.model_dump(mode="json").items()
+        training = self.recipe.train.model_dump(mode="json").items()
+        keys = ("fingerprint", "configuration", "revision", "class")
+        pruned = {key: value for key, value in self.start.signature.items() if key.startswith("prune.")}
+        return {
+            **pruned,
+            **{key: self.model_description.get(key) for key in keys},
+            "pruned": self.loaded.description["fingerprint"],
+            "masks": self.masks.hash(),
+            "samples": self.selection.description["fingerprint"],
+            **{f"recover.{key}": value for key, value in recover},
+            **{f"train.{key}": value for key, value in training if key not in INDIFFERENT},
+            "seed": self.recipe.data.seed,
+            "processes": self.team.size,
+        }
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights that have a mask, by layer."""
+        modules = dict(self.loaded.model.named_modules())
+        return {name: modules[name].weight for name in self.masks.shapes}
+
+
+def _add_lora(job: Recovery) -> None:
+    """Train masked LoRA alone, or biases and norms too."""
+    settings, model = job.recipe.recover, job.loaded.model
+    layers = in_scope(model, job.loaded.family, settings.layers)
+    layers = {name: layer for name, layer in layers.items() if name not in job.unreached}
+    if not layers:
+        raise UsageError(f"the loss reaches no layer of {settings.layers}: choose other layers")
+    for name, layer in layers.items():
+        rank, most = settings.rank[layer.modality], min(layer.in_features, layer.out_features)
+        if rank > most:
+            raise UsageError(
+                f"rank {rank} of {layer.modality}: {name} has {layer.in_features} inputs and {layer.out_features} "
+                f"outputs; use a rank of at most {most}"
+            )
+    attach(
+        model,
+        job.masks,
+        ranks={name: settings.rank[layer.modality] for name, layer in layers.items()},
+        alpha=settings.alpha,
+        seed=job.recipe.data.seed,
+    )
+    for parameter in small_parameters(model) if settings.biases else ():
+        parameter.requires_grad_(True)
+
+
+def _train_all(job: Recovery) -> None:
+    """Train every weight that is not pruned."""
+    mask_gradients(job.masks, job.weights())
+
+
+def _train_biases(job: Recovery) -> None:
+    """Train biases and norms alone."""
+    job.loaded.model.requires_grad_(False)
+    parameters = small_parameters(job.loaded.model)
+    if not parameters:
+        raise UsageError(f"method biases: a {type(job.loaded.model).__name__} has neither biases nor norms")
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
+_PREPARE = {"lora": _add_lora, "full": _train_all, "biases": _train_biases}
+
+
+def _description(start: Start, loaded: Loaded) -> dict[str, Any]:
+    """The description of the dense model, as far as the run that pruned it tells; else that of the pruned one."""
+    described = dict(loaded.description)
+    if start.recipe is None:
+        return described
+    known = {key: start.signature.get(key) for key in ("fingerprint", "configuration", "revision")}
+    name = start.recipe.model.name
+    source = "builtin" if name.startswith("builtin/") else "hub" if start.signature.get("revision") else "folder"
+    return described | known | {"name": name, "source": source}

@@ -1,0 +1,134 @@
+"""What a recovery begins with: a pruned model, its masks, and the run that pruned it, where idvl did."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idvl import recipe as recipes
+from idvl import runs
+from idvl.errors import RunError, UsageError, quoted
+from idvl.models.layers import Layer
+from idvl.models.locating import locate
+from idvl.profile import Profile
+from idvl.pruning.saving import REPORT, read_report
+from idvl.recipe import PruneSection, Recipe
+from idvl.session import MODEL, run_of
+from idvl.sparsity.masks import Masks
+
+MASKS = "masks.safetensors"
+ZEROS = "zeros"
+# a layer with a smaller share of zeros than this was hardly pruned
+ACCIDENTAL = 0.01
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A pruned model by the name to load it by, and the folder of the run that pruned it, if any."""
+
+    model: str
+    run: Path | None
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """The recipe of the run. UsageError for one that cannot be read."""
+        return recipes.load(self.run / "recipe.yaml") if self.run else None
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        return (runs.read_record(self.run) if self.run else None) or {}
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """What identifies the run; {} without one."""
+        return self.record.get("signature", {})
+
+    @property
+    def origin(self) -> str:
+        """The name of the dense model, where it is known, else that of the pruned one."""
+        return self.recipe.model.name if self.recipe else self.model
+
+    def report(self) -> dict[str, Any] | None:
+        """The report of the run."""
+        return read_report(self.run) if self.run else None
+
+    def profile(self) -> Profile | None:
+        """The profile that the pruning rested on."""
+        path = self.run / "profile.json" if self.run else None
+        return Profile.load(path) if path and path.exists() else None
+
+    def pruning(self, named: PruneSection) -> PruneSection:
+        """The settings of the pruning, with the structure that a recovery names. UsageError where it is another."""
+        if self.recipe is None:
+            return named
+        structure = self.recipe.prune.structure
+        if "structure" in named.model_fields_set and named.structure != structure:
+            raise UsageError(f"structure {named.structure}: {self.run} pruned it {structure}; leave structure out")
+        return self.recipe.prune
+
+
+def find(name: str) -> Start:
+    """The pruned model of a run folder, or of a model's own name. UsageError for a run that has not finished."""
+    path = Path(name).expanduser()
+    is_run = runs.read_record(path) is not None
+    model = str(path / MODEL) if is_run else name
+    run = run_of(model)
+    if is_run and not (path / REPORT).exists():
+        unfinished = "has not finished: continue it with --resume first"
+        kind = "holds no pruned model" if not (path / MODEL).is_dir() else unfinished
+        raise UsageError(f"{quoted(name)} {kind}")
+    locate(model)
+    return Start(model, run)
+
+
+def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], structure: str) -> Masks:
+    """The masks of a pruned model: a file's, those of its zeros, or by default its run's; on its device.
+
+    Raises UsageError for masks of another model, for weights that are pruned and not zero, and for a model without any
+    zeros.
+    """
+    weights = {name: layer.module.weight.detach() for name, layer in layers.items()}
+    if setting == ZEROS:
+        masks = _of_zeros(weights)
+    else:
+        if setting is None and start.run is None:
+            raise UsageError(
+                f"{quoted(start.model)} is not the model of a run: give its masks with --masks FILE, or --masks zeros "
+                "to take them from its zeros"
+            )
+        path = Path(os.path.expanduser(setting)) if setting else start.run / MASKS
+        masks = Masks.load(path / MASKS if path.is_dir() else path)
+    if not sum(masks.zeros.values()):
+        raise UsageError(f"{quoted(start.model)} has no zeros: there is nothing to keep; prune it first")
+    try:
+        masks.verify(weights, structure)
+    except RunError as error:
+        raise UsageError(f"the masks do not fit {quoted(start.model)}: {error}") from error
+    device = next(iter(weights.values())).device
+    placed = Masks(masks.shapes, device)
+    placed.load_state_dict({name: packed.to(device) for name, packed in masks.state_dict().items()})
+    return placed
+
+
+def _of_zeros(weights: Mapping[str, torch.Tensor]) -> Masks:
+    """A mask for each layer that holds zeros; a warning for layers whose zeros look accidental."""
+    shares = {name: float((weight == 0).float().mean()) for name, weight in weights.items()}
+    masks = Masks({name: weights[name].shape for name, share in shares.items() if share})
+    for name in masks.shapes:
+        masks.set(name, weights[name] != 0)
+    if few := [name for name in masks.shapes if shares[name] < ACCIDENTAL]:
+        logger.warning(
+            "%d layers have less than %.0f %% zeros, which may be there by accident: they stay zero; the first is "
+            "%s (%d zeros)",
+            *(len(few), 100 * ACCIDENTAL, few[0], masks.zeros[few[0]]),
+        )
+    return masks

@@ -1,0 +1,244 @@
+"""A recovered model: trained, with the zeros that it had, the same after a kill, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BlipForConditionalGeneration
+
+from idvl.errors import UsageError
+from idvl.models.loading import load
+from idvl.recipe import load as load_recipe
+from idvl.recovery import job
+from idvl.recovery.adapters import attach, dense, take_back_weights
+from idvl.reporting.collect import collect
+from idvl.reporting.groups import groups_of
+from idvl.sparsity.masks import Masks
+from idvl.workflows import prune
+from idvl.workflows.recover import run
+from tests.support import processes, tiny
+from tests.support.reporter import Silent
+
+N = 24
+PRUNE = {"prune.criterion": "wanda", "prune.calibration_samples": 8, "data.batch_size": 4, "eval.after": False}
+STEPS = {"train.batch_size": 4, "train.max_steps": 6, "train.checkpoint_every": 2, "train.learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a dense model, dense/, pictures/, and runs that pruned it: pruned/ and nm/."""
+    folder = tmp_path_factory.mktemp("recover")
+    tiny.save("blip", folder / "dense")
+    tiny.save_samples(folder / "pictures", tiny.samples(N), lambda _, sample: [{"text": sample.texts[0]}])
+    torch.set_num_threads(1)
+    dense = {"model.name": str(folder / "dense"), "data.dataset": str(folder / "pictures")}
+    for name, structure in (("pruned", "unstructured"), ("nm", "2:4")):
+        recipe = load_recipe(None, dense | PRUNE | {"prune.structure": structure})
+        prune.run(recipe, folder=folder / name, reporter=Silent())
+    return folder
+
+
+def recovered(place: Path, folder: Path, *, model: str = "pruned", resume: bool = False, **settings: Any):
+    torch.set_num_threads(1)
+    named = {key.replace("__", "."): value for key, value in settings.items()}
+    ranks = {"recover.rank": 4} if named.get("recover.method", "lora") == "lora" else {}
+    recipe = load_recipe(None, {"model.name": str(place / model), **STEPS, "eval.after": False, **ranks, **named})
+    reporter = Silent()
+    return run(recipe, folder=folder, reporter=reporter, resume=resume).report, reporter
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return BlipForConditionalGeneration.from_pretrained(folder / "model").state_dict()
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "settings"),
+    [
+        ("lora", "pruned", {"train__distill": 0.1, "recover__temperature": 2.0}),
+        ("lora", "nm", {"recover__biases": True, "train__gradient_checkpointing": True, "train__accumulate": 2}),
+        ("lora", "nm", {"train__distill": 0.1, "recover__compat": "ressa", "train__mixed_precision": "bf16"}),
+        ("full", "nm", {"train__weight_decay": 0.1}),
+        ("biases", "pruned", {}),
+    ],
+)
+def test_every_zero_stays_and_the_rest_is_trained(place, tmp_path, method, model, settings):
+    folder = tmp_path / "run"
+    report, _ = recovered(place, folder, model=model, recover__method=method, **settings)
+    before, after = weights(place / model), weights(folder)
+    masks = Masks.load(folder / "masks.safetensors")
+    assert (folder / "masks.safetensors").read_bytes() == (place / model / "masks.safetensors").read_bytes()
+    for name in masks.shapes:
+        weight, kept = after[f"{name}.weight"], masks.kept(name)
+        assert torch.equal(weight == 0, ~kept), name
+        assert torch.equal(weight, before[f"{name}.weight"]) == (method == "biases"), name
+    masks.verify({name: after[f"{name}.weight"] for name in masks.shapes}, "2:4" if model == "nm" else "unstructured")
+    small = "text_decoder.bert.encoder.layer.0.output.LayerNorm.weight"
+    trains_small = method != "lora" or "recover__biases" in settings
+    assert torch.equal(after[small], before[small]) != trains_small
+    embedding = "text_decoder.bert.embeddings.word_embeddings.weight"
+    assert torch.equal(after[embedding], before[embedding]) == (method != "full")
+    start = json.loads((place / model / "report.json").read_text())
+    assert (report["layers"], report["total"]) == (start["layers"], start["total"])
+    assert report["recovered"]["method"] == method and report["made"]["steps"] == 6
+    assert not (folder / "checkpoints").exists()
+    card = (folder / "model" / "README.md").read_text()
+    assert "the zeros stayed in place" in card and ("distilled from dense" in card) == ("train__distill" in settings)
+    assert "dense with 50.00% of its weights" in card and str(place) not in card
+
+
+def test_the_first_step_begins_with_the_pruned_model(place, tmp_path):
+    """A learning rate of next to nothing leaves it as it was."""
+    recovered(place, tmp_path / "run", train__learning_rate=1e-30, train__max_steps=1)
+    before, after = weights(place / "pruned"), weights(tmp_path / "run")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_that_teaches_itself_learns_what_a_dense_one_teaches(place, tmp_path, monkeypatch):
+    settings = {"train__distill": 1.0, "recover__temperature": 2.0}
+    report, _ = recovered(place, tmp_path / "own", **settings)
+    monkeypatch.setattr(job, "take_back_weights", lambda *_: False)
+    other, _ = recovered(place, tmp_path / "other", **settings)
+    assert (report["recovered"]["teacher"]["in_place"], other["recovered"]["teacher"]["in_place"]) == (True, False)
+    own, others = weights(tmp_path / "own"), weights(tmp_path / "other")
+    assert all(torch.equal(own[name], others[name]) for name in own)
+
+
+def test_the_pass_of_the_teacher_is_the_dense_model_bit_by_bit(place):
+    teacher, student = load(str(place / "dense"), device="cpu"), load(str(place / "pruned" / "model"), device="cpu")
+    masks = Masks.load(place / "pruned" / "masks.safetensors")
+    attach(student.model, masks, ranks=dict.fromkeys(masks.shapes, 4))
+    assert take_back_weights(student.model, teacher.model, masks)
+    task = student.family.training_task
+    batch = task.inputs(student.processor, tiny.samples(4), 12, student.model.config)
+    student.model.train()
+    with dense(student.model) as model:
+        logits = task.loss(model, batch, None).logits
+    assert torch.equal(logits, task.loss(teacher.model, batch, None).logits) and not logits.requires_grad
+    assert all(module.training for module in student.model.modules())
+    # another bias, and the two differ in more than zeros
+    teacher.model.vision_model.encoder.layers[0].mlp.fc1.bias.data += 1
+    assert not take_back_weights(student.model, teacher.model, masks)
+
+
+def command(place: Path, folder: Path, *more: str) -> list[str]:
+    settings = [f"--set={key}={value}" for key, value in STEPS.items()]
+    return [
+        "-m",
+        "idvl",
+        "recover",
+        str(place / "pruned"),
+        "--distill=0.1",
+        f"--output={folder}",
+        *settings,
+        "--rank=4",
+        "--no-eval",
+        *more,
+    ]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(place, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert processes.run(*command(place, whole)).returncode == 0
+    process = processes.start(*command(place, broken, "--max-steps=6"))
+    checkpoint = broken / "checkpoints" / "step-000000002"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr
+    held = load_file(next((broken / "checkpoints").glob("step-*")) / "model.safetensors")
+    assert held and all(name.endswith(("lora_a", "lora_b")) for name in held)
+    refused = processes.run(*command(place, broken, "--resume", "--distill=0.2"))
+    assert refused.returncode == 2 and "train.distill was 0.1, is 0.2" in refused.stderr
+    resumed = processes.run(*command(place, broken, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert (broken / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+    # what is finished is only read
+    again = processes.run(*command(place, broken, "--resume"))
+    assert again.returncode == 0 and "the model is recovered already" in again.stderr
+
+
+def test_reports_show_it_beside_the_pruned_model(place, tmp_path):
+    for name, settings in (("lora", {}), ("distilled", {"train__distill": 0.1}), ("more", {"train__max_steps": 7})):
+        recovered(place, tmp_path / name, train__epochs=1, **settings)
+    study = collect([place / "pruned", *(tmp_path / name for name in ("lora", "distilled", "more"))])
+    assert [run.kind for run in study.runs] == ["prune"] * 4
+    assert sorted(str(group.method) for group in groups_of(study)) == [
+        "Wanda",
+        "Wanda, recovered by masked LoRA",
+        "Wanda, recovered by masked LoRA with distillation",
+        "Wanda, recovered by masked LoRA, max_steps 7",
+    ]
+
+
+def test_masks_of_others_come_from_zeros(place, tmp_path, caplog):
+    shutil.copytree(place / "pruned" / "model", tmp_path / "theirs")
+    dense = {"recover__masks": "zeros", "data__dataset": str(place / "pictures")}
+    report, _ = recovered(tmp_path, tmp_path / "run", model="theirs", **dense)
+    masks, ours = Masks.load(tmp_path / "run" / "masks.safetensors"), Masks.load(place / "pruned" / "masks.safetensors")
+    assert masks.hash() == ours.hash() and report["total"]["zeros"] == sum(ours.zeros.values())
+    assert not caplog.records
+    loaded = load(str(place / "dense"), device="cpu")
+    loaded.model.text_decoder.bert.encoder.layer[0].output.dense.weight.data[0, 0] = 0
+    loaded.model.save_pretrained(tmp_path / "nearly")
+    loaded.processor.save_pretrained(tmp_path / "nearly")
+    recovered(tmp_path, tmp_path / "other", model="nearly", **dense)
+    assert "1 layers have less than 1 % zeros, which may be there by accident" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "said"),
+    [
+        ("dense", {}, "is not the model of a run: give its masks with --masks FILE, or --masks zeros"),
+        ("dense", {"recover__masks": "zeros"}, "dense' has no zeros: there is nothing to keep; prune it first"),
+        ("pictures", {}, "is not a model: it has no config.json"),
+        ("pruned", {"recover__masks": "nm"}, "the masks do not fit .*masked weights of .* are not zero"),
+        ("pruned", {"prune__structure": "2:4"}, "structure 2:4: .*pruned it unstructured; leave structure out"),
+        ("pruned", {"recover__rank": 33}, "rank 33 of vision: .* has 32 inputs and .*; use a rank of at most 32"),
+        ("pruned", {"recover__method": "full", "recover__biases": True}, "biases and method full: it belongs to"),
+        ("pruned", {"recover__temperature": 2}, "temperature without distill: nothing is distilled"),
+        ("pruned", {"train__new_head": True}, "new_head and idvl recover: a pruned model keeps its head"),
+        ("pruned", {"model__dtype": "bfloat16"}, "weights are trained in float32, not bfloat16"),
+        ("pruned", {"train__distill": 0.1, "recover__teacher": "gone"}, "the dense model is gone .*--teacher"),
+        ("pruned", {"train__distill": 0.1, "recover__teacher": "vit"}, "is a ViTForImageClassification, the pruned"),
+        ("pruned", {"train__distill": 0.1, "recover__teacher": "words"}, "has another vocabulary"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_before_anything_is_written(place, tmp_path, model, settings, said):
+    tiny.save("vit", tmp_path / "vit")
+    for name in ("masks", "teacher"):
+        value = settings.get(f"recover__{name}")
+        if value and value != "zeros":
+            folder = tmp_path if value in ("vit", "words", "gone") else place
+            settings = settings | {f"recover__{name}": str(folder / value)}
+    if "words" in str(settings):
+        other = load(str(place / "dense"), device="cpu")
+        other.model.save_pretrained(tmp_path / "words")
+        other.processor.tokenizer.add_tokens(["new"])
+        other.processor.save_pretrained(tmp_path / "words")
+    with pytest.raises(UsageError, match=said):
+        recovered(place, tmp_path / "run", model=model, data__dataset=str(place / "pictures"), **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dense_model_that_changed_teaches_nobody(place, tmp_path):
+    shutil.copytree(place / "pruned", tmp_path / "pruned")
+    recipe = (tmp_path / "pruned" / "recipe.yaml").read_text()
+    tiny.save("blip", tmp_path / "dense", seed=1)
+    (tmp_path / "pruned" / "recipe.yaml").write_text(recipe.replace(str(place / "dense"), str(tmp_path / "dense")))
+    with pytest.raises(UsageError, match="dense' has changed since .*pruned' pruned it: name the dense model with"):
+        recovered(tmp_path, tmp_path / "run", train__distill=0.1)
+
+
+def test_a_run_that_has_not_finished_is_no_start(place, tmp_path):
+    shutil.copytree(place / "pruned", tmp_path / "pruned")
+    (tmp_path / "pruned" / "report.json").unlink()
+    with pytest.raises(UsageError, match="has not finished: continue it with --resume first"):
+        recovered(tmp_path, tmp_path / "run")
