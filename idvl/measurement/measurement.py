@@ -92,7 +92,7 @@ class Measurement:
         self.draws = draws_of(self.n, self.echoes, seed=settings.seed, **sharing)
         self._counts = self.team.counts(sum(len(draws) for draws in self.draws))
         seen = self.team.each(self._trace)
-        self._axes = seen.axes
+        self._axes, self._faults = seen.axes, seen.faults
         self.features = {
             name: point_features(shapes, seen.batch_size, settings.tokens) for name, shapes in seen.shapes.items()
         }
@@ -129,7 +129,7 @@ class Measurement:
         return make_plan(seen, run)
 
     def estimates(self, progress: Progress | None = None) -> Iterator[tuple[str, LayerProfile]]:
-        """Measure the planned layers, in the plan's order; then name those that no sample reached.
+        """Measure the planned layers, in the plan's order; then name those that have no tensor of samples.
 
         `progress` counts milliseconds of the planned time.
         """
@@ -146,7 +146,8 @@ class Measurement:
             with suppress(OSError):
                 self._spill.rmdir()
         for name in (name for name in self.layers if name not in self.features and name not in self._done):
-            yield name, self._profile(name, _unreached(settings.estimator))
+            reason = self._faults.get(name, "no sample reaches it")
+            yield name, self._profile(name, _without_points(settings.estimator, reason))
 
     def _walk(self, spent: Spent) -> AbstractContextManager[tuple[Walk | Passes, Tap]]:
         family = self.loaded.family
@@ -203,7 +204,5 @@ def _gathered(rows: LayerRows) -> Tensor:
     return every
 
 
-def _unreached(estimator: str) -> Estimate:
-    return Estimate(
-        dimension=None, stderr=None, n_points=0, n_duplicates=0, estimator=estimator, reason="no sample reaches it"
-    )
+def _without_points(estimator: str, reason: str) -> Estimate:
+    return Estimate(dimension=None, stderr=None, n_points=0, n_duplicates=0, estimator=estimator, reason=reason)

@@ -152,11 +152,12 @@ def _start(first: Tensor, second: Tensor, padded: Tensor, length: int) -> tuple[
 
 
 def _outputs(family: Family, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What each layer gives for a batch of one: (tokens, width)."""
+    """What each layer gives for a batch of one: (tokens, width). For one that gives no tensor, what enters it."""
     seen: dict[str, Tensor] = {}
 
     def note(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            output = output if isinstance(output, Tensor) else args[0]
             seen.setdefault(name, output.detach().float().reshape(-1, output.shape[-1]).cpu())
 
         return hook

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from idvl.errors import RunError, UsageError, first_line
+from idvl.errors import UsageError, first_line
 from idvl.models.capture import Watch
 from idvl.models.joining import Axis, axis_of, size_of
 from idvl.models.layers import Layer, blocks_of
@@ -42,7 +42,8 @@ class Stop:
 class Trace:
     """What one batch met. `shapes`: layer name -> shape of one captured tensor per call, in order.
 
-    `axes`: layer name -> the axis that holds the samples.
+    `axes`: layer name -> the axis that holds the samples. `faults`: layers that ran but have no tensor of samples, and
+    why; they are in nothing else.
     """
 
     batch_size: int
@@ -51,6 +52,7 @@ class Trace:
     axes: dict[str, Axis]
     seconds: float
     unwalkable: str | None
+    faults: dict[str, str]
 
     def working_bytes(self) -> int:
         """What a block needs while it runs for one batch, at most: its layers' tensors, and as much again for the rest.
@@ -75,7 +77,7 @@ def trace(
     """Run another batch to warm up, then the batch TOURS times, of which the fastest counts.
 
     `other` has another number of samples, by default one: where a tensor's shape differs, there are its samples. Raises
-    RunError for a layer whose tensor has no such axis, UsageError for inputs that the model refuses.
+    UsageError for inputs that the model refuses.
     """
     blocks = blocks_of(model, layers)
     batch = to_device(batch, device)
@@ -97,8 +99,12 @@ def trace(
         for handle in handles:
             handle.remove()
     seconds, stops = min(tours, key=lambda timed: timed[0])
-    axes = _axes(shapes, tour.shapes, other, batch)
-    return Trace(size_of(batch), stops, tour.shapes, axes, seconds, _unwalkable(stops, tour.shapes, layers))
+    axes, faults = _axes(shapes, tour.shapes, other, batch)
+    faults |= tour.faults
+    shapes = {name: shape for name, shape in tour.shapes.items() if name not in faults}
+    for stop in stops:
+        stop.layers = [name for name in stop.layers if name in shapes]
+    return Trace(size_of(batch), stops, shapes, axes, seconds, _unwalkable(stops, shapes, layers), faults)
 
 
 class _Tour:
@@ -108,6 +114,7 @@ class _Tour:
         self._device = device
         self._inside: list[Stop] = []
         self.alive = _Alive()
+        self.faults: dict[str, str] = {}
 
     def run(self, model: nn.Module, call: Call, batch: dict[str, Tensor]) -> tuple[float, list[Stop]]:
         """Seconds and stops of one pass; `shapes` are its."""
@@ -126,7 +133,10 @@ class _Tour:
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._inside.pop().seconds += _now(self._device)
 
-    def record(self, name: str, tensor: Tensor) -> None:
+    def record(self, name: str, tensor: Any) -> None:
+        if not isinstance(tensor, Tensor):
+            self.faults[name] = f"it passes on a {type(tensor).__name__}, not a tensor"
+            return
         self.shapes.setdefault(name, []).append(tensor.shape)
         if self._inside:
             self._inside[-1].layers.append(name)
@@ -137,17 +147,20 @@ def _axes(
     shapes: dict[str, list[torch.Size]],
     other: dict[str, Tensor],
     batch: dict[str, Tensor],
-) -> dict[str, Axis]:
-    """The axis of each layer's tensors that holds the samples, from its shapes for two batches, `other` and `batch`."""
-    axes = {}
+) -> tuple[dict[str, Axis], dict[str, str]]:
+    """The axis of each layer's tensors that holds the samples, from its shapes for two batches, `other` and `batch`;
+    and for the layers whose tensors have no such axis, why not.
+    """
+    axes, faults = {}, {}
     for name, many in shapes.items():
         one = before.get(name, [])
         found = {axis_of(*pair, other, batch) for pair in zip(one, many, strict=False)}
         if len(one) != len(many) or len(found) > 1 or None in found:
             sizes = ", ".join(str(tuple(shape)) for shape in many)
-            raise RunError(f"layer {name}: its tensor {sizes} cannot be split between the {size_of(batch)} samples")
-        axes[name] = found.pop()
-    return axes
+            faults[name] = f"its tensor {sizes} cannot be split between the {size_of(batch)} samples"
+        else:
+            axes[name] = found.pop()
+    return axes, faults
 
 
 def _unwalkable(stops: list[Stop], shapes: Mapping[str, Any], layers: Mapping[str, Layer]) -> str | None:

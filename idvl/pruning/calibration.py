@@ -154,7 +154,7 @@ class Calibration:
         with torch.inference_mode(False), full_precision(self.device):
             seen = trace(model, batch, family.call, self.users, **how)
             tap = Tap([batch], self.token_mask, seen.axes)
-            with torch.no_grad(), tap.feeding(noted, self.users), Watch(self.users, "input", tap.record):
+            with torch.no_grad(), tap.feeding(noted, seen.shapes), Watch(self.users, "input", tap.record):
                 family.call(model, to_device(batch, self.device))
         return seen, [names for names, _ in noted.groups(seen.shapes)]
 
@@ -182,9 +182,9 @@ class Calibration:
             self.classes[name] = dict(zip(CLASSES, sums, strict=True))
         self.tokens = {name: sum(of_class.values()) for name, of_class in self.classes.items()}
         if left_out := [name for name, count in self.tokens.items() if not count]:
+            reason = self.trace.faults.get(left_out[0], "no token of the calibration samples enters it")
             reporter.warn(
-                f"no token of the calibration samples enters {len(left_out)} layers, which are neither pruned nor "
-                f"counted; the first is {left_out[0]}"
+                f"{len(left_out)} layers are neither pruned nor counted, the first is {left_out[0]}: {reason}"
             )
         self.layers = {name: layer for name, layer in self.layers.items() if self.tokens[name]}
         self.users = {name: layer for name, layer in self.users.items() if self.tokens[self.owner[name]]}

@@ -325,12 +325,27 @@ def test_samples_are_found_behind_tokens():
     assert seen.shapes["linear"] == [torch.Size([8, 4, 3])] and seen.axes == {"linear": (1, False)}
 
 
-def test_a_tensor_without_an_axis_of_samples_is_refused():
-    class Mean(_TokensFirst):
+def test_layers_without_a_tensor_of_samples_are_told_apart_with_the_reason():
+    class Router(nn.Linear):
         def forward(self, x):
-            return self.linear(x.mean(0))
+            return super().forward(x), x
+
+    class Mean(_TokensFirst):
+        def __init__(self):
+            super().__init__()
+            self.router, self.mean = Router(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.router(self.linear(x))[0] + self.mean(x.mean(0))
 
     model = Mean()
-    layer = Layer(name="linear", module=model.linear, modality="vision", block=None, in_features=3, out_features=3)
-    with pytest.raises(RunError, match=r"layer linear: its tensor \(8, 3\) cannot be split between the 4 samples"):
-        trace(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), {"linear": layer}, capture="output", device=CPU)
+    layers = {
+        name: Layer(name=name, module=module, modality="vision", block=None, in_features=3, out_features=3)
+        for name, module in model.named_children()
+    }
+    seen = trace(model, {"x": torch.randn(4, 8, 3)}, lambda m, b: m(**b), layers, capture="output", device=CPU)
+    assert seen.faults == {
+        "mean": "its tensor (8, 3) cannot be split between the 4 samples",
+        "router": "it passes on a tuple, not a tensor",
+    }
+    assert list(seen.shapes) == list(seen.axes) == ["linear"] and seen.working_bytes() == 2 * 4 * 8 * 3 * 4
