@@ -92,7 +92,7 @@ class Measurement:
         self.draws = draws_of(self.n, self.echoes, seed=settings.seed, **sharing)
         self._counts = self.team.counts(sum(len(draws) for draws in self.draws))
         seen = self.team.each(self._trace)
-        self._axes, self._faults = seen.axes, seen.faults
+        self._axes, self._faults, self._changed = seen.axes, seen.faults, seen.changed
         self.features = {
             name: point_features(shapes, seen.batch_size, settings.tokens) for name, shapes in seen.shapes.items()
         }
@@ -105,7 +105,7 @@ class Measurement:
 
     def _trace(self) -> Trace:
         model, call, capture = self.loaded.model, self.loaded.family.call, self.settings.capture
-        with full_precision(self.device):
+        with torch.inference_mode(False), full_precision(self.device):
             how = {"capture": capture, "device": self.device, "other": self._other}
             return trace(model, self.batches[0], call, self.layers, **how)
 
@@ -136,7 +136,9 @@ class Measurement:
         spent = Spent(self.plan, progress)
         settings, needs = self.settings, requirements(self.settings.estimator, self.settings.seed)
         with torch.inference_mode(False), full_precision(self.device), self._walk(spent) as (walk, tap):
-            new_points = partial(Points, tokens=settings.tokens, draws=self.draws, spill=self._spill)
+            new_points = partial(
+                Points, tokens=settings.tokens, draws=self.draws, spill=self._spill, copied=self._changed
+            )
             sharing = {"n": self.n, "team": self.team, "counts": self._counts}
             for name, rows in rows_of_layers(walk, tap, self.plan, self.features, new_points, **sharing):
                 neighbors = self._search(rows, needs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ class Points:
 
     `features`: layer -> features of a point, of which only `columns` are kept, if given. `draws`: for every batch a
     number in [0, 1) for each of its samples. Outputs that need no mask are kept by reference, without a copy, unless
-    `spill` names a folder for them.
+    `spill` names a folder for them, or `copied` the layer.
     """
 
     def __init__(
@@ -63,12 +63,14 @@ class Points:
         draws: Sequence[Tensor],
         spill: Path | None = None,
         columns: Columns | None = None,
+        copied: Collection[str] = (),
     ):
+        self._copied = copied
         self._tokens, self._draws, self._spill, self._columns = tokens, draws, spill, columns
         self._stores = {name: self._store(name, width) for name, width in features.items()}
 
     def _store(self, name: str, width: int) -> PointStore:
-        if self._columns is None and self._spill is None:
+        if self._columns is None and self._spill is None and name not in self._copied:
             return _Pieces()
         path = self._spill / f"{name}.f32" if self._spill else None
         return _Arena(sum(len(draws) for draws in self._draws), self._columns or (0, width), path)

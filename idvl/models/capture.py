@@ -39,7 +39,7 @@ class Accumulator(Protocol):
 
 
 class Watch:
-    """Calls `record(layer name, tensor)` for every watched layer that runs, with its input or its output, whatever it is.
+    """Calls `record(layer name, tensor)` for every watched layer that runs, with its input or output, whatever that is.
 
     It wraps each layer's forward rather than hooking it, so that it also sees layers that a walk stops at.
     """

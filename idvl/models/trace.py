@@ -43,7 +43,7 @@ class Trace:
     """What one batch met. `shapes`: layer name -> shape of one captured tensor per call, in order.
 
     `axes`: layer name -> the axis that holds the samples. `faults`: layers that ran but have no tensor of samples, and
-    why; they are in nothing else.
+    why; they are in nothing else. `changed`: layers whose tensor is changed in place after they pass it on.
     """
 
     batch_size: int
@@ -53,6 +53,7 @@ class Trace:
     seconds: float
     unwalkable: str | None
     faults: dict[str, str]
+    changed: frozenset[str]
 
     def working_bytes(self) -> int:
         """What a block needs while it runs for one batch, at most: its layers' tensors, and as much again for the rest.
@@ -83,7 +84,7 @@ def trace(
     batch = to_device(batch, device)
     other = {key: value[:1] for key, value in batch.items()} if other is None else to_device(other, device)
     tour = _Tour(device)
-    handles = [nn.modules.module.register_module_forward_hook(tour.alive.note)]
+    handles = [nn.modules.module.register_module_forward_hook(tour.note)]
     for name, block in blocks.items():
         handles.append(block.register_forward_pre_hook(partial(tour.enter, name)))
         handles.append(block.register_forward_hook(tour.leave))
@@ -104,7 +105,8 @@ def trace(
     shapes = {name: shape for name, shape in tour.shapes.items() if name not in faults}
     for stop in stops:
         stop.layers = [name for name in stop.layers if name in shapes]
-    return Trace(size_of(batch), stops, shapes, axes, seconds, _unwalkable(stops, shapes, layers), faults)
+    unwalkable = _unwalkable(stops, shapes, layers)
+    return Trace(size_of(batch), stops, shapes, axes, seconds, unwalkable, faults, frozenset(tour.changed))
 
 
 class _Tour:
@@ -115,6 +117,9 @@ class _Tour:
         self._inside: list[Stop] = []
         self.alive = _Alive()
         self.faults: dict[str, str] = {}
+        self.changed: set[str] = set()
+        # (layer, its tensor, the tensor's version), while the tensor is referenced
+        self._passed: list[tuple[str, weakref.ref, int]] = []
 
     def run(self, model: nn.Module, call: Call, batch: dict[str, Tensor]) -> tuple[float, list[Stop]]:
         """Seconds and stops of one pass; `shapes` are its."""
@@ -133,11 +138,18 @@ class _Tour:
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._inside.pop().seconds += _now(self._device)
 
+    def note(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After every module: what is alive, and which layers' tensors it found changed."""
+        self.alive.note(module, args, output)
+        self._passed = [(name, ref, version) for name, ref, version in self._passed if ref() is not None]
+        self.changed |= {name for name, ref, version in self._passed if ref()._version != version}
+
     def record(self, name: str, tensor: Any) -> None:
         if not isinstance(tensor, Tensor):
             self.faults[name] = f"it passes on a {type(tensor).__name__}, not a tensor"
             return
         self.shapes.setdefault(name, []).append(tensor.shape)
+        self._passed.append((name, weakref.ref(tensor), tensor._version))
         if self._inside:
             self._inside[-1].layers.append(name)
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
 import idvl
 from idvl.device import held_memory, peak_within
@@ -21,13 +22,16 @@ from idvl.geometry.estimators import requirements
 from idvl.geometry.neighbors import FEATURE_CHUNK, DenseRows, nearest
 from idvl.measurement.api import estimate_id
 from idvl.measurement.measurement import Measurement, Settings
+from idvl.models.inputs import encode
 from idvl.models.layers import find_layers
-from idvl.models.loading import load
+from idvl.models.loading import load, wrap
 from idvl.profile import Profile
 from idvl.recipe import load as load_recipe
 from idvl.recipe import parse_bytes
 from idvl.workflows import estimate_id as workflow
 from idvl.workflows.estimate_id import run
+from tests.coverage import parts
+from tests.coverage.architectures import architectures
 from tests.support import processes, tiny
 from tests.support.clouds import Pieces, gaussian
 from tests.support.reporter import Silent
@@ -496,3 +500,49 @@ def test_layers_of_another_width_are_not_compared(blip, tmp_path):
     with pytest.raises(UsageError, match="all.json is of another model: .* has 777 features there"):
         run(recipe(blip), folder=tmp_path / "none", compare=tmp_path / "all.json", reporter=Silent())
     assert not (tmp_path / "none").exists()
+
+
+def of_architecture(name, **settings):
+    """Profiles of an architecture of `make coverage` on a few samples."""
+    torch.manual_seed(0)
+    made = wrap(*architectures()[name].make())
+    return made, measured(made, tiny.samples(24), **settings)
+
+
+def test_a_layer_that_holds_no_samples_has_the_reason_and_the_others_are_measured():
+    """SwinV2 computes its position bias from a table of positions, once for all images."""
+    _, layers = of_architecture("swinv2")
+    without = {name: layer.estimate.reason for name, layer in layers.items() if layer.estimate.dimension is None}
+    assert without and all("position_bias_mlp" in name for name in without)
+    assert set(without.values()) == {
+        f"its tensor (1, 7, 7, {width}) cannot be split between the 16 samples" for width in (2, 512)
+    }
+    assert len(layers) - len(without) == 25
+
+
+def test_a_router_that_returns_a_tuple_has_no_estimate_and_its_input_has(monkeypatch):
+    """Llama 4's router is an nn.Linear whose forward returns scores and logits."""
+    monkeypatch.setattr(transformers.Llama4ForCausalLM, "input_modalities", ("text",))
+    tokenizer = parts.fast("<|eot_id|>", bos="<|begin_of_text|>", eos="<|eot_id|>")
+    sizes = {"intermediate_size_mlp": 64, "head_dim": 16, "num_local_experts": 4, "attention_chunk_size": 512}
+    torch.manual_seed(0)
+    model = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**parts.language(tokenizer), **sizes))
+    made = wrap(model, tokenizer)
+    name = "model.layers.0.feed_forward.router"
+    estimate = measured(made, tiny.samples(24))[name].estimate
+    assert estimate.dimension is None and estimate.reason == "it passes on a tuple, not a tensor"
+    assert measured(made, tiny.samples(24), capture="input")[name].estimate.dimension > 0
+
+
+def test_a_tensor_that_the_model_changes_in_place_is_measured_as_the_layer_left_it():
+    """GroupViT adds the group tokens to the output of a projection."""
+    made, layers = of_architecture("groupvit", tokens="mean")
+    name = "vision_model.encoder.stages.0.downsample.assign.proj"
+    module, outputs = made.model.get_submodule(name), []
+    handle = module.register_forward_hook(lambda module, args, output: outputs.append(output.detach().clone()))
+    batch = encode(made, tiny.samples(24), batch_size=24)[0]
+    with torch.no_grad():
+        made.family.call(made.model, batch)
+    handle.remove()
+    plain = idvl.intrinsic_dimension(outputs[0].mean(1)).dimension
+    assert layers[name].estimate.dimension == pytest.approx(plain, rel=1e-3)

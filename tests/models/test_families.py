@@ -42,7 +42,7 @@ MODALITIES_OF = {
     "siglip": {"vision", "language"},
     "vilt": {"fusion"},
     "vilt-nlvr2": {"fusion"},
-    "git": {"vision", "fusion", "connector"},
+    "git": {"vision", "language", "connector"},
     "dinov2": {"vision"},
     "bert": {"language"},
     "gpt2": {"language"},

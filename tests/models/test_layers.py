@@ -89,6 +89,24 @@ def test_a_block_is_the_outermost_that_matches():
     assert block_of("lm_head", family) is None
 
 
+def test_what_stands_between_the_layers_of_stages_is_a_block(get):
+    """GroupViT groups its tokens between stages."""
+    loaded = get("groupvit")
+    layers = find_layers(loaded.model, loaded.family)
+    maps = [name for name, module in loaded.model.vision_model.encoder.named_modules() if isinstance(module, nn.Linear)]
+    assert {f"vision_model.encoder.{name}" for name in maps} <= layers.keys()
+    assert layers["vision_model.encoder.stages.1.downsample.assign.proj"].block.endswith("stages.1.downsample")
+    assert layers["vision_model.encoder.stages.1.layers.0.mlp.fc1"].block.endswith("stages.1.layers.0")
+
+
+@pytest.mark.parametrize("name", ["git", "chameleon", "emu3"])
+def test_the_decoder_of_a_model_that_writes_is_its_language_model(get, name):
+    loaded = get(name)
+    layers = find_layers(loaded.model, loaded.family)
+    assert {"vision", "connector", "language"} >= {layer.modality for layer in layers.values()}
+    assert in_scope(loaded.model, loaded.family, "language")
+
+
 def test_patterns_and_modalities_select(blip):
     cross = find_layers(*blip, modality="cross")
     assert len(cross) == 8 and all("crossattention" in name for name in cross)

@@ -37,7 +37,8 @@ from idvl.models.writers import BARE, fit_wording, writing_skills, writing_task
 
 def for_config(config: Any) -> Family:
     """The generic family for what the model's class declares to read. Raises UsageError for neither image nor text."""
-    reads = getattr(FAMILY.model_class(config), "input_modalities", None) or ("text",)
+    cls = FAMILY.model_class(config)
+    reads = getattr(cls, "input_modalities", None) or ("text",)
     reads = (reads,) if isinstance(reads, str) else tuple(reads)
     needs = tuple(kind for kind in ("image", "text") if kind in reads)
     if not needs:
@@ -45,7 +46,7 @@ def for_config(config: Any) -> Family:
     return replace(
         FAMILY,
         needs=needs,
-        modalities=modalities_of(needs),
+        modalities=modalities_of(needs, writes=len(needs) == 2 and cls.can_generate()),
         reads_image=CROSS_KEY_OR_VALUE if len(needs) == 2 else None,
         inputs=partial(process, needs=needs),
         text_length=longest_text if "text" in needs else lambda processor, samples: 0,
