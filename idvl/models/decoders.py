@@ -21,6 +21,8 @@ from idvl.models.wording import Wording
 from idvl.models.writers import fit_wording, known_prompts, writing_skills, writing_task
 from idvl.profile import Modality
 
+# fewest and most tokens: a sentence, as in lmms-eval; an answer, of which some tokenizers make a token of each digit
+LENGTHS = {"caption_lengths": (1, 64), "answer_lengths": (1, 32)}
 LANGUAGE = r"^model\.(language|text)_model\."
 
 
@@ -60,7 +62,7 @@ def decoder_family(
         text_length=longest_text,
         token_mask=token_mask,
         training_task=writing_task(Wording(), prompts, encodes=False),
-        skills=writing_skills(Wording(), prompts, encodes=False),
+        skills=writing_skills(Wording(), prompts, encodes=False, **LENGTHS),
         fit=partial(fit, prompts=prompts),
     )
 
@@ -73,5 +75,5 @@ def fit(family: Family, model: nn.Module, processor: Any, *, prompts: Mapping[st
         family,
         image_tokens=partial(image_tokens, image=wording.image),
         training_task=writing_task(wording, prompts, encodes=False),
-        skills=writing_skills(wording, prompts, encodes=False),
+        skills=writing_skills(wording, prompts, encodes=False, **LENGTHS),
     )

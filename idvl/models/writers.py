@@ -67,7 +67,12 @@ def writing_task(wording: Wording, prompts: Mapping[str, str], *, encodes: bool)
 
 
 def writing_skills(
-    wording: Wording, prompts: Mapping[str, str], *, encodes: bool, caption_lengths: tuple[int, int] = (5, 20)
+    wording: Wording,
+    prompts: Mapping[str, str],
+    *,
+    encodes: bool,
+    caption_lengths: tuple[int, int] = (5, 20),
+    answer_lengths: tuple[int, int] = (1, 10),
 ) -> dict[str, Skill]:
     """Captions and answers, as the model's `generate` adds them to the prompt, which one that `encodes` reads apart."""
 
@@ -76,4 +81,4 @@ def writing_skills(
         perform = partial(write, skill=name, encodes=encodes)
         return Skill(prepare=prepare, perform=perform, prompt=prompts[name], lengths=lengths)
 
-    return {"caption": skill("caption", caption_lengths), "answer": skill("answer", (1, 10))}
+    return {"caption": skill("caption", caption_lengths), "answer": skill("answer", answer_lengths)}

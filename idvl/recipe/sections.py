@@ -322,10 +322,10 @@ class EvalSection(Section):
     prompt: str | None = setting(None, "What captions start with, or how a question is put.", shown="the model's own")
     beams: Annotated[int, Field(ge=1, le=1000)] = setting(3, "Beams of the beam search.")
     min_length: Annotated[int, Field(ge=0, le=100_000)] | None = setting(
-        None, "Fewest tokens of a prediction.", shown="5 for captions, 1 for answers"
+        None, "Fewest tokens of a prediction.", shown="the model's own, mostly 5 for captions, 1 for answers"
     )
     max_length: Annotated[int, Field(ge=1, le=100_000)] | None = setting(
-        None, "Most tokens of a prediction.", shown="20 for captions, 10 for answers"
+        None, "Most tokens of a prediction.", shown="the model's own, mostly 20 for captions, 10 for answers"
     )
     templates: Annotated[list[str], Field(min_length=1), Sentences] = setting(
         ["a photo of a {}."],

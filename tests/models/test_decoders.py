@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from idvl.models.generation import Generation
+from idvl.models.generation import Generation, resolve
 from idvl.models.inputs import encode
 from idvl.models.joining import axis_of, split
 from idvl.models.labels import IGNORED
@@ -184,6 +184,7 @@ def test_labels_and_loss_are_those_of_a_plain_script(get, name, samples):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_written_is_what_documented_usage_writes_in_batches_of_any_size(get, name, skill, samples):
     loaded, settings = get(name), Generation(beams=1, min_length=1, max_length=6)
+    assert resolve(loaded, skill, Generation()).max_length == {"caption": 64, "answer": 32}[skill]
     skill, plain = loaded.family.skills[skill], []
     for sample in samples:
         inputs = documented(loaded, name, sample)

@@ -28,7 +28,7 @@ def token_mask(layer: str, n_tokens: int, inputs: dict[str, Tensor], *, patch: i
     if (mask := text_mask(layer, n_tokens, inputs)) is not None or "pixel_attention_mask" not in inputs:
         return mask
     # pixels are filled up behind the last row and column: a patch is real if its last pixel is
-    real = inputs["pixel_attention_mask"].bool()[:, :, patch - 1 :: patch, patch - 1 :: patch].flatten(2)
+    real = inputs["pixel_attention_mask"][:, :, patch - 1 :: patch, patch - 1 :: patch].flatten(2).bool()
     images, patches = real.shape[1:]
     latents = n_tokens // images - patches if re.search(r"resampler.*\.[kv]_proj$", layer) else 0
     if n_tokens != images * (patches + latents) or real.all():
