@@ -34,7 +34,8 @@ random weights (two blocks a tower, 32 wide) and the real classes, configuration
 pictures. This page is its output, made with transformers {version}. Real checkpoints of these architectures were not
 tried here.
 
-A checkpoint of another architecture may work as well: idvl reads what its class declares and says what it guessed.
+Families of their own know blocks, modalities, losses and prompts of an architecture; `generic` guesses them, and says
+what it guessed. A checkpoint of another architecture may work as well: idvl reads what its class declares.
 
 ## Counts
 
@@ -69,7 +70,7 @@ def page(results: dict[str, Any]) -> str:
         names = [name for name in results if results[name]["kind"] == kind]
         if names:
             parts.append(f"\n## {title[0].upper()}{title[1:]}\n\n")
-            parts.append(_table(["architecture", "layers", *HEADS.values(), "first failure"], _rows(results, names)))
+            parts.append(_table(["architecture", "family", "layers", *HEADS.values(), "first failure"], _rows(results, names)))
     return "".join(parts)
 
 
@@ -100,7 +101,7 @@ def _rows(results: dict[str, Any], names: list[str]) -> list[list[str]]:
     for name in names:
         record = results[name]
         marks = [_mark(record, check) for check in HEADS]
-        rows.append([name, _layers(record), *marks, _failure(record)])
+        rows.append([name, record.get("family") or "", _layers(record), *marks, _failure(record)])
     return rows
 
 

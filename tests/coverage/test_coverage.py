@@ -88,7 +88,7 @@ def test_what_has_a_result_is_not_tried_again(
     monkeypatch.setattr("sys.argv", ["coverage", "resnet"])
     coverage.main()
     assert "1/1 resnet " in capsys.readouterr().out
-    assert "| resnet |  | + | **-** |" in coverage.PAGE.read_text(encoding="utf-8")
+    assert "| resnet |  |  | + | **-** |" in coverage.PAGE.read_text(encoding="utf-8")
     before = coverage.RESULTS.read_bytes()
     coverage.main()
     assert "1/1 resnet" not in capsys.readouterr().out and coverage.RESULTS.read_bytes() == before

@@ -124,7 +124,7 @@ def test_a_text_without_room_in_the_context_is_one_line(get):
         tokenizer.model_max_length = 30
         with pytest.raises(UsageError, match="with its answer, more than the model's 30: remove it"):
             family.training_task.inputs(loaded.processor, ANSWERED[:1], 0, config)
-        with pytest.raises(UsageError, match="leaves no room for 20 more in the model's 30"):
+        with pytest.raises(UsageError, match="leaves no room for 64 more in the model's 30"):
             family.skills["caption"].prepare(loaded, CAPTIONED[:1], Generation(prompt="a"))
     finally:
         tokenizer.model_max_length = limit

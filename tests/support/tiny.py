@@ -223,7 +223,8 @@ def llava():
 
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION),
-        text_config=transformers.LlamaConfig(**TEXT, num_key_value_heads=2),
+        # room for an image, a question and the longest answer
+        text_config=transformers.LlamaConfig(**{**TEXT, "max_position_embeddings": 80, "num_key_value_heads": 2}),
         image_token_index=VOCAB["<image>"],
     )
     square = {"height": SIDE, "width": SIDE}
