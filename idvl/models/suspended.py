@@ -37,16 +37,17 @@ class Request:
     def run(self) -> Any:
         return self.forward(*self.args, **self.kwargs)
 
-    def run_and_discard(self) -> None:
-        """Run with the result forgotten. Raises RunError if that changes the arguments of the next run."""
+    def run_again(self) -> Any:
+        """Run, but not for the last time. Raises RunError if that changes the arguments of the next run."""
         tensors = [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)]
         versions = [value._version for value in tensors]
-        self.run()
+        result = self.run()
         if versions != [value._version for value in tensors]:
             raise RunError(
                 f"{self.name} changes its input in place, so it cannot run more than once: "
                 "give a larger --memory or --spill, or prune with --calibration dense"
             )
+        return result
 
 
 class SuspendedForward:

@@ -11,6 +11,7 @@ It does not know what is done with a block's activations: hooks on modules are t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,8 +43,17 @@ class Segment:
             if last:
                 forward.resume(forward.request.run())
             else:
-                forward.request.run_and_discard()
+                forward.request.run_again()
         self._left = self._left or last
+
+    def calls(self) -> list[Callable[[], Any]]:
+        """A run of the block for each batch, not the last, whose result is returned, with gradients if enabled."""
+
+        def call(index: int, forward: SuspendedForward) -> Any:
+            self._before(self.name, index)
+            return forward.request.run_again()
+
+        return [partial(call, index, forward) for index, forward in enumerate(self._forwards)]
 
     def leave(self) -> None:
         """Go on to the next block, running this one if its last run has not been."""

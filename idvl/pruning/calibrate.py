@@ -9,22 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from idvl import runs
 from idvl.device import peak_memory
 from idvl.errors import RunError
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, tapped_walk
+from idvl.models.joining import size_of
 from idvl.models.walk import Passes, Segment
 from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import CalibrationPlan
 from idvl.pruning.counts import oriented
 from idvl.pruning.finished import FinishedBlocks
 from idvl.pruning.inputs import totals
+from idvl.pruning.reconstruct import BlockError, reconstruct
 from idvl.reporter import Progress, Reporter
 from idvl.sparsity.layerwise import PrunedLayer
 from idvl.sparsity.masks import Masks
@@ -106,20 +110,24 @@ class CalibratedPruning:
         self._apply(self._waiting)
 
     def _block(self, number: int, block: str | None, segment: Segment | Passes, tap: Tap) -> None:
-        start, groups = time.perf_counter(), self.plan.blocks[block]
+        start, groups, errors = time.perf_counter(), self.plan.blocks[block], {}
         dense = {name: self.weights[name] for index in range(len(groups)) for name in self._due[block, index]}
         layers = self.job.team.each(lambda: self._finished.load(number, dense))
         if layers is None:
             layers = {}
+            error = self._error(block, segment) if self.job.epochs else None
             for index, group in enumerate(groups):
                 # with dense calibration the last run feeds the next block
-                self._measure(group, segment, tap, last=not self.job.is_sequential and group is groups[-1])
+                is_last = group is groups[-1] and not self.job.is_sequential and error is None
+                self._measure(group, segment, tap, last=is_last)
                 layers |= self._prune(self._due[block, index])
                 self._forget(self._due[block, index])
+            if error and layers:
+                layers, errors = self._reconstruct(error, block, layers)
             if self._opened:
                 self._opened.path(BLOCKS)
                 self._finished.save(number, layers, dense)
-                self._log(block, layers, time.perf_counter() - start)
+                self._log(block, layers, errors | {"seconds": round(time.perf_counter() - start, 3)})
         if not self.job.is_sequential:
             segment.leave()
         self._waiting |= layers
@@ -136,6 +144,43 @@ class CalibratedPruning:
                 segment.run(last=last)
 
         self.job.team.each(run)
+
+    def _error(self, block: str | None, segment: Segment) -> BlockError:
+        """The error of a block that is still dense, over the real tokens of this process, images and texts apart."""
+        last = self.plan.blocks[block][-1][-1]
+
+        def classes(batch: int, output: Tensor) -> list[Tensor | None]:
+            inputs = self.job.batches[batch]
+            if output.dim() != 3 or len(output) != size_of(inputs):
+                return [None]
+            real = self.job.token_mask(last, output.shape[1], inputs)
+            image = self.job.loaded.family.image_tokens(last, output.shape[1], inputs)
+            masks = [real] if image is None else [image & real, ~image & real] if real is not None else [image, ~image]
+            return [mask if mask is None else mask.to(output.device) for mask in masks]
+
+        return BlockError(segment.calls(), classes)
+
+    def _reconstruct(
+        self, error: BlockError, block: str | None, layers: dict[str, PrunedLayer]
+    ) -> tuple[dict[str, PrunedLayer], dict[str, float]]:
+        """Train the weights that layers keep. The weights of the model are afterwards what they were."""
+        dense = {name: self.weights[name].clone() for name in layers}
+        # a weight that other blocks use too is pruned and left
+        modules = {name: self.job.layers[name] for name in layers if len(self.job.users_of(name)) == 1}
+        for name, layer in layers.items():
+            self.weights[name].copy_(layer.weight)
+        before, after = reconstruct(
+            error,
+            {name: layer.module.weight for name, layer in modules.items()},
+            {name: oriented(layer, layers[name].kept) for name, layer in modules.items()},
+            epochs=self.job.epochs,
+            # a backward pass takes two forwards
+            trained=lambda: self._spend(2 * self.plan.capture.batch_seconds[block]),
+        )
+        repaired = {name: replace(layer, weight=self.weights[name].clone()) for name, layer in layers.items()}
+        for name, weight in dense.items():
+            self.weights[name].copy_(weight)
+        return repaired, {"error_pruned": before, "error_repaired": after}
 
     def _forget(self, names: Iterable[str]) -> None:
         """Drop the sums of layers that are pruned, unless a later block reads the same tensors."""
@@ -161,11 +206,11 @@ class CalibratedPruning:
             if layer.note:
                 self.notes[name] = layer.note
 
-    def _log(self, block: str | None, layers: dict[str, PrunedLayer], seconds: float) -> None:
+    def _log(self, block: str | None, layers: dict[str, PrunedLayer], more: dict[str, float]) -> None:
         weights = sum(layer.kept.numel() for layer in layers.values())
         zeros = sum(int((~layer.kept).sum()) for layer in layers.values())
         line = {"block": block, "layers": len(layers), "weights": weights, "zeros": zeros}
-        self._opened.log_metric({**line, "seconds": round(seconds, 3)})
+        self._opened.log_metric({**line, **more})
 
     def _spend(self, seconds: float) -> None:
         self._seconds += seconds

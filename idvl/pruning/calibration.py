@@ -120,11 +120,15 @@ class Calibration:
         self.model_description, prune = loaded.description, recipe.prune
         self.device = next(loaded.model.parameters()).device
         self.is_sequential = prune.calibration == "sequential"
+        # passes over the samples in which a pruned block is trained
+        self.epochs = prune.repair_epochs or 0
         criterion = criterion_of(prune)
         within = prune.compare_within or ("row" if criterion.compares == "row" else "layer")
         self.layerwise = Layerwise(
             criterion=criterion, structure=parse(prune.structure), within=within, repair=prune.repair or "none"
         )
+        if self.epochs and team.size > 1:
+            raise UsageError(f"repair reconstruct trains in one process, not in {team.size}: use another repair")
         self._encode(reporter)
         self.layers = in_scope(loaded.model, loaded.family, prune.scope)
         self.users, self.owner = _users(loaded, self.layers)

@@ -10,6 +10,7 @@ import torch
 
 from idvl.checkpoints.report import plan as planned_report
 from idvl.device import free_memory
+from idvl.errors import UsageError
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.pruning.calibration import Calibration
 from idvl.pruning.counts import target
@@ -19,6 +20,8 @@ from idvl.units import duration, size
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
 # bytes a weight that choosing a mask takes, and seconds on one core
 MASK_BYTES, MASK_SECONDS = 16, 4e-8
+# runs of a block that an epoch of its training amounts to: forward, backward for two, and its error
+REPAIR_RUNS = 4
 # rows of the product that is timed to see how fast this machine multiplies
 TIMED = 512
 
@@ -78,15 +81,19 @@ def make(job: Calibration) -> CalibrationPlan:
         workspace=largest * MASK_BYTES
         + products * 3 * width**2 * FLOAT_BYTES
         + sum(held[names[0]] for names in job.spread)
-        + _largest_block(job),
+        + _largest_block(job)
+        + (_training_bytes(job, n_local) if job.epochs else 0),
         smallest=max(held.values()),
         layer_seconds=seconds,
         advice=" or fewer --calibration-samples",
     )
     stops = [replace(stop, layers=[name for name in stop.layers if name in job.users]) for stop in job.trace.stops]
     capture = make_plan(replace(job.trace, stops=stops), run)
+    if job.epochs and not capture.walks:
+        raise UsageError(f"repair reconstruct needs blocks that run one by one, but {capture.why}: use another repair")
     blocks = _blocks(job, capture)
-    again = sum(stop.seconds for stop in stops if capture.walks and job.is_sequential and stop.layers)
+    runs = job.is_sequential + REPAIR_RUNS * job.epochs + (job.epochs > 0)
+    again = sum(stop.seconds for stop in stops if capture.walks and stop.layers) * runs
     passes = sum(len(groups) for groups in blocks.values())
     forwards = capture.forwards + again / job.trace.seconds if capture.walks else float(passes)
     return CalibrationPlan(
@@ -125,6 +132,15 @@ def _blocks(job: Calibration, capture: CapturePlan) -> dict[str | None, list[tup
         for block, names in inside.items():
             blocks.setdefault(block, []).append(tuple(names))
     return blocks
+
+
+def _training_bytes(job: Calibration, n_local: int) -> int:
+    """What training a block takes: the dense outputs, three copies and the state of Adam, a batch with its graph."""
+    flow = max(stop.alive for stop in job.trace.stops) * n_local // job.trace.batch_size
+    sizes: dict[str | None, int] = {}
+    for layer in job.layers.values():
+        sizes[layer.block] = sizes.get(layer.block, 0) + layer.module.weight.numel()
+    return flow + 5 * FLOAT_BYTES * max(sizes.values()) + 2 * job.trace.working_bytes()
 
 
 def _largest_block(job: Calibration) -> int:

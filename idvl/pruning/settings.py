@@ -17,6 +17,7 @@ from idvl.recipe.sections import (
     EPOCHS,
     LEARNING_RATE,
     ONE_SHOT_STEPS,
+    REPAIR_EPOCHS,
     SPARSITY,
 )
 from idvl.reliability import FEWEST_RELIABLE_POINTS
@@ -30,7 +31,7 @@ from idvl.sparsity.structure import parse
 from idvl.training import Training
 
 # settings of section prune that such a run has, and those that only it has
-CALIBRATES = ("calibration", "calibration_samples", "tokens_from", "compare_within", "repair")
+CALIBRATES = ("calibration", "calibration_samples", "tokens_from", "compare_within", "repair", "repair_epochs")
 CALIBRATES += ("allocate_by", "spread", "ecoflap_order", "modality_sparsity", "sparsity_ratio")
 CALIBRATED = (*CALIBRATES, "sparsity", "criterion", "id_weight", "scope", "allocation", "structure")
 CALIBRATED += ("floor", "ceiling", "min_keep", "profile", "id_exponent", "missing_id")
@@ -131,11 +132,15 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
     for name in OF_DIMENSIONS:
         if not reads and getattr(prune, name) != PruneSection.model_fields[name].default:
             raise UsageError(f"{name} and allocation {axes['allocation']}: no dimension is used; leave {name} out")
-    if prune.tokens_from in ("image", "text") and prune.criterion == "magnitude" and prune.repair != "obs":
+    if prune.tokens_from in ("image", "text") and prune.criterion == "magnitude" and not prune.repair:
         raise UsageError(
             f"tokens_from {prune.tokens_from} and criterion magnitude: it reads no tokens; leave tokens_from out"
         )
+    reconstructs = prune.repair == "reconstruct"
+    if prune.repair_epochs is not None and not reconstructs:
+        raise UsageError("repair_epochs is for repair reconstruct: leave it out")
     open_values = {
+        "repair_epochs": (prune.repair_epochs or REPAIR_EPOCHS) if reconstructs else None,
         "calibration_samples": prune.calibration_samples or CALIBRATION_SAMPLES,
         "tokens_from": prune.tokens_from or "all",
     }

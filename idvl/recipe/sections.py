@@ -46,7 +46,7 @@ from idvl.recipe.values import (
 # defaults that depend on other settings, which pruning/settings.py fills in
 SPARSITY, LEARNING_RATE, EPOCHS = 0.8, 1e-5, 5
 # the same of a run that prunes from calibration samples
-CALIBRATED_SPARSITY, CALIBRATION_SAMPLES = 0.5, 128
+CALIBRATED_SPARSITY, CALIBRATION_SAMPLES, REPAIR_EPOCHS = 0.5, 128, 10
 # pruning steps of one-shot pruning (appendix A, rows 5 and 6 of Table 8), each with its own sparsity
 ONE_SHOT_STEPS = 50
 # those of a recovery: ranks of SparseLoRA's code, whose Q-Former is a connector here, its learning rate and epochs
@@ -164,8 +164,12 @@ class PruneSection(Section):
     )
     repair: Repair | None = setting(
         None,
-        "With calibration, what the weights that stay do: nothing, or make up for the others by the OBS update.",
+        "With calibration, what the weights that stay do: nothing, make up for the others by the OBS update (obs), or "
+        "train until the block's output is near the dense block's (reconstruct).",
         shown="none; obs with sparsegpt",
+    )
+    repair_epochs: Count | None = setting(
+        None, "With repair reconstruct, passes over the samples for each block.", shown=f"{REPAIR_EPOCHS}"
     )
     id_weight: IdWeight = setting(
         "multiply",

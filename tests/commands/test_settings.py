@@ -19,7 +19,7 @@ FLAGS = {
     "estimate-id": f"""{DATASET} --split --samples --seed --batch-size --force --tokens --capture --estimator --layers
         --modality --knn --memory --spill --revision --dtype {MODEL} {RUN} --plan --compare --json""",
     "prune": f"""--sparsity --sparsity-ratio --criterion --calibration --calibration-samples --tokens-from
-        --compare-within --repair
+        --compare-within --repair --repair-epochs
         --id-weight --id-exponent --profile --missing-id --refresh-profile --scope
         --allocation --allocate-by --spread --ecoflap-order
         --structure --floor --ceiling --min-keep --schedule --initial --final --mask-every --monotone

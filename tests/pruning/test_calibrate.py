@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from idvl.profile import Estimate, LayerProfile, Profile
 from idvl.pruning import calibrate
 from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import make as make_plan
+from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.workflows.prune import run
@@ -248,6 +250,7 @@ def test_sequential_and_dense_agree_on_the_first_block_alone(place: Path, tmp_pa
         {**WANDA, "prune.compare_within": "layer", "prune.sparsity": 0.83, "prune.scope": "vision"},
         {"prune.criterion": "magnitude", "prune.calibration": "sequential", "prune.repair": "obs"},
         {**SPARSEGPT, "model.dtype": "bfloat16"},
+        {**WANDA, "prune.repair": "reconstruct", "prune.repair_epochs": 2, "prune.calibration": "dense"},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
@@ -260,7 +263,7 @@ def test_every_kind_of_run_is_exact_and_verified(place: Path, tmp_path: Path, se
     masks.verify({name: saved[name] for name in masks.shapes}, settings.get("prune.structure", "unstructured"))
     for name, layer in report["layers"].items():
         assert layer["zeros"] == masks.zeros[name] and layer["sparsity"] == pytest.approx(layer["asked"])
-    repaired = "sparsegpt" in settings.values() or settings.get("prune.repair") == "obs"
+    repaired = "sparsegpt" in settings.values() or settings.get("prune.repair") in ("obs", "reconstruct")
     assert repaired != all(torch.equal(saved[name], dense[name] * masks.kept(name)) for name in masks.shapes)
     others = set(dense) - set(masks.shapes)
     assert all(torch.equal(saved[name], dense[name]) for name in others)
@@ -325,7 +328,12 @@ def test_one_statistic_serves_the_cross_attention_of_all_blocks(place: Path, mon
 
 @pytest.mark.parametrize(
     "settings",
-    [WANDA, SPARSEGPT, pytest.param({**WANDA, "prune.calibration": "dense"}, marks=pytest.mark.slow)],
+    [
+        WANDA,
+        SPARSEGPT,
+        pytest.param({**WANDA, "prune.calibration": "dense"}, marks=pytest.mark.slow),
+        pytest.param({**SPARSEGPT, "prune.repair": "reconstruct", "prune.repair_epochs": 2}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_resumed_run_ends_with_the_same_bytes(
@@ -353,6 +361,26 @@ def test_a_resumed_run_ends_with_the_same_bytes(
         pruned(place, folder, resume=True, **settings)
         for name in ("masks.safetensors", "model/model.safetensors"):
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_reconstruction_brings_every_block_nearer_to_the_dense_one(place: Path, tmp_path: Path) -> None:
+    """Statement 36, behind blocks that are pruned and trained already."""
+    settings = {**WANDA, "prune.repair": "reconstruct", "prune.repair_epochs": 4}
+    pruned(place, tmp_path / "run", **settings)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    blocks = [line for line in lines if "error_pruned" in line]
+    assert len(blocks) == len({line["block"] for line in lines if "zeros" in line})
+    assert all(0 < line["error_repaired"] <= line["error_pruned"] for line in blocks)
+    assert sum(line["error_repaired"] for line in blocks) < 0.8 * sum(line["error_pruned"] for line in blocks)
+
+
+def test_reconstruction_is_refused_in_several_processes(place: Path) -> None:
+    settings = {**WANDA, "prune.repair": "reconstruct"}
+    selection = select(dataset=str(place / "pictures"), n=N, split=TRAINING, force=True)
+    loaded = load(str(place / "model"), device="cpu")
+    options = (loaded, selection, Mock(size=2), Silent())
+    with pytest.raises(UsageError, match="repair reconstruct trains in one process, not in 2"):
+        Calibration(resolve(recipe(place, **settings)), *options)
 
 
 def test_a_damaged_block_and_other_settings_are_not_resumed(place: Path, tmp_path: Path, monkeypatch) -> None:
@@ -447,6 +475,7 @@ def test_nan_in_an_input_names_layer_and_sample(place: Path, tmp_path: Path) -> 
             "64 samples give no reliable ID: .*, for another profile, or for an",
         ),
         ({"prune.allocation": "owl", "prune.ecoflap_order": "first"}, "first and allocation owl: set allocation ecofl"),
+        ({"prune.repair_epochs": 3}, "repair_epochs is for repair reconstruct: leave it out"),
         ({"prune.spread": 0.1}, "spread 0.1 and allocation uniform: it has none"),
         ({"prune.allocation": "id", "prune.allocate_by": "block"}, "block and allocation id: it goes by layer; leave"),
         ({"prune.allocation": "depth", "prune.profile": "x"}, "profile and allocation depth: no dimension is used"),
