@@ -25,6 +25,8 @@ idvl prune --recipe blip-coco-platon-id-80 --set prune.sparsity=0.9
 
 accelerate launch -m idvl prune --recipe blip-coco-platon-id-80
 
+idvl prune builtin/blip --plan --allocation uniform,id,owl,alpha,ecoflap
+
 idvl prune --matrix small/core --output runs/core --budget 2h --resume
 
 Flags override --set, and --set overrides the recipe file.
@@ -78,6 +80,10 @@ def command(
         return
     if public and push_to_hub is None:
         raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")
+    several = (context.params["prune__allocation"] or "").split(",")
+    if len(several) > 1:
+        _compare(context, several)
+        return
     reporter, resolved = o.begin(context)
     profile = context.params["prune__profile"]
     from idvl.pruning.settings import calibrates
@@ -99,6 +105,31 @@ def command(
         )
     if rank() == 0:
         show(result, json=json, reporter=reporter)
+
+
+def _compare(context: typer.Context, names: list[str]) -> None:
+    """Compare several allocations, and print the table of their sparsities."""
+    params = context.params
+    if not params["plan"]:
+        raise UsageError("several allocations are compared, and nothing is pruned: add --plan, or choose one")
+    if params["resume"] or params["push_to_hub"]:
+        raise UsageError("several allocations are compared with --plan: leave --resume and --push-to-hub out")
+    # a recipe has one allocation, and checks its name
+    reporter, recipe = [o.begin(context, prune__allocation=name.strip()) for name in names][0]  # noqa: RUF015
+    from idvl.workflows import compare_allocations
+
+    with results_alone():
+        result = compare_allocations.run(
+            recipe, names, folder=params["output_dir"], reporter=reporter, overwrite=params["overwrite"]
+        )
+    if rank() == 0:
+        from idvl.reporting.allocations import table
+
+        if params["json"]:
+            write(dumps(result.document, indent=2) + "\n")
+        else:
+            output().print(table(result.document))
+        reporter.note(f"{' and '.join(compare_allocations.FILES)} are in {result.folder}; nothing is pruned")
 
 
 def show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,11 +30,10 @@ from idvl.profile import Profile
 from idvl.pruning import dimensions
 from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
-from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
 from idvl.pruning.job import criterion_of, left_out
 from idvl.pruning.settings import AUTO, reads_dimensions
-from idvl.pruning.signals import MEASURED, measure
+from idvl.pruning.signals import prepare
 from idvl.recipe import Recipe
 from idvl.recipe.values import shares
 from idvl.reporter import Reporter
@@ -80,10 +80,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     if len(selection.samples) < wanted:
         reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
     job = Calibration(recipe, loaded, selection, team, reporter, profile=profile)
-    if needs == "gradient":
-        team.each(lambda: probe_of(job))
-    elif needs not in MEASURED and not job.needs_estimate:
-        job.values = measure(job, reporter)
+    prepare(job, reporter)
     if profile and dimensions.is_foreign(profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
@@ -222,6 +219,13 @@ class Calibration:
             return real
         of_class = image if chosen == "image" else ~image
         return of_class if real is None else of_class & real
+
+    def with_recipe(self, recipe: Recipe) -> Calibration:
+        """The same layers and samples under a recipe that differs in its allocation, whose signal is not known yet."""
+        job = copy(self)
+        job.recipe, job.values = recipe, None
+        vars(job).pop("zeros", None)
+        return job
 
     @property
     def needs_estimate(self) -> bool:

@@ -147,6 +147,29 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
     return prune.model_copy(update={**axes, **open_values})
 
 
+def for_allocation(recipe: Recipe, name: str) -> Recipe:
+    """A recipe that calibrates, with another allocation and without the settings that this one does not have.
+
+    UsageError for a criterion that reads training.
+    """
+    allocation, prune = allocations.load(name), recipe.prune
+    unread = [] if allocation.needs == "dimension" else [*OF_DIMENSIONS]
+    unread += [] if allocation.needs == "gradient" else ["ecoflap_order"]
+    unread += ["spread"] if allocation.spread is None else []
+    unread += ["allocate_by"] if prune.allocate_by not in allocation.by else []
+    unread += ["floor", "ceiling"] if name == "uniform" else []
+    update = {key: PruneSection.model_fields[key].default for key in unread} | {"allocation": name}
+    if not calibrates(prune) and "criterion" not in prune.model_fields_set:
+        update["criterion"] = "wanda"
+    elif not calibrates(prune):
+        raise UsageError(
+            f"criterion {prune.criterion} and several allocations: they are for pruning from calibration samples; "
+            "leave criterion out, or set calibration"
+        )
+    data = recipe.data if allocation.needs == "dimension" else recipe.data.model_copy(update={"samples": None})
+    return recipe.model_copy(update={"prune": prune.model_copy(update=update), "data": data})
+
+
 def _refuse_modalities(prune: PruneSection, grouped: bool) -> None:
     """UsageError for what does not go with sparsities of modalities."""
     named = f"sparsity {prune.modality_sparsity}"

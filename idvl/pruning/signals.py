@@ -35,6 +35,15 @@ class AllocationFile(Schema):
     values: dict[str, float]
 
 
+def prepare(job: Calibration, reporter: Reporter) -> None:
+    """Look up the signal of a job where nothing is measured for it. UsageError for one that cannot be measured."""
+    needs = allocations.load(job.recipe.prune.allocation).needs
+    if needs == "gradient":
+        job.team.each(lambda: gradients.probe_of(job))
+    elif needs not in MEASURED and not job.needs_estimate:
+        job.values = measure(job, reporter)
+
+
 def measure(job: Calibration, reporter: Reporter) -> dict[str, float]:
     """What the allocation of a job reads of each group of layers, the same on all processes."""
     prune = job.recipe.prune
