@@ -50,6 +50,12 @@ def test_allocations_are_compared_at_one_budget(
     assert (tmp_path / "run" / "allocations.png").read_bytes().startswith(b"\x89PNG")
     assert [panel.name for panel in figure(document).panels] == ["vision", "language", "cross"]
     assert not (tmp_path / "run" / "model").exists()
+    # with a profile nothing is estimated, whichever comes first
+    profile = ("--profile", tmp_path / "run" / "profile" / "profile.json")
+    assert main(words(place, "owl,id", tmp_path / "again", *profile, "--floor", "0.1")) == 0
+    again = read(tmp_path / "again" / "allocations.json", AllocationsFile)
+    assert again["allocations"]["id"]["sparsity"] == document["allocations"]["id"]["sparsity"]
+    assert not (tmp_path / "again" / "profile").exists()
     # what a run does is what was shown
     report, _ = pruned(place, tmp_path / "owl", **WANDA, **{"prune.allocation": "owl", "prune.sparsity": 0.6,
         "prune.floor": 0.1})  # fmt: skip
