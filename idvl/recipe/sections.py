@@ -168,9 +168,7 @@ class PruneSection(Section):
         "train until the block's output is near the dense block's (reconstruct).",
         shown="none; obs with sparsegpt",
     )
-    repair_epochs: Count | None = setting(
-        None, "With repair reconstruct, passes over the samples for each block.", shown=f"{REPAIR_EPOCHS}"
-    )
+    repair_epochs: Count | None = setting(None, "Passes of reconstruct over the samples.", shown=f"{REPAIR_EPOCHS}")
     id_weight: IdWeight = setting(
         "multiply",
         "How the layer's intrinsic dimension enters the score.",
