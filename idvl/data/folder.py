@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from idvl import runs
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import IMAGE_NAMES, SECOND_OF, Columns
 from idvl.data.formats.karpathy import karpathy
@@ -27,7 +28,6 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 KARPATHY_NAMES = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
 # the column whose paths start from the metadata's own folder, as in `datasets`
 FILE_NAME = "file_name"
-_SPELLINGS = {name for group in SAME_SPLIT for name in group} | set(SPLIT_ORDER)
 
 
 def table_at(path: Path, split: str | None, entry: CatalogEntry | None, overrides: Columns) -> DataTable:
@@ -38,9 +38,7 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
         return saved(path, split, entry)
     if annotations := _annotations(path, entry):
         return karpathy(annotations, split, entry)
-    # not rglob, which raises for a folder that vanishes meanwhile
-    listing = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    every = [file for file in sorted(listing) if not _hidden(file, path)]
+    every = [file for file in sorted(_listing(path)) if not _hidden(file, path)]
     files = [file for file in every if os.path.isfile(file)]
     if shards := [file for file in files if file.suffix == ".parquet"]:
         shards, name = _of_split(shards, path, split, entry)
@@ -56,6 +54,14 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     raise UsageError(
         f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet files or a dataset_coco.json"
     )
+
+
+def _listing(path: Path) -> Iterator[Path]:
+    """Every file in a folder and those below it, but for the run folders of idvl, which hold images of their own."""
+    # not rglob, which raises for a folder that vanishes meanwhile
+    for folder, inside, names in os.walk(path):
+        inside[:] = [name for name in inside if runs.read_record(Path(folder) / name) is None]
+        yield from (Path(folder) / name for name in names)
 
 
 def _of_file(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTable:
@@ -113,15 +119,20 @@ def _of_images(
     images: list[Path], every: list[Path], path: Path, split: str | None, entry: CatalogEntry | None
 ) -> DataTable:
     """A folder of images without any table, whose folders may be classes; `every` file counts, images or not."""
-    files, name = _of_split(images, path, split, entry)
-    classes = _class_folders(images, path)
+    odd = _classes_called_like_splits(images, path, _spellings(entry))
+    files, name = _of_split(images, path, split, entry, odd)
+    classes = _class_folders(images, path, _spellings(entry), odd)
     rows = [{FILE_NAME: file.relative_to(path).as_posix()} for file in files]
     if classes:
         rows = [{**row, "label": classes.index(file.parent.name)} for row, file in zip(rows, files, strict=True)]
     others = [file.relative_to(path).as_posix() for file in sorted({*every} - {*images})]
+    warnings = [
+        f"the folder {quoted(folder.relative_to(path))} is read as a class, like the folders beside it, not as a split"
+        for folder in sorted(odd)
+    ]
     return replace(
         table_of(rows, path, name, classes={"label": classes} if classes else {}),
-        warnings=[_left_out(others, len(every), path)] if others else [],
+        warnings=[*warnings, *([_left_out(others, len(every), path)] if others else [])],
     )
 
 
@@ -130,14 +141,33 @@ def _left_out(others: list[str], n: int, path: Path) -> str:
     return f"left out {len(others)} of the {n} files in {path}, which are not images: {names}"
 
 
-def _class_folders(images: list[Path], root: Path) -> list[str]:
+def _class_folders(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
     """The classes that folders of images stand for, sorted, as in `datasets`: all equally deep, and more than one.
 
-    Folders that are named like a split are none.
+    Folders that are splits are none; below a split, a class may have any name.
     """
     names = {file.parent.name for file in images}
     depths = {len(file.relative_to(root).parts) for file in images}
-    return sorted(names) if len(names) > 1 and depths != {1} and len(depths) == 1 and not names & _SPELLINGS else []
+    splits = any(_split_folder(file, root, spellings, odd) == file.parent for file in images)
+    return sorted(names) if len(names) > 1 and depths != {1} and len(depths) == 1 and not splits else []
+
+
+def _classes_called_like_splits(images: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
+    """Folders of images that alone among those beside them have the name of a split: classes, as bus, car and train."""
+    folders = {file.parent for file in images} - {root}
+    classes = set()
+    for folder in folders:
+        if folder.name in spellings and not {*folder.parent.relative_to(root).parts} & {*spellings}:
+            beside = {other for other in folders if folder.parent in other.parents} - {folder}
+            if beside and all(other.parent == folder.parent and other.name not in spellings for other in beside):
+                classes.add(folder)
+    return classes
+
+
+def _split_folder(file: Path, root: Path, spellings: Collection[str], odd: Collection[Path]) -> Path | None:
+    """The outermost folder of a file that is a split, None where none is; `odd` folders are called like one."""
+    inside = (folder for folder in reversed(file.parents) if root in folder.parents)
+    return next((folder for folder in inside if folder.name in spellings and folder not in odd), None)
 
 
 def _hidden(file: Path, root: Path) -> bool:
@@ -158,18 +188,25 @@ def _check_numbered(files: list[Path]) -> None:
             )
 
 
-def _of_split(files: list[Path], root: Path, split: str | None, entry: CatalogEntry | None) -> tuple[list[Path], str]:
+def _spellings(entry: CatalogEntry | None) -> set[str]:
+    """Every name that a split may have."""
+    return {name for group in SAME_SPLIT for name in group} | {*SPLIT_ORDER} | {*(entry.splits if entry else ())}
+
+
+def _of_split(
+    files: list[Path], root: Path, split: str | None, entry: CatalogEntry | None, odd: Collection[Path] = ()
+) -> tuple[list[Path], str]:
     """The files of a split, told by a folder's name or the first word of a file's, as in `data/train-00000.parquet`.
 
-    When some files belong to no split, all files together are the split "all", which is then the default.
+    When some files belong to no split, all files together are the split "all", which is then the default. `odd` folders
+    are none, whatever they are called.
     """
-    spellings = _SPELLINGS | set(entry.splits if entry else ())
+    spellings = _spellings(entry)
     groups: dict[str, list[Path]] = {}
     for file in files:
-        parts = file.relative_to(root).parts
-        word = parts[-1].split(".")[0].split("-")[0]
-        words = [*parts[:-1], *([] if file.suffix.lower() in IMAGE_SUFFIXES else [word])]
-        groups.setdefault(next((part for part in words if part in spellings), WHOLE), []).append(file)
+        folder = _split_folder(file, root, spellings, odd)
+        word = "" if file.suffix.lower() in IMAGE_SUFFIXES else file.name.split(".")[0].split("-")[0]
+        groups.setdefault(folder.name if folder else word if word in spellings else WHOLE, []).append(file)
     if WHOLE in groups:
         groups[WHOLE] = files
         if split is None or (split in (TRAINING, EVALUATION) and spelling_of(split, groups, entry) is None):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from idvl import runs
 from idvl.data.formats import karpathy, records
 from idvl.data.samples import select
 from idvl.data.splits import EVALUATION, TRAINING
@@ -322,12 +323,42 @@ def test_class_folders_are_numbered_as_datasets_does(tmp_path: Path) -> None:
     assert {(sample.source.parent.name, sample.label) for sample in found.samples} == {("zebra", 2), ("Bee", 0)}
 
 
-@pytest.mark.parametrize("folders", [("train", "test"), ("only",), ("a", "b/deeper"), ("val", "cats")])
+@pytest.mark.parametrize("folders", [("train", "test"), ("only",), ("a", "b/deeper"), ("val/one", "cats")])
 def test_other_folders_are_no_classes(folders: tuple[str, ...], tmp_path: Path) -> None:
     for folder in folders:
         images(tmp_path / folder, 3)
     found = select(str(tmp_path), **EVERYTHING)
     assert found.description["classes"] is None and {sample.label for sample in found.samples} == {None}
+
+
+@pytest.mark.parametrize("splits", [("",), ("train", "test")])
+def test_a_class_may_be_called_like_a_split(splits: tuple[str, ...], tmp_path: Path) -> None:
+    for split in splits:
+        for name in ("bus", "car", "train"):
+            images(tmp_path / split / name, 3)
+    found = select(str(tmp_path), **{**EVERYTHING, "split": TRAINING})
+    assert found.description["classes"] == ["bus", "car", "train"]
+    assert found.description["split"] == (splits[0] or "all")
+    assert sorted(sample.label for sample in found.samples) == [0] * 3 + [1] * 3 + [2] * 3
+    noted = [note for note in found.description["warnings"] if "'train' is read as a class" in note]
+    assert len(noted) == (splits == ("",))
+
+
+def test_a_folder_beside_splits_does_not_make_them_classes(tmp_path: Path) -> None:
+    for name in ("train", "test", "unlabeled"):
+        images(tmp_path / name, 3)
+    found = select(str(tmp_path), **{**EVERYTHING, "split": TRAINING})
+    assert found.description["classes"] is None and len(found.samples) == 3
+
+
+def test_run_folders_in_the_datasets_folder_are_left_out(tmp_path: Path) -> None:
+    images(tmp_path / "ant", 3), images(tmp_path / "bee", 3)
+    before = select(str(tmp_path), **EVERYTHING).description
+    with runs.Run.open(tmp_path / "runs" / "a", recipe={}, signature={}) as run:
+        images(run.folder / "model", 1), images(run.folder, 1)
+    assert select(str(tmp_path), **EVERYTHING).description == before
+    (run.folder / "run.json").write_text("{}")  # of another program
+    assert len(select(str(tmp_path), **EVERYTHING).samples) == 8
 
 
 def test_metadata_takes_the_place_of_class_folders(tmp_path: Path) -> None:
