@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from idvl.data.fields import MOST_CLASSES
 from idvl.data.samples import Sample
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, listed, quoted
 from idvl.metrics import accuracy, retrieval
 from idvl.models.loading import Loaded
 from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each, performed
@@ -21,6 +23,10 @@ KEPT = 5
 NUMBERED = r"(label|class)? ?\d+|"
 # sentences embedded together
 SENTENCES = 256
+# the share of names spelt otherwise at the same position, above which a position does not say which class is which
+MOST_UNLIKE = 0.25
+
+logger = logging.getLogger(__name__)
 
 
 def unusable_reason(sample: Sample) -> str | None:
@@ -29,20 +35,24 @@ def unusable_reason(sample: Sample) -> str | None:
 
 
 def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:
-    """The likeliest classes of each image, numbered as the dataset does."""
+    """The likeliest classes of each image, numbered as the dataset does; a head's other classes have numbers beyond."""
     has_head = "classify" in loaded.family.skills
-    likelihoods = _of_head(loaded, samples, settings) if has_head else _of_names(loaded, settings)
-    count = loaded.model.config.num_labels if has_head else len(settings.classes)
+    if has_head:
+        numbers, likelihoods = _numbers_of_head(loaded, samples, settings), None
+    else:
+        likelihoods = _of_names(loaded, settings)
+        numbers = list(range(len(settings.classes)))
 
     def record(sample: Sample, output: Tensor) -> Record:
-        scores = likelihoods(output)
-        return {"label": sample.label, "top": scores.topk(min(KEPT, len(scores))).indices.tolist()}
+        top = (likelihoods(output) if likelihoods else output).topk(min(KEPT, len(numbers))).indices.tolist()
+        return {"label": sample.label, "top": [numbers[place] for place in top]}
 
     def fits(sample: Sample, line: Record) -> bool:
         top = line.get("top")
-        valid = isinstance(top, list) and all(type(number) is int and 0 <= number < count for number in top)
-        return line.get("label") == sample.label and valid and len(set(top)) == len(top) == min(KEPT, count)
+        valid = isinstance(top, list) and all(type(number) is int and number in known for number in top)
+        return line.get("label") == sample.label and valid and len(set(top)) == len(top) == min(KEPT, len(numbers))
 
+    known = set(numbers)
     return each(loaded, samples, settings, skill="classify" if has_head else "embed_images", record=record, fits=fits)
 
 
@@ -57,20 +67,22 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScor
     return TaskScores(measures=accuracy.topk(labels, tops))
 
 
-def _of_head(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Callable[[Tensor], Tensor]:
-    """An image's logits with the head's classes in the order of the dataset's.
+def _numbers_of_head(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> list[int]:
+    """The dataset's number of each class of the head.
 
-    Classes are matched by name where both have the same names or the same numbers as names, else by position.
-    UsageError where the head is of other classes: another number of them, or other names throughout, on both sides
-    more than numbers; and where names that are numbers do not ascend, so that a position says nothing.
+    Classes are matched by name where both have the same names or the same numbers as names, or where names that both
+    have stand elsewhere or are more on one side; else by position. UsageError where the head lacks the class of a
+    sample, has another number of classes or other names throughout, on both sides more than numbers; and where names
+    that are numbers do not ascend, so that a position says nothing.
     """
     config = loaded.model.config
     own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
     expected = [_plain(name) for name in settings.classes or ()]
     for names_here, names_there in ((own, expected), (_numbers(own), _numbers(expected))):
         if names_there and len(set(names_here)) == len(names_here) and sorted(names_here) == sorted(names_there):
-            indices = torch.tensor([names_here.index(name) for name in names_there])
-            return lambda logits: logits[indices]
+            return [names_there.index(name) for name in names_here]
+    if not _in_the_same_places(own, expected):
+        return _by_name(loaded.name, own, expected, samples)
     most = max(len(expected), 1 + max(sample.label for sample in samples))
     if most > len(own) or (expected and len(expected) != len(own)):
         raise UsageError(
@@ -90,7 +102,59 @@ def _of_head(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) 
                 f"{quoted(names[at - 1])}), and the other side's names do not tell which is which: rename the classes, "
                 "or set id2label in the model's config.json, so that both have the same names"
             )
-    return lambda logits: logits
+    return list(range(len(own)))
+
+
+def _in_the_same_places(own: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether a position may say which class is which: names that both have stand at the same ones.
+
+    Most of the others must be spelt alike, too. Names that are numbers may count from anywhere.
+    """
+    places, places_there = _places(own), _places(expected)
+    if not {*own} & {*expected} or (len(own) == len(expected) and _numbers(own) and _numbers(expected)):
+        return True
+    unlike = [pair for pair in zip(own, expected, strict=False) if not _alike(*pair)]
+    if len(own) != len(expected) or len(unlike) > MOST_UNLIKE * len(own):
+        return False
+    if any(places[name] != places_there[name] for name in places.keys() & places_there.keys()):
+        return False
+    if unlike:
+        logger.warning(
+            "classes are matched by position, and %d of %d names differ: the model's %r counts as the dataset's %r%s",
+            *(len(unlike), len(own), *unlike[0], ", ..." if len(unlike) > 1 else ""),
+        )
+    return True
+
+
+def _alike(name: str, other: str) -> bool:
+    """Whether two names spell one class: "tench", "tench, Tinca tinca"; "sea lion", "sealion"."""
+    words, others = set(name.split()), set(other.split())
+    return words <= others or others <= words or name.replace(" ", "") == other.replace(" ", "")
+
+
+def _by_name(model: str, own: Sequence[str], expected: Sequence[str], samples: Sequence[Sample]) -> list[int]:
+    """The dataset's number of each class of the head, by name; beyond them, for a class that the dataset has not.
+
+    UsageError where a sample is of a class that the head lacks.
+    """
+    places = _places(own)
+    lacking = Counter(sample.label for sample in samples if expected[sample.label] not in places)
+    if lacking:
+        names = listed([expected[label] for label in sorted(lacking)])
+        raise UsageError(
+            f"{model} lacks classes of the dataset, or has several of the name ({names}; {lacking.total():,} of "
+            f"{len(samples):,} samples): remove these samples, rename the classes as in the model's config.json, or "
+            "train a head with idvl prune --new-head"
+        )
+    numbers = {place: expected.index(name) for name, place in places.items() if name in expected}
+    others = iter(range(len(expected), len(expected) + len(own)))
+    return [numbers[place] if place in numbers else next(others) for place in range(len(own))]
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    """Where each name stands that stands for one class alone."""
+    counts = Counter(names)
+    return {name: place for place, name in enumerate(names) if counts[name] == 1 and name}
 
 
 def _of_names(loaded: Loaded, settings: TaskSettings) -> Callable[[Tensor], Tensor]:

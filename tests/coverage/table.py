@@ -70,7 +70,9 @@ def page(results: dict[str, Any]) -> str:
         names = [name for name in results if results[name]["kind"] == kind]
         if names:
             parts.append(f"\n## {title[0].upper()}{title[1:]}\n\n")
-            parts.append(_table(["architecture", "family", "layers", *HEADS.values(), "first failure"], _rows(results, names)))
+            parts.append(
+                _table(["architecture", "family", "layers", *HEADS.values(), "first failure"], _rows(results, names))
+            )
     return "".join(parts)
 
 

@@ -61,6 +61,31 @@ def test_a_head_of_another_dataset_is_refused(labels, classes):
         predicted(loaded, labelled(*labels), classes=classes)
 
 
+def test_names_of_which_some_are_the_same_are_matched_by_name():
+    loaded = head(["ant", "bee", "cat"], [[1.0, 5.0, 2.0], [3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    by_name = predicted(loaded, labelled(0, 1, 1), classes=("bee", "cat", "dog"))  # none is a dog
+    assert [record["top"] for record in by_name] == [[0, 1, 3], [3, 1, 0], [1, 0, 3]]  # 3: the head's ant
+    assert classification.score(by_name).measures["top-1"].value == pytest.approx(200 / 3)
+    some = predicted(loaded, labelled(1, 0, 0), classes=("Bee", "cat"))
+    assert [record["top"][0] for record in some] == [0, 2, 1]
+    with pytest.raises(UsageError, match=r"head lacks classes of the dataset.*\(dog; 1 of 3 samples\)"):
+        predicted(loaded, labelled(0, 1, 2), classes=("bee", "cat", "dog"))
+    with pytest.raises(UsageError, match=r"\(dog; 1 of 1 samples\)"):
+        predicted(loaded, labelled(0), classes=("dog", "bee", "owl"))
+    twice = head(["bee", "bee", "cat"], [[1.0, 5.0, 2.0]])
+    with pytest.raises(UsageError, match=r"several of the name \(bee; 1 of 1 samples\)"):
+        predicted(twice, labelled(0), classes=("bee", "cat", "dog"))
+
+
+def test_spelling_variants_are_matched_by_position(caplog):
+    loaded = head(["tench", "crane", "crane", "sea lion", "cock"], [[0.0, 1.0, 5.0, 2.0, 3.0]])
+    records = predicted(loaded, labelled(2), classes=("tench, Tinca tinca", "crane", "crane", "sealion", "rooster"))
+    assert records[0]["top"] == [2, 4, 3, 1, 0]
+    assert caplog.messages == [
+        "classes are matched by position, and 1 of 5 names differ: the model's 'cock' counts as the dataset's 'rooster'"
+    ]
+
+
 def test_one_class_that_is_called_by_a_number_does_not_make_other_classes_fit():
     with pytest.raises(UsageError, match=r"knows other classes \(cat, ...\) than the dataset's \(dog, ...\)"):
         predicted(head(["cat", "7"], [[1.0, 3.0]]), labelled(1), classes=("dog", "bird"))
