@@ -137,16 +137,17 @@ def _by_name(model: str, own: Sequence[str], expected: Sequence[str], samples: S
 
     UsageError where a sample is of a class that the head lacks.
     """
-    places = _places(own)
-    lacking = Counter(sample.label for sample in samples if expected[sample.label] not in places)
+    places, places_there = _places(own), _places(expected)
+    shared = places.keys() & places_there.keys()
+    lacking = Counter(sample.label for sample in samples if expected[sample.label] not in shared)
     if lacking:
         names = listed([expected[label] for label in sorted(lacking)])
         raise UsageError(
-            f"{model} lacks classes of the dataset, or has several of the name ({names}; {lacking.total():,} of "
+            f"{model} lacks classes of the dataset, or several have one name ({names}; {lacking.total():,} of "
             f"{len(samples):,} samples): remove these samples, rename the classes as in the model's config.json, or "
             "train a head with idvl prune --new-head"
         )
-    numbers = {place: expected.index(name) for name, place in places.items() if name in expected}
+    numbers = {places[name]: places_there[name] for name in shared}
     others = iter(range(len(expected), len(expected) + len(own)))
     return [numbers[place] if place in numbers else next(others) for place in range(len(own))]
 

@@ -73,7 +73,7 @@ def test_names_of_which_some_are_the_same_are_matched_by_name():
     with pytest.raises(UsageError, match=r"\(dog; 1 of 1 samples\)"):
         predicted(loaded, labelled(0), classes=("dog", "bee", "owl"))
     twice = head(["bee", "bee", "cat"], [[1.0, 5.0, 2.0]])
-    with pytest.raises(UsageError, match=r"several of the name \(bee; 1 of 1 samples\)"):
+    with pytest.raises(UsageError, match=r"several have one name \(bee; 1 of 1 samples\)"):
         predicted(twice, labelled(0), classes=("bee", "cat", "dog"))
 
 
