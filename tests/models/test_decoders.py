@@ -152,6 +152,18 @@ def test_the_architecture_is_known_and_every_map_of_its_blocks_is_a_layer(get, n
     assert {layer.modality for layer in layers.values() if layer.block} <= {"vision", "language", "connector"}
 
 
+@pytest.mark.parametrize("name", ["llava", "vipllava", "llava_next"])
+def test_a_processor_of_an_older_checkpoint_learns_how_many_tokens_an_image_has(get, name):
+    model, processor = architectures()[name].make()
+    (expected,) = encode(get(name), CAPTIONED, batch_size=4)
+    processor.patch_size = processor.vision_feature_select_strategy = None
+    processor.num_additional_image_tokens = 0
+    loaded = wrap(model, processor)
+    (batch,) = encode(loaded, CAPTIONED, batch_size=4)
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert any("does not say how many tokens an image has" in note for note in loaded.family.notes)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_that_the_model_does_not_use_are_those_that_its_loss_does_not_reach(get, name):
     loaded = get(name)
