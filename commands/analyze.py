@@ -115,7 +115,7 @@ def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
     """Carry out --sensitivity: the reporter, and the folder; None after a plan, and beside the first process."""
     params = context.params
     reporter, recipe = o.begin(context, model=params["sensitivity"], output_dir=params["page"])
-    from idvl.pruning import sensitivity
+    from idvl.workflows import sensitivity
 
     ratios = {"ratios": params["ratios"]} if params["ratios"] else {}
     options = {name: params[name] for name in ("resume", "overwrite")}

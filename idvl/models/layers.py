@@ -213,3 +213,12 @@ def _modalities(modality: str | Collection[str] | None, layers: dict[str, Layer]
             raise UsageError(f"no modality {quoted(name)}{hint} (this model has {', '.join(present)})")
         raise UsageError(f"the model has no {name} layers; it has {', '.join(present)}")
     return modalities
+
+
+def left_out(names: Collection[str], why: str, family: Family) -> str:
+    """What is said of layers that a scope leaves out: those that `why`."""
+    blocks = ", ".join(dict.fromkeys(block_of(name, family) or name for name in names))
+    return (
+        f"left out: {len(names)} layers that {why}, which count in no share of the report but that of all weights: "
+        f"{blocks}"
+    )

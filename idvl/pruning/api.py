@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
 import operator
-import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 
 from idvl import recipe as recipes
 from idvl import runs
 from idvl.checkpoints import report as reports
 from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, quoted
-from idvl.models.families import family_of, generic
-from idvl.models.families.base import Family
-from idvl.models.layers import Layer, find_layers, in_scope
-from idvl.models.naming import BLOCK
+from idvl.models.layers import Layer, in_scope
 from idvl.profile import Profile
 from idvl.pruning import dimensions
-from idvl.pruning.job import multipliers_of, pruner_of
+from idvl.pruning.prunable import check_model, family_in_memory, refuse_unprunable
+from idvl.pruning.pruner_state import decoded, encoded, refuse_difference, settings_of
+from idvl.pruning.pruners import multipliers_of, pruner_of, targets_of
 from idvl.pruning.settings import resolve_pruning, schedule_of
 from idvl.recipe import PruneSection
 from idvl.sparsity import criteria
@@ -40,14 +34,6 @@ from idvl.sparsity.pruner import Update, WeightPruner
 
 # settings that mean something to `idvl prune` alone: they count epochs
 OF_EPOCHS = ("compat", "refresh_profile")
-
-# settings that a state depends on, beside the schedule, and those of the criteria that have a name
-OF_STATE = {
-    *("id_weight", "id_exponent", "missing_id", "allocation", "structure", "monotone"),
-    *("floor", "ceiling", "min_keep"),
-}
-OF_CRITERION = {"criterion", "beta1", "beta2", "window", "smoothing_dtype"}
-PLAIN = (bool, int, float, str)
 
 logger = logging.getLogger(__name__)
 
@@ -117,15 +103,15 @@ class Pruner:
         a profile of another model, and for parameters that cannot be pruned: frozen, shared, sharded or meta ones.
         """
         model = model.module if isinstance(model, DistributedDataParallel) else model
-        _check_model(model)
+        check_model(model)
         _check_criterion(criterion, settings)
         name = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
         prune = _settings(model, profile, {"sparsity": sparsity, "criterion": name, "scope": scope, **settings})
         if isinstance(total_steps, bool) or not hasattr(total_steps, "__index__"):
             raise UsageError(f"total_steps is a number of optimizer steps, not {quoted(total_steps)}")
-        family = _family(model)
+        family = family_in_memory(model)
         layers = in_scope(model, family, prune.scope)
-        _refuse_unprunable(model, layers)
+        refuse_unprunable(model, layers)
         known_profile = None if profile is None else dimensions.fitting(profile, layers)
         weighted = multipliers_of(prune, layers, known_profile)
         weights = pruner_of(
@@ -140,10 +126,10 @@ class Pruner:
             layers,
             family=family,
             asked=prune.sparsity,
-            by_layer=dict.fromkeys(layers, prune.sparsity) if prune.allocation == "uniform" else None,
+            by_layer=targets_of(prune, layers),
         )
         weighting = {"profile": known_profile, "factors": weighted.factors, "substituted": weighted.substituted}
-        return cls(model, layers, weights, planned, weighting, _shared(prune, criterion, weighted.factors))
+        return cls(model, layers, weights, planned, weighting, settings_of(prune, criterion, weighted.factors))
 
     @property
     def total_steps(self) -> int:
@@ -206,7 +192,7 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a training loop saves beside its model and optimizer to resume."""
-        texts = {"schedule": _encoded(asdict(self.weights.schedule)), "settings": _encoded(self._settings)}
+        texts = {"schedule": encoded(asdict(self.weights.schedule)), "settings": encoded(self._settings)}
         return {**self.weights.state_dict(), "steps": torch.tensor(self.steps), **texts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -217,9 +203,9 @@ class Pruner:
                 raise UsageError(f"the state is of step {steps} of {self.total_steps}: it is of another pruner")
             # older states have neither
             if "schedule" in state:
-                _refuse_difference(_decoded(state["schedule"]), asdict(self.weights.schedule))
+                refuse_difference(decoded(state["schedule"]), asdict(self.weights.schedule))
             if "settings" in state:
-                _refuse_difference(_decoded(state["settings"]), self._settings)
+                refuse_difference(decoded(state["settings"]), self._settings)
             smoothed = getattr(self.weights.scores.criterion, "bytes_per_weight", 0)
             if steps and smoothed and not any(key.startswith("criterion.") for key in state):
                 raise UsageError("the state lacks the criterion's averages: it is of a pruner with another criterion")
@@ -227,45 +213,6 @@ class Pruner:
         except KeyError as error:
             raise UsageError(f"the state lacks {error}: it is of another pruner, or not whole") from error
         self.steps = steps
-
-
-def _shared(prune: PruneSection, criterion: str | Criterion, factors: Mapping[str, float]) -> dict[str, Any]:
-    """The settings that a pruner's state depends on, beside the schedule."""
-    if isinstance(criterion, str):
-        own = prune.model_dump(include=OF_CRITERION)
-    else:
-        values = getattr(criterion, "__dict__", {}).items()
-        own = {key: value for key, value in values if not key.startswith("_") and isinstance(value, PLAIN)}
-        own["criterion"] = type(criterion).__name__
-    by_layer = {f"factor of {name}": float(factor) for name, factor in factors.items()}
-    return {**prune.model_dump(include=OF_STATE), **own, **by_layer}
-
-
-def _encoded(values: Mapping[str, Any]) -> Tensor:
-    return torch.tensor(list(json.dumps(values).encode()), dtype=torch.uint8)
-
-
-def _decoded(tensor: Tensor) -> dict[str, Any]:
-    return json.loads(bytes(tensor.tolist()))
-
-
-def _refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """UsageError, naming the first, for a setting that differs from that of the state."""
-    for name in [*before, *now]:
-        if before.get(name) != now.get(name):
-            raise UsageError(
-                f"the state is of a pruner with {name} {quoted(before.get(name))}, not {quoted(now.get(name))}: "
-                "use the same settings"
-            )
-
-
-def _check_model(model: object) -> None:
-    """UsageError for what is no model, or has no weights yet."""
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"model is a torch.nn.Module, not {quoted(model)}")
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise UsageError(f"{name} has no shape yet: run a batch through the model first")
 
 
 def _check_criterion(criterion: object, settings: Mapping[str, Any]) -> None:
@@ -294,48 +241,3 @@ def _settings(model: nn.Module, profile: object, settings: dict[str, Any]) -> Pr
     if profile is not None and weight == "none":
         raise UsageError("profile and id_weight none: no dimension is used; leave profile out")
     return resolve_pruning(prune)
-
-
-def _family(model: nn.Module) -> Family:
-    """The family of a transformers model; for any other module one whose layers are all linear maps but the last."""
-    from transformers import PreTrainedModel
-
-    if isinstance(model, PreTrainedModel):
-        config = copy.copy(model.config)
-        # one made in memory does not say which of its type's classes it is
-        config.architectures = config.architectures or [type(model).__name__]
-        return family_of(config)
-    plain = replace(generic.FAMILY, blocks=BLOCK, modalities=(("", "fusion"),), reads_image=None)
-    names = list(find_layers(model, plain)) if any(isinstance(m, nn.Linear) for m in model.modules()) else []
-    if len(names) < 2:
-        raise UsageError(f"{type(model).__name__} has no linear layer beside its output head: nothing to prune")
-    scope = tuple((rf"^{re.escape(name)}\Z", "fusion") for name in names[:-1])
-    return replace(plain, modalities=scope)
-
-
-def _refuse_unprunable(model: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """UsageError, naming the layer, for a weight that cannot be pruned where it is."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    for name, layer in layers.items():
-        if reason := _unprunable(layer, names.get(id(layer.module.weight), [])):
-            raise UsageError(f"{name}.weight cannot be pruned: it is {reason}")
-
-
-def _unprunable(layer: Layer, names: list[str]) -> str | None:
-    weight = layer.module.weight
-    others = [name for name in names if name != f"{layer.name}.weight"]
-    if weight.is_meta:
-        return "on the meta device and has no values; load the model first"
-    if isinstance(weight, DTensor) or weight.numel() != layer.in_features * layer.out_features:
-        return "sharded over processes; train with DistributedDataParallel, or on one process"
-    if not weight.numel():
-        return f"empty ({layer.in_features} inputs, {layer.out_features} outputs); leave it out with scope="
-    if not names:
-        return "computed from other parameters; remove the parametrization first"
-    if others:
-        return f"shared with {others[0]}; leave it out with scope="
-    if not weight.requires_grad:
-        return "frozen (requires_grad=False); make it trainable, or leave it out with scope="
-    return None

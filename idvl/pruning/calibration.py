@@ -22,7 +22,7 @@ from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, Watch
 from idvl.models.inputs import encode
 from idvl.models.joining import size_of
-from idvl.models.layers import SCOPES, Layer, block_of, in_scope, modality_of, unread_layers
+from idvl.models.layers import SCOPES, Layer, block_of, in_scope, left_out, modality_of, unread_layers
 from idvl.models.loading import Loaded
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
@@ -31,7 +31,7 @@ from idvl.pruning import dimensions
 from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.inputs import InputSums
-from idvl.pruning.job import criterion_of, left_out
+from idvl.pruning.pruners import criterion_of
 from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.pruning.signals import prepare
 from idvl.recipe import Recipe
@@ -182,11 +182,9 @@ class Calibration:
             sums = (sum(column) for column in zip(*(by_user[user] for user in self.users_of(name)), strict=True))
             self.classes[name] = dict(zip(CLASSES, sums, strict=True))
         self.tokens = {name: sum(of_class.values()) for name, of_class in self.classes.items()}
-        if left_out := [name for name, count in self.tokens.items() if not count]:
-            reason = self.trace.faults.get(left_out[0], "no token of the calibration samples enters it")
-            reporter.warn(
-                f"{len(left_out)} layers are neither pruned nor counted, the first is {left_out[0]}: {reason}"
-            )
+        if idle := [name for name, count in self.tokens.items() if not count]:
+            reason = self.trace.faults.get(idle[0], "no token of the calibration samples enters it")
+            reporter.warn(f"{len(idle)} layers are neither pruned nor counted, the first is {idle[0]}: {reason}")
         self.layers = {name: layer for name, layer in self.layers.items() if self.tokens[name]}
         self.users = {name: layer for name, layer in self.users.items() if self.tokens[self.owner[name]]}
         few = [name for name, layer in self.layers.items() if self.tokens[name] < layer.in_features]

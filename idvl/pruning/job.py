@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,19 @@ from idvl.data.samples import Selection
 from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
-from idvl.models.families.base import Family
 from idvl.models.heads import with_new_head
-from idvl.models.layers import SCOPES, Layer, block_of, find_layers, in_scope, modalities_of
+from idvl.models.layers import SCOPES, find_layers, in_scope, left_out
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
 from idvl.pruning import dimensions
+from idvl.pruning.pruners import criterion_of, multipliers_of, pruner_of, targets_of
 from idvl.pruning.settings import schedule_of, training_of
-from idvl.recipe import PruneSection, Recipe
+from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model
 from idvl.sparsity import criteria, icml24
 from idvl.sparsity.pruner import WeightPruner
-from idvl.sparsity.schedule import Schedule
-from idvl.sparsity.structure import parse
-from idvl.sparsity.weighting import Multipliers, multipliers
+from idvl.sparsity.weighting import Multipliers
 from idvl.training import steps_per_epoch, total_steps
 from idvl.training.accelerator import can_learn, check
 from idvl.training.reach import unreached
@@ -55,15 +52,6 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
     return job
-
-
-def left_out(names: Collection[str], why: str, family: Family) -> str:
-    """What is said of layers that a scope leaves out: those that `why`."""
-    blocks = ", ".join(dict.fromkeys(block_of(name, family) or name for name in names))
-    return (
-        f"left out: {len(names)} layers that {why}, which count in no share of the report but that of all weights: "
-        f"{blocks}"
-    )
 
 
 def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: Path) -> Selection:
@@ -174,6 +162,10 @@ class Job:
         """What each layer's scores are multiplied by. UsageError for a profile of another model."""
         return multipliers_of(self.recipe.prune, self.layers, profile)
 
+    def targets(self) -> dict[str, float] | None:
+        """The target sparsity of each layer, None where one threshold over all layers decides."""
+        return targets_of(self.recipe.prune, self.layers)
+
     def criterion(self) -> criteria.Criterion:
         """A new criterion as the recipe sets it."""
         return criterion_of(self.recipe.prune)
@@ -192,41 +184,3 @@ class Job:
             factors=factors,
             schedule=self.schedule,
         )
-
-
-def multipliers_of(prune: PruneSection, layers: Mapping[str, Layer], profile: Profile | None) -> Multipliers:
-    """What each layer's scores are multiplied by. UsageError for a profile of another model."""
-    return multipliers(
-        profile, modalities_of(layers), mode=prune.id_weight, exponent=prune.id_exponent, missing=prune.missing_id
-    )
-
-
-def criterion_of(prune: PruneSection) -> criteria.Criterion:
-    """A new criterion as a recipe sets it."""
-    load = icml24.load if prune.compat == "icml24" else criteria.load
-    # a criterion of another package may have settings that no recipe has, which keep their defaults
-    keys = [key for key in criteria.settings(prune.criterion) if key in PruneSection.model_fields]
-    return load(prune.criterion, **{key: getattr(prune, key) for key in keys})
-
-
-def pruner_of(
-    prune: PruneSection,
-    layers: Mapping[str, Layer],
-    schedule: Schedule,
-    factors: Mapping[str, float] | None,
-    criterion: criteria.Criterion | None = None,
-) -> WeightPruner:
-    """A new pruner of `layers` as a resolved recipe sets it. `criterion`: one to use in place of the one it names.
-
-    UsageError for layers that the structure does not fit.
-    """
-    for layer in layers.values() if parse(prune.structure).grouped else ():
-        if layer.module.weight.shape[1] != layer.in_features:
-            raise UsageError(f"{prune.structure} groups inputs, which {layer.name} stores as rows")
-    return WeightPruner(
-        {name: layer.module.weight for name, layer in layers.items()},
-        criterion=criterion or criterion_of(prune),
-        schedule=schedule,
-        factors=factors,
-        **prune.model_dump(include={"allocation", "structure", "floor", "ceiling", "min_keep", "monotone"}),
-    )

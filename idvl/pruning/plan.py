@@ -103,7 +103,7 @@ def make(job: Job) -> PruningPlan:
             family=job.loaded.family,
             unreached=job.unreached,
             asked=prune.sparsity,
-            by_layer=dict.fromkeys(job.layers, prune.sparsity) if prune.allocation == "uniform" else None,
+            by_layer=job.targets(),
         ),
         schedule=job.schedule,
         steps_per_epoch=job.per_epoch,

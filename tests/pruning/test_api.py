@@ -18,8 +18,8 @@ import idvl
 from idvl.distributed import Team
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
-from idvl.pruning import api
 from idvl.pruning.job import gather
+from idvl.pruning.prunable import family_in_memory
 from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.criteria.magnitude import Magnitude
@@ -164,7 +164,7 @@ def test_a_state_of_other_settings_is_refused(changed: dict[str, object], why: s
     pruner = idvl.Pruner.from_model(model, **settings)
     loop(model, pruner, 3)
     if changed.get("profile"):
-        changed = {"profile": profile_of(find_layers(model, api._family(model)))}
+        changed = {"profile": profile_of(find_layers(model, family_in_memory(model)))}
     changed = {key: value for key, value in (settings | changed).items() if value is not None}
     other = idvl.Pruner.from_model(model, **changed)
     with pytest.raises(idvl.UsageError, match=f"^the state is of a pruner with {why}: use the same settings$"):
@@ -173,7 +173,7 @@ def test_a_state_of_other_settings_is_refused(changed: dict[str, object], why: s
 
 def test_a_state_of_other_factors_or_without_averages_is_refused(tmp_path: Path) -> None:
     model, settings = mlp(), {"sparsity": 0.5, "total_steps": 12, "window": 2, "mask_every": 1}
-    profile = profile_of(find_layers(model, api._family(model)))
+    profile = profile_of(find_layers(model, family_in_memory(model)))
     pruner = idvl.Pruner.from_model(model, profile=profile, **settings)
     loop(model, pruner, 3)
     state = pruner.state_dict()
@@ -205,7 +205,7 @@ def test_gradients_cleared_too_early_are_told(caplog: pytest.LogCaptureFixture) 
 
 def test_a_scope_is_a_pattern_and_a_profile_weights_scores() -> None:
     model, settings = mlp(), {"sparsity": 0.5, "total_steps": 5, "criterion": "magnitude"}
-    profile = profile_of(find_layers(model, api._family(model)))
+    profile = profile_of(find_layers(model, family_in_memory(model)))
     pruner = idvl.Pruner.from_model(model, profile=profile, scope="2", **settings)
     assert list(pruner.masks.shapes) == ["2"]
     pruner = idvl.Pruner.from_model(model, profile=profile, id_weight="divide", **settings)
@@ -359,7 +359,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, why: str) -> No
     model = mlp()
     if "profile" in settings:
         of = model if settings["profile"] else nn.Sequential(nn.Identity(), model)
-        settings = {"profile": profile_of(find_layers(of, api._family(of)), **settings["profile"])}
+        settings = {"profile": profile_of(find_layers(of, family_in_memory(of)), **settings["profile"])}
     with pytest.raises(idvl.UsageError, match=why):
         idvl.Pruner.from_model(model, **{"sparsity": 0.75, "total_steps": 10, **settings})
     with pytest.raises(idvl.UsageError, match="no linear layer beside its output head"):

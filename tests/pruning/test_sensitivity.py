@@ -15,9 +15,10 @@ from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
 from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import load
-from idvl.pruning import sensitivity
 from idvl.pruning.held_out import Probe, pruned
+from idvl.pruning.sensitivity import SensitivityRun
 from idvl.recipe import load as load_recipe
+from idvl.workflows import sensitivity
 from tests.support.reporter import Silent
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def test_the_language_stack_is_pruned_as_a_whole_too():
     asked = {"model.name": "builtin/blip", "data.dataset": "shapes", "eval.limit": 4, "data.samples": 20}
     loaded = load("builtin/blip", device="cpu")
     selection = select("shapes", split="test", n=4, force=True)
-    work = sensitivity.SensitivityRun(load_recipe(None, asked), loaded, selection, Team(), Silent(), [0.5])
+    work = SensitivityRun(load_recipe(None, asked), loaded, selection, Team(), Silent(), [0.5])
     parts = work.parts()
     both = parts["modality", "language and cross"]
     assert both == parts["modality", "language"] + parts["modality", "cross"]
