@@ -21,7 +21,8 @@ import torch
 from setups.blip import build
 
 from idvl.data.shapes import samples
-from idvl.measurement.measurement import Measurement, Settings
+from idvl.measurement.measurement import Measurement
+from idvl.measurement.settings import Settings
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
 

@@ -28,7 +28,8 @@ def drawn(n: int):
 
 
 def measurement(folder: str, n: int, memory: int):
-    from idvl.measurement.measurement import Measurement, Settings
+    from idvl.measurement.measurement import Measurement
+    from idvl.measurement.settings import Settings
     from idvl.models.layers import find_layers
     from idvl.models.loading import load
 

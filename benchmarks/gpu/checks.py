@@ -76,7 +76,8 @@ def layers(device: torch.device, folder: Path, *, n: int = 120) -> dict[str, Any
 
     Which points count as duplicates follows from each device's own rounding: layers with as many of them are compared.
     """
-    from idvl.measurement.measurement import Measurement, Settings
+    from idvl.measurement.measurement import Measurement
+    from idvl.measurement.settings import Settings
     from idvl.models.layers import find_layers
     from tests.support import tiny
 

@@ -60,7 +60,8 @@ def blip_base(
     """IDs of all layers of a BLIP-base with random weights on n drawn pictures, with the default memory."""
     from benchmarks.setups.blip import build
     from idvl.data.shapes import samples
-    from idvl.measurement.measurement import Measurement, Settings
+    from idvl.measurement.measurement import Measurement
+    from idvl.measurement.settings import Settings
     from idvl.models.layers import find_layers
     from idvl.models.loading import load
 

@@ -9,7 +9,8 @@ It does not know models, or how the distances were found:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from torch import Tensor
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.geometry import pareto
 from idvl.geometry.diagnostics import TIE, diagnose, log_ratios_of
-from idvl.geometry.neighbors import DenseRows, Neighbors, nearest
-from idvl.profile import Estimate
+from idvl.geometry.neighbors import FEATURE_CHUNK, DenseRows, Neighbors, nearest
+from idvl.profile import Estimate, EstimatorName
 
 # fewer points than this say nothing about a dimension
 LEAST_POINTS = 20
@@ -215,3 +216,18 @@ ESTIMATORS: dict[str, Estimator] = {
     "gride": Estimator(lambda seed: {"k": RANKS[-1], "ranks": RANKS}, _gride),
     "icml24": Estimator(lambda seed: {"k": 2, "ranks": RANKS, "subsets": _icml24_parts(seed)}, _icml24),
 }
+
+
+def layer_seconds(
+    n: int, features: Mapping[str, int], estimator: EstimatorName, device: torch.device, processes: int
+) -> dict[str, float]:
+    """The seconds of each layer of `features`: neighbours and estimate, timed on random points of two widths."""
+    seconds = []
+    # the first one warms up
+    for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK // 4, FEATURE_CHUNK):
+        points = DenseRows(torch.randn(n, width, device=device))
+        start = time.perf_counter()
+        estimate(nearest(points, backend="torch", **requirements(estimator)), estimator, seed=0)
+        seconds.append(time.perf_counter() - start)
+    slope = max(seconds[2] - seconds[1], 0.0) / (FEATURE_CHUNK * 3 / 4) / processes
+    return {name: seconds[1] + slope * width for name, width in features.items()}

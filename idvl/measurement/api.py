@@ -17,8 +17,8 @@ from idvl import recipe as recipes
 from idvl.data.samples import Sample, Selection, select
 from idvl.distributed import join_team
 from idvl.errors import UsageError
-from idvl.measurement.estimation import profile_of, settings_of
 from idvl.measurement.measurement import Measurement
+from idvl.measurement.settings import settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens
@@ -68,7 +68,7 @@ def estimate_id(
         work = Measurement(loaded, selection.samples, selected, settings, memory=budget, spill=spill, team=team)
         start = time.perf_counter()
         measured = dict(work.estimates(progress))
-        return profile_of(measured, work, selection, time.perf_counter() - start)
+        return work.profile(measured, selection, time.perf_counter() - start)
 
 
 # forwards are suspended and precision is set for the whole process

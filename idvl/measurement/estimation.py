@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from idvl import runs
 from idvl.data.samples import Selection
-from idvl.device import peak_memory
 from idvl.distributed import Team
 from idvl.errors import RunError, UsageError, quoted
-from idvl.measurement.measurement import Measurement, Settings
+from idvl.measurement.measurement import Measurement
+from idvl.measurement.settings import Settings, settings_of
 from idvl.models.layers import Layer, find_layers
 from idvl.models.loading import Loaded
 from idvl.models.plan import CapturePlan
@@ -140,18 +138,6 @@ def folder_name(recipe: Recipe) -> runs.FolderName:
     return runs.FolderName("estimate-id", recipe.model.name, recipe.data.dataset)
 
 
-def settings_of(recipe: Recipe) -> Settings:
-    section = recipe.estimate
-    return Settings(
-        tokens=section.tokens,
-        capture=section.capture,
-        estimator=section.estimator,
-        knn=section.knn,
-        batch_size=recipe.data.batch_size,
-        seed=recipe.data.seed,
-    )
-
-
 def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer], settings: Settings) -> dict[str, Any]:
     """What a resumed run must share with the one it continues: all that its numbers depend on."""
     return {
@@ -198,7 +184,7 @@ def _recorded(
     """Measure what is left, and write the profile."""
     start = time.perf_counter()
     measured = done | _measured(work, opened, reporter)
-    profile = profile_of(measured, work, selection, time.perf_counter() - start)
+    profile = work.profile(measured, selection, time.perf_counter() - start)
     backends = Counter(layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values())
     reporter.note(f"neighbour search: {', '.join(f'{name} ({n} layers)' for name, n in backends.items() if name)}")
     profile.save(opened.path("profile.json"))
@@ -234,29 +220,3 @@ def _warn_of_doubts(profiles: Mapping[str, LayerProfile], reporter: Reporter, *,
             if len(without) == len(profiles):
                 raise RunError(message)
             reporter.warn(message)
-
-
-def _facts(work: Measurement, seconds: float) -> dict[str, Any]:
-    """How the measurement went."""
-    on_gpu = work.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(work.device) if on_gpu else "cpu",
-        "processes": work.team.size,
-        "seconds": round(seconds, 3),
-        "planned_seconds": round(work.plan.seconds, 3),
-        "forward_passes": round(work.plan.forwards, 3),
-        "memory_budget": work.plan.budget,
-        "peak_memory": peak_memory(work.device),
-    }
-
-
-def profile_of(
-    measured: Mapping[str, LayerProfile], work: Measurement, selection: Selection, seconds: float
-) -> Profile:
-    return Profile(
-        layers=dict(sorted(measured.items(), key=lambda item: item[1].depth)),
-        model=work.loaded.description,
-        dataset=selection.description,
-        protocol={**asdict(work.settings), "n_samples": len(selection.samples)},
-        provenance={**runs.provenance(), **_facts(work, seconds)},
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,43 +16,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idvl.data.samples import Sample
-from idvl.device import free_memory, give_back_freed_memory
+from idvl import runs
+from idvl.data.samples import Sample, Selection
+from idvl.device import free_memory, give_back_freed_memory, peak_memory
 from idvl.distributed import Team
 from idvl.files import disk_errors
 from idvl.geometry import backend, shortlist
-from idvl.geometry.estimators import estimate, requirements
+from idvl.geometry.estimators import estimate, layer_seconds, requirements
 from idvl.geometry.gram import full_precision
 from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, DenseRows, Neighbors, nearest, workspace_bytes
 from idvl.geometry.search import NOISE_FACTOR
 from idvl.measurement.batches import draws_of, echo_rows, encode_part
-from idvl.measurement.cost import Spent, layer_seconds
+from idvl.measurement.cost import Spent
 from idvl.measurement.points import FLOAT_BYTES, Points, point_features
 from idvl.measurement.rows import LayerRows, rows_of_layers
+from idvl.measurement.settings import Settings
 from idvl.models.capture import Tap, tapped_walk
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import Passes, Walk
-from idvl.profile import Capture, Estimate, EstimatorName, Knn, LayerProfile, Tokens
+from idvl.profile import Estimate, LayerProfile, Profile
 from idvl.reliability import unreliable_reason
 from idvl.reporter import Progress
 
 # the share of the budget above which a plan leaves no room for memory that the allocator keeps
 TIGHT = 0.7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured: which tensor of a layer, which of its tokens, with which estimator."""
-
-    tokens: Tokens = "flatten"
-    capture: Capture = "output"
-    estimator: EstimatorName = "twonn"
-    knn: Knn = "auto"
-    batch_size: int = 16
-    seed: int = 0
 
 
 class Measurement:
@@ -192,6 +182,26 @@ class Measurement:
             n_features=features,
             reads_image=layer.reads_image,
             estimate=estimate,
+        )
+
+    def profile(self, layers: Mapping[str, LayerProfile], selection: Selection, seconds: float) -> Profile:
+        """The profile of the measured layers, with how the measurement of `seconds` went."""
+        on_gpu = self.device.type == "cuda"
+        facts = {
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
+            "processes": self.team.size,
+            "seconds": round(seconds, 3),
+            "planned_seconds": round(self.plan.seconds, 3),
+            "forward_passes": round(self.plan.forwards, 3),
+            "memory_budget": self.plan.budget,
+            "peak_memory": peak_memory(self.device),
+        }
+        return Profile(
+            layers=dict(sorted(layers.items(), key=lambda item: item[1].depth)),
+            model=self.loaded.description,
+            dataset=selection.description,
+            protocol={**asdict(self.settings), "n_samples": len(selection.samples)},
+            provenance={**runs.provenance(), **facts},
         )
 
 

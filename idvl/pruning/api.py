@@ -21,7 +21,7 @@ from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, quoted
 from idvl.models.layers import Layer, in_scope
 from idvl.profile import Profile
-from idvl.pruning import dimensions
+from idvl.pruning import profiles
 from idvl.pruning.prunable import check_model, family_in_memory, refuse_unprunable
 from idvl.pruning.pruner_state import decoded, encoded, refuse_difference, settings_of
 from idvl.pruning.pruners import multipliers_of, pruner_of, targets_of
@@ -112,7 +112,7 @@ class Pruner:
         family = family_in_memory(model)
         layers = in_scope(model, family, prune.scope)
         refuse_unprunable(model, layers)
-        known_profile = None if profile is None else dimensions.fitting(profile, layers)
+        known_profile = None if profile is None else profiles.fitting(profile, layers)
         weighted = multipliers_of(prune, layers, known_profile)
         weights = pruner_of(
             prune,

@@ -27,7 +27,7 @@ from idvl.models.loading import Loaded
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
 from idvl.profile import Profile
-from idvl.pruning import dimensions
+from idvl.pruning import profiles
 from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.inputs import InputSums
@@ -58,8 +58,8 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     if unread := [name for name, layer in unread.items() if layer.modality in group]:
         reporter.note(left_out(unread, "the model does not use", loaded.family))
     needs = allocations.load(recipe.prune.allocation).needs
-    given = needs == "dimension" and recipe.prune.profile != AUTO
-    profile = team.first(lambda: dimensions.fitting(recipe.prune.profile, layers)) if given else None
+    named = needs == "dimension" and recipe.prune.profile != AUTO
+    profile = team.first(lambda: profiles.fitting(recipe.prune.profile, layers)) if named else None
     if needs == "file":
         team.first(lambda: densities_of(recipe.prune, loaded, layers))
     check_limits(recipe.prune, layers)
@@ -81,7 +81,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
     job = Calibration(recipe, loaded, selection, team, reporter, profile=profile)
     prepare(job, reporter)
-    if profile and dimensions.is_foreign(profile, job.model_description):
+    if profile and profiles.is_foreign(profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )

@@ -1,21 +1,22 @@
-"""The intrinsic dimensions that weight a pruning run: read, published, estimated first, or estimated again."""
+"""The intrinsic dimensions that a pruning run estimates itself: before it prunes, or again while it does.
+
+`profiles` reads the profile that a recipe names instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from idvl import runs
-from idvl.errors import UsageError
+from idvl.data.splits import TRAINING
 from idvl.measurement.api import estimate_id
 from idvl.measurement.estimation import Estimation
-from idvl.models.layers import SCOPES, Layer
-from idvl.profile import Profile, load_profile
-from idvl.pruning.settings import AUTO
-from idvl.recipe import PruneSection, Recipe
+from idvl.models.layers import SCOPES
+from idvl.profile import Profile
+from idvl.recipe import Recipe
 from idvl.reporter import Reporter
-from idvl.session import choose_samples, other_widths
+from idvl.session import choose_samples
 from idvl.sparsity.pruner import WeightPruner
 
 if TYPE_CHECKING:
@@ -24,29 +25,6 @@ if TYPE_CHECKING:
 
 # the folder inside a run's of the run that estimates its profile
 FOLDER = "profile"
-
-
-def recipe_profile(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
-    """The profile that a recipe names, None where it names or needs none. UsageError for one of another model."""
-    if prune.id_weight == "none" or prune.profile == AUTO:
-        return None
-    return fitting(prune.profile, layers)
-
-
-def fitting(profile: Profile | Path | str, layers: Mapping[str, Layer]) -> Profile:
-    """A profile, or the one of this name or path. UsageError for one whose layers have other widths."""
-    name = "" if isinstance(profile, Profile) else f" {profile}"
-    if not isinstance(profile, Profile):
-        profile = load_profile(profile)
-    for difference in other_widths(profile, layers).values():
-        raise UsageError(f"the profile{name} is of another model: {difference}")
-    return profile
-
-
-def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
-    """Whether a profile is of other weights than a described model has; None where it does not tell."""
-    measured = profile.model.get("fingerprint")
-    return None if measured is None else measured != model["fingerprint"]
 
 
 def estimation(job: Job | Calibration, reporter: Reporter, *, resume_from: Path | None = None) -> Estimation:
@@ -95,3 +73,13 @@ def _recipe(job: Job | Calibration) -> Recipe:
     estimate = job.recipe.estimate.model_copy(update=update)
     model = job.recipe.model.model_copy(update={"name": job.loaded.name})
     return job.recipe.model_copy(update={"model": model, "data": data, "estimate": estimate})
+
+
+def dense_recipe(recipe: Recipe) -> Recipe:
+    """The estimate-id run of a pruning recipe's model: all layers, on the split that is trained on."""
+    estimator = "icml24" if recipe.prune.compat == "icml24" else recipe.estimate.estimator
+    return Recipe(
+        model=recipe.model,
+        data=recipe.data.model_copy(update={"split": recipe.data.split or TRAINING}),
+        estimate=recipe.estimate.model_copy(update={"estimator": estimator}),
+    )

@@ -17,7 +17,7 @@ from idvl.models.heads import with_new_head
 from idvl.models.layers import SCOPES, find_layers, in_scope, left_out
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
-from idvl.pruning import dimensions
+from idvl.pruning import profiles
 from idvl.pruning.pruners import criterion_of, multipliers_of, pruner_of, targets_of
 from idvl.pruning.settings import schedule_of, training_of
 from idvl.recipe import Recipe
@@ -47,7 +47,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     job = Job(recipe, loaded, selection, team)
     if job.unreached:
         reporter.note(left_out(job.unreached, "the loss does not reach", loaded.family))
-    if job.profile and dimensions.is_foreign(job.profile, job.model_description):
+    if job.profile and profiles.is_foreign(job.profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
@@ -102,7 +102,7 @@ class Job:
                 "nothing would be trained; use a smaller batch_size, more samples or compat none"
             )
         self.schedule = schedule_of(prune, total_steps(self.training, samples, team.size))
-        self.profile = team.first(lambda: dimensions.recipe_profile(prune, self.layers))
+        self.profile = team.first(lambda: profiles.recipe_profile(prune, self.layers))
         # refuses what does not go together before anything is written
         self.pruner(self.multipliers(self.profile) if self.profile else None)
 

@@ -1,57 +1,37 @@
-"""Recipes of the ID profiles that several pruning runs share. It runs none."""
+"""The ID profile that a pruning recipe names: read, and compared with the model. Estimating one is `dimensions`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from idvl.data.splits import TRAINING
-from idvl.pruning.settings import AUTO, reads_dimensions
-from idvl.recipe import ESTIMATING, Recipe, described
+from idvl.errors import UsageError
+from idvl.models.layers import Layer
+from idvl.profile import Profile, load_profile
+from idvl.pruning.settings import AUTO
+from idvl.recipe import PruneSection
+from idvl.session import other_widths
 
-# settings that older runs did not have: at their defaults they are left out of the names of folders
-LATER = ("data.allow_outside", "model.chat_template")
 
-
-def estimation_of(recipe: Recipe) -> Recipe | None:
-    """The estimate-id run that a pruning recipe would begin with; None where it begins with none, or a head of its own.
-
-    It measures all layers, whatever the scope, so that cells of other scopes share it.
-    """
-    if not reads_dimensions(recipe.prune) or recipe.prune.profile != AUTO or recipe.train.new_head:
+def recipe_profile(prune: PruneSection, layers: Mapping[str, Layer]) -> Profile | None:
+    """The profile that a recipe names, None where it names or needs none. UsageError for one of another model."""
+    if prune.id_weight == "none" or prune.profile == AUTO:
         return None
-    return of_dense(recipe)
+    return fitting(prune.profile, layers)
 
 
-def shared_name(recipe: Recipe) -> str:
-    """The folder's name of an estimate-id run that several cells share: its model, and a hash of all settings."""
-    settings = recipe.to_dict(*ESTIMATING)
-    for key in LATER:
-        section, _, name = key.partition(".")
-        if settings[section][name] == described()[key]["default"]:
-            del settings[section][name]
-    text = json.dumps(settings, sort_keys=True)
-    return f"{Path(recipe.model.name).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+def fitting(profile: Profile | Path | str, layers: Mapping[str, Layer]) -> Profile:
+    """A profile, or the one of this name or path. UsageError for one whose layers have other widths."""
+    name = "" if isinstance(profile, Profile) else f" {profile}"
+    if not isinstance(profile, Profile):
+        profile = load_profile(profile)
+    for difference in other_widths(profile, layers).values():
+        raise UsageError(f"the profile{name} is of another model: {difference}")
+    return profile
 
 
-def with_profile(recipe: Recipe, profile: Path) -> Recipe:
-    """A pruning recipe that reads its profile from a file."""
-    return recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"profile": str(profile)})})
-
-
-def of_pruned(recipe: Recipe, model: Path) -> Recipe:
-    """The estimate-id run of what a pruning recipe made of its model, as that of the dense one."""
-    return of_dense(
-        recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": str(model), "revision": None})})
-    )
-
-
-def of_dense(recipe: Recipe) -> Recipe:
-    """The estimate-id run of a pruning recipe's model: all layers, on the split that is trained on."""
-    estimator = "icml24" if recipe.prune.compat == "icml24" else recipe.estimate.estimator
-    return Recipe(
-        model=recipe.model,
-        data=recipe.data.model_copy(update={"split": recipe.data.split or TRAINING}),
-        estimate=recipe.estimate.model_copy(update={"estimator": estimator}),
-    )
+def is_foreign(profile: Profile, model: Mapping[str, Any]) -> bool | None:
+    """Whether a profile is of other weights than a described model has; None where it does not tell."""
+    measured = profile.model.get("fingerprint")
+    return None if measured is None else measured != model["fingerprint"]

@@ -15,7 +15,8 @@ from idvl.checkpoints.save import save_pruned
 from idvl.errors import RunError, quoted
 from idvl.files import write_json, write_text
 from idvl.profile import Profile
-from idvl.pruning import dimensions
+from idvl.pruning import profiles
+from idvl.pruning.settings import AUTO
 from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.weighting import Multipliers
@@ -51,9 +52,9 @@ def save(
         substituted=weighted.substituted if weighted else None,
     )
     report["made"] = dict(facts)
-    if job.profile and job.recipe.prune.profile != dimensions.AUTO:
+    if job.profile and job.recipe.prune.profile != AUTO:
         model = {key: job.profile.model.get(key) for key in ("name", "fingerprint")}
-        foreign = dimensions.is_foreign(job.profile, job.model_description)
+        foreign = profiles.is_foreign(job.profile, job.model_description)
         report["profile"] = {"source": job.recipe.prune.profile, "model": model, "other_weights": foreign}
     write(job, masks, report, opened, profile=profile)
 

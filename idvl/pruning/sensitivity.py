@@ -169,10 +169,10 @@ class SensitivityRun:
 
     def _recipe_profile(self) -> Profile | None:
         """The profile that the recipe names, None where it is estimated first."""
-        profile = dimensions.recipe_profile(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
+        profile = profiles.recipe_profile(self.recipe.prune.model_copy(update={"id_weight": "multiply"}), self.layers)
         if profile:
             multipliers(profile, modalities_of(self.layers))  # refuses another model's
-            if dimensions.is_foreign(profile, self.loaded.description):
+            if profiles.is_foreign(profile, self.loaded.description):
                 name = quoted(self.recipe.prune.profile)
                 self.reporter.warn(f"the profile {name} was measured on other weights than {self.loaded.name} has")
         return profile
@@ -182,7 +182,7 @@ class SensitivityRun:
             return
         folder = run / dimensions.FOLDER if run else None
         exists = folder is not None and self.team.first(lambda: runs.read_record(folder) is not None)
-        recipe = profiles.of_dense(self.recipe)
+        recipe = dimensions.dense_recipe(self.recipe)
         self.estimation = Estimation(
             recipe, self.loaded, self.team, self.reporter, resume_from=folder if exists else None
         )

@@ -21,13 +21,12 @@ from idvl import runs, yaml_file
 from idvl.errors import RunError, UsageError
 from idvl.files import write_text
 from idvl.profile import finite
-from idvl.pruning import profiles
 from idvl.pruning.saving import read_report
 from idvl.pruning.settings import schedule_of
 from idvl.recipe import ModelSection, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.session import read_by
-from idvl.sweep import grid, restartable
+from idvl.sweep import grid, profiles, restartable
 from idvl.sweep.grid import Cell, Grid
 from idvl.sweep.worker import Failed, isolated
 from idvl.units import duration

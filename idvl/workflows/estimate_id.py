@@ -11,7 +11,8 @@ from pathlib import Path
 
 from idvl.data.samples import refuse_few
 from idvl.errors import UsageError
-from idvl.measurement.estimation import Estimation, ProfileResult, folder_name, settings_of
+from idvl.measurement.estimation import Estimation, ProfileResult, folder_name
+from idvl.measurement.settings import settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded
 from idvl.profile import Profile, load_profile

@@ -21,7 +21,8 @@ from idvl.geometry import shortlist
 from idvl.geometry.estimators import requirements
 from idvl.geometry.neighbors import FEATURE_CHUNK, DenseRows, nearest
 from idvl.measurement.api import estimate_id
-from idvl.measurement.measurement import Measurement, Settings
+from idvl.measurement.measurement import Measurement
+from idvl.measurement.settings import Settings
 from idvl.models.inputs import encode
 from idvl.models.layers import find_layers
 from idvl.models.loading import load, wrap

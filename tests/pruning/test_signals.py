@@ -11,10 +11,10 @@ import torch
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
 from idvl.pruning import outliers, spectra
-from idvl.pruning.profiles import estimation_of
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.allocation.alpha import exponent
 from idvl.sparsity.allocation.owl import outliers as share_of
+from idvl.sweep.profiles import estimation_of
 from tests.pruning.test_calibrate import WANDA, checkpoint, inputs_of, job_of, pruned, samples_of
 
 

@@ -12,9 +12,9 @@ import yaml
 from idvl import runs, tasks
 from idvl.errors import UsageError
 from idvl.models.loading import load
-from idvl.pruning import profiles
+from idvl.pruning.dimensions import dense_recipe
 from idvl.reporting.collect import collect
-from idvl.sweep import grid, restartable, sweep, worker
+from idvl.sweep import grid, profiles, restartable, sweep, worker
 from idvl.sweep.worker import Failed
 from tests.support.reporter import Silent
 
@@ -270,7 +270,7 @@ def test_cells_share_the_profile_of_the_same_dense_model(tmp_path, works):
     after = yaml.safe_load((tmp_path / "out" / "profiles" / "vision-divide" / "recipe.yaml").read_text())
     assert after["model"]["name"] == str(tmp_path / "out" / "vision-divide" / "model")
     assert after["data"] == measured["data"] and after["estimate"] == measured["estimate"]
-    assert len({profiles.shared_name(profiles.of_dense(cell.recipe)) for cell in grid.read(file(tmp_path)).cells}) == 1
+    assert len({profiles.shared_name(dense_recipe(cell.recipe)) for cell in grid.read(file(tmp_path)).cells}) == 1
 
 
 def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
