@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from idvl.profile import Estimate
+if TYPE_CHECKING:
+    from idvl.profile import Estimate
 
 # An ID of 20 from fewer points than this has a standard error of 10 % at best, and a bias larger than that.
 FEWEST_RELIABLE_POINTS = 100

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.models.forward import on_device
 from idvl.models.processors import tokenizer_of
 
 if TYPE_CHECKING:
+    from idvl.data.samples import Sample
     from idvl.models.loading import Loaded
 
 # where a question stands in the prompt of an answer

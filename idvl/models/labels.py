@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from idvl.data.samples import Sample
 from idvl.models.inputs import process
 from idvl.models.joining import IGNORED
 from idvl.models.processors import tokenizer_of
+
+if TYPE_CHECKING:
+    from idvl.data.samples import Sample
 
 
 def next_tokens(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,10 +12,12 @@ from idvl.checkpoints.report import plan as planned_report
 from idvl.device import free_memory
 from idvl.errors import UsageError
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
-from idvl.pruning.calibration import Calibration
 from idvl.pruning.counts import target
 from idvl.pruning.plan import scope_lines, whole_lines
 from idvl.units import duration, size
+
+if TYPE_CHECKING:
+    from idvl.pruning.calibration import Calibration
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
 # bytes a weight that choosing a mask takes, and seconds on one core

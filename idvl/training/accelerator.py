@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -15,11 +16,13 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
 
-from idvl.data.samples import Sample
 from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.models.inputs import check as check_inputs
-from idvl.models.loading import Loaded
-from idvl.training.settings import Training
+
+if TYPE_CHECKING:
+    from idvl.data.samples import Sample
+    from idvl.models.loading import Loaded
+    from idvl.training.settings import Training
 
 REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 

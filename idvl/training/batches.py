@@ -10,15 +10,16 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from idvl.data.samples import Sample
-from idvl.models.families.base import Family
-from idvl.models.loading import Loaded
+if TYPE_CHECKING:
+    from idvl.data.samples import Sample
+    from idvl.models.families.base import Family
+    from idvl.models.loading import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
