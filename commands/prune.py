@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from idvl.commands import matrix as matrices
 from idvl.commands import options as o
-from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
+from idvl.commands.console import output, rank, results_alone, write
 from idvl.commands.options import flag, text
+from idvl.commands.pruned import show
 from idvl.commands.settings import SettingFlags
 from idvl.errors import UsageError
 
@@ -130,26 +131,3 @@ def _compare(context: typer.Context, names: list[str]) -> None:
         else:
             output().print(table(result.document))
         reporter.note(f"{' and '.join(compare_allocations.FILES)} are in {result.folder}; nothing is pruned")
-
-
-def show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
-    """Print the results of a run, or its plan."""
-    from idvl.reporting.terminal import plan_table, rests_on, result_table, results_table
-
-    console = output()
-    if json:
-        write(dumps(result.report or result.plan.to_json(), indent=2) + "\n")
-    elif result.report is None:
-        console.print(plan_table(result.plan.report))
-        for line in result.plan.lines():
-            console.print(line, soft_wrap=True)
-    else:
-        console.print(result_table(result.report))
-        evaluation = result.report.get("evaluation")
-        if evaluation and "skipped" not in evaluation:
-            console.print()
-            console.print(results_table(evaluation))
-            for line in rests_on(evaluation):
-                console.print(line, soft_wrap=True)
-    if result.folder:
-        reporter.note(f"model/, masks.safetensors, report.json and README.md are in {result.folder}")

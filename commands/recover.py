@@ -9,7 +9,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import rank, results_alone
 from idvl.commands.options import flag, text
-from idvl.commands.prune import show
+from idvl.commands.pruned import show
 from idvl.commands.settings import SettingFlags
 from idvl.errors import UsageError
 
