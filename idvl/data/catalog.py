@@ -105,7 +105,7 @@ _ENTRIES = (
         },
         licence="CC-BY-4.0 (captions); the images under their owners' Flickr terms",
         notes="val is COCO val2014, 40,504 images; test is Karpathy's, 5,000 of them, as yerevann/coco-karpathy lists "
-        "them. For the Karpathy train split give --data-dir a folder with the images and dataset_coco.json",
+        "them. For the Karpathy train split set data_dir to a folder with the images and dataset_coco.json",
     ),
     CatalogEntry(
         name="flickr30k",
@@ -160,7 +160,7 @@ _ENTRIES = (
         eval_split="test",
         tasks=("classification",),
         licence="unknown",
-        notes="--label-column coarse_label for its 20 superclasses",
+        notes="label_column coarse_label for its 20 superclasses",
     ),
     CatalogEntry(
         name="imagenet-1k",

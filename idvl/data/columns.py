@@ -104,7 +104,7 @@ def find_columns(
         lacking = "images" if columns["text"] or overrides.text else "images or text"
         raise UsageError(
             f"{where} has no column of {lacking} (it has {listed(names)}): "
-            "name it with --image-column, or give --data-dir a folder with the images"
+            "set image_column (--image-column), or data_dir (--data-dir) to a folder with the images"
         )
     declared = (*overrides.read, *catalogued.read)
     guessed = tuple(name for use, name in columns.items() if use != "id" and name is not None and name not in declared)

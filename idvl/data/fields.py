@@ -31,7 +31,7 @@ def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) ->
     if isinstance(cell, str | Path) and str(cell) and folder is not None:
         path = folder / cell
         if within is not None and not _is_in(path, within):
-            raise ValueError(f"needs --allow-outside: {quoted(str(cell))} is outside of the dataset's folder")
+            raise ValueError(f"needs allow_outside: {quoted(str(cell))} is outside of the dataset's folder")
         return path
     raise ValueError("no image" if not cell else f"a {type(cell).__name__} where an image is expected")
 

@@ -115,7 +115,7 @@ def _unread_labels(
         cell = first(name) if name.lower() in LABEL_NAMES and name not in columns.read else None
         if isinstance(cell, str):
             words = f"the column {quoted(name)} holds words ({quoted(cell)})"
-            yield f"{words}: read them as classes with --label-column {name}"
+            yield f"{words}: to read them as classes, set label_column (--label-column {name})"
         elif cell is not None:
             yield f"the column {quoted(name)} is not read as labels: {why_no_class(cell)}"
 

@@ -73,8 +73,8 @@ def _find(ids: Sequence[str]) -> tuple[str, str]:
         except Exception as error:
             raise _unreadable(error, dataset_id) from error
     raise UsageError(
-        f"the Hub has no dataset {' or '.join(ids)}, or it is private: it may have moved, then pass --dataset-id "
-        "ORG/NAME; with a local copy pass --data-dir; for a private one set HF_TOKEN"
+        f"the Hub has no dataset {' or '.join(ids)}, or it is private: where it has moved, set dataset_id "
+        "(--dataset-id ORG/NAME); for a local copy, data_dir (--data-dir); for a private one, HF_TOKEN"
     )
 
 
@@ -90,10 +90,10 @@ def _unreadable(error: Exception, dataset_id: str) -> UsageError:
     connection = (ConnectionError, TimeoutError, HfHubHTTPError)
     if any(isinstance(cause, connection) or type(cause).__module__.startswith("http") for cause in causes(error)):
         return UsageError(
-            f"cannot reach {dataset_id} on the Hub ({_line(error)}): check the network and HF_HUB_OFFLINE, or pass "
-            "--data-dir with a local copy; --dataset shapes needs no network"
+            f"cannot reach {dataset_id} on the Hub ({_line(error)}): check the network and HF_HUB_OFFLINE, or set "
+            "data_dir (--data-dir) to a local copy; the dataset shapes needs no network"
         )
-    return UsageError(f"{dataset_id} cannot be read: {_line(error)}; another copy can be named with --dataset-id")
+    return UsageError(f"{dataset_id} cannot be read: {_line(error)}; dataset_id (--dataset-id) names another copy")
 
 
 def _is_gated(error: BaseException) -> bool:

@@ -150,12 +150,12 @@ def _refuse_unusable(subset: Subset, looked_at: int, name: str) -> None:
     if len(subset.skipped) > MAX_UNUSABLE * looked_at:
         reasons = [skip["reason"] for skip in subset.skipped]
         without_text = any(reason.startswith("no text") for reason in reasons)
-        outside = any(reason.startswith("needs --allow-outside") for reason in reasons)
+        outside = any(reason.startswith("needs allow_outside") for reason in reasons)
         raise UsageError(
-            f"{'pass --allow-outside to read images outside of the folder: ' if outside else ''}"
+            f"{'set allow_outside (--allow-outside) to read images outside of the folder: ' if outside else ''}"
             f"{len(subset.skipped)} of the {subset.looked_at} samples of {name} looked at cannot be used, more than "
             f"{MAX_UNUSABLE:.0%}: {_first_of(subset.skipped)}; {'else ' if outside else ''}repair or remove them"
-            f"{', or take the images alone with --text-column none' if without_text else ''}"
+            f"{', or take the images alone with text_column none' if without_text else ''}"
         )
 
 

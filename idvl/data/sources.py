@@ -53,7 +53,7 @@ def built_in_candidates(
     """Samples of a built-in dataset, drawn by seed. Raises UsageError for settings that have no meaning there."""
     entry = location.entry
     if location.data_dir or location.dataset_id or overrides.read:
-        raise UsageError(f"{entry.name} is built in: --data-dir, --dataset-id and names of columns do not apply")
+        raise UsageError(f"{entry.name} is built in: data_dir, dataset_id and names of columns do not apply")
     split = choose_split(split, entry.splits, where=entry.name, entry=entry)
     module = import_module(entry.module)
     return SampleCandidates(
@@ -103,7 +103,7 @@ def _path_or_ids(location: Location) -> Path | tuple[str, ...]:
     except UnicodeEncodeError:
         raise UsageError(f"the dataset's name {quoted(named)} is not UTF-8: rename it") from None
     if data_dir is not None and dataset_id is not None:
-        raise UsageError("--data-dir and --dataset-id name two places for one dataset: pass one of them")
+        raise UsageError("data_dir and dataset_id name two places for one dataset: set one of them")
     path = Path(os.path.expanduser(dataset if data_dir is None else data_dir))
     if data_dir is not None or (entry is None and dataset_id is None):
         if os.path.exists(path):
@@ -111,7 +111,7 @@ def _path_or_ids(location: Location) -> Path | tuple[str, ...]:
         if data_dir is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", dataset):
             if data_dir is None and not re.search(r"[/\\.~]", dataset):
                 raise unknown("dataset", dataset, CATALOG, hint="a folder, a file or a Hub id ORG/NAME works as well")
-            where = f"{'' if data_dir is None else '--data-dir '}{str(path)[:QUOTED]}"
+            where = f"{'' if data_dir is None else 'data_dir '}{str(path)[:QUOTED]}"
             named = "" if data_dir is not None else f", or one of {', '.join(CATALOG)}"
             raise UsageError(f"{where} does not exist: pass a folder of images or a table{named}")
         return (dataset,)

@@ -153,7 +153,7 @@ def fitting(size: int) -> Iterator[None]:
     except ValueError as error:  # how transformers refuses pixels of another size
         raise UsageError(REFUSED.format(first_line(error))) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
-        smaller = f"a smaller eval.batch_size ({size // 2} or auto)" if size > 1 else "another --device"
+        smaller = f"a smaller eval.batch_size ({size // 2} or auto)" if size > 1 else "another device"
         raise RunError(f"evaluating a batch of {size} does not fit into memory: --resume with {smaller}") from error
 
 

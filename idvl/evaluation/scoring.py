@@ -114,7 +114,7 @@ def _task_of(path: Path, task: str | None, earlier: Mapping[str, Any], signature
     """The task of a predictions file: as it is given, or as the results or the run beside the file say."""
     task = task or earlier.get("task") or signature.get("task")
     if not isinstance(task, str):
-        raise UsageError(f"nothing beside {path} says which task it is: name it with --task")
+        raise UsageError(f"nothing beside {path} says which task it is: set task (--task)")
     if earlier and earlier["task"] != task:
         raise UsageError(f"{path} is of the task {earlier['task']:.40}, not of {task}")
     return task
@@ -135,7 +135,7 @@ def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | 
         raise UsageError(f"{results} is of the task {document['task']:.40}, not of {task}: nothing to compare")
     other_ids = [record.get("id") for record in predictions.read(results.with_name(f"{PREDICTIONS}.jsonl"))]
     if list(ids) != other_ids or fingerprint not in (None, document["dataset"]["fingerprint"]):
-        raise UsageError(f"{results} is of other samples: compare runs of one dataset, --split, --limit and --seed")
+        raise UsageError(f"{results} is of other samples: compare runs of one dataset, split, limit and seed")
     return document
 
 
@@ -240,6 +240,6 @@ def _pairs(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
     """(predictions, references) as metrics of `evaluate` take them."""
     key = next((key for key in ("references", "answers", "label") if key in records[0]), None)
     if key is None:
-        raise UsageError("--metric compares texts or classes, and retrieval predicts neither")
+        raise UsageError("metrics of evaluate compare texts or classes, and retrieval predicts neither")
     predicted = [record["prediction"] if "prediction" in record else record["top"][0] for record in records]
     return predicted, [record[key] for record in records]

@@ -44,12 +44,12 @@ def encode_part(
     if count < team.size:
         raise UsageError(
             f"{len(samples)} samples in batches of {batch_size} are too few for {team.size} processes: "
-            "use a smaller --batch-size or fewer processes"
+            "use a smaller batch_size or fewer processes"
         )
     if len(part) > MOST_BATCHES:
         raise UsageError(
             f"{len(part)} batches are too many, each takes a thread: "
-            f"give --batch-size {-(-len(samples) // MOST_BATCHES)} or more"
+            f"give a batch_size of {-(-len(samples) // MOST_BATCHES)} or more"
         )
     also = [[samples[row] for row in echoes]] if team.rank == team.size - 1 else []
     also.append(samples[: 1 if batch_size > 1 else 2])

@@ -112,7 +112,7 @@ class Measurement:
             workspace=workspace_bytes(n) + 2 * n * FEATURE_CHUNK * FLOAT_BYTES,
             smallest=n_local * FEATURE_CHUNK * FLOAT_BYTES,
             layer_seconds=layer_seconds(n, left, estimator, self.device, self.team.size),
-            advice=", fewer --samples, or a smaller --batch-size",
+            advice=", fewer samples, or a smaller batch_size",
             # few points, and estimators of many neighbours, take a float64 product and seldom a second pass
             passes=1 if n < FEW_POINTS or estimator in ("gride", "icml24") else 2,
         )

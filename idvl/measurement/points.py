@@ -141,7 +141,9 @@ class _Pieces(PointStore):
 
     def read(self, start: int, stop: int) -> Tensor:
         if any(piece._version != version for piece, version in zip(self._pieces, self._versions, strict=True)):
-            raise RunError("an activation was changed in place after it was captured; use --spill to keep a copy")
+            raise RunError(
+                "an activation was changed in place after it was captured; set spill (--spill) to keep a copy"
+            )
         return torch.cat([piece[:, start:stop] for piece in self._pieces])
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ def with_new_head(loaded: Loaded, labels: Sequence[str], *, seed: int = 0) -> Lo
     from transformers import AutoModelForImageClassification
 
     if "text" in loaded.family.needs:
-        raise UsageError(f"a new head classifies images, but {loaded.name} reads text too: leave out --new-head")
+        raise UsageError(f"a new head classifies images, but {loaded.name} reads text too: leave new_head out")
     config = copy.deepcopy(loaded.model.config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
@@ -29,11 +29,13 @@ def with_new_head(loaded: Loaded, labels: Sequence[str], *, seed: int = 0) -> Lo
         try:
             model = AutoModelForImageClassification.from_config(config)
         except ValueError as error:
-            raise UsageError(f"transformers has no image classifier on a {config.model_type}: no --new-head") from error
+            raise UsageError(
+                f"transformers has no image classifier on a {config.model_type}: leave new_head out"
+            ) from error
     # a bare encoder may pool what the classifier reads as it is
     _, extra = (base := model.base_model).load_state_dict(loaded.model.base_model.state_dict(), strict=False)
     if wrong := [name for name in extra if base is not model and not name.startswith("pooler.")]:
-        raise UsageError(f"{wrong[0]} of {loaded.name} has no place under a new head: no --new-head for this model")
+        raise UsageError(f"{wrong[0]} of {loaded.name} has no place under a new head: leave new_head out")
     model.config.architectures = [type(model).__name__]
     made = wrap(model.to(loaded.model.device, loaded.model.dtype), loaded.processor, name=loaded.name)
     origin = {key: loaded.description[key] for key in ("source", "revision")}

@@ -58,5 +58,5 @@ def no_class_reason(sample: Sample, config: Any) -> str | None:
     if sample.label is None:
         return "it has no label; choose a dataset of labelled images"
     if not 0 <= sample.label < config.num_labels:
-        return f"its label is {sample.label}, but the model's classes are 0 to {config.num_labels - 1}: add --new-head"
+        return f"its label is {sample.label}, but the model's classes are 0 to {config.num_labels - 1}: set new_head"
     return None

@@ -119,7 +119,7 @@ def make_plan(seen: Trace, run: CaptureRun) -> CapturePlan:
     if not run.fits(run.input_bytes + working):
         least = run.input_bytes + working + run.workspace + run.smallest
         raise UsageError(
-            f"--memory {size(run.budget)} is too little for {run.n} samples: give at least {size(least)}{run.advice}"
+            f"a memory of {size(run.budget)} is too little for {run.n} samples: give at least {size(least)}{run.advice}"
         )
     return _passed(seen, run, seen.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
 

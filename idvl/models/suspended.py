@@ -45,7 +45,7 @@ class Request:
         if versions != [value._version for value in tensors]:
             raise RunError(
                 f"{self.name} changes its input in place, so it cannot run more than once: "
-                "give a larger --memory or --spill, or prune with --calibration dense"
+                "set a larger memory, or spill, or prune with calibration dense"
             )
         return result
 

@@ -87,7 +87,7 @@ def make(job: Calibration) -> CalibrationPlan:
         + (_training_bytes(job, n_local) if job.epochs else 0),
         smallest=max(held.values()),
         layer_seconds=seconds,
-        advice=" or fewer --calibration-samples",
+        advice=" or fewer calibration_samples",
     )
     stops = [replace(stop, layers=[name for name in stop.layers if name in job.users]) for stop in job.trace.stops]
     capture = make_plan(replace(job.trace, stops=stops), run)

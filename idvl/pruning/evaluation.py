@@ -46,7 +46,7 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
     if evaluated == trained and not settings.split:
         reason = (
             f"{job.recipe.data.dataset} has one split, {trained}, and it was used for {job.purpose}: add folders "
-            "train/ and test/, or name a split with --set eval.split=..."
+            "train/ and test/, or name another split with eval.split"
         )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
@@ -79,7 +79,9 @@ def _claim(folder: Path, signature: dict[str, Any]) -> None:
     path, values = folder / SIGNATURE, json.loads(json.dumps(signature))
     if folder.exists() and any(folder.iterdir()):
         if not path.exists():
-            raise UsageError(f"{quoted(folder)} holds another evaluation: move it, or add --no-eval")
+            raise UsageError(
+                f"{quoted(folder)} holds another evaluation: move it, or leave the evaluation out (--no-eval)"
+            )
         if _read_signature(path) != values:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

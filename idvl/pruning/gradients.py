@@ -74,7 +74,7 @@ def scores(job: Calibration, progress: Progress) -> dict[str, float]:
 
     found = job.team.reduce(job.team.each(own).to(job.device)).tolist()
     if wrong := [name for name, score in zip(weights, found, strict=True) if not math.isfinite(score)]:
-        raise RunError(f"the gradient of {wrong[0]} holds NaN or infinite values: try --dtype float32")
+        raise RunError(f"the gradient of {wrong[0]} holds NaN or infinite values: try dtype float32")
     if not any(found):
         raise RunError("the loss does not depend on any layer in scope: choose another scope, or another allocation")
     return dict(zip(weights, found, strict=True))

@@ -100,7 +100,7 @@ class Probe:
         if not math.isfinite(loss := float(part.total.detach())):
             raise RunError(
                 f"the loss is {loss} for a sample of {samples[0].id} to {samples[-1].id}: look for NaN "
-                "in the weights, for a zero in the image processor's image_std, or try --dtype float32"
+                "in the weights, for a zero in the image processor's image_std, or try dtype float32"
             )
         return part
 

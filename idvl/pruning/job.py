@@ -41,7 +41,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     if recipe.train.new_head:
         labels = {sample.label for sample in selection.samples} - {None}
         if not labels:
-            raise UsageError(f"--new-head needs labels to learn, and {recipe.data.dataset} has none")
+            raise UsageError(f"new_head (--new-head) needs labels to learn, and {recipe.data.dataset} has none")
         names = selection.description.get("classes") or [str(label) for label in range(max(labels) + 1)]
         loaded = with_new_head(loaded, names, seed=recipe.data.seed)
     job = Job(recipe, loaded, selection, team)

@@ -148,7 +148,7 @@ def performed(
 def _not_finite(loaded: Loaded, name: str) -> RunError:
     return RunError(
         f"the output of {loaded.name} for {name} is NaN or inf: look for NaN in the weights, for a zero in the image "
-        "processor's image_std, or try --dtype float32"
+        "processor's image_std, or try dtype float32"
     )
 
 

@@ -393,8 +393,14 @@ def test_only_numbers_of_classes_are_guessed(column: str, cells: list, labels: l
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        (["cat", "dog"], "the column 'label' holds words ('cat'): read them as classes with --label-column label"),
-        (["cat", 1], "the column 'label' holds words ('cat'): read them as classes with --label-column label"),
+        (
+            ["cat", "dog"],
+            "the column 'label' holds words ('cat'): to read them as classes, set label_column (--label-column label)",
+        ),
+        (
+            ["cat", 1],
+            "the column 'label' holds words ('cat'): to read them as classes, set label_column (--label-column label)",
+        ),
         ([10**18, 1], f"the column 'label' is not read as labels: the class {10**18} is out of range"),
         ([10**30, 1], f"the column 'label' is not read as labels: the class {10**30} is out of range"),
         ([0.5, 1], "the column 'label' is not read as labels: the class 0.5 is not a number"),

@@ -41,7 +41,7 @@ def test_images_outside_of_the_folder_are_refused_unless_allowed(kind: str, tmp_
     secret.write_bytes(jpeg(99))
     named = {"..": "../secret.jpg", "absolute": str(secret)}
     folder = dataset(tmp_path / "data", named[kind])
-    assert reasons(folder) == [f"needs --allow-outside: {named[kind]!r} is outside of the dataset's folder"]
+    assert reasons(folder) == [f"needs allow_outside: {named[kind]!r} is outside of the dataset's folder"]
     assert reasons(folder, allow_outside=True) == []
 
 
@@ -88,8 +88,8 @@ def test_no_table_names_files_outside(form: str, tmp_path: Path) -> None:
         (folder / "dataset_coco.json").write_text(json.dumps({"images": [image]}))
     else:
         (folder / "a.jsonl").write_text('{"left_image": "in.jpg", "right_image": "../secret.jpg"}')
-    said = r"^pass --allow-outside to read .*needs --allow-outside: '\.\./secret.jpg' is outside .*; else repair"
-    with pytest.raises(UsageError, match=said):
+    message = r"^set allow_outside .*needs allow_outside: '\.\./secret.jpg' is outside .*; else repair"
+    with pytest.raises(UsageError, match=message):
         select(str(folder), **EVERYTHING)
     assert len(select(str(folder), allow_outside=True, **EVERYTHING).samples) == 1
 

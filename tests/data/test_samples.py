@@ -81,7 +81,7 @@ def test_more_than_five_percent_are_refused(reason: str, tmp_path: Path) -> None
     path = write(tmp_path, good(100, start=10) + [BROKEN[reason]] * 7)
     with pytest.raises(UsageError, match=r"cannot be used, more than 5%: \d+.jpg \(.*repair or remove") as caught:
         select(path, n=107)
-    assert ("--text-column none" in str(caught.value)) == ("no text" in reason)
+    assert ("text_column none" in str(caught.value)) == ("no text" in reason)
 
 
 def test_images_can_be_taken_without_their_texts(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_run_of_other_settings_is_not_resumed(captions):
 def test_predictions_of_another_task_are_not_scored(captions, tmp_path):
     text = (captions[0] / "predictions.jsonl").read_text()
     (tmp_path / "predictions.jsonl").write_text(text)
-    with pytest.raises(UsageError, match="name it with --task"):
+    with pytest.raises(UsageError, match="set task .--task"):
         scoring.score_again(tmp_path / "predictions.jsonl", seed=0, resamples=100)
     with pytest.raises(UsageError, match="no predictions of the task classification"):
         scoring.score_again(tmp_path / "predictions.jsonl", task="classification", seed=0, resamples=100)

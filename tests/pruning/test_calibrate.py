@@ -503,7 +503,7 @@ def test_nan_in_an_input_names_layer_and_sample(place: Path, tmp_path: Path) -> 
         ({"prune.min_keep": 10**6}, "sparsity 0.5 cannot be reached"),
         (
             {"estimate.memory": "2KiB"},
-            "2KiB is too little for 22 samples: give at least .* or fewer --calibration-samples$",
+            "2KiB is too little for 22 samples: give at least .* or fewer calibration_samples$",
         ),
     ],
 )
