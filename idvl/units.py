@@ -1,4 +1,4 @@
-"""Bytes and seconds as text for people."""
+"""Bytes, seconds and shares as text for people."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """0.8 -> "80.00 %"."""
+    return f"{100 * share:.{digits}f} %"

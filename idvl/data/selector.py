@@ -17,6 +17,7 @@ from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample, digest
 from idvl.errors import QUOTED, UsageError
 from idvl.reporter import Progress
+from idvl.units import percent
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ def _refuse_unusable(subset: Subset, looked_at: int, name: str) -> None:
         raise UsageError(
             f"{'set allow_outside (--allow-outside) to read images outside of the folder: ' if outside else ''}"
             f"{len(subset.skipped)} of the {subset.looked_at} samples of {name} looked at cannot be used, more than "
-            f"{MAX_UNUSABLE:.0%}: {_first_of(subset.skipped)}; {'else ' if outside else ''}repair or remove them"
+            f"{percent(MAX_UNUSABLE, 0)}: {_first_of(subset.skipped)}; "
+            f"{'else ' if outside else ''}repair or remove them"
             f"{', or take the images alone with text_column none' if without_text else ''}"
         )
 

@@ -12,7 +12,7 @@ from idvl.sparsity.schedule import Schedule
 from idvl.training import total_steps
 from idvl.training.dry_run import rehearse
 from idvl.uncovered import in_words
-from idvl.units import duration, size
+from idvl.units import duration, percent, size
 
 if TYPE_CHECKING:
     from idvl.pruning.job import Job
@@ -45,7 +45,7 @@ class PruningPlan:
         before = "".join(f", {duration(seconds)} of {what} before it" for what, seconds in self.before.items())
         return [
             f"{steps}, {self.steps_per_epoch:,} an epoch of {self.samples:,} samples: dense for "
-            f"{schedule.first:,}, {schedule.kind} to {schedule.target:.2%} of the weights in scope at step "
+            f"{schedule.first:,}, {schedule.kind} to {percent(schedule.target)} of the weights in scope at step "
             f"{schedule.last + 1:,}, {every}",
             f"{size(self.memory)} for weights, gradients, optimizer and criterion, beside a batch's "
             f"activations; about {duration(self.seconds)} of training{before}",
@@ -69,7 +69,8 @@ def scope_lines(report: Mapping[str, Any]) -> list[str]:
     """What a planned report prunes, a line for each modality."""
     total = report["total"]["weights"]
     return [
-        f"{name}: {part['layers']} layers, {part['weights']:,} weights, {part['weights'] / total:.1%} of the scope"
+        f"{name}: {part['layers']} layers, {part['weights']:,} weights, "
+        f"{percent(part['weights'] / total, 1)} of the scope"
         for name, part in report["modalities"].items()
     ]
 
@@ -79,7 +80,7 @@ def whole_lines(report: Mapping[str, Any]) -> list[str]:
     total = report["total"]
     pruned = total["asked"] * total["weights"] / total["model_weights"]
     return [
-        f"{total['asked']:.2%} of the weights in scope are {pruned:.2%} of all weights of the model",
+        f"{percent(total['asked'])} of the weights in scope are {percent(pruned)} of all weights of the model",
         in_words(report["not_covered"], total["model_weights"]),
     ]
 

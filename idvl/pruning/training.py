@@ -19,6 +19,7 @@ from idvl.sparsity.pruner import WeightPruner
 from idvl.training import Outcome, agree, train
 from idvl.training.checkpoint import latest
 from idvl.training.hooks import Hooks
+from idvl.units import percent
 
 if TYPE_CHECKING:
     from idvl.pruning.job import Job
@@ -137,9 +138,10 @@ def sparsities(job: Job, pruner: WeightPruner) -> dict[str, float]:
 
 def _step_line(numbers: Mapping[str, float], target: float) -> str:
     """A step in words."""
-    parts = (f"{key.partition('.')[2]} {share:.0%}" for key, share in numbers.items() if key.startswith("sparsity."))
+    shares = {key.partition(".")[2]: share for key, share in numbers.items() if key.startswith("sparsity.")}
+    parts = (f"{modality} {percent(share, 0)}" for modality, share in shares.items())
     loss = f"loss {numbers['loss']:.3f}, " if "loss" in numbers else ""
-    return f"{loss}sparsity {numbers['sparsity']:.1%} (target {target:.1%}): {', '.join(parts)}"
+    return f"{loss}sparsity {percent(numbers['sparsity'], 1)} (target {percent(target, 1)}): {', '.join(parts)}"
 
 
 def drop_later_metrics(folder: Path) -> None:

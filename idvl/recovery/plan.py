@@ -11,7 +11,7 @@ from idvl.pruning.plan import scope_lines
 from idvl.recovery.job import Recovery
 from idvl.training import steps_per_epoch, total_steps
 from idvl.training.dry_run import rehearse
-from idvl.units import duration, size
+from idvl.units import duration, percent, size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class RecoveryPlan:
         """What is trained, and what it takes."""
         share = self.trained / self.parameters
         return [
-            f"method {self.method}: {self.trained:,} parameters are trained, {share:.2%} of the model's",
+            f"method {self.method}: {self.trained:,} parameters are trained, {percent(share)} of the model's",
             f"{self.steps:,} step{'s' * (self.steps != 1)}, {self.steps_per_epoch:,} an epoch of {self.samples:,} "
             "samples",
             f"{size(self.memory)} for weights, gradients, optimizer and teacher, beside a batch's activations; about "

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from idvl.reporting.table import GAP, INDENT, NARROWEST, NOTE, folded, grid, number_table
 from idvl.uncovered import in_words
+from idvl.units import percent
 
 # the denominators of a report, in words: its key and what it counts
 WHOLE = (("prunable", "all prunable"), ("model", "all weights"))
@@ -104,13 +105,13 @@ def _decimal(number: float | None) -> str:
 
 
 def _percent(share: float | None, digits: int = 2) -> str:
-    return "" if share is None else f"{share:.{digits}%}".replace("%", " %")
+    return "" if share is None else percent(share, digits)
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """A row per metric that has a value: it, its interval, and the difference to the run compared with."""
     compared = results.get("compared")
-    level = f"{results['bootstrap']['level']:.0%} interval".replace("%", " %")
+    level = f"{percent(results['bootstrap']['level'], 0)} interval"
     header = ["", results["task"], level, *([f"minus {compared['model']}", level] if compared else [])]
     rows = []
     for name, metric in results["metrics"].items():

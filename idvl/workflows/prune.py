@@ -37,6 +37,7 @@ from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.schedule import Schedule
+from idvl.units import percent
 from idvl.workflows.model_run import ModelResult, ModelRun, carry_out
 
 # how far the sparsity may be from the one asked for, as a share of the weights that go or stay, whichever are fewer
@@ -100,7 +101,7 @@ def _warn_of_zeros(report: Mapping[str, Any], recipe: Recipe, reporter: Reporter
     if abs(sparsity - target) > MISSED * min(target, 1 - target):
         hint = "; compat icml24 removes nothing before a window has ended, take more steps"
         reporter.warn(
-            f"{sparsity:.2%} of the weights in scope are zero, the target is {target:.2%}"
+            f"{percent(sparsity)} of the weights in scope are zero, the target is {percent(target)}"
             f"{hint if recipe.prune.compat == 'icml24' else ''}"
         )
     if zeros := report["verified"]["other_zeros"]:

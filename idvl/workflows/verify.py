@@ -27,6 +27,7 @@ from idvl.reporter import Reporter
 from idvl.session import MODEL, run_of
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.structure import Structure, parse
+from idvl.units import percent
 from idvl.workflows.api import load_masks, load_report
 
 # the fraction of a layer below which its zeros are taken for accidental
@@ -121,8 +122,8 @@ def _accidental(kept: Masks) -> Iterator[str]:
     few = [name for name, zeros in kept.zeros.items() if 0 < zeros < ACCIDENTAL * kept.kept(name).numel()]
     if few:
         yield (
-            f"{len(few)} layers hold less than {ACCIDENTAL:.0%} zeros, which may be accidental, {few[0]} first: name "
-            "the masks with --masks"
+            f"{len(few)} layers hold less than {percent(ACCIDENTAL, 0)} zeros, which may be accidental, {few[0]} "
+            "first: name the masks with --masks"
         )
 
 
@@ -143,7 +144,7 @@ def _ungrouped(kept: Masks, layers: Mapping[str, Layer], rule: Structure) -> Ite
 def _too_dense(kept: Masks, sparsity: float | None) -> Iterator[str]:
     actual = sum(kept.zeros.values()) / kept.total
     if sparsity is not None and actual < sparsity - ROUNDING:
-        yield f"{actual:.2%} of {kept.total:,} weights are zero, not {sparsity:.2%}"
+        yield f"{percent(actual)} of {kept.total:,} weights are zero, not {percent(sparsity)}"
 
 
 def _unlike_record(claims: Claims, loaded: Loaded) -> Iterator[str]:

@@ -79,7 +79,7 @@ def test_unusable_samples_are_replaced_from_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reason", BROKEN)
 def test_more_than_five_percent_are_refused(reason: str, tmp_path: Path) -> None:
     path = write(tmp_path, good(100, start=10) + [BROKEN[reason]] * 7)
-    with pytest.raises(UsageError, match=r"cannot be used, more than 5%: \d+.jpg \(.*repair or remove") as caught:
+    with pytest.raises(UsageError, match=r"cannot be used, more than 5 %: \d+.jpg \(.*repair or remove") as caught:
         select(path, n=107)
     assert ("text_column none" in str(caught.value)) == ("no text" in reason)
 

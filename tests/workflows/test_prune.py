@@ -111,7 +111,7 @@ def test_fused_experts_are_named_as_not_covered(place, tmp_path, how):
         assert found["not_covered"]["fused experts"]["weights"] == 2 * 4 * 3 * 32 * 64
     said = "fused experts 49,152 (model.layers.*.mlp.experts.gate_up_proj and 1 more)"
     assert said in plan.lines()[-1] and said in (tmp_path / "run" / "README.md").read_text().replace("\\", "")
-    assert plan.lines()[-2] == "50.00% of the weights in scope are 5.45% of all weights of the model"
+    assert plan.lines()[-2] == "50.00 % of the weights in scope are 5.45 % of all weights of the model"
     assert report["total"]["model_sparsity"] == pytest.approx(0.0545, abs=1e-4)
 
 
@@ -232,7 +232,7 @@ def test_a_sparsity_far_from_the_one_asked_for_is_a_warning(place, tmp_path):
     few = {"prune__compat": "icml24", "prune__window": 10, "prune__id_weight": "none", "train__max_steps": 6}
     result, reporter = pruned(place, tmp_path / "run", **few)
     assert result.report["total"]["sparsity"] < 0.01
-    assert any("are zero, the target is 60.00%; compat icml24" in warning for warning in reporter.warnings)
+    assert any("are zero, the target is 60.00 %; compat icml24" in warning for warning in reporter.warnings)
     assert result.report["made"]["schedule"]["mask_every"] == 3
 
 

@@ -80,7 +80,7 @@ def test_a_whole_run_and_a_foreign_model_pass(place) -> None:
     assert result.defects == []
     assert result.report["layers"][LAYER]["sparsity"] == 0.5
     assert defects(place / "dense", structure="2:4") == ""  # it claims nothing, and no layer holds zeros
-    assert defects(place / "dense", sparsity=0.5).startswith("0.00% of ")
+    assert defects(place / "dense", sparsity=0.5).startswith("0.00 % of ")
 
 
 def test_a_zero_filled_in(spoilt) -> None:
@@ -196,7 +196,7 @@ def test_the_command_ends_with_1_where_something_is_wrong(place) -> None:
     assert json.loads(whole.stdout)["defects"] == []
     wrong = processes.run("-m", "idvl", "verify", str(place / "run"), "--sparsity", "0.6")
     assert wrong.returncode == 1
-    assert "weights are zero, not 60.00%" in wrong.stdout
+    assert "weights are zero, not 60.00 %" in wrong.stdout
     assert wrong.stderr.splitlines()[-1].startswith("idvl: ")
     missing = processes.run("-m", "idvl", "verify", str(place / "none"))
     assert missing.returncode == 2
