@@ -23,6 +23,7 @@ import idvl
 from idvl.commands import analyze, estimate_id, prune, recover, verify
 from idvl.commands import eval as evaluation
 from idvl.commands.console import rank, stdout_errors, visible
+from idvl.commands.help import Command, CommandGroup
 from idvl.commands.settings import with_settings
 from idvl.errors import RunError, UsageError, quoted
 
@@ -71,14 +72,17 @@ def root(
 def app(names: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     """The command line. Only the commands in `names` have the flags of their settings, which take time to make."""
     program = typer.Typer(
-        name="idvl", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+        name="idvl",
+        cls=CommandGroup,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     program.callback(epilog="Start with: [bold]idvl estimate-id builtin/blip[/bold]")(root)
     for name, module in COMMANDS.items():
         settings = getattr(module, "SETTINGS", None) if name in names else None
         command = with_settings(module.command, settings) if settings else module.command
         panel = "More" if name in MORE else None
-        program.command(name, epilog=module.EPILOG, rich_help_panel=panel)(command)
+        program.command(name, cls=Command, epilog=module.EPILOG, rich_help_panel=panel)(command)
     return program
 
 

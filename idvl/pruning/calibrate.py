@@ -11,28 +11,30 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from idvl import runs
 from idvl.device import peak_memory
 from idvl.errors import RunError
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, tapped_walk
 from idvl.models.joining import size_of
-from idvl.models.walk import Passes, Segment
-from idvl.pruning.calibration import Calibration
-from idvl.pruning.calibration_plan import CalibrationPlan
 from idvl.pruning.counts import oriented
 from idvl.pruning.finished import FinishedBlocks
 from idvl.pruning.inputs import totals
 from idvl.pruning.reconstruct import BlockError, reconstruct
-from idvl.reporter import Progress, Reporter
-from idvl.sparsity.layerwise import PrunedLayer
 from idvl.sparsity.masks import Masks
 from idvl.training.ranks import agree
+
+if TYPE_CHECKING:
+    from idvl import runs
+    from idvl.models.walk import Passes, Segment
+    from idvl.pruning.calibration import Calibration
+    from idvl.pruning.calibration_plan import CalibrationPlan
+    from idvl.reporter import Progress, Reporter
+    from idvl.sparsity.layerwise import PrunedLayer
 
 # the folder inside a run's that holds its finished blocks
 BLOCKS = "blocks"

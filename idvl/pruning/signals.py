@@ -10,7 +10,7 @@ from idvl.choices import Signal
 from idvl.json_schema import Schema
 from idvl.models.layers import Layer, modalities_of
 from idvl.profile import Profile
-from idvl.pruning import dimensions, gradients, outliers, spectra
+from idvl.pruning import gradients, outliers, profiles, spectra
 from idvl.pruning.counts import groups_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.settings import AUTO
@@ -40,7 +40,7 @@ def prepare(job: Calibration, reporter: Reporter) -> None:
     """Look up the signal of a job where nothing is measured for it. UsageError for one that cannot be measured."""
     prune, needs = job.recipe.prune, allocations.load(job.recipe.prune.allocation).needs
     if job.needs_estimate and prune.profile != AUTO:
-        job.profile = job.team.first(lambda: dimensions.fitting(prune.profile, job.layers))
+        job.profile = job.team.first(lambda: profiles.fitting(prune.profile, job.layers))
     if needs == "gradient":
         job.team.each(lambda: gradients.probe_of(job))
     elif needs not in MEASURED and not job.needs_estimate:

@@ -96,6 +96,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"idvl {idvl.__version__}\n"
 
 
+def test_help_shows_no_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["--help"], ["prune", "--help"], ["analyze", "--help"]):
+        assert main(args) == 0
+        assert not re.search(r"<[a-zA-Z\[\]]+>", capsys.readouterr().out)
+
+
 def test_without_arguments_help_is_shown_and_the_code_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "estimate-id" in capsys.readouterr().out
