@@ -213,7 +213,7 @@ class Calibration:
         """The real tokens that count in a module, as in Family: of one that reads both classes, those of the chosen."""
         family, chosen = self.loaded.family, self.recipe.prune.tokens_from
         real, image = (mask(name, n_tokens, inputs) for mask in (family.token_mask, family.image_tokens))
-        if image is None or chosen == "all":
+        if image is None or chosen == "all" or image.all() or not image.any():
             return real
         of_class = image if chosen == "image" else ~image
         return of_class if real is None else of_class & real

@@ -166,8 +166,8 @@ def test_guesses_are_said(loaded, kind):
 
 def test_families_are_the_files_of_the_folder():
     assert families.names() == [
-        *("blip", "blip2", "clip", "flava", "internvl", "llava", "paligemma", "pix2struct", "qwen_vl", "siglip"),
-        *("smolvlm", "vilt", "vision_encoder_decoder", "vit", "generic"),
+        *("blip", "blip2", "bridgetower", "clip", "flava", "internvl", "llava", "paligemma", "pix2struct", "qwen_vl"),
+        *("siglip", "smolvlm", "vilt", "vision_encoder_decoder", "vit", "generic"),
     ]
     assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
 
@@ -271,6 +271,9 @@ def test_image_tokens_are_where_the_image_stands(loaded):
     batch, mask = image("vilt", "vilt.encoder.layer.0.output.dense", 17)
     assert mask.all(0).sum() == 17 and not mask[:, : batch["input_ids"].shape[1]].any()
     assert image("blip2", "qformer.encoder.layer.0.attention.attention.query", 0)[1] is None
+    batch, mask = image("flava", "multimodal_model.encoder.layer.0.output.dense", 18)
+    assert mask[:, :18].all() and not mask[:, 18:].any()
+    assert not image("flava", "text_to_mm_projection", 0)[1].any()
     assert image("gpt2", "transformer.h.0.mlp.c_fc", 0)[1] is None
 
 

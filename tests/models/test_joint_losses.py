@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from idvl.models.generation import Generation
+from idvl.models.inputs import encode
 from idvl.models.labels import IGNORED
+from idvl.models.layers import find_layers
 from idvl.models.masked_words import masked_inputs
+from idvl.models.text_positions import text_offsets
 from tests.support import tiny
 
 
@@ -62,7 +65,7 @@ def test_an_images_own_text_is_told_from_the_one_before(get):
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["vilt_itm"])
+@pytest.mark.parametrize("name", ["vilt_itm", "bridgetower"])
 def test_a_match_is_the_models_score_of_one_pair_alone(get, name):
     """Whatever the texts beside it."""
     loaded, settings = get(name), Generation()
@@ -73,6 +76,33 @@ def test_a_match_is_the_models_score_of_one_pair_alone(get, name):
     with torch.no_grad():
         expected = torch.stack([logits(loaded, sample, text)[0, -1] for text in texts])
     torch.testing.assert_close(scores[:4], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bridgetowers_matching_loss_is_that_of_a_plain_script(get):
+    loaded, samples = get("bridgetower"), tiny.samples(3)
+    inputs, total, count = learn(loaded, samples)
+    assert inputs["labels"].tolist() == [1, 1, 1, 0, 0, 0] and count == 6
+    expected = torch.zeros(())
+    for at in range(3):
+        for label, text in ((1, samples[at].texts[0]), (0, samples[at - 1].texts[0])):
+            shown = loaded.processor(samples[at].image, text, return_tensors="pt")
+            expected = expected + loaded.model(**shown, labels=torch.tensor([label])).loss
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bridgetowers_stacks_hold_the_image_or_the_text(get):
+    """What padded text changes is what the masks leave out, and keys and values are of the other stack's tokens."""
+    loaded = get("bridgetower")
+    places, faults = text_offsets(loaded.family, loaded.model, loaded.processor)
+    (batch,) = encode(loaded, tiny.samples(4), batch_size=4)
+    real = batch["attention_mask"].bool()
+    assert not faults and not real.all()
+    for name, layer in find_layers(loaded.model, loaded.family).items():
+        mask, image = (get(name, 17, batch) for get in (loaded.family.token_mask, loaded.family.image_tokens))
+        assert torch.equal(mask, real) if name in places else mask is None
+        assert layer.reads_image <= (mask is None)
+        if layer.modality in ("cross", "fusion"):
+            assert image.all() == (mask is None) and image.any() == image.all()
 
 
 def test_the_loss_is_that_of_the_hidden_words(get):

@@ -41,6 +41,14 @@ def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Ten
     return F.pad(text, (n_tokens - text.shape[1], 0), value=True)
 
 
+def image_tokens(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
+    """All tokens before the text in the stack of both, and none in what maps the text to it."""
+    if not layer_name.removeprefix("flava.").startswith(("multimodal_model.", "text_to_mm_projection")):
+        return None
+    text = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    return F.pad(text, (n_tokens - text.shape[1], 0), value=True)
+
+
 def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
     """The contrastive loss of FLAVA's pre-training, over the pairs of all processes."""
     flava = encoder(model)
@@ -79,6 +87,7 @@ FAMILY = Family(
     inputs=process,
     text_length=longest_text,
     token_mask=token_mask,
+    image_tokens=image_tokens,
     call=call,
     training_task=TrainingTask(loss=loss, inputs=pair_inputs, contrastive=True, least_batch=2, partial=True),
     skills={
