@@ -241,12 +241,13 @@ def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Select
     generation = Generation(
         prompt=options.prompt, beams=options.beams, min_length=options.min_length, max_length=options.max_length
     )
+    own = loaded.family.skills.get("embed_texts")
     for skill in WRITING & set().union(*task.skills):
         generation = resolve(loaded, skill, generation)
     return TaskSettings(
         generation=generation,
         classes=tuple(classes) if classes else None,
-        templates=tuple(options.templates),
+        templates=tuple(options.templates or (own.templates if own else TaskSettings.templates)),
         rerank=options.rerank,
         evaluator=evaluator_of(recipe.data.dataset, recipe.data.dataset_id),
     )

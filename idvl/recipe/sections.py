@@ -329,9 +329,10 @@ class EvalSection(Section):
     max_length: Annotated[int, Field(ge=1, le=100_000)] | None = setting(
         None, "Most tokens of a prediction.", shown="the model's own, mostly 20 for captions, 10 for answers"
     )
-    templates: Annotated[list[str], Field(min_length=1), Sentences] = setting(
-        ["a photo of a {}."],
+    templates: Annotated[Annotated[list[str], Field(min_length=1)] | None, Sentences] = setting(
+        None,
         "Sentence for zero-shot classification, with {} for the class; repeatable.",
+        shown="the model's own, such as 'a photo of a {}.'",
         flag="--template",
     )
     rerank: Amount = setting(128, "Candidates that a matching head reranks.")

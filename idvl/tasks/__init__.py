@@ -38,7 +38,7 @@ class TaskSettings:
 
     generation: Generation
     classes: tuple[str, ...] | None = None
-    templates: tuple[str, ...] = ("a photo of a {}.",)
+    templates: tuple[str, ...] = Skill.templates
     rerank: int = 128
     evaluator: str = "vqa"
 

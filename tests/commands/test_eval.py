@@ -67,6 +67,17 @@ def test_every_task_runs_on_a_local_copy_and_comes_out_alike_in_other_batches(
     assert again == results
 
 
+@pytest.mark.parametrize(
+    ("options", "sentences"),
+    [((), ["This is a photo of {}."]), (("--template", "a {}", "--template", "the {}"), ["a {}", "the {}"])],
+)
+def test_a_class_is_put_into_the_models_own_sentence_or_the_requested_ones(place, tmp_path, capsys, options, sentences):
+    asked = [place.model("siglip"), "--dataset", "cifar100", "--data-dir", place.data("cifar100")]
+    code, results, told = evaluate(capsys, *asked, *options, "--limit", 5, "--output", tmp_path / "run")
+    assert code == 0, told
+    assert (results["task"], results["settings"]["templates"]) == ("classification", sentences)
+
+
 def test_scores_of_a_run_that_cannot_be_written_are_shown_with_a_warning(place, tmp_path, capsys, monkeypatch):
     asked = [place.model("clip"), "--dataset", "cifar100", "--data-dir", place.data("cifar100")]
     _, results, _ = evaluate(capsys, *asked, "--set", "eval.resamples=100", "--output", tmp_path / "run")

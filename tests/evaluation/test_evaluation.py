@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -373,5 +374,6 @@ def test_textvqa_has_its_own_evaluator_by_its_hub_id_too():
     for name, hub_id in (*textvqa, ("lmms-lab/VQAv2", None), ("x", None)):
         recipe = load_recipe(None, BLIP | {"data.dataset": name, "data.dataset_id": hub_id})
         task, selection = tasks.load("classification"), Selection(samples=[], description={})
-        settings = evaluation._task_settings(recipe, None, task, selection)
+        loaded = SimpleNamespace(family=SimpleNamespace(skills={}))
+        settings = evaluation._task_settings(recipe, loaded, task, selection)
         assert settings.evaluator == ("textvqa" if (name, hub_id) in textvqa else "vqa")

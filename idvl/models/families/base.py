@@ -53,6 +53,8 @@ class Skill:
     perform: Callable[[Loaded, dict[str, Tensor], Generation], list[str] | Tensor]
     # what the settings' prompt is where they have none and the tokenizer knows its words
     prompt: str = ""
+    # of embed_texts: the sentences that stand for a class, {} its name, where the settings have none
+    templates: tuple[str, ...] = ("a photo of a {}.",)
     # fewest and most tokens where the settings have none
     lengths: tuple[int, int] = (5, 20)
 

@@ -23,6 +23,9 @@ from idvl.models.losses import Gather, Objective, sigmoid_pairs
 from idvl.models.processors import image_processor_of, tokenizer_of
 from idvl.models.skills import pictures
 
+# of zero-shot classification in the authors' documentation
+TEMPLATES = ("This is a photo of {}.",)
+
 
 def text_length(processor: Any, samples: Sequence[Sample] = ()) -> int:
     """Tokens of every text, the padding that the model reads included."""
@@ -86,6 +89,6 @@ FAMILY = Family(
     training_task=TrainingTask(loss=loss, inputs=training_inputs, contrastive=True, least_batch=2),
     skills={
         "embed_images": Skill(prepare=pictures, perform=embed_images),
-        "embed_texts": Skill(prepare=sentences, perform=embed_texts),
+        "embed_texts": Skill(prepare=sentences, perform=embed_texts, templates=TEMPLATES),
     },
 )
