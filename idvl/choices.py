@@ -17,8 +17,9 @@ MissingId = Literal["median", "refuse"]
 Allocation = Literal["global", *sorted(_ALLOCATIONS - {"global"})]
 # what an allocation reads of each layer, or of each block: the power of its intrinsic dimension; where it stands in its
 # stack of blocks, 0 in the first and 1 in the last; how much the loss changes with its weights; its share of outliers
-# among Wanda's scores; the exponent of its spectrum's tail; its density in a file
-Signal = Literal["dimension", "depth", "gradient", "outliers", "spectrum", "file"]
+# among Wanda's scores; the exponent of its spectrum's tail; its density in a file; that under a threshold on
+# magnitudes
+Signal = Literal["dimension", "depth", "gradient", "outliers", "spectrum", "file", "magnitude"]
 By = Literal["layer", "block"]
 EcoflapOrder = Literal["gradient-norm", "first", "zeroth"]
 Calibration = Literal["sequential", "dense"]

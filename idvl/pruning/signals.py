@@ -10,7 +10,7 @@ from idvl.choices import Signal
 from idvl.json_schema import Schema
 from idvl.models.layers import Layer, modalities_of
 from idvl.profile import Profile
-from idvl.pruning import gradients, outliers, profiles, spectra
+from idvl.pruning import gradients, magnitudes, outliers, profiles, spectra
 from idvl.pruning.counts import groups_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.settings import AUTO
@@ -102,6 +102,7 @@ SIGNALS: dict[Signal, tuple[Callable[[Calibration, Progress], dict[str, float]],
     "dimension": (_dimensions, fmean),
     "depth": (_depths, fmean),
     "file": (_of_file, fmean),
+    "magnitude": (magnitudes.densities, fmean),
     "gradient": (gradients.scores, sum),
     # a block's own already
     "outliers": (outliers.shares, max),

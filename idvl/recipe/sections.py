@@ -143,7 +143,7 @@ class PruneSection(Section):
     criterion: CriterionName = setting(
         DEFAULT_CRITERION,
         "Importance score of a weight. magnitude: its size; gradient: weight x gradient; platon: that, smoothed over "
-        "steps; wanda: size x norm of its input; sparsegpt: error without it. Plug-ins add others.",
+        "steps; wanda: size x norm of its input; sparsegpt: error without it; multiflow: size x flow. Or a plug-in.",
     )
     calibration: Calibration | None = setting(
         None,

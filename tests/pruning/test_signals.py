@@ -62,6 +62,24 @@ def test_spectra_are_those_of_singular_values(place: Path) -> None:
         spectra.exponents(job, silent)
 
 
+def test_magnitudes_are_counted_under_one_threshold_a_modality(place: Path, tmp_path: Path) -> None:
+    """Statement 31, through a whole run of MULTIFLOW as published."""
+    settings = {"prune.criterion": "multiflow", "prune.allocation": "magnitude", "prune.calibration": "dense"}
+    job = job_of(place, **settings)
+    expected = {}
+    for modality in ("vision", "language", "cross"):
+        sizes = {n: one.module.weight.detach().abs() for n, one in job.layers.items() if one.modality == modality}
+        smallest = torch.cat([size.flatten() for size in sizes.values()]).sort(stable=True).indices
+        pruned_ones = torch.zeros(len(smallest), dtype=torch.bool)
+        pruned_ones[smallest[: round(0.5 * len(smallest))]] = True
+        parts = pruned_ones.split([size.numel() for size in sizes.values()])
+        expected |= {name: int(part.sum()) for name, part in zip(sizes, parts, strict=True)}
+    report, _ = pruned(place, tmp_path / "run", **settings)
+    zeros = {name: layer["zeros"] for name, layer in report["layers"].items()}
+    assert {name: zeros[name] for name in expected} == expected
+    assert len({round(layer["sparsity"], 2) for layer in report["layers"].values()}) > 1
+
+
 def test_dimensions_are_estimated_first_where_no_profile_is_named(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

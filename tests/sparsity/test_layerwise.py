@@ -39,6 +39,20 @@ def test_wanda_is_its_formula() -> None:
     assert torch.equal(~kept, torch.zeros_like(kept).scatter(1, expected, True))
 
 
+def test_multiflow_is_its_formula() -> None:
+    w, x = weight(), inputs()
+    flow = w.double().abs() * x.double().square().mean(0).sqrt()
+    exact = torch.stack(
+        [
+            torch.stack([w[i, j].double().abs() * flow[i].mean() * flow[:, j].mean() for j in range(IN)])
+            for i in range(OUT)
+        ]
+    )
+    torch.testing.assert_close(criteria.load("multiflow").score(w, sums(x)).double(), exact, rtol=1e-6, atol=0)
+    kept = pruned("multiflow", 90, w, sums(x), within="layer").kept
+    assert exact[~kept].max() <= exact[kept].min()
+
+
 @pytest.mark.parametrize("within", ["row", "layer"])
 @pytest.mark.parametrize("zeros", [0, 1, 119, 120, 239])
 @pytest.mark.parametrize("repair", ["none", "obs"])
