@@ -7,7 +7,7 @@ prunes it as it was pruned, and goes on. It does not know what is kept of the mo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from idvl.models.capture import Tap, tapped_walk
 from idvl.models.joining import size_of
 from idvl.pruning.counts import oriented
 from idvl.pruning.finished import FinishedBlocks
+from idvl.pruning.gradients import of_weights
 from idvl.pruning.inputs import totals
 from idvl.pruning.reconstruct import BlockError, reconstruct
 from idvl.sparsity.masks import Masks
@@ -44,9 +45,12 @@ def calibrate(
     job: Calibration, plan: CalibrationPlan, folder: Path, opened: runs.Run | None, reporter: Reporter
 ) -> tuple[Masks, dict[str, Any]]:
     """Prune the model in place. Its masks, and how it went: seconds, peak of memory, what did not go as planned."""
-    start = time.perf_counter()
+    start, gradients = time.perf_counter(), {}
+    if "gradient" in job.layerwise.criterion.needs:
+        with reporter.progress("measuring gradients") as progress:
+            gradients = of_weights(job, progress)
     with reporter.progress("pruning block by block") as progress:
-        work = CalibratedPruning(job, plan, FinishedBlocks(folder / BLOCKS), opened, progress)
+        work = CalibratedPruning(job, plan, FinishedBlocks(folder / BLOCKS), opened, progress, gradients)
         work.execute()
     agree(work.masks.hash(), "the masks", work.masks.hashes)
     for name, note in work.notes.items():
@@ -71,7 +75,9 @@ class CalibratedPruning:
         finished: FinishedBlocks,
         opened: runs.Run | None,
         progress: Progress,
+        gradients: Mapping[str, Tensor],
     ):
+        self._gradients = {name: oriented(job.layers[name], gradient) for name, gradient in gradients.items()}
         self.job, self.plan, self._finished, self._opened, self._progress = job, plan, finished, opened, progress
         self.weights = {name: oriented(layer, layer.module.weight.detach()) for name, layer in job.layers.items()}
         self.masks = Masks({name: layer.module.weight.shape for name, layer in job.layers.items()}, job.device)
@@ -197,7 +203,8 @@ class CalibratedPruning:
             sums, weights = statistics.total(), {name: self.weights[name].contiguous() for name in group}
             if not sums.count:
                 raise RunError(f"no token entered {group[0]}: leave it out of the scope")
-            layers |= self.job.layerwise.prune(weights, sums, self.job.zeros)
+            gradients = {name: self._gradients[name].to(self.job.device) for name in group if name in self._gradients}
+            layers |= self.job.layerwise.prune(weights, sums, self.job.zeros, gradients)
         return layers
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from idvl.profile import Profile
 from idvl.pruning import profiles
 from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
+from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
 from idvl.pruning.pruners import criterion_of
 from idvl.pruning.settings import AUTO, reads_dimensions
@@ -81,6 +82,8 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
     job = Calibration(recipe, loaded, selection, team, reporter, profile=profile)
     prepare(job, reporter)
+    if "gradient" in job.layerwise.criterion.needs:
+        team.each(lambda: probe_of(job, None, purpose=f"criterion {recipe.prune.criterion}"))
     if profile and profiles.is_foreign(profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"

@@ -12,7 +12,7 @@ from idvl.checkpoints.report import plan as planned_report
 from idvl.device import free_memory
 from idvl.errors import UsageError
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
-from idvl.pruning.counts import target
+from idvl.pruning.counts import target, weights_in
 from idvl.pruning.plan import scope_lines, whole_lines
 from idvl.units import duration, size
 
@@ -84,7 +84,8 @@ def make(job: Calibration) -> CalibrationPlan:
         + products * 3 * width**2 * FLOAT_BYTES
         + sum(held[names[0]] for names in job.spread)
         + _largest_block(job)
-        + (_training_bytes(job, n_local) if job.epochs else 0),
+        + (_training_bytes(job, n_local) if job.epochs else 0)
+        + ("gradient" in job.layerwise.criterion.needs) * weights_in(job.layers) * FLOAT_BYTES,
         smallest=max(held.values()),
         layer_seconds=seconds,
         advice=" or fewer calibration_samples",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from idvl.device import free_memory
-from idvl.errors import RunError
+from idvl.errors import RunError, UsageError, listed
 from idvl.models.layers import block_of
 from idvl.models.walk import restore_forward
 from idvl.pruning.held_out import Probe
@@ -33,24 +33,62 @@ if TYPE_CHECKING:
 SAMPLES, SHIFT = 32, 1e-3
 
 
-def probe_of(job: Calibration) -> Probe | None:
+def probe_of(job: Calibration, most: int | None = SAMPLES, *, purpose: str | None = None) -> Probe | None:
     """The loss on this process's part of the first samples, None where it has none of them.
 
-    UsageError for a model without a loss, and for samples that it does not learn from.
+    UsageError for a model without a loss, which `purpose` needs, and for samples that it does not learn from.
     """
-    size, part = job.recipe.data.batch_size, _part(job)
-    own = job.selection.samples[:SAMPLES][part.start * size : part.stop * size]
+    size, part = job.recipe.data.batch_size, _part(job, most)
+    own = job.selection.samples[:most][part.start * size : part.stop * size]
     if not own:
         return None
     budget = free_memory(job.device, job.team.size)
-    purpose = f"allocation {job.recipe.prune.allocation}"
+    purpose = purpose or f"allocation {job.recipe.prune.allocation}"
     return Probe(job.loaded, own, batch_size=size, budget=budget, purpose=purpose)
 
 
-def _part(job: Calibration) -> range:
+def _part(job: Calibration, most: int | None = SAMPLES) -> range:
     """The numbers of this process's batches."""
-    samples = min(SAMPLES, len(job.selection.samples))
-    return job.team.part(-(-samples // job.recipe.data.batch_size))
+    return job.team.part(-(-len(job.selection.samples[:most]) // job.recipe.data.batch_size))
+
+
+def of_weights(job: Calibration, progress: Progress) -> dict[str, Tensor]:
+    """The gradient of the dense model's mean loss at every weight in scope, float32 on the CPU, by layer.
+
+    It is the mean over the batches of all calibration samples and processes. UsageError as for `probe_of`, and for
+    layers that the loss does not reach.
+    """
+    weights = {name: layer.module.weight for name, layer in job.layers.items()}
+    sums = {name: torch.zeros(weight.shape) for name, weight in weights.items()}
+    count = torch.zeros(1)
+
+    def own() -> None:
+        probe = probe_of(job, None, purpose="criterion gradient")
+        if probe is None:
+            return
+        with torch.inference_mode(False), no_trace(job.loaded.model):
+            job.loaded.model.eval()
+            add = {name: partial(_add, sums[name]) for name in sums}
+            _differentiate(probe, weights, lambda name, weight: add[name](weight.grad), _blocks(job), progress)
+        count.add_(len(probe.batches))
+
+    job.team.each(own)
+    batches = float(job.team.reduce(count.to(job.device)))
+    gradients = {name: job.team.reduce(total.to(job.device)).cpu().div_(batches) for name, total in sums.items()}
+    if unreached := [name for name, gradient in gradients.items() if not gradient.any()]:
+        raise UsageError(
+            f"the loss reaches no weight of {listed(unreached)}: choose another scope, or a criterion that reads no "
+            "gradient"
+        )
+    return gradients
+
+
+def _add(total: Tensor, gradient: Tensor) -> None:
+    total += gradient.float().cpu()
+
+
+def _blocks(job: Calibration) -> list[nn.Module]:
+    return [m for name, m in job.loaded.model.named_modules() if name and block_of(name, job.loaded.family) == name]
 
 
 def scores(job: Calibration, progress: Progress) -> dict[str, float]:
@@ -69,8 +107,7 @@ def scores(job: Calibration, progress: Progress) -> dict[str, float]:
             job.loaded.model.eval()
             if order == "zeroth":
                 return shifted(probe, weights, _part(job).start, progress)
-            blocks = [m for n, m in job.loaded.model.named_modules() if n and block_of(n, job.loaded.family) == n]
-            return differentiated(probe, weights, SCORES[order], blocks, progress)
+            return differentiated(probe, weights, SCORES[order], _blocks(job), progress)
 
     found = job.team.reduce(job.team.each(own).to(job.device)).tolist()
     if wrong := [name for name, score in zip(weights, found, strict=True) if not math.isfinite(score)]:
@@ -105,14 +142,29 @@ def differentiated(
     """
     device = next(iter(weights.values())).device
     sums = torch.zeros(len(weights), dtype=torch.float64, device=device)
+    index = {name: number for number, name in enumerate(weights)}
 
-    def take(index: int, weight: Tensor) -> None:
-        sums[index] += score(weight, weight.grad)
+    def take(name: str, weight: Tensor) -> None:
+        sums[index[name]] += score(weight, weight.grad)
+
+    _differentiate(probe, weights, take, blocks, progress)
+    return sums
+
+
+def _differentiate(
+    probe: Probe,
+    weights: Mapping[str, nn.Parameter],
+    take: Callable[[str, Tensor], None],
+    blocks: list[nn.Module],
+    progress: Progress,
+) -> None:
+    """One backward pass a batch; `take` gets each weight with its gradient, which is then dropped."""
+
+    def drop(name: str, weight: Tensor) -> None:
+        take(name, weight)
         weight.grad = None
 
-    hooks = [
-        weight.register_post_accumulate_grad_hook(partial(take, index)) for index, weight in enumerate(weights.values())
-    ]
+    hooks = [weight.register_post_accumulate_grad_hook(partial(drop, name)) for name, weight in weights.items()]
     try:
         with _alone(probe.model, weights), _recomputed(blocks):
             for number in range(len(probe.batches)):
@@ -123,7 +175,6 @@ def differentiated(
     finally:
         for hook in hooks:
             hook.remove()
-    return sums
 
 
 @torch.no_grad()

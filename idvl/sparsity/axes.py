@@ -37,7 +37,7 @@ _COMPARES = "weights are compared within a layer only, where a factor of the lay
 
 # the axes of pruning from calibration samples, likewise
 CALIBRATED: dict[str, tuple[str, ...]] = {
-    "criterion": ("magnitude", *criteria.calibrated()),
+    "criterion": ("magnitude", "gradient", *criteria.calibrated()),
     "calibration": get_args(Calibration),
     "compare_within": get_args(Within),
     "repair": get_args(Repair),
@@ -146,7 +146,7 @@ def refuse_calibrated(
     }
     if criterion in criteria.observed() and criterion not in CALIBRATED["criterion"]:
         raise UsageError(
-            f"criterion {criterion} and calibration {calibration}: it reads the gradients of training; choose from "
+            f"criterion {criterion} and calibration {calibration}: it smooths over the steps of training; choose from "
             f"{', '.join(CALIBRATED['criterion'])}, or leave calibration out"
         )
     words = {axis: word for axis, word in words.items() if word is not None}

@@ -46,31 +46,46 @@ class Layerwise:
         return "second moments" in self.criterion.needs or self.repair == "obs"
 
     @torch.no_grad()
-    def prune(self, weights: Mapping[str, Tensor], sums: Sums, zeros: Mapping[str, int]) -> dict[str, PrunedLayer]:
-        """Prune layers (out, in) that read one input, so many weights of each. RunError for weights that are NaN."""
+    def prune(
+        self,
+        weights: Mapping[str, Tensor],
+        sums: Sums,
+        zeros: Mapping[str, int],
+        gradients: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, PrunedLayer]:
+        """Prune layers (out, in) that read one input, so many weights of each. RunError for weights that are NaN.
+
+        `gradients`: those of the weights, where the criterion needs them.
+        """
         for name, weight in weights.items():
             if not bool(weight.isfinite().all()):
                 raise RunError(f"{name} holds NaN or infinite weights")
         factor = obs.factor(sums.products) if self.needs_products else None
-        return {name: self._layer(name, weight, sums, factor, zeros[name]) for name, weight in weights.items()}
+        gradients = gradients or {}
+        return {
+            name: self._layer(name, weight, sums, factor, zeros[name], gradients.get(name))
+            for name, weight in weights.items()
+        }
 
-    def _layer(self, name: str, weight: Tensor, sums: Sums, factor: obs.Factor | None, zeros: int) -> PrunedLayer:
+    def _layer(
+        self, name: str, weight: Tensor, sums: Sums, factor: obs.Factor | None, zeros: int, gradient: Tensor | None
+    ) -> PrunedLayer:
         if not zeros:
             return PrunedLayer(torch.ones_like(weight, dtype=torch.bool), weight.clone())
         selects = "second moments" in self.criterion.needs
         if selects and factor:
             return PrunedLayer(*self.criterion.select(weight, factor, zeros, self.structure), _damped(factor))
-        kept = ~self._lowest(self._scores(name, weight, sums, Wanda() if selects else self.criterion), zeros)
+        kept = ~self._lowest(self._scores(name, weight, sums, Wanda() if selects else self.criterion, gradient), zeros)
         if factor:
             return PrunedLayer(kept, obs.update(weight, kept, factor), _damped(factor))
         instead = "pruned as by wanda instead" if selects else "not repaired"
         note = f"X^T X has no factor: {instead}" if self.needs_products else None
         return PrunedLayer(kept, weight.masked_fill(~kept, 0), note)
 
-    def _scores(self, name: str, weight: Tensor, sums: Sums, criterion: Any) -> Tensor:
+    def _scores(self, name: str, weight: Tensor, sums: Sums, criterion: Any, gradient: Tensor | None) -> Tensor:
         reads = criteria.is_calibrated(criterion)
         with failing_at(name, criterion):
-            scores = criterion.score(weight, sums) if reads else criterion.score(name, weight, None)
+            scores = criterion.score(weight, sums) if reads else criterion.score(name, weight, gradient)
         return checked(scores, name, weight, criterion)
 
     def _lowest(self, scores: Tensor, zeros: int) -> Tensor:

@@ -102,7 +102,7 @@ def test_the_shell_completes_flags_and_choices(
     for words, completed in {
         "idvl an": ["analyze"],
         "idvl prune --max": ["--max-steps"],
-        "idvl prune --criterion ": ["platon", "gradient", "magnitude", "sparsegpt", "wanda"],
+        "idvl prune --criterion ": ["platon", "gradient", "magnitude", "multiflow", "sparsegpt", "wanda"],
         "idvl estimate-id --recipe de": ["demo", "demo-prune"],
         "idvl prune --recipe demo-": ["demo-prune"],
         "idvl eval --recipe vit-c": ["vit-cifar100-platon-id-40"],

@@ -496,7 +496,7 @@ def test_nan_in_an_input_names_layer_and_sample(place: Path, tmp_path: Path) -> 
         ({"prune.criterion": "sparsegpt", "prune.repair": "none"}, "it updates weights while it chooses"),
         (
             {"prune.criterion": "platon", "prune.calibration": "dense"},
-            "platon and calibration dense: it reads the grad",
+            "platon and calibration dense: it smooths over",
         ),
         ({"prune.criterion": "platon"}, "calibration_samples is for pruning from calibration samples: set"),
         ({"prune.structure": "3:5", "prune.sparsity": None}, "3:5 needs layers whose inputs divide by 5"),

@@ -182,6 +182,30 @@ def test_two_processes_score_as_one(place: Path, tmp_path: Path) -> None:
     assert one.hash() == two.hash()
 
 
+def test_the_gradient_of_all_samples_scores_weights_in_the_walk(place: Path, tmp_path: Path) -> None:
+    settings = {"prune.criterion": "gradient", "prune.calibration": "sequential", "prune.scope": "language"}
+    job = job_of(place, **settings)
+    model, probe = job.loaded.model, gradients.probe_of(job, None)
+    assert len(probe.batches) == math.ceil(N / BATCH)
+    expected = {name: torch.zeros(layer.module.weight.shape).double() for name, layer in job.layers.items()}
+    for number in range(len(probe.batches)):
+        model.zero_grad()
+        probe.mean_loss(number).backward()
+        for name, layer in job.layers.items():
+            expected[name] += layer.module.weight.grad.double() / len(probe.batches)
+    model.zero_grad()
+    found = gradients.of_weights(job, lambda *_: None)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name].double(), gradient, rtol=1e-4, atol=1e-8)
+    report, _ = pruned(place, tmp_path / "run", **settings)
+    masks = Masks.load(tmp_path / "run" / "masks.safetensors")
+    for name, layer in job.layers.items():
+        scores = (layer.module.weight.detach().double() * expected[name]).abs()
+        kept = masks.kept(name)
+        assert report["layers"][name]["zeros"] == int((~kept).sum())
+        assert scores[~kept].max() <= scores[kept].min() * (1 + 1e-4)
+
+
 def test_a_model_without_a_loss_is_refused_in_a_line(tmp_path: Path) -> None:
     place = checkpoint(tmp_path, "dinov2")
     with pytest.raises(UsageError, match="^idvl has no loss for Dinov2Model: allocation ecoflap needs one$"):

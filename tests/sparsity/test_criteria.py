@@ -157,7 +157,7 @@ def test_a_recipe_can_say_every_setting_and_has_its_default(name: str) -> None:
     ("name", "settings", "message"),
     [
         ("platton", {}, "did you mean 'platon'"),
-        ("hessian", {}, "take one of gradient, magnitude, platon, sparsegpt, wanda"),
+        ("hessian", {}, "take one of gradient, magnitude, multiflow, platon, sparsegpt, wanda"),
         ("magnitude", {"beta1": 0.5}, "no setting 'beta1'; it has none"),
         ("platon", {"beta3": 0.5}, "no setting 'beta3'; it has beta1, beta2, window, smoothing_dtype"),
         ("platon", {"beta2": 1.0}, "beta2 must lie between 0 and 1, not 1.0"),
