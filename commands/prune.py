@@ -28,15 +28,28 @@ accelerate launch -m idvl prune --recipe blip-coco-platon-id-80
 
 idvl prune builtin/blip --plan --allocation uniform,id,owl,alpha,ecoflap
 
+idvl prune MODEL --dataset coco --criterion wanda --structure 2:4 --recover lora --distill 0.1
+
 idvl prune --matrix small/core --output runs/core --budget 2h --resume
 
 Flags override --set, and --set overrides the recipe file.
 --set takes every setting of a recipe, also those without a flag."""
 
 SETTINGS = SettingFlags(
-    keys=("prune", "train", "eval.task", "eval.every", "eval.limit", "eval.after", "data", "estimate.memory", "model"),
+    keys=(
+        *("prune", "train", "recover.method", "recover.rank"),
+        *("eval.task", "eval.every", "eval.limit", "eval.after", "data", "estimate.memory", "model"),
+    ),
     without=("data.batch_size", "model.dtype"),
-    changes={"eval.limit": {"flag": "--eval-limit"}, "data.split": {"shown": "train"}},
+    changes={
+        "eval.limit": {"flag": "--eval-limit"},
+        "data.split": {"shown": "train"},
+        "recover.method": {
+            "flag": "--recover",
+            "description": "Recover the pruned model by this method, as idvl recover does.",
+            "shown": "no recovery",
+        },
+    },
 )
 
 
@@ -88,13 +101,13 @@ def command(
     reporter, resolved = o.begin(context)
     profile = context.params["prune__profile"]
     from idvl.pruning.settings import calibrates
-    from idvl.workflows import prune
+    from idvl.workflows import prune, prune_recover
 
     if profile is not None and resolved.prune.id_weight == "none" and not calibrates(resolved.prune):
         raise UsageError(f"--profile {profile} and id_weight none: no dimension is used; leave --profile out")
 
     with results_alone():
-        result = prune.run(
+        result = (prune_recover if resolved.recover.method else prune).run(
             resolved,
             folder=output_dir,
             reporter=reporter,

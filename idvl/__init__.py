@@ -13,12 +13,14 @@ __version__ = "0.1.0"
 _HOME = {
     "Estimate": "idvl.profile",
     "LayerProfile": "idvl.profile",
+    "MaskedLoRA": "idvl.recovery.masked_lora",
     "Profile": "idvl.profile",
     "PruneCallback": "idvl.pruning.callback",
     "Pruner": "idvl.pruning.api",
     "RunError": "idvl.errors",
     "Sample": "idvl.data.samples",
     "UsageError": "idvl.errors",
+    "attach_lora": "idvl.recovery.adapters",
     "compare": "idvl.profile",
     "estimate_id": "idvl.measurement.api",
     "evaluate": "idvl.workflows.api",
@@ -27,8 +29,10 @@ _HOME = {
     "load_profile": "idvl.profile",
     "load_report": "idvl.workflows.api",
     "load_results": "idvl.workflows.api",
+    "merge_lora": "idvl.recovery.adapters",
     "plot": "idvl.reporting.plot",
     "prune": "idvl.workflows.api",
+    "recover": "idvl.workflows.api",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -18,15 +18,19 @@ from idvl.sparsity.masks import Masks, zero_
 LINEAR = (nn.Linear.forward, Conv1D.forward)
 
 
-def attach(
-    model: nn.Module, masks: Masks, *, ranks: Mapping[str, int], alpha: float = 16.0, seed: int = 0
+def attach_lora(
+    model: nn.Module, masks: Masks, *, rank: int | Mapping[str, int], alpha: float = 16.0, seed: int = 0
 ) -> list[MaskedLoRA]:
-    """Freeze a model, and put masked LoRA on the layers that `ranks` names, each with its rank. In place.
+    """Freeze a model, and put masked LoRA on its layers. In place; the modules, whose A and B are left to train.
 
-    Layers without a mask keep all their weights. Modules that share a weight share A and B. Raises UsageError, before
-    anything is changed, for a layer that is no plain linear map or shares its weight with a module of another kind.
+    `rank`: that of all layers that `masks` names, or of each layer, by name; of these, layers without a mask keep all
+    their weights. Modules that share a weight share A and B. Raises UsageError, before anything is changed, for a
+    layer that is no plain linear map, or shares its weight with a module of another kind.
     """
     modules = dict(model.named_modules())
+    ranks = dict.fromkeys(masks.shapes, rank) if isinstance(rank, int) else rank
+    if missing := [name for name in ranks if name not in modules]:
+        raise UsageError(f"the model has no layer {missing[0]}: the masks are of another model")
     owners = {id(modules[name].weight): name for name in ranks}
     users = {id(module): module for module in modules.values() if id(getattr(module, "weight", None)) in owners}
     for module in users.values():
@@ -49,7 +53,7 @@ def attach(
 
 
 @torch.no_grad()
-def merge(model: nn.Module) -> nn.Module:
+def merge_lora(model: nn.Module) -> nn.Module:
     """Write every update into its weight, zeros kept, and put the plain layers back. In place; the model."""
     layers = {id(module): module for module in model.modules() if isinstance(module, MaskedLoRA)}
     merged: set[int] = set()

@@ -19,7 +19,7 @@ from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import Loaded
 from idvl.pruning.job import INDIFFERENT, training_samples
 from idvl.recipe import Recipe
-from idvl.recovery.adapters import attach, dense, mask_gradients, small_parameters, take_back_weights
+from idvl.recovery.adapters import attach_lora, dense, mask_gradients, small_parameters, take_back_weights
 from idvl.recovery.settings import training_of
 from idvl.recovery.start import Start, masks_of
 from idvl.recovery.teacher import load_teacher
@@ -138,10 +138,10 @@ def _add_lora(job: Recovery) -> None:
                 f"rank {rank} of {layer.modality}: {name} has {layer.in_features} inputs and {layer.out_features} "
                 f"outputs; use a rank of at most {most}"
             )
-    attach(
+    attach_lora(
         model,
         job.masks,
-        ranks={name: settings.rank[layer.modality] for name, layer in layers.items()},
+        rank={name: settings.rank[layer.modality] for name, layer in layers.items()},
         alpha=settings.alpha,
         seed=job.recipe.data.seed,
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from idvl.pruning.plan import scope_lines
-from idvl.recovery.job import Recovery
 from idvl.training import steps_per_epoch, total_steps
 from idvl.training.dry_run import rehearse
 from idvl.units import duration, percent, size
+
+if TYPE_CHECKING:
+    from idvl.recovery.job import Recovery
 
 
 @dataclass(frozen=True, kw_only=True)

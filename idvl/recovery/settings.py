@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import Recipe
 from idvl.recipe.sections import LEARNING_RATE, RANKS, RECOVERY_EPOCHS, RECOVERY_LEARNING_RATE
-from idvl.recovery.start import Start
 from idvl.session import with_dataset
 from idvl.training import Training
+
+if TYPE_CHECKING:
+    from idvl.recovery.start import Start
 
 # settings of masked LoRA alone
 OF_LORA = ("rank", "layers", "biases", "alpha")
@@ -23,7 +27,7 @@ def resolve(recipe: Recipe, start: Start) -> Recipe:
     """
     recover, train = recipe.recover, recipe.train
     method = recover.method or "lora"
-    _refuse(recipe, method)
+    refuse(recipe)
     own_rate = learning_rate_of(start.origin) if start.origin.startswith("builtin/") else LEARNING_RATE
     training = {
         "learning_rate": train.learning_rate or (own_rate if method == "full" else RECOVERY_LEARNING_RATE),
@@ -55,8 +59,10 @@ def training_of(recipe: Recipe) -> Training:
     )
 
 
-def _refuse(recipe: Recipe, method: str) -> None:
+def refuse(recipe: Recipe) -> None:
+    """UsageError for settings that make no sense, whatever the model."""
     recover, train = recipe.recover, recipe.train
+    method = recover.method or "lora"
     if recipe.model.dtype != "float32":
         raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
     if train.new_head:

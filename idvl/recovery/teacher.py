@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from idvl.errors import UsageError, quoted
 from idvl.models.loading import Loaded, load
 from idvl.models.processors import tokenizer_of
 from idvl.recipe import Recipe
-from idvl.recovery.start import Start
+
+if TYPE_CHECKING:
+    from idvl.recovery.start import Start
 
 WAY_OUT = "name the dense model with --teacher, or leave distill out"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,11 +18,13 @@ from idvl.models.fingerprints import fingerprint
 from idvl.pruning.evaluation import evaluate_step
 from idvl.pruning.saving import write
 from idvl.pruning.training import CHECKPOINTS, drop_later_metrics
-from idvl.recovery.adapters import merge
-from idvl.recovery.job import Recovery
+from idvl.recovery.adapters import merge_lora
 from idvl.reporter import Reporter
 from idvl.training import Outcome, agree, train
 from idvl.training.batches import Collate
+
+if TYPE_CHECKING:
+    from idvl.recovery.job import Recovery
 
 # how far the loss of the merged model may be from that of the trained one, relatively
 MERGED = 1e-6
@@ -41,7 +43,7 @@ def recover(
     provenance, start = runs.provenance(), time.perf_counter()
     outcome = _train(job, folder, opened, reporter, resume=resume, evaluation=evaluation)
     before = _loss(job)
-    merge(job.loaded.model)
+    merge_lora(job.loaded.model)
     after = _loss(job)
     if abs(after - before) > MERGED * max(abs(before), 1.0):
         raise RunError(f"the merged model has a loss of {after}, the trained one of {before}: it was not saved")

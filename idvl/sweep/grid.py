@@ -90,6 +90,8 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
     for name, settings in _by_name(combinations, path).items():
         recipe = recipes.load(None, base | settings)
         try:
+            if recipe.recover.method:
+                raise UsageError("a matrix prunes or evaluates: recover its runs with idvl recover")
             recipe = resolve(recipe) if "prune" in run else with_dataset(recipe)
             cells[name] = Cell(name=name, settings=settings, recipe=recipe, published=numbers(settings))
         except UsageError as error:

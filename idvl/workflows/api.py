@@ -22,14 +22,17 @@ from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
 from idvl.workflows import evaluate as evaluating
 from idvl.workflows import prune as pruning
+from idvl.workflows import prune_recover
+from idvl.workflows import recover as recovering
 
 # the sections whose settings each function takes; of a name that several have, the first section's is meant
-PRUNING = ("prune", "train", "data", "eval", "estimate", "model")
+PRUNING = ("prune", "train", "data", "eval", "estimate", "model", "recover")
+RECOVERING = ("recover", "train", "data", "eval", "prune", "model")
 EVALUATING = ("eval", "data", "model")
 # seconds between two lines of progress
 LINE_EVERY = 30.0
-# an option of idvl prune that the recipe names otherwise
-OTHER_OPTIONS = {"eval_limit": "eval.limit"}
+# options that the recipe names otherwise
+OTHER_OPTIONS = {"eval_limit": "eval.limit", "recover": "recover.method"}
 # between section and name of a setting
 DOT = "__"
 
@@ -77,7 +80,26 @@ def prune(
     carried out, RunError for a run that failed.
     """
     run = _arguments(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite)
-    result = pruning.run(**run)
+    result = (prune_recover if run["recipe"].recover.method else pruning).run(**run)
+    return {**result.report, "folder": result.folder and str(result.folder)}
+
+
+def recover(
+    model: str | Path | None = None,
+    *,
+    recipe: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train a pruned model back under its masks, as `idvl recover` does; the object of report.json, and its `folder`.
+
+    `model`: the folder of a pruning run, or a model that has zeros. The other arguments are as for `prune`, `settings`
+    those of `idvl recover`: method, rank, masks, distill, dataset, epochs, batch_size, ...
+    """
+    run = _arguments(model, recipe, RECOVERING, settings, output=output, resume=resume, overwrite=overwrite)
+    result = recovering.run(**run)
     return {**result.report, "folder": result.folder and str(result.folder)}
 
 

@@ -144,6 +144,19 @@ def test_the_divergence_is_the_mean_over_rows():
     assert divergence(student, student).abs() < 1e-6
 
 
+def test_a_temperature_keeps_the_scale_of_the_gradient():
+    teacher, gradients = torch.randn(50, 7), []
+    for temperature in (1.0, 2.0, 4.0):
+        student = torch.zeros(50, 7, requires_grad=True)
+        divergence(student, teacher, temperature).backward()
+        gradients.append(student.grad.norm().item())
+        assert divergence(teacher, teacher, temperature).abs() < 1e-5
+    assert all(0.5 < gradient / gradients[0] < 2 for gradient in gradients)
+    p, q = (teacher / 2).softmax(-1), torch.full((50, 7), 1 / 7)
+    expected = 4 * (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(divergence(torch.zeros(50, 7), teacher, 2.0), expected)
+
+
 def test_the_next_tokens_end_with_the_last_real_one():
     tokens, mask = torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     labels = next_tokens(tokens, mask)

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from idvl.errors import UsageError
 from idvl.recovery import masked_lora
-from idvl.recovery.adapters import attach, merge
+from idvl.recovery.adapters import attach_lora, merge_lora
 from idvl.recovery.masked_lora import MaskedLoRA
 from idvl.sparsity.masks import Masks
 
@@ -104,12 +104,12 @@ def test_the_merged_layer_computes_the_same(kind):
     layer, kept = pruned(kind=kind)
     model, masks = nn.Sequential(layer), Masks({"0": layer.weight.shape})
     masks.set("0", kept)
-    attach(model, masks, ranks={"0": 4})
+    attach_lora(model, masks, rank={"0": 4})
     nn.init.normal_(model[0].lora_b)
     x, before = torch.randn(5, 24), layer.weight.clone()
     expected = model(x)
     assert torch.equal(layer.weight, before)
-    assert merge(model)[0] is layer
+    assert merge_lora(model)[0] is layer
     assert torch.equal(model(x), expected) and not torch.equal(layer.weight, before)
     masks.verify({"0": layer.weight})
 
@@ -121,13 +121,13 @@ def test_layers_that_share_a_weight_share_the_update():
     # the first module stands in two places
     model, masks = nn.Sequential(layer, twin, layer), Masks({"0": (16, 16)})
     masks.set("0", kept)
-    adapters = attach(model, masks, ranks={"0": 2})
+    adapters = attach_lora(model, masks, rank={"0": 2})
     assert model[0] is model[2] and len(adapters) == 2
     assert [name for name, weight in model.named_parameters() if weight.requires_grad] == ["0.lora_a", "0.lora_b"]
     nn.init.normal_(model[0].lora_b)
     x = torch.randn(3, 16)
     expected = model(x)
-    merge(model)
+    merge_lora(model)
     assert model[0].weight is model[1].weight and torch.equal(model(x), expected)
     assert torch.equal(layer.weight != 0, kept)
 
@@ -156,5 +156,5 @@ def test_what_does_not_fit_is_refused():
     embedding.weight = layer.weight
     model = nn.Sequential(embedding, layer)
     with pytest.raises(UsageError, match="no LoRA for 1: a Embedding computes with its weight; leave it out"):
-        attach(model, Masks({"1": (40, 24)}), ranks={"1": 4})
+        attach_lora(model, Masks({"1": (40, 24)}), rank={"1": 4})
     assert model[1] is layer and layer.weight.requires_grad

@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import BlipForConditionalGeneration
 
+import idvl
 from idvl.errors import UsageError
 from idvl.models.loading import load
 from idvl.recipe import load as load_recipe
 from idvl.recovery import job
-from idvl.recovery.adapters import attach, dense, take_back_weights
+from idvl.recovery.adapters import attach_lora, dense, take_back_weights
 from idvl.reporting.collect import collect
 from idvl.reporting.groups import groups_of
 from idvl.sparsity.masks import Masks
-from idvl.workflows import prune
+from idvl.workflows import prune, prune_recover
 from idvl.workflows.recover import run
 from tests.support import processes, tiny
 from tests.support.reporter import Silent
@@ -114,7 +115,7 @@ def test_a_model_that_teaches_itself_learns_what_a_dense_one_teaches(place, tmp_
 def test_the_pass_of_the_teacher_is_the_dense_model_bit_by_bit(place):
     teacher, student = load(str(place / "dense"), device="cpu"), load(str(place / "pruned" / "model"), device="cpu")
     masks = Masks.load(place / "pruned" / "masks.safetensors")
-    attach(student.model, masks, ranks=dict.fromkeys(masks.shapes, 4))
+    attach_lora(student.model, masks, rank=dict.fromkeys(masks.shapes, 4))
     assert take_back_weights(student.model, teacher.model, masks)
     task = student.family.training_task
     batch = task.inputs(student.processor, tiny.samples(4), 12, student.model.config)
@@ -163,6 +164,47 @@ def test_a_killed_run_resumes_to_the_same_bits(place, tmp_path):
     # what is finished is only read
     again = processes.run(*command(place, broken, "--resume"))
     assert again.returncode == 0 and "the model is recovered already" in again.stderr
+
+
+def test_from_python(place, tmp_path):
+    options = {"max_steps": 2, "batch_size": 4, "eval": False, "output": tmp_path / "run"}
+    report = idvl.recover(place / "pruned", method="biases", **options)
+    assert report["folder"] == str(tmp_path / "run") and report["recovered"]["method"] == "biases"
+    assert idvl.load_masks(report["folder"]).hash() == idvl.load_masks(place / "pruned").hash()
+
+
+def test_one_command_prunes_and_recovers(place, tmp_path):
+    dense = {"model.name": str(place / "dense"), "data.dataset": str(place / "pictures")}
+    wanted = dense | PRUNE | STEPS | {"recover.method": "lora", "recover.rank": 4, "train.distill": 0.1}
+    recipe, folder, reporter = load_recipe(None, wanted), tmp_path / "both", Silent()
+    result = prune_recover.run(recipe, folder=folder, reporter=reporter)
+    assert result.folder == folder / "recovered" and result.report["recovered"]["teacher"]["in_place"]
+    pruned, recovered = (weights(folder / name) for name in ("pruned", "recovered"))
+    zeros = {name: weight == 0 for name, weight in pruned.items()}
+    assert all(torch.equal(recovered[name] == 0, zeros[name]) for name in zeros)
+    alone = weights(place / "pruned")
+    assert all(torch.equal(pruned[name], alone[name]) for name in alone)
+    # as after a kill between the two
+    shutil.rmtree(folder / "recovered")
+    again = prune_recover.run(recipe, folder=folder, reporter=reporter, resume=True)
+    assert "the model is pruned already" in str(vars(reporter))
+    assert again.report["verified"] == result.report["verified"]
+    with pytest.raises(UsageError, match="criterion platon prunes while training, .* or run idvl recover afterwards"):
+        prune_recover.run(load_recipe(None, wanted | {"prune.criterion": "platon"}), folder=folder, reporter=reporter)
+
+
+@pytest.mark.parametrize("name", ["instructblip-sparselora-24", "instructblip-vicuna-sparselora-24"])
+def test_shipped_recipes_plan(place, tmp_path, name):
+    """With the settings of the paper's released scripts."""
+    data = {"data.dataset": str(place / "pictures"), "data.data_dir": None, "data.split": "all"}
+    recipe = load_recipe(name, data | {"model.name": str(place / "dense"), "prune.calibration_samples": 8})
+    recover, train = recipe.recover, recipe.train
+    assert (recover.rank["vision"], recover.rank["language"], recover.rank["connector"], recover.alpha) == (4, 8, 2, 16)
+    assert (train.learning_rate, train.weight_decay, train.epochs, train.distill) == (1e-4, 0, 1, 0.1)
+    assert train.batch_size == (16 if "vicuna" in name else 32) and train.samples == 25_000
+    result = prune_recover.run(recipe, folder=tmp_path / "run", reporter=Silent(), plan_only=True)
+    assert result.plan.report["total"]["asked"] == 0.5
+    assert not (tmp_path / "run").exists()
 
 
 def test_reports_show_it_beside_the_pruned_model(place, tmp_path):

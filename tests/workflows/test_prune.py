@@ -690,7 +690,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 READY = [
     path
     for path in sorted(RECIPES.glob("*.yaml"))
-    if "prune" in (said := yaml.safe_load(path.read_text())) and "needs" not in said
+    if "prune" in (said := yaml.safe_load(path.read_text())) and not {"needs", "recover"} & set(said)
 ]
 
 

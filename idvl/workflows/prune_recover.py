@@ -1,0 +1,48 @@
+"""Prune a model from calibration samples, then recover it: two runs in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from idvl import runs
+from idvl.checkpoints.hub import check as check_hub
+from idvl.errors import UsageError
+from idvl.pruning.settings import calibrates
+from idvl.recipe import Recipe, RecoverSection, TrainSection
+from idvl.recovery import settings as recovery
+from idvl.workflows import prune, recover
+from idvl.workflows.model_run import ModelResult
+
+# the folders of the two runs
+PRUNED, RECOVERED = "pruned", "recovered"
+
+
+def run(recipe: Recipe, *, folder: Path | None, push_to: str | None = None, **options: Any) -> ModelResult:
+    """Prune, then recover, in two run folders, pruned/ and recovered/. The result of the recovery, or the first plan.
+
+    The section train is the recovery's.
+    """
+    if not calibrates(recipe.prune):
+        raise UsageError(
+            f"criterion {recipe.prune.criterion} prunes while training, with the settings of section train, which "
+            "recover needs: choose wanda or sparsegpt, or run idvl recover afterwards"
+        )
+    recovery.refuse(recipe)
+    if push_to:
+        check_hub(push_to)
+    folder = folder or runs.default_folder(runs.FolderName("prune", recipe.model.name, recipe.data.dataset or ""))
+    kept = recipe.model_copy(update={"train": TrainSection(), "recover": RecoverSection()})
+    resume = options.pop("resume", False)
+    first = prune.run(kept, folder=folder / PRUNED, resume=resume and (folder / PRUNED).exists(), **options)
+    if options.get("plan_only"):
+        return first
+    model = recipe.model.model_copy(update={"name": str(folder / PRUNED), "revision": None})
+    path = folder / RECOVERED
+    return recover.run(
+        recipe.model_copy(update={"model": model}),
+        folder=path,
+        resume=resume and path.exists(),
+        push_to=push_to,
+        **options,
+    )
