@@ -27,6 +27,8 @@ MASKS = {
     "qformer_input_ids": "qformer_attention_mask",
     "decoder_input_ids": "decoder_attention_mask",
 }
+# key of a mask by which Kosmos-2's processor says which tokens of a text stand for the image
+PLACES = "image_embeds_position_mask"
 # the key of a text's mask, and the position of the text's first token
 Place = tuple[str, int]
 
@@ -50,11 +52,17 @@ def images_at(
     `offsets`: as in `mask_at`. None for layers that hold no text, or nothing else.
     """
     key, start = offsets.get(layer_name, (None, 0))
-    image = marked.get(layer_name)
-    if key not in inputs or (n_tokens == inputs[key].shape[1] and image is None):
+    if key not in inputs:
+        return None
+    inside = None
+    if layer_name in marked:
+        inside = inputs["input_ids"] == marked[layer_name]
+    elif key == MASKS["input_ids"] and PLACES in inputs:
+        inside = inputs[PLACES].bool()
+    if inside is None and n_tokens == inputs[key].shape[1]:
         return None
     mask = torch.ones(len(inputs[key]), n_tokens, dtype=torch.bool)
-    mask[:, start : start + inputs[key].shape[1]] = False if image is None else inputs["input_ids"] == image
+    mask[:, start : start + inputs[key].shape[1]] = False if inside is None else inside
     return mask
 
 

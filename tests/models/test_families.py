@@ -277,6 +277,38 @@ def test_image_tokens_are_where_the_image_stands(loaded):
     assert image("gpt2", "transformer.h.0.mlp.c_fc", 0)[1] is None
 
 
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("kosmos2", "text_model.model.layers.0.self_attn.q_proj"),
+        *(
+            pytest.param(name, layer, marks=pytest.mark.slow)
+            for name, layer in {
+                "git": "git.encoder.layer.0.attention.self.query",
+                "florence2": "model.language_model.encoder.layers.0.self_attn.q_proj",
+                "lfm2_vl": "model.language_model.layers.0.conv.in_proj",
+                **dict.fromkeys(
+                    ("janus", "aya_vision", "aria", "ovis2", "glm4v", "mistral3"),
+                    "model.language_model.layers.0.self_attn.q_proj",
+                ),
+            }.items()
+        ),
+    ],
+)
+def test_another_image_moves_the_image_tokens_alone_before_attention(get, name, layer):
+    loaded, seen = get(name), []
+    others = [dataclasses.replace(sample, source=sample.second) for sample in SAMPLES]
+    batch, other = (encode(loaded, samples, batch_size=6)[0] for samples in (SAMPLES, others))
+    handle = loaded.model.get_submodule(layer).register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        loaded.family.call(loaded.model, batch)
+        loaded.family.call(loaded.model, other)
+    handle.remove()
+    moved = (seen[0] - seen[1]).abs().amax(-1) > 0
+    real = loaded.family.token_mask(layer, moved.shape[1], batch)
+    assert moved.any(1).all() and torch.equal(moved & real, loaded.family.image_tokens(layer, moved.shape[1], batch))
+
+
 def test_image_tokens_count_as_words_where_the_image_is_read_by_cross_attention(get):
     family = get("mllama").family
     assert not family.image_tokens.args[1]
