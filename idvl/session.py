@@ -113,9 +113,9 @@ def open_run(
     return (opened[0] if opened else None), team.first(lambda: opened[0].folder)
 
 
-def open_model(section: ModelSection, device: torch.device, team: Team) -> Loaded:
+def open_model(section: ModelSection, device: torch.device, team: Team, *, offload: bool = False) -> Loaded:
     """The model on this process's device; what keeps one process from loading it is raised on all."""
-    options = section.model_dump(exclude={"name", "device"})
+    options = {**section.model_dump(exclude={"name", "device"}), "offload": offload}
     return team.each(lambda: load(section.name, device=device, **options))
 
 

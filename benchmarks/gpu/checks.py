@@ -72,7 +72,7 @@ def id_gap(points: Tensor, device: torch.device) -> float:
 
 
 def layers(device: torch.device, folder: Path, *, n: int = 120) -> dict[str, Any]:
-    """IDs of all layers of a small BLIP, whose activations each device computes itself.
+    """IDs of all layers of a small BLIP, whose activations each device computes itself, and with offloaded weights.
 
     Which points count as duplicates follows from each device's own rounding: layers with as many of them are compared.
     """
@@ -82,15 +82,17 @@ def layers(device: torch.device, folder: Path, *, n: int = 120) -> dict[str, Any
     from tests.support import tiny
 
     found = []
-    for each in (CPU, device):
-        loaded = _load(folder, each)
+    for each, offload in ((CPU, False), (device, False), (device, True)):
+        loaded = _load(folder, each, offload=offload)
         chosen = find_layers(loaded.model, loaded.family)
         work = Measurement(loaded, tiny.samples(n), chosen, Settings(batch_size=16), memory=2**30)
         found.append({name: layer.estimate for name, layer in work.estimates()})
-    here, there = found
-    same = [name for name, one in here.items() if one.n_duplicates == there[name].n_duplicates]
-    gaps = [_relative(there[name].dimension, here[name].dimension) for name in same]
-    assert len(same) > len(here) / 2, f"{len(here) - len(same)} of {len(here)} layers have other duplicates"
+    here, *others = found
+    gaps, same = [], []
+    for there in others:
+        same = [name for name, one in here.items() if one.n_duplicates == there[name].n_duplicates]
+        gaps += [_relative(there[name].dimension, here[name].dimension) for name in same]
+        assert len(same) > len(here) / 2, f"{len(here) - len(same)} of {len(here)} layers have other duplicates"
     assert max(gaps) <= LAYERS, f"dimensions of layers differ by {max(gaps):.1e} of their value"
     return {"layers": len(here), "compared": len(same), "dimensions": max(gaps)}
 
@@ -102,7 +104,7 @@ def _relative(one: float | None, other: float | None) -> float:
     return 0.0 if one == other else math.inf
 
 
-def _load(folder: Path, device: torch.device, kind: str = "blip") -> Any:
+def _load(folder: Path, device: torch.device, kind: str = "blip", *, offload: bool = False) -> Any:
     """A small model on the device, with Accelerate as at the start of a process."""
     from accelerate.state import AcceleratorState
 
@@ -112,7 +114,7 @@ def _load(folder: Path, device: torch.device, kind: str = "blip") -> Any:
     # it would keep the device of an earlier training
     AcceleratorState._reset_state(reset_partial_state=True)
     model = folder / f"tiny-{kind}"
-    return load(str(model if model.exists() else tiny.save(kind, model)), device=str(device))
+    return load(str(model if model.exists() else tiny.save(kind, model)), device=str(device), offload=offload)
 
 
 def losses(device: torch.device, folder: Path, *, kinds: Sequence[str] = LEARNT) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def estimate_id(
     batch_size: int = 16,
     memory: int | str | None = None,
     spill: str | Path | None = None,
+    offload: bool = False,
     device: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -49,11 +50,12 @@ def estimate_id(
 
     `model`: a Hub id, a folder, a built-in name, or a transformers model, which then needs its `processor` (a model
     keeps its device). `samples`: a dataset's name or path, of which `n` are drawn from `split`, or a list of Sample.
-    `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. Calls from
-    several threads take turns. Raises UsageError and RunError with one line each.
+    `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. `offload`
+    leaves the weights of a Hub id or folder in their files, and reads those of one block at a time. Calls from several
+    threads take turns. Raises UsageError and RunError with one line each.
     """
     values = {"tokens": tokens, "capture": capture, "estimator": estimator, "knn": knn, "layers": layers}
-    values |= {"modality": modality, "memory": memory, "spill": spill}
+    values |= {"modality": modality, "memory": memory, "spill": spill, "offload": offload}
     recipe = recipes.load(
         None,
         {"model.name": "model", "data.batch_size": batch_size, "data.seed": seed}
@@ -62,7 +64,7 @@ def estimate_id(
     settings, budget, spill = settings_of(recipe), recipe.estimate.memory_bytes, recipe.estimate.spill
     with _turn, _put_back(model):
         target, team = join_team(device, settings=asdict(settings), n=n, split=split, layers=layers, modality=modality)
-        loaded = _loaded(model, processor, target)
+        loaded = _loaded(model, processor, target, offload=offload)
         selection = _selection(samples, split=split, n=n, seed=seed)
         selected = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
         work = Measurement(loaded, selection.samples, selected, settings, memory=budget, spill=spill, team=team)
@@ -86,9 +88,11 @@ def _put_back(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _loaded(model: str | Path | nn.Module, processor: Any, device: torch.device) -> Loaded:
+def _loaded(model: str | Path | nn.Module, processor: Any, device: torch.device, *, offload: bool) -> Loaded:
     if isinstance(model, str | Path):
-        return load(str(model), device=device)
+        return load(str(model), device=device, offload=offload)
+    if offload:
+        raise UsageError("offload reads weights from files, and this model is in memory: pass its folder or Hub id")
     if processor is None or not hasattr(model, "config"):
         raise UsageError("a model in memory must be a transformers model and come with its processor=")
     return wrap(model, processor)

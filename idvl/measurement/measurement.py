@@ -67,13 +67,15 @@ class Measurement:
     ):
         self.loaded, self.layers, self.settings = loaded, layers, settings
         self.n, self.team = len(samples), team or Team()
-        self.device = next(loaded.model.parameters()).device
+        self.device = loaded.device
         memory = free_memory(self.device, self.team.size) // 4 if memory is None else memory
         self._done = frozenset(done)
         self._spill = spill / f"process-{self.team.rank}" if spill else None
         if self._spill:
             with disk_errors(self._spill, "--spill"):
                 self._spill.mkdir(parents=True, exist_ok=True)
+        if loaded.offload:
+            loaded.offload.spill = self._spill
         sharing = {"batch_size": settings.batch_size, "team": self.team}
         self.echoes = echo_rows(self.n, settings.batch_size, self.team.size)
         # a flattened point has all tokens of its sample, so samples must have as many
@@ -96,7 +98,8 @@ class Measurement:
     def _trace(self) -> Trace:
         model, call, capture = self.loaded.model, self.loaded.family.call, self.settings.capture
         with torch.inference_mode(False), full_precision(self.device):
-            how = {"capture": capture, "device": self.device, "other": self._other}
+            how = {"capture": capture, "device": self.loaded.inputs_device, "other": self._other}
+            how["offload"] = self.loaded.offload
             return trace(model, self.batches[0], call, self.layers, **how)
 
     def _plan(self, seen: Trace, memory: int) -> CapturePlan:
@@ -115,6 +118,7 @@ class Measurement:
             advice=", fewer samples, or a smaller batch_size",
             # few points, and estimators of many neighbours, take a float64 product and seldom a second pass
             passes=1 if n < FEW_POINTS or estimator in ("gride", "icml24") else 2,
+            weights=self.loaded.offload.bytes() if self.loaded.offload else None,
         )
         return make_plan(seen, run)
 
@@ -151,9 +155,10 @@ class Measurement:
             by_block=self.plan.walks,
             capture=self.settings.capture,
             token_mask=family.token_mask,
-            device=self.device,
+            device=self.loaded.inputs_device,
             axes=self._axes,
             ran=spent.ran,
+            offload=self.loaded.offload,
         )
 
     def _search(self, rows: LayerRows, needs: Mapping[str, Any]) -> Neighbors:

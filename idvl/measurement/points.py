@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from idvl.errors import RunError
-from idvl.files import disk_errors
+from idvl.models.offload import mapped
 from idvl.profile import Tokens
 
 Columns = tuple[int, int]
@@ -165,7 +164,10 @@ class _Arena(PointStore):
 
     def _put(self, rows: Tensor, *, first: bool) -> None:
         if self._data is None:
-            self._data = self._mapped() if self._path else torch.empty(self._shape, device=rows.device)
+            shape = self._shape
+            self._data = (
+                mapped(self._path, shape, torch.float32) if self._path else rows.new_empty(shape, dtype=torch.float32)
+            )
         if first:
             self._row, self._end = self._end, self._end + len(rows)
         start, stop = self._columns
@@ -173,17 +175,6 @@ class _Arena(PointStore):
         if left < right:
             into = left + self._offset - start
             self._data[self._row : self._end, into : into + right - left] = rows[:, left:right]
-
-    def _mapped(self) -> Tensor:
-        size = self._shape[0] * self._shape[1]
-        # reserved at once: a mapped file that outgrows its disk later would kill the process
-        try:
-            with disk_errors(self._path, "--spill"), self._path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size * FLOAT_BYTES)
-        except BaseException:
-            self._path.unlink(missing_ok=True)
-            raise
-        return torch.from_file(str(self._path), shared=True, size=size).view(self._shape)
 
     def read(self, start: int, stop: int) -> Tensor:
         return self._data[:, start:stop]

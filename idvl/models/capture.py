@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from idvl.models.joining import Axis, size_of, split
 from idvl.models.layers import Layer, blocks_of
 from idvl.models.walk import Call, Passes, Walk, restore_forward
 from idvl.profile import Capture
+
+if TYPE_CHECKING:
+    from idvl.models.offload import Offload
 
 # (layer name, number of tokens, model inputs) -> (batch, tokens) bool, False at padding; None when all count
 TokenMask = Callable[[str, int, dict[str, Tensor]], Tensor | None]
@@ -115,10 +118,12 @@ def tapped_walk(
     device: torch.device,
     axes: Mapping[str, Axis] = MappingProxyType({}),
     ran: Callable[[str | None], None] = lambda block: None,
+    offload: Offload | None = None,
 ) -> Iterator[tuple[Walk | Passes, Tap]]:
     """A walk over the blocks that hold `layers`, or over whole passes unless `by_block`, and the tap on its layers.
 
-    `axes`: as in Tap. `ran(block)` is called for every run of a block for a batch.
+    `axes`: as in Tap. `ran(block)` is called for every run of a block for a batch. Each block of a model with `offload`
+    is run for all batches, whether it holds layers or not.
     """
     tap = Tap(batches, token_mask, axes)
 
@@ -127,7 +132,8 @@ def tapped_walk(
         ran(block)
 
     if by_block:
-        walk = Walk(model, batches, call, blocks_of(model, layers), device=device, before=before)
+        blocks = blocks_of(model, layers) | (offload.blocks if offload else {})
+        walk = Walk(model, batches, call, blocks, device=device, before=before)
     else:
         walk = Passes(model, batches, call, device=device, before=before)
     # the walk takes over forwards that are watched already

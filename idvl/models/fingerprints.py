@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from idvl.models.processors import image_processor_of, tokenizer_of
 
+if TYPE_CHECKING:
+    from idvl.models.offload import Offload
+
 # values of each parameter that the fingerprint reads
 FINGERPRINT_VALUES = 4096
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module | Offload) -> str:
     """sha256 over each parameter's name, shape and up to 4,096 evenly spaced values, read as float32.
 
     Cheap for any size; a model whose weights were trained or pruned gets another one for all practical purposes, but

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from idvl.models.fingerprints import configuration, fingerprint
 from idvl.models.layers import uncovered_weights
 from idvl.models.load_errors import one_line
 from idvl.models.locating import locate, pin
+from idvl.models.offload import CPU, Offload, places, take_over, without_warnings
 from idvl.models.processors import fit_tokenizer, image_processor_of, load_processor
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,27 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model ready to run. `description` is JSON-ready and goes into the profile."""
+    """A model ready to run. `description` is JSON-ready and goes into the profile.
+
+    With `offload` the model and its inputs are on the CPU, and its blocks run elsewhere.
+    """
 
     model: nn.Module
     processor: Any
     family: Family
     name: str
     description: dict[str, Any]
+    offload: Offload | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where blocks run."""
+        return self.offload.device if self.offload else next(self.model.parameters()).device
+
+    @property
+    def inputs_device(self) -> torch.device:
+        """Where the model takes its inputs."""
+        return CPU if self.offload else self.device
 
 
 def load(
@@ -55,12 +71,13 @@ def load(
     chat_template: bool = True,
     local_files_only: bool = False,
     cache_dir: str | None = None,
+    offload: bool = False,
 ) -> Loaded:
     """Load a model by hub id, folder or built-in name.
 
     `dtype` "auto" keeps the checkpoint's; `chat_template` puts texts about images into its chat template, if it has
-    one; `device` None is the first GPU, or the CPU where there is none. Raises
-    UsageError, in one line, for whatever keeps a model from being loaded whole.
+    one; `device` None is the first GPU, or the CPU where there is none; `offload` leaves the weights of blocks in their
+    files. Raises UsageError, in one line, for whatever keeps a model from being loaded whole.
     """
     target_device = find_device(device)
     if dtype not in DTYPES:
@@ -76,9 +93,16 @@ def load(
         if not folder:
             options |= pin(name, revision=revision, cache_dir=cache_dir, local=local_files_only)
         target = str(folder or name)
-        model, family, origin, warnings = _read(name, target, DTYPES[dtype], options)
+        scratch = TemporaryDirectory(prefix="idvl-offload-") if offload else None
+        model, family, origin, warnings = _read(name, target, DTYPES[dtype], options, scratch)
         processor = load_processor(target, family, model.config, options)
-        loaded = wrap(model.to(target_device), processor, name=name, chat_template=chat_template)
+        taken = None
+        if scratch:
+            stored = sum(path.stat().st_size for path in stated.weight_files(target, options))
+            taken = take_over(model, family, target_device, stored=stored, scratch=scratch)
+        else:
+            model = model.to(target_device)
+        loaded = wrap(model, processor, name=name, chat_template=chat_template, offload=taken)
     for warning in warnings:
         logger.warning(warning)
     origin |= {"source": source, "revision": getattr(options["revision"], "resolved", options["revision"])}
@@ -89,16 +113,25 @@ def load(
 
 
 def _read(
-    name: str, target: str, dtype: torch.dtype | str, options: dict[str, Any]
+    name: str, target: str, dtype: torch.dtype | str, options: dict[str, Any], scratch: TemporaryDirectory | None
 ) -> tuple[nn.Module, Family, dict[str, Any], list[str]]:
-    """The model on the CPU, its family, the dtype and the missing keys of its checkpoint, and warnings."""
+    """The model on the CPU, its family, the dtype and the missing keys of its checkpoint, and warnings.
+
+    With `scratch` the weights of blocks stay in their files, or are put there where several make one.
+    """
     from transformers import AutoConfig
 
     whole = stated.check(name, target, options)
     config = AutoConfig.from_pretrained(target, **options)
     family = family_of(config)
+    kind = family.model_class(config)
     reading = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = family.model_class(config).from_pretrained(target, config=config, **reading, **options)
+    if scratch:
+        stated.check_offload(name, target, options)
+        trust = options["trust_remote_code"]
+        reading |= {"device_map": places(kind, config, family, trust_remote_code=trust), "offload_folder": scratch.name}
+    with without_warnings():
+        model, info = kind.from_pretrained(target, config=config, **reading, **options)
     stated.check_weights(name, model, whole)
     warnings = check_keys(name, model, family, info)
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
@@ -106,11 +139,18 @@ def _read(
     return model, family, {"stored_dtype": stored, "missing": missing}, warnings
 
 
-def wrap(model: nn.Module, processor: Any, *, name: str | None = None, chat_template: bool = True) -> Loaded:
+def wrap(
+    model: nn.Module,
+    processor: Any,
+    *,
+    name: str | None = None,
+    chat_template: bool = True,
+    offload: Offload | None = None,
+) -> Loaded:
     """A model that is in memory already, with the processor that prepares its inputs; both are kept, not copied.
 
-    `chat_template`: as in `load`. The model is switched to eval mode, the processor to padding on the right within the
-    model's length.
+    `chat_template`: as in `load`; `offload`: what reads the weights that the model lacks. The model is switched to eval
+    mode, the processor to padding on the right within the model's length.
     """
     import transformers
 
@@ -140,11 +180,11 @@ def wrap(model: nn.Module, processor: Any, *, name: str | None = None, chat_temp
         "image_processor": type(images).__name__ if images else None,
         "image_backend": getattr(images, "backend", None),
         "transformers": transformers.__version__,
-        "fingerprint": fingerprint(model),
+        "fingerprint": fingerprint(offload or model),
         "configuration": configuration(model, processor),
         "warnings": list(family.notes),
     }
-    return Loaded(model=model, processor=processor, family=family, name=name, description=description)
+    return Loaded(model=model, processor=processor, family=family, name=name, description=description, offload=offload)
 
 
 @contextmanager

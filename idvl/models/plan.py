@@ -6,7 +6,7 @@ A plan is arithmetic on a trace: it runs nothing and allocates nothing. All size
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from idvl.errors import UsageError
@@ -35,7 +35,8 @@ class CapturePlan:
 
     `flow_bytes` is the most that inputs, what flows between blocks and a running block take; `held_bytes` the most that
     these, captured points and workspace take together on one process, beside the model. `seconds`: the expected time.
-    `forwards`: the forward passes that all runs add up to.
+    `forwards`: the forward passes that all runs add up to. `weights`: as in CaptureRun; `host_bytes` flow between
+    blocks on the host, where that is not the device.
     """
 
     groups: dict[str | None, list[LayerGroup]]
@@ -50,11 +51,14 @@ class CapturePlan:
     # expected seconds of one run of a block for one batch, and of a layer's neighbours and estimate
     batch_seconds: dict[str | None, float]
     layer_seconds: dict[str, float]
+    weights: OffloadedBytes | None = None
+    host_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The plan for a program."""
         keys = ("n_layers", "walks", "why", "forwards", "seconds", "budget", "flow_bytes", "held_bytes")
-        return {key: getattr(self, key) for key in keys}
+        offload = {"weights": asdict(self.weights), "host_bytes": self.host_bytes} if self.weights else {}
+        return {key: getattr(self, key) for key in keys} | offload
 
     def lines(self) -> list[str]:
         """The plan in words, a line each."""
@@ -74,9 +78,36 @@ class CapturePlan:
             f"memory    {size(self.held_bytes)} of {size(self.budget)} beside the model",
             f"time      about {duration(self.seconds)}",
         ]
+        if self.weights:
+            lines[4:4] = self.weights.lines(self.held_bytes, self.host_bytes)
         if sliced:
             lines.append(f"sliced    {len(sliced)} layers are larger than the budget and are read in feature slices")
         return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffloadedBytes:
+    """The weights of a model whose blocks are offloaded: `stored` in files, those `outside` of blocks, `blocks` held.
+
+    `elsewhere`: blocks run on another device than the rest of the model.
+    """
+
+    stored: int
+    outside: int
+    blocks: int
+    elsewhere: bool
+
+    def lines(self, held: int, between: int) -> list[str]:
+        """What takes how much where, a line each; `held` beside the weights, `between` blocks on the host."""
+        lines = [f"download  {size(self.stored)} of weights, which are read from their files block by block"]
+        if not self.elsewhere:
+            total = size(self.outside + self.blocks + held)
+            return [*lines, f"host      {total} with weights outside of blocks, and those of a block"]
+        return [
+            *lines,
+            f"host      {size(self.outside + between)} for weights outside of blocks, and what flows between blocks",
+            f"device    {size(self.blocks + held)} with the weights of two blocks",
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +118,7 @@ class CaptureRun:
     the `n` samples are this process's, `input_bytes` all its inputs. `workspace`: bytes that reading what was captured
     takes; `smallest`: the least that a run must have room for, a slice of a layer. `layer_seconds`: what each layer
     costs besides the runs; `passes`: how often what was captured is read. `advice`: options that lower the memory, for
-    the error message.
+    the error message. `weights`: those of an offloaded model.
     """
 
     layer_bytes: Mapping[str, int]
@@ -100,6 +131,7 @@ class CaptureRun:
     layer_seconds: Mapping[str, float]
     advice: str
     passes: int = 2
+    weights: OffloadedBytes | None = None
 
     def fits(self, flow: float) -> bool:
         """Whether anything can be captured beside this much."""
@@ -112,16 +144,25 @@ def make_plan(seen: Trace, run: CaptureRun) -> CapturePlan:
     # between two blocks lives the larger of what both need; inputs are part of it; and a block at work
     pairs = zip(per_sample, per_sample[1:] + per_sample[-1:], strict=True)
     working = seen.working_bytes()
-    flows = [max(pair) * run.n_local + working for pair in pairs]
+    flows = [max(pair) * run.n_local for pair in pairs]
+    between = max(flows, default=0.0)
+    if run.weights and run.weights.elsewhere:
+        flows = [0.0] * len(flows)
+    flows = [flow + working for flow in flows]
     flow = max(flows, default=0.0)
     if seen.unwalkable is None and run.fits(flow):
-        return _walked(seen, run, flows)
+        plan = _walked(seen, run, flows)
+        return replace(plan, weights=run.weights, host_bytes=int(between), seconds=plan.seconds + seen.reading)
+    why = seen.unwalkable or f"what flows between blocks takes {size(flow)} of the budget"
+    if run.weights:
+        way_out = "omit it" if seen.unwalkable else "use a larger --memory or --spill, or fewer --samples"
+        raise UsageError(f"--offload needs every block to run once, and {why}: {way_out}")
     if not run.fits(run.input_bytes + working):
         least = run.input_bytes + working + run.workspace + run.smallest
         raise UsageError(
             f"a memory of {size(run.budget)} is too little for {run.n} samples: give at least {size(least)}{run.advice}"
         )
-    return _passed(seen, run, seen.unwalkable or f"what flows between blocks takes {size(flow)} of the budget")
+    return _passed(seen, run, why)
 
 
 def _walked(seen: Trace, run: CaptureRun, flows: list[float]) -> CapturePlan:

@@ -55,6 +55,20 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
     return [] if quantized else [key for key, is_whole in whole.items() if is_whole]
 
 
+def check_offload(name: str, target: str, options: Mapping[str, Any]) -> None:
+    """UsageError where weights cannot stay in their files: those are no safetensors, or quantized."""
+    from transformers import PreTrainedConfig
+
+    config, _ = PreTrainedConfig.get_config_dict(target, **options)
+    if other := [path.name for path in weight_files(target, options) if path.suffix != ".safetensors"]:
+        raise UsageError(
+            f"--offload reads weights from safetensors, and {name} has {other[0]}: omit it, or load and save the model "
+            "with transformers first"
+        )
+    if any(key == "quantization_config" and value is not None for key, value in _pairs(config)):
+        raise UsageError(f"--offload reads weights as they are stored, and those of {name} are quantized: omit it")
+
+
 def check_weights(name: str, model: torch.nn.Module, whole: list[str]) -> None:
     """UsageError where a stored tensor of integers, booleans or complex numbers became a floating-point parameter."""
     leaves = {key.rpartition(".")[2] for key, value in model.named_parameters() if value.is_floating_point()}
@@ -76,21 +90,25 @@ def _pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def stored_dtypes(target: str, options: Mapping[str, Any]) -> dict[str, str]:
     """The name of each stored tensor and that of its dtype, as in torch for float16 to float64; no values are read."""
+    return {key: dtype for path in weight_files(target, options) for key, dtype in _tensors(path).items()}
+
+
+def weight_files(target: str, options: Mapping[str, Any]) -> list[Path]:
+    """The files that hold the weights: none where there is only what is not looked at here."""
+    stored = next((path for file in WEIGHTS if (path := _path(target, file, options))), None)
+    if stored is None or stored.suffix != ".json":
+        return [stored] if stored else []
+    parts = sorted({*json.loads(stored.read_text(encoding="utf-8"))["weight_map"].values()})
+    return [path for part in parts if (path := _path(target, part, options))]
+
+
+def _path(target: str, file: str, options: Mapping[str, Any]) -> Path | None:
+    """A file of a model, None where it has none of that name."""
     from transformers.utils import cached_file
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code"}
-
-    def path_of(file: str) -> Path | None:
-        path = cached_file(target, file, _raise_exceptions_for_missing_entries=False, **options)
-        return Path(path) if path else None
-
-    stored = next((path for file in WEIGHTS if (path := path_of(file))), None)
-    if stored is None:
-        return {}
-    if stored.suffix != ".json":
-        return _tensors(stored)
-    parts = sorted({*json.loads(stored.read_text(encoding="utf-8"))["weight_map"].values()})
-    return {key: dtype for part in parts if (path := path_of(part)) for key, dtype in _tensors(path).items()}
+    path = cached_file(target, file, _raise_exceptions_for_missing_entries=False, **options)
+    return Path(path) if path else None
 
 
 def _tensors(path: Path) -> dict[str, str]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from idvl.models.layers import Layer, blocks_of
 from idvl.models.load_errors import REFUSED
 from idvl.models.walk import Call, to_device
 from idvl.profile import Capture
+
+if TYPE_CHECKING:
+    from idvl.models.offload import Offload
 
 TOURS = 2
 
@@ -43,7 +46,8 @@ class Trace:
     """What one batch met. `shapes`: layer name -> shape of one captured tensor per call, in order.
 
     `axes`: layer name -> the axis that holds the samples. `faults`: layers that ran but have no tensor of samples, and
-    why; they are in nothing else. `changed`: layers whose tensor is changed in place after they pass it on.
+    why; they are in nothing else. `changed`: layers whose tensor is changed in place after they pass it on. `reading`:
+    seconds that reading offloaded weights took.
     """
 
     batch_size: int
@@ -54,6 +58,7 @@ class Trace:
     unwalkable: str | None
     faults: dict[str, str]
     changed: frozenset[str]
+    reading: float = 0.0
 
     def working_bytes(self) -> int:
         """What a block needs while it runs for one batch, at most: its layers' tensors, and as much again for the rest.
@@ -74,16 +79,17 @@ def trace(
     capture: Capture,
     device: torch.device,
     other: dict[str, Tensor] | None = None,
+    offload: Offload | None = None,
 ) -> Trace:
     """Run another batch to warm up, then the batch TOURS times, of which the fastest counts.
 
-    `other` has another number of samples, by default one: where a tensor's shape differs, there are its samples. Raises
-    UsageError for inputs that the model refuses.
+    `other` has another number of samples, by default one: where a tensor's shape differs, there are its samples. All
+    blocks of a model with `offload` are stops. Raises UsageError for inputs that the model refuses.
     """
-    blocks = blocks_of(model, layers)
+    blocks = blocks_of(model, layers) | (offload.blocks if offload else {})
     batch = to_device(batch, device)
     other = {key: value[:1] for key, value in batch.items()} if other is None else to_device(other, device)
-    tour = _Tour(device)
+    tour = _Tour(offload.clock if offload else partial(_now, device))
     handles = [nn.modules.module.register_module_forward_hook(tour.note)]
     for name, block in blocks.items():
         handles.append(block.register_forward_pre_hook(partial(tour.enter, name)))
@@ -99,21 +105,21 @@ def trace(
     finally:
         for handle in handles:
             handle.remove()
-    seconds, stops = min(tours, key=lambda timed: timed[0])
+    seconds, reading, stops = min(tours, key=lambda timed: timed[0])
     axes, faults = _axes(shapes, tour.shapes, other, batch)
     faults |= tour.faults
     shapes = {name: shape for name, shape in tour.shapes.items() if name not in faults}
     for stop in stops:
         stop.layers = [name for name in stop.layers if name in shapes]
     unwalkable = _unwalkable(stops, shapes, layers)
-    return Trace(size_of(batch), stops, shapes, axes, seconds, unwalkable, faults, frozenset(tour.changed))
+    return Trace(size_of(batch), stops, shapes, axes, seconds, unwalkable, faults, frozenset(tour.changed), reading)
 
 
 class _Tour:
     """What one forward pass meets."""
 
-    def __init__(self, device: torch.device):
-        self._device = device
+    def __init__(self, clock: Callable[[], float]):
+        self._clock = clock
         self._inside: list[Stop] = []
         self.alive = _Alive()
         self.faults: dict[str, str] = {}
@@ -121,22 +127,23 @@ class _Tour:
         # (layer, its tensor, the tensor's version), while the tensor is referenced
         self._passed: list[tuple[str, weakref.ref, int]] = []
 
-    def run(self, model: nn.Module, call: Call, batch: dict[str, Tensor]) -> tuple[float, list[Stop]]:
-        """Seconds and stops of one pass; `shapes` are its."""
+    def run(self, model: nn.Module, call: Call, batch: dict[str, Tensor]) -> tuple[float, float, list[Stop]]:
+        """Seconds, those besides that the clock leaves out, and stops of one pass; `shapes` are its."""
         self.alive.inputs = sum(value.nbytes for value in batch.values())
         self.stops: list[Stop] = []
         self.shapes: dict[str, list[torch.Size]] = {}
-        start = _now(self._device)
+        start, began = self._clock(), time.perf_counter()
         call(model, batch)
-        return _now(self._device) - start, self.stops
+        seconds = self._clock() - start
+        return seconds, time.perf_counter() - began - seconds, self.stops
 
     def enter(self, name: str, module: nn.Module, args: Any) -> None:
         self.stops.append(Stop(name, alive=self.alive.bytes()))
         self._inside.append(self.stops[-1])
-        self.stops[-1].seconds -= _now(self._device)
+        self.stops[-1].seconds -= self._clock()
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._inside.pop().seconds += _now(self._device)
+        self._inside.pop().seconds += self._clock()
 
     def note(self, module: nn.Module, args: Any, output: Any) -> None:
         """After every module: what is alive, and which layers' tensors it found changed."""
@@ -194,7 +201,7 @@ def _now(device: torch.device) -> float:
 
 
 class _Alive:
-    """The bytes of the inputs and of all module outputs that are still referenced."""
+    """The bytes of the inputs and of all module outputs that are still referenced, less those in files."""
 
     def __init__(self):
         self.inputs = 0
@@ -207,5 +214,7 @@ class _Alive:
     def bytes(self) -> int:
         tensors = [tensor for ref in self._outputs if (tensor := ref()) is not None]
         self._outputs = [weakref.ref(tensor) for tensor in tensors]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-        return self.inputs + sum(storages.values())
+        storages = {
+            storage.data_ptr(): storage for tensor in tensors if not (storage := tensor.untyped_storage()).filename
+        }
+        return self.inputs + sum(storage.nbytes() for storage in storages.values())

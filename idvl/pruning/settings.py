@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
+    if recipe.estimate.offload:
+        raise UsageError("offload is for estimate-id: pruning needs the weights in memory; set estimate.offload=false")
     if calibrates(recipe.prune):
         _refuse_training(recipe)
         return with_dataset(recipe).model_copy(update={"prune": resolve_pruning(recipe.prune)})

@@ -115,6 +115,10 @@ class EstimateSection(Section):
     knn: Knn = setting("auto", "Neighbour search backend; all give the same result, auto takes the fastest.")
     memory: Size | None = setting(None, "Memory budget, such as 8GiB.", shown="a quarter of what is free", value="SIZE")
     spill: Path | None = setting(None, "Folder on disk for data beyond the memory budget.", shown="none", value="DIR")
+    offload: bool = setting(
+        False,
+        "Leave weights in the checkpoint's files and read those of one block at a time; only blocks run on the device.",
+    )
 
     @property
     def memory_bytes(self) -> int | None:

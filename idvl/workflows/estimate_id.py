@@ -42,7 +42,7 @@ def run(
         refuse_few(recipe.data.samples, force=recipe.data.force)
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare}
     _, device, team = begin(recipe, folder_name(recipe), folder, reads=[compare], **options)
-    loaded = open_model(recipe.model, device, team)
+    loaded = open_model(recipe.model, device, team, offload=recipe.estimate.offload)
     profiles = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in profiles]
     work = Estimation(recipe, loaded, team, reporter, resume_from=folder if resume else None)
     if plan_only:

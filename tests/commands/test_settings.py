@@ -17,7 +17,7 @@ MODEL = "--device --chat-template/--no-chat-template --trust-remote-code --cache
 RUN = "--recipe --set --output --resume --overwrite --quiet/-q --debug"
 FLAGS = {
     "estimate-id": f"""{DATASET} --split --samples --seed --batch-size --force --tokens --capture --estimator --layers
-        --modality --knn --memory --spill --revision --dtype {MODEL} {RUN} --plan --compare --json""",
+        --modality --knn --memory --spill --offload --revision --dtype {MODEL} {RUN} --plan --compare --json""",
     "prune": f"""--sparsity --sparsity-ratio --criterion --calibration --calibration-samples --tokens-from
         --compare-within --repair --repair-epochs
         --id-weight --id-exponent --profile --missing-id --refresh-profile --scope
