@@ -18,7 +18,7 @@ from idvl.models.inputs import encode
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
 from idvl.models.plan import OffloadedBytes
-from idvl.pruning.settings import resolved
+from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from tests.coverage.architectures import architectures
 from tests.support import tiny
@@ -176,7 +176,7 @@ def test_the_plan_says_what_is_held_where_and_needs_room_between_blocks(stored):
 def test_what_cannot_be_offloaded_is_refused(stored, tmp_path):
     recipe = load_recipe(None, {"model.name": "builtin/blip", "estimate.offload": True})
     with pytest.raises(UsageError, match="offload is for estimate-id"):
-        resolved(recipe)
+        resolve(recipe)
     with pytest.raises(UsageError, match="this model is in memory"):
         estimate_id(torch.nn.Linear(2, 2), tiny.samples(2), offload=True)
     with pytest.raises(UsageError, match="T5ForConditionalGeneration keeps some in float32 beside float16"):
