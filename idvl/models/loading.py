@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from idvl.device import find_device
+from idvl.device import find_device, give_back_freed_memory
 from idvl.errors import UsageError, quoted
 from idvl.models import stated
 from idvl.models.checkpoint_keys import check_keys
@@ -98,6 +98,8 @@ def load(
         processor = load_processor(target, family, model.config, options)
         taken = None
         if scratch:
+            # freed weights of a block would stay with the process, between tensors that live on
+            give_back_freed_memory()
             stored = sum(path.stat().st_size for path in stated.weight_files(target, options))
             taken = take_over(model, family, target_device, stored=stored, scratch=scratch)
         else:

@@ -106,19 +106,14 @@ class EstimateSection(Section):
     tokens: Tokens = setting("flatten", "What a point is: all tokens of a sample, their mean, or one of them.")
     capture: Capture = setting("output", "Side of a layer that is measured.")
     estimator: EstimatorName = setting("twonn", "Estimator of the intrinsic dimension.")
-    layers: str | None = setting(
-        None, "Measure only layers whose name matches this pattern.", shown="all", value="PATTERN"
-    )
+    layers: str | None = setting(None, "Measure only layers whose names match a pattern.", shown="all", value="PATTERN")
     modality: Annotated[Annotated[list[Modality], Field(min_length=1)] | None, Words] = setting(
         None, "Measure only layers of this modality; repeatable.", shown="all"
     )
     knn: Knn = setting("auto", "Neighbour search backend; all give the same result, auto takes the fastest.")
     memory: Size | None = setting(None, "Memory budget, such as 8GiB.", shown="a quarter of what is free", value="SIZE")
     spill: Path | None = setting(None, "Folder on disk for data beyond the memory budget.", shown="none", value="DIR")
-    offload: bool = setting(
-        False,
-        "Leave weights in the checkpoint's files and read those of one block at a time; only blocks run on the device.",
-    )
+    offload: bool = setting(False, "Leave weights in the checkpoint's files, and read those of one block at a time.")
 
     @property
     def memory_bytes(self) -> int | None:
