@@ -98,6 +98,11 @@ def zeros_of(prune: PruneSection, layers: Mapping[str, Layer], values: Mapping[s
     return {name: zeros[name] for name in layers}
 
 
+def nearly_empty(layers: Mapping[str, Layer], zeros: Mapping[str, int]) -> list[str]:
+    """The layers that keep less than 1 % of their weights."""
+    return [name for name, layer in layers.items() if zeros[name] > 0.99 * layer.module.weight.numel()]
+
+
 def check_limits(prune: PruneSection, layers: Mapping[str, Layer]) -> None:
     """UsageError where structure or limits do not allow the sparsity, whatever the allocation."""
     structure = parse(prune.structure)

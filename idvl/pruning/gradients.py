@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from idvl.device import free_memory
 from idvl.errors import RunError, UsageError, listed
 from idvl.models.layers import block_of
+from idvl.models.loading import Loaded
 from idvl.models.walk import restore_forward
 from idvl.pruning.held_out import Probe
 from idvl.reporter import Progress
@@ -29,8 +30,8 @@ from idvl.training.dry_run import no_trace
 if TYPE_CHECKING:
     from idvl.pruning.calibration import Calibration
 
-# calibration samples whose loss is read, and how far a weight is shifted per unit of noise, as published
-SAMPLES, SHIFT = 32, 1e-3
+# as published: calibration samples whose loss is read, the most in a batch, and how far noise shifts a weight
+SAMPLES, BATCH, SHIFT = 32, 8, 1e-3
 
 
 def probe_of(job: Calibration, most: int | None = SAMPLES, *, purpose: str | None = None) -> Probe | None:
@@ -38,7 +39,7 @@ def probe_of(job: Calibration, most: int | None = SAMPLES, *, purpose: str | Non
 
     UsageError for a model without a loss, which `purpose` needs, and for samples that it does not learn from.
     """
-    size, part = job.recipe.data.batch_size, _part(job, most)
+    size, part = _batch_size(job), _part(job, most)
     own = job.selection.samples[:most][part.start * size : part.stop * size]
     if not own:
         return None
@@ -49,7 +50,11 @@ def probe_of(job: Calibration, most: int | None = SAMPLES, *, purpose: str | Non
 
 def _part(job: Calibration, most: int | None = SAMPLES) -> range:
     """The numbers of this process's batches."""
-    return job.team.part(-(-len(job.selection.samples[:most]) // job.recipe.data.batch_size))
+    return job.team.part(-(-len(job.selection.samples[:most]) // _batch_size(job)))
+
+
+def _batch_size(job: Calibration) -> int:
+    return min(BATCH, job.recipe.data.batch_size)
 
 
 def of_weights(job: Calibration, progress: Progress) -> dict[str, Tensor]:
@@ -69,7 +74,9 @@ def of_weights(job: Calibration, progress: Progress) -> dict[str, Tensor]:
         with torch.inference_mode(False), no_trace(job.loaded.model):
             job.loaded.model.eval()
             add = {name: partial(_add, sums[name]) for name in sums}
-            _differentiate(probe, weights, lambda name, weight: add[name](weight.grad), _blocks(job), progress)
+            _differentiate(
+                probe, weights, lambda name, weight: add[name](weight.grad), repeatable(job.loaded), progress
+            )
         count.add_(len(probe.batches))
 
     job.team.each(own)
@@ -85,10 +92,6 @@ def of_weights(job: Calibration, progress: Progress) -> dict[str, Tensor]:
 
 def _add(total: Tensor, gradient: Tensor) -> None:
     total += gradient.float().cpu()
-
-
-def _blocks(job: Calibration) -> list[nn.Module]:
-    return [m for name, m in job.loaded.model.named_modules() if name and block_of(name, job.loaded.family) == name]
 
 
 def scores(job: Calibration, progress: Progress) -> dict[str, float]:
@@ -107,7 +110,7 @@ def scores(job: Calibration, progress: Progress) -> dict[str, float]:
             job.loaded.model.eval()
             if order == "zeroth":
                 return shifted(probe, weights, _part(job).start, progress)
-            return differentiated(probe, weights, SCORES[order], _blocks(job), progress)
+            return differentiated(probe, weights, SCORES[order], repeatable(job.loaded), progress)
 
     found = job.team.reduce(job.team.each(own).to(job.device)).tolist()
     if wrong := [name for name, score in zip(weights, found, strict=True) if not math.isfinite(score)]:
@@ -115,6 +118,13 @@ def scores(job: Calibration, progress: Progress) -> dict[str, float]:
     if not any(found):
         raise RunError("the loss does not depend on any layer in scope: choose another scope, or another allocation")
     return dict(zip(weights, found, strict=True))
+
+
+def repeatable(loaded: Loaded) -> list[nn.Module]:
+    """The blocks that a backward pass may run again: none where the loss is computed in a way that does not last."""
+    task, family = loaded.family.training_task, loaded.family
+    modules = loaded.model.named_modules() if task.checkpointing else ()
+    return [module for name, module in modules if name and block_of(name, family) == name]
 
 
 def _norm(weight: Tensor, gradient: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from idvl import json_file, runs
 from idvl.device import peak_memory
-from idvl.errors import RunError, quoted
+from idvl.errors import RunError, listed, quoted
 from idvl.files import write_json
 from idvl.measurement.estimation import Estimation
 from idvl.profile import Profile
@@ -25,6 +25,7 @@ from idvl.pruning.calibrate import BLOCKS, calibrate
 from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import CalibrationPlan, report_of
 from idvl.pruning.calibration_plan import make as make_calibration_plan
+from idvl.pruning.counts import nearly_empty
 from idvl.pruning.evaluation import BETWEEN
 from idvl.pruning.job import Job
 from idvl.pruning.job import gather as gather_job
@@ -154,6 +155,11 @@ class PruningRun(ModelRun):
         job, provenance = self.job, runs.provenance()
         if job.values is None:
             job.values = self._measured()
+        if empty := nearly_empty(job.layers, job.zeros):
+            self.reporter.warn(
+                f"{len(empty)} layers keep less than 1 % of their weights ({listed(empty)}): set a ceiling, or a "
+                "smaller spread"
+            )
         masks, outcome = calibrate(job, self.work.plan, self.folder, self.opened, self.reporter)
         facts = {**provenance, **outcome, **job.facts(), "image_backend": job.loaded.description["image_backend"]}
         # they are no factors of scores

@@ -136,6 +136,17 @@ def test_a_file_with_unknown_missing_or_impossible_layers_is_refused(place: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_layers_that_an_allocation_empties_are_named(place: Path, tmp_path: Path) -> None:
+    """Statement 24: the published code empties them silently."""
+    settings = {**WANDA, "prune.allocation": "alpha", "prune.spread": 0.9, "prune.sparsity": 0.8}
+    report, reporter = pruned(place, tmp_path / "run", **settings)
+    empty = [name for name, row in report["layers"].items() if row["sparsity"] > 0.99]
+    assert empty and [text for text in reporter.warnings if text.startswith(f"{len(empty)} layers keep less than 1 %")]
+    report, reporter = pruned(place, tmp_path / "ceiling", **settings, **{"prune.ceiling": 0.95})
+    assert max(row["sparsity"] for row in report["layers"].values()) <= 0.9503 and not reporter.warnings
+    assert report["total"]["zeros"] == round(0.8 * report["total"]["weights"])
+
+
 @pytest.mark.parametrize("allocation", ["owl", "alpha"])
 def test_blocks_get_other_sparsities_and_the_budget_is_exact(place: Path, tmp_path: Path, allocation: str) -> None:
     """Statements 4 and 26."""
