@@ -73,7 +73,7 @@ def of_weights(job: Calibration, progress: Progress) -> dict[str, Tensor]:
             return
         with torch.inference_mode(False), no_trace(job.loaded.model):
             job.loaded.model.eval()
-            add = {name: partial(_add, sums[name]) for name in sums}
+            add, blocks = {name: partial(_add, sums[name]) for name in sums}, repeatable(job.loaded)
             _differentiate(
                 probe, weights, lambda name, weight: add[name](weight.grad), repeatable(job.loaded), progress
             )
