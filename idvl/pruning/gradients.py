@@ -74,9 +74,7 @@ def of_weights(job: Calibration, progress: Progress) -> dict[str, Tensor]:
         with torch.inference_mode(False), no_trace(job.loaded.model):
             job.loaded.model.eval()
             add, blocks = {name: partial(_add, sums[name]) for name in sums}, repeatable(job.loaded)
-            _differentiate(
-                probe, weights, lambda name, weight: add[name](weight.grad), repeatable(job.loaded), progress
-            )
+            _differentiate(probe, weights, lambda name, weight: add[name](weight.grad), blocks, progress)
         count.add_(len(probe.batches))
 
     job.team.each(own)
