@@ -101,7 +101,9 @@ class Tap:
             size = size_of(inputs)
             raise RunError(f"layer {name}: its tensor {tuple(tensor.shape)} cannot be split between the {size} samples")
         samples, own = parts
-        real = self._token_mask(name, samples.shape[1], inputs) if own is None else own
+        real = self._token_mask(name, samples.shape[1], inputs)
+        if own is not None:
+            real = own if real is None else own & real
         self._accumulator.add(name, self.batch, samples, real if real is None else real.to(tensor.device))
 
 

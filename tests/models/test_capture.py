@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from idvl.errors import RunError
-from idvl.models.capture import tapped_walk
+from idvl.models.capture import Tap, tapped_walk
 from idvl.models.inputs import encode
+from idvl.models.joining import SHARES
 from idvl.models.layers import Layer, find_layers
 from idvl.models.loading import load
 from idvl.models.plan import CaptureRun, make_plan
@@ -177,3 +178,13 @@ def test_a_tensor_without_samples_is_named():
         pytest.raises(RunError, match=r"layer linear: its tensor \(3, 3\) cannot be split between the 2 samples"),
     ):
         list(walk)
+
+
+def test_padding_inside_of_samples_of_several_sizes_is_no_token():
+    """Of two samples with one and two tiles of two tokens, the last tile's second token is padding."""
+    batch = {"pixels": torch.zeros(3, 2), SHARES: torch.tensor([1, 2])}
+    mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    tap, moments = Tap([batch], lambda *_: mask, {"linear": (0, True)}), Moments()
+    with tap.feeding(moments, ["linear"]):
+        tap.record("linear", torch.arange(6.0).view(3, 2, 1))
+    assert moments.sums["linear"][:2] == (5, 0 + 1 + 2 + 3 + 4)

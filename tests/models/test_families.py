@@ -166,8 +166,8 @@ def test_guesses_are_said(loaded, kind):
 
 def test_families_are_the_files_of_the_folder():
     assert families.names() == [
-        *("blip", "blip2", "bridgetower", "clip", "flava", "internvl", "llava", "paligemma", "pix2struct", "qwen_vl"),
-        *("siglip", "smolvlm", "vilt", "vision_encoder_decoder", "vit", "generic"),
+        *("blip", "blip2", "bridgetower", "clip", "flava", "internvl", "lfm2_vl", "llava", "paligemma", "pix2struct"),
+        *("qwen_vl", "siglip", "smolvlm", "vilt", "vision_encoder_decoder", "vit", "generic"),
     ]
     assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"
 
@@ -286,7 +286,6 @@ def test_image_tokens_are_where_the_image_stands(loaded):
             for name, layer in {
                 "git": "git.encoder.layer.0.attention.self.query",
                 "florence2": "model.language_model.encoder.layers.0.self_attn.q_proj",
-                "lfm2_vl": "model.language_model.layers.0.conv.in_proj",
                 **dict.fromkeys(
                     ("janus", "aya_vision", "aria", "ovis2", "glm4v", "mistral3"),
                     "model.language_model.layers.0.self_attn.q_proj",
