@@ -45,7 +45,8 @@ class Workflow(ModuleType):
             raise self.error
         plan = SimpleNamespace(lines=lambda: ["layers  168"])
         if asked["plan_only"]:
-            return SimpleNamespace(plan=plan, profile=None, folder=None)
+            model = {"parameters": 100, "not_covered": {"embeddings": {"weights": 20, "names": ["words"]}}}
+            return SimpleNamespace(plan=plan, model=model, profile=None, folder=None)
         return SimpleNamespace(plan=plan, profile=published("blip-coco"), folder=Path("runs/x"))
 
 
@@ -187,7 +188,7 @@ def test_quiet_keeps_the_result_and_the_warnings(workflow: Workflow, capsys: pyt
 
 def test_plan_shows_the_plan_alone(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate-id", "m", "--plan"]) == 0
-    assert capsys.readouterr().out == "layers  168\n"
+    assert capsys.readouterr().out == "layers  168\nnot covered: 20 of all 100 weights (20.0 %): embeddings 20\n"
 
 
 def test_compare_shows_the_differences(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:

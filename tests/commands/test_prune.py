@@ -65,6 +65,7 @@ def test_flags_set_what_they_name(workflow: Workflow) -> None:
         "profile": "p.json",
         "missing_id": "refuse", "refresh_profile": 2, "scope": "vision", "allocation": "uniform", "structure": "2:4",
         "floor": 0.1, "ceiling": 0.9, "min_keep": 3, "schedule": "linear", "initial": 0.1, "final": 0.3,
+        "sparsity_ratio": "30:70", "repair_epochs": 3, "allocate_by": "block", "spread": 0.2, "ecoflap_order": "first",
         "mask_every": 5, "monotone": True, "compat": "icml24",
     }  # fmt: skip
     training = {
@@ -78,7 +79,7 @@ def test_flags_set_what_they_name(workflow: Workflow) -> None:
         args += [flag] if value is True else [flag, str(value[0] if isinstance(value, list) else value)]
     assert main(["prune", "some/model", *args]) == 0
     found = workflow.recipe.to_dict()
-    by_set_alone = {"beta1", "beta2", "window", "smoothing_dtype"}
+    by_set_alone = {"beta1", "beta2", "window", "smoothing_dtype", "modality_sparsity"}
     assert given == {key: value for key, value in found["prune"].items() if key not in by_set_alone}
     assert given.keys() | by_set_alone == PruneSection.model_fields.keys()
     others = TrainSection.model_fields.keys() - training.keys()
