@@ -21,7 +21,7 @@ class FitRecipe:
 
     steps: int
     batch: int
-    pictures: int
+    images: int
     learning_rate: float = 1e-3
     warmup: int
     weight_decay: float

@@ -1,6 +1,6 @@
 """Trains the built-in models and writes weights and cards: `python -m idvl.builtin.make [blip] [vit]`.
 
-With --output it trains one like them into another folder: other seed, steps, pictures or precision.
+With --output it trains one like them into another folder: other seed, steps, images or precision.
 
 A recipe fixes data, steps and seed; what a card reports is measured here, from the weights as they are stored.
 """
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 # what may differ in a model that does not ship
-CHANGES = {"seed": int, "steps": int, "pictures": int, "precision": str}
+CHANGES = {"seed": int, "steps": int, "images": int, "precision": str}
 
-BLIP = FitRecipe(steps=12_000, batch=64, pictures=64_000, warmup=500, weight_decay=0.01)
-VIT = FitRecipe(steps=4_000, batch=64, pictures=digits.SIZES["train"], warmup=200, weight_decay=0.05)
+BLIP = FitRecipe(steps=12_000, batch=64, images=64_000, warmup=500, weight_decay=0.01)
+VIT = FitRecipe(steps=4_000, batch=64, images=digits.SIZES["train"], warmup=200, weight_decay=0.05)
 
 
 def make_blip(folder: Path, recipe: FitRecipe) -> None:
@@ -40,8 +40,8 @@ def make_blip(folder: Path, recipe: FitRecipe) -> None:
     torch.manual_seed(recipe.seed)
     processor = _blip_processor()
     model = transformers.BlipForConditionalGeneration(_blip_config(processor.tokenizer))
-    pool = shapes.samples("train", recipe.pictures, recipe.seed)
-    log.info("blip: %d pictures drawn in %.0f s", len(pool), time.perf_counter() - started)
+    pool = shapes.samples("train", recipe.images, recipe.seed)
+    log.info("blip: %d images drawn in %.0f s", len(pool), time.perf_counter() - started)
     fit(model, _caption_batches(processor, pool, recipe), recipe, "blip")
     _store(model, processor, folder)
     minutes = (time.perf_counter() - started) / 60
@@ -52,7 +52,7 @@ def make_blip(folder: Path, recipe: FitRecipe) -> None:
         captions = caption(model, processor, samples)
         correct = sum(text == sample.texts[0] for text, sample in zip(captions, samples, strict=True))
         results[split] = {"samples": len(samples), "correct": correct}
-    summary = "It captions pictures of two coloured shapes: 'a small red circle left of a large blue square'."
+    summary = "It captions images of two coloured shapes: 'a small red circle left of a large blue square'."
     metric = "Captions equal to the canonical one, word by word, by greedy decoding"
     _card(folder, model, recipe, dataset="shapes", summary=summary, metric=metric, results=results, minutes=minutes)
 
@@ -63,7 +63,7 @@ def make_vit(folder: Path, recipe: FitRecipe) -> None:
     torch.manual_seed(recipe.seed)
     processor = transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}, resample=2)
     model = transformers.ViTForImageClassification(_vit_config())
-    fit(model, _digit_batches(processor, digits.samples("train", recipe.pictures), recipe), recipe, "vit")
+    fit(model, _digit_batches(processor, digits.samples("train", recipe.images), recipe), recipe, "vit")
     _store(model, processor, folder)
     minutes = (time.perf_counter() - started) / 60
     model, processor = stored(transformers.ViTForImageClassification, folder)

@@ -163,20 +163,24 @@ class Pruner:
         self._refuse_replaced()
         return self.weights.masked()
 
+    def enforce(self) -> None:
+        """Write zeros wherever the masks have them: after each step of a training that goes on behind `finish`."""
+        self._refuse_replaced()
+        self.masks.enforce_(self.weights.weights)
+
     def finish(self) -> Pruned:
         """Write zeros wherever the masks have them. The report and the masks; a second call returns the same.
 
         Where steps are missing, the sparsity reached so far stays, and a warning says so. UsageError for a layer whose
         weight was replaced.
         """
-        self._refuse_replaced()
+        self.enforce()
         if not self._finished and not self.weights.frozen:
             logger.warning(
                 "pruning finished after %d of %d steps: sparsity %.4f, not %.4f",
                 *(self.steps, self.total_steps, self.sparsity(), self.weights.schedule.target),
             )
         self._finished = True
-        self.masks.enforce_(self.weights.weights)
         facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps}
         return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": facts}, self.masks)
 

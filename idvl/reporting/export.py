@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from idvl.reporting.entry import Table, TableEntry
-from idvl.reporting.table import number_table
+from idvl.reporting.table import WordTable
 
 Format = Literal["markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -33,7 +33,7 @@ def terminal(table: Table) -> Group:
     """A table for a rich console, with its title and notes; the files are left to the other formats."""
     rows = [[*words, *map(shown, entries)] for words, entries in table.rows]
     notes = [Text(f"{note[:1].upper()}{note[1:]}.", style="dim") for note in table.notes]
-    grid = number_table([*table.labels, *table.columns], rows, labels=len(table.labels))
+    grid = WordTable([*table.labels, *table.columns], rows, labels=len(table.labels))
     return Group(Text(table.title, style="bold"), grid, *notes, Text())
 
 

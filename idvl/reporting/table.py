@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.rule import Rule
 from rich.table import Table
@@ -18,8 +19,8 @@ from idvl.uncovered import in_words
 
 # a share of duplicates worth a word
 NOTABLE_DUPLICATES = 0.01
-# columns: between cells, before a layer's name, of a note and of a name at the least
-GAP, INDENT, NOTE, NARROWEST = 2, 3, 10, 18
+# columns: between cells, before a layer's name, of a note, of a name and of another word at the least
+GAP, INDENT, NOTE, NARROWEST, WORD = 2, 3, 10, 18, 8
 
 
 @dataclass(frozen=True)
@@ -141,16 +142,32 @@ def grid(rows: Iterable[Sequence[str]], widths: Sequence[int], style: str = "") 
     return table
 
 
-def number_table(header: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 1) -> Table:
-    """A header, then rows of some words (`labels` of them) and numbers, in columns as wide as they need.
+def number_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A header, then rows of a word and numbers, in columns as wide as they need."""
+    return _columns(header, rows, labels=1, numbers_fold=True)
 
-    With several words cells fold where the terminal is narrow.
-    """
+
+@dataclass(frozen=True)
+class WordTable:
+    """Rows of `labels` words, then numbers, for a rich console: where it is narrow words fold, numbers if they must."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    labels: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        columns = list(zip(self.header, *self.rows, strict=True))
+        numbers = sum(max(map(cell_len, column)) + GAP for column in columns[self.labels :])
+        fits = numbers + self.labels * (WORD + GAP) <= options.max_width
+        yield _columns(self.header, self.rows, labels=self.labels, numbers_fold=not fits)
+
+
+def _columns(header: Sequence[str], rows: Iterable[Sequence[str]], *, labels: int, numbers_fold: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for number, name in enumerate(header):
-        table.add_column(
-            Text(name), justify="left" if number < labels else "right", no_wrap=labels == 1, overflow="fold"
-        )
+        is_word = number < labels
+        folds = labels > 1 and (is_word or numbers_fold)
+        table.add_column(Text(name), justify="left" if is_word else "right", no_wrap=not folds, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

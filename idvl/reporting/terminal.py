@@ -50,8 +50,10 @@ def result_table(report: Mapping[str, Any]) -> Group:
         for name, n, weights, zeros, target, sparsity in rows
     ]
     table = number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown)
-    said = [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
-    return Group(LayerTable(report), table, *said)
+    notes = [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
+    if any(layer["factor"] is not None for layer in report["layers"].values()):
+        notes.append(Text("factor: what the scores of a layer's weights are multiplied by", style="dim"))
+    return Group(LayerTable(report), table, *notes)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_a_card_tells_how_the_model_was_made(name):
 
 
 def test_recipes_train_and_write_a_whole_folder(tmp_path, monkeypatch):
-    short = make.FitRecipe(steps=2, warmup=1, weight_decay=0.0, batch=4, pictures=12)
+    short = make.FitRecipe(steps=2, warmup=1, weight_decay=0.0, batch=4, images=12)
     monkeypatch.setattr(shapes, "DEFAULT_SAMPLES", 3)
     make.make_blip(tmp_path / "blip", short)
     pytest.importorskip("sklearn")

@@ -25,7 +25,7 @@ def batch_size(trial: Trial) -> None:
 
 
 def dealt(trial: Trial) -> None:
-    """Other pictures under the same captions: no vision layer moves, and every layer that sees both does."""
+    """Other images under the same captions: no vision layer moves, and every layer that sees both does."""
     if trial.about.kind != "fused":
         raise Nothing("no layer sees picture and text")
     trial.needs("estimate")

@@ -31,7 +31,7 @@ INTRODUCTION = """# Models
 
 `make coverage` takes {n} architectures of transformers through idvl's command line. Each is a tiny checkpoint with
 random weights (two blocks a tower, 32 wide) and the real classes, configurations and processors; the data are 100
-pictures. This page is its output, made with transformers {version}. Real checkpoints of these architectures were not
+images. This page is its output, made with transformers {version}. Real checkpoints of these architectures were not
 tried here.
 
 Families of their own know blocks, modalities, losses and prompts of an architecture; `generic` guesses them, and says

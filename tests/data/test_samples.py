@@ -119,7 +119,7 @@ def test_unknown_dataset() -> None:
         select("/no/such/folder")
     with pytest.raises(UsageError, match="does not exist"):
         select("coco", data_dir="no-such-copy")
-    with pytest.raises(UsageError, match="pass one of them"):
+    with pytest.raises(UsageError, match="set one of them"):
         select("coco", data_dir=".", dataset_id="a/b")
 
 

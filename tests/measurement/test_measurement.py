@@ -129,7 +129,7 @@ def test_the_budget_does_not_matter(loaded, monkeypatch):
     full = Measurement(loaded, samples, layers, Settings(), memory=2**31)
     assert full.plan.walks
     expected = {name: asdict(layer) for name, layer in full.estimates()}
-    with pytest.raises(UsageError, match="--memory") as refusal:
+    with pytest.raises(UsageError, match="memory") as refusal:
         Measurement(loaded, samples, layers, Settings(), memory=2**20)
     least = parse_bytes(str(refusal.value).split("at least ")[1].split(",")[0])
     ways = set()

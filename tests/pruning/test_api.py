@@ -87,6 +87,10 @@ def test_of_any_module_all_linear_layers_but_the_head_are_pruned(tmp_path: Path)
     assert sum(int((model[i].weight == 0).sum()) for i in (0, 2)) == round(0.75 * 320) == report["total"]["zeros"]
     assert report["total"]["model_weights"] == sum(weight.numel() for weight in model.parameters())
     assert pruner.finish() == (report, masks)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    pruner.enforce()
+    assert int((model[0].weight == 0).sum()) == masks.zeros["0"] > 0
     (tmp_path / "report.json").write_text(json.dumps(report))
     assert idvl.load_report(tmp_path / "report.json") == report
     with pytest.raises(idvl.UsageError, match="step after finish"):

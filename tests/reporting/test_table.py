@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from idvl.profile import Profile, published
-from idvl.reporting.table import note, summary, table
+from idvl.reporting.table import WordTable, note, summary, table
 
 
 def shown(profile: Profile, width: int, other: Profile | None = None) -> list[str]:
@@ -44,6 +44,16 @@ def test_names_and_numbers_are_whole_at_any_usual_width(width: int, compared: bo
     assert text.count("crossattention.self.value") == text.count("crossattention.self.key") == 12 or width < 80
     assert "…" not in text
     assert all(layer.block in text for layer in profile.layers.values())
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_numbers_stay_on_one_line_where_words_can_fold(width: int) -> None:
+    rows = [["PLATON × ID, recovered by masked LoRA", "language-without-cross", f"{n}.1 [9.5, 11.4]"] for n in (8, 9)]
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(WordTable(["method", "scope", "95 %"], rows, labels=2))
+    text = console.file.getvalue()
+    assert "8.1 [9.5, 11.4]" in text and "9.1 [9.5, 11.4]" in text
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_narrow_terminals_fold_names_at_their_dots() -> None:

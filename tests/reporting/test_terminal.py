@@ -70,6 +70,14 @@ def test_a_row_holds_dimension_factor_sparsity_zeros_and_weights(report: dict[st
     assert fc2[1:] == ["142", "142", "60.00", "%", f"{layer['zeros']:,}", f"{layer['weights']:,}"]
 
 
+def test_the_factor_is_explained_where_there_is_one(report: dict[str, Any]) -> None:
+    note = "factor: what the scores of a layer's weights are multiplied by"
+    assert shown(result_table(report))[-1] == note
+    for layer in report["layers"].values():
+        layer["factor"] = None
+    assert note not in shown(result_table(report))
+
+
 def test_a_layer_without_a_dimension_shows_what_stands_in_for_it(report: dict[str, Any]) -> None:
     lines = shown(result_table(report), 120)
     (line,) = [line for line in lines if "median of vision" in line]

@@ -358,7 +358,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(place, tmp_path, changes, me
 
 def test_a_budget_that_is_too_small_is_refused_before_the_old_run_is_removed(place, whole):
     folder, report = whole
-    with pytest.raises(UsageError, match="--memory"):
+    with pytest.raises(UsageError, match="memory of 1KiB"):
         pruned(place, folder, overwrite=True, estimate__memory="1KiB")
     assert json.loads((folder / "report.json").read_text()) == report
     assert weights(folder) and Profile.load(folder / "profile" / "profile.json")
