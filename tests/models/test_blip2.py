@@ -28,7 +28,8 @@ PROMPTS = {
     "instructblip_vicuna": ("A short image description:", "Question: {} Short answer:"),
     "instructblip_t5": ("A short image description:", "Question: {} Short answer:"),
 }
-WRITERS = list(PROMPTS)
+WRITERS = ["blip2_t5", "instructblip_vicuna"]
+WRITERS += [pytest.param(name, marks=pytest.mark.slow) for name in ("blip2_opt", "instructblip_t5")]
 
 
 @pytest.fixture(scope="module")
@@ -147,18 +148,20 @@ def test_queries_are_image_tokens(get, name):
 
 def lengths(loaded, batch):
     """The tokens of each layer."""
-    counts, hooks = {}, []
+    outputs = run(loaded, batch)
+    return {name: out.numel() // out.shape[-1] // len(batch["input_ids"]) for name, out in outputs.items()}
+
+
+def run(loaded, batch):
+    """What each layer gives."""
+    seen, hooks = {}, []
     for name, layer in find_layers(loaded.model, loaded.family).items():
-
-        def note(module, args, output, name=name):
-            counts[name] = output.numel() // output.shape[-1] // len(batch["input_ids"])
-
-        hooks.append(layer.module.register_forward_hook(note))
+        hooks.append(layer.module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out})))
     with torch.no_grad():
         loaded.family.call(loaded.model, batch)
     for hook in hooks:
         hook.remove()
-    return counts
+    return seen
 
 
 @pytest.mark.parametrize("samples", [CAPTIONED, ANSWERED], ids=["captions", "answers"])
@@ -269,3 +272,20 @@ def test_captions_are_cleaned_as_in_lavis(matching):
     ids = prepare(matching, texts, Generation())["input_ids"]
     plain = matching.processor.tokenizer(["a red, star", "near " * 33], padding=True, return_tensors="pt")["input_ids"]
     assert torch.equal(ids, plain) and ids.shape[1] == 35
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "blip2_itm"])
+def test_the_text_moves_no_vision_layer_and_the_image_moves_all_that_read_it(get, name):
+    loaded = get(name)
+    worded = dataclasses.replace(CAPTIONED[0], texts=CAPTIONED[1].texts)
+    shown = dataclasses.replace(CAPTIONED[0], source=CAPTIONED[1].source)
+    own, worded, shown = (run(loaded, encode(loaded, [one], batch_size=1)[0]) for one in (CAPTIONED[0], worded, shown))
+    former_reads = name.startswith("instructblip") or name == "blip2_itm"
+    for layer, found in find_layers(loaded.model, loaded.family).items():
+        first = own[layer]
+        if found.modality == "vision" or (found.modality == "connector" and not former_reads):
+            assert torch.equal(worded[layer], first), layer
+        elif found.modality != "connector" and not found.reads_image:
+            assert worded[layer].shape != first.shape or not torch.allclose(worded[layer], first, atol=1e-6), layer
+        if found.block and not found.block.endswith(".0"):
+            assert not torch.allclose(shown[layer], first, atol=1e-6), layer
