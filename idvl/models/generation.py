@@ -150,6 +150,12 @@ def write(loaded: Any, inputs: dict[str, Tensor], settings: Generation, *, skill
     """What the model adds to each prompt, which one that `encodes` it does not repeat."""
     inputs = on_device(loaded.model, inputs)
     least, most = lengths(loaded, skill, settings)
+    limit = tokenizer_of(loaded.processor).model_max_length
+    if encodes and most > limit:  # the decoder reads a start token and all but the last of them
+        raise UsageError(
+            f"a text of {most} tokens at most is longer than {loaded.name} writes: choose a maximal length up to "
+            f"{limit}"
+        )
     with generating(loaded.model, settings, min_new_tokens=least, max_new_tokens=most):
         written = loaded.model.generate(**inputs)
     return decoded(loaded, written[:, 0 if encodes else inputs["input_ids"].shape[1] :])

@@ -16,6 +16,9 @@ from idvl.errors import UsageError, causes, first_line, quoted
 # what the extra vlm installs, as the messages of transformers spell it
 VLM = ("torchvision", "num2words", "sentencepiece", "protobuf")
 
+QUANTIZED = (
+    "{} is quantized {}, and idvl measures and prunes floating-point weights: load the model that it was made from"
+)
 REFUSED = "the model does not take what its processor prepares: {}; check its preprocessor_config.json"
 
 
@@ -58,6 +61,8 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
         return f"{name} holds pickled code in its weights, which is never run; convert it to safetensors"
     if has(SafetensorError, pickle.UnpicklingError, EOFError) or "PytorchStreamReader" in said:
         return f"the weights of {name} are damaged ({first_line(chain[-1])}); copy or download them again"
+    if "gguf" in name.lower():
+        return QUANTIZED.format(name, "as GGUF")
     if has(json.JSONDecodeError) or "valid JSON" in said:
         return f"{name} is not a model: its config.json or another of its JSON files is not valid JSON"
     if "model_type" in said or "does not recognize this architecture" in said:
@@ -87,6 +92,11 @@ def _model_type(folder: Path | None) -> str:
     except (OSError, ValueError, AttributeError):
         kind = None
     return f"model_type {quoted(kind)} in its config.json" if kind else "its config.json names no model_type"
+
+
+def holds_gguf(folder: Path) -> bool:
+    """Whether a folder's weights are in GGUF files alone."""
+    return any(folder.glob("*.gguf")) and not any(any(folder.glob(f"*.{kind}")) for kind in ("safetensors", "bin"))
 
 
 def nearby(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl.errors import UsageError, first_line
-from idvl.models.load_errors import nearby
+from idvl.models.load_errors import QUANTIZED, holds_gguf, nearby
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def locate(name: str) -> tuple[str, Path | None]:
         if like_path:
             raise UsageError(f"{name} does not exist{nearby(path)}")
         return "hub", None
+    if path.suffix == ".gguf" or (path.is_dir() and holds_gguf(path)):
+        raise UsageError(QUANTIZED.format(name, "as GGUF"))
     if not path.is_dir():
         raise UsageError(f"{name} is a file; give the folder that holds the model's config.json")
     if not (path / "config.json").is_file():

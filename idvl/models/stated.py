@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from idvl.errors import UsageError, quoted
+from idvl.models.load_errors import QUANTIZED
 
 # the files that weights are taken from, the first that is there, as in transformers
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -22,17 +23,22 @@ DEPTHS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_lay
 
 
 def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
-    """The stored tensors that hold integers, booleans or complex numbers, none of a quantized model.
+    """The stored tensors that hold integers, booleans or complex numbers.
 
-    UsageError for a precision or a quantization that no model has, and for more blocks than there are tensors.
+    UsageError for a quantized model, for a precision that no model has, for more blocks than there are tensors, and for
+    a missing file of weights.
     """
     from transformers import PreTrainedConfig
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     config, _ = PreTrainedConfig.get_config_dict(target, **options)
-    whole = {key: dtype.startswith(WHOLE) for key, dtype in stored_dtypes(target, options).items()}
     # what is no object is refused by AutoConfig
     settings = list(_pairs(config)) if isinstance(config, Mapping) else []
+    for key, value in settings:
+        if key == "quantization_config" and value is not None:
+            method = value.get("quant_method") if isinstance(value, Mapping) else value
+            how = f"by {quoted(method)}" if isinstance(method, str) else "by its config.json"
+            raise UsageError(QUANTIZED.format(name, how))
+    whole = {key: dtype.startswith(WHOLE) for key, dtype in stored_dtypes(target, options).items()}
     for key, value in settings:
         if key in ("dtype", "torch_dtype") and isinstance(value, str):
             kind = getattr(torch, value.removeprefix("torch."), None)
@@ -43,30 +49,16 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
                 f"the config.json of {name} has {key} {quoted(value)}, but its weights are only "
                 f"{len(whole)} tensors: use the config.json that belongs to them"
             )
-        if key == "quantization_config" and value is not None:
-            method = value.get("quant_method") if isinstance(value, Mapping) else value
-            flags = isinstance(value, Mapping) and (value.get("load_in_8bit") or value.get("load_in_4bit"))
-            if not flags and (not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING):
-                raise UsageError(
-                    f"the config.json of {name} has a quantization_config of the method {quoted(method)}, which "
-                    "transformers does not know: load the model that is not quantized"
-                )
-    quantized = any(key == "quantization_config" and value is not None for key, value in settings)
-    return [] if quantized else [key for key, is_whole in whole.items() if is_whole]
+    return [key for key, is_whole in whole.items() if is_whole]
 
 
 def check_offload(name: str, target: str, options: Mapping[str, Any]) -> None:
-    """UsageError where weights cannot stay in their files: those are no safetensors, or quantized."""
-    from transformers import PreTrainedConfig
-
-    config, _ = PreTrainedConfig.get_config_dict(target, **options)
+    """UsageError where weights cannot stay in their files, which are no safetensors."""
     if other := [path.name for path in weight_files(target, options) if path.suffix != ".safetensors"]:
         raise UsageError(
             f"--offload reads weights from safetensors, and {name} has {other[0]}: omit it, or load and save the model "
             "with transformers first"
         )
-    if any(key == "quantization_config" and value is not None for key, value in _pairs(config)):
-        raise UsageError(f"--offload reads weights as they are stored, and those of {name} are quantized: omit it")
 
 
 def check_weights(name: str, model: torch.nn.Module, whole: list[str]) -> None:
@@ -94,12 +86,21 @@ def stored_dtypes(target: str, options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def weight_files(target: str, options: Mapping[str, Any]) -> list[Path]:
-    """The files that hold the weights: none where there is only what is not looked at here."""
+    """The files that hold the weights: none where there is only what is not looked at here.
+
+    UsageError where one is missing that the index names.
+    """
     stored = next((path for file in WEIGHTS if (path := _path(target, file, options))), None)
     if stored is None or stored.suffix != ".json":
         return [stored] if stored else []
     parts = sorted({*json.loads(stored.read_text(encoding="utf-8"))["weight_map"].values()})
-    return [path for part in parts if (path := _path(target, part, options))]
+    paths = {part: _path(target, part, options) for part in parts}
+    if missing := [part for part, path in paths.items() if path is None]:
+        raise UsageError(
+            f"{target} lacks {len(missing)} of the {len(parts)} files that its {stored.name} names, {missing[0]} "
+            "first: copy or download it again"
+        )
+    return list(paths.values())
 
 
 def _path(target: str, file: str, options: Mapping[str, Any]) -> Path | None:

@@ -20,10 +20,12 @@ import idvl
 from idvl.device import find_device
 from idvl.errors import RunError, UsageError
 from idvl.measurement.points import points
+from idvl.models import stated
 from idvl.models.fingerprints import fingerprint
 from idvl.models.inputs import encode, process
 from idvl.models.load_errors import one_line
 from idvl.models.loading import load, wrap
+from tests.coverage.architectures import build
 from tests.support import processes, tiny
 from tests.support.hub import Hub
 
@@ -150,7 +152,7 @@ def test_a_single_missing_weight_is_named(copy):
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
 @pytest.mark.parametrize("form", ["safetensors", "torch"])
-def test_weights_of_whole_numbers_are_refused_unless_quantized(copy, dtype, form):
+def test_weights_of_whole_numbers_are_refused(copy, dtype, form):
     folder = copy("vit")
     weights = load_file(folder / "model.safetensors")
     key = next(key for key in weights if key.endswith("query.weight") or key.endswith("q_proj.weight"))
@@ -164,10 +166,60 @@ def test_weights_of_whole_numbers_are_refused_unless_quantized(copy, dtype, form
     assert "integers, booleans or complex numbers" in said and key in said
 
 
+def test_a_quantized_model_is_refused_before_its_weights_are_read(copy, monkeypatch):
+    folder = change_config(copy("vit"), quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    (folder / "model.safetensors").write_bytes(b"never read")
+    monkeypatch.setattr(stated, "stored_dtypes", None)
+    assert refusal(folder) == (
+        f"{folder} is quantized by 'bitsandbytes', and idvl measures and prunes floating-point weights: load the model "
+        "that it was made from"
+    )
+
+
+def test_gguf_is_refused_as_a_file_and_as_a_folder_with_and_without_a_config(copy):
+    folder = copy("vit")
+    (folder / "model.safetensors").rename(folder / "model-q4.gguf")
+    for place in (folder, folder / "model-q4.gguf"):
+        assert refusal(place).startswith(f"{place} is quantized as GGUF, and idvl measures")
+    (folder / "config.json").unlink()
+    assert refusal(folder).startswith(f"{folder} is quantized as GGUF")
+
+
+def test_a_missing_shard_is_named(copy):
+    folder = copy("vit")
+    model = load(str(folder), device="cpu").model
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    assert refusal(folder) == (
+        f"{folder} lacks 1 of the 3 files that its model.safetensors.index.json names, "
+        "model-00002-of-00003.safetensors first: copy or download it again"
+    )
+
+
+def test_a_processor_that_wants_num2words_names_the_extra(tmp_path, monkeypatch):
+    from transformers.models.smolvlm import processing_smolvlm
+
+    folder = build("smolvlm", tmp_path / "smolvlm")
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    assert refusal(folder) == f"{folder} needs num2words, which is not installed: pip install 'idvl[vlm]'"
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
-        ("vit", {"quantization_config": {"quant_method": "nope"}}, "'nope', which transformers does not know"),
+        (
+            "vit",
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            "is quantized by 'gptq', and idvl",
+        ),
+        (
+            "vit",
+            {"quantization_config": {"quant_method": "awq"}},
+            "by 'awq', and idvl measures and prunes",
+        ),
+        ("vit", {"quantization_config": {"load_in_4bit": True}}, "by its config.json, and idvl measures"),
+        ("blip", {"text_config__quantization_config": {"quant_method": "fp8"}}, "load the model that it was made from"),
         ("vit", {"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, but its weights are only"),
         ("blip", {"text_config__num_hidden_layers": 10**9}, "num_hidden_layers 1000000000"),
         ("vit", {"dtype": "int8"}, "dtype 'int8': give a floating-point one"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
 import torch
 import transformers
 
+from idvl.errors import UsageError
 from idvl.models.generation import Generation
 from idvl.models.labels import IGNORED
 from idvl.models.layers import find_layers
@@ -97,3 +99,20 @@ def test_a_tokenizer_and_an_image_processor_without_a_class_stay_as_they_were(ge
     loaded.processor.save_pretrained(tmp_path)
     assert type(transformers.AutoTokenizer.from_pretrained(tmp_path)).__name__ == "GPT2Tokenizer"
     assert transformers.AutoImageProcessor.from_pretrained(tmp_path).size == {"height": 32, "width": 32}
+
+
+def test_a_caption_without_room_in_the_decoder_is_one_line_to_train_on_and_cut_to_measure(get):
+    loaded = get("vit_gpt2")
+    limit = loaded.processor.tokenizer.model_max_length
+    long = [SAMPLES[0], dataclasses.replace(SAMPLES[1], texts=("a red star " * limit,))]
+    length = loaded.family.text_length(loaded.processor, long)
+    assert length == limit
+    inputs = loaded.family.inputs(loaded.processor, long, length)
+    assert inputs["decoder_input_ids"].shape == (2, limit)
+    with pytest.raises(UsageError, match=f"caption of sample 'tiny-1' has .* more than the model's {limit}: remove"):
+        loaded.family.training_task.inputs(loaded.processor, long, length, loaded.model.config)
+    skill, settings = loaded.family.skills["caption"], Generation(beams=1, min_length=1, max_length=limit + 1)
+    with pytest.raises(UsageError, match=f"a text of {limit + 1} tokens at most .* a maximal length up to {limit}"):
+        skill.perform(loaded, skill.prepare(loaded, SAMPLES[:1], settings), settings)
+    longest = dataclasses.replace(settings, min_length=limit, max_length=limit)
+    assert skill.perform(loaded, skill.prepare(loaded, SAMPLES[:1], longest), longest)

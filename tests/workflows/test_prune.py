@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import (
     BlipForConditionalGeneration,
+    GPT2LMHeadModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -113,6 +114,18 @@ def test_fused_experts_are_named_as_not_covered(place, tmp_path, how):
     assert said in plan.lines()[-1] and said in (tmp_path / "run" / "README.md").read_text().replace("\\", "")
     assert plan.lines()[-2] == "50.00 % of the weights in scope are 5.45 % of all weights of the model"
     assert report["total"]["model_sparsity"] == pytest.approx(0.0545, abs=1e-4)
+
+
+def test_the_tied_head_of_a_decoder_counts_once_and_stays_tied(place, tmp_path):
+    model = build("gpt2", tmp_path / "gpt2")
+    changes = {"model.name": str(model), "data.dataset": str(place / "pictures"), "prune.calibration_samples": 4}
+    recipe = load_recipe(None, {**changes, "prune.criterion": "wanda", "prune.sparsity": 0.5})
+    report = run(recipe, folder=tmp_path / "run", reporter=Silent()).report
+    reopened = GPT2LMHeadModel.from_pretrained(tmp_path / "run" / "model")
+    assert reopened.lm_head.weight is reopened.transformer.wte.weight
+    stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert report["total"]["model_weights"] == sum(tensor.numel() for tensor in stored.values())
+    assert "lm_head.weight" not in stored and "heads and projections" not in report["not_covered"]
 
 
 def test_factors_are_the_dimensions_of_the_profile_that_was_estimated_first(whole):
