@@ -15,6 +15,7 @@ from idvl.models.labels import IGNORED
 from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import wrap
 from idvl.models.text_positions import mask_at, text_offsets
+from idvl.sweep.grid import read
 from tests.coverage.architectures import architectures, audible
 from tests.support import tiny
 
@@ -191,6 +192,10 @@ def test_the_scope_of_language_is_the_language_model(get, name):
     maps = {key for key, module in loaded.model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert set(scope) == {key for key in maps if key.startswith("language_model.")} - {"language_model.lm_head"}
     assert set(find_layers(loaded.model, loaded.family)) == maps - {"language_model.lm_head"}
+    # of the recipe of ECoFLaP, whose Q-Former stays dense
+    pruned = in_scope(loaded.model, loaded.family, read("ecoflap/blip2").cells[0].recipe.prune.scope)
+    assert {layer.modality for layer in pruned.values()} == {"vision", *(layer.modality for layer in scope.values())}
+    assert not any(name.startswith(("qformer.", "language_projection")) for name in pruned)
 
 
 @pytest.fixture(scope="module", params=["places", "no places"])
