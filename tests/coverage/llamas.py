@@ -17,7 +17,8 @@ LLAMA3 = (
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>")
 
 
-@architecture("fused", "vqa")
+# queries before the first cross-attention do not see the picture
+@architecture("fused", "vqa", alone=r"layers\.1\.cross_attn\.q_proj$")
 def mllama() -> tuple[Any, Any]:
     tokenizer = parts.fast(*HEADERS, bos="<|begin_of_text|>", eos="<|eot_id|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|image|>"]})
