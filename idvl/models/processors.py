@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,9 @@ NEEDED = {"image": "image processor (preprocessor_config.json)", "text": "tokeni
 def load_processor(target: str, family: Family, config: Any, options: dict[str, Any]) -> Any:
     """The checkpoint's processor. Images are resized by PIL, with torchvision and without, where both can do it."""
     import transformers
-    from transformers import AutoImageProcessor, AutoProcessor
-    from transformers.utils import is_torchvision_available
+    from transformers import AutoImageProcessor
 
-    try:
-        processor = AutoProcessor.from_pretrained(target, **options)
-    except (OSError, ValueError) as error:
-        if unreached(error):
-            raise
-        cause = first_line(error).partition(". ")[0]
-        hint = "" if is_torchvision_available() else ", or pip install 'idvl[vlm]' if it needs torchvision"
-        raise UsageError(
-            f"{target} has no processor that loads ({cause}); add the original model's files{hint}"
-        ) from error
+    processor = _whole_processor(target, family, options)
     if "image" in family.needs and image_processor_of(processor) is None and is_described(target, options):
         processor = Pair(AutoImageProcessor.from_pretrained(target, backend="pil", **options), processor)
     has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
@@ -59,6 +50,26 @@ def load_processor(target: str, family: Family, config: Any, options: dict[str, 
             return images
         processor.image_processor = images
     return processor
+
+
+def _whole_processor(target: str, family: Family, options: dict[str, Any]) -> Any:
+    """What the checkpoint's model type reads with, or images alone where the class reads nothing else."""
+    from transformers import AutoImageProcessor, AutoProcessor
+    from transformers.utils import is_torchvision_available
+
+    try:
+        return AutoProcessor.from_pretrained(target, **options)
+    except (OSError, ValueError) as error:
+        if unreached(error):
+            raise
+        if family.needs == ("image",) and is_described(target, options):
+            with suppress(OSError, ValueError):
+                return AutoImageProcessor.from_pretrained(target, backend="pil", **options)
+        cause = first_line(error).partition(". ")[0]
+        hint = "" if is_torchvision_available() else ", or pip install 'idvl[vlm]' if it needs torchvision"
+        raise UsageError(
+            f"{target} has no processor that loads ({cause}); add the original model's files{hint}"
+        ) from error
 
 
 def is_described(target: str, options: dict[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from idvl.errors import RunError, UsageError
 from idvl.measurement.points import points
 from idvl.models import stated
 from idvl.models.fingerprints import fingerprint
+from idvl.models.generation import Generation
 from idvl.models.inputs import encode, process
 from idvl.models.load_errors import one_line
 from idvl.models.loading import load, wrap
@@ -275,6 +276,13 @@ def test_missing_files(copy, kind, files, said):
     for file in files:
         (folder / file).unlink()
     assert said in refusal(folder)
+
+
+def test_a_classifier_of_images_needs_no_tokenizer_though_others_of_its_type_do(tmp_path):
+    loaded = load(str(build("siglip_classifier", tmp_path / "model")), device="cpu")
+    skill = loaded.family.skills["classify"]
+    logits = skill.perform(loaded, skill.prepare(loaded, tiny.samples(3), Generation()), Generation())
+    assert logits.shape == (3, loaded.model.config.num_labels)
 
 
 def test_paths_that_are_no_model(checkpoints, tmp_path):
