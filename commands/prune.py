@@ -94,7 +94,7 @@ def command(
         return
     if public and push_to_hub is None:
         raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")
-    several = (context.params["prune__allocation"] or "").split(",")
+    several = [name.strip() for name in (context.params["prune__allocation"] or "").split(",")]
     if len(several) > 1:
         _compare(context, several)
         return
@@ -128,8 +128,7 @@ def _compare(context: typer.Context, names: list[str]) -> None:
         raise UsageError("several allocations are compared, and nothing is pruned: add --plan, or choose one")
     if params["resume"] or params["push_to_hub"]:
         raise UsageError("several allocations are compared with --plan: leave --resume and --push-to-hub out")
-    # a recipe has one allocation, and checks its name
-    reporter, recipe = [o.begin(context, prune__allocation=name.strip()) for name in names][0]  # noqa: RUF015
+    reporter, recipe = o.begin(context, prune__allocation=names[0])
     from idvl.workflows import compare_allocations
 
     with results_alone():

@@ -9,7 +9,7 @@ from typing import Any
 
 from idvl import runs, yaml_file
 from idvl.builtin import learning_rate_of
-from idvl.errors import UsageError
+from idvl.errors import UsageError, unknown
 from idvl.recipe import EvalSection, PruneSection, Recipe, TrainSection
 from idvl.recipe.sections import (
     CALIBRATED_SPARSITY,
@@ -152,8 +152,10 @@ def _resolved_calibration(prune: PruneSection) -> PruneSection:
 def for_allocation(recipe: Recipe, name: str) -> Recipe:
     """A recipe that calibrates, with another allocation and without the settings that this one does not have.
 
-    UsageError for a criterion that reads training.
+    UsageError for an unknown allocation, and for a criterion that reads training.
     """
+    if name.partition(":")[0] not in allocations.names():
+        raise unknown("allocation", name, allocations.names())
     allocation, prune = allocations.load(name), recipe.prune
     unread = [] if allocation.needs == "dimension" else [*OF_DIMENSIONS]
     unread += [] if allocation.needs == "gradient" else ["ecoflap_order"]
