@@ -26,6 +26,7 @@ SMALL = {
     "losses": {"kinds": ["vit"]},
     "masks": {"structures": ["2:4"]},
     "out_of_memory": {"commands": {"prune": checks.COMMANDS["prune"]}},
+    "calibrated": {"criteria": ["sparsegpt"]},
     "products": {"n": 200, "widths": [64], "repeats": 1},
     "backends": {"n": 200, "widths": [64], "repeats": 1},
     "blip_base": {"n": 40, "size": {**tiny.WIDTH, "num_hidden_layers": 1}, "side": 32, "batch": 20},

@@ -290,6 +290,76 @@ def _pruned(folder: Path, device: torch.device, place: Path, *, stop: int | None
     return {**loaded.model.state_dict(), **{f"mask {k}": v for k, v in pruner.masks.state_dict().items()}}
 
 
+def calibrated(
+    device: torch.device, folder: Path, *, criteria: Sequence[str] = ("wanda", "sparsegpt", "multiflow", "gradient")
+) -> dict[str, Any]:
+    """The masks of pruning from calibration samples, one criterion after the other, with ECoFLaP's layer sparsities."""
+    from idvl.sparsity.masks import Masks
+
+    _load(folder, device)
+    data, found = folder / "calibration", {}
+    if not data.exists():
+        from tests.support import tiny
+
+        tiny.save_samples(data, tiny.samples(12), lambda _, sample: [{"text": sample.texts[0]}])
+    for criterion in criteria:
+        here, there = (
+            Masks.load(_calibrated(folder / "tiny-blip", data, each, criterion, folder / f"{criterion}-{each.type}"))
+            for each in (CPU, device)
+        )
+        differing = sum(int((here.kept(name) != there.kept(name)).sum()) for name in here.shapes)
+        found[criterion] = differing / here.total
+        assert found[criterion] <= MASKS, f"{criterion}: {found[criterion]:.1e} of the mask differs"
+    return found
+
+
+def _calibrated(model: Path, data: Path, device: torch.device, criterion: str, folder: Path) -> Path:
+    """The masks.safetensors of a run."""
+    import idvl
+
+    idvl.prune(
+        model,
+        dataset=data,
+        criterion=criterion,
+        calibration="sequential",
+        calibration_samples=12,
+        allocation="ecoflap",
+        sparsity=0.6,
+        device=str(device),
+        eval=False,
+        output=folder,
+        overwrite=True,
+    )
+    return folder / "masks.safetensors"
+
+
+def masked_lora(device: torch.device, folder: Path) -> dict[str, Any]:
+    """Outputs and gradients of a masked LoRA layer, in float32 and under bf16 autocast; its merge keeps every zero."""
+    from idvl.recovery.masked_lora import MaskedLoRA
+
+    found = {}
+    draw = torch.Generator().manual_seed(0)
+    weight, kept = torch.randn(96, 64, generator=draw), torch.rand(96, 64, generator=draw) > 0.5
+    x, update = torch.randn(5, 7, 64, generator=draw), torch.randn(96, 4, generator=draw)
+    for name, most in (("float32", 1e-5), ("bf16", 0.02)):
+        results = []
+        for each in (CPU, device):
+            layer = nn.Linear(64, 96, bias=False)
+            layer.weight.data.copy_(weight * kept)
+            own = MaskedLoRA(layer, kept, rank=4, generator=torch.Generator().manual_seed(1)).to(each)
+            own.lora_b.data.copy_(update)
+            inputs = x.to(each, copy=True).requires_grad_()
+            with ieee(), torch.autocast(each.type, torch.bfloat16, enabled=name == "bf16"):
+                out = own(inputs)
+                out.float().square().mean().backward()
+            results.append([t.detach().float().cpu() for t in (out, inputs.grad, own.lora_a.grad, own.lora_b.grad)])
+            own.merge()
+            assert not own.weight.cpu()[~kept].any(), "the merge fills zeros"
+        found[name] = max(float((b - a).norm() / a.norm()) for a, b in zip(*results, strict=True))
+        assert found[name] <= most, f"{name}: outputs or gradients differ by {found[name]:.1e} of their norm"
+    return found
+
+
 @contextlib.contextmanager
 def ieee() -> Iterator[None]:
     """float32 as on a CPU: no TF32 in products and convolutions."""
@@ -304,4 +374,14 @@ def ieee() -> Iterator[None]:
             knob.fp32_precision = value
 
 
-CHECKS: tuple[Check, ...] = (neighbours, layers, losses, masks, half_precision, out_of_memory, resume)
+CHECKS: tuple[Check, ...] = (
+    neighbours,
+    layers,
+    losses,
+    masks,
+    half_precision,
+    out_of_memory,
+    resume,
+    calibrated,
+    masked_lora,
+)
