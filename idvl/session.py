@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,20 @@ from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import Selection, select
+from idvl.data.sources import HUB_ID
 from idvl.distributed import Team, join_team
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded, load
 from idvl.models.locating import locate
 from idvl.profile import Profile
-from idvl.recipe import ModelSection, Recipe
+from idvl.recipe import DataSection, ModelSection, Recipe
+
+logger = logging.getLogger(__name__)
 
 # what a folder of this name holds is the model of a run one level up
 MODEL = "model"
+RECIPE = "recipe.yaml"
 # the settings that say where samples come from; allow_outside is not among them, as it takes trust
 SOURCE = {
     *("dataset", "data_dir", "dataset_id"),
@@ -47,15 +53,41 @@ def with_dataset(recipe: Recipe) -> Recipe:
     if not source.get("dataset"):
         source = {"dataset": dataset_of(recipe.model.name)}
     missing = {key: value for key, value in source.items() if getattr(recipe.data, key) is None}
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=missing)})
+    data = recipe.data.model_copy(update=missing)
+    if run and not recipe.data.data_dir:
+        data = _from_folder_of(run, data)
+    return recipe.model_copy(update={"data": data})
 
 
 def _recorded_source(run: Path) -> dict[str, Any]:
     """Where the samples of a run came from: nothing where its recipe cannot be read."""
     try:
-        return recipes.load(run / "recipe.yaml").data.model_dump(include=SOURCE)
+        return recipes.load(run / RECIPE).data.model_dump(include=SOURCE)
     except UsageError:
         return {}
+
+
+def _from_folder_of(run: Path, data: DataSection) -> DataSection:
+    """The data of a run's recipe, whose relative path starts from the folder in which the run was started.
+
+    UsageError where there is no such path. Runs of older versions do not say where they were started.
+    """
+    key, name = ("data_dir", data.data_dir) if data.data_dir else ("dataset", data.dataset)
+    if key == "dataset" and (name in CATALOG or data.dataset_id):
+        return data
+    started = runs.read_record(run).get("directory")
+    path = os.path.join(started or "", os.path.expanduser(name))
+    if not os.path.exists(path):
+        if key == "dataset" and re.fullmatch(HUB_ID, name):
+            return data
+        option = "--data-dir" if key == "data_dir" else "--dataset"
+        raise UsageError(f"{quoted(path)} does not exist, the dataset of {quoted(run / RECIPE)}: pass {option}")
+    if not started and not os.path.isabs(path):
+        logger.warning(
+            "%s, the dataset of %s, is read from the current folder: that run does not say where it was started",
+            *(quoted(name), quoted(run / RECIPE)),
+        )
+    return data if os.path.realpath(path) == os.path.realpath(name) else data.model_copy(update={key: type(name)(path)})
 
 
 def run_of(model: str) -> Path | None:

@@ -19,6 +19,9 @@ from idvl.data.sample import Sample
 from idvl.data.splits import choose_split
 from idvl.errors import QUOTED, UsageError, quoted, unknown
 
+# what may be the name of a repository on the Hub
+HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
+
 
 class Location(NamedTuple):
     """What says where a dataset is: its name, path or Hub id, and what replaces these."""
@@ -108,7 +111,7 @@ def _path_or_ids(location: Location) -> Path | tuple[str, ...]:
     if data_dir is not None or (entry is None and dataset_id is None):
         if os.path.exists(path):
             return path
-        if data_dir is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", dataset):
+        if data_dir is not None or not re.fullmatch(HUB_ID, dataset):
             if data_dir is None and not re.search(r"[/\\.~]", dataset):
                 raise unknown("dataset", dataset, CATALOG, hint="a folder, a file or a Hub id ORG/NAME works as well")
             where = f"{'' if data_dir is None else 'data_dir '}{str(path)[:QUOTED]}"

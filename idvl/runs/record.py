@@ -33,6 +33,8 @@ class RunFile(Schema):
     resumed: list[Any]
     versions: dict[str, Any] | None = None
     started: str | None = None
+    # where the run was started: relative paths of its recipe begin there; older versions do not say
+    directory: str | None = None
 
 
 class MetricLine(Schema):

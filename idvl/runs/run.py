@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def _prepare(folder: Path, recipe: Mapping[str, Any], signature: dict[str, Any],
         refuse_difference(folder, record["signature"], signature)
         cut_broken_line(folder / "metrics.jsonl")
         record["resumed"].append(provenance())
+    record["directory"] = os.path.abspath(os.curdir)
     write_json(folder / "run.json", record)
     write_text(folder / "recipe.yaml", yaml_file.dump(dict(recipe)))
     return record
