@@ -34,6 +34,11 @@ from idvl.sparsity.pruner import Update, WeightPruner
 
 # settings that mean something to `idvl prune` alone: they count epochs
 OF_EPOCHS = ("compat", "refresh_profile")
+# and those that mean something with calibration samples alone
+OF_CALIBRATION = (
+    *("calibration", "calibration_samples", "compare_within", "repair", "repair_epochs", "tokens_from"),
+    *("allocate_by", "spread", "ecoflap_order", "modality_sparsity", "sparsity_ratio"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +109,7 @@ class Pruner:
         """
         model = model.module if isinstance(model, DistributedDataParallel) else model
         check_model(model)
-        _check_criterion(criterion, settings)
-        name = criterion if isinstance(criterion, str) else DEFAULT_CRITERION
-        prune = _settings(model, profile, {"sparsity": sparsity, "criterion": name, "scope": scope, **settings})
+        prune = section_of(criterion, profile, {"sparsity": sparsity, "scope": scope, **settings})
         if isinstance(total_steps, bool) or not hasattr(total_steps, "__index__"):
             raise UsageError(f"total_steps is a number of optimizer steps, not {quoted(total_steps)}")
         family = family_in_memory(model)
@@ -232,14 +235,28 @@ def _check_criterion(criterion: object, settings: Mapping[str, Any]) -> None:
         raise UsageError(f"{extra[0]} is a setting of a criterion: set it in {type(criterion).__name__}(...)")
 
 
-def _settings(model: nn.Module, profile: object, settings: dict[str, Any]) -> PruneSection:
-    """The section prune of a recipe, every value set. UsageError for settings that do not exist or fit."""
-    for name in OF_EPOCHS:
-        if settings.pop(name, None) not in (None, "none"):
-            raise UsageError(f"{name} counts epochs, which a Pruner does not see: use idvl prune, or leave {name} out")
+def section_of(criterion: str | Criterion, profile: object, settings: Mapping[str, Any]) -> PruneSection:
+    """The section prune of a recipe, every value set. UsageError for settings that do not exist or fit a Pruner."""
+    _check_criterion(criterion, settings)
+    named = isinstance(criterion, str)
+    if criterion in criteria.calibrated() if named else criteria.is_calibrated(criterion):
+        raise UsageError(
+            f"criterion {criterion if named else type(criterion).__name__} prunes from calibration samples and not "
+            f"while a model trains: use idvl prune, or one of {', '.join(criteria.observed())}"
+        )
+    settings = {"criterion": criterion if named else DEFAULT_CRITERION, **settings}
+    for key in OF_EPOCHS:
+        if settings.pop(key, None) not in (None, "none"):
+            raise UsageError(f"{key} counts epochs, which a Pruner does not see: use idvl prune, or leave {key} out")
+    for key in OF_CALIBRATION:
+        if settings.pop(key, None) is not None:
+            raise UsageError(
+                f"{key} is for pruning from calibration samples, of which a Pruner has none: use idvl prune, or leave "
+                f"{key} out"
+            )
     weight = settings.setdefault("id_weight", "none" if profile is None else "multiply")
     overrides = {f"prune.{name}": value for name, value in settings.items()}
-    prune = recipes.load(None, {"model.name": type(model).__name__, **overrides}).prune
+    prune = recipes.load(None, {"model.name": "model", **overrides}).prune
     if profile is None and weight != "none":
         raise UsageError(f"id_weight {weight} needs a profile: pass profile=idvl.estimate_id(...), or a file")
     if profile is not None and weight == "none":

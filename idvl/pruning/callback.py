@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import TrainerCallback
 
+from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, quoted
-from idvl.pruning.api import Pruned, Pruner
+from idvl.pruning.api import Pruned, Pruner, section_of
 
 # the file inside a checkpoint of the Trainer that a resumed training continues from
 STATE = "idvl_pruner.safetensors"
+# where the Trainer's state says which training wrote a checkpoint, and in which folder
+SAVED = "idvl"
 
 
 class PruneCallback(TrainerCallback):
@@ -25,11 +31,13 @@ class PruneCallback(TrainerCallback):
         report, masks = callback.result
 
     The settings are those of `Pruner.from_model`; total_steps are the Trainer's. Checkpoints hold the pruner's state,
-    from which `train(resume_from_checkpoint=True)` continues.
+    from which `train(resume_from_checkpoint=...)` continues. UsageError for settings that do not go together.
     """
 
     def __init__(self, *, sparsity: float, **settings: Any) -> None:
         self.settings = {"sparsity": sparsity, **settings}
+        rest = {key: value for key, value in self.settings.items() if key not in ("criterion", "profile")}
+        section_of(settings.get("criterion", DEFAULT_CRITERION), settings.get("profile"), rest)
         self.pruner: Pruner | None = None
         self.result: Pruned | None = None
 
@@ -40,11 +48,12 @@ class PruneCallback(TrainerCallback):
                 "leave it out"
             )
         self.pruner, self.result = Pruner.from_model(model, total_steps=state.max_steps, **self.settings), None
+        # the Trainer does not say which checkpoint it resumes: what it loads with its state does
+        saved = state.stateful_callbacks.get(SAVED)
         if state.global_step:
-            path = _checkpoint(args, state) / STATE
-            if not path.is_file():
-                raise UsageError(f"cannot resume: there is no pruner's state {quoted(path)}")
-            self.pruner.load_state_dict(_state(path))
+            self.pruner.load_state_dict(_saved_state(_checkpoint(args, state), saved))
+        folder = os.path.abspath(args.output_dir)
+        state.stateful_callbacks[SAVED] = {"folder": folder, "training": uuid.uuid4().hex}
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, *, optimizer: Any, **kwargs: Any) -> None:
         # fp16 skips steps whose gradients overflowed
@@ -55,7 +64,7 @@ class PruneCallback(TrainerCallback):
         folder = _checkpoint(args, state)
         if state.is_world_process_zero and folder.is_dir():
             tensors = {name: tensor.contiguous() for name, tensor in self.pruner.state_dict().items()}
-            safetensors.torch.save_file(tensors, folder / STATE)
+            safetensors.torch.save_file(tensors, folder / STATE, metadata=_training_of(state.stateful_callbacks[SAVED]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.result = self.pruner.finish()
@@ -65,9 +74,34 @@ def _checkpoint(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors in a checkpoint's file. UsageError for one that is damaged."""
+def _saved_state(folder: Path, saved: Mapping[str, str] | None) -> dict[str, Tensor]:
+    """The pruner's state of a resumed checkpoint: beside it where it was `saved`, else in `folder`.
+
+    UsageError where neither holds it, or holds that of another training. Older checkpoints do not say.
+    """
+    folders = [Path(saved["folder"]) / folder.name] if saved else []
+    paths = [path / STATE for path in (*folders, folder)]
+    there = [path for path in paths if path.is_file()]
+    states = ((path, *_state(path)) for path in there)
+    tensors = next((tensors for _, tensors, of in states if not saved or of == _training_of(saved)), None)
+    if tensors is None:
+        why = (
+            f"{quoted(there[0])} is of another training" if there else f"there is no pruner's state {quoted(paths[0])}"
+        )
+        raise UsageError(f"cannot resume: {why}; copy the checkpoint to {quoted(folder)}")
+    return tensors
+
+
+def _training_of(saved: Mapping[str, str]) -> dict[str, str]:
+    """What a state's file says of the training that wrote it."""
+    return {"training": saved["training"]}
+
+
+def _state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors in a checkpoint's file, and of which training they are. UsageError for one that is damaged."""
     try:
-        return safetensors.torch.load_file(path)
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except SafetensorError as error:
         raise UsageError(f"cannot resume: {quoted(path)} is damaged ({error}); use an earlier checkpoint") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from idvl.pruning.prunable import family_in_memory
 from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.criteria.magnitude import Magnitude
+from idvl.sparsity.criteria.wanda import Wanda
 from idvl.sparsity.masks import Masks
 from idvl.training import train
 from idvl.workflows.prune import run
@@ -450,6 +452,36 @@ def test_the_callback_prunes_and_resumes(tmp_path: Path) -> None:
     state.unlink()
     with pytest.raises(idvl.UsageError, match="cannot resume: there is no pruner's state"):
         trained(tmp_path, resume=str(tmp_path / "checkpoint-4"))
+
+
+def test_the_callback_resumes_a_checkpoint_of_another_folder(tmp_path: Path) -> None:
+    masks, weights = trained(tmp_path / "a")
+    checkpoint = tmp_path / "a" / "checkpoint-4"
+    trained(tmp_path / "b")  # has a checkpoint-4 of its own
+    again, resumed = trained(tmp_path / "b", resume=str(checkpoint))
+    assert masks == again and all(torch.equal(weights[name], resumed[name]) for name in weights)
+    shutil.copytree(tmp_path / "a", tmp_path / "moved")
+    trained(tmp_path / "a")  # writes its own checkpoint-4
+    with pytest.raises(idvl.UsageError, match=r"is of another training; copy the checkpoint to .*b/checkpoint-4"):
+        trained(tmp_path / "b", resume=str(tmp_path / "moved" / "checkpoint-4"))
+    assert trained(tmp_path / "moved", resume=str(tmp_path / "moved" / "checkpoint-4"))[0] == masks
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"criterion": "wanda"}, "criterion wanda prunes from calibration samples"),
+        ({"criterion": Wanda()}, "criterion Wanda prunes from calibration samples"),
+        ({"calibration": "sequential"}, "calibration is for pruning from calibration samples"),
+        ({"repair": "obs"}, "repair is for pruning from calibration samples"),
+        ({"calibration_samples": 7}, "calibration_samples is for pruning from calibration samples"),
+    ],
+)
+def test_what_needs_calibration_samples_is_refused_at_once(settings: dict[str, object], why: str) -> None:
+    with pytest.raises(idvl.UsageError, match=why):
+        idvl.Pruner.from_model(mlp(), sparsity=0.5, total_steps=10, **settings)
+    with pytest.raises(idvl.UsageError, match=why):
+        idvl.PruneCallback(sparsity=0.5, **settings)
 
 
 def test_the_callback_refuses_a_training_that_ends_with_earlier_weights(tmp_path: Path) -> None:
