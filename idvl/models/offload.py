@@ -162,7 +162,8 @@ def places(kind: type, config: Any, family: Family, *, trust_remote_code: bool) 
     if not blocks:
         raise UsageError(f"--offload leaves transformer blocks on disk, and {type(model).__name__} has none: omit it")
     # accelerate takes no place for the whole of which blocks are excepted
-    outside = [name for name in model.state_dict() if block_of(name, family) is None]
+    inside = tuple(f"{block}." for block in blocks)
+    outside = [name for name in model.state_dict() if not name.startswith(inside)]
     return {**dict.fromkeys(outside, "cpu"), **dict.fromkeys(blocks, "disk")}
 
 
@@ -209,8 +210,10 @@ def take_over(
 
 
 def _blocks(model: nn.Module, family: Family) -> dict[str, nn.Module]:
+    """The blocks by name, without lists of modules, which are never called."""
     names = dict.fromkeys(block_of(name, family) for name, _ in model.named_modules())
-    return {name: model.get_submodule(name) for name in names if name}
+    blocks = {name: model.get_submodule(name) for name in names if name}
+    return {name: block for name, block in blocks.items() if not isinstance(block, nn.ModuleList)}
 
 
 def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -20,8 +20,10 @@ from idvl.models.loading import load
 from idvl.models.plan import OffloadedBytes
 from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
+from idvl.workflows.estimate_id import run
 from tests.coverage.architectures import architectures
 from tests.support import tiny
+from tests.support.reporter import Silent
 
 SAMPLES = 24
 
@@ -57,7 +59,15 @@ def on_meta(loaded):
 
 # mixtral's experts are put together from several stored tensors; blip ties weights; names of llava and vit change
 @pytest.mark.parametrize(
-    "kind", ["llava", "blip", "vit", "t5", "mixtral", pytest.param("siglip", marks=pytest.mark.slow)]
+    "kind",
+    [
+        "llava",
+        "blip",
+        "vit",
+        "t5",
+        "mixtral",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("siglip", "groupvit")),
+    ],
 )
 def test_weights_and_outputs_are_those_of_a_model_in_memory(stored, kind):
     folder = str(stored(kind))
@@ -171,6 +181,22 @@ def test_the_plan_says_what_is_held_where_and_needs_room_between_blocks(stored):
     ]
     with pytest.raises(UsageError, match="use a larger --memory or --spill, or fewer --samples"):
         prepared(loaded, memory=plan.flow_bytes)
+
+
+def test_api_and_recipe_offload(stored, tmp_path):
+    folder, samples = str(stored("gpt2")), tiny.samples(SAMPLES)
+    expected, profile = (estimate_id(folder, samples, device="cpu", offload=offload) for offload in (False, True))
+    assert profile.layers == expected.layers and profile.model == expected.model
+    data = tiny.save_samples(tmp_path / "data", samples, lambda number, sample: [{"text": sample.texts[0]}])
+    values = {"model.name": folder, "model.device": "cpu", "data.dataset": str(data), "data.force": True}
+    recipe = load_recipe(None, {**values, "data.samples": SAMPLES, "estimate.offload": True})
+    assert run(recipe, folder=None, reporter=Silent(), plan_only=True).plan.weights.stored
+
+
+@pytest.mark.slow
+def test_blocks_that_are_never_called_are_refused(stored):
+    with pytest.raises(UsageError, match=r"layer \S+ runs outside of its block model.vision_tower.blocks.0: omit it"):
+        prepared(load(str(stored("florence2")), device="cpu", offload=True))
 
 
 def test_what_cannot_be_offloaded_is_refused(stored, tmp_path):
