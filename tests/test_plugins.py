@@ -67,7 +67,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_package_adds_a_criterion(install) -> None:
     install("idvl-largest", "idvl.criteria", "largest", "largest_plugin:Largest", CRITERION)
-    assert criteria.names() == ["gradient", "magnitude", "platon", "sparsegpt", "wanda", "largest"]
+    assert criteria.names() == ["gradient", "magnitude", "multiflow", "platon", "sparsegpt", "wanda", "largest"]
     assert criteria.load("largest", power=3.0).power == 3.0
     axes.refuse(criterion="largest")
     recipe = recipes.load(None, {"model.name": "m", "prune.criterion": "largest"})

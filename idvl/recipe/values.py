@@ -108,6 +108,8 @@ def shares(text: str) -> dict[str, float]:
 def _shares(value: Any) -> Any:
     """The sparsities of modalities as one text, also from a mapping of YAML."""
     text = ",".join(f"{name}={share}" for name, share in value.items()) if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise ValueError(f"sparsities of modalities, such as vision=0.5,language=0.7, not {quoted(text)}")
     shares(text)
     return text.replace(" ", "")
 

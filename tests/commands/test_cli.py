@@ -113,7 +113,7 @@ def test_every_setting_of_a_recipe_has_a_flag_that_sets_it(workflow: Workflow) -
 
     given = {
         "revision": "v1", "dtype": "float16", "device": "cpu", "trust_remote_code": True, "cache_dir": "/c",
-        "local_files_only": True, "chat_template": True,
+        "local_files_only": True, "chat_template": True, "offload": True,
         "dataset": "coco", "data_dir": "/d", "dataset_id": "a/b", "image_column": "i",
         "text_column": "t", "label_column": "l", "answers_column": "a", "second_image_column": "s",
         "allow_outside": True, "split": "test", "samples": 7, "seed": 0, "batch_size": 3, "force": True,

@@ -150,7 +150,7 @@ def test_plain_folders_with_columns_of_their_own_work_as_names_do(place, tmp_pat
         ("blip", "flickr30k", ("--prompt", "a zebra of"), "does not know 'zebra'"),
         ("clip", "flickr30k", ("--batch-size", "many"), "eval.batch_size"),
         ("clip", "flickr30k", ("--resume",), "--resume needs the folder"),
-        ("clip", "flickr30k", ("--compare", "none"), "results 'none': No such file or directory; give the folder"),
+        ("clip", "flickr30k", ("--compare", "none"), "there is no results file 'none'; give the folder of"),
         ("blip", "flickr30k", ("--metric", "accuracy"), "--trust-remote-code"),
     ],
 )

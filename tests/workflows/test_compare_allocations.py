@@ -32,6 +32,7 @@ def test_allocations_are_compared_at_one_budget(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("idvl.reliability.FEWEST_RELIABLE_POINTS", 10)
+    monkeypatch.setenv("COLUMNS", "120")
     names = ["uniform", "id", "owl", "alpha", "ecoflap", "depth"]
     more = ("--set", "data.force=true", "--floor", "0.1", "--ecoflap-order", "first")
     assert main(words(place, ",".join(names), tmp_path / "run", *more)) == 0
