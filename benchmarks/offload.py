@@ -1,4 +1,4 @@
-"""A LLaVA of 4.2 GiB in float32, stored as 2.1 GiB in bfloat16, measured with and without --offload.
+"""A LLaVA of 4.1 GiB in float32, stored as 2.1 GiB in bfloat16, measured with and without --offload.
 
     .venv/bin/python benchmarks/offload.py                 # about 10 minutes on 2 cores, 6 GiB of memory
 
