@@ -76,6 +76,7 @@ Output = Annotated[
     text(RUN, "Run folder. [dim]\\[default: a new one under runs/][/dim]", "--output", metavar="DIR", callback=at_home),
 ]
 Resume = Annotated[bool, flag(RUN, "Continue the run in --output.", "--resume")]
+Public = Annotated[bool, flag(RUN, "Create the Hub repository as public. [dim]\\[default: private][/dim]", "--public")]
 Overwrite = Annotated[bool, flag(RUN, "Replace the run in --output.", "--overwrite")]
 Quiet = Annotated[bool, flag(SHOWN, "Show only the result and warnings.", "--quiet", "-q")]
 Debug = Annotated[bool, flag(SHOWN, "Show the log and tracebacks.", "--debug")]
@@ -144,3 +145,9 @@ def check_text(params: dict[str, Any]) -> None:
                 str(text).encode("utf-8")
             except UnicodeEncodeError:
                 raise UsageError(f"{quoted(str(text))} is not valid UTF-8: choose another name") from None
+
+
+def check_upload(push_to_hub: str | None, *, public: bool) -> None:
+    """UsageError for --public without an upload."""
+    if public and push_to_hub is None:
+        raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")

@@ -78,9 +78,7 @@ def command(
     push_to_hub: Annotated[
         str | None, text(o.RUN, "Upload the pruned model to this Hub repository.", metavar="ID")
     ] = None,
-    public: Annotated[
-        bool, flag(o.RUN, "Create the Hub repository as public. [dim]\\[default: private][/dim]", "--public")
-    ] = False,
+    public: o.Public = False,
     json: Annotated[bool, flag(o.SHOWN, "Print the report as JSON to stdout.", "--json")] = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -92,8 +90,7 @@ def command(
     if matrix or budget:
         matrices.execute(context.params)
         return
-    if public and push_to_hub is None:
-        raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")
+    o.check_upload(push_to_hub, public=public)
     several = [name.strip() for name in (context.params["prune__allocation"] or "").split(",")]
     if len(several) > 1:
         _compare(context, several)

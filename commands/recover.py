@@ -11,7 +11,6 @@ from idvl.commands.console import rank, results_alone
 from idvl.commands.options import flag, text
 from idvl.commands.pruned import show
 from idvl.commands.settings import SettingFlags
-from idvl.errors import UsageError
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -66,9 +65,7 @@ def command(
     push_to_hub: Annotated[
         str | None, text(o.RUN, "Upload the recovered model to this Hub repository.", metavar="ID")
     ] = None,
-    public: Annotated[
-        bool, flag(o.RUN, "Create the Hub repository as public. [dim]\\[default: private][/dim]", "--public")
-    ] = False,
+    public: o.Public = False,
     json: Annotated[bool, flag(o.SHOWN, "Print the report as JSON to stdout.", "--json")] = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -77,8 +74,7 @@ def command(
 
     Leaves a run folder as idvl prune does.
     """
-    if public and push_to_hub is None:
-        raise UsageError("--public is for an upload: add --push-to-hub ID, or leave it out")
+    o.check_upload(push_to_hub, public=public)
     reporter, parsed = o.begin(context)
     from idvl.workflows import recover
 

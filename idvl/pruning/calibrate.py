@@ -163,7 +163,9 @@ class CalibratedPruning:
                 return [None]
             real = self.job.token_mask(last, output.shape[1], inputs)
             image = self.job.loaded.family.image_tokens(last, output.shape[1], inputs)
-            masks = [real] if image is None else [image & real, ~image & real] if real is not None else [image, ~image]
+            masks = [real] if image is None else [image, ~image]
+            if image is not None and real is not None:
+                masks = [mask & real for mask in masks]
             return [mask if mask is None else mask.to(output.device) for mask in masks]
 
         return BlockError(segment.calls(), classes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from idvl.checkpoints.report import plan as planned_report
 from idvl.device import free_memory
@@ -83,7 +85,8 @@ def make(job: Calibration) -> CalibrationPlan:
         workspace=largest * MASK_BYTES
         + products * 3 * width**2 * FLOAT_BYTES
         + sum(held[names[0]] for names in job.spread)
-        + _largest_block(job)
+        # the new weights and masks of a block, before they are packed
+        + _largest_block(job, lambda weight: weight.nbytes + weight.numel())
         + (_training_bytes(job, n_local) if job.epochs else 0)
         + ("gradient" in job.layerwise.criterion.needs) * weights_in(job.layers) * FLOAT_BYTES,
         smallest=max(held.values()),
@@ -140,18 +143,15 @@ def _blocks(job: Calibration, capture: CapturePlan) -> dict[str | None, list[tup
 def _training_bytes(job: Calibration, n_local: int) -> int:
     """What training a block takes: the dense outputs, three copies and the state of Adam, a batch with its graph."""
     flow = max(stop.alive for stop in job.trace.stops) * n_local // job.trace.batch_size
-    sizes: dict[str | None, int] = {}
-    for layer in job.layers.values():
-        sizes[layer.block] = sizes.get(layer.block, 0) + layer.module.weight.numel()
-    return flow + 5 * FLOAT_BYTES * max(sizes.values()) + 2 * job.trace.working_bytes()
+    state = _largest_block(job, lambda weight: 5 * FLOAT_BYTES * weight.numel())
+    return flow + state + 2 * job.trace.working_bytes()
 
 
-def _largest_block(job: Calibration) -> int:
-    """The weights and masks, before they are packed, of the block that has most of them."""
+def _largest_block(job: Calibration, bytes_of: Callable[[Tensor], int]) -> int:
+    """What the weights in scope of one block take, `bytes_of` each, at most."""
     sizes: dict[str | None, int] = {}
     for layer in job.layers.values():
-        weight = layer.module.weight
-        sizes[layer.block] = sizes.get(layer.block, 0) + weight.nbytes + weight.numel()
+        sizes[layer.block] = sizes.get(layer.block, 0) + bytes_of(layer.module.weight)
     return max(sizes.values())
 
 

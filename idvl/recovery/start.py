@@ -21,12 +21,10 @@ from idvl.profile import Profile
 from idvl.pruning.saving import REPORT, read_report
 from idvl.recipe import PruneSection, Recipe
 from idvl.session import MODEL, run_of
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import ACCIDENTAL, Masks
 
 MASKS = "masks.safetensors"
 ZEROS = "zeros"
-# a layer with a smaller share of zeros than this was hardly pruned
-ACCIDENTAL = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -121,11 +119,8 @@ def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], str
 
 def _of_zeros(weights: Mapping[str, torch.Tensor]) -> Masks:
     """A mask for each layer that holds zeros; a warning for layers whose zeros look accidental."""
-    shares = {name: float((weight == 0).float().mean()) for name, weight in weights.items()}
-    masks = Masks({name: weights[name].shape for name, share in shares.items() if share})
-    for name in masks.shapes:
-        masks.set(name, weights[name] != 0)
-    if few := [name for name in masks.shapes if shares[name] < ACCIDENTAL]:
+    masks = Masks.from_zeros({name: weight for name, weight in weights.items() if bool((weight == 0).any())})
+    if few := masks.accidental():
         logger.warning(
             "%d layers have less than %.0f %% zeros, which may be there by accident: they stay zero; the first is "
             "%s (%d zeros)",

@@ -24,6 +24,8 @@ from idvl.files import open_regular, write_bytes
 from idvl.sparsity.structure import parse
 
 FORMAT = "idvl/masks/1"
+# the fraction of a layer below which its zeros are taken for accidental
+ACCIDENTAL = 0.01
 # weights at a time: on a CPU their unpacked masks stay in a core's cache; multiples of 8
 CHUNK, CHUNK_ON_GPU = 1 << 18, 1 << 24
 
@@ -91,6 +93,10 @@ class Masks:
         for name, weight in weights.items():
             masks.set(name, weight.detach() != 0)
         return masks
+
+    def accidental(self) -> list[str]:
+        """Layers that were hardly pruned: their zeros, if inferred, may be there by accident."""
+        return [name for name, zeros in self.zeros.items() if 0 < zeros < ACCIDENTAL * math.prod(self.shapes[name])]
 
     @property
     def total(self) -> int:

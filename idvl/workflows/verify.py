@@ -25,13 +25,11 @@ from idvl.models.locating import locate
 from idvl.models.stated import stored_dtypes
 from idvl.reporter import Reporter
 from idvl.session import MODEL, run_of
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import ACCIDENTAL, Masks
 from idvl.sparsity.structure import Structure, parse
 from idvl.units import percent
 from idvl.workflows.api import load_masks, load_report
 
-# the fraction of a layer below which its zeros are taken for accidental
-ACCIDENTAL = 0.01
 # how far a sparsity may lie below the one claimed: tools that prune row by row round down in each row
 ROUNDING = 0.001
 
@@ -119,8 +117,7 @@ def run(
 
 def _accidental(kept: Masks) -> Iterator[str]:
     """Which zeros may be none of pruning's."""
-    few = [name for name, zeros in kept.zeros.items() if 0 < zeros < ACCIDENTAL * kept.kept(name).numel()]
-    if few:
+    if few := kept.accidental():
         yield (
             f"{len(few)} layers hold less than {percent(ACCIDENTAL, 0)} zeros, which may be accidental, {few[0]} "
             "first: name the masks with --masks"

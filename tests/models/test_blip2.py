@@ -18,6 +18,7 @@ from idvl.models.text_positions import mask_at, text_offsets
 from idvl.sweep.grid import read
 from tests.coverage.architectures import architectures, audible
 from tests.support import tiny
+from tests.support.outputs import outputs
 
 CAPTIONED = tiny.samples(4)
 ANSWERED = [dataclasses.replace(one, answers=("two red",)) for one in CAPTIONED[:2]]
@@ -149,20 +150,9 @@ def test_queries_are_image_tokens(get, name):
 
 def lengths(loaded, batch):
     """The tokens of each layer."""
-    outputs = run(loaded, batch)
-    return {name: out.numel() // out.shape[-1] // len(batch["input_ids"]) for name, out in outputs.items()}
-
-
-def run(loaded, batch):
-    """What each layer gives."""
-    seen, hooks = {}, []
-    for name, layer in find_layers(loaded.model, loaded.family).items():
-        hooks.append(layer.module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out})))
-    with torch.no_grad():
-        loaded.family.call(loaded.model, batch)
-    for hook in hooks:
-        hook.remove()
-    return seen
+    return {
+        name: out.numel() // out.shape[-1] // len(batch["input_ids"]) for name, out in outputs(loaded, batch).items()
+    }
 
 
 @pytest.mark.parametrize("samples", [CAPTIONED, ANSWERED], ids=["captions", "answers"])
@@ -284,7 +274,9 @@ def test_the_text_moves_no_vision_layer_and_the_image_moves_all_that_read_it(get
     loaded = get(name)
     worded = dataclasses.replace(CAPTIONED[0], texts=CAPTIONED[1].texts)
     shown = dataclasses.replace(CAPTIONED[0], source=CAPTIONED[1].source)
-    own, worded, shown = (run(loaded, encode(loaded, [one], batch_size=1)[0]) for one in (CAPTIONED[0], worded, shown))
+    own, worded, shown = (
+        outputs(loaded, encode(loaded, [one], batch_size=1)[0]) for one in (CAPTIONED[0], worded, shown)
+    )
     former_reads = name.startswith("instructblip") or name == "blip2_itm"
     for layer, found in find_layers(loaded.model, loaded.family).items():
         first = own[layer]

@@ -22,6 +22,7 @@ from idvl.models.text_positions import text_offsets
 from idvl.training.reach import unreached
 from tests.coverage.architectures import architectures, audible
 from tests.support import tiny
+from tests.support.outputs import outputs
 
 SHORT = (
     "\nAnswer the question using a single word or phrase.",
@@ -117,18 +118,6 @@ def labelled(loaded, name, sample):
     same = first["input_ids"][0] == labels[0, :shared]
     labels[:, : int(same.long().cumprod(0).sum())] = IGNORED
     return {**inputs, "labels": labels}
-
-
-def outputs(loaded, batch):
-    """Layer name -> the tensor that it gives."""
-    seen, handles = {}, []
-    for name, layer in find_layers(loaded.model, loaded.family).items():
-        handles.append(layer.module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out})))
-    with torch.no_grad():
-        loaded.family.call(loaded.model, batch)
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 def real_tokens(loaded, batch, other):

@@ -97,7 +97,7 @@ def test_plain_transformers_opens_what_is_exactly_as_sparse_as_asked(whole):
     "how", [{"prune.criterion": "magnitude", "prune.id_weight": "none"}, {"prune.criterion": "wanda"}]
 )
 def test_fused_experts_are_named_as_not_covered(place, tmp_path, how):
-    """While training and calibrated, in the plan and in what is left behind; the share of all weights beside."""
+    """Both kinds of pruning name them in the plan and in the report, with the sparsity of all weights."""
     model = build("mixtral", tmp_path / "mixtral")
     changes = {"model.name": str(model), "prune.sparsity": 0.5, "prune.window": None, "prune.mask_every": None, **how}
     if how["prune.criterion"] == "magnitude":

@@ -66,6 +66,13 @@ def densities(
     return {layer: max(shares[groups[layer]], LEAST) for layer in sizes} if shares else {}
 
 
+def as_measured(
+    sizes: Mapping[str, int], values: Mapping[str, float], density: float, spread: float | None
+) -> dict[str, float]:
+    """The signal itself, for an allocation whose signal is a density, up to a factor."""
+    return dict(values)
+
+
 def mean(sizes: Mapping[str, int], values: Mapping[str, float]) -> float:
     """The mean of the groups' values, weighted by their sizes."""
     return sum(values[name] * size for name, size in sizes.items()) / sum(sizes.values())
