@@ -1,12 +1,13 @@
 """Every architecture through idvl's command line, one after the other: `make coverage`.
 
 Results go to results.json as they come; what was tried with the same code is not tried again. In the end they become
-docs/models.md.
+docs/models.md. Runs that try different architectures at the same time share both files.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -14,12 +15,14 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.coverage import data, table
 from tests.coverage.architectures import architectures
-from tests.coverage.checks import CHECKS, Failed, Nothing, Trial, read
+from tests.coverage.checks import CHECKS, Failed, Nothing, Trial, read, without_dimension
 from tests.coverage.probes import PROBES
 
 HERE = Path(__file__).parent
@@ -39,8 +42,7 @@ def main() -> None:
     unknown = set(asked.names) - set(architectures())
     if unknown:
         parser.error(f"no architecture {', '.join(sorted(unknown))}; there is {', '.join(architectures())}")
-    results = read(RESULTS) if RESULTS.exists() else {}
-    code = fingerprint()
+    results, code = saved(), fingerprint()
     todo = asked.names or list(architectures())
     if not asked.redo:
         todo = [name for name in todo if results.get(name, {}).get("code") != code]
@@ -50,13 +52,15 @@ def main() -> None:
             data.write(work / "data")
         start = time.monotonic()
         for number, name in enumerate(todo):
-            results[name] = {**trial(name, work), "code": code}
-            save({name: results[name] for name in architectures() if name in results})
+            record = {**trial(name, work), "code": code}
+            save(name, record)
             if not asked.keep:
                 shutil.rmtree(work / name)
             left = (time.monotonic() - start) / (number + 1) * (len(todo) - number - 1)
-            print(f"{number + 1}/{len(todo)} {line(name, results[name])}  {left / 60:.0f} min left", flush=True)
-    PAGE.write_text(table.page(results), encoding="utf-8")
+            print(f"{number + 1}/{len(todo)} {line(name, record)}  {left / 60:.0f} min left", flush=True)
+    with alone():
+        results = saved()
+        PAGE.write_text(table.page(results), encoding="utf-8")
     print(f"{table.counts(results)}\nThe table is {PAGE}")
 
 
@@ -97,6 +101,7 @@ def described(tried: Trial) -> dict[str, Any]:
             by_modality[layer["modality"]] += 1
         whole = found["provenance"]["forward_passes"] > 1
         record |= {"layers": by_modality, "way": "whole" if whole else "walk", "family": found["model"]["family"]}
+        record["without_dimension"] = len(without_dimension(found["layers"]))
     return record
 
 
@@ -110,10 +115,29 @@ def fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-def save(results: dict[str, Any]) -> None:
-    fresh = RESULTS.with_suffix(".tmp")
-    fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, RESULTS)
+@contextmanager
+def alone() -> Iterator[None]:
+    """Other runs wait that want to write the results or the page."""
+    folder = os.open(RESULTS.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def saved() -> dict[str, Any]:
+    return read(RESULTS) if RESULTS.exists() else {}
+
+
+def save(name: str, record: dict[str, Any]) -> None:
+    """Put one record among those of results.json, of which other runs may have written some by now."""
+    with alone():
+        results = saved() | {name: record}
+        fresh = RESULTS.with_suffix(".tmp")
+        ordered = {name: results[name] for name in architectures() if name in results}
+        fresh.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+        os.replace(fresh, RESULTS)
 
 
 def line(name: str, record: dict[str, Any]) -> str:

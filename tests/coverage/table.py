@@ -56,8 +56,9 @@ Probes, which look for numbers that are silently wrong:
 {probes}
 
 `+` passes, **`-`** fails, `.` has nothing to try, an empty cell was not reached. Layers are those that idvl finds: v
-vision, l language, x cross-attention, f fusion, c connector. A model with `whole` runs whole for each group of layers,
-since its blocks do not run one after the other. The last column is the first failure, in idvl's or transformers' words.
+vision, l language, x cross-attention, f fusion, c connector, and in brackets how many of them have no dimension. A
+model with `whole` runs whole for each group of layers, since its blocks do not run one after the other. The last column
+is the first failure, in idvl's or transformers' words.
 """
 
 
@@ -117,6 +118,8 @@ def _layers(record: dict[str, Any]) -> str:
     found = [
         f"{letter}{record['layers'][name]}" for name, letter in LETTERS.items() if name in (record["layers"] or {})
     ]
+    if without := record.get("without_dimension"):
+        found.append(f"({without})")
     return " ".join([*found, *(["whole"] if record["way"] == "whole" else [])])
 
 

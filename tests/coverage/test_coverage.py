@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,14 +84,23 @@ def test_a_checkpoint_that_cannot_be_built_is_a_failure_and_no_end(
     assert record["why"]["estimate"] == "not reached: plain fails"
 
 
-def test_what_has_a_result_is_not_tried_again(
+def test_what_has_a_result_is_not_tried_again_and_another_runs_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    vit = read(coverage.RESULTS)["vit"]
     monkeypatch.setattr(coverage, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(coverage, "PAGE", tmp_path / "models.md")
     monkeypatch.setattr("sys.argv", ["coverage", "resnet"])
+    trial = coverage.trial
+
+    def beside_another_run(*arguments: Any) -> dict[str, Any]:
+        coverage.save("vit", vit)
+        return trial(*arguments)
+
+    monkeypatch.setattr(coverage, "trial", beside_another_run)
     coverage.main()
     assert "1/1 resnet " in capsys.readouterr().out
+    assert list(read(coverage.RESULTS)) == ["vit", "resnet"]
     assert "| resnet |  |  | + | **-** |" in coverage.PAGE.read_text(encoding="utf-8")
     before = coverage.RESULTS.read_bytes()
     coverage.main()
