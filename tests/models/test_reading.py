@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from idvl.errors import UsageError
+from idvl.measurement.api import estimate_id
 from idvl.models.generation import Generation
 from idvl.models.labels import IGNORED
 from idvl.models.layers import find_layers
@@ -96,6 +97,25 @@ def test_without_its_template_texts_follow_the_image():
     text = f"<image>{CAPTIONED[0].texts[0]}\nAnswer the question using a single word or phrase."
     ids = loaded.processor(images=[CAPTIONED[0].image], text=[text], return_tensors="pt")["input_ids"]
     assert torch.equal(inputs["input_ids"], ids)
+
+
+def test_the_library_measures_without_the_template(tmp_path):
+    loaded = wrap(*architectures()["llava"].make())
+    for part in (loaded.model, loaded.processor):
+        part.save_pretrained(tmp_path)
+    chosen = {"layers": "*language_model*1.mlp.up_proj", "device": "cpu"}
+
+    def dimension(model, **options):
+        profile = estimate_id(model, tiny.samples(24), **chosen, **options)
+        assert profile.model["chat_template"] is options.get("chat_template", True)
+        (layer,) = profile.layers.values()
+        return layer.estimate.dimension
+
+    without = dimension(loaded.model, processor=loaded.processor, chat_template=False)
+    assert dimension(tmp_path, chat_template=False) == without
+    assert dimension(tmp_path) != without
+    with pytest.raises(UsageError, match=r"model\.chat_template"):
+        dimension(tmp_path, chat_template="none")
 
 
 def test_a_template_is_used_and_recorded(get):

@@ -75,6 +75,10 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.evaluate("builtin/vit", templat="a {}"), "'templat'; did you mean 'template'"),
         (lambda folder: idvl.prune("builtin/vit", no_eval="yes"), "no_eval is True or False, not 'yes'"),
         (lambda folder: idvl.prune("builtin/vit", eval=False, no_eval=True), r"eval\.after is set twice, .* no_eval="),
+        *(
+            (lambda folder, run=run: run("m", chat_template=False, no_chat_template=True), "chat_template is set twice")
+            for run in (idvl.prune, idvl.recover, idvl.evaluate)
+        ),
         (lambda folder: idvl.evaluate("builtin/vit", metric=["./nothere"]), "no metric folder './nothere'"),
         (lambda folder: idvl.prune("builtin/vit", sparsity=80), "80 % is 0.8"),
         (lambda folder: idvl.evaluate("builtin/vit", resume=True), "resume=True needs the folder of the run"),
