@@ -11,12 +11,16 @@ DENSE := $(foreach seed,1 2 3,$(STUDY)/dense/blip-$(seed)/card.json $(STUDY)/den
 MATRICES ?= dense-eval core sparsities rates exponents scopes after dimensions vit
 OPTIONS ?=
 
-.PHONY: help install demo replicate test slow smoke coverage gpu lint builtins benchmarks clean
+# a ViT for fashion-mnist: from the files of Debian's package where it is installed, else from the Hub
+FASHION := $(wildcard /usr/share/datasets/fashion-mnist)
+
+.PHONY: help install demo replicate classifier test slow smoke coverage gpu lint builtins benchmarks clean
 
 help:
 	@echo "make install     .venv with everything the other targets need"
 	@echo "make demo        measure the built-in model's IDs, prune it to 95 % with and without them, and compare"
 	@echo "make replicate   the paper's experiments on small models, hours in all; keeps whole models and cells"
+	@echo "make classifier  train a ViT on fashion-mnist, up to 40 minutes; replication.md prunes it"
 	@echo "make test        the fast tests"
 	@echo "make slow        the tests that take longer"
 	@echo "make smoke       the four commands on tiny models, under 90 seconds"
@@ -56,10 +60,15 @@ replicate: $(DENSE)
 	done; [ -z "$$failed" ] || { echo "not all cells are there:$$failed"; exit 1; }
 
 $(STUDY)/dense/blip-%/card.json: | $(STAMP)
-	$(BIN)/python -m idvl.builtin.make blip --seed $* --steps 3000 --pictures 32000 --precision float32 --output $(@D)
+	$(BIN)/python -m idvl.builtin.make blip --seed $* --steps 3000 --images 32000 --precision float32 --output $(@D)
 
 $(STUDY)/dense/vit-%/card.json: | $(STAMP)
 	$(BIN)/python -m idvl.builtin.make vit --seed $* --steps 1500 --precision float32 --output $(@D)
+
+classifier: runs/classifier/vit/card.json
+
+runs/classifier/vit/card.json: | $(STAMP)
+	$(BIN)/python -m idvl.builtin.make fashion --output $(@D) $(if $(FASHION),--data-dir $(FASHION))
 
 # two at a time, with a thread each: most tests keep one core busy; what one process has compiled the others read
 test: $(STAMP)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -43,3 +45,19 @@ def test_recover_loop() -> None:
 def test_recover_trainer(tmp_path: Path) -> None:
     model, masks, loss = main("recover_trainer.py", steps=10, folder=str(tmp_path))
     assert loss < 0.7 and type(model.get_submodule(next(iter(masks.shapes)))) is nn.Linear
+
+
+def test_tuxpaint(tmp_path: Path) -> None:
+    stamps = tmp_path / "stamps" / "animals"
+    stamps.mkdir(parents=True)
+    for name in ("frog", "frog_mirror", "silent", "blank"):
+        Image.new("RGBA", (8, 6), (0, 255, 0, 0 if name == "frog" else 255)).save(stamps / f"{name}.png")
+    for name, text in (("frog", "A frog.\nfr.utf8=Une grenouille."), ("frog_mirror", "A frog."), ("blank", "\n")):
+        (stamps / f"{name}.txt").write_text(text)
+    assert main("tuxpaint.py", folder=tmp_path / "data", stamps=stamps.parent) == 1
+    rows = [json.loads(line) for line in (tmp_path / "data" / "metadata.jsonl").read_text().splitlines()]
+    assert rows == [{"file_name": "animals-frog.png", "text": "A frog."}]
+    assert Image.open(tmp_path / "data" / "animals-frog.png").getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(SystemExit, match="no captioned stamps"):
+        main("tuxpaint.py", folder=tmp_path / "none", stamps=tmp_path / "empty")
+    assert not (tmp_path / "none").exists()

@@ -34,7 +34,7 @@ It is made to be measured, pruned and tested without a network. It knows nothing
 
 ## How it was made
 
-`python -m idvl.builtin.make {short}`: {minutes} minutes with {threads} threads, in bfloat16 autocast, with
+`python -m idvl.builtin.make {command}`: {minutes} minutes with {threads} threads, in {computed}, with
 {versions}.
 
 | setting | value |
@@ -45,8 +45,8 @@ The same numbers are in `card.json`.
 """
 
 
-def write(folder: Path, card: dict[str, Any]) -> None:
-    """Write card.json, and README.md which says the same.
+def write(folder: Path, card: dict[str, Any], command: str) -> None:
+    """Write card.json, and README.md which says the same; `command` is what follows `python -m idvl.builtin.make`.
 
     `card` has model, summary, class, parameters, dataset, metric, results {split: {"samples", "correct"}}, recipe,
     minutes and threads; the versions of what made it are added here.
@@ -58,7 +58,8 @@ def write(folder: Path, card: dict[str, Any]) -> None:
     results = [(split, r["samples"], r["correct"]) for split, r in card["results"].items()]
     page = {
         **card,
-        "short": folder.name,
+        "command": command,
+        "computed": "float32" if card["recipe"]["precision"] == "float32" else "bfloat16 autocast",
         "rows": "\n".join(f"| {split} | {n:,} | {correct:,} ({correct / n:.2%}) |" for split, n, correct in results),
         "versions": ", ".join(f"{package} {number}" for package, number in versions.items()),
         "recipe": "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in card["recipe"].items()),

@@ -1,6 +1,7 @@
 """Trains the built-in models and writes weights and cards: `python -m idvl.builtin.make [blip] [vit]`.
 
-With --output it trains one like them into another folder: other seed, steps, images or precision.
+With --output it trains one like them into another folder: other seed, steps, images or precision. `fashion`, a ViT for
+fashion-mnist, ships with no release and is trained in this way alone.
 
 A recipe fixes data, steps and seed; what a card reports is measured here, from the weights as they are stored.
 """
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ import transformers
 from idvl.builtin import cards
 from idvl.builtin.fitting import FitRecipe, fit, shuffled
 from idvl.data import digits, shapes
-from idvl.data.samples import Sample
+from idvl.data.catalog import CATALOG
+from idvl.data.samples import Sample, select
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,9 @@ CHANGES = {"seed": int, "steps": int, "images": int, "precision": str}
 
 BLIP = FitRecipe(steps=12_000, batch=64, images=64_000, warmup=500, weight_decay=0.01)
 VIT = FitRecipe(steps=4_000, batch=64, images=digits.SIZES["train"], warmup=200, weight_decay=0.05)
+FASHION = FitRecipe(
+    steps=10_000, batch=128, images=60_000, warmup=500, weight_decay=0.05, learning_rate=1e-3, precision="float32"
+)
 
 
 def make_blip(folder: Path, recipe: FitRecipe) -> None:
@@ -54,7 +60,8 @@ def make_blip(folder: Path, recipe: FitRecipe) -> None:
         results[split] = {"samples": len(samples), "correct": correct}
     summary = "It captions images of two coloured shapes: 'a small red circle left of a large blue square'."
     metric = "Captions equal to the canonical one, word by word, by greedy decoding"
-    _card(folder, model, recipe, dataset="shapes", summary=summary, metric=metric, results=results, minutes=minutes)
+    facts = {"dataset": "shapes", "summary": summary, "metric": metric, "results": results}
+    _card(folder, model, recipe, "blip", minutes=minutes, **facts)
 
 
 def make_vit(folder: Path, recipe: FitRecipe) -> None:
@@ -63,7 +70,7 @@ def make_vit(folder: Path, recipe: FitRecipe) -> None:
     torch.manual_seed(recipe.seed)
     processor = transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}, resample=2)
     model = transformers.ViTForImageClassification(_vit_config())
-    fit(model, _digit_batches(processor, digits.samples("train", recipe.images), recipe), recipe, "vit")
+    fit(model, _class_batches(processor, digits.samples("train", recipe.images), recipe), recipe, "vit")
     _store(model, processor, folder)
     minutes = (time.perf_counter() - started) / 60
     model, processor = stored(transformers.ViTForImageClassification, folder)
@@ -74,7 +81,32 @@ def make_vit(folder: Path, recipe: FitRecipe) -> None:
         correct = sum(label == sample.label for label, sample in zip(labels, samples, strict=True))
         results[split] = {"samples": len(samples), "correct": correct}
     summary = "It recognises handwritten digits of 8 x 8 pixels."
-    _card(folder, model, recipe, dataset="digits", summary=summary, metric="Accuracy", results=results, minutes=minutes)
+    facts = {"dataset": "digits", "summary": summary, "metric": "Accuracy", "results": results}
+    _card(folder, model, recipe, "vit", minutes=minutes, **facts)
+
+
+def make_fashion(folder: Path, recipe: FitRecipe, data_dir: Path | None = None) -> None:
+    """A ViTForImageClassification of fashion-mnist's train split, from `data_dir` or, without it, from the Hub.
+
+    It sees the photographs slightly moved and turned, half of them mirrored.
+    """
+    started = time.perf_counter()
+    torch.manual_seed(recipe.seed)
+    side = {"height": 28, "width": 28}
+    processor = transformers.ViTImageProcessorPil(size=side, resample=2, image_mean=[0.286] * 3, image_std=[0.353] * 3)
+    model = transformers.ViTForImageClassification(_fashion_config())
+    chosen = partial(select, "fashion-mnist", data_dir=data_dir, distinct=False)
+    samples = chosen(split="train", n=recipe.images).samples
+    fit(model, _class_batches(processor, samples, recipe, mirrored=True), recipe, "fashion")
+    _store(model, processor, folder)
+    minutes = (time.perf_counter() - started) / 60
+    model, processor = stored(transformers.ViTForImageClassification, folder)
+    samples = chosen(split="test").samples
+    correct = sum(map(int.__eq__, classify(model, processor, samples), (sample.label for sample in samples)))
+    results = {"test": {"samples": len(samples), "correct": correct}}
+    summary = "It tells ten kinds of clothes apart on photographs of 28 x 28 grey pixels."
+    facts = {"dataset": "fashion-mnist", "summary": summary, "metric": "Accuracy", "results": results}
+    _card(folder, model, recipe, "fashion", minutes=minutes, **facts)
 
 
 @torch.no_grad()
@@ -144,6 +176,20 @@ def _vit_config() -> transformers.ViTConfig:
     )
 
 
+def _fashion_config() -> transformers.ViTConfig:
+    labels = CATALOG["fashion-mnist"].classes
+    return transformers.ViTConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        image_size=28,
+        patch_size=7,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+
+
 def _pixels(image_processor: Any, samples: list[Sample]) -> torch.Tensor:
     """(n, 3, height, width) float32, as the processor gives them at inference."""
     parts = [samples[start : start + 1000] for start in range(0, len(samples), 1000)]
@@ -159,14 +205,18 @@ def _caption_batches(processor: Any, samples: list[Sample], recipe: FitRecipe) -
         yield {"pixel_values": pixels[i], "input_ids": ids[i], "attention_mask": mask[i], "labels": labels[i]}
 
 
-def _digit_batches(processor: Any, samples: list[Sample], recipe: FitRecipe) -> Iterator[dict[str, torch.Tensor]]:
-    """Digits turned by up to 0.2 rad, scaled by up to 12 % and moved by up to 0.8 pixels."""
+def _class_batches(
+    processor: Any, samples: list[Sample], recipe: FitRecipe, *, mirrored: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Images turned by up to 0.2 rad, scaled by up to 12 % and moved by up to a tenth; half of them `mirrored`."""
     pixels, labels = _pixels(processor, samples), torch.tensor([sample.label for sample in samples])
     generator = torch.Generator().manual_seed(recipe.seed)
     for i in shuffled(len(samples), recipe):
         turn, grow, right, down = (torch.rand(4, len(i), generator=generator) * 2 - 1).unbind()
         cos, sin, scale = torch.cos(0.2 * turn), torch.sin(0.2 * turn), 1 + 0.12 * grow
         upper = torch.stack([scale * cos, -scale * sin, 0.2 * right], -1)
+        if mirrored:
+            upper = upper * (torch.randint(0, 2, (len(i), 1), generator=generator) * 2 - 1)
         lower = torch.stack([scale * sin, scale * cos, 0.2 * down], -1)
         grid = torch.nn.functional.affine_grid(torch.stack([upper, lower], 1), pixels[i].shape, align_corners=False)
         moved = torch.nn.functional.grid_sample(pixels[i], grid, padding_mode="border", align_corners=False)
@@ -180,10 +230,11 @@ def _store(model: transformers.PreTrainedModel, processor: Any, folder: Path) ->
 
 
 def _card(
-    folder: Path, model: transformers.PreTrainedModel, recipe: FitRecipe, *, minutes: float, **facts: Any
+    folder: Path, model: transformers.PreTrainedModel, recipe: FitRecipe, name: str, *, minutes: float, **facts: Any
 ) -> None:
+    shipped = folder.parent == HERE
     card = {
-        "model": f"builtin/{folder.name}" if folder.parent == HERE else folder.name,
+        "model": f"builtin/{folder.name}" if shipped else folder.name,
         "class": type(model).__name__,
         "parameters": model.num_parameters(),
         **facts,
@@ -191,36 +242,43 @@ def _card(
         "minutes": round(minutes, 1),
         "threads": torch.get_num_threads(),
     }
-    cards.write(folder, card)
+    cards.write(folder, card, name if shipped else f"{name} --output {folder.name}")
     log.info("%s: %s", card["model"], facts["results"])
 
 
 BUILDERS: dict[str, tuple[Callable[[Path, FitRecipe], None], FitRecipe]] = {
     "blip": (make_blip, BLIP),
     "vit": (make_vit, VIT),
+    "fashion": (make_fashion, FASHION),
 }
+SHIPPED = ("blip", "vit")
 
 
 def main() -> None:
-    """Builds the models named on the command line, all of them when none is."""
+    """Builds the models named on the command line, those that ship when none is."""
     parser = argparse.ArgumentParser(prog="python -m idvl.builtin.make", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(BUILDERS)}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="train one model into this folder instead")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="fashion: a folder with the authors' files")
     for name, kind in CHANGES.items():
         choices = ("bfloat16", "float32") if kind is str else None
         parser.add_argument(f"--{name}", type=kind, choices=choices, help=f"with --output: another {name}")
     arguments = parser.parse_args()
-    names = arguments.names or list(BUILDERS)
+    names = arguments.names or list(SHIPPED)
     if unknown := set(names) - set(BUILDERS):
         parser.error(f"no built-in model {', '.join(sorted(unknown))}; choose from {', '.join(BUILDERS)}")
     changes = {name: value for name in CHANGES if (value := getattr(arguments, name)) is not None}
-    if arguments.output is None and changes:
+    if arguments.output is None and (changes or {*names} - {*SHIPPED}):
         parser.error("the models that ship are made as their cards say: add --output DIR")
     if arguments.output is not None and len(names) != 1:
         parser.error("--output takes one model: name it")
+    if arguments.data_dir is not None and names != ["fashion"]:
+        parser.error("--data-dir is for fashion: the other models' data are built in")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names:
         build, recipe = BUILDERS[name]
+        if name == "fashion":
+            build = partial(build, data_dir=arguments.data_dir)
         changed = replace(recipe, **changes)
         build(arguments.output or HERE / name, replace(changed, warmup=min(recipe.warmup, changed.steps // 8)))
 

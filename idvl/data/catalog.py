@@ -32,7 +32,8 @@ class CatalogEntry:
     spellings beside those of `splits.SAME_SPLIT`, `joins` splits that are put together from two repositories.
     `default_split` and `default_samples` are what an estimate takes, `eval_split` what an evaluation
     does: it is the one that published numbers are of, where its labels are public. `tasks` are those it can be used
-    for. `evaluator`: whose rules compare its answers with those of people, a word of `metrics.vqa`.
+    for. `classes` are the names of the classes, for files that hold numbers alone. `evaluator`: whose rules compare
+    its answers with those of people, a word of `metrics.vqa`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class CatalogEntry:
     second_image_column: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
     joins: dict[str, Join] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
     evaluator: str = "vqa"
     gated: bool = False
     notes: str = ""
@@ -161,6 +163,25 @@ _ENTRIES = (
         tasks=("classification",),
         licence="unknown",
         notes="label_column coarse_label for its 20 superclasses",
+    ),
+    CatalogEntry(
+        name="fashion-mnist",
+        holds="photographs of clothes, 28 x 28 grey pixels, in 10 classes",
+        ids=("zalando-datasets/fashion_mnist",),
+        image_column="image",
+        label_column="label",
+        splits={"train": 60_000, "test": 10_000},
+        default_split="test",
+        default_samples=2_000,
+        eval_split="test",
+        tasks=("classification",),
+        classes=(
+            *("T - shirt / top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        licence="MIT",
+        notes="the authors' four idx files in a folder are read as well: set data_dir to it, with Debian's package "
+        "dataset-fashion-mnist to /usr/share/datasets/fashion-mnist",
     ),
     CatalogEntry(
         name="imagenet-1k",

@@ -14,6 +14,7 @@ from pathlib import Path
 from idvl import runs
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import IMAGE_NAMES, SECOND_OF, Columns
+from idvl.data.formats.idx import idx, is_idx
 from idvl.data.formats.karpathy import karpathy
 from idvl.data.formats.parquet import parquet
 from idvl.data.formats.records import records
@@ -44,6 +45,8 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
         shards, name = _of_split(shards, path, split, entry)
         _check_numbered(shards)
         return parquet(shards, name)
+    if numbered := [file for file in files if is_idx(file)]:
+        return idx(numbered, path, split, entry)
     if metadata := [file for file in files if file.name in METADATA_NAMES]:
         return _of_metadata(metadata, path, split, entry, overrides)
     lists = [file for file in files if file.suffix == ".jsonl" and file.parent == path]
@@ -52,7 +55,8 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     if images := [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]:
         return _of_images(images, every, path, split, entry)
     raise UsageError(
-        f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet files or a dataset_coco.json"
+        f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet or idx files, or "
+        "dataset_coco.json"
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +106,28 @@ def test_recipes_train_and_write_a_whole_folder(tmp_path, monkeypatch):
     for name in ("blip", "vit"):
         shipped = {file.name for file in builtin.path(name).iterdir()}
         assert {file.name for file in (tmp_path / name).iterdir()} == shipped
+
+
+def test_the_makefile_names_settings_that_exist(monkeypatch, tmp_path):
+    built = []
+    for name, (_, recipe) in make.BUILDERS.items():
+
+        def note(folder, recipe, data_dir=None, name=name):
+            built.append((name, recipe.steps, recipe.images, data_dir))
+
+        monkeypatch.setitem(make.BUILDERS, name, (note, recipe))
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    for line in re.findall(r"-m idvl\.builtin\.make(.*)", makefile):
+        line = line.replace("$(if $(FASHION),--data-dir $(FASHION))", "--data-dir fashion").replace("$*", "1")
+        monkeypatch.setattr(sys, "argv", ["make", *line.replace("$(@D)", str(tmp_path)).split()])
+        make.main()
+    assert built == [
+        ("blip", 3_000, 32_000, None),
+        ("vit", 1_500, make.VIT.images, None),
+        ("fashion", make.FASHION.steps, 60_000, Path("fashion")),
+        ("blip", make.BLIP.steps, make.BLIP.images, None),
+        ("vit", make.VIT.steps, make.VIT.images, None),
+    ]
 
 
 def test_names_and_paths():

@@ -305,6 +305,10 @@ def _cifar100(number: int) -> dict[str, Any]:
     return {"fine_label": number % 100, "coarse_label": number % 100 // 5}
 
 
+def _fashion_mnist(number: int) -> dict[str, Any]:
+    return {"label": number % 10}
+
+
 def _imagenet(number: int) -> dict[str, Any]:
     return {"label": number % 1000}
 
@@ -332,6 +336,7 @@ KINDS = {
     "vqav2": Kind(_vqav2, "validation", per_image=3, hidden={"answers": None, "multiple_choice_answer": None}),
     "nlvr2": Kind(_nlvr2, "unbalanced_test_public", images=("left_image", "right_image")),
     "cifar100": Kind(_cifar100, "test", images=("img",), classes={"fine_label": 100, "coarse_label": 20}),
+    "fashion-mnist": Kind(_fashion_mnist, "test", classes={"label": 10}),
     "imagenet-1k": Kind(_imagenet, "validation", classes={"label": 1000}, hidden={"label": -1}),
 }
 
