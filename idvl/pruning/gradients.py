@@ -45,7 +45,8 @@ def probe_of(job: Calibration, most: int | None = SAMPLES, *, purpose: str | Non
         return None
     budget = free_memory(job.device, job.team.size)
     purpose = purpose or f"allocation {job.recipe.prune.allocation}"
-    return Probe(job.loaded, own, batch_size=size, budget=budget, purpose=purpose)
+    limit = "prune.calibration_samples"
+    return Probe(job.loaded, own, batch_size=size, budget=budget, purpose=purpose, limit=limit)
 
 
 def _part(job: Calibration, most: int | None = SAMPLES) -> range:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ class Probe:
     """A model and `samples` in batches of `batch_size`, with the loss that its family trains with.
 
     UsageError where idvl has no loss for the model, which `purpose` needs, a sample cannot be learnt from, or the
-    inputs take more bytes than `budget`.
+    inputs, `limit` samples, take more bytes than `budget`. These are found out from the first batch; the others are
+    prepared when `batches` is first read.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Probe:
         batch_size: int,
         budget: int,
         purpose: str = "sensitivity",
+        limit: str = "eval.limit",
     ):
         task, config = loaded.family.training_task, loaded.model.config
         if task is None:
@@ -46,19 +49,24 @@ class Probe:
             if reason := task.unusable_reason(sample, config):
                 raise UsageError(f"no loss of sample {sample.id}: {reason}")
         self.model, self._loss = loaded.model, task.loss
-        collate = Collate(loaded.family, loaded.processor, config)
+        self._collate = Collate(loaded.family, loaded.processor, config)
         parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
         if len(parts) > 1 and len(parts[-1]) < task.least_batch:
             parts.pop()
-        needed = _bytes(collate(list(parts[0]))) * len(parts)
+        self._first = self._collate(list(parts[0]))
+        needed = _bytes(self._first) * len(parts)
         if needed > budget:
             raise UsageError(
                 f"{len(samples)} prepared samples take {needed / 2**30:.1f} GiB and {budget / 2**30:.1f} GiB are free: "
-                "set a smaller eval.limit"
+                f"set a smaller {limit}"
             )
-        self.batches = [collate(list(part)) for part in parts]
         self._parts = parts
         self._about = {"samples": sum(map(len, parts)), "batch_size": batch_size}
+
+    @cached_property
+    def batches(self) -> list[dict[str, Tensor]]:
+        """The inputs of all samples, held in memory."""
+        return [self._first, *(self._collate(list(part)) for part in self._parts[1:])]
 
     @property
     def bytes(self) -> int:

@@ -1,17 +1,21 @@
-"""allocations.json: the sparsities that allocations give the layers of a model, as a table and as a figure."""
+"""allocations.json: the sparsities that allocations give the layers of a model, as a table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self
 
-from rich.table import Table
+from pydantic import Field, model_validator
+from rich import table as rich
 
-from idvl.json_file import Schema
+from idvl.json_schema import Schema
 from idvl.profile import MODALITIES
-from idvl.reporting.figure import Figure, Panel, Series, make
+from idvl.reporting.entry import Table, TableEntry
+from idvl.reporting.run_record import RunRecord
 from idvl.reporting.table import number_table
+
+ALLOCATIONS = "allocations.json"
 
 
 class AllocationsFile(Schema):
@@ -22,62 +26,71 @@ class AllocationsFile(Schema):
     class Counted(Schema):
         modality: str
         block: str | None
-        weights: int
+        weights: Annotated[int, Field(gt=0)]
 
     class Sparsities(Schema):
         seconds: float
         sparsity: dict[str, float]
 
     sparsity: float
-    layers: dict[str, Counted]
+    layers: Annotated[dict[str, Counted], Field(min_length=1)]
     allocations: dict[str, Sparsities]
 
+    @model_validator(mode="after")
+    def _of_all_layers(self) -> Self:
+        for name, allocation in self.allocations.items():
+            if allocation.sparsity.keys() != self.layers.keys():
+                raise ValueError(f"allocations.{name} is of other layers")
+        return self
 
-def table(document: Mapping[str, Any]) -> Table:
-    """A row per allocation: the lowest and highest sparsity of a layer, their spread, and each modality's sparsity.
 
-    The spread is the standard deviation over weights.
-    """
+def table(document: Mapping[str, Any]) -> rich.Table:
+    """A row per allocation, for the terminal."""
+    rows = [
+        (name, *(f"{value:.2f} %" for value in values), f"{document['allocations'][name]['seconds']:.1f} s")
+        for name, values in _rows(document).items()
+    ]
+    return number_table(("allocation", *_columns(document), "measuring"), rows)
+
+
+def allocation_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
+    """A table for each comparison of allocations."""
+    for number, run in enumerate(runs, 1):
+        document, source = run.allocations, (run.source(ALLOCATIONS),)
+        rows = tuple(
+            ((name,), tuple(TableEntry(value=value, n=1, sources=source, decimals=2) for value in values))
+            for name, values in _rows(document).items()
+        )
+        yield Table(
+            key=f"allocations-{number}", title=f"Sparsity in % by allocation: {run.model} on {run.dataset}",
+            paper=None, labels=("allocation",), columns=_columns(document), rows=rows,
+            notes=("lowest and highest: of a layer; spread: the standard deviation over weights",),
+        )  # fmt: skip
+
+
+def by_modality(document: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The layers of each modality that there is, in the order of running."""
+    layers = document["layers"]
+    inside = {word: [name for name, layer in layers.items() if layer["modality"] == word] for word in MODALITIES}
+    return {word: names for word, names in inside.items() if names}
+
+
+def _columns(document: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("lowest", "highest", "spread", *by_modality(document), "all")
+
+
+def _rows(document: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """A number for each of `_columns` of every allocation, in per cent."""
     weights = {name: layer["weights"] for name, layer in document["layers"].items()}
-    modalities = _modalities(document)
-    rows = []
+    modalities, rows = by_modality(document).values(), {}
     for name, allocation in document["allocations"].items():
         sparsity = allocation["sparsity"]
         mean = _mean(sparsity, weights)
         spread = math.sqrt(_mean({layer: (value - mean) ** 2 for layer, value in sparsity.items()}, weights))
-        parts = [_mean(sparsity, {layer: weights[layer] for layer in inside}) for inside in modalities.values()]
+        parts = [_mean(sparsity, {layer: weights[layer] for layer in inside}) for inside in modalities]
         shares = (min(sparsity.values()), max(sparsity.values()), spread, *parts, mean)
-        rows.append((name, *(f"{100 * share:.2f} %" for share in shares), f"{allocation['seconds']:.1f} s"))
-    return number_table(("allocation", "lowest", "highest", "spread", *modalities, "all", "measuring"), rows)
-
-
-def figure(document: Mapping[str, Any]) -> Figure:
-    """The sparsity of each layer in the order of running, a panel per modality and a curve per allocation."""
-    places = {name: number for number, name in enumerate(document["layers"])}
-
-    def panels() -> Iterator[Panel]:
-        for modality, layers in _modalities(document).items():
-            yield Panel(name=modality, series=tuple(_curves(document, layers, places)))
-
-    return make(
-        panels(), key="allocations", title="Sparsity of each layer by allocation", paper=None,
-        x_label="layers in the order in which they run", y_label="sparsity, %", zero=False,
-    )  # fmt: skip
-
-
-def _curves(document: Mapping[str, Any], layers: list[str], places: Mapping[str, int]) -> Iterator[Series]:
-    for number, (name, allocation) in enumerate(document["allocations"].items()):
-        yield Series(
-            name=name, tone=f"{number}", names=tuple(layers), x=tuple(float(places[layer]) for layer in layers),
-            y=tuple(100 * allocation["sparsity"][layer] for layer in layers),
-        )  # fmt: skip
-
-
-def _modalities(document: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The layers of each modality that there is."""
-    layers = document["layers"]
-    inside = {word: [name for name, layer in layers.items() if layer["modality"] == word] for word in MODALITIES}
-    return {word: names for word, names in inside.items() if names}
+        rows[name] = tuple(100 * share for share in shares)
+    return rows
 
 
 def _mean(values: Mapping[str, float], weights: Mapping[str, int]) -> float:

@@ -11,7 +11,8 @@ from idvl.reporting.run_record import Kind, RunRecord
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
 TITLES: dict[Kind, str] = {
-    **{"estimate-id": "dimensions", "prune": "pruning", "eval": "evaluation", "sensitivity": "sensitivity"}
+    **{"estimate-id": "dimensions", "prune": "pruning", "eval": "evaluation", "sensitivity": "sensitivity"},
+    "allocations": "allocation",
 }
 
 
@@ -62,7 +63,8 @@ def _runs(n: int) -> str:
 
 def _troubles(run: RunRecord) -> Iterator[str]:
     if not run.finished and not run.damaged:
-        yield f"not finished{_reached(run)}: continue with the same command and --resume"
+        again = "--overwrite" if run.kind == "allocations" else "--resume"
+        yield f"not finished{_reached(run)}: continue with the same command and {again}"
     yield from run.troubles
 
 

@@ -11,6 +11,7 @@ from idvl.errors import UsageError
 from idvl.files import open_regular
 from idvl.json_schema import Schema
 from idvl.profile import Profile
+from idvl.reporting.allocations import ALLOCATIONS, AllocationsFile
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
 from idvl.reporting.sensitivity import SensitivityFile
 from idvl.runs import MetricLine, RunFile
@@ -49,6 +50,8 @@ def read_run(folder: Path, label: str) -> RunRecord:
         parts["results"] = _document(folder / "results.json", ResultsFile, troubles)
     elif kind == "sensitivity":
         parts["sensitivity"] = _document(folder / "sensitivity.json", SensitivityFile, troubles)
+    elif kind == "allocations":
+        parts["allocations"] = _document(folder / ALLOCATIONS, AllocationsFile, troubles)
     parts["profile"] = _profile(folder / "profile.json", troubles)
     finished = bool(parts[ENDS[kind].removesuffix(".json")])
     return RunRecord(
@@ -129,6 +132,8 @@ def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> di
 def _kind(folder: Path, record: dict[str, Any]) -> Kind:
     """By what the run ended with, else by what its signature asks for."""
     signature = record.get("signature") or {}
+    if "allocations" in signature:
+        return "allocations"
     if "prune.criterion" in signature or "recover.method" in signature:
         return "prune"
     for kind, name in ENDS.items():

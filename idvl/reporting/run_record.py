@@ -13,12 +13,13 @@ from typing import Any, Literal
 from idvl.profile import Profile
 from idvl.reporting.entry import TableEntry
 
-Kind = Literal["estimate-id", "prune", "eval", "sensitivity"]
+Kind = Literal["estimate-id", "prune", "eval", "sensitivity", "allocations"]
 # the file that a finished run of a kind ends with; a run of prune has profile.json too, so it comes first
 ENDS: dict[Kind, str] = {
     "prune": "report.json",
     "eval": "results.json",
     "sensitivity": "sensitivity.json",
+    "allocations": "allocations.json",
     "estimate-id": "profile.json",
 }
 
@@ -42,6 +43,7 @@ class RunRecord:
     report: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, Any] = field(default_factory=dict)
+    allocations: dict[str, Any] = field(default_factory=dict)
     last: dict[str, Any] = field(default_factory=dict)
     troubles: tuple[str, ...] = ()
     broken: bool = False

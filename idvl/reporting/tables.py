@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
+from idvl.reporting.allocations import allocation_tables
 from idvl.reporting.change import UNLIKE, changes_of
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Table, TableEntry, mean
@@ -43,11 +44,9 @@ def tables_of(study: Study) -> list[Table]:
         every += [_quality(number, name, members, study), _paired_changes(number, name, members)]
         every += [_metrics(number, name, members, study), _sparsity(number, subject, name, members)]
         every.append(_change(number, name, members, study))
-    return [
-        table
-        for table in [*every, *_evaluations(study), _dimensions(study), *sensitivity_tables(study.of("sensitivity"))]
-        if table and table.rows
-    ]
+    every += [*_evaluations(study), _dimensions(study), *sensitivity_tables(study.of("sensitivity"))]
+    every += allocation_tables(study.of("allocations"))
+    return [table for table in every if table and table.rows]
 
 
 def headline(runs: Sequence[RunRecord]) -> str | None:

@@ -20,11 +20,12 @@ from idvl.pruning.counts import target
 from idvl.pruning.settings import for_allocation, resolve
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
-from idvl.reporting.allocations import AllocationsFile, figure
+from idvl.reporting.allocations import ALLOCATIONS, AllocationsFile
 from idvl.reporting.drawing import drawn
+from idvl.reporting.figures.allocations import of_document
 from idvl.session import begin, image_store, open_run
 
-FILES = TABLE, PICTURE = "allocations.json", "allocations.png"
+FILES = TABLE, PICTURE = ALLOCATIONS, "allocations.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +53,15 @@ def run(
         jobs = {name: job.with_recipe(recipe) for name, recipe in recipes.items()}
         for each in jobs.values():
             signals.prepare(each, reporter)
-        options = {"recipe": first.to_dict(), "signature": job.signature(), "overwrite": overwrite}
+        signature = job.signature() | {"allocations": list(names)}
+        options = {"recipe": first.to_dict(), "signature": signature, "overwrite": overwrite}
         opened, folder = open_run(stack, team, folder, name, **options)
         seconds = {name: _measure(each, folder, opened, reporter) for name, each in jobs.items()}
         if opened is None:
             return AllocationComparison(document=None, folder=None)
         document = _document(jobs, seconds)
         write_json(opened.path(TABLE), document)
-        write_bytes(opened.path(PICTURE), drawn(figure(document), "png"))
+        write_bytes(opened.path(PICTURE), drawn(of_document(document), "png"))
     return AllocationComparison(document=document, folder=folder)
 
 

@@ -19,6 +19,7 @@ from idvl.models.loading import load
 from idvl.pruning import gradients, signals
 from idvl.pruning.held_out import Probe
 from idvl.sparsity.masks import Masks
+from idvl.training.batches import Collate
 from tests.pruning.test_calibrate import BATCH, WANDA, N, checkpoint, job_of, pruned
 from tests.support import processes, tiny
 
@@ -230,6 +231,22 @@ def test_samples_are_the_first_ones_in_their_batches(place: Path) -> None:
     assert [gradients._part(one).start for one in seconds] == [0, 3]
     assert gradients.probe_of(replace_team(job, 7, size=8)) is not None
     assert gradients.probe_of(replace_team(job, 0, size=8)) is None
+
+
+@pytest.mark.parametrize("settings", [ECOFLAP, {"prune.criterion": "gradient", "prune.calibration": "sequential"}])
+def test_samples_are_prepared_once_and_refused_before_that(
+    place: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal needs the first batch, which says how much memory all of them take."""
+    collate, sizes = Collate.__call__, []
+    monkeypatch.setattr(Collate, "__call__", lambda self, some: sizes.append(len(some)) or collate(self, some))
+    job = job_of(place, **settings)
+    assert sizes == [BATCH]
+    gradients.scores(job, lambda *_: None)
+    assert sum(sizes) == BATCH + N
+    monkeypatch.setattr(gradients, "free_memory", lambda *_: 1000)
+    with pytest.raises(UsageError, match=r"^22 prepared samples take .* set a smaller prune\.calibration_samples$"):
+        job_of(place, **settings)
 
 
 def replace_team(job: Any, rank: int, size: int = 2) -> Any:

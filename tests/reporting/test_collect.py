@@ -22,8 +22,9 @@ def test_kinds_are_told_by_what_is_in_a_folder(tmp_path: Path) -> None:
     folders.evaluated(tmp_path / "b")
     folders.measured(tmp_path / "c")
     folders.sensitivity(tmp_path / "d")
+    folders.allocations(tmp_path / "e")
     study = collect([tmp_path])
-    assert [run.kind for run in study.runs] == ["prune", "eval", "estimate-id", "sensitivity"]
+    assert [run.kind for run in study.runs] == ["prune", "eval", "estimate-id", "sensitivity", "allocations"]
     assert all(run.finished and not run.troubles for run in study.runs)
 
 

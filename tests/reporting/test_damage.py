@@ -37,6 +37,7 @@ KINDS = {
     "estimate-id": folders.measured,
     "unfinished": unfinished,
     "sensitivity": folders.sensitivity,
+    "allocations": folders.allocations,
 }
 
 

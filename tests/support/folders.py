@@ -143,3 +143,18 @@ def sensitivity(folder: Path) -> Path:
     found = {"dense": {"loss": 1.0}, "layers": layers, "modalities": modalities, "provenance": {"seconds": 3.0}}
     write(folder / "sensitivity.json", {"schema": "idvl/sensitivity/1", **found})
     return folder
+
+
+def allocations(folder: Path) -> Path:
+    """A comparison of two allocations."""
+    signature, about = {"allocations": ["uniform", "depth"]}, {"model": {"name": "m"}, "data": {"dataset": "shapes"}}
+    record(folder, signature, about)
+    layers = {
+        name: {"modality": modality, "block": block, "weights": weights}
+        for name, (modality, block, weights, _) in LAYERS.items()
+    }
+    values = {"uniform": dict.fromkeys(LAYERS, 0.5), "depth": {name: 0.2 + 0.1 * n for n, name in enumerate(LAYERS)}}
+    found = {name: {"seconds": 1.0, "sparsity": sparsity} for name, sparsity in values.items()}
+    document = {"schema": "idvl/allocations/1", "sparsity": 0.5, "layers": layers, "allocations": found}
+    write(folder / "allocations.json", document)
+    return folder

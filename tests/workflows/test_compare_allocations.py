@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from idvl.commands import main
 from idvl.errors import UsageError
 from idvl.json_file import read
 from idvl.recipe import load as load_recipe
-from idvl.reporting.allocations import AllocationsFile, figure
+from idvl.reporting.allocations import AllocationsFile
+from idvl.reporting.figures.allocations import of_document
+from idvl.workflows import analyze
 from idvl.workflows.compare_allocations import run
 from tests.pruning.test_calibrate import WANDA, checkpoint, pruned
 from tests.support.reporter import Silent
@@ -49,8 +52,19 @@ def test_allocations_are_compared_at_one_budget(
     first, *_ = document["layers"]
     assert first.startswith("vision_model.encoder.layers.0")
     assert (tmp_path / "run" / "allocations.png").read_bytes().startswith(b"\x89PNG")
-    assert [panel.name for panel in figure(document).panels] == ["vision", "language", "cross"]
+    assert [panel.name for panel in of_document(document).panels] == ["vision", "language", "cross"]
     assert not (tmp_path / "run" / "model").exists()
+    # analyze shows the same numbers, and a run that was cut off as one
+    table = [line.split()[:2] for line in shown if line.strip()][1:]
+    (tmp_path / "cut").mkdir()
+    for name in ("run.json", "recipe.yaml"):
+        shutil.copy(tmp_path / "run" / name, tmp_path / "cut" / name)
+    analysis = analyze.run([tmp_path / "run", tmp_path / "cut"], page_at=None, reporter=Silent())
+    (each,) = analysis.tables
+    assert [[row[0][0], f"{row[1][0].value:.2f}"] for row in each.rows] == table
+    assert [figure.key for figure in analysis.figures] == ["allocations"]
+    ((cut, why),) = analysis.overview.troubles
+    assert cut.endswith("cut") and why == "not finished: continue with the same command and --overwrite"
     # with a profile nothing is estimated, whichever comes first
     profile = ("--profile", tmp_path / "run" / "profile" / "profile.json")
     assert main(words(place, "owl,id", tmp_path / "again", *profile, "--floor", "0.1")) == 0
