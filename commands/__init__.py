@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 import idvl
-from idvl.commands import analyze, estimate_id, prune, recover, verify
+from idvl.commands import analyze, convert, estimate_id, prune, recover, verify
 from idvl.commands import eval as evaluation
 from idvl.commands.console import rank, stdout_errors, visible
 from idvl.commands.help import Command, CommandGroup
@@ -40,6 +40,7 @@ LESS_MEMORY = {
     "eval": "give a smaller --batch-size",
     "analyze": "show fewer runs, or give a smaller --batch-size for the layers of a model",
     "verify": "the whole model must fit into memory",
+    "convert": "the file and the model must fit into memory",
 }
 
 COMMANDS = {
@@ -49,9 +50,10 @@ COMMANDS = {
     "analyze": analyze,
     "recover": recover,
     "verify": verify,
+    "convert": convert,
 }
 # those that the help lists after the others
-MORE = ("recover", "verify")
+MORE = ("recover", "verify", "convert")
 
 
 def _version(wanted: bool) -> None:

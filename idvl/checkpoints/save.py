@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from idvl.checkpoints.verify import Verdict, verify
+from idvl.checkpoints.verify import Verdict, defects, opened, verify
 from idvl.errors import RunError, first_line, quoted
 from idvl.files import disk_errors, to_disk, write_json, write_text
 from idvl.models.loading import quiet
@@ -72,6 +72,24 @@ def save_pruned(
             shutil.rmtree(fresh, ignore_errors=True)
         write_json(folder.with_name("report.json"), {**report, "verified": asdict(verdict)})
     return verdict
+
+
+def save_dense(folder: Path, model: nn.Module, processor: Any, *, card: str) -> None:
+    """Write a model into `folder`, which must not exist: beside it, then reopened, compared, and renamed.
+
+    Raises RunError for a full disk and for a saved model that is not, tensor by tensor, the one in memory.
+    """
+    with _refusals(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _beside(folder, "fresh")
+        try:
+            state = _write(fresh, model, processor, card, None)
+            loaded = opened(str(fresh), local_files_only=True)
+            for defect in defects(loaded, Masks({}), state=state):
+                raise RunError(defect)
+            _replace(folder, fresh)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _write(folder: Path, model: nn.Module, processor: Any, card: str, dtype: torch.dtype | None) -> dict[str, Tensor]:

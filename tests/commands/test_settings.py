@@ -35,6 +35,7 @@ FLAGS = {
         --epochs --max-steps --batch-size --accumulate --learning-rate --weight-decay --clip --mixed-precision
         --gradient-checkpointing --distill --checkpoint-every --report-to --task --eval-every --eval-limit
         --eval/--no-eval {DATASET} --split --seed --revision {MODEL} {RUN} --plan --push-to-hub --public --json""",
+    "convert": "--tokenizer --local-files-only --json --quiet/-q --debug",
     "verify": """--masks --sparsity --structure --base --scope --revision --trust-remote-code --json --quiet/-q
         --debug""",
 }
