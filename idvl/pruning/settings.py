@@ -11,15 +11,8 @@ from idvl import runs, yaml_file
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError, unknown
 from idvl.recipe import EvalSection, PruneSection, Recipe, TrainSection
-from idvl.recipe.sections import (
-    CALIBRATED_SPARSITY,
-    CALIBRATION_SAMPLES,
-    EPOCHS,
-    LEARNING_RATE,
-    ONE_SHOT_STEPS,
-    REPAIR_EPOCHS,
-    SPARSITY,
-)
+from idvl.recipe.sections import CALIBRATED_SPARSITY, CALIBRATION_SAMPLES, REPAIR_EPOCHS, SPARSITY
+from idvl.recipe.training import EPOCHS, LEARNING_RATE, ONE_SHOT_STEPS
 from idvl.reliability import FEWEST_RELIABLE_POINTS
 from idvl.session import with_dataset
 from idvl.sparsity import allocation as allocations

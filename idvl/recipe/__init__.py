@@ -11,9 +11,8 @@ from idvl.recipe.sections import (
     EvalSection,
     ModelSection,
     PruneSection,
-    RecoverSection,
-    TrainSection,
 )
+from idvl.recipe.training import RecoverSection, TrainSection
 from idvl.recipe.values import parse_bytes
 
 __all__ = [

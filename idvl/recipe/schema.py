@@ -16,9 +16,8 @@ from idvl.recipe.sections import (
     EvalSection,
     ModelSection,
     PruneSection,
-    RecoverSection,
-    TrainSection,
 )
+from idvl.recipe.training import RecoverSection, TrainSection
 
 
 class Recipe(Section):

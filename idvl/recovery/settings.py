@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
 from idvl.recipe import Recipe
-from idvl.recipe.sections import LEARNING_RATE, RANKS, RECOVERY_EPOCHS, RECOVERY_LEARNING_RATE
+from idvl.recipe.training import LEARNING_RATE, RANKS, RECOVERY_EPOCHS, RECOVERY_LEARNING_RATE
 from idvl.session import with_dataset
 from idvl.training import Training
 
