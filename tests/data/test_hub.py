@@ -31,6 +31,7 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "vqav2": write_dataset("vqav2", folder / "vqav2", 30),
         "nlvr2": write_dataset("nlvr2", folder / "nlvr2", 40),
         "cifar100": write_dataset("cifar100", folder / "cifar100", 120, shards=2),
+        "fashion-mnist": write_dataset("fashion-mnist", folder / "fashion-mnist", 120),
         "imagenet-1k": write_dataset("imagenet-1k", folder / "imagenet-1k", 20),
     }
     write_dataset("flickr30k", made["flickr30k"], range(40, 160), split="val")
