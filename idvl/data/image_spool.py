@@ -35,14 +35,15 @@ class ImageSpool:
     """A file that images are appended to, emptied before its first image.
 
     Whatever an earlier run left under this name is removed first, so that a killed run leaves nothing that counts.
-    Without a path everything stays in memory. What was appended can be read at once, by any process.
+    Without a path everything stays in memory. What was appended can be read at once, by any process. `flag` names
+    another place in messages.
     """
 
-    def __init__(self, path: Path | None):
-        self._path, self._file, self._end = path, None, 0
+    def __init__(self, path: Path | None, flag: str = "--output"):
+        self._path, self._flag, self._file, self._end = path, flag, None, 0
         self._known: dict[bytes, SpooledImage] = {}
         if path is not None:
-            with disk_errors(path):
+            with disk_errors(path, flag):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
 
@@ -60,7 +61,7 @@ class ImageSpool:
         digest = hashlib.sha256(source).digest()
         if digest in self._known:
             return self._known[digest]
-        with disk_errors(self._path):
+        with disk_errors(self._path, self._flag):
             self._opened().write(source)
             self._opened().flush()
         stored = SpooledImage(self._path, self._end, len(source))

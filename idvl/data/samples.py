@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from idvl.data.catalog import CATALOG, CatalogEntry
 from idvl.data.columns import Columns
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
+from idvl.data.sample_cache import SampleCache
 from idvl.data.selector import MIN_SAMPLES, Subset, select_from, shortfalls
 from idvl.data.sources import Location, SampleCandidates, built_in_candidates, external_candidates
 from idvl.errors import UsageError
@@ -71,9 +72,10 @@ def select(
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
-    shuffle buffer. Encoded images that are no files of their own go to the file `store`, which is replaced, as they
-    are chosen, and the samples only say where; without it they stay in memory. Images that a table names outside of
-    the dataset's folder are unusable, unless `allow_outside`. Raises UsageError for what does not exist,
+    shuffle buffer; what it gave is kept for later calls (`sample_cache`). Encoded images of local tables go to the file
+    `store`, which is replaced, as they are chosen, and the samples only say where; without it they stay in memory.
+    Images that a table names outside of the dataset's folder are unusable, unless `allow_outside`. Raises UsageError
+    for what does not exist,
     is empty, yields fewer than MIN_SAMPLES samples (unless forced) or has more than MAX_UNUSABLE unusable ones;
     RunError when the connection breaks or the disk is full.
     """
@@ -89,17 +91,52 @@ def select(
         answers=answers_column,
         second_image=second_image_column,
     )
+    limited = {"limit": limit, "n": n, "distinct": distinct, "gathered": gathered, "force": force}
+
+    def chosen(candidates: SampleCandidates, spool: ImageSpool) -> Selection:
+        return _chosen(dataset, entry, candidates, spool, seed=seed, progress=progress, **limited)
+
+    if entry and entry.module:
+        return chosen(built_in_candidates(location, overrides, split=split, n=limit, seed=seed), ImageSpool(None))
     with ImageSpool(None if store is None else Path(store)) as spool:
-        if entry and entry.module:
-            candidates = built_in_candidates(location, overrides, split=split, n=limit, seed=seed)
-        else:
-            order = seed if distinct or n is not None else None
-            candidates = external_candidates(location, overrides, split=split, n=limit, seed=order, store=spool)
-        size = limit if distinct or candidates.size is None else min(limit, candidates.size)
-        show = progress and (lambda taken, _: progress(taken, size))
-        subset = select_from(
-            candidates.samples, limit, name=dataset, distinct=distinct, gathered=gathered, store=spool, progress=show
-        )
+        order = seed if distinct or n is not None else None
+        candidates = external_candidates(location, overrides, split=split, n=limit, seed=order, store=spool)
+        if "dataset_id" not in candidates.details:
+            return chosen(candidates, spool)
+        made_from = {"dataset": dataset, "seed": seed, "order": order, **limited, **candidates.details}
+        cache = SampleCache(cache_dir, made_from)
+        if kept := cache.read():
+            return Selection(samples=kept[0], description=kept[1])
+        if not cache.prepare():
+            return chosen(candidates, spool)
+    try:
+        with ImageSpool(cache.images, flag="--cache-dir") as spool:
+            selection = chosen(candidates, spool)
+        return replace(selection, samples=cache.keep(selection.samples, selection.description))
+    finally:
+        cache.discard()
+
+
+def _chosen(
+    dataset: str,
+    entry: CatalogEntry | None,
+    candidates: SampleCandidates,
+    spool: ImageSpool,
+    *,
+    seed: int,
+    limit: int,
+    n: int | None,
+    distinct: bool,
+    gathered: bool,
+    force: bool,
+    progress: Progress | None,
+) -> Selection:
+    """What `select` takes of the candidates, at most `limit`; images go to the spool."""
+    size = limit if distinct or candidates.size is None else min(limit, candidates.size)
+    show = progress and (lambda taken, _: progress(taken, size))
+    subset = select_from(
+        candidates.samples, limit, name=dataset, distinct=distinct, gathered=gathered, store=spool, progress=show
+    )
     warnings = [
         *candidates.warnings,
         *shortfalls(subset, n if distinct else None, name=dataset, split=candidates.details["split"], force=force),

@@ -193,11 +193,36 @@ def test_a_stream_leaves_most_shards_alone(repos: dict[str, Path], tmp_path: Pat
     with Hub(datasets={COCO: repos["coco"]}) as hub:
         (first,) = ask(hub, tmp_path, calls[0])
         shards = [path for path in hub.sent if path.endswith(".parquet")]
-        again, other = ask(hub, tmp_path, *calls[1:])
+        again, other = ask(hub, tmp_path / "other", *calls[1:])
     # 1,000 rows to fill the buffer, 200 in each of 15 shards, and the first shard for its schema
     assert 5 <= len(shards) <= 8
     assert first["shuffle"] == {"buffer": 1000, "shards": 15}
     assert first == again and first["ids"] != other["ids"]
+
+
+def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) -> None:
+    call = {"dataset": "coco", "n": 100}
+    with Hub(datasets={COCO: repos["coco"]}) as hub:
+
+        def asked(**more: Any) -> tuple[dict[str, Any], int]:
+            before = sum(hub.sent.values())
+            (answer,) = ask(hub, tmp_path, {**call, **more})
+            return answer, sum(hub.sent.values()) - before
+
+        def kept() -> list[Path]:
+            return sorted((tmp_path / "idvl-samples").iterdir())
+
+        first, streamed = asked()
+        (folder,) = kept()
+        # the header of one shard, which tells the columns
+        assert asked() == (first, pytest.approx(streamed / 20, rel=1))
+        assert asked(seed=1)[0]["ids"] != first["ids"] and len(kept()) == 2
+        # what a killed run has left goes with the next
+        (left := folder.with_name(f".{folder.name}.{2**22 + 1}")).mkdir()
+        for damage in (folder / "images").unlink, lambda: (folder / "samples.json").write_text("{"):
+            damage()
+            again, sent = asked()
+            assert again == first and sent > streamed / 2 and folder in kept() and not left.exists()
 
 
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:

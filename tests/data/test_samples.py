@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from idvl.data.catalog import CATALOG
+from idvl.data.sample_cache import SampleCache
 from idvl.data.samples import Sample, select
 from idvl.errors import UsageError
 from tests.support.hub import caption, jpeg
@@ -219,3 +220,9 @@ def test_a_text_alone_is_a_tuple_of_one():
 def test_a_sample_of_other_types_is_refused(field, value, reason):
     with pytest.raises(TypeError, match=reason):
         Sample(id="a", **{field: value})
+
+
+def test_a_cache_that_cannot_be_made_is_told(tmp_path, caplog):
+    (tmp_path / "downloads").write_text("no folder")
+    assert not SampleCache(tmp_path / "downloads", {}).prepare()
+    assert "no samples can be kept in" in caplog.text

@@ -1,0 +1,105 @@
+"""Samples that were streamed from the Hub, kept for later runs: a folder for each selection, beside other downloads.
+
+It does not know how samples are chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from idvl import __version__, json_file
+from idvl.data.image_spool import SpooledImage
+from idvl.data.sample import Sample
+from idvl.files import read_text, write_json
+
+log = logging.getLogger(__name__)
+
+FOLDER = "idvl-samples"
+LIST, IMAGES = "samples.json", "images"
+
+
+class SampleCache:
+    """The folder of a selection, below `cache_dir` (None: where huggingface_hub downloads to).
+
+    `made_from` is JSON-ready and holds all that decides the selection: repository, commit, split, columns, seed ...
+    """
+
+    def __init__(self, cache_dir: str | Path | None, made_from: Mapping[str, Any]):
+        from huggingface_hub import constants
+
+        facts = json.dumps({"idvl": __version__, **made_from}, sort_keys=True)
+        name = hashlib.sha256(facts.encode()).hexdigest()[:32]
+        self.folder = Path(cache_dir or constants.HF_HOME) / FOLDER / name
+        self._unfinished = self.folder.with_name(f".{name}.{os.getpid()}")
+
+    @property
+    def images(self) -> Path:
+        """The file for the images of a selection in the making."""
+        return self._unfinished / IMAGES
+
+    def read(self) -> tuple[list[Sample], dict[str, Any]] | None:
+        """The kept samples and their description; None where there are none, or where they are damaged."""
+        if not self.folder.exists():
+            return None
+        try:
+            kept = json_file.parse(read_text(self.folder / LIST))
+            size = (self.folder / IMAGES).stat().st_size if kept["bytes"] else 0
+            if size != kept["bytes"]:
+                raise ValueError(f"its images have {size:,} bytes, not {kept['bytes']:,}")
+            samples = [self._sample(row) for row in kept["samples"]]
+            description = dict(kept["description"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s): its samples are read from the Hub again", self.folder, error)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return None
+        log.info("%d samples are kept in %s: nothing to download", len(samples), self.folder)
+        return samples, description
+
+    def prepare(self) -> bool:
+        """Make the folder for a selection in the making. False, with a warning, where it cannot be made."""
+        try:
+            self.discard()
+            self._unfinished.mkdir(parents=True)
+        except OSError as error:
+            log.warning("no samples can be kept in %s (%s): each run streams them", self.folder.parent, error.strerror)
+            return False
+        return True
+
+    def keep(self, samples: Sequence[Sample], description: Mapping[str, Any]) -> list[Sample]:
+        """Keep samples whose images are in the file `images`; the same as they are read from now on.
+
+        Raises RunError where the disk is full.
+        """
+        size = self.images.stat().st_size if self.images.exists() else 0
+        rows = [_row(sample) for sample in samples]
+        write_json(self._unfinished / LIST, {"bytes": size, "samples": rows, "description": description})
+        with contextlib.suppress(OSError):  # another run has kept the same meanwhile
+            self._unfinished.rename(self.folder)
+        return [self._sample(row) for row in rows]
+
+    def discard(self) -> None:
+        """Remove what an unfinished selection has left, of this process or of one that was killed."""
+        for left in self.folder.parent.glob(f".{self.folder.name}.*"):
+            pid = left.name.rpartition(".")[2]
+            if pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _sample(self, row: Mapping[str, Any]) -> Sample:
+        place = {name: SpooledImage(self.folder / IMAGES, *row[name]) for name in ("source", "second") if row[name]}
+        return Sample(id=row["id"], texts=row["texts"], label=row["label"], answers=row["answers"], **place)
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    place = {
+        name: None if (image := getattr(sample, name)) is None else [image.start, image.length]
+        for name in ("source", "second")
+    }
+    return {"id": sample.id, "texts": sample.texts, "label": sample.label, "answers": sample.answers, **place}
