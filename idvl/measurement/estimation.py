@@ -32,7 +32,7 @@ from idvl.session import choose_samples, open_run
 from idvl.uncovered import in_words
 
 # what of a model's description its dimensions depend on
-SIGNED = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_template")
+SIGNED = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_template", "clean_texts")
 
 
 @dataclass(frozen=True, kw_only=True)

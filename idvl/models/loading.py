@@ -69,6 +69,7 @@ def load(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     chat_template: bool = True,
+    clean_texts: bool = True,
     local_files_only: bool = False,
     cache_dir: str | None = None,
     offload: bool = False,
@@ -76,8 +77,9 @@ def load(
     """Load a model by hub id, folder or built-in name.
 
     `dtype` "auto" keeps the checkpoint's; `chat_template` puts texts about images into its chat template, if it has
-    one; `device` None is the first GPU, or the CPU where there is none; `offload` leaves the weights of blocks in their
-    files. Raises UsageError, in one line, for whatever keeps a model from being loaded whole.
+    one; `clean_texts` cleans texts as in the model's own training, where its family knows how; `device` None is the
+    first GPU, or the CPU where there is none; `offload` leaves the weights of blocks in their files. Raises UsageError,
+    in one line, for whatever keeps a model from being loaded whole.
     """
     target_device = find_device(device)
     if dtype not in DTYPES:
@@ -104,7 +106,8 @@ def load(
             taken = take_over(model, family, target_device, stored=stored, scratch=scratch)
         else:
             model = model.to(target_device)
-        loaded = wrap(model, processor, name=name, chat_template=chat_template, offload=taken)
+        reading = {"chat_template": chat_template, "clean_texts": clean_texts}
+        loaded = wrap(model, processor, name=name, offload=taken, **reading)
     for warning in warnings:
         logger.warning(warning)
     origin |= {"source": source, "revision": getattr(options["revision"], "resolved", options["revision"])}
@@ -147,12 +150,13 @@ def wrap(
     *,
     name: str | None = None,
     chat_template: bool = True,
+    clean_texts: bool = True,
     offload: Offload | None = None,
 ) -> Loaded:
     """A model that is in memory already, with the processor that prepares its inputs; both are kept, not copied.
 
-    `chat_template`: as in `load`; `offload`: what reads the weights that the model lacks. The model is switched to eval
-    mode, the processor to padding on the right within the model's length.
+    `chat_template`, `clean_texts`: as in `load`; `offload`: what reads the weights that the model lacks. The model is
+    switched to eval mode, the processor to padding on the right within the model's length.
     """
     import transformers
 
@@ -162,7 +166,8 @@ def wrap(
     family = family_of(model.config)
     fit_tokenizer(processor, model.config)
     if family.fit:
-        family = family.fit(replace(family, chat_template=chat_template), model, processor)
+        reading = {"chat_template": chat_template, "clean_texts": family.clean_texts and clean_texts}
+        family = family.fit(replace(family, **reading), model, processor)
     for note in family.notes:
         logger.warning(note)
     images = image_processor_of(processor)
@@ -179,6 +184,7 @@ def wrap(
         "family": family.key,
         "guessed": family.guessed,
         "chat_template": family.chat_template,
+        "clean_texts": family.clean_texts,
         "image_processor": type(images).__name__ if images else None,
         "image_backend": getattr(images, "backend", None),
         "transformers": transformers.__version__,

@@ -49,10 +49,14 @@ def sentences(loaded: Loaded, texts: Sequence[str], settings: Generation) -> dic
     return tokens(loaded, texts)
 
 
+def clean_caption(text: str, *, words: int) -> str:
+    """A caption as BLIP reads it (data/utils.py, pre_caption): lower case, without MARKS, cut at so many words."""
+    return " ".join(re.sub(MARKS, " ", text.lower()).split()[:words])
+
+
 def clean_captions(loaded: Loaded, texts: Sequence[str], *, words: int, most: int = 35) -> dict[str, Tensor]:
-    """The `tokens` of captions without case and MARKS, cut at so many words and tokens, as in BLIP's retrieval."""
-    split = (re.sub(MARKS, " ", text.lower()).split() for text in texts)
-    return tokens(loaded, [" ".join(some[:words]) for some in split], most=most)
+    """The `tokens` of captions, cleaned and cut at so many words and tokens as in BLIP's retrieval."""
+    return tokens(loaded, [clean_caption(text, words=words) for text in texts], most=most)
 
 
 def unit(embeddings: Tensor) -> Tensor:

@@ -270,7 +270,7 @@ class Calibration:
         return {
             **{
                 key: self.model_description[key]
-                for key in ("fingerprint", "configuration", "revision", "class", "dtype")
+                for key in ("fingerprint", "configuration", "revision", "class", "dtype", "clean_texts")
             },
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),

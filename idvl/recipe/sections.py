@@ -58,6 +58,12 @@ class ModelSection(Section):
         shown="where it has one",
         flag="--chat-template/--no-chat-template",
     )
+    clean_texts: bool = setting(
+        True,
+        "Read captions and questions as BLIP's training does: lower case, without punctuation, cut at 30 words.",
+        shown="with BLIP",
+        flag="",
+    )
     cache_dir: Path | None = setting(None, "Folder for downloads.", shown="that of huggingface_hub")
     local_files_only: bool = setting(False, "Download nothing.")
 

@@ -11,7 +11,7 @@ from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.recipe import ESTIMATING, Recipe, described
 
 # settings that older runs did not have: at their defaults they are left out of the names of folders
-LATER = ("data.allow_outside", "model.chat_template", "estimate.offload")
+LATER = ("data.allow_outside", "model.chat_template", "model.clean_texts", "estimate.offload")
 
 
 def estimation_of(recipe: Recipe) -> Recipe | None:

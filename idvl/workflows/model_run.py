@@ -100,7 +100,7 @@ class ModelRun(ABC):
             if self.opened:
                 self.opened.path(FINAL)
             section = job.recipe.model
-            options = {"trust_remote_code": section.trust_remote_code, "chat_template": section.chat_template}
+            options = section.model_dump(include={"trust_remote_code", "chat_template", "clean_texts"})
             device = job.loaded.model.device
             saved = job.team.each(lambda: load(str(self.folder / "model"), device=device, **options))
             results = evaluate_pruned(work.evaluation, saved, self.folder / FINAL, self.reporter)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from idvl.errors import UsageError
 from idvl.models.families import family_of
 from idvl.models.heads import with_new_head
+from idvl.models.inputs import encode
 from idvl.models.labels import IGNORED, next_tokens
-from idvl.models.loading import load
+from idvl.models.loading import load, wrap
 from idvl.models.losses import contrastive, divergence, over_labels
 from idvl.training import Training
 from idvl.training.accelerator import check
@@ -210,17 +211,36 @@ def test_what_cannot_be_learnt_is_refused_first(get, kind, samples, settings, sa
         check(get(kind), samples, Training(**{"batch_size": 2, **settings}))
 
 
-def test_captions_are_learnt_behind_the_prompt_that_they_are_written_behind(tmp_path, monkeypatch):
-    from idvl.models.families.blip import training
+def test_blip_reads_captions_cleaned_and_behind_the_prompt(get, monkeypatch):
+    """In estimate-id as in training, where the prompt is not learnt; the length is capped at 30 words and 40 tokens."""
+    from idvl.models.families.blip import inputs
 
-    monkeypatch.setattr(training, "PROMPT", "two red ")
-    loaded = load(str(tiny.save("blip", tmp_path / "blip")))
-    samples = [
-        dataclasses.replace(sample, texts=(text,))
-        for sample, text in zip(tiny.samples(2), ("a star", "a"), strict=True)
-    ]
-    tokenizer = loaded.processor.tokenizer
-    shown = loaded.family.training_task.inputs(loaded.processor, samples, 4, loaded.model.config)
-    assert tokenizer.batch_decode(shown["input_ids"], skip_special_tokens=True) == ["two red a star", "two red a"]
-    learnt = [tokenizer.decode(row[row != IGNORED]) for row in shown["labels"]]
-    assert learnt == ["a star [SEP]", "a [SEP]"]
+    monkeypatch.setattr(inputs, "PROMPT", "two red ")
+    loaded = get("blip")
+    texts = ("A star.", '(a) Circle: "near"  a!', "star " * 31)
+    samples = [dataclasses.replace(sample, texts=(text,)) for sample, text in zip(tiny.samples(3), texts, strict=True)]
+    cleaned = ["two red a star", "two red a circle near a", "two red" + " star" * 30]
+    (batch,) = encode(loaded, samples, batch_size=3)
+    assert loaded.processor.batch_decode(batch["input_ids"], skip_special_tokens=True) == cleaned
+    learning = shown(loaded, samples)
+    assert torch.equal(learning["input_ids"], batch["input_ids"])
+    learnt = [loaded.processor.decode(row[row != IGNORED]) for row in learning["labels"]]
+    assert learnt == [f"{text.removeprefix('two red ')} [SEP]" for text in cleaned]
+
+    raw = wrap(loaded.model, loaded.processor, clean_texts=False)
+    assert (loaded.description["clean_texts"], raw.description["clean_texts"]) == (True, False)
+    (batch,) = encode(raw, samples[:1], batch_size=1)
+    assert loaded.processor.batch_decode(batch["input_ids"]) == ["[CLS] two red a star [UNK] [SEP]"]
+    monkeypatch.setattr(inputs, "PROMPT", "two " * 20)
+    assert encode(loaded, samples, batch_size=3)[0]["input_ids"].shape == (3, 40)
+
+
+def test_blip_reads_questions_and_matched_captions_cleaned(get):
+    sample = dataclasses.replace(tiny.samples(1)[0], texts=("Two. (Circle)",), answers=("a STAR.",))
+    for kind in ("blip-vqa", "blip-itm"):
+        loaded = get(kind)
+        (batch,) = encode(loaded, [sample], batch_size=1)
+        for inputs in (shown(loaded, [sample, sample]), batch):
+            read = loaded.processor.decode(inputs["input_ids"][0])
+            assert read.replace(" [PAD]", "") == "[CLS] two circle [SEP]", kind
+    assert get("vit").description["clean_texts"] is None

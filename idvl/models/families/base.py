@@ -102,6 +102,8 @@ class Family:
     skills: Mapping[str, Skill] = field(default_factory=dict)
     # whether texts are put into the checkpoint's chat template, where the family knows of one
     chat_template: bool = False
+    # whether texts are cleaned as in the model's own training, None where the family knows of no cleaning
+    clean_texts: bool | None = None
     guessed: bool = False
     # what was guessed, and what the numbers do not cover: one sentence each
     notes: tuple[str, ...] = ()

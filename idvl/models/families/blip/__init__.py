@@ -1,8 +1,9 @@
 """BLIP: captioning, question answering and image-text matching.
 
-The text of a sample is its first one. Captioning reads it as a given caption; matching reads it beside the image.
-Question answering reads it as the question, and the sample's first answer, or the question again where there is none,
-as the answer. As in BLIP's training, what is written starts with [DEC] and what is read beside an image with [ENC].
+The text of a sample is its first one. Captioning reads it behind the prompt, as a given caption; matching reads it
+beside the image. Question answering reads it as the question, and the sample's first answer, or the question again
+where there is none, as the answer. As in BLIP's training, captions and questions are cleaned, what is written starts
+with [DEC], and what is read beside an image with [ENC].
 
 In training, captioning learns each next token of the caption, answering of the answer; matching learns to tell an
 image's own text from that of the sample before it in the batch.
@@ -16,26 +17,34 @@ from typing import Any
 
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.families.blip.forward import answering_call, started_call
-from idvl.models.families.blip.inputs import PROMPT, answering_inputs, answering_length, inputs, token_mask
+from idvl.models.families.blip.inputs import (
+    PROMPT,
+    answering_inputs,
+    answering_length,
+    captioning_inputs,
+    captioning_length,
+    matching_inputs,
+    matching_length,
+    token_mask,
+)
 from idvl.models.families.blip.skills import answer, caption, captions, embed_images, embed_texts, match, pairs, prompts
 from idvl.models.families.blip.training import (
+    answering_labels,
     answering_loss,
-    captioning_inputs,
+    captioning_labels,
     captioning_loss,
-    learning_inputs,
-    matching_inputs,
+    matching_labels,
     matching_loss,
     unusable_reason,
 )
 from idvl.models.generation import QUESTION
-from idvl.models.inputs import longest_text
 from idvl.models.skills import pictures
 
 # a block that runs again in the backward pass would not find the questions' mask
 ANSWERING = TrainingTask(
-    loss=answering_loss, inputs=learning_inputs, unusable_reason=unusable_reason, checkpointing=False
+    loss=answering_loss, inputs=answering_labels, unusable_reason=unusable_reason, checkpointing=False
 )
-MATCHING = TrainingTask(loss=matching_loss, inputs=matching_inputs, least_batch=2, partial=True)
+MATCHING = TrainingTask(loss=matching_loss, inputs=matching_labels, least_batch=2, partial=True)
 RETRIEVAL = {
     "embed_images": Skill(prepare=pictures, perform=embed_images),
     "embed_texts": Skill(prepare=captions, perform=embed_texts),
@@ -46,7 +55,8 @@ RETRIEVAL = {
 def for_config(config: Any) -> Family:
     """Question answering: its decoder's cross-attention reads the question, only its encoder's reads the image."""
     if "BlipForImageTextRetrieval" in (config.architectures or ()):
-        return replace(FAMILY, training_task=MATCHING, skills=RETRIEVAL)
+        reading = {"inputs": matching_inputs, "text_length": matching_length}
+        return replace(FAMILY, **reading, training_task=MATCHING, skills=RETRIEVAL)
     if "BlipForQuestionAnswering" not in (config.architectures or ()):
         return FAMILY
     # the lengths of BLIP's own `generate` (models/blip_vqa.py)
@@ -62,6 +72,15 @@ def for_config(config: Any) -> Family:
     )
 
 
+def fit(family: Family, model: Any, processor: Any) -> Family:
+    """Without `clean_texts`, texts are read as they are."""
+    if family.clean_texts:
+        return family
+    task = replace(family.training_task, inputs=partial(family.training_task.inputs, clean=False))
+    reading = {"inputs": partial(family.inputs, clean=False), "text_length": partial(family.text_length, clean=False)}
+    return replace(family, **reading, training_task=task)
+
+
 FAMILY = Family(
     model_types=("blip",),
     classes=("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"),
@@ -73,11 +92,13 @@ FAMILY = Family(
         (r"^text_(de|en)coder\.(bert\.)?encoder\.layer\.", "language"),
     ),
     reads_image=r"crossattention\.self\.(key|value)$",
-    inputs=inputs,
-    text_length=longest_text,
+    inputs=captioning_inputs,
+    text_length=captioning_length,
     token_mask=token_mask,
     call=started_call,
-    training_task=TrainingTask(loss=captioning_loss, inputs=captioning_inputs),
+    training_task=TrainingTask(loss=captioning_loss, inputs=captioning_labels),
     skills={"caption": Skill(prepare=partial(prompts, skill="caption"), perform=caption, prompt=PROMPT)},
+    clean_texts=True,
     for_config=for_config,
+    fit=fit,
 )

@@ -1,7 +1,12 @@
-"""What BLIP reads of samples, and which positions of its layers are padding."""
+"""What BLIP reads of samples, and which positions of its layers are padding.
+
+Texts are read as in BLIP's training: cleaned, and captions to be written behind the prompt. With `clean` False they are
+read as they are.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,31 +14,97 @@ from typing import Any
 from torch import Tensor
 
 from idvl.data.samples import Sample
+from idvl.models.generation import unknown_words
 from idvl.models.inputs import longest_text, process
+from idvl.models.skills import MARKS, clean_caption
 
 # the words before every caption, in fine-tuning and generation (Li et al. 2022, section 5.2)
 PROMPT = "a picture of "
+# where BLIP cuts captions: words, tokens of those that it writes (models/blip.py) and of those that it matches
+# (models/blip_retrieval.py)
+MOST_WORDS, MOST_WRITTEN, MOST_MATCHED = 30, 40, 35
 
 
-def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
-    """input_ids and attention_mask (n, text_length), pixel_values (n, 3, side, side)."""
-    return process(processor, samples, text_length)
+def prompt_of(processor: Any) -> str:
+    """PROMPT, "" where the tokenizer does not know its words."""
+    return "" if unknown_words(processor, PROMPT) else PROMPT
 
 
-def answering_inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
-    """`inputs` of the questions, with decoder_input_ids and decoder_attention_mask of the answers."""
-    answers = [replace(sample, texts=sample.answers or sample.texts) for sample in samples]
+def captions(processor: Any, samples: Sequence[Sample], *, clean: bool = True) -> list[Sample]:
+    """Samples with the caption behind the prompt."""
+    prompt = prompt_of(processor)
+    cleaned = matched(samples) if clean else samples
+    return [replace(sample, texts=(prompt + sample.texts[0],)) for sample in cleaned]
+
+
+def captioning_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, *, clean: bool = True
+) -> dict[str, Tensor]:
+    """input_ids and attention_mask (n, text_length) of `captions`, pixel_values (n, 3, side, side)."""
+    return process(processor, captions(processor, samples, clean=clean), text_length)
+
+
+def captioning_length(processor: Any, samples: Sequence[Sample], *, clean: bool = True) -> int:
+    """Tokens of the longest of `captions`."""
+    longest = longest_text(processor, captions(processor, samples, clean=clean))
+    return min(longest, MOST_WRITTEN) if clean else longest
+
+
+def matched(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples with the caption cleaned."""
+    return [replace(sample, texts=(clean_caption(sample.texts[0], words=MOST_WORDS),)) for sample in samples]
+
+
+def matching_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, *, clean: bool = True
+) -> dict[str, Tensor]:
+    """input_ids and attention_mask (n, text_length) of the captions, pixel_values (n, 3, side, side)."""
+    return process(processor, matched(samples) if clean else samples, text_length)
+
+
+def matching_length(processor: Any, samples: Sequence[Sample], *, clean: bool = True) -> int:
+    """Tokens of the longest caption."""
+    return min(longest_text(processor, matched(samples)), MOST_MATCHED) if clean else longest_text(processor, samples)
+
+
+def clean_question(text: str) -> str:
+    """A question as BLIP reads it (data/utils.py, pre_question): lower case, without MARKS."""
+    return re.sub(MARKS, "", text.lower()).rstrip()
+
+
+def questions(samples: Sequence[Sample], *, clean: bool = True) -> list[Sample]:
+    """Samples with the question cleaned; one without an answer is answered by the question as it is."""
+    return [
+        replace(
+            sample,
+            texts=(clean_question(sample.texts[0]) if clean else sample.texts[0],),
+            answers=(sample.answers or sample.texts)[:1],
+        )
+        for sample in samples
+    ]
+
+
+def answering_inputs(
+    processor: Any, samples: Sequence[Sample], text_length: int, *, clean: bool = True
+) -> dict[str, Tensor]:
+    """input_ids and attention_mask (n, text_length) of the questions, pixel_values (n, 3, side, side).
+
+    decoder_input_ids and decoder_attention_mask (n, text_length) are those of the answers.
+    """
+    asked = questions(samples, clean=clean)
+    answers = [replace(sample, texts=sample.answers) for sample in asked]
     tokens = process(processor.tokenizer, answers, text_length, needs=("text",))
     return {
-        **inputs(processor, samples, text_length),
+        **process(processor, asked, text_length),
         "decoder_input_ids": tokens["input_ids"],
         "decoder_attention_mask": tokens["attention_mask"],
     }
 
 
-def answering_length(processor: Any, samples: Sequence[Sample]) -> int:
+def answering_length(processor: Any, samples: Sequence[Sample], *, clean: bool = True) -> int:
     """Tokens of the longest question or first answer."""
-    return longest_text(processor, [replace(s, texts=(*s.texts[:1], *s.answers[:1])) for s in samples], read=2)
+    asked = questions(samples, clean=clean)
+    return longest_text(processor, [replace(s, texts=(*s.texts, *s.answers)) for s in asked], read=2)
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,19 +11,17 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models.families.blip.forward import padded_questions, started
+from idvl.models.families.blip.inputs import MOST_MATCHED, MOST_WORDS, questions
 from idvl.models.forward import on_device
 from idvl.models.generation import Generation, decoded, generating, lengths, prompted
 from idvl.models.matching import TEXTS_AT_ONCE
-from idvl.models.skills import MARKS, clean_captions, pictures, tokens, unit
-
-# where BLIP cuts captions (data/utils.py)
-MOST_WORDS = 30
+from idvl.models.skills import clean_captions, pictures, tokens, unit
 
 
 def prompts(loaded: Any, samples: Sequence[Sample], settings: Generation, *, skill: str) -> dict[str, Tensor]:
     """The images, and input_ids and attention_mask of the prompts (n, length); questions cleaned as BLIP does."""
     if skill == "answer":
-        samples = [replace(one, texts=(re.sub(MARKS, "", one.texts[0].lower()).rstrip(),)) for one in samples]
+        samples = questions(samples)
     return {**pictures(loaded, samples, settings), **tokens(loaded, prompted(loaded, skill, samples, settings))}
 
 
@@ -74,7 +70,7 @@ def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) ->
 
 def captions(loaded: Any, items: Sequence[str], settings: Generation) -> dict[str, Tensor]:
     """The tokens of captions, cleaned and cut as BLIP's retrieval does (data/utils.py, train_retrieval.py)."""
-    return clean_captions(loaded, items, words=MOST_WORDS)
+    return clean_captions(loaded, items, words=MOST_WORDS, most=MOST_MATCHED)
 
 
 def pairs(loaded: Any, items: Sequence[tuple[Sample, Sequence[str]]], settings: Generation) -> dict[str, Tensor]:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from idvl.data.samples import Sample
 from idvl.models.families.blip.forward import answering_call, started_call
-from idvl.models.families.blip.inputs import PROMPT, answering_inputs, inputs
+from idvl.models.families.blip.inputs import answering_inputs, captioning_inputs, matching_inputs, prompt_of
 from idvl.models.forward import unlabelled
-from idvl.models.generation import unknown_words
 from idvl.models.labels import IGNORED, next_tokens
 from idvl.models.losses import Gather, Objective, over_labels
 from idvl.models.matching import matched_inputs
 
 
-def captioning_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
-    """`inputs` of the captions behind the prompt, the tokens to be said next after it as labels (n, length)."""
-    prompt = "" if unknown_words(processor, PROMPT) else PROMPT
-    begun = len(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    captions = [replace(sample, texts=(prompt + sample.texts[0],)) for sample in samples]
-    batch = inputs(processor, captions, min(text_length + begun, processor.tokenizer.model_max_length))
+def captioning_labels(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, *, clean: bool = True
+) -> dict[str, Tensor]:
+    """`captioning_inputs`, and as labels (n, text_length) the tokens to be said next, after the prompt."""
+    batch = captioning_inputs(processor, samples, text_length, clean=clean)
+    begun = len(processor.tokenizer(prompt_of(processor), add_special_tokens=False)["input_ids"])
     labels = next_tokens(batch["input_ids"], batch["attention_mask"])
     labels[:, :begun] = IGNORED
     return {**batch, "labels": labels}
@@ -35,9 +33,11 @@ def captioning_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather 
     return over_labels(logits, inputs["labels"], label_smoothing=model.config.text_config.label_smoothing)
 
 
-def learning_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+def answering_labels(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, *, clean: bool = True
+) -> dict[str, Tensor]:
     """`answering_inputs` with the answer's tokens to be said next as labels (n, text_length)."""
-    batch = answering_inputs(processor, samples, text_length)
+    batch = answering_inputs(processor, samples, text_length, clean=clean)
     return {**batch, "labels": next_tokens(batch["decoder_input_ids"], batch["decoder_attention_mask"])}
 
 
@@ -52,9 +52,11 @@ def answering_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather |
     return over_labels(outputs[0], inputs["labels"], label_smoothing=model.config.text_config.label_smoothing)
 
 
-def matching_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
+def matching_labels(
+    processor: Any, samples: Sequence[Sample], text_length: int, config: Any, *, clean: bool = True
+) -> dict[str, Tensor]:
     """2 n pairs: each image with its own text (label 1), then with the text before it in the batch (label 0)."""
-    return matched_inputs(inputs(processor, samples, text_length))
+    return matched_inputs(matching_inputs(processor, samples, text_length, clean=clean))
 
 
 def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
