@@ -12,7 +12,7 @@ from idvl.recipe import Recipe
 if TYPE_CHECKING:
     from idvl.recovery.start import Start
 
-WAY_OUT = "name the dense model with --teacher, or leave distill out"
+WAY_OUT = "set teacher (--teacher) to the dense model, or leave distill out"
 
 
 def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:

@@ -238,7 +238,7 @@ def test_masks_of_others_come_from_zeros(place, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("model", "settings", "said"),
     [
-        ("dense", {}, "is not the model of a run: give its masks with --masks FILE, or --masks zeros"),
+        ("dense", {}, "is not the model of a run: set masks \\(--masks\\) to its masks, or to zeros"),
         ("dense", {"recover__masks": "zeros"}, "dense' has no zeros: there is nothing to keep; prune it first"),
         ("pictures", {}, "is not a model: it has no config.json"),
         ("pruned", {"recover__masks": "nm"}, "the masks do not fit .*masked weights of .* are not zero"),
@@ -248,7 +248,7 @@ def test_masks_of_others_come_from_zeros(place, tmp_path, caplog):
         ("pruned", {"recover__temperature": 2}, "temperature without distill: nothing is distilled"),
         ("pruned", {"train__new_head": True}, "new_head and idvl recover: a pruned model keeps its head"),
         ("pruned", {"model__dtype": "bfloat16"}, "weights are trained in float32, not bfloat16"),
-        ("pruned", {"train__distill": 0.1, "recover__teacher": "gone"}, "the dense model is gone .*--teacher"),
+        ("pruned", {"train__distill": 0.1, "recover__teacher": "gone"}, "the dense model is gone .*: set teacher"),
         ("pruned", {"train__distill": 0.1, "recover__teacher": "vit"}, "is a ViTForImageClassification, the pruned"),
         ("pruned", {"train__distill": 0.1, "recover__teacher": "words"}, "has another vocabulary"),
     ],
@@ -275,7 +275,7 @@ def test_a_dense_model_that_changed_teaches_nobody(place, tmp_path):
     recipe = (tmp_path / "pruned" / "recipe.yaml").read_text()
     tiny.save("blip", tmp_path / "dense", seed=1)
     (tmp_path / "pruned" / "recipe.yaml").write_text(recipe.replace(str(place / "dense"), str(tmp_path / "dense")))
-    with pytest.raises(UsageError, match="dense' has changed since .*pruned' pruned it: name the dense model with"):
+    with pytest.raises(UsageError, match="dense' has changed since .*pruned' pruned it: set teacher \\(--teacher\\)"):
         recovered(tmp_path, tmp_path / "run", train__distill=0.1)
 
 
