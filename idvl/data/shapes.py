@@ -147,8 +147,12 @@ def draw(scene: Scene, chance: random.Random) -> Image.Image:
         radius = RADII[thing.size] + chance.uniform(-0.25, 0.25)
         tint = [min(255.0, max(0.0, level + chance.uniform(-12, 12))) for level in COLOURS[thing.colour]]
         canvas[_inside(thing.shape, x, y, radius)] = tint
-    pixels = canvas.reshape(IMAGE_SIZE, _OVERSAMPLING, IMAGE_SIZE, _OVERSAMPLING, 3).mean((1, 3))
-    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+    # their mean, with the additions in the order of ndarray.mean, which takes three times as long
+    parts = canvas.reshape(IMAGE_SIZE, _OVERSAMPLING, IMAGE_SIZE, _OVERSAMPLING, 3)
+    total = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
+    for row, column in np.ndindex(_OVERSAMPLING, _OVERSAMPLING):
+        total += parts[:, row, :, column]
+    return Image.fromarray(np.rint(total / np.float32(_OVERSAMPLING**2)).astype(np.uint8))
 
 
 def _inside(shape: str, x: float, y: float, radius: float) -> np.ndarray:
