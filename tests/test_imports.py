@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 from collections.abc import Callable, Iterator
@@ -71,7 +72,8 @@ def sources() -> Iterator[tuple[str, Path]]:
             yield room[0], path
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """The dotted names of modules that a file imports anywhere, lazily or not."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -81,7 +83,7 @@ def imported(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: a relative import"
             names.add(node.module)
             names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "idvl"}
-    return names
+    return frozenset(names)
 
 
 def rooms(path: Path) -> set[str]:
@@ -126,6 +128,7 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
     assert offenders(broken) == []
 
 
+@functools.cache
 def import_graph() -> dict[str, set[str]]:
     """Every module with those that it imports, lazily or not; those for annotations alone left out."""
     places = {"commands": "idvl.commands", "recipes": "idvl.recipes", "idvl": "idvl"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -227,9 +228,22 @@ def recipe(model, **overrides):
     return load_recipe(overrides=values | {key.replace("__", "."): value for key, value in overrides.items()})
 
 
-def test_a_run_leaves_its_folder(blip, tmp_path):
-    folder = tmp_path / "run"
-    result = run(recipe(blip), folder=folder, reporter=Silent())
+@pytest.fixture(scope="module")
+def finished(blip, tmp_path_factory):
+    """A run from beginning to end: its folder and result."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, run(recipe(blip), folder=folder, reporter=Silent())
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The same, in a folder that a test may change."""
+    folder, result = finished
+    return shutil.copytree(folder, tmp_path / "run"), result.profile
+
+
+def test_a_run_leaves_its_folder(blip, finished):
+    folder, result = finished
     assert {path.name for path in folder.iterdir()} >= {"profile.json", "profile.png", "recipe.yaml", "run.json"}
     profile = Profile.load(folder / "profile.json")
     assert profile.layers == result.profile.layers
@@ -239,8 +253,8 @@ def test_a_run_leaves_its_folder(blip, tmp_path):
         run(recipe(blip), folder=folder, reporter=Silent())
 
 
-def test_a_run_cut_off_goes_on_where_it_stopped(blip, tmp_path, monkeypatch):
-    whole = run(recipe(blip), folder=tmp_path / "whole", reporter=Silent()).profile
+def test_a_run_cut_off_goes_on_where_it_stopped(blip, finished, tmp_path, monkeypatch):
+    whole = finished[1].profile
     count = 0
     original = Measurement._profile
 
@@ -265,9 +279,8 @@ def test_a_run_cut_off_goes_on_where_it_stopped(blip, tmp_path, monkeypatch):
     assert result.profile.layers == whole.layers
 
 
-def test_a_finished_run_is_shown_again_without_a_measurement(blip, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    profile = run(recipe(blip), folder=folder, reporter=Silent()).profile
+def test_a_finished_run_is_shown_again_without_a_measurement(blip, copied, monkeypatch):
+    folder, profile = copied
     before = (folder / "profile.json").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("idvl.measurement.estimation.Measurement", None)
@@ -285,9 +298,9 @@ def test_a_finished_run_is_shown_again_without_a_measurement(blip, tmp_path, mon
     assert run(recipe(blip), folder=folder, resume=True, reporter=Silent()).profile.layers == profile.layers
 
 
-def test_a_run_goes_on_with_batches_and_neighbours_of_another_kind(blip, tmp_path):
-    folder = tmp_path / "run"
-    run(recipe(blip), folder=folder, reporter=Silent())
+def test_a_run_goes_on_with_batches_and_neighbours_of_another_kind(blip, copied):
+    folder, _ = copied
+    (folder / "profile.json").unlink()
     metrics = folder / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:3]))
     changed = recipe(blip, data__batch_size=5, estimate__knn="torch", estimate__memory="2GiB")
@@ -401,20 +414,26 @@ class _Sometimes(torch.nn.Module):
         return x if next(self.seen) % 2 else self.block(x, *args, **kwargs)
 
 
-@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("torchrun", marks=pytest.mark.slow)])
-def test_two_processes_give_the_profile_of_one(blip, tmp_path, launcher):
-    arguments = ["-m", "idvl", "estimate-id", blip, "--dataset", "shapes", "--samples", str(N), "--quiet", "--output"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    assert processes.run(*arguments, tmp_path / "one", env=environment).returncode == 0
-    launch = {
-        "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
-        "accelerate": [
-            *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        ],
-    }[launcher]
-    subprocess.run([sys.executable, *launch, *arguments, str(tmp_path / "two")], check=True, env=environment)
-    one, two = (json.loads((tmp_path / name / "profile.json").read_text()) for name in ("one", "two"))
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
+    "accelerate": [
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    ],
+}
+
+
+@pytest.mark.parametrize("launcher", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in LAUNCHERS)])
+def test_two_processes_give_the_profile_of_one(blip, finished, tmp_path, launcher):
+    arguments = ["-m", "idvl", "estimate-id", blip, "--dataset", "shapes", "--samples", str(N), "--batch-size", "8"]
+    arguments += ["--quiet", "--output", str(tmp_path / "two")]
+    if launcher is None:
+        for process in processes.team(*arguments):
+            assert process.wait() == 0, process.stderr
+    else:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        subprocess.run([sys.executable, *LAUNCHERS[launcher], *arguments], check=True, env=environment)
+    one, two = (json.loads((folder / "profile.json").read_text()) for folder in (finished[0], tmp_path / "two"))
     assert two["provenance"]["processes"] == 2
     assert one["layers"].keys() == two["layers"].keys()
     for name, layer in one["layers"].items():
@@ -476,18 +495,16 @@ def test_unreliable_layers_are_reported_and_written(blip, tmp_path):
     assert all("layers have no reliable ID, the first is" in warning for warning in reporter.warnings)
 
 
-def test_foreign_lines_in_the_metrics_are_refused(blip, tmp_path):
-    folder = tmp_path / "run"
-    run(recipe(blip), folder=folder, reporter=Silent())
+def test_foreign_lines_in_the_metrics_are_refused(blip, copied):
+    folder, _ = copied
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"a": 1}\n')
     with pytest.raises(RunError, match="metrics.jsonl"):
         run(recipe(blip), folder=folder, resume=True, reporter=Silent())
 
 
-def test_layers_of_another_width_are_not_compared(blip, tmp_path):
-    folder = tmp_path / "run"
-    profile = run(recipe(blip), folder=folder, reporter=Silent()).profile
+def test_layers_of_another_width_are_not_compared(blip, copied, tmp_path):
+    folder, profile = copied
     first = next(iter(profile.layers))
     wide = {name: replace(layer, width=777) for name, layer in profile.layers.items()}
     reporter = Silent()
