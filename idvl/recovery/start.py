@@ -100,8 +100,8 @@ def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], str
     else:
         if setting is None and start.run is None:
             raise UsageError(
-                f"{quoted(start.model)} is not the model of a run: set masks (--masks) to its masks, or to zeros to take "
-                "them from its zeros"
+                f"{quoted(start.model)} is not the model of a run: set masks (--masks) to its masks, or to zeros to "
+                "take them from its zeros"
             )
         path = Path(os.path.expanduser(setting)) if setting else start.run / MASKS
         masks = Masks.load(path / MASKS if path.is_dir() else path)
