@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idvl.data.samples import Selection
+from idvl.data.samples import Sample, Selection
 from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, Watch
+from idvl.models.classes import with_labels_of_head
 from idvl.models.inputs import encode
 from idvl.models.joining import size_of
 from idvl.models.layers import SCOPES, Layer, block_of, in_scope, left_out, modality_of, unread_layers
@@ -227,6 +228,11 @@ class Calibration:
         job.recipe, job.values = recipe, None
         vars(job).pop("zeros", None)
         return job
+
+    @cached_property
+    def learnable(self) -> list[Sample]:
+        """The samples with labels numbered as the classes of the head. UsageError where it lacks one of them."""
+        return with_labels_of_head(self.loaded, self.selection).samples
 
     @property
     def needs_estimate(self) -> bool:

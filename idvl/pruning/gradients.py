@@ -37,10 +37,10 @@ SAMPLES, BATCH, SHIFT = 32, 8, 1e-3
 def probe_of(job: Calibration, most: int | None = SAMPLES, *, purpose: str | None = None) -> Probe | None:
     """The loss on this process's part of the first samples, None where it has none of them.
 
-    UsageError for a model without a loss, which `purpose` needs, and for samples that it does not learn from.
+    UsageError for a model without a loss, which `purpose` needs, and for samples that it cannot learn from.
     """
     size, part = _batch_size(job), _part(job, most)
-    own = job.selection.samples[:most][part.start * size : part.stop * size]
+    own = job.learnable[:most][part.start * size : part.stop * size]
     if not own:
         return None
     budget = free_memory(job.device, job.team.size)

@@ -13,6 +13,7 @@ from idvl.data.samples import Selection
 from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
+from idvl.models.classes import with_labels_of_head
 from idvl.models.heads import with_new_head
 from idvl.models.layers import SCOPES, find_layers, in_scope, left_out
 from idvl.models.loading import Loaded
@@ -88,9 +89,10 @@ class Job:
     purpose = "training"
 
     def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team):
-        self.recipe, self.selection, self.team = recipe, selection, team
+        self.recipe, self.team = recipe, team
         self.model_description = loaded.description
         self.training, self.unreached = training_of(recipe), ()
+        self.selection = with_labels_of_head(loaded, selection) if self.learns else selection
         self.replace_model(loaded)
         self._leave_out_unreached()
         samples = len(selection.samples)

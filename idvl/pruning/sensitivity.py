@@ -21,6 +21,7 @@ from idvl.errors import quoted
 from idvl.files import write_json
 from idvl.json_schema import Schema
 from idvl.measurement.estimation import Estimation
+from idvl.models.classes import with_labels_of_head
 from idvl.models.layers import SCOPES, in_scope, modalities_of
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
@@ -86,14 +87,15 @@ class SensitivityRun:
         reporter: Reporter,
         ratios: Sequence[float],
     ):
-        self.recipe, self.loaded, self.selection, self.team, self.reporter = recipe, loaded, selection, team, reporter
+        self.recipe, self.loaded, self.team, self.reporter = recipe, loaded, team, reporter
+        self.selection = with_labels_of_head(loaded, selection)
         self.ratios, self.layers = list(ratios), in_scope(loaded.model, loaded.family, recipe.prune.scope)
         self.weights = {name: layer.module.weight for name, layer in self.layers.items()}
         size, free = recipe.eval.batch_size or BATCH, free_memory(loaded.model.device, team.size)
         # a copy of the largest part, and the scores of its largest layer
         self.beside = max(self._bytes(part) for part in self.parts().values())
         self.probe = team.each(
-            lambda: Probe(loaded, selection.samples, batch_size=size, budget=max(free - self.beside, 0))
+            lambda: Probe(loaded, self.selection.samples, batch_size=size, budget=max(free - self.beside, 0))
         )
         self.profile = team.first(self._recipe_profile)
         self.estimation: Estimation | None = None

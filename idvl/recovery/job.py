@@ -15,6 +15,7 @@ from idvl.checkpoints.report import report as finished_report
 from idvl.data.samples import Selection
 from idvl.distributed import Team
 from idvl.errors import UsageError
+from idvl.models.classes import with_labels_of_head
 from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import Loaded
 from idvl.pruning.job import INDIFFERENT, training_samples
@@ -67,13 +68,13 @@ class Recovery:
         team: Team,
     ):
         self.start, self.recipe, self.loaded, self.masks, self.team = start, recipe, loaded, masks, team
-        self.selection, self.training = selection, training_of(recipe)
+        self.selection, self.training = with_labels_of_head(loaded, selection), training_of(recipe)
         self.teacher = teacher and teacher.model
         self.teacher_description = teacher and teacher.description
         self.layers = find_layers(loaded.model, loaded.family)
         self.model_description = _description(start, loaded)
-        check(loaded, selection.samples, self.training)
-        samples = selection.samples[: min(2, recipe.train.batch_size)]
+        check(loaded, self.selection.samples, self.training)
+        samples = self.selection.samples[: min(2, recipe.train.batch_size)]
         self.unreached = tuple(unreached(loaded, samples, self.layers))
         self.report = self._pruned_report()
         self.parameters = self.report["total"]["model_weights"]

@@ -18,7 +18,7 @@ WAY_OUT = "set teacher (--teacher) to the dense model, or leave distill out"
 def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
     """The dense model: the one that the recipe names, else the one that was pruned.
 
-    Raises UsageError for one that is gone, has changed since, or is of another class or vocabulary.
+    Raises UsageError for one that is gone, has changed since, or is of another kind than the student.
     """
     named = recipe.recover.teacher
     if named is None and start.recipe is None:
@@ -52,3 +52,9 @@ def _check_kind(teacher: Loaded, student: Loaded) -> None:
     words = [getattr(tokenizer_of(loaded.processor), "get_vocab", dict)() for loaded in (teacher, student)]
     if sizes[0] != sizes[1] or words[0] != words[1]:
         raise UsageError(f"the teacher {quoted(teacher.name)} has another vocabulary, or other classes, than the model")
+    rows = [{name: row for row, name in loaded.model.config.id2label.items()} for loaded in (teacher, student)]
+    if moved := sorted(name for name in rows[0].keys() & rows[1].keys() if rows[0][name] != rows[1][name]):
+        raise UsageError(
+            f"the teacher {quoted(teacher.name)} lists its classes in another order than the model ({quoted(moved[0])} "
+            f"first): {WAY_OUT}"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,13 @@ def profiles_of(study: Study) -> list[MeasuredProfile]:
     return sorted(profiles.values(), key=lambda profile: profile.pruned is not None)
 
 
+# what says which samples were read, where no fingerprint does
+NAMES = ("dataset", "dataset_id", "revision", "split", "ids")
+
+
 def measured_alike(one: Profile, other: Profile) -> bool:
     """Whether two profiles are of the same samples, by the same protocol."""
-    return one.protocol == other.protocol and one.dataset.get("fingerprint") == other.dataset.get("fingerprint")
+    return one.protocol == other.protocol and _same_samples(one.dataset, other.dataset)
 
 
 def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
@@ -72,13 +76,22 @@ def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
     if _settings(one) != _settings(other):
         return False
     first, second = (run.results.get("dataset", {}) for run in (one, other))
-    if any(first.get(key) != second.get(key) for key in ("dataset", "dataset_id", "revision", "split")):
+    if one.results.get("samples") != other.results.get("samples") or first.get("classes") != second.get("classes"):
         return False
-    if one.results.get("samples") != other.results.get("samples"):
-        return False
-    if first.get("dataset") and (one.results.get("limit") is None) != (other.results.get("limit") is None):
+    if (one.results.get("limit") is None) != (other.results.get("limit") is None) and _same_names(first, second):
         return True
-    return first.get("fingerprint") == second.get("fingerprint")
+    return _same_samples(first, second)
+
+
+def _same_samples(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions of a dataset are of the same samples: by fingerprint, or by name where one has none."""
+    if one.get("fingerprint") and other.get("fingerprint"):
+        return one["fingerprint"] == other["fingerprint"]
+    return _same_names(one, other)
+
+
+def _same_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(key) == other.get(key) for key in NAMES)
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:

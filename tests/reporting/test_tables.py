@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from idvl.reporting.entry import Table, TableEntry, mean_interval
 from idvl.reporting.expected import expected
 from idvl.reporting.export import FORMATS, as_json, shown, written
 from idvl.reporting.groups import groups_of, paired_changes
-from idvl.reporting.lineage import pruned_by
+from idvl.reporting.lineage import evaluated_alike, pruned_by
 from idvl.reporting.sensitivity import spearman
 from idvl.reporting.tables import tables_of
 from tests.support import folders
@@ -172,6 +173,26 @@ def test_only_what_was_evaluated_by_the_same_settings_is_compared(tmp_path: Path
     made = folders.results({"CIDEr": 50.0}, "b", settings={"beams": 3, "batch_size": 8})
     folders.write(tmp_path / "b" / "eval" / "results.json", made)
     assert len(list(paired_changes(groups_of(collect([tmp_path])), "CIDEr"))) == 1
+
+
+def test_the_same_samples_are_recognised_by_their_fingerprint_under_any_name(tmp_path: Path) -> None:
+    """A dataset was read by a relative path and by an absolute one; names decide where a fingerprint is absent."""
+    folders.evaluated(tmp_path / "dense")
+    (run,) = collect([tmp_path]).runs
+    about = run.results["dataset"]
+
+    def alike(dataset: dict[str, object] | None = None, **changes: object) -> bool:
+        other = replace(run, results=run.results | {"dataset": about | (dataset or {})} | changes)
+        return evaluated_alike(run, other) and evaluated_alike(other, run)
+
+    elsewhere = {"dataset": "/data/shapes", "split": "all"}
+    assert alike() and alike(elsewhere)
+    assert not alike({"fingerprint": "u"}) and not alike(elsewhere | {"fingerprint": None})
+    assert alike({"fingerprint": None})
+    # other labels under other names of the classes, and a part of the samples
+    assert not alike({"classes": ["a", "b"]}) and not alike(samples=2)
+    # a limit that takes all of a split changes the order, and so the fingerprint
+    assert alike({"fingerprint": "u"}, limit=3) and not alike(elsewhere | {"fingerprint": "u"}, limit=3)
 
 
 def test_a_pruned_model_that_was_measured_twice_is_one_run(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ class TrainingTask:
     # (model, inputs, gather) -> Objective; `gather` is None where there is but one process
     loss: Callable[[nn.Module, dict[str, Tensor], Gather | None], Objective]
     # (processor, samples, text_length, config) -> model inputs on the CPU, and "labels": one for each term that the
-    # loss counts, IGNORED where there is nothing to learn
+    # loss counts, IGNORED where there is nothing to learn; to a family with the skill classify, a sample's label is the
+    # number of a class of the head
     inputs: Callable[..., dict[str, Tensor]]
     # (sample, config) -> why the sample cannot be learnt from, None if it can
     unusable_reason: Callable[[Sample, Any], str | None] = lambda sample, config: None
