@@ -37,9 +37,17 @@ class TrainSection(Section):
         None, "Peak learning rate.", shown=f"a built-in model's own, else {LEARNING_RATE:g}"
     )
     weight_decay: Annotated[float, Field(ge=0)] = setting(0.0, "Weight decay of AdamW.")
-    lr_schedule: str = setting("cosine", "Learning rate scheduler of transformers.", flag="")
+    lr_schedule: str = setting(
+        "cosine", "Learning rate scheduler of transformers, or cosine_by_epoch, as BLIP's code has it.", flag=""
+    )
     warmup: Annotated[float, Field(ge=0, lt=1)] = setting(
         0.0, "Fraction of the steps that the learning rate rises.", flag=""
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = setting(
+        None, "Smoothing of the labels.", shown="the checkpoint's own, mostly 0", flag=""
+    )
+    text_dropout: Annotated[float, Field(ge=0, lt=1)] | None = setting(
+        None, "Dropout of BLIP's text stack while training.", shown="the checkpoint's own, mostly 0", flag=""
     )
     clip: Annotated[float, Field(gt=0)] | None = setting(None, "Largest norm of the gradient.", shown="no clipping")
     mixed_precision: Precision = setting("no", "Precision of forward and backward passes.")

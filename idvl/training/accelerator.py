@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +17,11 @@ from accelerate.state import AcceleratorState, DistributedType
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.models.inputs import check as check_inputs
+from idvl.training.settings import BY_EPOCH
 
 if TYPE_CHECKING:
     from idvl.data.samples import Sample
@@ -75,10 +79,14 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
         raise UsageError(f"the loss of {kind} needs a batch_size of at least {task.least_batch}")
     if training.gradient_checkpointing and not (task.checkpointing and model.supports_gradient_checkpointing):
         raise UsageError(f"gradient checkpointing does not work with {kind}: leave it out, or use a smaller batch_size")
+    if training.label_smoothing is not None and not task.smooths:
+        raise UsageError(f"label_smoothing does not work with {kind}: leave it out")
+    if training.text_dropout is not None and task.text_dropout is None:
+        raise UsageError(f"text_dropout is for BLIP, not for {kind}: leave it out")
     _check_trackers(training.report_to)
     if training.mixed_precision == "fp16" and model.device.type == "cpu":
         raise UsageError("mixed_precision fp16 needs a GPU, whose scaler keeps small gradients: use bf16 or no")
-    schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate), training, 2)
+    schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate), training, total=2, per_epoch=1)
     _check_samples(loaded, samples)
 
 
@@ -105,10 +113,18 @@ def optimizer(weights: list[nn.Parameter], training: Training, *, fused: bool) -
     return torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 
 
-def schedule(optimizer: torch.optim.Optimizer, training: Training, total: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """transformers' scheduler of that name. UsageError for an unknown one, or one that needs more settings."""
+def schedule(
+    optimizer: torch.optim.Optimizer, training: Training, *, total: int, per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The scheduler of that name. UsageError for an unknown one, or one that needs more settings.
+
+    `total`, `per_epoch`: steps of the run and of an epoch.
+    """
     from transformers import get_scheduler
 
+    if training.lr_schedule == BY_EPOCH:
+        epochs = -(-total // per_epoch)
+        return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * (step // per_epoch) / epochs)) / 2)
     try:
         return get_scheduler(training.lr_schedule, optimizer, round(training.warmup * total), total)
     except (ValueError, TypeError) as error:
@@ -116,8 +132,23 @@ def schedule(optimizer: torch.optim.Optimizer, training: Training, total: int) -
         reason = first_line(error) if isinstance(error, TypeError) else "there is no such scheduler"
         raise UsageError(
             f"lr_schedule {quoted(training.lr_schedule)}: {reason}; choose linear, cosine, constant, "
-            "constant_with_warmup, polynomial, cosine_with_restarts or inverse_sqrt"
+            "cosine_by_epoch, constant_with_warmup, polynomial, cosine_with_restarts or inverse_sqrt"
         ) from error
+
+
+@contextlib.contextmanager
+def text_dropout(loaded: Loaded, rate: float | None) -> Iterator[None]:
+    """Inside, the text stack's dropout has this rate in training mode; None is the model's own."""
+    pattern = None if rate is None else loaded.family.training_task.text_dropout
+    modules = [] if pattern is None else [m for name, m in loaded.model.named_modules() if re.search(pattern, name)]
+    own = {module: module.p for module in modules if isinstance(module, nn.Dropout)}
+    try:
+        for module in own:
+            module.p = rate
+        yield
+    finally:
+        for module, value in own.items():
+            module.p = value
 
 
 def checkpoint_blocks(model: nn.Module, on: bool) -> None:

@@ -75,7 +75,7 @@ def train(
         run = TrainingRun(loaded, samples, training, accelerator, teacher=teacher, folder=folder, state=state or {})
         if resume:
             run.resume()
-        with run.prepared():
+        with setup.text_dropout(loaded, training.text_dropout), run.prepared():
             return run.train(Hooks(**hooks))
 
 
@@ -99,7 +99,8 @@ class TrainingRun:
         self.per_epoch = steps_per_epoch(training, len(samples), processes)
         self.total = total_steps(training, len(samples), processes)
         set_seed(training.seed, device_specific=True)
-        self.stepper = Stepper(loaded, training, accelerator, total=self.total, teacher=teacher)
+        steps = {"total": self.total, "per_epoch": self.per_epoch}
+        self.stepper = Stepper(loaded, training, accelerator, **steps, teacher=teacher)
         self.parts = {"model": checkpoint.Weights(self.model), "optimizer": self.stepper.moments, **state}
         self.step = self.position = self.skipped = self.resumed_at = 0
 

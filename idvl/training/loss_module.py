@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn, no_grad
@@ -21,7 +22,7 @@ class LossModule(nn.Module):
 
     With `teacher`, `distill` times KL(teacher || model) is added to each term's loss. `compat` "ressa" weighs the two
     as SparseLoRA's code does: 1 - `distill` and `distill`, the divergence summed over a sample's terms and without T^2.
-    That code sums over padding too, which has no meaning and is left out.
+    That code sums over padding too, which has no meaning and is left out. `label_smoothing` None is the model's own.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class LossModule(nn.Module):
         distill: float = 0.0,
         temperature: float = 1.0,
         compat: Literal["none", "ressa"] = "none",
+        label_smoothing: float | None = None,
     ):
         super().__init__()
         self.model = model
-        self.loss, self.gather, self.distill = task.loss, gather, distill
+        self.gather, self.distill = gather, distill
+        self.loss = task.loss if label_smoothing is None else partial(task.loss, label_smoothing=label_smoothing)
         self.temperature, self.compat = temperature, compat
         self.teacher = teacher
 

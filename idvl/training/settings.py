@@ -10,16 +10,20 @@ from idvl.errors import UsageError, quoted
 # they need a number that this loop does not feed back into the rate
 WITHOUT_METRIC = ("reduce_lr_on_plateau", "greedy")
 
+BY_EPOCH = "cosine_by_epoch"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """The settings of `train`; the recipe has checked their ranges. UsageError for schedulers that cannot be used.
 
     `batch_size` is a process's; a step learns from batch_size x accumulate x processes samples. `max_steps` replaces
-    `epochs`. `warmup` is a fraction of all steps, `lr_schedule` a name of transformers' schedulers, `clip` the
-    largest norm of the gradient (None: unclipped). AdamW decays every trainable weight alike, biases and norms too, as
-    the code of the ICML 2024 paper does. `distill` weighs KL(dense model || model), added to the loss, at a
-    `temperature`; `compat` is that of `LossModule`.
+    `epochs`. `warmup` is a fraction of all steps, `lr_schedule` a name of transformers' schedulers or cosine_by_epoch,
+    a cosine that falls once an epoch, as in BLIP's code (utils.py). `label_smoothing` and the `text_dropout` of the
+    text stack are the checkpoint's own where they are None. `clip` is the largest norm of the gradient (None:
+    unclipped). AdamW decays every trainable weight alike, biases and norms too, as the code of the ICML 2024 paper
+    does. `distill` weighs KL(dense model || model), added to the loss, at a `temperature`; `compat` is that of
+    `LossModule`.
     `update_weights=False` computes gradients for the hook, and leaves the weights alone; `skip_last` does so in the
     last step of each epoch, as that code does. `workers` processes prepare samples (None: none on a CPU, 4 a GPU).
     `checkpoint_every`, `evaluate_every` and `log_every` count steps.
@@ -33,6 +37,8 @@ class Training:
     weight_decay: float = 0.0
     lr_schedule: str = "cosine"
     warmup: float = 0.0
+    label_smoothing: float | None = None
+    text_dropout: float | None = None
     clip: float | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
@@ -55,6 +61,8 @@ class Training:
             )
         if self.lr_schedule == "constant" and self.warmup:
             raise UsageError("lr_schedule 'constant' has no warmup: use 'constant_with_warmup', or warmup 0")
+        if self.lr_schedule == BY_EPOCH and self.warmup:
+            raise UsageError(f"lr_schedule {BY_EPOCH!r} has no warmup: use 'cosine', or warmup 0")
 
 
 def global_batch(training: Training, processes: int) -> int:

@@ -25,7 +25,7 @@ class Diverged(RunError):
 
 
 class Stepper:
-    """Model, optimizer and learning rate of a training of `total` steps."""
+    """Model, optimizer and learning rate of a training of `total` steps, `per_epoch` in an epoch."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Stepper:
         accelerator: Accelerator,
         *,
         total: int,
+        per_epoch: int,
         teacher: nn.Module | Teacher | None,
     ):
         self.training, self.accelerator, self.model = training, accelerator, loaded.model
@@ -47,13 +48,14 @@ class Stepper:
                 distill=training.distill,
                 temperature=training.temperature,
                 compat=training.compat,
+                label_smoothing=training.label_smoothing,
             )
         )
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         self.weights = list(trained.values())
         optimizer = setup.optimizer(self.weights, training, fused=accelerator.scaler is None)
         # it stays unprepared: Accelerate would step it once for every process
-        self.schedule = setup.schedule(optimizer, training, total)
+        self.schedule = setup.schedule(optimizer, training, total=total, per_epoch=per_epoch)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.moments = checkpoint.Moments(optimizer, list(trained))
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from transformers import get_scheduler
+from transformers import BlipForConditionalGeneration, get_scheduler
 
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import load, wrap
@@ -67,6 +67,37 @@ def test_it_is_plain_adamw_on_the_mean_over_tokens(folders):
         schedule.step()
         optimizer.zero_grad()
     close(weights(plain), weights(loaded))
+
+
+def test_a_cosine_by_epoch_falls_once_an_epoch(folders):
+    """As BLIP's cosine_lr_schedule: the rate x (1 + cos(pi e / E)) / 2 in all of epoch e of E."""
+    rates = []
+    train(
+        fresh(folders, "vit"),
+        LABELLED,
+        Training(epochs=5, batch_size=16, **FAST | {"lr_schedule": "cosine_by_epoch"}),
+        progress=lambda step, total, numbers: rates.append(numbers["lr"]),
+    )
+    epochs = [1e-3 * 0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
+    assert rates == pytest.approx([rate for rate in epochs for _ in range(2)])
+
+
+def test_labels_are_smoothed_and_text_dropped_out_while_training(folders):
+    """As in a checkpoint that has both of its own, step by step; dropout stays out of the model that is left."""
+
+    def losses(loaded, **settings):
+        seen = []
+        settings = Training(max_steps=2, batch_size=4, **FAST, **settings)
+        train(loaded, CAPTIONS, settings, progress=lambda step, total, numbers: seen.append(numbers["loss"]))
+        return seen
+
+    config = fresh(folders, "blip").model.config
+    config.text_config.update({"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "label_smoothing": 0.1})
+    own = BlipForConditionalGeneration.from_pretrained(folders["blip"], config=config)
+    own = losses(wrap(own, fresh(folders, "blip").processor))
+    loaded = fresh(folders, "blip")
+    assert losses(loaded, label_smoothing=0.1, text_dropout=0.1) == own
+    assert {module.p for module in loaded.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
 
 
 def gradients(folders, kind, samples, **settings):
@@ -423,6 +454,7 @@ def test_statistics_of_batches_move_with_the_weights_alone():
         ({"report_to": ("papyrus",)}, "no tracker 'papyrus'"),
         ({"lr_schedule": "sideways"}, "lr_schedule 'sideways'"),
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"text_dropout": 0.1}, "text_dropout is for BLIP, not for ViTForImageClassification"),
         ({"batch_size": 64}, "batch_size of at most 32"),
     ],
 )
@@ -457,6 +489,6 @@ def test_terms_are_counted_before_the_forward_pass():
 def test_a_scheduler_that_cannot_be_used_names_those_that_can(name: str, why: str) -> None:
     weights = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     with pytest.raises(UsageError) as refused:
-        schedule(weights, Training(lr_schedule=name), 5)
+        schedule(weights, Training(lr_schedule=name), total=5, per_epoch=1)
     assert re.search(why, str(refused.value)) and str(refused.value).count("constant_with_warmup") == 1
     assert "reduce_lr_on_plateau" not in str(refused.value)

@@ -38,6 +38,7 @@ def test_fewer_samples_than_one_step_learns_from():
     [
         ({"lr_schedule": "reduce_lr_on_plateau"}, "metric"),
         ({"lr_schedule": "constant", "warmup": 0.1}, "constant_with_warmup"),
+        ({"lr_schedule": "cosine_by_epoch", "warmup": 0.1}, "no warmup"),
     ],
 )
 def test_settings_that_make_no_sense(setting, said):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from idvl.data.samples import Sample
     from idvl.models.generation import Generation
     from idvl.models.loading import Loaded
-    from idvl.models.losses import Gather, Objective
+    from idvl.models.losses import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class TrainingTask:
     """How a model is trained on samples: its inputs with labels, and their loss."""
 
     # (model, inputs, gather) -> Objective; `gather` is None where there is but one process
-    loss: Callable[[nn.Module, dict[str, Tensor], Gather | None], Objective]
+    loss: Callable[..., Objective]
     # (processor, samples, text_length, config) -> model inputs on the CPU, and "labels": one for each term that the
     # loss counts, IGNORED where there is nothing to learn; to a family with the skill classify, a sample's label is the
     # number of a class of the head
@@ -38,6 +38,10 @@ class TrainingTask:
     least_batch: int = 1
     # whether the loss leaves out parts of the model, which then get no gradient
     partial: bool = False
+    # whether `loss` takes a label_smoothing, None for the checkpoint's own
+    smooths: bool = False
+    # searched in the names of dropout modules, it finds those of the text stack; None where idvl knows none
+    text_dropout: str | None = None
     # whether a block may run a second time in the backward pass
     checkpointing: bool = True
 

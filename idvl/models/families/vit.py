@@ -17,12 +17,14 @@ from idvl.models.losses import Gather, Objective, over_labels
 from idvl.models.skills import logits, pictures
 
 
-def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+def loss(
+    model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None, label_smoothing: float | None = None
+) -> Objective:
     """Cross-entropy of the classes."""
     scores = getattr(call(model, unlabelled(inputs)), "logits", None)
     if scores is None:
         raise UsageError(f"{type(model).__name__} has no classifier to train: load a ViTForImageClassification")
-    return over_labels(scores, inputs["labels"])
+    return over_labels(scores, inputs["labels"], label_smoothing=label_smoothing or 0.0)
 
 
 def for_config(config: Any) -> Family:
@@ -40,7 +42,7 @@ FAMILY = Family(
     inputs=partial(process, needs=("image",)),
     text_length=lambda processor, samples: 0,
     token_mask=lambda layer_name, n_tokens, inputs: None,
-    training_task=TrainingTask(loss=loss, inputs=class_inputs, unusable_reason=no_class_reason),
+    training_task=TrainingTask(loss=loss, inputs=class_inputs, unusable_reason=no_class_reason, smooths=True),
     skills={"classify": Skill(prepare=pictures, perform=logits)},
     for_config=for_config,
 )

@@ -40,11 +40,18 @@ from idvl.models.families.blip.training import (
 from idvl.models.generation import QUESTION
 from idvl.models.skills import pictures
 
+TEXT = r"^text_(en|de)coder\."
 # a block that runs again in the backward pass would not find the questions' mask
 ANSWERING = TrainingTask(
-    loss=answering_loss, inputs=answering_labels, unusable_reason=unusable_reason, checkpointing=False
+    loss=answering_loss,
+    inputs=answering_labels,
+    unusable_reason=unusable_reason,
+    smooths=True,
+    text_dropout=TEXT,
+    checkpointing=False,
 )
-MATCHING = TrainingTask(loss=matching_loss, inputs=matching_labels, least_batch=2, partial=True)
+CAPTIONING = TrainingTask(loss=captioning_loss, inputs=captioning_labels, smooths=True, text_dropout=TEXT)
+MATCHING = TrainingTask(loss=matching_loss, inputs=matching_labels, text_dropout=TEXT, least_batch=2, partial=True)
 RETRIEVAL = {
     "embed_images": Skill(prepare=pictures, perform=embed_images),
     "embed_texts": Skill(prepare=captions, perform=embed_texts),
@@ -96,7 +103,7 @@ FAMILY = Family(
     text_length=captioning_length,
     token_mask=token_mask,
     call=started_call,
-    training_task=TrainingTask(loss=captioning_loss, inputs=captioning_labels),
+    training_task=CAPTIONING,
     skills={"caption": Skill(prepare=partial(prompts, skill="caption"), perform=caption, prompt=PROMPT)},
     clean_texts=True,
     for_config=for_config,

@@ -27,10 +27,12 @@ def captioning_labels(
     return {**batch, "labels": labels}
 
 
-def captioning_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+def captioning_loss(
+    model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None, label_smoothing: float | None = None
+) -> Objective:
     """Cross-entropy of the caption's tokens."""
     logits = started_call(model, unlabelled(inputs)).logits
-    return over_labels(logits, inputs["labels"], label_smoothing=model.config.text_config.label_smoothing)
+    return over_labels(logits, inputs["labels"], label_smoothing=_smoothing(model, label_smoothing))
 
 
 def answering_labels(
@@ -41,7 +43,9 @@ def answering_labels(
     return {**batch, "labels": next_tokens(batch["decoder_input_ids"], batch["decoder_attention_mask"])}
 
 
-def answering_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
+def answering_loss(
+    model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None, label_smoothing: float | None = None
+) -> Objective:
     """Cross-entropy of the answer's tokens, whose logits the model computes but does not return."""
     outputs: list[Tensor] = []
     hook = model.text_decoder.register_forward_hook(lambda module, args, output: outputs.append(output.logits))
@@ -49,7 +53,7 @@ def answering_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather |
         answering_call(model, unlabelled(inputs))
     finally:
         hook.remove()
-    return over_labels(outputs[0], inputs["labels"], label_smoothing=model.config.text_config.label_smoothing)
+    return over_labels(outputs[0], inputs["labels"], label_smoothing=_smoothing(model, label_smoothing))
 
 
 def matching_labels(
@@ -67,3 +71,8 @@ def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | 
 def unusable_reason(sample: Sample, config: Any) -> str | None:
     """An answer beside the question."""
     return None if sample.answers else "it has a question but no answer; choose a dataset that has both"
+
+
+def _smoothing(model: nn.Module, requested: float | None) -> float:
+    """The label smoothing: as requested, or the checkpoint's own. BLIP's code has 0.1 (models/med.py)."""
+    return model.config.text_config.label_smoothing if requested is None else requested
