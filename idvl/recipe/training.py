@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from idvl.choices import Precision, RecoveryCompat, RecoveryMethod, Texts
+from idvl.choices import Augmentation, Precision, RecoveryCompat, RecoveryMethod, Texts
 from idvl.profile import Modality
 from idvl.recipe.section import Section, setting
 from idvl.recipe.values import Amount, Count, Ranks, Words
@@ -26,6 +26,13 @@ class TrainSection(Section):
     samples: Count | None = setting(None, "Number of training samples.", shown="all of the split", flag="")
     texts: Texts | None = setting(
         None, "Which of a sample's captions is read in an epoch.", shown="a built-in model's own, else any", flag=""
+    )
+    augmentation: Augmentation | None = setting(
+        None,
+        "How training images vary. blip: crops of half to all of the image, mirrored or not, and RandAugment, as in "
+        "BLIP's code.",
+        shown="none",
+        flag="",
     )
     epochs: Amount | None = setting(None, "Passes over the training samples.", shown=f"{EPOCHS}")
     max_steps: Count | None = setting(

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.models.inputs import check as check_inputs
+from idvl.training.batches import augmented_size
 from idvl.training.settings import BY_EPOCH
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def check(loaded: Loaded, samples: Sequence[Sample], training: Training) -> None
         raise UsageError(f"label_smoothing does not work with {kind}: leave it out")
     if training.text_dropout is not None and task.text_dropout is None:
         raise UsageError(f"text_dropout is for BLIP, not for {kind}: leave it out")
+    if training.augmentation:
+        augmented_size(loaded)
     _check_trackers(training.report_to)
     if training.mixed_precision == "fp16" and model.device.type == "cpu":
         raise UsageError("mixed_precision fp16 needs a GPU, whose scaler keeps small gradients: use bf16 or no")

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from idvl.data.augmentation import augmented
+from idvl.data.sample import decoded
+from idvl.errors import UsageError
+from idvl.models.processors import image_processor_of
 
 if TYPE_CHECKING:
     from idvl.data.samples import Sample
@@ -56,18 +63,20 @@ class Order:
 class Reading(Dataset):
     """Samples by (epoch, index), each with the one text, and the one answer, that it is read with in that epoch.
 
-    Of texts that say the same, and of answers, a choice seeded by epoch and sample takes one.
+    Of texts that say the same, and of answers, a choice seeded by epoch and sample takes one. With `size`, width and
+    height, images are augmented to it, seeded likewise; UsageError for one that cannot be decoded.
     """
 
-    def __init__(self, samples: Sequence[Sample], seed: int):
-        self._samples, self._seed = samples, seed
+    def __init__(self, samples: Sequence[Sample], seed: int, size: tuple[int, int] | None = None):
+        self._samples, self._seed, self._size = samples, seed, size
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        sample = self._samples[index]
+        sample, number = self._samples[index], _number(self._seed, epoch, index)
+        if self._size:
+            sample = _augmented(sample, self._size, random.Random(number))
         if len(sample.texts) < 2 and len(sample.answers) < 2:
             return sample
-        number = _number(self._seed, epoch, index)
         return replace(sample, texts=_single(sample.texts, number), answers=_single(sample.answers, number))
 
     def __len__(self) -> int:
@@ -87,12 +96,37 @@ class Collate:
         return self.family.training_task.inputs(self.processor, samples, length, self.config)
 
 
+def augmented_size(loaded: Loaded) -> tuple[int, int]:
+    """Width and height to which a model's images are augmented. UsageError where it does not read one size alone."""
+    images, shapes = image_processor_of(loaded.processor), set()
+    for size in ((96, 64), (64, 96)) if images else ():
+        pixels = images(images=[Image.new("RGB", size)], return_tensors="pt").get("pixel_values")
+        shapes.add(tuple(pixels.shape) if isinstance(pixels, Tensor) else ())
+    shape = shapes.pop() if len(shapes) == 1 else ()
+    if loaded.family.shape or len(shape) != 4:
+        raise UsageError(
+            f"augmentation crops images to the one size that a model reads, and {loaded.name} reads "
+            f"{'images of several sizes' if images else 'no images'}: leave augmentation out"
+        )
+    return shape[3], shape[2]
+
+
 def load(
-    loaded: Loaded, samples: Sequence[Sample], order: Order, *, rank: int, position: int, workers: int
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    order: Order,
+    *,
+    rank: int,
+    position: int,
+    workers: int,
+    size: tuple[int, int] | None,
 ) -> Iterator[dict[str, Tensor]]:
-    """The batches of `order.parts` as model inputs, prepared by `workers` processes ahead of time (0: by this one)."""
+    """The batches of `order.parts` as model inputs, prepared by `workers` processes ahead of time (0: by this one).
+
+    `size` is that of `Reading`.
+    """
     loader = DataLoader(
-        Reading(samples, order.seed),
+        Reading(samples, order.seed, size),
         batch_sampler=_Endless(order, rank, position),
         collate_fn=Collate(loaded.family, loaded.processor, loaded.model.config),
         num_workers=workers,
@@ -125,6 +159,18 @@ class _Once(logging.Filter):
         new = record.msg not in self._seen
         self._seen.add(record.msg)
         return new
+
+
+def _augmented(sample: Sample, size: tuple[int, int], generator: random.Random) -> Sample:
+    """The sample with its image, and its second one, each augmented by itself."""
+    try:
+        first, second = (
+            None if source is None else augmented(decoded(source), size, generator)
+            for source in (sample.source, sample.second)
+        )
+    except OSError as error:
+        raise UsageError(f"an image of sample {sample.id} cannot be decoded: {error}") from error
+    return replace(sample, source=first, second=second)
 
 
 def _single(choices: tuple[str, ...], number: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from idvl.data.samples import Sample
 from idvl.errors import RunError
 from idvl.models.loading import Loaded
 from idvl.training import accelerator, checkpoint
-from idvl.training.batches import Collate
+from idvl.training.batches import Collate, Reading, augmented_size
 from idvl.training.loss_module import LossModule
 from idvl.training.settings import Training
 
@@ -85,10 +85,12 @@ def _timed(module: LossModule, loaded: Loaded, samples: Sequence[Sample], traini
     model = loaded.model
     on_gpu = model.device.type == "cuda"
     collate = Collate(loaded.family, loaded.processor, model.config)
+    size = augmented_size(loaded) if training.augmentation else None
+    reading = Reading(samples, training.seed, size)
     reserve = torch.empty(beside if on_gpu else 0, dtype=torch.uint8, device=model.device)
     for _ in range(2):  # the first one warms up
         start = time.perf_counter()
-        batch = collate(list(samples))
+        batch = collate([reading[0, index] for index in range(len(samples))])
         with _precision(training, model.device):
             total = module({key: value.to(model.device) for key, value in batch.items()})
         total.backward()

@@ -271,8 +271,9 @@ class TrainingRun:
         )
         if workers is None:
             workers = 4 if self.model.device.type == "cuda" else 0
+        size = batches.augmented_size(self.loaded) if training.augmentation else None
         position = {"rank": self.accelerator.process_index, "position": self.position}
-        return batches.load(self.loaded, self.samples, order, workers=workers, **position)
+        return batches.load(self.loaded, self.samples, order, workers=workers, size=size, **position)
 
     def _last_good(self) -> str:
         newest = checkpoint.latest(self.folder) if self.folder else None

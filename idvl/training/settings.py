@@ -19,11 +19,11 @@ class Training:
 
     `batch_size` is a process's; a step learns from batch_size x accumulate x processes samples. `max_steps` replaces
     `epochs`. `warmup` is a fraction of all steps, `lr_schedule` a name of transformers' schedulers or cosine_by_epoch,
-    a cosine that falls once an epoch, as in BLIP's code (utils.py). `label_smoothing` and the `text_dropout` of the
-    text stack are the checkpoint's own where they are None. `clip` is the largest norm of the gradient (None:
-    unclipped). AdamW decays every trainable weight alike, biases and norms too, as the code of the ICML 2024 paper
-    does. `distill` weighs KL(dense model || model), added to the loss, at a `temperature`; `compat` is that of
-    `LossModule`.
+    a cosine that falls once an epoch, as in BLIP's code (utils.py). `augmentation` of images is none where it is None;
+    `label_smoothing` and the `text_dropout` of the text stack are then the checkpoint's own. `clip` is the largest norm
+    of the gradient (None: unclipped). AdamW decays every trainable weight alike, biases and norms too, as the code of
+    the ICML 2024 paper does. `distill` weighs KL(dense model || model), added to the loss, at a `temperature`; `compat`
+    is that of `LossModule`.
     `update_weights=False` computes gradients for the hook, and leaves the weights alone; `skip_last` does so in the
     last step of each epoch, as that code does. `workers` processes prepare samples (None: none on a CPU, 4 a GPU).
     `checkpoint_every`, `evaluate_every` and `log_every` count steps.
@@ -37,6 +37,7 @@ class Training:
     weight_decay: float = 0.0
     lr_schedule: str = "cosine"
     warmup: float = 0.0
+    augmentation: Literal["blip"] | None = None
     label_smoothing: float | None = None
     text_dropout: float | None = None
     clip: float | None = None

@@ -17,7 +17,16 @@ from idvl.training import Training, checkpoint, train
 from tests.support import tiny
 
 SETTINGS = Training(
-    batch_size=4, accumulate=2, epochs=3, learning_rate=1e-3, warmup=0.2, weight_decay=0.01, checkpoint_every=3
+    batch_size=4,
+    accumulate=2,
+    epochs=3,
+    learning_rate=1e-3,
+    lr_schedule="cosine_by_epoch",
+    weight_decay=0.01,
+    augmentation="blip",
+    label_smoothing=0.1,
+    text_dropout=0.1,
+    checkpoint_every=3,
 )
 
 
@@ -43,9 +52,6 @@ def attempt(model: str, place: Path, fault: str | None) -> int:
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     loaded = load(model, device="cpu")
-    for module in loaded.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.1
     memory = Memory(loaded.model.text_decoder.bert.encoder.layer[0].output.dense.weight)
     kind, _, when = (fault or "").partition(" ")
 

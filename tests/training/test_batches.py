@@ -3,9 +3,13 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
+import torch
 
-from idvl.training.batches import Order, Reading
+from idvl.errors import UsageError
+from idvl.models.loading import wrap
+from idvl.training.batches import Collate, Order, Reading, augmented_size
 from tests.support import tiny
 
 SIZES = [(12, 1, 1), (6, 2, 1), (6, 1, 2), (3, 2, 2), (1, 4, 3)]
@@ -60,3 +64,32 @@ def test_a_question_stays_beside_the_answer_chosen():
     reading = Reading([sample] * 40, seed=1)
     read = [reading[(0, index)] for index in range(40)]
     assert {(sample.texts, sample.answers) for sample in read} == {(("q",), ("x",)), (("q",), ("y",))}
+
+
+def test_images_are_augmented_alike_wherever_and_whenever_they_are_read():
+    """By seed, epoch and sample alone; the processor leaves the size as it is."""
+    loaded = wrap(*tiny.vit())
+    size = augmented_size(loaded)
+    assert size == (tiny.SIDE, tiny.SIDE)
+    samples = [dataclasses.replace(sample, label=1) for sample in tiny.samples(4)]
+    first, again, other = Reading(samples, 1, size), Reading(samples, 1, size), Reading(samples, 2, size)
+    keys = [(epoch, index) for epoch in range(2) for index in range(4)]
+    images = [first[key].image for key in keys]
+    assert [again[key].image for key in reversed(keys)] == images[::-1]
+    assert not any(other[key].image in images for key in keys)
+    assert all(one != two for one, two in itertools.combinations(images, 2))
+    assert first[0, 0].second.size == size and first[0, 0].second != images[0]
+    inputs = Collate(loaded.family, loaded.processor, loaded.model.config)([first[key] for key in keys])
+    assert torch.equal(inputs["pixel_values"][0], torch.from_numpy(np.array(images[0])).permute(2, 0, 1) / 127.5 - 1)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("vilt", "reads images of several sizes"), ("gpt2", "reads no images")])
+def test_augmentation_needs_images_of_one_size(kind, said):
+    with pytest.raises(UsageError, match=f"{said}: leave augmentation out"):
+        augmented_size(wrap(*tiny.KINDS[kind]()))
+
+
+def test_an_image_that_cannot_be_augmented_is_named():
+    sample = dataclasses.replace(tiny.samples(1)[0], source=b"GIF89a")
+    with pytest.raises(UsageError, match="image of sample tiny-0 cannot be decoded"):
+        Reading([sample], 1, (32, 32))[0, 0]
