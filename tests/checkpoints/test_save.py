@@ -36,6 +36,7 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 
 # idvl is taken away first
 OPEN = """
+import sys
 for name in [name for name in sys.modules if name.split(".")[0] == "idvl"]:
     sys.modules[name] = None
 import torch

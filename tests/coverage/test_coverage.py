@@ -13,7 +13,8 @@ from tests.coverage import data, table
 from tests.coverage.architectures import architectures, build
 from tests.coverage.checks import Failed, Trial, estimate, one_shot, plain, read, reopened
 
-ONE_EACH = {"blip_caption": "blip", "clip": "clip", "vilt_nlvr2": "vilt", "vit": "vit", "aya_vision": "generic"}
+# and vit, below
+ONE_EACH = {"blip_caption": "blip", "clip": "clip", "vilt_nlvr2": "vilt", "aya_vision": "generic"}
 # their losses, texts and layers are tried in tests/models/test_decoders.py
 DECODERS = {
     "llava": "llava",
@@ -36,11 +37,16 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", [*ONE_EACH, *(pytest.param(name, marks=pytest.mark.slow) for name in KNOWN)])
 def test_a_model_of_each_family_is_measured_and_pruned(name: str, tables: Path, tmp_path: Path) -> None:
-    trial = Trial(about=architectures()[name], folder=tmp_path, data=tables)
+    tried(name, tables, tmp_path, family={**ONE_EACH, **KNOWN}[name])
+
+
+def tried(name: str, tables: Path, folder: Path, *, family: str) -> Trial:
+    trial = Trial(about=architectures()[name], folder=folder, data=tables)
     for check in (plain, estimate, one_shot, reopened):
         check(trial)
         trial.results[check.__name__] = "+"
-    assert read(tmp_path / "estimate" / "profile.json")["model"]["family"] == {**ONE_EACH, **KNOWN}[name]
+    assert read(folder / "estimate" / "profile.json")["model"]["family"] == family
+    return trial
 
 
 def test_a_check_says_what_the_command_says(tables: Path, tmp_path: Path) -> None:
@@ -55,10 +61,7 @@ def test_a_check_says_what_the_command_says(tables: Path, tmp_path: Path) -> Non
 def test_a_changed_weight_is_seen_when_a_model_is_reopened(tables: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    trial = Trial(about=architectures()["vit"], folder=tmp_path, data=tables)
-    for check in (plain, estimate, one_shot, reopened):
-        check(trial)
-        trial.results[check.__name__] = "+"
+    trial = tried("vit", tables, tmp_path, family="vit")
     path = tmp_path / "one_shot" / "model" / "model.safetensors"
     weights = load_file(path)
     weights["classifier.bias"][3] += 1

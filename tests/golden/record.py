@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import idvl
+from idvl.data.samples import select
 from idvl.errors import UsageError
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
@@ -73,17 +74,17 @@ def machine() -> dict[str, str]:
 
 def dimensions(name: str) -> dict[str, dict[str, float | None]]:
     """Protocol -> layer -> intrinsic dimension on 100 samples; by icml24, which is slow, of the first blocks."""
-    found = {}
+    found, loaded = {}, load(f"builtin/{name}", device=torch.device("cpu"))
+    samples = select(DATASETS[name], n=100).samples
     for tokens, capture, estimator in PROTOCOLS:
         profile = idvl.estimate_id(
-            f"builtin/{name}",
-            DATASETS[name],
-            n=100,
+            loaded.model,
+            samples,
+            processor=loaded.processor,
             tokens=tokens,
             capture=capture,
             estimator=estimator,
             layers="*.0.*" if estimator == "icml24" else None,
-            device="cpu",
         )
         layers = {layer: result.estimate.dimension for layer, result in profile.layers.items()}
         found[f"{estimator} of {tokens} {capture}s"] = layers

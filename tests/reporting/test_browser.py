@@ -68,28 +68,31 @@ def test_a_point_tells_its_layer_by_mouse_and_by_keys(tmp_path: Path) -> None:
     assert tips[1].startswith("|vision.0.qkv||PLATON × ID, vision||sparsity, %: 80.0") and "ID: 12.0 ± 0.5" in tips[1]
 
 
-def probed(tmp_path: Path, text: str, width: int) -> dict:
-    """What probe.js finds in a page, in a frame: a window of a browser is never as narrow as a phone."""
+def probed(tmp_path: Path, text: str, *widths: int) -> list[dict]:
+    """What probe.js finds in a page at each width, in frames: a window of a browser is never as narrow as a phone."""
     file = tmp_path / "page" / "framed.html"
     file.parent.mkdir(exist_ok=True)
     file.write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
-    listener = "addEventListener('message', (event) => { document.title = JSON.stringify(event.data); })"
-    frame = f'<iframe src="framed.html" style="width:{width}px;height:900px;border:0"></iframe>'
-    found = dom(tmp_path, f"<title></title><script>{listener}</script>{frame}", "--window-size=1400,950")
-    return json.loads(unescape(re.search("<title>(.*?)</title>", found, re.S)[1]))
+    listener = (
+        "const told = {}; addEventListener('message', (event) => "
+        "{ told[event.data.width] = event.data; document.title = JSON.stringify(told); })"
+    )
+    frames = [f'<iframe src="framed.html" style="width:{width}px;height:900px;border:0"></iframe>' for width in widths]
+    page = f"<title></title><script>{listener}</script>{'<br>'.join(frames)}"
+    found = dom(tmp_path, page, f"--window-size=1400,{950 * len(widths)}")
+    told = json.loads(unescape(re.search("<title>(.*?)</title>", found, re.S)[1]))
+    return [told[str(width)] for width in widths]
 
 
-@pytest.mark.parametrize("width", [400, 1100, 1300])
-def test_nothing_is_cut_off_and_names_break_at_their_separators_alone(
-    width: int, long_names: Path, tmp_path: Path
-) -> None:
-    found = probed(tmp_path, made(long_names), width)
-    assert found == {"width": width, "across": width, "beyond": [], "cut": [], "broken": []}
+def test_nothing_is_cut_off_and_names_break_at_their_separators_alone(long_names: Path, tmp_path: Path) -> None:
+    widths = (400, 1100, 1300)
+    for width, found in zip(widths, probed(tmp_path, made(long_names), *widths), strict=True):
+        assert found == {"width": width, "across": width, "beyond": [], "cut": [], "broken": []}
 
 
 def test_a_word_that_no_line_holds_is_not_cut_off(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "runs" / ("n" * 200), id_weight="multiply", model="m" * 150)
-    found = probed(tmp_path, made(tmp_path / "runs"), 400)
+    (found,) = probed(tmp_path, made(tmp_path / "runs"), 400)
     assert (found["across"], found["beyond"], found["cut"]) == (400, [], [])
 
 

@@ -1,4 +1,4 @@
-"""Prune the same tiny model with each criterion for 30 steps, alone or as two processes, and save the masks.
+"""Prune the same tiny model with each criterion for 15 steps, alone or as two processes, and save the masks.
 
 `python -m tests.support.twins FOLDER`, alone or launched by torchrun. FOLDER/blip is the checkpoint; the masks of the
 first update and of the end go to FOLDER/CRITERION-PROCESSES-first.safetensors and -last.safetensors.
@@ -18,7 +18,7 @@ from idvl.sparsity.schedule import Schedule
 from idvl.training import Training, agree, train
 from tests.support import tiny
 
-STEPS, BATCH = 30, 8
+STEPS, BATCH = 15, 8
 CRITERIA = ("magnitude", "gradient", "platon")
 
 

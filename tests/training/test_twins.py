@@ -1,4 +1,4 @@
-"""Two processes prune what one would prune: at the first update the same weights, after 30 steps almost the same."""
+"""Two processes prune what one would prune: at the first update the same weights, after 15 steps almost the same."""
 
 from pathlib import Path
 

@@ -397,6 +397,7 @@ def digits(tmp_path):
     tiny.save("vit", tmp_path / "vit")
     changes = {"model.name": str(tmp_path / "vit"), "data.dataset": "digits", "train.new_head": True}
     changes |= {"prune.id_weight": "none", "train.samples": N, "eval.batch_size": 50, "eval.resamples": 100}
+    changes |= {"eval.limit": 200}
     return changes
 
 
@@ -425,7 +426,7 @@ def test_batch_norm_is_measured_and_saved_as_it_came(place, tmp_path, digits):
 
 def test_the_pruned_model_is_evaluated_on_the_split_it_was_not_trained_on(place, tmp_path, digits):
     folder = tmp_path / "run"
-    result, _ = pruned(place, folder, **digits, eval__every=10)
+    result, _ = pruned(place, folder, **digits | {"eval.limit": None}, eval__every=10)
     found = result.report["evaluation"]
     assert (found["task"], found["samples"], found["dataset"]["split"]) == ("classification", 899, "test")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -478,7 +479,7 @@ def test_a_run_killed_in_an_evaluation_on_the_way_goes_on_there(place, tmp_path,
     def broken(path, records):
         append(path, records)
         calls.append(path)
-        if len(calls) == 25:  # 18 batches of the evaluation at step 10, then 7 of that at step 20
+        if len(calls) == 6:  # 4 batches of the evaluation at step 10, then 2 of that at step 20
             raise KeyboardInterrupt
 
     monkeypatch.setattr(predictions, "append", broken)
@@ -487,7 +488,7 @@ def test_a_run_killed_in_an_evaluation_on_the_way_goes_on_there(place, tmp_path,
     monkeypatch.undo()
     pruned(place, folder, resume=True, **digits, eval__every=10, eval__after=False)
     found = json.loads((folder / "evaluations" / "step-000000020" / "results.json").read_text())["found"]
-    assert found == 350
+    assert found == 100
     lines = [[json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()] for at in (whole, folder)]
     assert lines[0] == lines[1]
     files = [(at / "model" / "model.safetensors").read_bytes() for at in (whole, folder)]
@@ -511,7 +512,7 @@ def test_a_run_interrupted_in_its_evaluation_resumes_there(place, tmp_path, digi
     def broken(path, records):
         append(path, records)
         calls.append(path)
-        if len(calls) == 5:
+        if len(calls) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(predictions, "append", broken)
@@ -523,7 +524,7 @@ def test_a_run_interrupted_in_its_evaluation_resumes_there(place, tmp_path, digi
     result, reporter = pruned(place, folder, resume=True, **digits)
     assert "the model is pruned already" in reporter.notes
     results = json.loads((folder / "eval" / "results.json").read_text())
-    assert (results["found"], results["samples"]) == (250, 899)
+    assert (results["found"], results["samples"]) == (150, 200)
     assert result.report["evaluation"]["metrics"] == results["metrics"]
     assert result.report["verified"]["fingerprint"] == results["model"]["fingerprint"]
     assert results["model"]["path"] == str((folder / "model").resolve())
@@ -596,7 +597,7 @@ def test_predictions_of_other_weights_are_not_taken_for_these(place, tmp_path, d
     line = {"number": 0, "id": "digits/test/0000", "label": 0, "top": [9, 8, 7, 6, 5]}
     (stale / "predictions.jsonl").write_text(json.dumps(line))
     report = pruned(place, folder, resume=True, **digits)[0].report
-    assert report["evaluation"]["samples"] == 899
+    assert report["evaluation"]["samples"] == 200
     assert json.loads((stale / "results.json").read_text())["found"] == 0
 
 
@@ -736,6 +737,8 @@ def test_shipped_recipes_plan(path, disk, tmp_path):
         # the published profile is as wide as the real model
         data = {"data.data_dir": str(disk / recipe.data.dataset), "data.dataset_id": None, "prune.profile": "auto"}
         recipe = load_recipe(path, {"model.name": str(model), **data})
+    else:
+        recipe = load_recipe(path, {"train.samples": 200, "eval.limit": 40, "data.samples": 100})
     planned = run(recipe, folder=tmp_path / "run", reporter=Silent(), plan_only=True).plan
     assert planned.report["total"]["asked"] == recipe.prune.sparsity
     assert planned.schedule.total_steps == (
