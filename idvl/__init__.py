@@ -27,7 +27,7 @@ _HOME = {
     "intrinsic_dimension": "idvl.geometry.estimators",
     "load_masks": "idvl.workflows.api",
     "load_profile": "idvl.profile",
-    "load_report": "idvl.workflows.api",
+    "load_report": "idvl.checkpoints.report",
     "load_results": "idvl.workflows.api",
     "merge_lora": "idvl.recovery.adapters",
     "plot": "idvl.reporting.plot",

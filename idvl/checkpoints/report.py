@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from idvl import json_file
+from idvl.files import reading
 from idvl.models.layers import Layer, uncovered_weights, unread_layers
 from idvl.profile import MODALITIES, Profile
 from idvl.schemas import ReportFile
@@ -19,6 +22,16 @@ from idvl.sparsity.masks import Masks
 
 if TYPE_CHECKING:
     from idvl.models.families.base import Family
+
+# the file of a run folder
+REPORT = "report.json"
+
+
+def load_report(path: str | Path) -> dict[str, Any]:
+    """The report of a pruning run: its folder, or its report.json. UsageError if there is none."""
+    file = Path(path) / REPORT if Path(path).is_dir() else Path(path)
+    with reading(file, "report", invalid=f"is not a {REPORT} of idvl prune"):
+        return json_file.read(file, ReportFile)
 
 
 def plan(

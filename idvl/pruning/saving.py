@@ -10,6 +10,7 @@ import torch
 
 from idvl import json_file, runs
 from idvl.checkpoints.card import base_facts, page
+from idvl.checkpoints.report import REPORT
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
 from idvl.errors import RunError, quoted
@@ -18,14 +19,12 @@ from idvl.profile import Profile
 from idvl.pruning import profiles
 from idvl.pruning.settings import AUTO
 from idvl.schemas import ReportFile
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import MASKS, Masks
 from idvl.sparsity.weighting import Multipliers
 
 if TYPE_CHECKING:
     from idvl.pruning.calibration import Calibration
     from idvl.pruning.job import Job
-
-REPORT = "report.json"
 
 
 def save(
@@ -63,7 +62,7 @@ def write(
     job: Any, masks: Masks, report: Mapping[str, Any], opened: runs.Run, *, profile: Profile | None = None
 ) -> None:
     """Write the model of a job, in whose weights the masks hold, and what belongs to it; report.json comes last."""
-    for name in ("model", "masks.safetensors", "profile.json", "README.md", REPORT):
+    for name in ("model", MASKS, "profile.json", "README.md", REPORT):
         opened.path(name)
     stored = job.model_description.get("stored_dtype")
     save_pruned(
@@ -120,7 +119,7 @@ def check_saved(folder: Path) -> None:
     model = folder / "model"
     try:
         json_file.load(model / "config.json")
-        for path in (*(sorted(model.glob("*.safetensors")) or [model]), folder / "masks.safetensors"):
+        for path in (*(sorted(model.glob("*.safetensors")) or [model]), folder / MASKS):
             with safe_open(path, "pt"):
                 pass
     except (OSError, ValueError, SafetensorError) as error:

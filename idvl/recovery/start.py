@@ -14,16 +14,15 @@ import torch
 
 from idvl import recipe as recipes
 from idvl import runs
+from idvl.checkpoints.report import REPORT, load_report
 from idvl.errors import RunError, UsageError, quoted
 from idvl.models.layers import Layer
 from idvl.models.locating import locate
 from idvl.profile import Profile
-from idvl.pruning.saving import REPORT, read_report
 from idvl.recipe import PruneSection, Recipe
 from idvl.session import MODEL, run_of
 from idvl.sparsity.masks import ACCIDENTAL, Masks
 
-MASKS = "masks.safetensors"
 ZEROS = "zeros"
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ class Start:
 
     def report(self) -> dict[str, Any] | None:
         """The report of the run."""
-        return read_report(self.run) if self.run else None
+        return load_report(self.run) if self.run else None
 
     def profile(self) -> Profile | None:
         """The profile that the pruning rested on."""
@@ -103,8 +102,7 @@ def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], str
                 f"{quoted(start.model)} is not the model of a run: set masks (--masks) to its masks, or to zeros to "
                 "take them from its zeros"
             )
-        path = Path(os.path.expanduser(setting)) if setting else start.run / MASKS
-        masks = Masks.load(path / MASKS if path.is_dir() else path)
+        masks = Masks.load(os.path.expanduser(setting) if setting else start.run)
     if not sum(masks.zeros.values()):
         raise UsageError(f"{quoted(start.model)} has no zeros: there is nothing to keep; prune it first")
     try:

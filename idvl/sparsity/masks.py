@@ -24,6 +24,8 @@ from idvl.files import open_regular, write_bytes
 from idvl.sparsity.structure import parse
 
 FORMAT = "idvl/masks/1"
+# the file of a run folder
+MASKS = "masks.safetensors"
 # the fraction of a layer below which its zeros are taken for accidental
 ACCIDENTAL = 0.01
 # weights at a time: on a CPU their unpacked masks stay in a core's cache; multiples of 8
@@ -182,7 +184,8 @@ class Masks:
 
     @classmethod
     def load(cls, path: Path | str) -> Masks:
-        """Read masks, onto the CPU. UsageError for a file that is missing, or holds no masks."""
+        """The masks of a file, or of a run folder, on the CPU. UsageError for none, or for a file that holds others."""
+        path = Path(path) / MASKS if Path(path).is_dir() else Path(path)
         try:
             open_regular(path).close()
             with safetensors.safe_open(path, "pt") as file:

@@ -10,15 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from idvl import json_file, runs
 from idvl import recipe as recipes
+from idvl import runs
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
-from idvl.files import reading
-from idvl.pruning.saving import REPORT
 from idvl.recipes import find
 from idvl.reporter import Progress
-from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
 from idvl.workflows import evaluate as evaluating
 from idvl.workflows import prune as pruning
@@ -123,28 +120,16 @@ def evaluate(
     return {**result.results, "folder": str(result.folder)}
 
 
-def load_report(path: str | Path) -> dict[str, Any]:
-    """The report of a pruning run: its folder, or its report.json. UsageError if there is none."""
-    file = _file(path, REPORT)
-    with reading(file, "report", invalid="is not a report.json of idvl prune"):
-        return json_file.read(file, ReportFile)
-
-
 def load_results(path: str | Path) -> dict[str, Any]:
     """The results of an evaluation: its folder, that of a pruning run, or its results.json. UsageError for none."""
-    return read_results(_file(path, RESULTS, f"eval/{RESULTS}"))
+    path = Path(path)
+    files = [path / RESULTS, path / "eval" / RESULTS] if path.is_dir() else [path]
+    return read_results(next((file for file in files if file.exists()), files[0]))
 
 
 def load_masks(path: str | Path) -> Masks:
     """The masks of a pruning run: its folder, or its masks.safetensors. UsageError if there are none."""
-    return Masks.load(_file(path, "masks.safetensors"))
-
-
-def _file(path: str | Path, *names: str) -> Path:
-    """The file itself, or the first of `names` that a folder has."""
-    path = Path(path)
-    files = [path / name for name in names] if path.is_dir() else [path]
-    return next((file for file in files if file.exists()), files[0])
+    return Masks.load(path)
 
 
 def _arguments(

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 from idvl import runs
 from idvl.checkpoints.hub import check as check_hub
 from idvl.checkpoints.hub import push
+from idvl.checkpoints.report import REPORT
 from idvl.evaluation.evaluation import Evaluation
 from idvl.models.loading import load
 from idvl.pruning.evaluation import FINAL, evaluate_pruned, prepare_evaluation
-from idvl.pruning.saving import REPORT, add_evaluation, check_saved, is_evaluated, read_report, skip_evaluation
+from idvl.pruning.saving import add_evaluation, check_saved, is_evaluated, read_report, skip_evaluation
 from idvl.pruning.settings import continued
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable

@@ -15,7 +15,7 @@ from torch import nn
 
 from idvl import recipe as recipes
 from idvl import runs
-from idvl.checkpoints.report import plan
+from idvl.checkpoints.report import load_report, plan
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.verify import defects, opened
 from idvl.errors import UsageError
@@ -28,7 +28,6 @@ from idvl.session import MODEL, run_of
 from idvl.sparsity.masks import ACCIDENTAL, Masks
 from idvl.sparsity.structure import Structure, parse
 from idvl.units import percent
-from idvl.workflows.api import load_masks, load_report
 
 # how far a sparsity may lie below the one claimed: tools that prune row by row round down in each row
 ROUNDING = 0.001
@@ -60,7 +59,7 @@ class Claims:
         recipe = recipes.load(folder / "recipe.yaml")
         signature = (runs.read_record(folder) or {}).get("signature", {})
         return cls(
-            masks=load_masks(folder),
+            masks=Masks.load(folder),
             structure=recipe.prune.structure,
             report=load_report(folder),
             base=signature.get("fingerprint"),
@@ -94,7 +93,7 @@ def run(
     name = structure or claims.structure
     rule = parse(name)
     locate(model)
-    stated = load_masks(masks) if masks else claims.masks
+    stated = Masks.load(masks) if masks else claims.masks
     with reporter.progress("opening the model"):
         loaded = opened(model, **options)
     prunable = find_layers(loaded.model, loaded.family)

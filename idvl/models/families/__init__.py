@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -39,8 +40,9 @@ def family_of(config: Any) -> Family:
     return replace(family.for_config(config) if family.for_config else family, key=key)
 
 
-def _own() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"]
+@cache
+def _own() -> tuple[str, ...]:
+    return tuple(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
 
 
 def _load(name: str) -> Family:
