@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from idvl.sweep.grid import read
 FOLDER = Path(__file__).parents[1] / "recipes"
 FILES = sorted(FOLDER.glob("*.yaml"))
 PRUNING = [path for path in FILES if "prune" in yaml.safe_load(path.read_text())]
-NEEDY = [path for path in PRUNING if "needs" in yaml.safe_load(path.read_text())]
 
 # file -> Table 8: batch size, epochs, i, f, learning rate, weight decay
 TABLE_8 = {
@@ -31,17 +29,11 @@ TABLE_8 = {
 }
 
 
-def without_needs(path: Path, folder: Path) -> Path:
-    copy = folder / path.name
-    copy.write_text(re.sub(r"(?m)^needs: .*\n", "", path.read_text()))
-    return copy
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_recipe_opens_with_its_command_and_resolves(path: Path, tmp_path: Path) -> None:
+def test_a_recipe_opens_with_its_command_and_resolves(path: Path) -> None:
     command = "prune" if path in PRUNING else "estimate-id"
     assert path.read_text().startswith(f"# idvl {command} --recipe {path.stem}")
-    assert load(without_needs(path, tmp_path)).model.name
+    assert load(path).model.name
 
 
 def test_every_row_of_table_8_has_a_recipe() -> None:
@@ -49,8 +41,8 @@ def test_every_row_of_table_8_has_a_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", TABLE_8)
-def test_a_recipe_holds_its_row(name: str, tmp_path: Path) -> None:
-    recipe = load(without_needs(FOLDER / f"{name}.yaml", tmp_path))
+def test_a_recipe_holds_its_row(name: str) -> None:
+    recipe = load(FOLDER / f"{name}.yaml")
     batch, epochs, initial, final, rate, decay = TABLE_8[name]
     train, prune = recipe.train, recipe.prune
     assert (train.batch_size, train.epochs, train.learning_rate, train.weight_decay) == (batch, epochs, rate, decay)
@@ -62,17 +54,6 @@ def test_a_recipe_holds_its_row(name: str, tmp_path: Path) -> None:
         assert (prune.initial * epochs, prune.final * epochs) == pytest.approx((initial, final), rel=1e-12)
     else:
         assert (prune.schedule, train.max_steps, prune.initial, prune.final) == ("one-shot", 50, 0, 0)
-
-
-@pytest.mark.parametrize("path", NEEDY, ids=lambda path: path.stem)
-def test_what_cannot_be_carried_out_yet_is_refused_in_one_line(path: Path) -> None:
-    with pytest.raises(UsageError, match="yet: it needs .*NLVR2") as refusal:
-        load(path)
-    assert "\n" not in str(refusal.value)
-
-
-def test_only_rows_without_their_family_or_dataset_need_something() -> None:
-    assert {path.stem.split("-")[1] for path in NEEDY} == {"nlvr2"}
 
 
 def test_a_packaged_recipe_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +109,6 @@ CELLS = {
     "ecoflap/blip-coco": 2, "ecoflap/blip-flickr30k": 2, "ecoflap/blip-vqa": 2, "ecoflap/blip-nlvr2": 2,
     "ecoflap/blip2": 2,
 }  # fmt: skip
-NEEDY_MATRICES = {"paper/table-2", "ecoflap/blip-nlvr2"}
 
 
 def key_of(path: Path) -> str:
@@ -140,15 +120,10 @@ def test_every_matrix_is_known() -> None:
 
 
 @pytest.mark.parametrize("path", MATRICES, ids=key_of)
-def test_every_cell_of_a_matrix_is_accepted(path: Path, tmp_path: Path) -> None:
-    found = read(without_needs(path, tmp_path))
+def test_every_cell_of_a_matrix_is_accepted(path: Path) -> None:
+    found = read(path)
     assert (len(found.cells), found.left_out) == (CELLS[key_of(path)], {})
     assert len({cell.name for cell in found.cells}) == len(found.cells)
-    if key_of(path) in NEEDY_MATRICES:
-        with pytest.raises(UsageError, match="yet: it needs .*"):
-            read(path)
-    else:
-        assert len(read(path).cells) == len(found.cells)
 
 
 def test_matrices_open_with_their_command() -> None:
@@ -170,8 +145,8 @@ def rows_of_the_paper(recipe: Recipe) -> list[tuple[str, dict[str, float]]]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7])
-def test_a_table_of_the_paper_is_repeated_whole_with_its_numbers(number: int, tmp_path: Path) -> None:
-    cells = read(without_needs(FOLDER / "paper" / f"table-{number}.yaml", tmp_path)).cells
+def test_a_table_of_the_paper_is_repeated_whole_with_its_numbers(number: int) -> None:
+    cells = read(FOLDER / "paper" / f"table-{number}.yaml").cells
     for cell in cells:
         rows = [row for table, row in rows_of_the_paper(cell.recipe) if table.startswith(f"Table {number}")]
         assert rows == [cell.published]

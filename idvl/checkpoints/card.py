@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from idvl import builtin, yaml_file
+from idvl.models.own import MODULES
 from idvl.uncovered import in_words
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ _PAGE = """\
 {name} with {sparsity:.2%} of its weights in scope set to zero, which are {whole:.2%} of all its weights.
 {weighted}{recovered}
 ```python
-from transformers import AutoProcessor, {class_name}
+{imports}
 
 model = {class_name}.from_pretrained(FOLDER_OR_HUB_ID)
 processor = AutoProcessor.from_pretrained(FOLDER_OR_HUB_ID)
@@ -126,6 +127,7 @@ def page(
         weighted=(_WEIGHTED + (_FOREIGN if foreign else "")) if len(factors) > 1 else "",
         recovered=_recovered(report.get("recovered")),
         class_name=model["class"],
+        imports=_imports(model["class"]),
         sparsities=_sparsities(report),
         evaluation=_evaluation(evaluation),
         command=_fenced(shlex.join(_public(word) for word in shlex.split(command)), "bash"),
@@ -163,6 +165,12 @@ def base_facts(
         logger.info("no facts from the card of %s: %s", name, error)
         return {}
     return {key: metadata[key] for key in INHERITED if metadata.get(key)}
+
+
+def _imports(class_name: str) -> str:
+    if class_name not in MODULES:
+        return f"from transformers import AutoProcessor, {class_name}"
+    return f"from transformers import AutoProcessor\n\nfrom {MODULES[class_name]} import {class_name}"
 
 
 def _recovered(facts: Mapping[str, Any] | None) -> str:

@@ -16,6 +16,8 @@ from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import IMAGE_NAMES, SECOND_OF, Columns
 from idvl.data.formats.idx import idx, is_idx
 from idvl.data.formats.karpathy import karpathy
+from idvl.data.formats.nlvr2 import NAMES as NLVR2_NAMES
+from idvl.data.formats.nlvr2 import nlvr2
 from idvl.data.formats.parquet import parquet
 from idvl.data.formats.records import records
 from idvl.data.formats.saved import saved
@@ -39,6 +41,8 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
         return saved(path, split, entry)
     if annotations := _annotations(path, entry):
         return karpathy(annotations, split, entry)
+    if annotations := [path / name for name in NLVR2_NAMES if (path / name).is_file()]:
+        return nlvr2(annotations, split, entry)
     every = [file for file in sorted(_listing(path)) if not _hidden(file, path)]
     files = [file for file in every if os.path.isfile(file)]
     if shards := [file for file in files if file.suffix == ".parquet"]:
@@ -56,7 +60,7 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
         return _of_images(images, every, path, split, entry)
     raise UsageError(
         f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet or idx files, or "
-        "dataset_coco.json"
+        "dataset_coco.json, or nlvr_train.json"
     )
 
 

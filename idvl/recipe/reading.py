@@ -30,13 +30,10 @@ def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = N
             raise UsageError(unknown_key(key))
         values[section][name] = value
     try:
-        recipe = Recipe.model_validate(values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
         where = "" if path is None else f" (recipe {quoted(path)})"
         raise UsageError("; ".join(dict.fromkeys(message(detail) for detail in error.errors())) + where) from error
-    if recipe.needs:
-        raise UsageError(f"the recipe {quoted(path)} cannot be carried out yet: it needs {recipe.needs}")
-    return recipe
 
 
 def sections(path: Path | str) -> list[str]:

@@ -21,12 +21,8 @@ from idvl.recipe.training import RecoverSection, TrainSection
 
 
 class Recipe(Section):
-    """A run. prune reads all sections, estimate-id, eval and recover those of ESTIMATING, EVALUATING and RECOVERING.
+    """A run. prune reads all sections, estimate-id, eval and recover those of ESTIMATING, EVALUATING and RECOVERING."""
 
-    `needs` says why a recipe cannot be carried out yet.
-    """
-
-    needs: str | None = None
     model: ModelSection
     data: DataSection = DataSection()
     estimate: EstimateSection = EstimateSection()
@@ -48,7 +44,7 @@ class Recipe(Section):
         write_text(path, yaml_file.dump(self.to_dict()))
 
 
-SECTIONS = tuple(name for name in Recipe.model_fields if name != "needs")
+SECTIONS = tuple(Recipe.model_fields)
 ESTIMATING = ("model", "data", "estimate")
 EVALUATING = ("model", "data", "eval")
 RECOVERING = ("model", "data", "prune", "train", "recover", "eval")

@@ -23,7 +23,7 @@ from idvl.recipes import find
 from idvl.session import with_dataset
 
 Work = Literal["prune", "estimate-id", "eval"]
-KEYS = ("needs", "run", "base", "matrix", "cells", "except", "first", "published")
+KEYS = ("run", "base", "matrix", "cells", "except", "first", "published")
 # values that say nothing without their key, as numbers do
 MUTE = ("none", "auto", "all", "any", "first")
 # characters of a cell's name, which is that of its folder
@@ -60,13 +60,10 @@ class Grid:
 def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
     """The matrix in a YAML file, or the packaged one of that name, with `overrides` on top of its base.
 
-    `overrides`: dotted key -> value. Raises UsageError, in one line, for unknown keys and values, an empty matrix, and
-    one that is refused as a whole.
+    `overrides`: dotted key -> value. Raises UsageError, in one line, for unknown keys and values, and an empty matrix.
     """
     path = find(path, "matrix")
     source = _source(path)
-    if source.get("needs"):
-        raise UsageError(f"the matrix {quoted(path)} cannot be carried out yet: it needs {source['needs']}")
     run = _run(source.get("run", ["prune"]), path)
     base = _flat(source.get("base", {}), path) | dict(overrides or {})
     every = list(_combinations(source, path))

@@ -20,8 +20,8 @@ from tests.support import tiny
 ANSWERED = [dataclasses.replace(sample, answers=("two red",)) for sample in tiny.samples(6)]
 STATEMENTS = [dataclasses.replace(sample, label=i % 2) for i, sample in enumerate(tiny.samples(6))]
 LABELLED = [dataclasses.replace(sample, label=i % 3, texts=()) for i, sample in enumerate(tiny.samples(6))]
-SAMPLES = {"blip-vqa": ANSWERED, "vit": LABELLED, "vilt-nlvr2": STATEMENTS}
-KINDS = ["blip", "blip-vqa", "blip-itm", "clip", "vit", "vilt-nlvr2", "git", "gpt2", "llava", "blip2"]
+SAMPLES = {"blip-vqa": ANSWERED, "vit": LABELLED, "vilt-nlvr2": STATEMENTS, "blip-nlvr2": STATEMENTS}
+KINDS = ["blip", "blip-vqa", "blip-itm", "blip-nlvr2", "clip", "vit", "vilt-nlvr2", "git", "gpt2", "llava", "blip2"]
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ SKILLS_OF = {
     "flava": {"embed_images", "embed_texts"},
     "vit": {"classify"},
     "vilt": {"answer"},
+    "blip-nlvr2": {"verify_statement"},
     "vilt-nlvr2": {"verify_statement"},
     "git": {"caption", "answer"},
     "llava": {"caption", "answer"},

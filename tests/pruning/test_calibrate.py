@@ -164,7 +164,7 @@ def samples_of(place: Path, **columns: str):
 
 def check_family(kind: str, folder: Path) -> None:
     place = checkpoint(folder, kind)
-    columns = {"second_image_column": "second"} if kind == "vilt-nlvr2" else {}
+    columns = {"second_image_column": "second"} if kind.endswith("nlvr2") else {}
     data = {f"data.{name}": value for name, value in columns.items()}
     report, _ = pruned(place, folder / "wanda", **WANDA, **data)
     check_wanda(place, folder / "wanda", report, **columns)

@@ -36,7 +36,7 @@ def probe_of(kind: str, folder: Path, n: int = 6) -> tuple[Any, Probe]:
     samples = tiny.samples(n)
     if kind == "blip-vqa":
         samples = [replace(sample, answers=("red",)) for sample in samples]
-    if kind == "vilt-nlvr2":
+    if kind.endswith("nlvr2"):
         samples = [replace(sample, label=number % 2) for number, sample in enumerate(samples)]
     if kind == "vit":
         samples = [replace(sample, label=number) for number, sample in enumerate(samples)]

@@ -96,6 +96,36 @@ class Layer(nn.Module):
         return self.output(F.gelu(self.intermediate["dense"](x)), x)
 
 
+class Pair(nn.Module):
+    """What both cross-attentions give: averaged, or merged by a linear map, and normed with the stream."""
+
+    def __init__(self, width: int, merges: bool):
+        super().__init__()
+        self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
+        self.dense0, self.dense1 = nn.Linear(width, width), nn.Linear(width, width)
+        if merges:
+            self.merge_layer = nn.Linear(2 * width, width)
+
+    def forward(self, first: Tensor, second: Tensor, x: Tensor) -> Tensor:
+        first, second = self.dense0(first), self.dense1(second)
+        merged = hasattr(self, "merge_layer")
+        both = self.merge_layer(torch.cat([first, second], -1)) if merged else (first + second) / 2
+        return self.LayerNorm(both + x)
+
+
+class PairLayer(Layer):
+    """A layer that reads two images, `states` one after the other along a new first axis."""
+
+    def __init__(self, width: int, reads: int, merges: bool):
+        super().__init__(width, reads)
+        attentions = {"self0": Attention(width, reads), "self1": Attention(width, reads)}
+        self.crossattention = nn.ModuleDict({**attentions, "output": Pair(width, merges)})
+
+    def cross(self, x: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+        cross = self.crossattention
+        return cross["output"](cross["self0"](x, states[0], mask), cross["self1"](x, states[1], mask), x)
+
+
 class Text(nn.Module):
     """BERT with cross-attention: tokens (n, length) -> (n, length, width). `seen` masks the states that it reads."""
 
@@ -130,6 +160,13 @@ class Text(nn.Module):
         return x
 
 
+class PairText(Text):
+    """BERT that reads two images: the first layer averages, the others merge (from the seventh of 12 on in BLIP)."""
+
+    def layer(self, number: int, width: int, reads: int) -> nn.Module:
+        return PairLayer(width, reads, number >= 1)
+
+
 class Writer(nn.Module):
     """The decoder: logits (n, length, words) of the next tokens, of a matrix that it reads words with."""
 
@@ -149,7 +186,7 @@ class Writer(nn.Module):
 
 
 class Blip(nn.Module):
-    """The model of one of the authors' files, `kind`: caption, answer or retrieval; `momentum`: with what trains it."""
+    """The model of one of the authors' files, `kind`: caption, answer, retrieval or nlvr2."""
 
     def __init__(self, kind: str, *, words: int, side: int = 32, width: int = 128, vision: int = 64, depth: int = 2):
         super().__init__()
@@ -171,6 +208,9 @@ class Blip(nn.Module):
             for name in ("image_queue", "text_queue", "idx_queue"):
                 self.register_buffer(name, torch.randn(16, 4))
             self.register_buffer("ptr_queue", torch.zeros(1, dtype=torch.long))
+        elif kind == "nlvr2":
+            self.text_encoder = PairText(words, width, vision, depth)
+            self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.3)
         self.eval()

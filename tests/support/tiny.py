@@ -1,7 +1,7 @@
 """Tiny random models with real processors, saved as checkpoints, and samples to feed them.
 
 `save(kind, folder)` writes what a user's checkpoint folder holds, so that tests load it the way the command does.
-Knows nothing of idvl but its Sample.
+Knows nothing of idvl but its Sample and its own classes of models.
 """
 
 from __future__ import annotations
@@ -62,6 +62,23 @@ def save_samples(folder: Path, samples: list[Sample], rows: Callable[[int, Sampl
     return folder
 
 
+def save_pairs(folder: Path, samples: list[Sample], held_out: int | None = None) -> Path:
+    """Write pairs of pictures, half of them true, with BLIP's annotations of NLVR2, and return the folder.
+
+    All samples are in train, the first `held_out` of them in dev and test too.
+    """
+    for split, n in (("train", None), ("dev", held_out), ("test", held_out)):
+        pairs = []
+        for number, sample in enumerate(samples[:n]):
+            names = [f"{split}/{number}/{sample.id}-img{side}.png" for side in range(2)]
+            for name, image in zip(names, (sample.source, sample.second), strict=True):
+                (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+                image.save(folder / "images" / name)
+            pairs.append({"images": names, "sentence": f"{sample.texts[0]}.", "label": str(number % 2 == 0)})
+        (folder / f"nlvr_{split}.json").write_text(json.dumps(pairs))
+    return folder
+
+
 def save(kind: str, folder: str | Path, seed: int = 0) -> Path:
     """Write the tiny checkpoint of `kind` (a key of KINDS) with random weights into `folder`, and return the folder."""
     torch.manual_seed(seed)
@@ -111,6 +128,14 @@ def blip(head: str = "BlipForConditionalGeneration"):
     )
     processor = transformers.BlipProcessor(image_processor("BlipImageProcessorPil"), bert_tokenizer())
     return getattr(transformers, head)(config), processor
+
+
+def blip_nlvr2():
+    from idvl.models.own.blip_pairs import BlipForImagesAndTextClassification
+
+    config, processor = blip()[0].config, blip()[1]
+    config.id2label, config.label2id = {0: "False", 1: "True"}, {"False": 0, "True": 1}
+    return BlipForImagesAndTextClassification(config), processor
 
 
 def clip():
@@ -282,6 +307,7 @@ KINDS = {
     "blip": blip,
     "blip-vqa": lambda: blip("BlipForQuestionAnswering"),
     "blip-itm": lambda: blip("BlipForImageTextRetrieval"),
+    "blip-nlvr2": blip_nlvr2,
     "clip": clip,
     "vit": vit,
     "siglip": siglip,

@@ -124,7 +124,6 @@ def test_a_cell_whose_axes_do_not_go_together_is_left_out_with_the_reason(tmp_pa
         ({"matrix": {"prune.structure": ["2:4"]}}, "every cell of .* is refused: id_weight multiply and structure 2:4"),
         ({"cells": [{"prune.sparsity": 0.5, "prune.id_weight": "none"}]}, "has a cell twice"),
         ({"run": ["estimate"]}, "run of .* is one of"),
-        ({"needs": "a family"}, "cannot be carried out yet: it needs a family"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(tmp_path, changes, told):

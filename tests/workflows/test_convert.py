@@ -29,6 +29,7 @@ CLASSES = {
     "caption": "BlipForConditionalGeneration",
     "answer": "BlipForQuestionAnswering",
     "retrieval": "BlipForImageTextRetrieval",
+    "nlvr2": "BlipForImagesAndTextClassification",
 }
 
 
@@ -72,6 +73,10 @@ def original(place: Path, kind: str) -> Blip:
 def logits(model: Blip, kind: str) -> list[Tensor]:
     """What the authors' forward computes of the images and texts."""
     image = model.visual_encoder(PIXELS)
+    if kind == "nlvr2":
+        # the first of the two images of each sentence, then the second
+        pair = torch.stack([image, model.visual_encoder(PIXELS.flip(0))])
+        return [model.cls_head(model.text_encoder(read(TOKENS), MASK, pair)[:, 0])]
     if kind == "caption":
         return [model.text_decoder(TOKENS, MASK, image)]
     states = model.text_encoder(read(TOKENS), MASK, image)
@@ -85,7 +90,9 @@ def logits(model: Blip, kind: str) -> list[Tensor]:
 @torch.no_grad()
 def converted_logits(loaded, kind: str) -> list[Tensor]:
     model, batch = loaded.model, {"pixel_values": PIXELS, "input_ids": TOKENS, "attention_mask": MASK}
-    if kind == "caption":
+    if kind == "nlvr2":
+        batch["pixel_values"] = torch.stack([PIXELS, PIXELS.flip(0)], 1)
+    if kind in ("caption", "nlvr2"):
         return [loaded.family.call(model, batch).logits]
     if kind == "answer":
         outputs: list[Tensor] = []
@@ -194,7 +201,7 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
         ("code", "holds code beside tensors, which is never run"),
         ("old pickle with code", "holds code beside tensors, which is never run"),
         ("a list", "holds no tensors by name"),
-        ("another model", "it holds visual_encoder, which is none of BLIP's models"),
+        ("another model", "it holds visual_encoder, none of BLIP's models"),
         ("lacks a layer", "it has no tensor of 2 axes for vision_model.encoder.layers.0.mlp.fc1.weight"),
         ("one tensor lacks", "it lacks 1 of"),
         ("unknown", "it has 1 tensors that BLIP does not have, text_decoder.adapter.weight first"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from idvl.models.forward import call
+from idvl.models.own import own_class
 from idvl.profile import Modality
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Family:
     model_types: tuple[str, ...]
     # the name of its file, which family_of fills in
     key: str = ""
-    # names of the transformers classes that this family describes, the default first; empty for any
+    # names of the classes, of transformers or idvl's own, that this family describes, the default first; empty: any
     classes: tuple[str, ...]
     # config of one of the model types that names no class -> whether the family describes it
     describes_unnamed: Callable[[Any], bool] = lambda config: True
@@ -125,10 +126,12 @@ class Family:
         return named[0] in self.classes if named else self.describes_unnamed(config)
 
     def model_class(self, config: Any) -> type:
-        """The transformers class that loads the checkpoint of `config`; its first architecture, where it names one."""
+        """The class of idvl or transformers that loads the checkpoint of `config`: its first architecture, if named."""
         import transformers
 
         named = (getattr(config, "architectures", None) or self.classes or ("",))[0]
+        if own := own_class(named):
+            return own
         automatic = getattr(config, "auto_map", None) or {}
         for auto in automatic if not hasattr(transformers, named) else ():
             if auto.startswith("AutoModel") and automatic[auto].endswith(named):

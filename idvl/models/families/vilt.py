@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from idvl.data.samples import Sample
-from idvl.errors import UsageError
+from idvl.models import statements
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order, on_device, unlabelled
 from idvl.models.generation import QUESTION, Generation, prompted
@@ -28,21 +29,10 @@ from idvl.models.processors import image_processor_of, tokenizer_of
 from idvl.models.skills import tokens
 
 
-def both(processor: Any, samples: Sequence[Sample], square: int | None = None) -> dict[str, Tensor]:
-    """pixel_values (n, 2, 3, height, width) and pixel_mask (n, 2, height, width), padded to the largest image."""
-    images = []
-    for sample in samples:
-        if sample.source is None or sample.second is None:
-            raise UsageError(f"sample {sample.id} has no two images to compare; choose a dataset of pairs, as nlvr2")
-        images += [sample, replace(sample, source=sample.second)]
-    pairs = process(processor, images, 0, needs=("image",), square=square)
-    return {key: value.unflatten(0, (len(samples), 2)) for key, value in pairs.items()}
-
-
 def inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
-    """input_ids and attention_mask (n, text_length) with `both` images as squares."""
+    """input_ids and attention_mask (n, text_length) with both images as squares."""
     text = process(tokenizer_of(processor), samples, text_length, needs=("text",))
-    return {**text, **both(processor, samples, square=_side(processor))}
+    return {**text, **statements.both(processor, samples, square=_side(processor))}
 
 
 def single_inputs(processor: Any, samples: Sequence[Sample], text_length: int) -> dict[str, Tensor]:
@@ -64,25 +54,6 @@ def image_tokens(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> T
     """All tokens behind the text."""
     text = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     return F.pad(text, (0, n_tokens - text.shape[1]), value=True)
-
-
-def training_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
-    """Texts, images in their own shapes, and labels (n,): the class that means what the sample's label says."""
-    text = process(tokenizer_of(processor), samples, text_length, needs=("text",))
-    labels = torch.tensor([classes(config)[sample.label] for sample in samples])
-    return {**text, **both(processor, samples), "labels": labels}
-
-
-def loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None = None) -> Objective:
-    """Cross-entropy of false and true."""
-    return over_labels(call_in_order(model, unlabelled(inputs)).logits, inputs["labels"])
-
-
-def unusable_reason(sample: Sample, config: Any) -> str | None:
-    """A sample needs two images, and a label that says whether the sentence is true of them."""
-    if sample.source is None or sample.second is None:
-        return "it has no two images; choose a dataset of pairs, as nlvr2"
-    return None if sample.label in (0, 1) else f"its label is {sample.label}, not 0 (false) or 1 (true)"
 
 
 def answer_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
@@ -133,24 +104,6 @@ def answer(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> list
     return [loaded.model.config.id2label[number] for number in best.tolist()]
 
 
-def questions(loaded: Any, samples: Sequence[Sample], settings: Generation) -> dict[str, Tensor]:
-    """Both images in their own shapes, and the sentences."""
-    return {**both(loaded.processor, samples), **tokens(loaded, [sample.texts[0] for sample in samples])}
-
-
-@torch.no_grad()
-def verify_statement(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> Tensor:
-    """The logits of false and true, (n, 2)."""
-    scores = loaded.family.call(loaded.model, on_device(loaded.model, inputs)).logits
-    return scores[:, classes(loaded.model.config)].float().cpu()
-
-
-def classes(config: Any) -> list[int]:
-    """The classes that mean false and true, by their names, or in this order where they have other names."""
-    named = {str(name).lower(): number for number, name in config.id2label.items()}
-    return [named["false"], named["true"]] if {"false", "true"} <= set(named) else [0, 1]
-
-
 MATCHING = Skill(prepare=pairs, perform=match)
 
 
@@ -182,7 +135,11 @@ FAMILY = Family(
     image_tokens=image_tokens,
     # without the shuffling of patches
     call=call_in_order,
-    training_task=TrainingTask(loss=loss, inputs=training_inputs, unusable_reason=unusable_reason),
-    skills={"verify_statement": Skill(prepare=questions, perform=verify_statement)},
+    training_task=TrainingTask(
+        loss=partial(statements.loss, call_in_order),
+        inputs=statements.training_inputs,
+        unusable_reason=statements.unusable_reason,
+    ),
+    skills={"verify_statement": Skill(prepare=statements.statements, perform=statements.verify_statement)},
     for_config=for_config,
 )

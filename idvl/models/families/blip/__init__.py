@@ -1,4 +1,4 @@
-"""BLIP: captioning, question answering and image-text matching.
+"""BLIP: captioning, question answering, image-text matching, and whether a sentence is true of two images.
 
 The text of a sample is its first one. Captioning reads it behind the prompt, as a given caption; matching reads it
 beside the image. Question answering reads it as the question, and the sample's first answer, or the question again
@@ -15,7 +15,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from idvl.models import statements
 from idvl.models.families.base import Family, Skill, TrainingTask
+from idvl.models.families.blip import pairs
 from idvl.models.families.blip.forward import answering_call, started_call
 from idvl.models.families.blip.inputs import (
     PROMPT,
@@ -27,7 +29,16 @@ from idvl.models.families.blip.inputs import (
     matching_length,
     token_mask,
 )
-from idvl.models.families.blip.skills import answer, caption, captions, embed_images, embed_texts, match, pairs, prompts
+from idvl.models.families.blip.skills import (
+    answer,
+    candidates,
+    caption,
+    captions,
+    embed_images,
+    embed_texts,
+    match,
+    prompts,
+)
 from idvl.models.families.blip.training import (
     answering_labels,
     answering_loss,
@@ -52,10 +63,16 @@ ANSWERING = TrainingTask(
 )
 CAPTIONING = TrainingTask(loss=captioning_loss, inputs=captioning_labels, smooths=True, text_dropout=TEXT)
 MATCHING = TrainingTask(loss=matching_loss, inputs=matching_labels, text_dropout=TEXT, least_batch=2, partial=True)
+VERIFYING = TrainingTask(
+    loss=partial(statements.loss, started_call),
+    inputs=pairs.training_inputs,
+    unusable_reason=statements.unusable_reason,
+    text_dropout=TEXT,
+)
 RETRIEVAL = {
     "embed_images": Skill(prepare=pictures, perform=embed_images),
     "embed_texts": Skill(prepare=captions, perform=embed_texts),
-    "match": Skill(prepare=pairs, perform=match),
+    "match": Skill(prepare=candidates, perform=match),
 }
 
 
@@ -64,6 +81,10 @@ def for_config(config: Any) -> Family:
     if "BlipForImageTextRetrieval" in (config.architectures or ()):
         reading = {"inputs": matching_inputs, "text_length": matching_length}
         return replace(FAMILY, **reading, training_task=MATCHING, skills=RETRIEVAL)
+    if "BlipForImagesAndTextClassification" in (config.architectures or ()):
+        reading = {"inputs": pairs.inputs, "text_length": pairs.text_length}
+        skill = Skill(prepare=pairs.prepare, perform=statements.verify_statement)
+        return replace(FAMILY, **reading, training_task=VERIFYING, skills={"verify_statement": skill})
     if "BlipForQuestionAnswering" not in (config.architectures or ()):
         return FAMILY
     # the lengths of BLIP's own `generate` (models/blip_vqa.py)
@@ -90,7 +111,12 @@ def fit(family: Family, model: Any, processor: Any) -> Family:
 
 FAMILY = Family(
     model_types=("blip",),
-    classes=("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"),
+    classes=(
+        "BlipForConditionalGeneration",
+        "BlipForQuestionAnswering",
+        "BlipForImageTextRetrieval",
+        "BlipForImagesAndTextClassification",
+    ),
     needs=("image", "text"),
     blocks=r"(vision_model\.encoder\.layers|text_(de|en)coder\.(bert\.)?encoder\.layer)\.\d+",
     modalities=(
@@ -98,7 +124,7 @@ FAMILY = Family(
         (r"\.crossattention\.", "cross"),
         (r"^text_(de|en)coder\.(bert\.)?encoder\.layer\.", "language"),
     ),
-    reads_image=r"crossattention\.self\.(key|value)$",
+    reads_image=r"crossattention\.self[01]?\.(key|value)$",
     inputs=captioning_inputs,
     text_length=captioning_length,
     token_mask=token_mask,

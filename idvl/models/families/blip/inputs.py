@@ -109,7 +109,7 @@ def answering_length(processor: Any, samples: Sequence[Sample], *, clean: bool =
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
     """Real tokens of the text stacks; all image tokens count, in the vision tower and in keys and values of them."""
-    reads_encoder = layer_name.endswith(("crossattention.self.key", "crossattention.self.value"))
+    reads_encoder = re.search(r"crossattention\.self[01]?\.(key|value)$", layer_name)
     if layer_name.startswith("vision_model."):
         return None
     if "decoder_input_ids" not in inputs or layer_name.startswith("text_encoder."):

@@ -1,7 +1,8 @@
 """The checkpoints that BLIP's authors published: their tensors under the names of transformers, and the config.
 
-The names are those of models/blip.py, blip_retrieval.py, blip_vqa.py, med.py and vit.py of github.com/salesforce/BLIP;
-sizes are read from the tensors, and what tensors do not tell is BLIP's for all of them. It opens no file.
+The names are those of models/blip.py, blip_retrieval.py, blip_vqa.py, blip_nlvr.py, med.py, nlvr_encoder.py and vit.py
+of github.com/salesforce/BLIP; sizes are read from the tensors, and what tensors do not tell is BLIP's for all of them.
+It opens no file.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from idvl.errors import UsageError, listed
+from idvl.models.own import own_class
 
 # the modules that a checkpoint holds -> its class
 CLASSES = {
     frozenset({"visual_encoder", "text_decoder"}): "BlipForConditionalGeneration",
     frozenset({"visual_encoder", "text_encoder", "text_decoder"}): "BlipForQuestionAnswering",
     frozenset({"visual_encoder", "text_encoder", "vision_proj", "text_proj", "itm_head"}): "BlipForImageTextRetrieval",
+    frozenset({"visual_encoder", "text_encoder", "cls_head"}): "BlipForImagesAndTextClassification",
 }
 # what is not converted -> why
 LEFT_OUT = {
@@ -70,7 +73,7 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
     parts = frozenset(key.partition(".")[0] for key in state if key not in left_out)
     if parts not in CLASSES:
         raise UsageError(
-            f"it holds {listed(sorted(parts))}, which is none of BLIP's models for captions, retrieval or answers"
+            f"it holds {listed(sorted(parts))}, none of BLIP's models for captions, retrieval, answers or NLVR2"
         )
     for key in left_out:
         if key.endswith("position_ids") and not torch.equal(state[key].flatten(), torch.arange(state[key].numel())):
@@ -91,7 +94,7 @@ def _first(tensors: Mapping[str, Tensor]) -> str:
 def _model(name: str, config: Any) -> nn.Module:
     import transformers
 
-    model = getattr(transformers, name)(config)
+    model = (own_class(name) or getattr(transformers, name))(config)
     model.config.architectures = [name]
     return model.eval()
 
@@ -147,7 +150,11 @@ def _config(tensors: Mapping[str, Tensor]) -> Any:
         "max_position_embeddings": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
     }
     projected = {"image_text_hidden_size": shape("vision_proj.weight", 2)[0]} if "vision_proj.weight" in tensors else {}
-    return BlipConfig(vision_config=vision, text_config=language, **projected)
+    merging = [int(match[1]) for name in tensors if (match := re.search(r"\.(\d+)\..*\.merge_layer\.weight$", name))]
+    pairs = {"id2label": {0: "False", 1: "True"}, "label2id": {"False": 0, "True": 1}}
+    pairs["merge_from"] = min(merging, default=language["num_hidden_layers"])
+    own = pairs if "cls_head.0.weight" in tensors else {}
+    return BlipConfig(vision_config=vision, text_config=language, **projected, **own)
 
 
 def _check(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

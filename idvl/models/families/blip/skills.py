@@ -73,10 +73,10 @@ def captions(loaded: Any, items: Sequence[str], settings: Generation) -> dict[st
     return clean_captions(loaded, items, words=MOST_WORDS, most=MOST_MATCHED)
 
 
-def pairs(loaded: Any, items: Sequence[tuple[Sample, Sequence[str]]], settings: Generation) -> dict[str, Tensor]:
+def candidates(loaded: Any, items: Sequence[tuple[Sample, Sequence[str]]], settings: Generation) -> dict[str, Tensor]:
     """One image, and the texts to match it with."""
-    ((sample, candidates),) = items
-    return {**pictures(loaded, [sample], settings), **captions(loaded, candidates, settings)}
+    ((sample, texts),) = items
+    return {**pictures(loaded, [sample], settings), **captions(loaded, texts, settings)}
 
 
 @torch.no_grad()
