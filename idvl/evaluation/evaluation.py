@@ -239,7 +239,7 @@ def _usable(task: Task, selection: Selection, dataset: str, reporter: Reporter) 
 def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> TaskSettings:
     options, classes = recipe.eval, selection.description.get("classes")
     generation = Generation(
-        prompt=options.prompt, beams=options.beams, min_length=options.min_length, max_length=options.max_length
+        **options.model_dump(include={"prompt", "beams", "min_length", "max_length", "beam_length"})
     )
     own = loaded.family.skills.get("embed_texts")
     for skill in WRITING & set().union(*task.skills):
@@ -255,4 +255,7 @@ def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Select
 
 def _recorded(settings: TaskSettings) -> dict[str, Any]:
     own = {"evaluator": settings.evaluator} if settings.evaluator != "vqa" else {}
-    return {**asdict(settings.generation), "templates": list(settings.templates), "rerank": settings.rerank, **own}
+    generation = asdict(settings.generation)
+    if not generation["beam_length"]:
+        del generation["beam_length"]
+    return {**generation, "templates": list(settings.templates), "rerank": settings.rerank, **own}

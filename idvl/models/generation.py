@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from idvl.choices import BeamLength
 from idvl.errors import UsageError, quoted
 from idvl.models.forward import on_device
 from idvl.models.processors import tokenizer_of
@@ -38,21 +39,29 @@ class Generation:
 
     `prompt`: the words that a caption begins with, which are not part of it; of an answer, what the model reads, with
     {} where the question goes; "" is none. `min_length`, `max_length`: tokens of the text; BLIP counts its start token
-    and the prompt, as its published settings do, any other model what it adds. None is the skill's own.
+    and the prompt, as its published settings do, any other model what it adds. None is the skill's own. `beam_length`
+    "whole" divides a beam's log-likelihood by its length with the prompt, as BLIP's code does; None by what is written.
     """
 
     prompt: str | None = None
     beams: int = 3
     min_length: int | None = None
     max_length: int | None = None
+    beam_length: BeamLength | None = None
 
 
 def resolve(loaded: Loaded, skill: str, settings: Generation) -> Generation:
     """The settings with the prompt and the lengths that the skill will use; once they have them, they stay so.
 
     Raises UsageError for a prompt with words that the tokenizer does not know, with more tokens than the model reads,
-    or, of an answer, without {}, and for lengths that exclude each other.
+    or, of an answer, without {}, for lengths that exclude each other, and for a beam_length that the model or
+    transformers does not know.
     """
+    if settings.beam_length:
+        check_version = loaded.family.skills[skill].whole_beams
+        if check_version is None:
+            raise UsageError(f"beam_length whole is for BLIP's captions, not for {loaded.name}: leave it out")
+        check_version()
     own = settings.prompt
     prompt = loaded.family.skills[skill].prompt if own is None else own
     if skill == "answer" and QUESTION not in prompt:

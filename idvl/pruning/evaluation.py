@@ -22,7 +22,8 @@ from idvl.reporter import Reporter
 FINAL, BETWEEN = "eval", "evaluations"
 SIGNATURE = "signature.json"
 # settings that request an evaluation, which must then be possible
-EXPLICIT = ("task", "split", "every", "prompt", "beams", "min_length", "max_length", "templates", "rerank", "metrics")
+EXPLICIT = ("task", "split", "every", "templates", "rerank", "metrics")
+EXPLICIT += ("prompt", "beams", "beam_length", "min_length", "max_length")
 
 
 def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Evaluation | None, str | None]:

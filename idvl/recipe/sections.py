@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from idvl.choices import (
     DEFAULT_CRITERION,
+    BeamLength,
     By,
     Calibration,
     Compat,
@@ -251,6 +252,12 @@ class EvalSection(Section):
     batch_size: CountOrAuto = setting(16, "Samples per batch; auto takes as many as fit.", value="N|auto")
     prompt: str | None = setting(None, "What captions start with, or how a question is put.", shown="the model's own")
     beams: Annotated[int, Field(ge=1, le=1000)] = setting(3, "Beams of the beam search.")
+    beam_length: BeamLength | None = setting(
+        None,
+        "Length that a beam's log-likelihood is divided by. whole: with the prompt, as in BLIP's code.",
+        shown="without the prompt",
+        flag="",
+    )
     min_length: Annotated[int, Field(ge=0, le=100_000)] | None = setting(
         None, "Fewest tokens of a prediction.", shown="the model's own, mostly 5 for captions, 1 for answers"
     )

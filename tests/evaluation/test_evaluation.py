@@ -254,6 +254,8 @@ def test_a_model_of_the_same_weights_that_computes_otherwise_is_not_resumed(tmp_
 def test_a_run_of_other_settings_is_not_resumed(captions):
     with pytest.raises(UsageError, match="beams was 3, is 1"):
         evaluated(captions[0], BLIP, resume=True, eval__beams=1)
+    with pytest.raises(UsageError, match='beam_length was null, is "whole"'):
+        evaluated(captions[0], BLIP, resume=True, eval__beam_length="whole")
 
 
 def test_predictions_of_another_task_are_not_scored(captions, tmp_path):

@@ -63,6 +63,9 @@ class Skill:
     templates: tuple[str, ...] = ("a photo of a {}.",)
     # fewest and most tokens where the settings have none
     lengths: tuple[int, int] = (5, 20)
+    # () -> None, UsageError where this version of transformers cannot divide a beam's score by its length with the
+    # prompt; None where idvl does not know how
+    whole_beams: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any
 from idvl.models import statements
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.families.blip import pairs
+from idvl.models.families.blip.beams import check_version
 from idvl.models.families.blip.forward import answering_call, started_call
 from idvl.models.families.blip.inputs import (
     PROMPT,
@@ -130,7 +131,11 @@ FAMILY = Family(
     token_mask=token_mask,
     call=started_call,
     training_task=CAPTIONING,
-    skills={"caption": Skill(prepare=partial(prompts, skill="caption"), perform=caption, prompt=PROMPT)},
+    skills={
+        "caption": Skill(
+            prepare=partial(prompts, skill="caption"), perform=caption, prompt=PROMPT, whole_beams=check_version
+        )
+    },
     clean_texts=True,
     for_config=for_config,
     fit=fit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
+from idvl.models.families.blip.beams import whole_beams
 from idvl.models.families.blip.forward import padded_questions, started
 from idvl.models.families.blip.inputs import MOST_MATCHED, MOST_WORDS, questions
 from idvl.models.forward import on_device
@@ -31,7 +33,10 @@ def caption(loaded: Any, inputs: dict[str, Tensor], settings: Generation) -> lis
     model, batch = loaded.model, on_device(loaded.model, inputs)
     # the end that the tokenizer puts behind the prompt is cut by transformers
     begun = batch["input_ids"].shape[1] - 1
-    with generating(model, settings, **_bounds(loaded, "caption", settings, begun)):
+    with ExitStack() as stack:
+        stack.enter_context(generating(model, settings, **_bounds(loaded, "caption", settings, begun)))
+        if settings.beam_length:
+            stack.enter_context(whole_beams(model.text_decoder, model.config.text_config.sep_token_id))
         written = model.generate(**batch)
     return decoded(loaded, written[:, begun:])
 
