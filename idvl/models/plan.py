@@ -143,7 +143,7 @@ def make_plan(seen: Trace, run: CaptureRun) -> CapturePlan:
     per_sample = [stop.alive / seen.batch_size for stop in seen.stops]
     # between two blocks lives the larger of what both need; inputs are part of it; and a block at work
     pairs = zip(per_sample, per_sample[1:] + per_sample[-1:], strict=True)
-    working = seen.working_bytes()
+    working = seen.working
     flows = [max(pair) * run.n_local for pair in pairs]
     between = max(flows, default=0.0)
     if run.weights and run.weights.elsewhere:
@@ -185,7 +185,7 @@ def _walked(seen: Trace, run: CaptureRun, flows: list[float]) -> CapturePlan:
 
 def _passed(seen: Trace, run: CaptureRun, why: str) -> CapturePlan:
     """By whole forward passes, one for each group or slice."""
-    flow = run.input_bytes + seen.working_bytes()
+    flow = run.input_bytes + seen.working
     groups, captured = _pack(list(run.layer_bytes), run, run.budget - run.workspace - flow)
     seconds = sum(group.runs for group in groups) * seen.seconds
     held = flow + run.workspace + captured

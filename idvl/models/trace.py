@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from idvl.errors import UsageError, first_line
 from idvl.models.capture import Watch
@@ -45,6 +47,7 @@ class Stop:
 class Trace:
     """What one batch met. `shapes`: layer name -> shape of one captured tensor per call, in order.
 
+    `working`: the most bytes that a block holds while it runs for the batch, beside what was there before.
     `axes`: layer name -> the axis that holds the samples. `faults`: layers that ran but have no tensor of samples, and
     why; they are in nothing else. `changed`: layers whose tensor is changed in place after they pass it on. `reading`:
     seconds that reading offloaded weights took.
@@ -58,16 +61,8 @@ class Trace:
     unwalkable: str | None
     faults: dict[str, str]
     changed: frozenset[str]
+    working: int
     reading: float = 0.0
-
-    def working_bytes(self) -> int:
-        """What a block needs while it runs for one batch, at most: its layers' tensors, and as much again for the rest.
-
-        Twice the layers' outputs is what transformers' blocks were seen to take.
-        """
-        blocks = [stop.layers for stop in self.stops] or [list(self.shapes)]
-        sizes = {name: sum(shape.numel() for shape in shapes) * 4 for name, shapes in self.shapes.items()}
-        return 2 * max((sum(sizes[name] for name in set(layers)) for layers in blocks), default=0)
 
 
 def trace(
@@ -81,7 +76,7 @@ def trace(
     other: dict[str, Tensor] | None = None,
     offload: Offload | None = None,
 ) -> Trace:
-    """Run another batch to warm up, then the batch TOURS times, of which the fastest counts.
+    """Run another batch to warm up, then the batch TOURS times, of which the fastest counts; once, memory is counted.
 
     `other` has another number of samples, by default one: where a tensor's shape differs, there are its samples. All
     blocks of a model with `offload` are stops. Raises UsageError for inputs that the model refuses.
@@ -101,7 +96,10 @@ def trace(
             except ValueError as error:  # how transformers refuses pixels of another size
                 raise UsageError(REFUSED.format(first_line(error))) from error
             shapes = tour.shapes
-            tours = [tour.run(model, call, batch) for _ in range(TOURS)]
+            with tour.made:
+                tours = [tour.run(model, call, batch)]
+            working = tour.working
+            tours += [tour.run(model, call, batch) for _ in range(TOURS - 1)]
     finally:
         for handle in handles:
             handle.remove()
@@ -112,7 +110,8 @@ def trace(
     for stop in stops:
         stop.layers = [name for name in stop.layers if name in shapes]
     unwalkable = _unwalkable(stops, shapes, layers)
-    return Trace(size_of(batch), stops, shapes, axes, seconds, unwalkable, faults, frozenset(tour.changed), reading)
+    changed = frozenset(tour.changed)
+    return Trace(size_of(batch), stops, shapes, axes, seconds, unwalkable, faults, changed, working, reading)
 
 
 class _Tour:
@@ -121,7 +120,11 @@ class _Tour:
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
         self._inside: list[Stop] = []
-        self.alive = _Alive()
+        self.alive, self.made = _Alive(), MadeBytes()
+        # bytes of the block that needs most, or without one of the whole pass
+        self.working = 0
+        # for each block that runs, the bytes that were there before it, and the most
+        self._before: list[tuple[int, int]] = []
         self.faults: dict[str, str] = {}
         self.changed: set[str] = set()
         # (layer, its tensor, the tensor's version), while the tensor is referenced
@@ -135,15 +138,21 @@ class _Tour:
         start, began = self._clock(), time.perf_counter()
         call(model, batch)
         seconds = self._clock() - start
+        self.working = self.working if self.stops else self.made.most
         return seconds, time.perf_counter() - began - seconds, self.stops
 
     def enter(self, name: str, module: nn.Module, args: Any) -> None:
         self.stops.append(Stop(name, alive=self.alive.bytes()))
         self._inside.append(self.stops[-1])
+        self._before.append((self.made.bytes, self.made.most))
+        self.made.most = self.made.bytes
         self.stops[-1].seconds -= self._clock()
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._inside.pop().seconds += self._clock()
+        base, most = self._before.pop()
+        self.working = max(self.working, self.made.most - base)
+        self.made.most = max(self.made.most, most)
 
     def note(self, module: nn.Module, args: Any, output: Any) -> None:
         """After every module: what is alive, and which layers' tensors it found changed."""
@@ -198,6 +207,39 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+class MadeBytes(TorchDispatchMode):
+    """The bytes of what operators made while this is entered, as long as it lives; `most` of them at any time."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = self.most = 0
+        self._storages: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if new := self._storages_in(made):
+            known = self._storages.keys() | self._storages_in((args, kwargs))
+            for key, storage in new.items():
+                if key not in known:
+                    self._add(key, storage)
+        return made
+
+    def _storages_in(self, values: Any) -> dict[int, torch.UntypedStorage]:
+        tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
+        return {storage._cdata: storage for tensor in tensors for storage in (tensor.untyped_storage(),)}
+
+    def _add(self, key: int, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+
+        def drop(_: Any) -> None:
+            del self._storages[key]
+            self.bytes -= size
+
+        self._storages[key] = weakref.ref(storage, drop)
+        self.bytes += size
+        self.most = max(self.most, self.bytes)
 
 
 class _Alive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,17 @@ from idvl.errors import UsageError
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.pruning.counts import target, weights_in
 from idvl.pruning.plan import scope_lines, whole_lines
+from idvl.sparsity.statistics import CHUNK
 from idvl.units import duration, size
 
 if TYPE_CHECKING:
     from idvl.pruning.calibration import Calibration
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
-# bytes a weight that choosing a mask takes, and seconds on one core
+# bytes a weight that choosing a mask takes (scores, and sorting a copy with its indices), and seconds on one core
 MASK_BYTES, MASK_SECONDS = 16, 4e-8
+# matrices that exist while a factor is made: X^T X damped, its factor, the inverse, and two of the inverse's factor
+FACTOR_MATRICES = 5
 # runs of a block that an epoch of its training amounts to: forward, backward for two, and its error
 REPAIR_RUNS = 4
 # rows of the product that is timed to see how fast this machine multiplies
@@ -72,29 +76,30 @@ class CalibrationPlan:
 def make(job: Calibration) -> CalibrationPlan:
     """The plan of a job. UsageError, with a budget that would do, where nothing fits into its memory."""
     held, seconds = _bytes(job), _layer_seconds(job)
-    products, width = job.layerwise.needs_products, max(layer.in_features for layer in job.layers.values())
-    largest = max(layer.module.weight.numel() for layer in job.layers.values())
     n_local = sum(len(names) for names in job.names)
+    choosing, working = _choosing_bytes(job), job.trace.working
+    # beside a running block: sums that later blocks read too, adding to sums, packed masks, training, gradients
+    stays = sum(held[names[0]] for names in job.spread) + _adding_bytes(job) + weights_in(job.layers) // 8
+    stays += _training_bytes(job, n_local) if job.epochs else 0
+    stays += ("gradient" in job.layerwise.criterion.needs) * weights_in(job.layers) * FLOAT_BYTES
     run = CaptureRun(
         layer_bytes=held,
         n=len(job.selection.samples),
         n_local=n_local,
         budget=job.recipe.estimate.memory_bytes or free_memory(job.device, job.team.size) // 4,
         input_bytes=sum(value.nbytes for batch in job.batches for value in batch.values()),
-        # the factor and the two matrices it is made from; sums that stay for later blocks; a block's new weights
-        workspace=largest * MASK_BYTES
-        + products * 3 * width**2 * FLOAT_BYTES
-        + sum(held[names[0]] for names in job.spread)
-        # the new weights and masks of a block, before they are packed
-        + _largest_block(job, lambda weight: weight.nbytes + weight.numel())
-        + (_training_bytes(job, n_local) if job.epochs else 0)
-        + ("gradient" in job.layerwise.criterion.needs) * weights_in(job.layers) * FLOAT_BYTES,
+        # layers are chosen from when no block runs
+        workspace=stays + max(_largest_block(job, _new_bytes) + choosing - working, 0),
         smallest=max(held.values()),
         layer_seconds=seconds,
         advice=" or fewer calibration_samples",
     )
     stops = [replace(stop, layers=[name for name in stop.layers if name in job.users]) for stop in job.trace.stops]
-    capture = make_plan(replace(job.trace, stops=stops), run)
+    trace = replace(job.trace, stops=stops)
+    capture, waiting = make_plan(trace, run), 0
+    while (more := _waiting_bytes(job, capture)) > waiting:
+        waiting = more
+        capture = make_plan(trace, replace(run, workspace=stays + waiting + max(choosing - working, 0)))
     if job.epochs and not capture.walks:
         raise UsageError(f"repair reconstruct needs blocks that run one by one, but {capture.why}: use another repair")
     blocks = _blocks(job, capture)
@@ -140,11 +145,47 @@ def _blocks(job: Calibration, capture: CapturePlan) -> dict[str | None, list[tup
     return blocks
 
 
+def _adding_bytes(job: Calibration) -> int:
+    """What adding a batch's tokens to the sums of a layer takes, at most: squares of some, and a copy of real ones."""
+    most, batch = 0, job.batches[0]
+    for name in job.users:
+        for *leading, width in job.trace.shapes.get(name, ()):
+            tokens = math.prod(leading)
+            masked = job.token_mask(name, tokens // job.trace.batch_size, batch) is not None
+            most = max(most, FLOAT_BYTES * width * (min(tokens, CHUNK) + masked * tokens))
+    return most
+
+
+def _choosing_bytes(job: Calibration) -> int:
+    """What choosing the masks of the layers that read one input takes, at most, beside their sums and new weights."""
+    layers = [job.layers[job.owner[name]] for name in job.users]
+    if not job.layerwise.needs_products:
+        return max(MASK_BYTES * layer.module.weight.numel() for layer in layers)
+    squares = {layer.name: FLOAT_BYTES * layer.in_features**2 for layer in layers}
+    return max(
+        max(FACTOR_MATRICES * squares[layer.name], squares[layer.name] + MASK_BYTES * layer.module.weight.numel())
+        for layer in layers
+    )
+
+
+def _waiting_bytes(job: Calibration, capture: CapturePlan) -> int:
+    """The new weights of layers that wait while a block, or the model, runs again for others."""
+    if not capture.walks and not job.is_sequential:
+        return sum(_new_bytes(layer.module.weight) for layer in job.layers.values())
+    several = any(len(groups) > 1 for groups in _blocks(job, capture).values())
+    return _largest_block(job, _new_bytes) if several else 0
+
+
+def _new_bytes(weight: Tensor) -> int:
+    """A pruned layer and its mask, before that is packed."""
+    return weight.nbytes + weight.numel()
+
+
 def _training_bytes(job: Calibration, n_local: int) -> int:
     """What training a block takes: the dense outputs, three copies and the state of Adam, a batch with its graph."""
     flow = max(stop.alive for stop in job.trace.stops) * n_local // job.trace.batch_size
     state = _largest_block(job, lambda weight: 5 * FLOAT_BYTES * weight.numel())
-    return flow + state + 2 * job.trace.working_bytes()
+    return flow + state + 2 * job.trace.working
 
 
 def _largest_block(job: Calibration, bytes_of: Callable[[Tensor], int]) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 # tokens whose squares are added in float32 before they are added in float64, which takes far longer; error below 1e-6
 TOKENS = 32
 # tokens whose squares are in memory at once
-CHUNK = 128 * TOKENS
+CHUNK = 32 * TOKENS
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,7 +88,7 @@ def test_moments_equal_those_of_plain_forwards(blip, batches, capture, room):
     expected = by_hooks(blip, layers, batches, capture)
     seen = trace(blip.model, batches[0], blip.family.call, layers, capture=capture, device=CPU)
     held = {name: 2 * 8 * shapes[0][-1] for name, shapes in seen.shapes.items()}
-    flow = max(stop.alive for stop in seen.stops) / BATCH * SAMPLES + seen.working_bytes()
+    flow = max(stop.alive for stop in seen.stops) / BATCH * SAMPLES + seen.working
     run = CaptureRun(
         advice="",
         layer_bytes=held,

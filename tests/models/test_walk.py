@@ -119,7 +119,7 @@ def test_points_equal_plain_forwards(blip, layers, batches, tokens, capture, spi
         layer_bytes={name: 0 if spill else width * n * 4 for name, width in features.items()},
         n=n,
         n_local=n,
-        budget=int(alive + seen.working_bytes() + 2 * n * 300 * 4 + max(share * largest, n * 300 * 4)),
+        budget=int(alive + seen.working + 2 * n * 300 * 4 + max(share * largest, n * 300 * 4)),
         input_bytes=0,
         workspace=2 * n * 300 * 4,
         smallest=n * 300 * 4,
@@ -325,6 +325,33 @@ def test_samples_are_found_behind_tokens():
     assert seen.shapes["linear"] == [torch.Size([8, 4, 3])] and seen.axes == {"linear": (1, False)}
 
 
+def test_the_memory_of_a_running_block_counts_what_it_makes_and_not_its_weights():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(16, 16, bias=False)
+
+        def forward(self, x):
+            x = self.linear(x)
+            return (x @ x.transpose(1, 2)).softmax(2) @ x
+
+    model = nn.Sequential()
+    model.blocks = nn.ModuleList([Attention(), Attention()])
+    layers = {
+        name: Layer(name=name, module=module, modality="vision", block=name.removesuffix(".linear"), in_features=16,
+                    out_features=16)
+        for name, module in model.named_modules() if name.endswith("linear")
+    }  # fmt: skip
+
+    def call(model, batch):
+        model.blocks[1](model.blocks[0](batch["x"]))
+
+    seen = trace(model, {"x": torch.randn(3, 64, 16)}, layers=layers, call=call, capture="input", device=CPU)
+    assert [stop.name for stop in seen.stops] == ["blocks.0", "blocks.1"]
+    # the layer's output, 64 x 64 products and their softmax
+    assert seen.working == 3 * 4 * (64 * 16 + 2 * 64 * 64)
+
+
 def test_layers_without_a_tensor_of_samples_are_told_apart_with_the_reason():
     class Router(nn.Linear):
         def forward(self, x):
@@ -348,4 +375,4 @@ def test_layers_without_a_tensor_of_samples_are_told_apart_with_the_reason():
         "mean": "its tensor (8, 3) cannot be split between the 4 samples",
         "router": "it passes on a tuple, not a tensor",
     }
-    assert list(seen.shapes) == list(seen.axes) == ["linear"] and seen.working_bytes() == 2 * 4 * 8 * 3 * 4
+    assert list(seen.shapes) == list(seen.axes) == ["linear"] and seen.working == 4 * 8 * 3 * 4

@@ -17,6 +17,7 @@ from idvl.errors import RunError, UsageError
 from idvl.models.inputs import encode
 from idvl.models.layers import find_layers
 from idvl.models.loading import load
+from idvl.models.trace import MadeBytes
 from idvl.profile import Estimate, LayerProfile, Profile
 from idvl.pruning import calibrate
 from idvl.pruning.calibration import Calibration
@@ -528,6 +529,17 @@ def test_a_small_budget_measures_a_block_in_several_runs_with_the_same_masks(pla
     assert (tmp_path / "whole" / "masks.safetensors").read_bytes() == (
         tmp_path / "parts" / "masks.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("settings", [WANDA, SPARSEGPT], ids=str)
+def test_the_memory_of_a_walk_is_that_of_its_plan(place: Path, settings: dict[str, Any]) -> None:
+    """Counted operator by operator; benchmarks/layerwise.py measures a process with a larger model."""
+    job = job_of(place, **settings)
+    plan, made = make_plan(job), MadeBytes()
+    with made:
+        calibrate.calibrate(job, plan, place / "unused", None, Silent())
+    inputs = sum(value.nbytes for batch in job.batches for value in batch.values())
+    assert made.most + inputs <= plan.capture.held_bytes <= 1.15 * (made.most + inputs)
 
 
 def test_depth_gives_the_first_blocks_of_each_tower_more(place: Path, tmp_path: Path) -> None:
