@@ -38,7 +38,16 @@ Flags override --set, and --set overrides the recipe file.
 SETTINGS = SettingFlags(
     keys=(
         *("prune", "train", "recover.method", "recover.rank"),
-        *("eval.task", "eval.every", "eval.limit", "eval.after", "data", "estimate.memory", "model"),
+        *(
+            "eval.task",
+            "eval.every",
+            "eval.limit",
+            "eval.after",
+            "data",
+            "estimate.memory",
+            "estimate.offload",
+            "model",
+        ),
     ),
     without=("data.batch_size", "model.dtype"),
     changes={

@@ -21,15 +21,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from idvl.checkpoints.verify import Verdict, defects, opened, verify
+from idvl.device import give_back_freed_memory
 from idvl.errors import RunError, first_line, quoted
 from idvl.files import disk_errors, to_disk, write_json, write_text
 from idvl.models.loading import quiet
+from idvl.models.offload import Offload, mapped, without_warnings
 from idvl.profile import Profile
 from idvl.sparsity.masks import Masks
 
@@ -46,11 +49,13 @@ def save_pruned(
     structure: str = "unstructured",
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
+    offload: Offload | None = None,
 ) -> Verdict:
     """Write the model into `folder` and the rest beside it, in the order that this module's text tells.
 
     `model` may be in training, on any device and wrapped; its weights must be masked. It is left as it was. `dtype` is
-    that of the file, the model's own by default: the one that the dense checkpoint had. Call it on one process. Raises
+    that of the file, the model's own by default: the one that the dense checkpoint had. Weights of a model with
+    `offload` are written once more to files beside `folder`, from which they are saved. Call it on one process. Raises
     RunError for a full disk and for a saved model that is not what it should be; the one before stays.
     """
     folder = Path(folder)
@@ -60,9 +65,9 @@ def save_pruned(
         folder.with_name("report.json").unlink(missing_ok=True)
         fresh = _beside(folder, "fresh")
         try:
-            state = _write(fresh, _unwrapped(model), processor, card, dtype)
+            state = _write(fresh, _unwrapped(model), processor, card, dtype, offload)
             checked = {"report": report, "state": state, "trust_remote_code": trust_remote_code}
-            verdict = verify(fresh, masks, structure, **checked)
+            verdict = verify(fresh, masks, structure, **checked, offload=offload is not None)
             masks.save(folder.with_name("masks.safetensors"))
             if profile is not None:
                 profile.save(folder.with_name("profile.json"))
@@ -83,7 +88,7 @@ def save_dense(folder: Path, model: nn.Module, processor: Any, *, card: str) -> 
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = _beside(folder, "fresh")
         try:
-            state = _write(fresh, model, processor, card, None)
+            state = _write(fresh, model, processor, card, None, None)
             loaded = opened(str(fresh), local_files_only=True)
             for defect in defects(loaded, Masks({}), state=state):
                 raise RunError(defect)
@@ -92,13 +97,15 @@ def save_dense(folder: Path, model: nn.Module, processor: Any, *, card: str) -> 
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write(folder: Path, model: nn.Module, processor: Any, card: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _write(
+    folder: Path, model: nn.Module, processor: Any, card: str, dtype: torch.dtype | None, offload: Offload | None
+) -> dict[str, Tensor]:
     """The whole folder, on the disk when this returns; what was written by name."""
     dtype = dtype or model.dtype
-    state = _state(model, dtype)
+    state = _in_files(offload, model, dtype, folder) if offload else _state(model, dtype)
     settings = model.config.dtype, model.config.architectures
     try:
-        with quiet():
+        with quiet(), without_warnings():
             model.save_pretrained(folder, state_dict=dict(state))
         config = copy.deepcopy(model.config)
     except (ValueError, RuntimeError) as error:  # a generation config that contradicts itself, weights tied by hand
@@ -128,6 +135,27 @@ def _state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
         if key not in tensors or not tensor.numel():
             tensors[key] = tensor.detach().to("cpu", dtype if tensor.dtype == model.dtype else tensor.dtype)
         state[name] = tensors[key]
+    return state
+
+
+def _in_files(offload: Offload, model: nn.Module, dtype: torch.dtype, folder: Path) -> dict[str, Tensor]:
+    """The same for a model whose blocks are in files, from which each weight goes to another file beside `folder`."""
+    offload.release()
+    tensors: dict[int, Tensor] = {}
+    state = {}
+    with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp") as scratch:
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            # tied weights are one parameter
+            if (key := id(tensor)) not in tensors:
+                wanted = dtype if tensor.dtype == model.dtype else tensor.dtype
+                if tensor.is_meta:
+                    # whose files last as long as the tensors
+                    copy = mapped(Path(scratch) / str(len(tensors)), tensor.shape, wanted, flag="--output")
+                    tensors[key] = copy.copy_(offload.weight(name))
+                    give_back_freed_memory()
+                else:
+                    tensors[key] = tensor.detach().to("cpu", wanted)
+            state[name] = tensors[key]
     return state
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import Loaded, load
+from idvl.models.offload import StoredTensors
 from idvl.sparsity.masks import Masks
 
 
@@ -41,13 +42,17 @@ def verify(
     report: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
     trust_remote_code: bool = False,
+    offload: bool = False,
 ) -> Verdict:
-    """Open `folder` with the model's own class, and RunError for the first of its `defects`."""
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    """Open `folder` with the model's own class, and RunError for the first of its `defects`.
+
+    With `offload` the weights of blocks are read one by one.
+    """
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True, "offload": offload}
     loaded = opened(str(folder), **options)
     for defect in defects(loaded, masks, structure, report=report, state=state):
         raise RunError(defect)
-    weights = _weights(loaded.model, masks)
+    weights = _weights(_tensors(loaded), masks)
     zeros = sum(masks.zeros.values())
     return Verdict(
         layers=len(weights),
@@ -87,11 +92,11 @@ def defects(
     small for the dtype of the file). With `state`, what was written, every tensor is that, bit by bit, and the same
     ones are tied.
     """
-    tensors = loaded.model.state_dict()
+    tensors = _tensors(loaded)
     yield from _not_finite(tensors)
     yield from _untied(loaded.model, tensors, state)
     yield from _unlike(tensors, state or {})
-    weights = _weights(loaded.model, masks)
+    weights = _weights(tensors, masks)
     if missing := [name for name in masks.shapes if name not in weights]:
         yield f"the saved model has no layer {missing[0]}, which was pruned ({len(missing)} such layers)"
     else:
@@ -100,10 +105,15 @@ def defects(
         yield from _unlike_report(masks, report, tensors)
 
 
-def _weights(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
+def _tensors(loaded: Loaded) -> Mapping[str, Tensor]:
+    """The model's state_dict, of an offloaded model read as it is looked up."""
+    return loaded.offload.state() if loaded.offload else loaded.model.state_dict()
+
+
+def _weights(tensors: Mapping[str, Tensor], masks: Masks) -> Mapping[str, Tensor]:
     """The weights that have a mask, as far as the model has them."""
-    modules = dict(model.named_modules())
-    return {name: modules[name].weight.detach() for name in masks.shapes if name in modules}
+    names = [name for name in masks.shapes if f"{name}.weight" in tensors]
+    return StoredTensors(names, lambda name: tensors[f"{name}.weight"])
 
 
 def _unlike_report(masks: Masks, report: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -126,7 +136,7 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
 
 def _untied(model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> Iterator[str]:
     if state is not None:
-        pairs = [sorted(names) for names in _ties(state) - _ties(tensors)]
+        pairs = [sorted(names) for names in _ties(state) - _ties(model.state_dict(keep_vars=True))]
     else:
         expected = model.get_expanded_tied_weights_keys(all_submodels=True)
         pairs = [pair for pair in expected.items() if tensors[pair[0]].data_ptr() != tensors[pair[1]].data_ptr()]
@@ -139,7 +149,7 @@ def _ties(state: Mapping[str, Tensor]) -> set[frozenset[str]]:
     names = defaultdict(set)
     for name, tensor in state.items():
         if tensor.numel():
-            names[tensor.data_ptr()].add(name)
+            names[id(tensor) if tensor.is_meta else tensor.data_ptr()].add(name)
     return {frozenset(group) for group in names.values() if len(group) > 1}
 
 

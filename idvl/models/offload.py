@@ -13,7 +13,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from idvl.device import give_back_freed_memory
 from idvl.errors import UsageError
 from idvl.files import disk_errors
 from idvl.models.layers import block_of
@@ -38,9 +39,10 @@ CPU = torch.device("cpu")
 class Offload:
     """The blocks of a model whose weights are in files: at most one block's are in memory, those of the last that ran.
 
-    `weights`: name -> a weight, read when it is looked up; `stored`: bytes of the checkpoint's files. `seconds` were
-    spent reading. On a GPU the weights of the block that ran next in the pass before are read meanwhile. Outputs of
-    blocks go to files in the folder `spill`, if that is set.
+    `weights`: name -> a weight, read when it is looked up; `stored`: bytes of the checkpoint's files. `changes`:
+    name -> a function of the stored weight that gives the one to use. `seconds` were spent reading. On a GPU the
+    weights of the block that ran next in the pass before are read meanwhile. Outputs of blocks go to files in the
+    folder `spill`, if that is set.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Offload:
     ):
         self.device, self.stored, self.seconds = device, stored, 0.0
         self.spill: Path | None = None
+        self.changes: dict[str, Callable[[Tensor], Tensor]] = {}
         # the folder is there for as long as this is
         self.blocks, self._model, self._weights, self._scratch = blocks, model, weights, scratch
         self._numbers = itertools.count()
@@ -71,7 +74,7 @@ class Offload:
         from accelerate.utils import recursively_apply, send_to_device
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            self._hold(name)
+            self.hold(name)
             args, kwargs = send_to_device((args, kwargs), self.device)
             return recursively_apply(self._between, original(*args, **kwargs))
 
@@ -87,14 +90,14 @@ class Offload:
         path.unlink()
         return copy.copy_(tensor)
 
-    def _hold(self, name: str) -> None:
+    def hold(self, name: str | None) -> None:
         """Have a block's weights in memory, instead of another's."""
-        if name == self._held:
+        if name == self._held or name not in self.blocks:
             return
         start = time.perf_counter()
         if self._held:
             self._next[self._held] = name
-        self._drop()
+        self.release()
         reading = self._ahead.pop(name, None)
         self._ahead.clear()
         for values, key, tensor in reading.result() if reading else self._read(name):
@@ -105,11 +108,14 @@ class Offload:
             self._ahead[self._next[name]] = self._reader.submit(self._read, self._next[name])
         self.seconds += time.perf_counter() - start
 
-    def _drop(self) -> None:
+    def release(self) -> None:
+        """Have no block's weights in memory."""
         for values, key, tensor in self._absent:
             values[key] = tensor
         self._absent.clear()
         self._held = None
+        # small tensors that live on would pin what is freed of a block
+        give_back_freed_memory()
 
     @torch.no_grad()
     def _read(self, name: str) -> list[tuple[dict[str, Any], str, Tensor]]:
@@ -121,7 +127,7 @@ class Offload:
             for path, module in self.blocks[name].named_modules(prefix=name):
                 for key, value in module._parameters.items():
                     if value is not None and value.is_meta:
-                        tensor = self._weights[f"{path}.{key}"].to(self.device)
+                        tensor = self.weight(f"{path}.{key}").to(self.device)
                         tensors.append((module._parameters, key, nn.Parameter(tensor, requires_grad=False)))
                 for key, value in module._buffers.items():
                     if value is not None:
@@ -145,10 +151,42 @@ class Offload:
         """Seconds, less those spent reading weights."""
         return time.perf_counter() - self.seconds
 
+    def weight(self, name: str) -> Tensor:
+        """A weight of a block, read from its file, on the CPU."""
+        tensor = self._weights[name]
+        return self.changes[name](tensor) if name in self.changes else tensor
+
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All parameters of the model, those of blocks read one by one."""
         for name, parameter in self._model.named_parameters():
-            yield name, self._weights[name] if parameter.is_meta else parameter
+            yield name, self.weight(name) if parameter.is_meta else parameter
+
+    def state(self) -> StoredTensors:
+        """The model's state_dict, whose weights of blocks are read when they are looked up."""
+        self.release()
+        state = self._model.state_dict()
+        return StoredTensors(state, lambda name: self.weight(name) if state[name].is_meta else state[name])
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors by name, each of which is read whenever it is looked up."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]):
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
 
 def places(kind: type, config: Any, family: Family, *, trust_remote_code: bool) -> dict[str, str]:
@@ -169,11 +207,13 @@ def places(kind: type, config: Any, family: Family, *, trust_remote_code: bool) 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """accelerate without its warnings of weights that stay on disk, and of places for parameters outside of modules."""
+    """accelerate and transformers without their warnings of weights that stay on disk, when they are saved too, and of
+    places for parameters outside of modules.
+    """
     theirs = logging.getLogger("accelerate.big_modeling")
     disabled, theirs.disabled = theirs.disabled, True
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The following device_map keys")
+        warnings.filterwarnings("ignore", message="The following device_map keys|Attempting to save a model with off")
         try:
             yield
         finally:
@@ -191,12 +231,7 @@ def take_over(
     """
     from accelerate.hooks import remove_hook_from_submodules
 
-    if model._get_dtype_plan(model.dtype):
-        kept = str(model.dtype).removeprefix("torch.")
-        raise UsageError(
-            f"--offload reads all weights in one precision, and {type(model).__name__} keeps some in float32 beside "
-            f"{kept}: use --dtype float32"
-        )
+    check_precision(model, model.dtype)
     hooks = [hook for module in model.modules() if (hook := getattr(module, "_hf_hook", None))]
     hooks = [part for hook in hooks for part in getattr(hook, "hooks", (hook,))]
     weights = next(hook.weights_map.dataset for hook in hooks if getattr(hook, "offload", False))
@@ -209,6 +244,16 @@ def take_over(
     return Offload(model, _blocks(model, family), weights, device=device, stored=stored, scratch=scratch)
 
 
+def check_precision(model: nn.Module, dtype: torch.dtype) -> None:
+    """UsageError for a model that keeps some weights in float32 beside those in `dtype`."""
+    if model._get_dtype_plan(dtype):
+        way_out = "omit it" if model.dtype == torch.float32 else "use --dtype float32"
+        raise UsageError(
+            f"--offload reads all weights in one precision, and {type(model).__name__} keeps some in float32 beside "
+            f"{str(dtype).removeprefix('torch.')}: {way_out}"
+        )
+
+
 def _blocks(model: nn.Module, family: Family) -> dict[str, nn.Module]:
     """The blocks by name, without lists of modules, which are never called."""
     names = dict.fromkeys(block_of(name, family) for name, _ in model.named_modules())
@@ -216,12 +261,12 @@ def _blocks(model: nn.Module, family: Family) -> dict[str, nn.Module]:
     return {name: block for name, block in blocks.items() if not isinstance(block, nn.ModuleList)}
 
 
-def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor in a new file."""
+def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype, *, flag: str = "--spill") -> Tensor:
+    """A tensor in a new file; `flag` names the option that chooses its disk."""
     count = math.prod(shape)
     # reserved at once: a mapped file that outgrows its disk later would kill the process
     try:
-        with disk_errors(path, "--spill"), path.open("wb") as file:
+        with disk_errors(path, flag), path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
     except BaseException:
         path.unlink(missing_ok=True)

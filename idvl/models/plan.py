@@ -78,11 +78,14 @@ class CapturePlan:
             f"memory    {size(self.held_bytes)} of {size(self.budget)} beside the model",
             f"time      about {duration(self.seconds)}",
         ]
-        if self.weights:
-            lines[4:4] = self.weights.lines(self.held_bytes, self.host_bytes)
+        lines[4:4] = self.weight_lines()
         if sliced:
             lines.append(f"sliced    {len(sliced)} layers are larger than the budget and are read in feature slices")
         return lines
+
+    def weight_lines(self) -> list[str]:
+        """What an offloaded model takes where, a line each."""
+        return self.weights.lines(self.held_bytes, self.host_bytes) if self.weights else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +158,7 @@ def make_plan(seen: Trace, run: CaptureRun) -> CapturePlan:
         return replace(plan, weights=run.weights, host_bytes=int(between), seconds=plan.seconds + seen.reading)
     why = seen.unwalkable or f"what flows between blocks takes {size(flow)} of the budget"
     if run.weights:
-        way_out = "omit it" if seen.unwalkable else "use a larger --memory or --spill, or fewer --samples"
+        way_out = "omit it" if seen.unwalkable else f"use a larger --memory{run.advice}"
         raise UsageError(f"--offload needs every block to run once, and {why}: {way_out}")
     if not run.fits(run.input_bytes + working):
         least = run.input_bytes + working + run.workspace + run.smallest

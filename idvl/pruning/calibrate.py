@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from idvl.training.ranks import agree
 
 if TYPE_CHECKING:
     from idvl import runs
+    from idvl.models.layers import Layer
     from idvl.models.walk import Passes, Segment
     from idvl.pruning.calibration import Calibration
     from idvl.pruning.calibration_plan import CalibrationPlan
@@ -79,7 +81,6 @@ class CalibratedPruning:
     ):
         self._gradients = {name: oriented(job.layers[name], gradient) for name, gradient in gradients.items()}
         self.job, self.plan, self._finished, self._opened, self._progress = job, plan, finished, opened, progress
-        self.weights = {name: oriented(layer, layer.module.weight.detach()) for name, layer in job.layers.items()}
         self.masks = Masks({name: layer.module.weight.shape for name, layer in job.layers.items()}, job.device)
         self.notes: dict[str, str] = {}
         self._sums = job.new_sums(products=job.layerwise.needs_products)
@@ -102,9 +103,10 @@ class CalibratedPruning:
                     by_block=self.plan.capture.walks,
                     capture="input",
                     token_mask=job.token_mask,
-                    device=job.device,
+                    device=job.loaded.inputs_device,
                     axes=job.trace.axes,
                     ran=lambda block: self._spend(self.plan.capture.batch_seconds[block]),
+                    offload=job.loaded.offload,
                 )
             )
             blocks = list(self.plan.blocks)
@@ -116,10 +118,19 @@ class CalibratedPruning:
                 if segment.name == blocks[-1]:
                     break
         self._apply(self._waiting)
+        if job.loaded.offload:
+            job.loaded.offload.release()
+
+    def _weight(self, name: str) -> Tensor:
+        """The weight of a module, (out, in). Of an offloaded model, the module's block must be held."""
+        user = self.job.users[name]
+        return oriented(user, user.module.weight.detach())
 
     def _block(self, number: int, block: str | None, segment: Segment | Passes, tap: Tap) -> None:
         start, groups, errors = time.perf_counter(), self.plan.blocks[block], {}
-        dense = {name: self.weights[name] for index in range(len(groups)) for name in self._due[block, index]}
+        if self.job.loaded.offload:
+            self.job.loaded.offload.hold(block)
+        dense = {name: self._weight(name) for index in range(len(groups)) for name in self._due[block, index]}
         layers = self.job.team.each(lambda: self._finished.load(number, dense))
         if layers is None:
             layers = {}
@@ -136,6 +147,8 @@ class CalibratedPruning:
                 self._opened.path(BLOCKS)
                 self._finished.save(number, layers, dense)
                 self._log(block, layers, errors | {"seconds": round(time.perf_counter() - start, 3)})
+        if self.job.loaded.offload and self._opened:
+            self._replace(number, layers)
         if not self.job.is_sequential:
             segment.leave()
         self._waiting |= layers
@@ -174,11 +187,12 @@ class CalibratedPruning:
         self, error: BlockError, block: str | None, layers: dict[str, PrunedLayer]
     ) -> tuple[dict[str, PrunedLayer], dict[str, float]]:
         """Train the weights that layers keep. The weights of the model are afterwards what they were."""
-        dense = {name: self.weights[name].clone() for name in layers}
+        weights = {name: self._weight(name) for name in layers}
+        dense = {name: weight.clone() for name, weight in weights.items()}
         # a weight that other blocks use too is pruned and left
         modules = {name: self.job.layers[name] for name in layers if len(self.job.users_of(name)) == 1}
         for name, layer in layers.items():
-            self.weights[name].copy_(layer.weight)
+            weights[name].copy_(layer.weight)
         before, after = reconstruct(
             error,
             {name: layer.module.weight for name, layer in modules.items()},
@@ -187,9 +201,9 @@ class CalibratedPruning:
             # a backward pass takes two forwards
             trained=lambda: self._spend(2 * self.plan.capture.batch_seconds[block]),
         )
-        repaired = {name: replace(layer, weight=self.weights[name].clone()) for name, layer in layers.items()}
+        repaired = {name: replace(layer, weight=weights[name].clone()) for name, layer in layers.items()}
         for name, weight in dense.items():
-            self.weights[name].copy_(weight)
+            weights[name].copy_(weight)
         return repaired, {"error_pruned": before, "error_repaired": after}
 
     def _forget(self, names: Iterable[str]) -> None:
@@ -202,17 +216,29 @@ class CalibratedPruning:
         layers: dict[str, PrunedLayer] = {}
         users = {name: self.job.users_of(name) for name in names}
         for group, statistics in totals(self._sums, users, self.job.team):
-            sums, weights = statistics.total(), {name: self.weights[name].contiguous() for name in group}
+            sums, weights = statistics.total(), {name: self._weight(name).contiguous() for name in group}
             if not sums.count:
                 raise RunError(f"no token entered {group[0]}: leave it out of the scope")
             gradients = {name: self._gradients[name].to(self.job.device) for name in group if name in self._gradients}
             layers |= self.job.layerwise.prune(weights, sums, self.job.zeros, gradients)
         return layers
 
+    def _replace(self, number: int, layers: Iterable[str]) -> None:
+        """Have offloaded weights read as they are pruned, from the file of a finished block and that of the model."""
+
+        def pruned(name: str, user: Layer, dense: Tensor) -> Tensor:
+            return oriented(user, self._finished.load(number, {name: oriented(user, dense)})[name].weight).contiguous()
+
+        for name in layers:
+            for user in self.job.users_of(name):
+                self.job.loaded.offload.changes[f"{user}.weight"] = partial(pruned, name, self.job.users[user])
+
     @torch.no_grad()
     def _apply(self, layers: dict[str, PrunedLayer]) -> None:
         for name, layer in layers.items():
-            self.weights[name].copy_(layer.weight)
+            # which have weights of their own while the block of an offloaded model is held
+            for user in self.job.users_of(name):
+                self._weight(user).copy_(layer.weight)
             self.masks.set(name, oriented(self.job.layers[name], layer.kept))
             if layer.note:
                 self.notes[name] = layer.note

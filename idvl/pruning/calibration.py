@@ -25,6 +25,7 @@ from idvl.models.inputs import encode
 from idvl.models.joining import size_of
 from idvl.models.layers import SCOPES, Layer, block_of, in_scope, left_out, modality_of, unread_layers
 from idvl.models.loading import Loaded
+from idvl.models.offload import check_precision
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
 from idvl.profile import Profile
@@ -54,7 +55,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     UsageError, before a sample is read, for layers that the structure or the limits of the budget do not fit.
     """
     data, wanted = recipe.data, recipe.prune.calibration_samples
-    loaded = open_model(recipe.model, device, team)
+    loaded = open_model(recipe.model, device, team, offload=recipe.estimate.offload)
     layers = in_scope(loaded.model, loaded.family, recipe.prune.scope)
     group, unread = SCOPES.get(recipe.prune.scope, ()), unread_layers(loaded.model, loaded.family)
     if unread := [name for name, layer in unread.items() if layer.modality in group]:
@@ -119,7 +120,7 @@ class Calibration:
         self.values: dict[str, float] | None = {} if allocations.load(recipe.prune.allocation).needs is None else None
         self.recipe, self.loaded, self.selection, self.team = recipe, loaded, selection, team
         self.model_description, prune = loaded.description, recipe.prune
-        self.device = next(loaded.model.parameters()).device
+        self.device = loaded.device
         self.is_sequential = prune.calibration == "sequential"
         # passes over the samples in which a pruned block is trained
         self.epochs = prune.repair_epochs or 0
@@ -133,6 +134,8 @@ class Calibration:
         self._encode(reporter)
         self.layers = in_scope(loaded.model, loaded.family, prune.scope)
         self.users, self.owner = _users(loaded, self.layers)
+        if loaded.offload:
+            self._check_offload()
         self.trace, self.groups = team.each(self._trace)
         self.classes: dict[str, dict[str, int]] = {}
         self._check_choice()
@@ -152,15 +155,26 @@ class Calibration:
             options = {"batch_size": size, "part": part, "also": [samples[: 1 if size > 1 else 2]]}
             *self.batches, self._other = team.each(lambda: encode(self.loaded, samples, progress=progress, **options))
 
+    def _check_offload(self) -> None:
+        """UsageError where an offloaded weight is pruned in several blocks, or cannot be read back as it is saved."""
+        for name in self.layers:
+            if len({self.users[user].block for user in self.users_of(name)}) > 1:
+                raise UsageError(f"--offload prunes weights block by block, and several blocks share {name}: omit it")
+        stored = self.model_description["stored_dtype"]
+        check_precision(self.loaded.model, getattr(torch, stored) if stored else self.loaded.model.dtype)
+
     def _trace(self) -> tuple[Trace, list[list[str]]]:
         """What the first batch meets, and which users read one tensor in it."""
         model, family, noted = self.loaded.model, self.loaded.family, self.new_sums(products=False)
-        batch, how = self.batches[0], {"capture": "input", "device": self.device, "other": self._other}
+        inputs, offload = self.loaded.inputs_device, self.loaded.offload
+        batch, how = self.batches[0], {"capture": "input", "device": inputs, "other": self._other, "offload": offload}
         with torch.inference_mode(False), full_precision(self.device):
             seen = trace(model, batch, family.call, self.users, **how)
             tap = Tap([batch], self.token_mask, seen.axes)
             with torch.no_grad(), tap.feeding(noted, seen.shapes), Watch(self.users, "input", tap.record):
-                family.call(model, to_device(batch, self.device))
+                family.call(model, to_device(batch, inputs))
+        if offload:
+            offload.release()
         return seen, [names for names, _ in noted.groups(seen.shapes)]
 
     def _check_choice(self) -> None:
@@ -253,6 +267,11 @@ class Calibration:
         """The users that read one tensor, where several blocks do."""
         groups = [[name for name in names if name in self.users] for names in self.groups]
         return [names for names in groups if len({self.users[name].block for name in names}) > 1]
+
+    def weight(self, name: str) -> Tensor:
+        """A layer's weight on the device, read if the model is offloaded."""
+        weight = self.layers[name].module.weight.detach()
+        return self.loaded.offload.weight(f"{name}.weight").to(self.device) if weight.is_meta else weight
 
     def kind(self, name: str) -> str:
         """The class of the tokens that enter a module which reads one class alone."""

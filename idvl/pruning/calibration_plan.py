@@ -64,6 +64,7 @@ class CalibrationPlan:
             f"{self.samples} calibration samples, {self.forwards:.2f} forward passes over them, {way}",
             f"{size(self.capture.held_bytes)} of {size(self.capture.budget)} beside the model, "
             f"{size(self.statistics)} of them for statistics; about {duration(self.seconds)}{before}",
+            *(" ".join(line.split()) for line in self.capture.weight_lines()),
             *whole_lines(self.report),
         ]
 
@@ -93,6 +94,7 @@ def make(job: Calibration) -> CalibrationPlan:
         smallest=max(held.values()),
         layer_seconds=seconds,
         advice=" or fewer calibration_samples",
+        weights=job.loaded.offload.bytes() if job.loaded.offload else None,
     )
     stops = [replace(stop, layers=[name for name in stop.layers if name in job.users]) for stop in job.trace.stops]
     trace = replace(job.trace, stops=stops)
@@ -132,7 +134,8 @@ def report_of(job: Calibration) -> dict[str, Any]:
 
 def _blocks(job: Calibration, capture: CapturePlan) -> dict[str | None, list[tuple[str, ...]]]:
     """The groups of each block; those of whole passes by block, where each sees the blocks before it pruned."""
-    groups = {name: [group.layers for group in groups] for name, groups in capture.groups.items()}
+    # an offloaded model stops at blocks without layers in scope too
+    groups = {name: [group.layers for group in groups] for name, groups in capture.groups.items() if groups}
     if capture.walks or not job.is_sequential:
         return groups
     blocks: dict[str | None, list[tuple[str, ...]]] = {}

@@ -34,6 +34,10 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
     settings = job.recipe.eval
     if not settings.after and settings.every is None:
         return None, None
+    if job.loaded.offload:
+        reason = "its weights are offloaded; idvl eval loads them whole"
+        reporter.warn(f"the pruned model is not evaluated: {reason}")
+        return None, reason
     try:
         work = evaluation.prepare(job.recipe, job.loaded, job.team, reporter, store=store)
         work.checked_pass()

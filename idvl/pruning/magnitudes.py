@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from idvl.models.layers import Layer
 from idvl.profile import MODALITIES
 from idvl.pruning.counts import parts_of
 from idvl.reporter import Progress
@@ -23,20 +22,23 @@ def densities(job: Calibration, progress: Progress) -> dict[str, float]:
     for part in parts_of(job.recipe.prune, job.layers).values():
         for modality in MODALITIES:
             inside = {name: layer for name, layer in part.layers.items() if layer.modality == modality}
-            if inside:
-                kept |= by_threshold(inside, part.sparsity)
+            sizes = {name: layer.module.weight.numel() for name, layer in inside.items()}
+            if sizes:
+                kept |= by_threshold(sizes, job.weight, part.sparsity)
     return kept
 
 
-def by_threshold(layers: Mapping[str, Layer], sparsity: float) -> dict[str, float]:
-    """The share of each layer's weights that stay when exactly so many of the smallest of all are pruned."""
+def by_threshold(sizes: Mapping[str, int], weight: Callable[[str], Tensor], sparsity: float) -> dict[str, float]:
+    """The share of each layer's weights that stay when exactly so many of the smallest of all are pruned.
+
+    `sizes`: layer -> its number of weights; `weight` reads those of one.
+    """
 
     def keys(name: str) -> Tensor:
-        scores = layers[name].module.weight.detach().abs().float().contiguous()
+        scores = weight(name).abs().float().contiguous()
         threshold.check(name, scores)
         return threshold.keys_of(scores)
 
-    sizes = {name: layer.module.weight.numel() for name, layer in layers.items()}
     key, ties = threshold.find(keys, round(sparsity * sum(sizes.values())), {n: (0, size) for n, size in sizes.items()})
     kept = {}
     for name, size in sizes.items():

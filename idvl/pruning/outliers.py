@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,8 +10,7 @@ from torch import Tensor
 
 from idvl.errors import RunError
 from idvl.geometry.gram import full_precision
-from idvl.models.capture import Tap, Watch
-from idvl.models.walk import to_device
+from idvl.models.capture import tapped_walk
 from idvl.pruning.counts import groups_of, oriented
 from idvl.pruning.inputs import totals
 from idvl.reporter import Progress
@@ -37,15 +37,27 @@ def shares(job: Calibration, progress: Progress) -> dict[str, float]:
 
 def dense_inputs(job: Calibration, progress: Progress) -> dict[str, Sums]:
     """The sums over what enters each layer in the dense model, of all processes."""
-    family, model, sums = job.loaded.family, job.loaded.model, job.new_sums(products=False)
-    tap = Tap(job.batches, job.token_mask, job.trace.axes)
+    loaded, sums, runs = job.loaded, job.new_sums(products=False), itertools.count(1)
+    total = len(job.batches) * (len(job.trace.stops) if loaded.offload else 1)
+    walked = tapped_walk(
+        loaded.model,
+        job.batches,
+        loaded.family.call,
+        job.users,
+        by_block=loaded.offload is not None,
+        capture="input",
+        token_mask=job.token_mask,
+        device=loaded.inputs_device,
+        axes=job.trace.axes,
+        ran=lambda block: progress(min(next(runs), total), total),
+        offload=loaded.offload,
+    )
 
     def run() -> None:
-        watched, fed = Watch(job.users, "input", tap.record), tap.feeding(sums, job.users)
-        with torch.inference_mode(False), torch.no_grad(), full_precision(job.device), watched, fed:
-            for tap.batch, batch in enumerate(job.batches):
-                family.call(model, to_device(batch, job.device))
-                progress(tap.batch + 1, len(job.batches))
+        exact = full_precision(job.device)
+        with torch.inference_mode(False), exact, walked as (walk, tap), tap.feeding(sums, job.users):
+            for segment in walk:
+                segment.run(last=True)
 
     job.team.each(run)
     users = {name: job.users_of(name) for name in job.layers}
@@ -55,7 +67,7 @@ def dense_inputs(job: Calibration, progress: Progress) -> dict[str, Sums]:
 def _scores(job: Calibration, name: str, sums: Sums) -> Tensor:
     """The scores of a layer's weights by the root mean square of a token, so that layers of unlike tokens compare."""
     layer = job.layers[name]
-    scores = Wanda().score(oriented(layer, layer.module.weight), sums)
+    scores = Wanda().score(oriented(layer, job.weight(name)), sums)
     if not bool(scores.isfinite().all()):
         raise RunError(f"{name} holds NaN or infinite weights")
     return scores

@@ -76,6 +76,7 @@ def write(
         structure=job.recipe.prune.structure,
         dtype=getattr(torch, stored) if stored else None,
         trust_remote_code=job.recipe.model.trust_remote_code,
+        offload=job.loaded.offload,
     )
 
 

@@ -43,11 +43,12 @@ logger = logging.getLogger(__name__)
 
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
-    if recipe.estimate.offload:
-        raise UsageError("offload is for estimate-id: pruning needs the weights in memory; set estimate.offload=false")
     if calibrates(recipe.prune):
         _refuse_training(recipe)
-        return with_dataset(recipe).model_copy(update={"prune": resolve_pruning(recipe.prune)})
+        recipe = with_dataset(recipe).model_copy(update={"prune": resolve_pruning(recipe.prune)})
+        if recipe.estimate.offload and (what := _needs_all_weights(recipe.prune)):
+            raise UsageError(f"{what} needs all weights in memory at once: leave offload out")
+        return recipe
     _refuse(recipe)
     prune, train = recipe.prune, recipe.train
     built_in = recipe.model.name.startswith("builtin/")
@@ -291,8 +292,19 @@ def _refuse_few(recipe: Recipe) -> None:
         )
 
 
+def _needs_all_weights(prune: PruneSection) -> str | None:
+    """What of a calibrated run computes gradients."""
+    if prune.repair == "reconstruct":
+        return "repair reconstruct"
+    if allocations.load(prune.allocation).needs == "gradient":
+        return f"the gradient that allocation {prune.allocation} reads"
+    return "criterion gradient" if "gradient" in criteria.find(prune.criterion).needs else None
+
+
 def _refuse(recipe: Recipe) -> None:
     prune = recipe.prune
+    if recipe.estimate.offload:
+        raise UsageError(f"criterion {prune.criterion} trains all weights, in memory: leave offload out")
     if recipe.model.dtype != "float32":
         raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
     if prune.id_weight != "none" and prune.profile == AUTO:

@@ -17,19 +17,18 @@ if TYPE_CHECKING:
 
 def exponents(job: Calibration, progress: Progress) -> dict[str, float]:
     """The power law's exponent of each layer in scope. Processes share the layers."""
-    weights = {name: layer.module.weight.detach() for name, layer in job.layers.items()}
-    part = job.team.part(len(weights))
+    part = job.team.part(len(job.layers))
 
     def own() -> Tensor:
-        found = torch.zeros(len(weights), dtype=torch.float64)
-        for index, (name, weight) in enumerate(weights.items()):
+        found = torch.zeros(len(job.layers), dtype=torch.float64)
+        for index, name in enumerate(job.layers):
             if index in part:
-                found[index] = _exponent(name, weight)
+                found[index] = _exponent(name, job.weight(name))
                 progress(index - part.start + 1, len(part))
         return found
 
     found = job.team.reduce(job.team.each(own).to(job.device)).tolist()
-    return dict(zip(weights, found, strict=True))
+    return dict(zip(job.layers, found, strict=True))
 
 
 def _exponent(name: str, weight: Tensor) -> float:

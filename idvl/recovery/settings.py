@@ -65,6 +65,8 @@ def refuse(recipe: Recipe) -> None:
     method = recover.method or "lora"
     if recipe.model.dtype != "float32":
         raise UsageError(f"weights are trained in float32, not {recipe.model.dtype}: see train.mixed_precision")
+    if recipe.estimate.offload:
+        raise UsageError("recovery trains a model in memory: leave offload out")
     if train.new_head:
         raise UsageError("new_head and idvl recover: a pruned model keeps its head; leave new_head out")
     if train.epochs == 0 and not train.max_steps:

@@ -211,11 +211,12 @@ class Masks:
         """A line for each layer with a masked weight that is not zero, a NaN, or a group that is not N:M."""
         nm = parse(structure)
         for name, shape in self.shapes.items():
-            if name not in weights or tuple(weights[name].shape) != shape:
-                actual = tuple(weights[name].shape) if name in weights else "nothing"
+            weight = weights[name].detach() if name in weights else None
+            if weight is None or tuple(weight.shape) != shape:
+                actual = "nothing" if weight is None else tuple(weight.shape)
                 yield f"the mask of {name} is {shape}, the model has {actual}"
                 continue
-            weight, kept = weights[name].detach(), self.kept(name).to(weights[name].device)
+            kept = self.kept(name).to(weight.device)
             if bool(weight.isnan().any()):
                 yield f"{name} holds NaN"
             elif wrong := int((weight != 0).logical_and_(~kept).count_nonzero()):

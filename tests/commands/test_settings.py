@@ -25,8 +25,8 @@ FLAGS = {
         --structure --floor --ceiling --min-keep --schedule --initial --final --mask-every --monotone
         --compat --epochs --max-steps --batch-size --accumulate --learning-rate --weight-decay --clip
         --mixed-precision --gradient-checkpointing --distill --checkpoint-every --report-to --new-head --recover --rank
-        --task --eval-every --eval-limit --eval/--no-eval {DATASET} --split --samples --seed --force --memory --revision
-        {MODEL} {RUN} --plan --matrix --budget --push-to-hub --public --json""",
+        --task --eval-every --eval-limit --eval/--no-eval {DATASET} --split --samples --seed --force --memory --offload
+        --revision {MODEL} {RUN} --plan --matrix --budget --push-to-hub --public --json""",
     "eval": f"""--task --split --limit --batch-size --prompt --beams --min-length --max-length --template --rerank
         --metric {DATASET} --seed --revision --dtype {MODEL} {RUN} --compare --score --list --json""",
     "analyze": f"""--table --json --expect --sensitivity --ratio --scope --profile --samples --limit --batch-size
