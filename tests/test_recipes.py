@@ -96,6 +96,20 @@ def test_an_unknown_name_is_answered_with_the_nearest(
     assert "\n" not in str(refusal.value)
 
 
+def test_blip_is_trained_and_decoded_on_coco_as_by_its_authors() -> None:
+    """BLIP's med_config.json, models/med.py, data/__init__.py and utils.py."""
+    cells = [cell.recipe for path in MATRICES if path.parent.name == "paper" for cell in read(path).cells]
+    recipes = [load(FOLDER / "blip-coco-platon-id-80.yaml"), load(FOLDER / "blip-coco-one-shot-80.yaml"), *cells]
+    coco = [recipe for recipe in recipes if recipe.data.dataset == "coco" and "blip" in recipe.model.name]
+    assert {recipe.eval.beam_length for recipe in coco if "prune" in recipe.model_fields_set} == {"whole"}
+    trained = [recipe for recipe in coco if recipe.train.epochs]
+    assert len(trained) > 50
+    for recipe in trained:
+        train = recipe.train
+        assert (train.texts, train.augmentation, train.lr_schedule) == ("all", "blip", "cosine_by_epoch")
+        assert (train.label_smoothing, train.text_dropout, recipe.model.clean_texts) == (0.1, 0.1, True)
+
+
 MATRICES = sorted(FOLDER.glob("*/*.yaml"))
 # file -> its cells
 CELLS = {

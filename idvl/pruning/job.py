@@ -73,10 +73,15 @@ def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: P
         )
     if train.samples and len(selection.samples) < train.samples:
         reporter.warn(f"{train.samples} training samples requested, there are {len(selection.samples)}")
-    if train.texts != "first":
-        return selection
-    first = [replace(sample, texts=sample.texts[:1], answers=sample.answers[:1]) for sample in selection.samples]
-    return replace(selection, samples=first)
+    samples = selection.samples
+    if train.texts == "first":
+        samples = [replace(sample, texts=sample.texts[:1], answers=sample.answers[:1]) for sample in samples]
+    elif train.texts == "all":
+        # a sample without texts stays as it is
+        samples = [
+            replace(sample, texts=texts) for sample in samples for texts in [(text,) for text in sample.texts] or [()]
+        ]
+    return replace(selection, samples=samples)
 
 
 class Job:

@@ -25,7 +25,10 @@ class TrainSection(Section):
 
     samples: Count | None = setting(None, "Number of training samples.", shown="all of the split", flag="")
     texts: Texts | None = setting(
-        None, "Which of a sample's captions is read in an epoch.", shown="a built-in model's own, else any", flag=""
+        None,
+        "Which of a sample's captions is read in an epoch: any, first, or all, each once.",
+        shown="a built-in model's own, else any",
+        flag="",
     )
     augmentation: Augmentation | None = setting(
         None,

@@ -24,9 +24,11 @@ from transformers.models.blip.modeling_blip import BlipMLP
 
 from idvl import predictions
 from idvl.data.samples import select
+from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
 from idvl.pruning import training
+from idvl.pruning.job import training_samples
 from idvl.pruning.saving import check_saved
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
@@ -746,7 +748,18 @@ def test_shipped_recipes_plan(path, disk, tmp_path):
     assert planned.schedule.total_steps == (
         recipe.train.max_steps or planned.steps_per_epoch * (recipe.train.epochs or 5)
     )
+    if recipe.train.texts == "all":
+        assert planned.steps_per_epoch == 2 * N // 20
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("texts", "read"), [("any", [(2, 1)] * 3), ("first", [(1, 1)] * 3), ("all", [(1, 1)] * 6)])
+def test_training_reads_any_the_first_or_all_captions(texts, read, disk, tmp_path):
+    data = {"data.dataset": "coco", "data.data_dir": str(disk / "coco"), "train.samples": 3, "train.texts": texts}
+    recipe = load_recipe(None, {"model.name": str(disk / "blip"), **data})
+    samples = training_samples(recipe, Team(), Silent(), store=tmp_path / "images").samples
+    assert [(len(sample.texts), sample.source is not None) for sample in samples] == read
+    assert len({text for sample in samples for text in sample.texts}) == (3 if texts == "first" else 6)
 
 
 def test_a_new_head_is_trained_dense_first(tmp_path):
