@@ -166,6 +166,26 @@ def test_a_killed_run_resumes_to_the_same_bits(place, tmp_path):
     assert again.returncode == 0 and "the model is recovered already" in again.stderr
 
 
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_two_processes_recover_what_one_does(place, tmp_path, method):
+    """At the same batch of all processes: the same masks and report, and weights apart by the order of sums."""
+    settings = {"train.distill": 0.5, "train.max_steps": 3, "train.learning_rate": 1e-3, "recover.method": method}
+    recovered(place, tmp_path / "one", **settings, **{"train.batch_size": 8})
+    flags = [f"--set={key}={value}" for key, value in settings.items()]
+    ranks = ["--rank=4"] if method == "lora" else []
+    arguments = ["recover", place / "pruned", "--batch-size=4", "--no-eval", f"--output={tmp_path / 'two'}"]
+    pair = processes.team("-m", "idvl", *arguments, *flags, *ranks)
+    assert [process.wait() for process in pair] == [0, 0], pair[0].stderr
+    one, two, pruned = (weights(folder) for folder in (tmp_path / "one", tmp_path / "two", place / "pruned"))
+    masks = Masks.load(tmp_path / "two" / "masks.safetensors")
+    for name, weight in two.items():
+        torch.testing.assert_close(weight, one[name], rtol=0, atol=1e-5)
+        if (layer := name.removesuffix(".weight")) in masks.shapes:
+            assert torch.equal(weight == 0, ~masks.kept(layer)) and not torch.equal(weight, pruned[name])
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
+    assert reports[0]["layers"] == reports[1]["layers"] and reports[0]["recovered"] == reports[1]["recovered"]
+
+
 def test_from_python(place, tmp_path):
     options = {"max_steps": 2, "batch_size": 4, "eval": False, "output": tmp_path / "run"}
     report = idvl.recover(place / "pruned", method="biases", **options)
