@@ -1,13 +1,17 @@
-"""A training step of masked LoRA, beside plain LoRA by peft and full training under the same masks.
+"""A training step of masked LoRA, beside plain LoRA by peft and full training under the same masks; idvl verify.
 
     pip install peft
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/recovery.py              # some five minutes
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/recovery.py --blocks 1   # one minute
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/recovery.py --verify     # one minute: that alone
 
 Each variant runs in a process of its own, one after the other: the least CPU seconds of one thread among STEPS steps,
 and the peak of the whole process's memory. Random weights, half of them pruned in every linear layer of the blocks;
 rank 8, AdamW. The BLIP has 224 M parameters and reads 8 images of 224 px with 20 tokens each; the decoder, a LLaMA of
 width 768, reads 4 texts of 128 tokens.
+
+Verifying the pruned BLIP is measured beside loading it: opening the checkpoint, and reading each weight into memory, as
+what is to compute on another device does. Least CPU seconds of one thread in READINGS turns.
 """
 
 import argparse
@@ -15,8 +19,12 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from torch import nn
@@ -24,9 +32,10 @@ from transformers import BlipConfig, BlipForConditionalGeneration, LlamaConfig, 
 
 from idvl.recovery.adapters import attach_lora, mask_gradients
 from idvl.sparsity.masks import Masks
+from idvl.workflows import verify
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
-STEPS, RANK = 3, 8
+STEPS, RANK, READINGS = 3, 8, 5
 VARIANTS = ("plain LoRA", "masked LoRA", "full")
 # (variant, compared with): the goal for time and for memory
 GOALS = {
@@ -35,6 +44,7 @@ GOALS = {
     ("blip", "masked LoRA", "full"): {"peak": 0.65},
     ("decoder", "masked LoRA", "full"): {"peak": 0.65},
 }
+VERIFY_GOAL = 2
 
 
 def blip(blocks: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
@@ -54,19 +64,24 @@ def decoder(blocks: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 MODELS = {"blip": blip, "decoder": decoder}
 
 
-def prepare(model: nn.Module, variant: str) -> nn.Module:
-    """The model pruned to one half, ready to be trained in this way."""
+def pruned(model: nn.Module) -> tuple[Masks, dict[str, nn.Parameter]]:
+    """Half of each linear layer of the blocks set to zero, in place: the masks and these weights."""
     heads = ("lm_head", "cls.", "patch_embed")
-    layers = {
-        name: module
+    weights = {
+        name: module.weight
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not any(head in name for head in heads)
     }
-    weights = {name: layer.weight for name, layer in layers.items()}
     masks = Masks({name: weight.shape for name, weight in weights.items()})
     for name, weight in weights.items():
         masks.set(name, torch.rand(weight.shape) > 0.5)
     masks.enforce_(weights)
+    return masks, weights
+
+
+def prepare(model: nn.Module, variant: str) -> nn.Module:
+    """The model pruned to one half, ready to be trained in this way."""
+    masks, weights = pruned(model)
     if variant == "masked LoRA":
         attach_lora(model, masks, rank=RANK)
     elif variant == "full":
@@ -74,7 +89,7 @@ def prepare(model: nn.Module, variant: str) -> nn.Module:
     else:
         from peft import LoraConfig, get_peft_model
 
-        model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=16, target_modules=list(layers)))
+        model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=16, target_modules=list(weights)))
     return model
 
 
@@ -101,6 +116,39 @@ def measure(name: str, variant: str, blocks: int) -> dict[str, float]:
     return {"seconds": min(seconds[1:]), "peak": memory(), **counts}
 
 
+def read() -> dict[str, float]:
+    """CPU seconds to load a pruned BLIP, and to verify it: with its masks, and with those of its zeros."""
+    from tests.support import tiny
+    from tests.support.reporter import Silent
+
+    def load() -> None:
+        model = BlipForConditionalGeneration.from_pretrained(folder)
+        for parameter in model.parameters():
+            parameter.data.clone()
+
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, _ = blip(12)
+        masks, _ = pruned(model)
+        model.save_pretrained(folder)
+        tiny.blip()[1].save_pretrained(folder)
+        masks.save(folder / "masks.safetensors")
+        check = {"reporter": Silent(), "sparsity": 0.499}
+        ways: dict[str, Callable[[], object]] = {
+            "load": load,
+            "verify, masks": lambda: verify.run(name, masks=folder / "masks.safetensors", **check),
+            "verify, zeros": lambda: verify.run(name, **check),
+        }
+        seconds = dict.fromkeys(ways, float("inf"))
+        for _ in range(READINGS):
+            for way, call in ways.items():
+                start = time.process_time()
+                call()
+                seconds[way] = min(seconds[way], time.process_time() - start)
+    return seconds
+
+
 def table(results: dict[str, dict[str, dict[str, float]]]) -> None:
     for name, variants in results.items():
         for variant, numbers in variants.items():
@@ -112,11 +160,20 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> None:
             print(f"{name}: {key} of {variant} to {other}: {ratio:.2f} (goal {goal})")
 
 
+def show_reading(seconds: dict[str, float]) -> None:
+    for way, spent in seconds.items():
+        print(f"{way:14} {spent:6.2f} s, {spent / seconds['load']:.2f} of loading (goal {VERIFY_GOAL})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "VARIANT"), help="measure this one here")
+    parser.add_argument("--verify", action="store_true", help="measure verifying a checkpoint alone")
     arguments = parser.parse_args()
+    if arguments.verify:
+        show_reading(read())
+        return
     if arguments.one:
         print(json.dumps(measure(*arguments.one, arguments.blocks)))
         return
@@ -127,8 +184,10 @@ def main() -> None:
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             results.setdefault(name, {})[variant] = json.loads(output.splitlines()[-1])
     table(results)
+    reading = read()
+    show_reading(reading)
     if arguments.blocks == 12:
-        about = {"torch": torch.__version__, "blocks": arguments.blocks, "results": results}
+        about = {"torch": torch.__version__, "blocks": arguments.blocks, "results": results, "verify": reading}
         RESULTS.write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -5,8 +5,10 @@ A mean would weigh a term by its neighbours in the batch. Knows no architecture.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +20,19 @@ from idvl.models.labels import IGNORED
 
 # (rows of this process) -> (the rows of all processes, differentiable; where this process's begin)
 Gather = Callable[[Tensor], tuple[Tensor, int]]
+# how far a model's own loss may be from the cross-entropy of its logits, which half precision rounds, relatively
+TOLERANCE = 1e-2
 
 
 class Objective(NamedTuple):
     """`total`: the loss summed over `count` terms (tokens, images, pairs).
 
-    `logits` (rows, classes): what the loss compares, for distillation; None where only the model knows it.
+    `logits` gives what the loss compares (rows, classes), for distillation; None for a loss without a softmax.
     """
 
     total: Tensor
     count: int
-    logits: Tensor | None
+    logits: Callable[[], Tensor] | None
 
 
 def over_labels(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Objective:
@@ -36,7 +40,7 @@ def over_labels(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0)
     learnt = labels != IGNORED
     logits, labels = logits[learnt].float(), labels[learnt]
     total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
-    return Objective(total, len(labels), logits)
+    return Objective(total, len(labels), lambda: logits)
 
 
 def contrastive(
@@ -52,7 +56,7 @@ def contrastive(
     logits = torch.cat([scale * images @ every_text.T, scale * texts @ every_image.T]).float()
     pairs = torch.arange(start, start + len(images), device=images.device)
     total = F.cross_entropy(logits, pairs.repeat(2), reduction="sum", label_smoothing=label_smoothing)
-    return Objective(total / 2, len(images), logits)
+    return Objective(total / 2, len(images), lambda: logits)
 
 
 def sigmoid_pairs(
@@ -84,8 +88,34 @@ def own_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | None 
 
     Raises UsageError where the model returns none.
     """
-    mean = getattr(call(model, inputs), "loss", None)
+    output = call(model, inputs)
+    mean = getattr(output, "loss", None)
     if mean is None:
         raise UsageError(f"{type(model).__name__} returns no loss for labels: idvl does not know how to train it")
     count = int((inputs["labels"] != IGNORED).sum())
-    return Objective(mean * count, count, None)
+    return Objective(mean * count, count, partial(_compared, model, output, inputs["labels"]))
+
+
+def _compared(model: nn.Module, output: Any, labels: Tensor) -> Tensor:
+    """The logits (rows, classes) that a model compares with labels (...) for its own loss, a mean cross-entropy.
+
+    Decoders compare those of each token with the next label, other models with its own; whichever gives the loss that
+    the model returned is right. Raises UsageError where neither does.
+    """
+    logits, mean = output.logits, output.loss.detach().float()
+    if labels.ndim > 1:
+        # some decoders return those of the image, which comes before the text, too
+        logits = logits[:, -labels.shape[1] :]
+    choices = []
+    for shift in (0, 1) if labels.ndim > 1 else (0,):
+        rows = logits[:, :-1] if shift else logits
+        targets = labels[:, 1:] if shift else labels
+        rows, targets = rows[targets != IGNORED].float(), targets[targets != IGNORED]
+        error = (F.cross_entropy(rows.detach(), targets) - mean).abs().item()
+        choices.append((error, shift, rows))
+    error, _, rows = min(choices, key=operator.itemgetter(0, 1))
+    if error > TOLERANCE * mean.abs().item():
+        raise UsageError(
+            f"the loss of {type(model).__name__} is no plain cross-entropy of its logits: leave out distill"
+        )
+    return rows

@@ -49,11 +49,12 @@ class LossModule(nn.Module):
         if self.teacher is None:
             return total
         if logits is None:
-            raise UsageError(f"the logits of {type(self.model).__name__} are unknown to idvl: leave out distill")
+            raise UsageError(f"the loss of {type(self.model).__name__} has no softmax to distill: leave out distill")
         with no_grad(), self.teacher() as teacher:
-            dense = self.loss(teacher, inputs, self.gather).logits
-        kl = count * divergence(logits, dense, self.temperature)
+            dense = self.loss(teacher, inputs, self.gather).logits()
+        student = logits()
+        kl = count * divergence(student, dense, self.temperature)
         if self.compat == "none":
             return total + self.distill * kl
-        per_sample = len(logits) / len(inputs["labels"]) / self.temperature**2
+        per_sample = len(student) / len(inputs["labels"]) / self.temperature**2
         return (1 - self.distill) * total + self.distill * per_sample * kl

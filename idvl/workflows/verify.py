@@ -99,7 +99,8 @@ def run(
     prunable = find_layers(loaded.model, loaded.family)
     layers = in_scope(loaded.model, loaded.family, scope)
     kept = stated or Masks.from_zeros({name: layer.module.weight for name, layer in layers.items()})
-    lines = [*defects(loaded, kept, name if stated else "unstructured", report=claims.report)]
+    # masks taken from the zeros hold by themselves
+    lines = [*defects(loaded, stated or Masks({}), name, report=claims.report)]
     if stated is None:
         lines += _ungrouped(kept, layers, rule)
         for note in _accidental(kept):

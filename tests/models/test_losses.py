@@ -15,13 +15,29 @@ from idvl.models.loading import load, wrap
 from idvl.models.losses import contrastive, divergence, over_labels
 from idvl.training import Training
 from idvl.training.accelerator import check
+from tests.coverage.architectures import architectures
 from tests.support import tiny
 
 ANSWERED = [dataclasses.replace(sample, answers=("two red",)) for sample in tiny.samples(6)]
 STATEMENTS = [dataclasses.replace(sample, label=i % 2) for i, sample in enumerate(tiny.samples(6))]
 LABELLED = [dataclasses.replace(sample, label=i % 3, texts=()) for i, sample in enumerate(tiny.samples(6))]
 SAMPLES = {"blip-vqa": ANSWERED, "vit": LABELLED, "vilt-nlvr2": STATEMENTS, "blip-nlvr2": STATEMENTS}
-KINDS = ["blip", "blip-vqa", "blip-itm", "blip-nlvr2", "clip", "vit", "vilt-nlvr2", "git", "gpt2", "llava", "blip2"]
+KINDS = [
+    "blip",
+    "blip-vqa",
+    "blip-itm",
+    "blip-nlvr2",
+    "clip",
+    "vit",
+    "vilt-nlvr2",
+    "git",
+    "gpt2",
+    "t5",
+    "llava",
+    "blip2",
+]
+# transformers computes their losses: decoders', which compare the next token, and an encoder-decoder's
+OWN = ("git", "gpt2", "t5", "llava", "blip2")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +68,21 @@ def test_labels_count_the_terms(get, kind):
     total, count, logits = get(kind).family.training_task.loss(get(kind).model, inputs, None)
     assert count == int((inputs["labels"] != IGNORED).sum()) > 0
     assert total.ndim == 0 and total.isfinite() and total > 0
-    assert logits is None or len(logits) in (count, 2 * count)
+    rows = logits()
+    assert len(rows) == (2 * count if kind == "clip" else count)
+    if kind in OWN:
+        labels = inputs["labels"][inputs["labels"] != IGNORED]
+        torch.testing.assert_close(F.cross_entropy(rows, labels, reduction="sum"), total)
+
+
+def test_a_loss_that_is_no_cross_entropy_gives_no_logits():
+    """The balance of a mixture's experts is a part of it."""
+    loaded = wrap(*architectures()["mixtral"].make())
+    assert learn(loaded, tiny.samples(6)).logits().ndim == 2
+    loaded.model.config.output_router_logits = True
+    loaded.model.router_aux_loss_coef = 1.0
+    with pytest.raises(UsageError, match="the loss of MixtralForCausalLM is no plain cross-entropy of its logits"):
+        learn(loaded, tiny.samples(6)).logits()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("clip", "blip-itm")])
@@ -78,7 +108,7 @@ def test_a_captions_loss_is_that_of_transformers(get):
     )
     torch.testing.assert_close(total / count, theirs.loss)
     assert count == int(inputs["attention_mask"][:, 1:].sum())
-    assert logits.shape == (count, loaded.model.config.text_config.vocab_size)
+    assert logits().shape == (count, loaded.model.config.text_config.vocab_size)
 
 
 def test_an_answers_loss_is_that_of_transformers_where_questions_are_equally_long(get):
@@ -103,7 +133,7 @@ def test_the_contrastive_loss_is_that_of_transformers(get):
     total, count, logits = loaded.family.training_task.loss(loaded.model, inputs, None)
     theirs = loaded.model(**{k: v for k, v in inputs.items() if k != "labels"}, return_loss=True)
     torch.testing.assert_close(total / count, theirs.loss)
-    assert logits.shape == (12, 6)
+    assert logits().shape == (12, 6)
     total.backward()
     assert loaded.model.logit_scale.grad is not None
     loaded.model.zero_grad()
@@ -112,7 +142,7 @@ def test_the_contrastive_loss_is_that_of_transformers(get):
 def test_a_class_is_learnt_by_cross_entropy(get):
     inputs = shown(get("vit"), LABELLED)
     total, count, logits = get("vit").family.training_task.loss(get("vit").model, inputs, None)
-    torch.testing.assert_close(total, F.cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1, 2]), reduction="sum"))
+    torch.testing.assert_close(total, F.cross_entropy(logits(), torch.tensor([0, 1, 2, 0, 1, 2]), reduction="sum"))
     assert count == 6
 
 
@@ -180,7 +210,7 @@ def test_a_bare_vit_is_refused_until_it_has_a_head(get, tmp_path):
         check(bare, LABELLED, Training(batch_size=2))
     headed = with_new_head(bare, ["cat", "dog", "bird"])
     check(headed, LABELLED, Training(batch_size=2))
-    assert learn(headed, LABELLED).logits.shape == (6, 3)
+    assert learn(headed, LABELLED).logits().shape == (6, 3)
     for name, value in headed.model.base_model.state_dict().items():
         assert torch.equal(value, bare.model.state_dict()[name])
     again = with_new_head(get("vit"), ["cat", "dog", "bird"])

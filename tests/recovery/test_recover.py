@@ -121,8 +121,8 @@ def test_the_pass_of_the_teacher_is_the_dense_model_bit_by_bit(place):
     batch = task.inputs(student.processor, tiny.samples(4), 12, student.model.config)
     student.model.train()
     with dense(student.model) as model:
-        logits = task.loss(model, batch, None).logits
-    assert torch.equal(logits, task.loss(teacher.model, batch, None).logits) and not logits.requires_grad
+        logits = task.loss(model, batch, None).logits()
+    assert torch.equal(logits, task.loss(teacher.model, batch, None).logits()) and not logits.requires_grad
     assert all(module.training for module in student.model.modules())
     # another bias, and the two differ in more than zeros
     teacher.model.vision_model.encoder.layers[0].mlp.fc1.bias.data += 1

@@ -128,9 +128,15 @@ def test_a_broken_tie(place, spoilt) -> None:
     assert f"{target} and {source} are one weight, and two in the saved model" in defects(spoilt(untie))
 
 
-def test_nan(spoilt) -> None:
-    run = spoilt(lambda tensors: tensors[f"{LAYER}.bias"].__setitem__(0, float("nan")))
-    assert f"{LAYER}.bias: 1 of " in defects(run)
+def test_nan_and_infinity(spoilt) -> None:
+    other = LAYER.replace("fc2", "fc1")
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{LAYER}.bias"][0] = float("nan")
+        tensors[f"{other}.bias"][1] = -float("inf")
+
+    wrong = defects(spoilt(spoil))
+    assert f"{LAYER}.bias: 1 of " in wrong and f"{other}.bias: 1 of " in wrong
 
 
 def test_a_shape_that_config_does_not_state(spoilt) -> None:
