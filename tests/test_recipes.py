@@ -118,7 +118,7 @@ CELLS = {
     "small/ratios": 18,
     "paper/table-1": 24, "paper/table-2": 12, "paper/table-3": 12, "paper/table-4": 12, "paper/table-5": 2,
     "paper/table-6": 9, "paper/table-7": 4,
-    "paper/figure-1": 15, "paper/figure-2": 3, "paper/figure-2-others": 2, "paper/figure-3": 6, "paper/figure-4": 36,
+    "paper/figure-1": 15, "paper/figure-2": 3, "paper/figure-2-others": 3, "paper/figure-3": 6, "paper/figure-4": 36,
     "paper/figure-5": 4, "paper/figure-6": 12,
     "ecoflap/blip-coco": 2, "ecoflap/blip-flickr30k": 2, "ecoflap/blip-vqa": 2, "ecoflap/blip-nlvr2": 2,
     "ecoflap/blip2": 2,

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from idvl.data.image_spool import SpooledImage
+from idvl.data.regions import holds_regions, regions
 from idvl.errors import quoted
 from idvl.files import read_bytes
 
@@ -117,7 +118,7 @@ def encoded(source: bytes | Path | SpooledImage) -> bytes:
 
 
 def digest(source: Encoded) -> str:
-    """SHA-256 of an encoded image that decodes to its end, or of the pixels of a decoded one.
+    """SHA-256 of an encoded image that decodes to its end, of region features, or of the pixels of a decoded image.
 
     Raises ValueError with what is wrong with it.
     """
@@ -129,6 +130,9 @@ def digest(source: Encoded) -> str:
         raise ValueError(error.strerror or str(error)) from error
     if not data:
         raise ValueError("zero bytes")
+    if holds_regions(data):
+        regions(data)
+        return hashlib.sha256(data).hexdigest()
     try:
         with opened(data) as image:
             image.draft("RGB", (1, 1))  # a JPEG is read to its end, but at an eighth of its size: ten times faster

@@ -29,6 +29,7 @@ from idvl.models.layers import uncovered_weights
 from idvl.models.load_errors import one_line
 from idvl.models.locating import locate, pin
 from idvl.models.offload import CPU, Offload, places, take_over, without_warnings
+from idvl.models.own import register_configs
 from idvl.models.processors import fit_tokenizer, image_processor_of, load_processor
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ def _read(
     """
     from transformers import AutoConfig
 
+    register_configs()
     whole = stated.check(name, target, options)
     config = AutoConfig.from_pretrained(target, **options)
     family = family_of(config)

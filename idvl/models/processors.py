@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from idvl.errors import UsageError, first_line, quoted
 from idvl.models.load_errors import unreached
+from idvl.models.own import own_class
 
 if TYPE_CHECKING:
     from idvl.models.families.base import Family
@@ -27,9 +28,16 @@ def load_processor(target: str, family: Family, config: Any, options: dict[str, 
         processor = Pair(AutoImageProcessor.from_pretrained(target, backend="pil", **options), processor)
     has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
     for kind in family.needs:
+        if kind == "image" and family.reads_regions:
+            continue
         if has[kind] is None:
             name = (config.architectures or [""])[0]
-            if name and not hasattr(transformers, name) and not getattr(config, "auto_map", None):
+            if (
+                name
+                and not own_class(name)
+                and not hasattr(transformers, name)
+                and not getattr(config, "auto_map", None)
+            ):
                 raise UsageError(
                     f"{target} is a {quoted(name)} by its config.json, and transformers has no such class: correct its "
                     '"architectures"'

@@ -168,7 +168,19 @@ def test_guesses_are_said(loaded, kind):
 
 def test_families_are_the_files_of_the_folder():
     assert families.names() == [
-        *("blip", "blip2", "bridgetower", "clip", "flava", "internvl", "lfm2_vl", "llava", "paligemma", "pix2struct"),
+        *(
+            "blip",
+            "blip2",
+            "bridgetower",
+            "butd",
+            "clip",
+            "flava",
+            "internvl",
+            "lfm2_vl",
+            "llava",
+            "paligemma",
+            "pix2struct",
+        ),
         *("qwen_vl", "siglip", "smolvlm", "vilt", "vision_encoder_decoder", "vit", "generic"),
     ]
     assert family_of(tiny.KINDS["clip"]()[0].config).key == "clip"

@@ -86,6 +86,8 @@ class Family:
     # config of one of the model types that names no class -> whether the family describes it
     describes_unnamed: Callable[[Any], bool] = lambda config: True
     needs: tuple[Literal["image", "text"], ...]
+    # whether images are features of regions (idvl.data.regions), which no image processor prepares
+    reads_regions: bool = False
     blocks: str
     modalities: tuple[tuple[str, Modality], ...]
     reads_image: str | None
