@@ -234,6 +234,14 @@ def test_a_reader_of_text_gets_no_new_head(get):
         ("vit", tiny.samples(4), {}, "no label"),
         ("vit", [dataclasses.replace(LABELLED[0], label=10)], {}, "classes are 0 to 9"),
         ("blip", [dataclasses.replace(tiny.samples(1)[0], texts=())], {}, "no text"),
+        (
+            "clip",
+            tiny.samples(4),
+            {"label_smoothing": 0.1},
+            "label_smoothing does not work with CLIPModel: leave it out",
+        ),
+        ("git", tiny.samples(4), {"text_dropout": 0.1}, "text_dropout is for BLIP, not for GitForCausalLM"),
+        ("gpt2", tiny.samples(4), {"augmentation": "blip"}, "reads no images: leave augmentation out"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused_first(get, kind, samples, settings, said):

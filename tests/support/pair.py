@@ -23,7 +23,14 @@ from idvl.models.loading import load, wrap
 from idvl.training import Training, agree, checkpoint, ranks, train
 from tests.support import tiny
 
-SETTINGS = {"max_steps": 4, "learning_rate": 1e-3, "lr_schedule": "linear", "clip": None, "checkpoint_every": 2}
+SETTINGS = {
+    "max_steps": 4,
+    "learning_rate": 1e-3,
+    "lr_schedule": "linear",
+    "clip": None,
+    "checkpoint_every": 2,
+    "augmentation": "blip",
+}
 
 
 def first_steps(folder: Path, kind: str, name: str, **settings) -> dict:
