@@ -106,7 +106,7 @@ def command(
         return
     reporter, resolved = o.begin(context)
     profile = context.params["prune__profile"]
-    from idvl.pruning.settings import calibrates
+    from idvl.pruning.calibration_settings import calibrates
     from idvl.workflows import prune, prune_recover
 
     if profile is not None and resolved.prune.id_weight == "none" and not calibrates(resolved.prune):

@@ -30,14 +30,15 @@ from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
 from idvl.profile import Profile
 from idvl.pruning import profiles
+from idvl.pruning.calibration_settings import reads_dimensions
 from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
 from idvl.pruning.pruners import criterion_of
-from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.pruning.signals import prepare
 from idvl.recipe import Recipe
+from idvl.recipe.sections import AUTO
 from idvl.recipe.values import shares
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model

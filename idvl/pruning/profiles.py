@@ -9,8 +9,8 @@ from typing import Any
 from idvl.errors import UsageError
 from idvl.models.layers import Layer
 from idvl.profile import Profile, load_profile
-from idvl.pruning.settings import AUTO
 from idvl.recipe import PruneSection
+from idvl.recipe.sections import AUTO
 from idvl.session import other_widths
 
 

@@ -17,7 +17,7 @@ from idvl.errors import RunError, quoted
 from idvl.files import write_json, write_text
 from idvl.profile import Profile
 from idvl.pruning import profiles
-from idvl.pruning.settings import AUTO
+from idvl.recipe.sections import AUTO
 from idvl.schemas import ReportFile
 from idvl.sparsity.masks import MASKS, Masks
 from idvl.sparsity.weighting import Multipliers

@@ -13,8 +13,8 @@ from idvl.profile import Profile
 from idvl.pruning import gradients, magnitudes, outliers, profiles, spectra
 from idvl.pruning.counts import groups_of
 from idvl.pruning.density_file import densities_of
-from idvl.pruning.settings import AUTO
 from idvl.recipe import PruneSection
+from idvl.recipe.sections import AUTO
 from idvl.reporter import Progress, Reporter
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity.weighting import Multipliers, multipliers

@@ -41,6 +41,8 @@ from idvl.recipe.values import (
 
 # a default that depends on other settings, which pruning/settings.py fills in
 SPARSITY = 0.8
+# the profile that is estimated first
+AUTO = "auto"
 # the same of a run that prunes from calibration samples
 CALIBRATED_SPARSITY, CALIBRATION_SAMPLES, REPAIR_EPOCHS = 0.5, 128, 10
 
@@ -173,7 +175,7 @@ class PruneSection(Section):
     # 2 to the 40 is beyond any factor that is used
     id_exponent: Annotated[float, Field(gt=0, le=40)] = setting(1.0, "Exponent of the intrinsic dimension.")
     profile: str = setting(
-        "auto",
+        AUTO,
         "Where the intrinsic dimensions come from: auto (estimated first), a file, or published:blip-coco.",
         value="PROFILE",
     )

@@ -6,9 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from idvl.pruning.calibration_settings import reads_dimensions
 from idvl.pruning.dimensions import dense_recipe
-from idvl.pruning.settings import AUTO, reads_dimensions
 from idvl.recipe import ESTIMATING, Recipe, described
+from idvl.recipe.sections import AUTO
 
 # settings that older runs did not have: at their defaults they are left out of the names of folders
 LATER = ("data.allow_outside", "model.chat_template", "model.clean_texts", "estimate.offload")

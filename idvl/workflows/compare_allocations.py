@@ -16,8 +16,9 @@ from idvl import runs
 from idvl.files import write_bytes, write_json
 from idvl.pruning import calibration, dimensions, signals
 from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration_settings import for_allocation
 from idvl.pruning.counts import target
-from idvl.pruning.settings import for_allocation, resolve
+from idvl.pruning.settings import resolve
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.reporting.allocations import ALLOCATIONS, AllocationsFile

@@ -5,6 +5,7 @@ It does not know how the model is made.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,18 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from idvl import runs
+from idvl import runs, yaml_file
 from idvl.checkpoints.hub import check as check_hub
 from idvl.checkpoints.hub import push
 from idvl.checkpoints.report import REPORT
+from idvl.errors import UsageError
 from idvl.evaluation.evaluation import Evaluation
 from idvl.models.loading import load
 from idvl.pruning.evaluation import FINAL, evaluate_pruned, prepare_evaluation
 from idvl.pruning.saving import add_evaluation, check_saved, is_evaluated, read_report, skip_evaluation
-from idvl.pruning.settings import continued
-from idvl.recipe import Recipe
+from idvl.recipe import EvalSection, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.session import begin, image_store, open_run
+
+# settings that the dimensions of a finished run depend on, and those of an evaluation
+MEASURED = ("data.samples", *(f"estimate.{name}" for name in ("tokens", "capture", "estimator", "layers", "modality")))
+EVALUATED = tuple(f"eval.{name}" for name in EvalSection.model_fields if name not in ("batch_size", "after"))
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +173,28 @@ def _state(folder: Path) -> RunState:
 
 
 def _recipe_of(recipe: Recipe, folder: Path, state: RunState) -> dict[str, Any]:
-    """The recipe to write down: of a resumed run, with the settings of what it has done."""
+    """The recipe to write down; of a resumed run, with the settings of what it has done.
+
+    UsageError for other ones, where a number depends on them and the run's signature does not hold them.
+    """
+    current = recipe.to_dict()
     if not state.begun:
-        return recipe.to_dict()
-    return continued(recipe, folder, ended=state.saved, evaluated=state.evaluated)
+        return current
+    earlier = _sections(folder / "recipe.yaml")
+    # which older runs do not have
+    earlier = {"recover": current["recover"], **earlier}
+    if earlier.keys() != current.keys():
+        logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
+        return current
+    on_the_way = recipe.eval.every or earlier["eval"].get("every")
+    fixed = [*(MEASURED if state.saved else ()), *(EVALUATED if state.evaluated or on_the_way else ())]
+    parts = [(key, *key.split(".")) for key in fixed]
+    values = [
+        {key: sections[part][name] for key, part, name in parts if name in earlier[part]}
+        for sections in (earlier, current)
+    ]
+    runs.refuse_difference(folder, *values)
+    return current if not state.saved else earlier if state.evaluated else earlier | {"eval": current["eval"]}
 
 
 def _prepare(
@@ -179,3 +204,13 @@ def _prepare(
     evaluation, reason = (None, None) if state.evaluated else prepare_evaluation(job, reporter, store=store)
     plan, estimation = (None, None) if state.saved else kind.plan(job, resumed, reporter)
     return Preparation(plan=plan, estimation=estimation, evaluation=evaluation, unevaluated=reason)
+
+
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe as they are written, {} for a file that is missing or damaged."""
+    try:
+        sections = yaml_file.read(path, "recipe")
+    except UsageError:
+        return {}
+    sound = isinstance(sections, dict) and all(isinstance(part, dict) for part in sections.values())
+    return sections if sound else {}

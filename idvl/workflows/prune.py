@@ -25,6 +25,7 @@ from idvl.pruning.calibrate import BLOCKS, calibrate
 from idvl.pruning.calibration import Calibration
 from idvl.pruning.calibration_plan import CalibrationPlan, report_of
 from idvl.pruning.calibration_plan import make as make_calibration_plan
+from idvl.pruning.calibration_settings import calibrates
 from idvl.pruning.counts import nearly_empty
 from idvl.pruning.evaluation import BETWEEN
 from idvl.pruning.job import Job
@@ -32,7 +33,7 @@ from idvl.pruning.job import gather as gather_job
 from idvl.pruning.plan import PruningPlan
 from idvl.pruning.plan import make as make_plan
 from idvl.pruning.saving import save
-from idvl.pruning.settings import calibrates, resolve
+from idvl.pruning.settings import resolve
 from idvl.pruning.training import CHECKPOINTS, prune
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter

@@ -8,7 +8,7 @@ from typing import Any
 from idvl import runs
 from idvl.checkpoints.hub import check as check_hub
 from idvl.errors import UsageError
-from idvl.pruning.settings import calibrates
+from idvl.pruning.calibration_settings import calibrates
 from idvl.recipe import Recipe, RecoverSection, TrainSection
 from idvl.recovery import settings as recovery
 from idvl.workflows import prune, recover
