@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from idvl.geometry import pareto
-from idvl.geometry.estimators import intrinsic_dimension, requirements
+from idvl.geometry.estimators import requirements
+from idvl.geometry.intrinsic_dimension import intrinsic_dimension
 from idvl.geometry.neighbors import DenseRows, nearest
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"

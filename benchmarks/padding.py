@@ -26,7 +26,7 @@ from torch import Tensor
 
 from idvl.data.sample import Sample
 from idvl.data.shapes import samples
-from idvl.geometry.estimators import intrinsic_dimension
+from idvl.geometry.intrinsic_dimension import intrinsic_dimension
 from idvl.models.inputs import encode
 from idvl.models.layers import Layer, find_layers
 from idvl.models.loading import Loaded, load

@@ -24,7 +24,7 @@ _HOME = {
     "compare": "idvl.profile",
     "estimate_id": "idvl.measurement.api",
     "evaluate": "idvl.workflows.api",
-    "intrinsic_dimension": "idvl.geometry.estimators",
+    "intrinsic_dimension": "idvl.geometry.intrinsic_dimension",
     "load_masks": "idvl.workflows.api",
     "load_profile": "idvl.profile",
     "load_report": "idvl.checkpoints.report",

@@ -9,10 +9,9 @@ It does not know models, or how the distances were found:
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,8 +19,10 @@ from torch import Tensor
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.geometry import pareto
 from idvl.geometry.diagnostics import TIE, diagnose, log_ratios_of
-from idvl.geometry.neighbors import FEATURE_CHUNK, DenseRows, Neighbors, nearest
-from idvl.profile import Estimate, EstimatorName
+from idvl.profile import Estimate
+
+if TYPE_CHECKING:
+    from idvl.geometry.neighbors import Neighbors
 
 # fewer points than this say nothing about a dimension
 LEAST_POINTS = 20
@@ -38,7 +39,7 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 GRIDE_SCALE = 2
 
 # the neighbours and the logarithms of r2 / r1 -> dimension, standard error, diagnostics of its own
-Fit = Callable[[Neighbors, Tensor], tuple[float, float, dict[str, Any]]]
+Fit = Callable[["Neighbors", Tensor], tuple[float, float, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,6 @@ class Estimator:
 
     needs: Callable[[int], dict[str, Any]]
     fit: Fit
-
-
-def intrinsic_dimension(
-    points: Any, estimator: str = "twonn", *, knn: str = "auto", seed: int = 0, device: torch.device | str | None = None
-) -> Estimate:
-    """The intrinsic dimension of the rows of a matrix (n, d) of numpy or torch, integers or floats.
-
-    `estimator`: twonn, twonn-mle, gride or icml24. `knn`: torch, faiss or auto. `seed` matters to icml24 alone. Exactly
-    equal rows count once. Raises UsageError for what is no matrix of real numbers; points that allow no estimate give
-    one without a dimension, and the reason.
-    """
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed}")
-    needs = requirements(estimator, seed)
-    return estimate(nearest(DenseRows(points, device=device), backend=knn, **needs), estimator)
 
 
 def requirements(estimator: str, seed: int = 0) -> dict[str, Any]:
@@ -216,18 +202,3 @@ ESTIMATORS: dict[str, Estimator] = {
     "gride": Estimator(lambda seed: {"k": RANKS[-1], "ranks": RANKS}, _gride),
     "icml24": Estimator(lambda seed: {"k": 2, "ranks": RANKS, "subsets": _icml24_parts(seed)}, _icml24),
 }
-
-
-def layer_seconds(
-    n: int, features: Mapping[str, int], estimator: EstimatorName, device: torch.device, processes: int
-) -> dict[str, float]:
-    """The seconds of each layer of `features`: neighbours and estimate, timed on random points of two widths."""
-    seconds = []
-    # the first one warms up
-    for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK // 4, FEATURE_CHUNK):
-        points = DenseRows(torch.randn(n, width, device=device))
-        start = time.perf_counter()
-        estimate(nearest(points, backend="torch", **requirements(estimator)), estimator, seed=0)
-        seconds.append(time.perf_counter() - start)
-    slope = max(seconds[2] - seconds[1], 0.0) / (FEATURE_CHUNK * 3 / 4) / processes
-    return {name: seconds[1] + slope * width for name, width in features.items()}

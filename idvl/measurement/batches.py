@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from idvl.data.samples import Sample
 from idvl.distributed import Team
 from idvl.errors import UsageError
 from idvl.models.inputs import encode
-from idvl.models.loading import Loaded
 from idvl.reporter import Progress
+
+if TYPE_CHECKING:
+    from idvl.data.samples import Sample
+    from idvl.models.loading import Loaded
 
 MOST_ECHOES = 16
 MOST_BATCHES = 4096

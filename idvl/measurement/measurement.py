@@ -6,6 +6,7 @@ recipes, run folders or terminals.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
@@ -22,7 +23,7 @@ from idvl.device import free_memory, give_back_freed_memory, peak_memory
 from idvl.distributed import Team
 from idvl.files import disk_errors
 from idvl.geometry import backend, shortlist
-from idvl.geometry.estimators import estimate, layer_seconds, requirements
+from idvl.geometry.estimators import estimate, requirements
 from idvl.geometry.gram import full_precision
 from idvl.geometry.neighbors import FEATURE_CHUNK, FEW_POINTS, DenseRows, Neighbors, nearest, workspace_bytes
 from idvl.geometry.search import NOISE_FACTOR
@@ -37,7 +38,7 @@ from idvl.models.loading import Loaded
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import Passes, Walk
-from idvl.profile import Estimate, LayerProfile, Profile
+from idvl.profile import Estimate, EstimatorName, LayerProfile, Profile
 from idvl.reliability import unreliable_reason
 from idvl.reporter import Progress
 
@@ -114,7 +115,7 @@ class Measurement:
             # the search's own, and two chunks
             workspace=workspace_bytes(n) + 2 * n * FEATURE_CHUNK * FLOAT_BYTES,
             smallest=n_local * FEATURE_CHUNK * FLOAT_BYTES,
-            layer_seconds=layer_seconds(n, left, estimator, self.device, self.team.size),
+            layer_seconds=_layer_seconds(n, left, estimator, self.device, self.team.size),
             advice=", fewer samples, or a smaller batch_size",
             # few points, and estimators of many neighbours, take a float64 product and seldom a second pass
             passes=1 if n < FEW_POINTS or estimator in ("gride", "icml24") else 2,
@@ -223,3 +224,18 @@ def _gathered(rows: LayerRows) -> Tensor:
 
 def _without_points(estimator: str, reason: str) -> Estimate:
     return Estimate(dimension=None, stderr=None, n_points=0, n_duplicates=0, estimator=estimator, reason=reason)
+
+
+def _layer_seconds(
+    n: int, features: Mapping[str, int], estimator: EstimatorName, device: torch.device, processes: int
+) -> dict[str, float]:
+    """The seconds of each layer of `features`: neighbours and estimate, timed on random points of two widths."""
+    seconds = []
+    # the first one warms up
+    for width in (FEATURE_CHUNK // 4, FEATURE_CHUNK // 4, FEATURE_CHUNK):
+        points = DenseRows(torch.randn(n, width, device=device))
+        start = time.perf_counter()
+        estimate(nearest(points, backend="torch", **requirements(estimator)), estimator, seed=0)
+        seconds.append(time.perf_counter() - start)
+    slope = max(seconds[2] - seconds[1], 0.0) / (FEATURE_CHUNK * 3 / 4) / processes
+    return {name: seconds[1] + slope * width for name, width in features.items()}

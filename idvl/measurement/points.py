@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from idvl.errors import RunError
-from idvl.models.offload import mapped
+from idvl.models.spill import mapped
 from idvl.profile import Tokens
 
 Columns = tuple[int, int]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from idvl.distributed import Team
-from idvl.geometry.neighbors import FEATURE_CHUNK
+from idvl.geometry.rows import FEATURE_CHUNK
 from idvl.measurement.points import Columns, Points, PointStore
 
 if TYPE_CHECKING:

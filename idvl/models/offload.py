@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -26,9 +24,9 @@ from torch import Tensor, nn
 
 from idvl.device import give_back_freed_memory
 from idvl.errors import UsageError
-from idvl.files import disk_errors
 from idvl.models.layers import block_of
 from idvl.models.plan import OffloadedBytes
+from idvl.models.spill import mapped
 
 if TYPE_CHECKING:
     from idvl.models.families.base import Family
@@ -259,16 +257,3 @@ def _blocks(model: nn.Module, family: Family) -> dict[str, nn.Module]:
     names = dict.fromkeys(block_of(name, family) for name, _ in model.named_modules())
     blocks = {name: model.get_submodule(name) for name in names if name}
     return {name: block for name, block in blocks.items() if not isinstance(block, nn.ModuleList)}
-
-
-def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype, *, flag: str = "--spill") -> Tensor:
-    """A tensor in a new file; `flag` names the option that chooses its disk."""
-    count = math.prod(shape)
-    # reserved at once: a mapped file that outgrows its disk later would kill the process
-    try:
-        with disk_errors(path, flag), path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)

@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from idvl.data.samples import Sample
 from idvl.errors import RunError, UsageError, quoted, unknown
 from idvl.metrics.measured import Measured, Skipped
 from idvl.models.families.base import Skill
 from idvl.models.generation import Generation, NotFiniteError
-from idvl.models.loading import Loaded
+
+if TYPE_CHECKING:
+    from idvl.data.samples import Sample
+    from idvl.models.loading import Loaded
 
 # what a line of a predictions file says of an item, JSON-ready
 Record = dict[str, Any]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from idvl.errors import UsageError
-from idvl.geometry.estimators import ESTIMATORS, estimate, intrinsic_dimension, requirements
+from idvl.geometry.estimators import ESTIMATORS, estimate, requirements
+from idvl.geometry.intrinsic_dimension import intrinsic_dimension
 from idvl.geometry.neighbors import DenseRows, nearest
 from tests.support.clouds import HARD, Pieces, brute, gaussian
 
