@@ -32,7 +32,8 @@ from idvl.device import give_back_freed_memory
 from idvl.errors import RunError, first_line, quoted
 from idvl.files import disk_errors, to_disk, write_json, write_text
 from idvl.models.loading import quiet
-from idvl.models.offload import Offload, mapped, without_warnings
+from idvl.models.offload import Offload, without_warnings
+from idvl.models.spill import mapped
 from idvl.profile import Profile
 from idvl.sparsity.masks import Masks
 

@@ -18,7 +18,7 @@ from idvl.errors import UsageError, quoted
 from idvl.models.inputs import NO_LIMIT, process
 from idvl.models.labels import IGNORED
 from idvl.models.processors import tokenizer_of
-from idvl.models.reading import asked, reading_inputs
+from idvl.models.reading import question_of, reading_inputs
 from idvl.models.wording import Wording
 
 
@@ -63,7 +63,7 @@ def answering_inputs(
     labels = written_labels(processor, samples)
     if wording is None:
         return {**process(processor, samples, text_length, needs=("text",)), "labels": labels}
-    questions = [replace(sample, texts=(asked(sample, prompts),)) for sample in samples]
+    questions = [replace(sample, texts=(question_of(sample, prompts),)) for sample in samples]
     return {**reading_inputs(processor, questions, None, wording=wording), "labels": labels}
 
 

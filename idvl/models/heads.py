@@ -37,6 +37,6 @@ def with_new_head(loaded: Loaded, labels: Sequence[str], *, seed: int = 0) -> Lo
     if wrong := [name for name in extra if base is not model and not name.startswith("pooler.")]:
         raise UsageError(f"{wrong[0]} of {loaded.name} has no place under a new head: leave new_head out")
     model.config.architectures = [type(model).__name__]
-    made = wrap(model.to(loaded.model.device, loaded.model.dtype), loaded.processor, name=loaded.name)
+    classifier = wrap(model.to(loaded.model.device, loaded.model.dtype), loaded.processor, name=loaded.name)
     origin = {key: loaded.description[key] for key in ("source", "revision")}
-    return replace(made, description={**made.description, **origin})
+    return replace(classifier, description={**classifier.description, **origin})

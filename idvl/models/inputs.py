@@ -75,18 +75,18 @@ def process(
     `square` resizes images to that many pixels a side first, for processors whose sizes vary with the image. Images of
     more than AT_ONCE pixels together are prepared one by one, unless the processor pads them to the largest.
     """
-    given: dict[str, Any] = {"return_tensors": "pt"}
+    arguments: dict[str, Any] = {"return_tensors": "pt"}
     if "image" in needs:
         images = _images(samples, square, at_most=AT_ONCE)
         if images is None:
             each = [process(processor, [sample], text_length, needs=needs, square=square) for sample in samples]
             if len({tuple((key, value.shape) for key, value in inputs.items()) for inputs in each}) == 1:
                 return {key: torch.cat([inputs[key] for inputs in each]) for key in each[0]}
-        given["images"] = images or _images(samples, square)
+        arguments["images"] = images or _images(samples, square)
     if "text" in needs:
-        given["text"] = [sample.texts[0] for sample in samples]
-        given |= {"padding": "max_length", "max_length": text_length, "truncation": True}
-    return prepared(processor, **given)
+        arguments["text"] = [sample.texts[0] for sample in samples]
+        arguments |= {"padding": "max_length", "max_length": text_length, "truncation": True}
+    return prepared(processor, **arguments)
 
 
 def longest_text(processor: Any, samples: Sequence[Sample], *, read: int | None = 1) -> int:

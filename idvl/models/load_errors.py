@@ -42,10 +42,10 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
     def has(*types: type) -> bool:
         return any(isinstance(link, types) for link in chain)
 
-    said = " ".join(str(link) for link in chain)
-    if "trust_remote_code" in said:
+    text = " ".join(str(link) for link in chain)
+    if "trust_remote_code" in text:
         return f"{name} brings its own model code; read it, then set trust_remote_code (--trust-remote-code) to run it"
-    if has(ImportError) and (lacking := next((package for package in VLM if package in said.lower()), None)):
+    if has(ImportError) and (lacking := next((package for package in VLM if package in text.lower()), None)):
         return f"{name} needs {lacking}, which is not installed: pip install 'idvl[vlm]'"
     if has(hub.GatedRepoError):
         return f"{name} is gated: accept its terms on its hub page, then run hf auth login or set HF_TOKEN"
@@ -57,15 +57,15 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
         return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
     if has(hub.HFValidationError):
         return f"{quoted(name)} is neither a folder here nor a hub id, which look like owner/model"
-    if has(pickle.UnpicklingError) and "global" in said.lower():
+    if has(pickle.UnpicklingError) and "global" in text.lower():
         return f"{name} holds pickled code in its weights, which is never run; convert it to safetensors"
-    if has(SafetensorError, pickle.UnpicklingError, EOFError) or "PytorchStreamReader" in said:
+    if has(SafetensorError, pickle.UnpicklingError, EOFError) or "PytorchStreamReader" in text:
         return f"the weights of {name} are damaged ({first_line(chain[-1])}); copy or download them again"
     if "gguf" in name.lower():
         return QUANTIZED.format(name, "as GGUF")
-    if has(json.JSONDecodeError) or "valid JSON" in said:
+    if has(json.JSONDecodeError) or "valid JSON" in text:
         return f"{name} is not a model: its config.json or another of its JSON files is not valid JSON"
-    if "model_type" in said or "does not recognize this architecture" in said:
+    if "model_type" in text or "does not recognize this architecture" in text:
         return f"{name} is not a model that transformers knows: {_model_type(folder)}"
     if unreached(error):
         return (

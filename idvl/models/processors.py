@@ -134,10 +134,10 @@ def image_processor_of(processor: Any) -> Any | None:
     return processor if hasattr(processor, "preprocess") else None
 
 
-def prepared(processor: Any, **given: Any) -> dict[str, Any]:
+def prepared(processor: Any, **inputs: Any) -> dict[str, Any]:
     """What a checkpoint's processor makes of images and texts. Raises UsageError where its settings make no sense."""
     try:
-        return dict(processor(**given))
+        return dict(processor(**inputs))
     except Exception as error:  # whatever a size of 0 or a mean of two channels leads to
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise

@@ -96,7 +96,7 @@ def added_tokens(processor: Any, wording: Wording, sample: Sample, shape: tuple[
     return max(inputs[key].shape[1] for key in TEXTS if key in inputs) - len(tokens_of(processor, text))
 
 
-def asked(sample: Sample, prompts: Mapping[str, str]) -> str:
+def question_of(sample: Sample, prompts: Mapping[str, str]) -> str:
     """What is read of a sample before its answer or caption is written: the prompt, the question in its place."""
     return prompts["answer"].replace(QUESTION, sample.texts[0]) if sample.answers else prompts["caption"]
 
@@ -114,7 +114,7 @@ def learning_inputs(
 
     `prompts`: what it reads before a "caption" and an "answer".
     """
-    parts = [_learnt(processor, wording, sample, asked(sample, prompts)) for sample in samples]
+    parts = [_learnt(processor, wording, sample, question_of(sample, prompts)) for sample in samples]
     return joined(parts, pad=tokenizer_of(processor).pad_token_id)
 
 

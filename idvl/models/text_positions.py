@@ -141,10 +141,10 @@ def _of_their_stacks(
     for name, place in offsets.items():
         places.setdefault(stack(name), set()).add(place)
     return {
-        name: next(iter(found))
+        name: next(iter(agreed))
         for name in lengths
         if name not in offsets and layers[name].block and not layers[name].reads_image
-        if len(found := places.get(stack(name), ())) == 1
+        if len(agreed := places.get(stack(name), ())) == 1
     }
 
 

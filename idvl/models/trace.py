@@ -182,12 +182,12 @@ def _axes(
     axes, faults = {}, {}
     for name, many in shapes.items():
         one = before.get(name, [])
-        found = {axis_of(*pair, other, batch) for pair in zip(one, many, strict=False)}
-        if len(one) != len(many) or len(found) > 1 or None in found:
+        candidates = {axis_of(*pair, other, batch) for pair in zip(one, many, strict=False)}
+        if len(one) != len(many) or len(candidates) > 1 or None in candidates:
             sizes = ", ".join(str(tuple(shape)) for shape in many)
             faults[name] = f"its tensor {sizes} cannot be split between the {size_of(batch)} samples"
         else:
-            axes[name] = found.pop()
+            axes[name] = candidates.pop()
     return axes, faults
 
 

@@ -111,12 +111,12 @@ def scores(job: Calibration, progress: Progress) -> dict[str, float]:
                 return shifted(probe, weights, _part(job).start, progress)
             return differentiated(probe, weights, SCORES[order], repeatable(job.loaded), progress)
 
-    found = job.team.reduce(job.team.each(own).to(job.device)).tolist()
-    if wrong := [name for name, score in zip(weights, found, strict=True) if not math.isfinite(score)]:
+    scores = job.team.reduce(job.team.each(own).to(job.device)).tolist()
+    if wrong := [name for name, score in zip(weights, scores, strict=True) if not math.isfinite(score)]:
         raise RunError(f"the gradient of {wrong[0]} holds NaN or infinite values: try dtype float32")
-    if not any(found):
+    if not any(scores):
         raise RunError("the loss does not depend on any layer in scope: choose another scope, or another allocation")
-    return dict(zip(weights, found, strict=True))
+    return dict(zip(weights, scores, strict=True))
 
 
 def repeatable(loaded: Loaded) -> list[nn.Module]:

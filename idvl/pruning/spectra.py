@@ -20,15 +20,15 @@ def exponents(job: Calibration, progress: Progress) -> dict[str, float]:
     part = job.team.part(len(job.layers))
 
     def own() -> Tensor:
-        found = torch.zeros(len(job.layers), dtype=torch.float64)
+        values = torch.zeros(len(job.layers), dtype=torch.float64)
         for index, name in enumerate(job.layers):
             if index in part:
-                found[index] = _exponent(name, job.weight(name))
+                values[index] = _exponent(name, job.weight(name))
                 progress(index - part.start + 1, len(part))
-        return found
+        return values
 
-    found = job.team.reduce(job.team.each(own).to(job.device)).tolist()
-    return dict(zip(job.layers, found, strict=True))
+    values = job.team.reduce(job.team.each(own).to(job.device)).tolist()
+    return dict(zip(job.layers, values, strict=True))
 
 
 def _exponent(name: str, weight: Tensor) -> float:

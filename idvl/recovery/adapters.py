@@ -40,8 +40,8 @@ def attach_lora(
     model.requires_grad_(False)
     adapters: dict[int, MaskedLoRA] = {}
     first: dict[str, MaskedLoRA] = {}
-    for place, name in enumerate(ranks):
-        generator = torch.Generator().manual_seed(seed * 2**20 + place)
+    for number, name in enumerate(ranks):
+        generator = torch.Generator().manual_seed(seed * 2**20 + number)
         kept = masks.kept(name) if name in masks.shapes else None
         first[name] = MaskedLoRA(modules[name], kept, rank=ranks[name], alpha=alpha, generator=generator)
         adapters[id(modules[name])] = first[name]

@@ -97,8 +97,8 @@ class Recovery:
             about = {key: value for key, value in reported.items() if key not in ("made", "verified", "evaluation")}
             return {**about, "layers": layers}
         layers = {name: self.layers[name] for name in self.masks.shapes}
-        asked = sum(self.masks.zeros.values()) / self.masks.total
-        planned = planned_report(self.loaded.model, layers, family=self.loaded.family, asked=asked)
+        sparsity = sum(self.masks.zeros.values()) / self.masks.total
+        planned = planned_report(self.loaded.model, layers, family=self.loaded.family, asked=sparsity)
         return finished_report(planned, self.masks)
 
     def signature(self) -> dict[str, Any]:

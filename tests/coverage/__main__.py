@@ -38,23 +38,23 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="ARCHITECTURE", help="those to try [default: all]")
     parser.add_argument("--redo", action="store_true", help="try again what has a result")
     parser.add_argument("--keep", type=Path, help="folder in which checkpoints and runs stay")
-    asked = parser.parse_args()
-    unknown = set(asked.names) - set(architectures())
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(architectures())
     if unknown:
         parser.error(f"no architecture {', '.join(sorted(unknown))}; there is {', '.join(architectures())}")
     results, code = saved(), fingerprint()
-    todo = asked.names or list(architectures())
-    if not asked.redo:
+    todo = arguments.names or list(architectures())
+    if not arguments.redo:
         todo = [name for name in todo if results.get(name, {}).get("code") != code]
     with tempfile.TemporaryDirectory(prefix="idvl-coverage-") as scratch:
-        work = asked.keep or Path(scratch)
+        work = arguments.keep or Path(scratch)
         if not (work / "data").exists():
             data.write(work / "data")
         start = time.monotonic()
         for number, name in enumerate(todo):
             record = {**trial(name, work), "code": code}
             save(name, record)
-            if not asked.keep:
+            if not arguments.keep:
                 shutil.rmtree(work / name)
             left = (time.monotonic() - start) / (number + 1) * (len(todo) - number - 1)
             print(f"{number + 1}/{len(todo)} {line(name, record)}  {left / 60:.0f} min left", flush=True)

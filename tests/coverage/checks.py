@@ -52,8 +52,8 @@ class Trial:
     def idvl(self, command: str, output: str, *options: Any, table: str | None = None) -> Path:
         """Run a command on the checkpoint and a table of data, and return the run folder."""
         folder = self.folder / output
-        given = (self.model, "--dataset", self.data / (table or self.table), "--output", folder, "--quiet")
-        self._run("-m", "idvl", command, *given, *options)
+        arguments = (self.model, "--dataset", self.data / (table or self.table), "--output", folder, "--quiet")
+        self._run("-m", "idvl", command, *arguments, *options)
         return folder
 
     def compare(self, what: str, *arguments: Any) -> Any:

@@ -68,8 +68,8 @@ def _image_processor(folder: Path | str) -> Any:
 @torch.no_grad()
 def output(loaded: nn.Module, about: Architecture, inputs: dict[str, Tensor]) -> Tensor:
     """The logits of a forward pass; of a model without, the first tensor that it returns."""
-    given = forward_inputs(loaded, about, inputs)
-    result = loaded(**given)
+    arguments = forward_inputs(loaded, about, inputs)
+    result = loaded(**arguments)
     for name in ("logits", "itm_score", "logits_per_image"):
         if isinstance(getattr(result, name, None), Tensor):
             return getattr(result, name)
@@ -79,23 +79,23 @@ def output(loaded: nn.Module, about: Architecture, inputs: dict[str, Tensor]) ->
 def forward_inputs(loaded: nn.Module, about: Architecture, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Inputs with what a forward pass wants besides: a decoder's tokens, regions, a pair's axis."""
     torch.manual_seed(0)
-    given = dict(inputs)
+    arguments = dict(inputs)
     if about.name == "lxmert":
-        given |= {"visual_feats": torch.randn(1, REGIONS, 16), "visual_pos": torch.rand(1, REGIONS, 4)}
+        arguments |= {"visual_feats": torch.randn(1, REGIONS, 16), "visual_pos": torch.rand(1, REGIONS, 4)}
     elif about.name == "visualbert":
         kinds = torch.ones(1, REGIONS).long()
-        given |= {"visual_embeds": torch.randn(1, REGIONS, 16), "visual_token_type_ids": kinds}
-        given |= {"visual_attention_mask": kinds.float()}
+        arguments |= {"visual_embeds": torch.randn(1, REGIONS, 16), "visual_token_type_ids": kinds}
+        arguments |= {"visual_attention_mask": kinds.float()}
     elif about.name == "vilt_nlvr2":
-        given |= {key: value.unsqueeze(0) for key, value in given.items() if key.startswith("pixel")}
+        arguments |= {key: value.unsqueeze(0) for key, value in arguments.items() if key.startswith("pixel")}
     elif about.name in ("vit_gpt2", "trocr"):
-        tokens = given.pop("input_ids", None)
-        given = {"pixel_values": given["pixel_values"], "decoder_input_ids": given.pop("labels", tokens)}
+        tokens = arguments.pop("input_ids", None)
+        arguments = {"pixel_values": arguments["pixel_values"], "decoder_input_ids": arguments.pop("labels", tokens)}
     elif about.name == "pix2struct":
-        given |= {"decoder_input_ids": torch.zeros(1, 4).long()}
+        arguments |= {"decoder_input_ids": torch.zeros(1, 4).long()}
     elif _writes_apart(loaded) or about.name == "blip_vqa":
-        given |= {"decoder_input_ids": given["input_ids"].clone().clamp(max=_words(loaded) - 1)}
-    return {key: value.to(loaded.dtype) if value.is_floating_point() else value for key, value in given.items()}
+        arguments |= {"decoder_input_ids": arguments["input_ids"].clone().clamp(max=_words(loaded) - 1)}
+    return {key: value.to(loaded.dtype) if value.is_floating_point() else value for key, value in arguments.items()}
 
 
 def _writes_apart(loaded: nn.Module) -> bool:

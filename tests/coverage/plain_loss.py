@@ -38,10 +38,10 @@ def loss(loaded: nn.Module, about: Architecture, processor: Processor, rows: lis
         inputs, labels = _labelled(about, processor, pictures, row)
         shifted = labels if about.name in WRITTEN_APART and about.name != "blip_vqa" else labels[:, 1:]
         terms = int((shifted != IGNORED).sum())
-        given = forward_inputs(loaded, about, inputs)
+        arguments = forward_inputs(loaded, about, inputs)
         if about.name in WRITTEN_APART:  # what the decoder reads the model makes of the labels
-            given.pop("decoder_input_ids", None)
-        total += float(loaded(**{**given, "labels": labels}).loss) * terms
+            arguments.pop("decoder_input_ids", None)
+        total += float(loaded(**{**arguments, "labels": labels}).loss) * terms
         count += terms
     return total / count
 
@@ -82,10 +82,10 @@ def _ended(tokenizer: Any, text: str) -> Tensor:
 def _answering(processor: Processor, pictures: list, question: str, answer: str) -> tuple[dict, Tensor]:
     """Question and answer in the chat's words; labels are the answer and the token that ends it."""
     content = [{"type": "image"}, *([{"type": "text", "text": question}] if question else [])]
-    asked = [{"role": "user", "content": content}]
-    replied = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    turns = [{"role": "user", "content": content}]
+    replied = [*turns, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     whole = processor.both.apply_chat_template(replied)
-    prompt = processor.both.apply_chat_template(asked, add_generation_prompt=True)
+    prompt = processor.both.apply_chat_template(turns, add_generation_prompt=True)
     before = whole[: whole.rindex(answer)]
     if not before.startswith(prompt):  # the template calls the writer otherwise there
         before = prompt

@@ -115,12 +115,12 @@ def _mark(record: dict[str, Any], check: str) -> str:
 
 
 def _layers(record: dict[str, Any]) -> str:
-    found = [
+    words = [
         f"{letter}{record['layers'][name]}" for name, letter in LETTERS.items() if name in (record["layers"] or {})
     ]
     if without := record.get("without_dimension"):
-        found.append(f"({without})")
-    return " ".join([*found, *(["whole"] if record["way"] == "whole" else [])])
+        words.append(f"({without})")
+    return " ".join([*words, *(["whole"] if record["way"] == "whole" else [])])
 
 
 def _failure(record: dict[str, Any]) -> str:

@@ -91,7 +91,7 @@ def matching_loss(model: nn.Module, inputs: dict[str, Tensor], gather: Gather | 
     return over_labels(scores.view(2, -1).T, inputs["labels"])
 
 
-def asked(loaded: Any, samples: Sequence[Sample], settings: Generation) -> dict[str, Tensor]:
+def question_inputs(loaded: Any, samples: Sequence[Sample], settings: Generation) -> dict[str, Tensor]:
     """Images in their own shapes, and the questions."""
     shown = process(loaded.processor, samples, 0, needs=("image",))
     return {**shown, **tokens(loaded, prompted(loaded, "answer", samples, settings))}
@@ -112,7 +112,7 @@ def for_config(config: Any) -> Family:
     name = (config.architectures or ("",))[0]
     if name == "ViltForQuestionAnswering":
         task = TrainingTask(loss=answer_loss, inputs=answer_inputs, unusable_reason=no_answer_reason, partial=True)
-        skills = {"answer": Skill(prepare=asked, perform=answer, prompt=QUESTION, lengths=(1, 10))}
+        skills = {"answer": Skill(prepare=question_inputs, perform=answer, prompt=QUESTION, lengths=(1, 10))}
         return replace(FAMILY, inputs=single_inputs, training_task=task, skills=skills)
     if name == "ViltForImageAndTextRetrieval":
         task = TrainingTask(loss=matching_loss, inputs=matching_inputs, least_batch=2, partial=True)

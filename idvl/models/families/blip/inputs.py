@@ -91,11 +91,11 @@ def answering_inputs(
 
     decoder_input_ids and decoder_attention_mask (n, text_length) are those of the answers.
     """
-    asked = questions(samples, clean=clean)
-    answers = [replace(sample, texts=sample.answers) for sample in asked]
+    with_questions = questions(samples, clean=clean)
+    answers = [replace(sample, texts=sample.answers) for sample in with_questions]
     tokens = process(processor.tokenizer, answers, text_length, needs=("text",))
     return {
-        **process(processor, asked, text_length),
+        **process(processor, with_questions, text_length),
         "decoder_input_ids": tokens["input_ids"],
         "decoder_attention_mask": tokens["attention_mask"],
     }
@@ -103,8 +103,8 @@ def answering_inputs(
 
 def answering_length(processor: Any, samples: Sequence[Sample], *, clean: bool = True) -> int:
     """Tokens of the longest question or first answer."""
-    asked = questions(samples, clean=clean)
-    return longest_text(processor, [replace(s, texts=(*s.texts, *s.answers)) for s in asked], read=2)
+    with_questions = questions(samples, clean=clean)
+    return longest_text(processor, [replace(s, texts=(*s.texts, *s.answers)) for s in with_questions], read=2)
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:
