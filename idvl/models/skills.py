@@ -50,8 +50,12 @@ def sentences(loaded: Loaded, texts: Sequence[str], settings: Generation) -> dic
 
 
 def clean_caption(text: str, *, words: int) -> str:
-    """A caption as BLIP reads it (data/utils.py, pre_caption): lower case, without MARKS, cut at so many words."""
-    return " ".join(re.sub(MARKS, " ", text.lower()).split()[:words])
+    """A caption as BLIP reads it (data/utils.py, pre_caption): lower case, without MARKS, cut at so many words.
+
+    As there, words end at a space or at several of any white space: a single tab or line end is within a word.
+    """
+    spaced = re.sub(r"\s{2,}", " ", re.sub(MARKS, " ", text.lower()))
+    return " ".join(spaced.strip(" \n").split(" ")[:words])
 
 
 def clean_captions(loaded: Loaded, texts: Sequence[str], *, words: int, most: int = 35) -> dict[str, Tensor]:

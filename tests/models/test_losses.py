@@ -13,6 +13,7 @@ from idvl.models.inputs import encode
 from idvl.models.labels import IGNORED, next_tokens
 from idvl.models.loading import load, wrap
 from idvl.models.losses import contrastive, divergence, over_labels
+from idvl.models.skills import clean_caption
 from idvl.training import Training
 from idvl.training.accelerator import check
 from tests.coverage.architectures import architectures
@@ -271,6 +272,12 @@ def test_blip_reads_captions_cleaned_and_behind_the_prompt(get, monkeypatch):
     assert loaded.processor.batch_decode(batch["input_ids"]) == ["[CLS] two red a star [UNK] [SEP]"]
     monkeypatch.setattr(inputs, "PROMPT", "two " * 20)
     assert encode(loaded, samples, batch_size=3)[0]["input_ids"].shape == (3, 40)
+
+
+def test_a_caption_is_cleaned_as_by_blips_own_code():
+    """pre_caption of its data/utils.py: words end at a space, or at several of any white space."""
+    assert clean_caption(' A "Red"\tstar; (2)  of\n\nthree!\n', words=30) == "a red star 2 of three"
+    assert clean_caption("one\ttwo three four", words=2) == "one\ttwo three"
 
 
 def test_blip_reads_questions_and_matched_captions_cleaned(get):
