@@ -9,6 +9,7 @@ benchmarks/results/recovery_pilot.json holds are not run again.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -40,7 +41,10 @@ PRUNINGS = {"70 %": ["--sparsity", "0.7"], "2:4": ["--structure", "2:4"]}
 def run(folder: Path, *command: str) -> dict[str, Any]:
     """An idvl command that leaves a model in a folder: its report, and the CPU seconds of its process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "idvl", *command, "--output", folder, "--quiet"], check=True)
+    # without Java, which METEOR would start for ten seconds
+    environment = os.environ | {"PATH": ""}
+    arguments = [sys.executable, "-m", "idvl", *command, "--output", folder, "--quiet"]
+    subprocess.run(arguments, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return json.loads((folder / "report.json").read_text()) | {"seconds": round(seconds, 1)}

@@ -65,7 +65,11 @@ def _bracketed(value: Any) -> Any:
 def _ranks(value: Any) -> Any:
     """A rank by modality, as a mapping or as vision=4,language=8; one number is that of all."""
     if isinstance(value, str) and "=" in value:
-        return {key.strip(): text.strip() for key, _, text in (part.partition("=") for part in value.split(","))}
+        parts = [part.partition("=") for part in value.split(",")]
+        ranks = {key.strip(): rank.strip() for key, _, rank in parts}
+        if len(ranks) < len(parts):
+            raise ValueError(f"one rank of each modality, not {quoted(value)}")
+        return ranks
     return value if isinstance(value, dict) else dict.fromkeys(MODALITIES, value)
 
 

@@ -13,18 +13,15 @@ from typing import Any
 
 from torch import nn
 
-from idvl import recipe as recipes
-from idvl import runs
-from idvl.checkpoints.report import load_report, plan
+from idvl.checkpoints.report import plan
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.verify import defects, opened
 from idvl.errors import UsageError
 from idvl.models.layers import Layer, find_layers, in_scope
-from idvl.models.loading import Loaded
-from idvl.models.locating import locate
+from idvl.models.loading import Loaded, load
 from idvl.models.stated import stored_dtypes
+from idvl.recovery.start import Start, find
 from idvl.reporter import Reporter
-from idvl.session import MODEL, run_of
 from idvl.sparsity.masks import ACCIDENTAL, Masks
 from idvl.sparsity.structure import Structure, parse
 from idvl.units import percent
@@ -40,31 +37,6 @@ class Verification:
     model: str
     report: dict[str, Any]
     defects: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claims:
-    """What a run folder says of its model; nothing for a model that is of no run."""
-
-    masks: Masks | None = None
-    structure: str = "unstructured"
-    report: Mapping[str, Any] | None = None
-    # fingerprint of the dense model
-    base: str | None = None
-    has_new_head: bool = False
-
-    @classmethod
-    def of(cls, folder: Path) -> Claims:
-        """Those of a pruning run. UsageError where one of its files is missing or damaged."""
-        recipe = recipes.load(folder / "recipe.yaml")
-        signature = (runs.read_record(folder) or {}).get("signature", {})
-        return cls(
-            masks=Masks.load(folder),
-            structure=recipe.prune.structure,
-            report=load_report(folder),
-            base=signature.get("fingerprint"),
-            has_new_head=recipe.train.new_head,
-        )
 
 
 def run(
@@ -87,27 +59,26 @@ def run(
     """
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise UsageError(f"--sparsity is between 0 and 1, not {sparsity:g}")
-    folder = Path(model) if (Path(model) / MODEL / "config.json").is_file() else run_of(model)
-    claims = Claims.of(folder) if folder else Claims()
-    model = str(folder / MODEL) if folder else model
-    name = structure or claims.structure
+    pruned = find(model)
+    model, report = pruned.model, pruned.report()
+    name = structure or (pruned.recipe.prune.structure if pruned.recipe else "unstructured")
     rule = parse(name)
-    locate(model)
-    stated = Masks.load(masks) if masks else claims.masks
+    masks = masks or pruned.run
+    stated = Masks.load(masks) if masks else None
     with reporter.progress("opening the model"):
         loaded = opened(model, **options)
     prunable = find_layers(loaded.model, loaded.family)
     layers = in_scope(loaded.model, loaded.family, scope)
     kept = stated or Masks.from_zeros({name: layer.module.weight for name, layer in layers.items()})
     # masks taken from the zeros hold by themselves
-    lines = [*defects(loaded, stated or Masks({}), name, report=claims.report)]
+    lines = [*defects(loaded, stated or Masks({}), name, report=report)]
     if stated is None:
         lines += _ungrouped(kept, layers, rule)
         for note in _accidental(kept):
             reporter.warn(note)
-    lines += [*_too_dense(kept, sparsity), *_unlike_record(claims, loaded), *_stored_otherwise(loaded, options)]
+    lines += [*_too_dense(kept, sparsity), *_unlike_record(report, loaded), *_stored_otherwise(loaded, options)]
     if base:
-        lines += _unlike_base(claims, loaded, opened(base), base)
+        lines += _unlike_base(pruned, loaded, load(base, dtype="auto", device="cpu"))
     masked = {name: prunable[name] for name in kept.shapes if name in prunable}
     if len(masked) < len(kept.shapes):
         return Verification(model=model, report={}, defects=lines)
@@ -144,9 +115,9 @@ def _too_dense(kept: Masks, sparsity: float | None) -> Iterator[str]:
         yield f"{percent(actual)} of {kept.total:,} weights are zero, not {percent(sparsity)}"
 
 
-def _unlike_record(claims: Claims, loaded: Loaded) -> Iterator[str]:
+def _unlike_record(report: Mapping[str, Any] | None, loaded: Loaded) -> Iterator[str]:
     """What differs from the model that the run verified when it was saved."""
-    verified = (claims.report or {}).get("verified") or {}
+    verified = (report or {}).get("verified") or {}
     if verified.get("fingerprint") not in (None, loaded.description["fingerprint"]):
         yield "the weights differ from those that report.json verified"
     if (dtype := verified.get("dtype")) not in (None, loaded.description["dtype"]):
@@ -167,15 +138,16 @@ def _stored_otherwise(loaded: Loaded, options: Mapping[str, Any]) -> Iterator[st
             yield f"{count} of {len(floats)} tensors are stored as {dtype}, {first} first; config.json says {stated}"
 
 
-def _unlike_base(claims: Claims, loaded: Loaded, dense: Loaded, name: str) -> Iterator[str]:
+def _unlike_base(pruned: Start, loaded: Loaded, dense: Loaded) -> Iterator[str]:
     """What cannot be if the model was pruned from that base model."""
-    if claims.base not in (None, dense.description["fingerprint"]):
+    name = dense.name
+    if pruned.signature.get("fingerprint") not in (None, dense.description["fingerprint"]):
         yield f"the run pruned other weights than those of {name}"
     if type(loaded.model) is not type(dense.model):
         yield f"the model is a {type(loaded.model).__name__}, {name} a {type(dense.model).__name__}"
         return
     shapes = {key: tuple(tensor.shape) for key, tensor in dense.model.state_dict().items()}
-    if claims.has_new_head:
+    if pruned.recipe and pruned.recipe.train.new_head:
         layers = find_layers(dense.model, dense.family)
         shapes = {key: shape for key, shape in shapes.items() if key.rpartition(".")[0] in layers}
     tensors = loaded.model.state_dict()

@@ -264,6 +264,7 @@ def test_masks_of_others_come_from_zeros(place, tmp_path, caplog):
         ("pruned", {"recover__masks": "nm"}, "the masks do not fit .*masked weights of .* are not zero"),
         ("pruned", {"prune__structure": "2:4"}, "structure 2:4: .*pruned it unstructured; leave structure out"),
         ("pruned", {"recover__rank": 33}, "rank 33 of vision: .* has 32 inputs and .*; use a rank of at most 32"),
+        ("pruned", {"recover__rank": "vision=4,vision=5"}, "one rank of each modality, not 'vision=4,vision=5'"),
         ("pruned", {"recover__method": "full", "recover__biases": True}, "biases and method full: it belongs to"),
         ("pruned", {"recover__temperature": 2}, "temperature without distill: nothing is distilled"),
         ("pruned", {"train__new_head": True}, "new_head and idvl recover: a pruned model keeps its head"),

@@ -190,6 +190,8 @@ def test_nothing_to_verify_is_refused(place, spoilt) -> None:
         verify.run(str(place / "none"), reporter=Silent())
     with pytest.raises(UsageError, match=r"--sparsity is between 0 and 1, not 50"):
         verify.run(str(place / "run"), sparsity=50, reporter=Silent())
+    with pytest.raises(UsageError, match="^.*none does not exist"):
+        verify.run(str(place / "run"), base=str(place / "none"), reporter=Silent())
     run = spoilt()
     (run / "masks.safetensors").unlink()
     with pytest.raises(UsageError, match="there are no masks"):
