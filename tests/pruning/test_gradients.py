@@ -252,6 +252,5 @@ def test_samples_are_prepared_once_and_refused_before_that(
 def replace_team(job: Any, rank: int, size: int = 2) -> Any:
     from idvl.distributed import Team
 
-    return SimpleNamespace(
-        recipe=job.recipe, selection=job.selection, loaded=job.loaded, device=job.device, team=Team(rank, size)
-    )
+    same = {name: getattr(job, name) for name in ("recipe", "selection", "learnable", "loaded", "device")}
+    return SimpleNamespace(**same, team=Team(rank, size))
