@@ -108,7 +108,7 @@ def test_without_arguments_help_is_shown_and_the_code_is_2(capsys: pytest.Captur
     assert "estimate-id" in capsys.readouterr().out
 
 
-def test_every_setting_of_a_recipe_has_a_flag_that_sets_it(workflow: Workflow) -> None:
+def test_every_setting_of_estimate_id_but_one_has_a_flag_that_sets_it(workflow: Workflow) -> None:
     from idvl.recipe import ESTIMATING, keys
 
     given = {
@@ -129,7 +129,7 @@ def test_every_setting_of_a_recipe_has_a_flag_that_sets_it(workflow: Workflow) -
     known = {key for key in keys() if key.startswith(tuple(f"{section}." for section in ESTIMATING))}
     assert {f"{section}.{name}" for section in found for name in found[section]} == known
     flat = {name: value for section in found.values() for name, value in section.items()}
-    assert flat == {"name": "some/model", **given}
+    assert flat == {"name": "some/model", **given, "clean_texts": True}
 
 
 def test_flags_go_before_set_and_set_before_the_file(workflow: Workflow, tmp_path: Path) -> None:
