@@ -30,6 +30,8 @@ def regions(data: bytes) -> np.ndarray:
             if KEY not in arrays.files:
                 raise ValueError(f"it has no array {KEY!r} (it has {', '.join(arrays.files) or 'none'})")
             values = arrays[KEY]
+    except MemoryError as error:
+        raise ValueError(f"no region features: its {KEY!r} states more values than it holds") from error
     except (OSError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise ValueError(f"no region features: {error}") from error
     if values.ndim != 2 or values.dtype.kind != "f":

@@ -87,6 +87,8 @@ def decoded(source: Encoded) -> Image.Image:
 
 def opened(data: bytes) -> Image.Image:
     """An encoded image, its pixels not read yet. OSError for what is none of FORMATS, or too long for its width."""
+    if holds_regions(data):
+        raise OSError("it holds features of regions (.npz), not pixels")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if max(image.size) > LONGEST * min(image.size):
         raise OSError(f"{image.width} x {image.height} pixels: one side is more than {LONGEST} times the other")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from torch import nn
 
 from idvl.commands import main
+from idvl.data.regions import regions
 from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models.generation import Generation
+from idvl.models.inputs import encode
 from idvl.models.loading import wrap
 from idvl.models.own.butd import ButdConfig, ButdForCaptioning
 from tests.support import tiny
@@ -199,7 +202,19 @@ def test_other_regions_are_refused(change, said, tmp_path, capsys) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_is_no_region() -> None:
+def test_an_image_is_no_region_and_regions_are_no_image() -> None:
     loaded = loaded_of(model_of())
     with pytest.raises(UsageError, match="is an image, and the model reads features of regions"):
         loaded.family.inputs(loaded.processor, tiny.samples(1), 5)
+    with pytest.raises(UsageError, match="features of regions \\(.npz\\), not pixels"):
+        encode(wrap(*tiny.blip()), [sample(0)], batch_size=1)
+
+
+def test_a_file_that_states_more_than_it_holds_is_refused() -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 45, 2)})
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("feat.npy", header.getvalue())
+    with pytest.raises(ValueError, match="no region features|more values than it holds|cannot reshape"):
+        regions(archive.getvalue())
