@@ -84,7 +84,8 @@ def test_flags_set_what_they_name(workflow: Workflow) -> None:
     assert given.keys() | by_set_alone == PruneSection.model_fields.keys()
     others = TrainSection.model_fields.keys() - training.keys()
     assert training == {key: value for key, value in found["train"].items() if key not in others}
-    assert others == {"samples", "texts", "lr_schedule", "warmup"}
+    alone = {"samples", "texts", "augmentation", "lr_schedule", "warmup", "label_smoothing", "text_dropout"}
+    assert others == alone
 
 
 def test_the_run_is_passed_on(workflow: Workflow, tmp_path: Path) -> None:
