@@ -87,6 +87,8 @@ def trace(
     tour = _Tour(offload.clock if offload else partial(_now, device))
     handles = [nn.modules.module.register_module_forward_hook(tour.note)]
     for name, block in blocks.items():
+        if offload:
+            handles.append(block.register_forward_pre_hook(lambda *_, name=name: offload.hold(name)))
         handles.append(block.register_forward_pre_hook(partial(tour.enter, name)))
         handles.append(block.register_forward_hook(tour.leave))
     try:

@@ -189,6 +189,8 @@ def test_the_plan_says_what_is_held_where_and_needs_room_between_blocks(stored):
     assert [line.split()[0] for line in OffloadedBytes(**{**vars(expected), "elsewhere": True}).lines(0, 0)] == [
         *("download", "host", "device")
     ]
+    # weights that are read are no part of what a block makes
+    assert plan.flow_bytes == prepared(load(str(stored("llava")), device="cpu")).plan.flow_bytes
     with pytest.raises(UsageError, match="use a larger --memory, fewer samples, or a smaller batch_size"):
         prepared(loaded, memory=plan.flow_bytes)
 
