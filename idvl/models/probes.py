@@ -10,7 +10,7 @@ from PIL import Image
 
 from idvl.data.samples import Sample
 from idvl.models.processors import image_processor_of, prepared, tokenizer_of
-from idvl.models.reading import image_id, read
+from idvl.models.reading import TURNS, image_id, read
 from idvl.models.wording import Wording, chat_ending, has_chat
 
 
@@ -65,6 +65,8 @@ def wording_of(processor: Any, config: Any, stops: Collection[int], *, chat: boo
     ends = bool(tokens) and tokens[-1] in tokenizer.all_special_ids
     return Wording(
         placeholder=placeholder,
+        # "a special separator token between prompt and answer" (Chameleon, section 3)
+        turn=tokenizer.sep_token if hasattr(processor, TURNS) else "",
         end="" if ends else _end(tokenizer, stops),
         ends=ends,
         suffix="suffix" in inspect.signature(processor.__call__).parameters,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # images are resized to this where samples need inputs of one shape, but the processor's follow the image's: the
 # commonest of photographs
 SHAPE = (640, 480)
+# the setting of Chameleon's processor that leaves the end of a turn to the text
+TURNS = "return_for_text_completion"
 # what PaliGemma's authors ask for in English
 SUFFIXED = {"caption": "caption en", "answer": "answer en {}"}
 
@@ -42,6 +44,8 @@ def read(
     limit = tokenizer.model_max_length
     if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # which the tokenizer would add again
         options["add_special_tokens"] = False
+    if hasattr(processor, TURNS):
+        options[TURNS] = True
     if wording.image is None and limit < NO_LIMIT:
         options |= {"truncation": True, "max_length": limit}
     mark = str(getattr(processor, "image_token", None) or wording.placeholder)

@@ -19,13 +19,15 @@ TRIAL = "TRIAL"
 class Wording:
     """`chat`: texts are put into the processor's chat template; else `placeholder` stands before each.
 
-    `gap` stands between a question and its answer, `end` behind the answer; `ends`: the processor adds an end itself.
+    `turn` ends a prompt, where the model was taught so. `gap` stands between a question and its answer, `end` behind
+    the answer; `ends`: the processor adds an end itself.
     `suffix`: the processor takes the answer apart from the prompt, which a prefix language model reads both ways.
     `image`: the id of the tokens that stand for the image, None where they are not among the text's.
     """
 
     chat: bool = False
     placeholder: str = ""
+    turn: str = ""
     gap: str = " "
     end: str = ""
     ends: bool = False
@@ -37,11 +39,11 @@ class Wording:
         mark = str(getattr(processor, "image_token", None) or self.placeholder)
         if mark and mark in question:
             return question
-        return _asked(processor, question) if self.chat else self.placeholder + question
+        return _asked(processor, question) if self.chat else self.placeholder + question + self.turn
 
     def answered(self, processor: Any, question: str, answer: str) -> tuple[str, str]:
         """What stands before the answer, and that with the answer and its end."""
-        before = self.prompt(processor, question) + (self.gap if self.chat or question else "")
+        before = self.prompt(processor, question) + (self.gap if (self.chat or question) and not self.turn else "")
         return before, f"{before}{answer.strip()}{self.end}"
 
     def learnt(self, processor: Any, prompt: str, whole: str) -> int:

@@ -56,6 +56,8 @@ def _labelled(about: Architecture, processor: Processor, pictures: list, row: di
     if getattr(processor.both, "chat_template", None):
         question = about.prompt.replace("{}", row["question"]) if "question" in row else ""
         return _answering(processor, pictures, question, answer)
+    if about.name == "chameleon":
+        return _separated(processor, pictures, answer)
     if about.name in WRITTEN_APART:
         return processor.inputs(pictures, _asked(about, row)), _ended(processor.tokenizer, answer)
     return _written_on(about, processor, pictures, _asked(about, row), answer)
@@ -97,6 +99,16 @@ def _answering(processor: Processor, pictures: list, question: str, answer: str)
     )
     labels = inputs["input_ids"].clone()
     labels[:, : _shared(begun["input_ids"], labels)] = IGNORED
+    return inputs, labels
+
+
+def _separated(processor: Processor, pictures: list, answer: str) -> tuple[dict, Tensor]:
+    """The picture, the mark that parts it from the answer, and the answer with its end, which alone is learnt."""
+    begun = dict(processor.both(images=pictures, text="<image>", return_tensors="pt"))["input_ids"]
+    text = f"<image>{processor.tokenizer.sep_token}{answer}{processor.tokenizer.eos_token}"
+    inputs = dict(processor.both(images=pictures, text=text, return_for_text_completion=True, return_tensors="pt"))
+    labels = inputs["input_ids"].clone()
+    labels[:, : begun.shape[1]] = IGNORED
     return inputs, labels
 
 

@@ -73,9 +73,9 @@ def kosmos2() -> tuple[Any, Any]:
 @architecture("fused", "caption", marker="<image>", prompt="a picture of")
 def chameleon() -> tuple[Any, Any]:
     codes = [f"IMGIMG{letter}Z" for letter in "ABCDEFGH"]
-    special = ("<image>", "<racm3:break>", "<eoss>", *codes)
+    special = ("<image>", "<racm3:break>", "<eoss>", "<reserved08706>", *codes)
     tokenizer = parts.fast(
-        *special, image_token="<image>", boi_token="<racm3:break>", eoi_token="<eoss>", sep_token="</s>"
+        *special, image_token="<image>", boi_token="<racm3:break>", eoi_token="<eoss>", sep_token="<reserved08706>"
     )
     grid = SIDE // 2
     vq = {

@@ -61,6 +61,20 @@ model with `whole` runs whole for each group of layers, since its blocks do not 
 is the first failure, in idvl's or transformers' words.
 """
 
+LIMITS = """
+## Known limits
+
+- **Emu3** turns an image into tokens with a VQ-VAE that normalises over the whole image. Images of a batch are padded
+  to the largest, as its own processor does, so that images of several shapes get other tokens in a batch than alone:
+  evaluate and train it with a batch size of 1, or with images of one shape.
+- **Matching heads** (BLIP, BLIP-2, ViLT, BridgeTower) learn from an image's own text and the text of the sample before.
+  BLIP's authors draw hard negatives by similarity, with a momentum encoder and a queue, which transformers' classes
+  lack.
+- **OWL-ViT and OWLv2** are published as detectors, which learn from boxes; idvl has no data with boxes. Pruning from
+  calibration samples and by magnitude in one shot needs no loss.
+- **BridgeTower** is trained by its matching head; its class for contrastive learning has no family of its own.
+"""
+
 
 def page(results: dict[str, Any]) -> str:
     """The whole page. `results`: name -> record, as in results.json."""
@@ -74,7 +88,7 @@ def page(results: dict[str, Any]) -> str:
             parts.append(
                 _table(["architecture", "family", "layers", *HEADS.values(), "first failure"], _rows(results, names))
             )
-    return "".join(parts)
+    return "".join([*parts, LIMITS])
 
 
 def counts(results: dict[str, Any]) -> str:

@@ -118,6 +118,22 @@ def test_the_library_measures_without_the_template(tmp_path):
         dimension(tmp_path, chat_template="none")
 
 
+def test_a_mark_parts_chameleons_prompt_from_the_answer(get):
+    """As its processor ends a prompt, and as in section 3 of its paper; the answer and its end alone are learnt."""
+    loaded, sample = get("chameleon"), CAPTIONED[0]
+    processor, tokenizer = loaded.processor, loaded.processor.tokenizer
+    asked = processor(images=[sample.image], text=["<image>a red"], return_tensors="pt")["input_ids"]
+    assert asked[0, -1] == tokenizer.sep_token_id != tokenizer.eos_token_id
+    prepare = loaded.family.skills["caption"].prepare
+    assert torch.equal(prepare(loaded, [sample], Generation(prompt="a red"))["input_ids"], asked)
+    task = loaded.family.training_task
+    inputs = task.inputs(processor, [sample], 64, loaded.model.config)
+    learnt = inputs["labels"][0] != IGNORED
+    answer = tokenizer(sample.texts[0] + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+    assert inputs["labels"][0][learnt].tolist() == answer == inputs["input_ids"][0, -len(answer) :].tolist()
+    assert inputs["input_ids"][0, -len(answer) - 1] == tokenizer.sep_token_id
+
+
 def test_a_template_is_used_and_recorded(get):
     loaded = get("llava")
     assert loaded.description["chat_template"] is True
