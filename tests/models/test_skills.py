@@ -183,6 +183,7 @@ def test_the_checkpoints_preferences_do_not_count(get, caplog):
         suppress_tokens=[tiny.VOCAB["a"]], num_return_sequences=2,
     )  # fmt: skip
     theirs = loaded.model.generation_config
+    caplog.clear()  # of what loading said, where this test is the first to load it
     try:
         with caplog.at_level(logging.WARNING), warnings.catch_warnings():
             warnings.simplefilter("error")
