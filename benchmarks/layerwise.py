@@ -1,7 +1,7 @@
 """Pruning from calibration samples: Wanda in bare forward passes, SparseGPT in products of X^T X, memory to the plan.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/layerwise.py             # about three minutes
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/layerwise.py --blocks 12 --samples 128 --side 384     # about an hour
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/layerwise.py --blocks 12 --samples 128 --side 384     # not yet run
 
 CPU seconds of one thread, variants in turns in one process, the least of `--repeats`. The model is a BLIP of width 768
 with random weights and `--blocks` in each tower. Wanda is timed from the first forward to the last mask; loading,

@@ -21,6 +21,7 @@ from idvl.sparsity.statistics import CHUNK
 from idvl.units import duration, size
 
 if TYPE_CHECKING:
+    from idvl.models.layers import Layer
     from idvl.pruning.calibration import Calibration
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
@@ -160,15 +161,15 @@ def _adding_bytes(job: Calibration) -> int:
 
 
 def _choosing_bytes(job: Calibration) -> int:
-    """What choosing the masks of the layers that read one input takes, at most, beside their sums and new weights."""
-    layers = [job.layers[job.owner[name]] for name in job.users]
-    if not job.layerwise.needs_products:
-        return max(MASK_BYTES * layer.module.weight.numel() for layer in layers)
-    squares = {layer.name: FLOAT_BYTES * layer.in_features**2 for layer in layers}
-    return max(
-        max(FACTOR_MATRICES * squares[layer.name], squares[layer.name] + MASK_BYTES * layer.module.weight.numel())
-        for layer in layers
-    )
+    """What choosing a layer's mask takes beside its input's sums, at most, less its new weights, which stay."""
+
+    def of(layer: Layer) -> int:
+        weight, square = layer.module.weight, FLOAT_BYTES * layer.in_features**2
+        mask = MASK_BYTES * weight.numel()
+        most = max(FACTOR_MATRICES * square, square + mask) if job.layerwise.needs_products else mask
+        return most - _new_bytes(weight)
+
+    return max(map(of, job.layers.values()))
 
 
 def _waiting_bytes(job: Calibration, capture: CapturePlan) -> int:

@@ -49,9 +49,11 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
     trained, evaluated = (selection.description["split"] for selection in (job.selection, work.selection))
     shared = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
     if evaluated == trained and not settings.split:
+        used, other = f"{trained}, and it was used for {job.purpose}", "name another split with eval.split"
         reason = (
-            f"{job.recipe.data.dataset} has one split, {trained}, and it was used for {job.purpose}: add folders "
-            "train/ and test/, or name another split with eval.split"
+            f"the split is {used}: leave --split out, or {other}"
+            if job.recipe.data.split
+            else f"{job.recipe.data.dataset} has one split, {used}: add folders train/ and test/, or {other}"
         )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason

@@ -41,12 +41,12 @@ def checkpoint(folder: Path, kind: str = "blip") -> Path:
     tiny.save(kind, folder / "model")
     pictures = folder / "pictures"
     pictures.mkdir()
-    lines = []
+    lines, labels = [], 2 if kind.endswith("nlvr2") else 10
     for number, sample in enumerate(tiny.samples(N)):
         sample.source.save(pictures / f"{number}.png")
         sample.second.save(pictures / f"{number}-second.png")
         names = {"file_name": f"{number}.png", "second": f"{number}-second.png"}
-        lines.append(json.dumps({**names, "text": sample.texts[0], "label": number % 10}))
+        lines.append(json.dumps({**names, "text": sample.texts[0], "label": number % labels}))
     (pictures / "metadata.jsonl").write_text("\n".join(lines))
     return folder
 
@@ -382,6 +382,18 @@ def test_reconstruction_is_refused_in_several_processes(place: Path) -> None:
     options = (loaded, selection, Mock(size=2), Silent())
     with pytest.raises(UsageError, match="repair reconstruct trains in one process, not in 2"):
         Calibration(resolve(recipe(place, **settings)), *options)
+
+
+def test_evaluation_on_the_split_of_calibration_is_told(place: Path, tmp_path: Path) -> None:
+    for split, evaluated, told in (
+        (None, None, "pictures has one split, all, and it was used for calibration: add folders train/ and test/, or"),
+        ("all", None, "the split is all, and it was used for calibration: leave --split out, or name another split"),
+        (None, "all", f"{N} evaluation samples are also calibration samples: their scores are not a test"),
+    ):
+        settings = {"eval.after": True, "data.split": split, "eval.split": evaluated}
+        reporter = Silent()
+        run(recipe(place, **WANDA, **settings), folder=tmp_path / "run", reporter=reporter, plan_only=True)
+        assert [told in text for text in reporter.warnings] == [True], reporter.warnings
 
 
 def test_a_damaged_block_and_other_settings_are_not_resumed(place: Path, tmp_path: Path, monkeypatch) -> None:
