@@ -44,13 +44,14 @@ _FOREIGN = """
 The dimensions were measured on other weights than those that were pruned.
 """
 _RECOVERED = """
-After pruning it was trained back with {method}, {parameters:,} parameters in all{teacher}; the zeros stayed in place.
+After pruning, {method} trained for {steps:,} steps, {parameters:,} parameters in all{teacher}; the zeros stayed in
+place.
 """
 # what a card calls the methods of a recovery
 METHODS = {
-    "lora": "masked LoRA (SparseLoRA, Li, He and Chen, 2024)",
-    "full": "all of its weights that are not pruned",
-    "biases": "its biases and norms alone",
+    "lora": "masked LoRA (SparseLoRA, Li, He and Chen, 2024) was",
+    "full": "all of its weights that are not pruned were",
+    "biases": "its biases and norms alone were",
 }
 _PAGE = """\
 # {title}
@@ -125,7 +126,7 @@ def page(
         whole=report["total"]["model_sparsity"],
         uncovered=_uncovered(report),
         weighted=(_WEIGHTED + (_FOREIGN if foreign else "")) if len(factors) > 1 else "",
-        recovered=_recovered(report.get("recovered")),
+        recovered=_recovered(report),
         class_name=model["class"],
         imports=_imports(model["class"]),
         sparsities=_sparsities(report),
@@ -173,11 +174,16 @@ def _imports(class_name: str) -> str:
     return f"from transformers import AutoProcessor\n\nfrom {MODULES[class_name]} import {class_name}"
 
 
-def _recovered(facts: Mapping[str, Any] | None) -> str:
+def _recovered(report: Mapping[str, Any]) -> str:
+    facts = report.get("recovered")
     if not facts:
         return ""
-    teacher = f", and distilled from {_escaped(str(_public(facts['teacher']['name'])))}" if facts.get("teacher") else ""
-    return _RECOVERED.format(method=METHODS[facts["method"]], parameters=facts["parameters"], teacher=teacher)
+    described = {"method": METHODS[facts["method"]], "steps": report["made"]["steps"]}
+    teacher = ""
+    if dense := facts.get("teacher"):
+        weight = f"with weight {dense['distill']:g} at temperature {dense['temperature']:g}"
+        teacher = f", distilled from {_escaped(str(_public(dense['name'])))} {weight}"
+    return _RECOVERED.format(**described, parameters=facts["parameters"], teacher=teacher)
 
 
 def _sparsities(report: Mapping[str, Any]) -> str:

@@ -91,7 +91,11 @@ def test_every_zero_stays_and_the_rest_is_trained(place, tmp_path, method, model
     assert report["recovered"]["method"] == method and report["made"]["steps"] == 6
     assert not (folder / "checkpoints").exists()
     card = (folder / "model" / "README.md").read_text()
-    assert "the zeros stayed in place" in card and ("distilled from dense" in card) == ("train__distill" in settings)
+    assert (
+        "trained for 6 steps" in card
+        and "the zeros stayed in\nplace" in card
+        and ("distilled from dense" in card) == ("train__distill" in settings)
+    )
     assert "dense with 50.00% of its weights" in card and str(place) not in card
 
 
