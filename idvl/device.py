@@ -35,7 +35,7 @@ def find_device(name: str | torch.device | None, dtype: torch.dtype = torch.floa
         torch.empty(1, dtype=dtype, device=device)
         if device.type == "meta" or (device.type == "cpu" and device.index):
             raise RuntimeError("there is one CPU, and meta computes nothing")
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         there = "cpu, cuda, cuda:0 ..." if torch.cuda.is_available() else "cpu"
         what = str(dtype).removeprefix("torch.")
         raise UsageError(

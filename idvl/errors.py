@@ -16,6 +16,7 @@ def quoted(value: object) -> str:
         text = repr(str(value) if isinstance(value, PurePath) else value)
     except (ValueError, RecursionError):  # an integer of more than 4,300 digits, a list inside itself
         text = f"{type(value).__name__} too large to show"
+    text = " ".join(text.splitlines())  # the repr of a module or an array has many
     return text if len(text) <= QUOTED else f"{text[: QUOTED - 60]} ... {text[-50:]}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from idvl import arguments
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.files import reading, write_text
 from idvl.json_file import load, sound
@@ -180,6 +182,9 @@ class Comparison:
 
 def compare(first: Profile, second: Profile) -> Comparison:
     """What `second` found otherwise than `first`, layer by layer, in the order of `first`."""
+    for profile in (first, second):
+        if not isinstance(profile, Profile):
+            raise UsageError(f"compare takes two profiles, as load_profile reads them, not {quoted(profile)}")
     differences: dict[str, float | None] = {}
     for name in (name for name in first.layers if name in second.layers):
         a, b = (profile.layers[name].estimate.dimension for profile in (first, second))
@@ -212,14 +217,14 @@ def published(name: str) -> Profile:
 
 def load_profile(path: Path | str) -> Profile:
     """The profile in a file, in a run folder, or published:NAME (or NAME alone). UsageError if there is none."""
-    folder = Path(path)
+    folder = arguments.path("a profile", path)
     if str(path).startswith(PREFIX):
         return published(str(path).removeprefix(PREFIX))
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return Profile.load(folder / "profile.json")
-    if not folder.exists() and str(path) in published_names():
-        return published(str(path))
-    if not folder.exists():
+    if not os.path.exists(folder):
+        if str(path) in published_names():
+            return published(str(path))
         raise UsageError(f"there is no profile {quoted(path)}{did_you_mean(path, published_names())}")
     return Profile.load(folder)
 

@@ -29,7 +29,7 @@ ROWS = [
     {"profile"},
     {"schemas"},
     {"yaml_file", "json_file"},
-    {"files", "json_schema", "device", "reporter", "plugins", "recipes"},
+    {"arguments", "files", "json_schema", "device", "reporter", "plugins", "recipes"},
     {"errors", "choices", "units", "uncovered"},
 ]
 RECIPE_READERS = {"commands", "sweep", "workflows", "recovery", "pruning", "measurement", "evaluation", "session"}
@@ -43,6 +43,7 @@ WITHOUT_TRANSFORMERS = {
     "recipes",
     "runs",
     "predictions",
+    "arguments",
     "errors",
     "files",
     "choices",

@@ -7,13 +7,14 @@ weights, embeddings, norms and biases included, tied ones once. It writes nothin
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from idvl import json_file
+from idvl import arguments, json_file
 from idvl.files import reading
 from idvl.models.layers import Layer, uncovered_weights, unread_layers
 from idvl.profile import MODALITIES, Profile
@@ -29,7 +30,8 @@ REPORT = "report.json"
 
 def load_report(path: str | Path) -> dict[str, Any]:
     """The report of a pruning run: its folder, or its report.json. UsageError if there is none."""
-    file = Path(path) / REPORT if Path(path).is_dir() else Path(path)
+    path = arguments.path("the report", path)
+    file = path / REPORT if os.path.isdir(path) else path
     with reading(file, "report", invalid=f"is not a {REPORT} of idvl prune"):
         return json_file.read(file, ReportFile)
 

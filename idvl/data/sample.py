@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from idvl.data.image_spool import SpooledImage
 from idvl.data.regions import holds_regions, regions
-from idvl.errors import quoted
+from idvl.errors import UsageError, quoted
 from idvl.files import read_bytes
 
 Encoded = bytes | Path | SpooledImage | Image.Image
@@ -36,7 +36,7 @@ class Sample:
     class, None where it is not public; of a statement, 1 if it is true and 0 if not. `second`: the second image of
     tasks that show two. A text alone counts as a tuple of one.
 
-    Raises TypeError for texts or answers that hold anything but text, None for a missing one, and for a source that is
+    Raises UsageError for texts or answers that hold anything but text, None for a missing one, and for a source that is
     no path, bytes or image.
     """
 
@@ -52,13 +52,18 @@ class Sample:
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value))
             elif not isinstance(value, Encoded | None):
-                raise TypeError(f"{name} is a path, the bytes of a file or a PIL image, not {type(value).__name__}")
+                raise UsageError(f"{name} is a path, the bytes of a file or a PIL image, not {type(value).__name__}")
         for name in ("texts", "answers"):
             value = getattr(self, name)
             texts = (value,) if isinstance(value, str) else value
-            if isinstance(texts, bytes) or not all(isinstance(text, str | None) for text in texts):
-                raise TypeError(f"{name} holds texts, not {quoted(value)}")
-            object.__setattr__(self, name, tuple(texts))
+            try:
+                texts = tuple(texts)
+                "".join(text for text in texts if text is not None).encode()
+            except TypeError:
+                raise UsageError(f"{name} holds texts, not {quoted(value)}") from None
+            except UnicodeEncodeError:
+                raise UsageError(f"{name} holds lone surrogates, which are no text: {quoted(value)}") from None
+            object.__setattr__(self, name, texts)
 
     @property
     def image(self) -> Image.Image | None:
@@ -73,9 +78,9 @@ class Sample:
 
 def decoded(source: Encoded) -> Image.Image:
     """An RGB image, turned upright; of an animation the first frame. Raises OSError for one that can't be decoded."""
-    if isinstance(source, Image.Image):
-        return rgb(source)
     try:
+        if isinstance(source, Image.Image):
+            return rgb(source)
         with opened(encoded(source)) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return rgb(image)

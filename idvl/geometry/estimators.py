@@ -99,7 +99,7 @@ class _NoEstimate(Exception):
 
 
 def _find(name: str) -> Estimator:
-    if name not in ESTIMATORS:
+    if not isinstance(name, str) or name not in ESTIMATORS:
         hint = did_you_mean(name, ESTIMATORS) or f"; take one of {', '.join(ESTIMATORS)}"
         raise UsageError(f"unknown estimator {quoted(name)}{hint}")
     return ESTIMATORS[name]

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from idvl.errors import UsageError
+from idvl.arguments import whole_number
+from idvl.device import find_device
 from idvl.geometry.estimators import estimate, requirements
 from idvl.geometry.neighbors import DenseRows, nearest
 from idvl.profile import Estimate
@@ -21,7 +22,6 @@ def intrinsic_dimension(
     equal rows count once. Raises UsageError for what is no matrix of real numbers; points that allow no estimate give
     one without a dimension, and the reason.
     """
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed}")
-    needs = requirements(estimator, seed)
+    needs = requirements(estimator, whole_number("seed", seed))
+    device = None if device is None else find_device(device, torch.float64)
     return estimate(nearest(DenseRows(points, device=device), backend=knn, **needs), estimator)

@@ -55,11 +55,21 @@ class DenseRows:
         return tensor
 
 
+def _unreadable(tensor: Tensor) -> str:
+    """Why a tensor is no matrix in memory, empty where it may be one."""
+    if tensor.is_meta:
+        return "has no values"
+    if tensor.is_nested:
+        return "is nested: pass a matrix of its rows"
+    if tensor.is_quantized:
+        return "is quantized: pass its dequantize()"
+    return "" if tensor.layout == torch.strided else "is sparse: pass its to_dense()"
+
+
 def _as_tensor(points: Any) -> Tensor:
     if isinstance(points, Tensor):
         tensor = points.detach()
-        if tensor.is_meta or tensor.layout != torch.strided:
-            kind = "has no values" if tensor.is_meta else "is sparse: pass its to_dense()"
+        if kind := _unreadable(tensor):
             raise UsageError(f"points must be a matrix (n, d) in memory; this tensor {kind}")
     else:
         if np.ma.is_masked(points):
@@ -70,7 +80,8 @@ def _as_tensor(points: Any) -> Tensor:
             raise UsageError(f"points must be a matrix (n, d); its rows differ in shape: {error}") from None
         if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
             raise UsageError(f"points must be numbers, a matrix (n, d) of floats or integers; got type {array.dtype}")
-        tensor = torch.as_tensor(np.ascontiguousarray(array))
+        # torch takes neither foreign byte orders nor negative strides, and warns of arrays that cannot be written to
+        tensor = torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     if tensor.ndim != 2 or 0 in tensor.shape:
         shape = tuple(tensor.shape)
         raise UsageError(f"points must be a matrix (n, d), one point a row; got shape {shape}, flatten it to two axes")

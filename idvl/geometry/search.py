@@ -91,10 +91,17 @@ class Search:
         self.tolerance = max(self.tolerance, NOISE_FACTOR**2 * self.noise)
         if not self.squares.finite:
             raise Undecided("NaN or inf among the points")
-        if 0 < float(self.squares.norms.max()) < FAINTEST:
+        largest = float(self.squares.norms.max())
+        faint = largest < FAINTEST and bool(largest or self._differ())
+        if faint and dtype == torch.float64:
             raise Undecided("the points lie within 1e-120 of each other, where squares underflow: multiply them")
-        if not self.squares.trusted:
-            self._escalate("overflow")
+        if faint or not self.squares.trusted:
+            self._escalate("underflow" if faint else "overflow")
+
+    def _differ(self) -> bool:
+        """Whether any two points differ at all, where every square is zero."""
+        differing = [(chunk[1 : self.n] != chunk[:1]).any() for chunk in self.rows.chunks()]
+        return bool(self.rows.reduce(torch.stack(differing).sum()))
 
     def _escalate(self, why: str) -> None:
         if self.dtype == torch.float64:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +98,7 @@ def _loaded(
         return load(str(model), device=device, chat_template=chat_template, offload=offload)
     if offload:
         raise UsageError("offload reads weights from files, and this model is in memory: pass its folder or Hub id")
-    if processor is None or not hasattr(model, "config"):
+    if processor is None or not hasattr(getattr(model, "config", None), "get_text_config"):
         raise UsageError("a model in memory must be a transformers model and come with its processor=")
     return wrap(model, processor, chat_template=chat_template)
 
@@ -108,7 +108,7 @@ def _selection(samples: str | Path | Sequence[Sample], *, split: str | None, n: 
         return select(str(samples), split=split, n=n, seed=seed)
     if n is not None or split is not None:
         raise UsageError("n= and split= choose from a dataset's name or path; of a list of samples all are taken")
-    samples = list(samples)
+    samples = list(samples) if isinstance(samples, Iterable) else [samples]
     if not all(isinstance(sample, Sample) for sample in samples):
         raise UsageError(
             "samples must be a dataset's name or path, or a list of idvl.Sample(id=, source=, texts=(...,))"

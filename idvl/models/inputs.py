@@ -99,10 +99,14 @@ def longest_text(processor: Any, samples: Sequence[Sample], *, read: int | None 
     if limit and "attention_mask" not in tokenizer.model_input_names:
         return limit
     lengths = [len(ids) for sample in samples for ids in tokenizer(list(sample.texts[:read]))["input_ids"]]
-    cut = sum(length > limit for length in lengths) if limit else 0
-    if cut:
-        logger.warning("%d of %d texts are longer than the model's %d tokens and are cut", cut, len(lengths), limit)
-    return min(max(lengths), limit) if limit else max(lengths)
+    return capped(lengths, limit) if limit else max(lengths)
+
+
+def capped(lengths: Sequence[int], limit: int, whose: str = "the model's") -> int:
+    """The largest of the texts' lengths in tokens, at most `limit`; a warning says how many texts are cut to it."""
+    if cut := sum(length > limit for length in lengths):
+        logger.warning("%d of %d texts are longer than %s %d tokens and are cut", cut, len(lengths), whose, limit)
+    return min(max(lengths), limit)
 
 
 def check(loaded: Loaded, samples: Sequence[Sample]) -> None:

@@ -30,7 +30,7 @@ from idvl.models.load_errors import one_line
 from idvl.models.locating import locate, pin
 from idvl.models.offload import CPU, Offload, places, take_over, without_warnings
 from idvl.models.own import register_configs
-from idvl.models.processors import fit_tokenizer, image_processor_of, load_processor
+from idvl.models.processors import check_processor, fit_tokenizer, image_processor_of, load_processor
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ def wrap(
     # one made in memory does not say which of its type's classes it is
     model.config.architectures = model.config.architectures or [type(model).__name__]
     family = family_of(model.config)
+    check_processor(processor, family)
     fit_tokenizer(processor, model.config)
     if family.fit:
         reading = {"chat_template": chat_template, "clean_texts": family.clean_texts and clean_texts}

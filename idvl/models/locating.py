@@ -21,7 +21,7 @@ def locate(name: str) -> tuple[str, Path | None]:
         return "builtin", builtin.path(name)
     path = Path(name).expanduser()
     like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or name.endswith("/") or os.path.isabs(name)
-    if not path.exists():
+    if not os.path.exists(path):
         if like_path:
             raise UsageError(f"{name} does not exist{nearby(path)}")
         return "hub", None

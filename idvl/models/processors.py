@@ -26,27 +26,21 @@ def load_processor(target: str, family: Family, config: Any, options: dict[str, 
     processor = _whole_processor(target, family, options)
     if "image" in family.needs and image_processor_of(processor) is None and is_described(target, options):
         processor = Pair(AutoImageProcessor.from_pretrained(target, backend="pil", **options), processor)
-    has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
-    for kind in family.needs:
-        if kind == "image" and family.reads_regions:
-            continue
-        if has[kind] is None:
-            name = (config.architectures or [""])[0]
-            if (
-                name
-                and not own_class(name)
-                and not hasattr(transformers, name)
-                and not getattr(config, "auto_map", None)
-            ):
-                raise UsageError(
-                    f"{target} is a {quoted(name)} by its config.json, and transformers has no such class: correct its "
-                    '"architectures"'
-                )
-            raise UsageError(f"{target} has no {NEEDED[kind]}, which a {config.model_type} model needs; add it")
+    for kind in lacking(processor, family):
+        name = (config.architectures or [""])[0]
+        known = own_class(name) or hasattr(transformers, name) or getattr(config, "auto_map", None)
+        if name and not known:
+            raise UsageError(
+                f"{target} is a {quoted(name)} by its config.json, and transformers has no such class: correct its "
+                '"architectures"'
+            )
+        raise UsageError(f"{target} has no {NEEDED[kind]}, which a {config.model_type} model needs; add it")
     # transformers makes up an empty tokenizer where the files are missing
-    if "text" in family.needs and len(has["text"]) - len(set(has["text"].all_special_ids)) < 2:
+    tokenizer = tokenizer_of(processor)
+    if "text" in family.needs and len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2:
         raise UsageError(f"the tokenizer of {target} has no vocabulary; add the original model's tokenizer.json")
-    if has["image"] is not None:
+    own = image_processor_of(processor)
+    if own is not None:
         images = AutoImageProcessor.from_pretrained(target, backend="pil", **options)
         for size in (getattr(images, name, None) or {} for name in ("size", "crop_size")):
             if size.get("height", 0) * size.get("width", 0) > AT_ONCE:
@@ -54,7 +48,7 @@ def load_processor(target: str, family: Family, config: Any, options: dict[str, 
                     f"the preprocessor_config.json of {target} asks for {size['width']} x {size['height']} pixels an "
                     f"image, more than {AT_ONCE:,}: correct its sizes"
                 )
-        if processor is has["image"]:
+        if processor is own:
             return images
         processor.image_processor = images
     return processor
@@ -78,6 +72,21 @@ def _whole_processor(target: str, family: Family, options: dict[str, Any]) -> An
         raise UsageError(
             f"{target} has no processor that loads ({cause}); add the original model's files{hint}"
         ) from error
+
+
+def check_processor(processor: Any, family: Family) -> None:
+    """UsageError for a processor in memory without a part that the family needs."""
+    for kind in lacking(processor, family):
+        raise UsageError(
+            f"the processor, of type {type(processor).__name__}, has no {NEEDED[kind].partition(' (')[0]}, which a "
+            f"{family.key} model needs: pass the model's own"
+        )
+
+
+def lacking(processor: Any, family: Family) -> list[str]:
+    """What the family needs and the processor does not prepare: image, text."""
+    has = {"image": image_processor_of(processor), "text": tokenizer_of(processor)}
+    return [kind for kind in family.needs if has[kind] is None and not (kind == "image" and family.reads_regions)]
 
 
 def is_described(target: str, options: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.models.generation import QUESTION, Generation, lengths, prompted
-from idvl.models.inputs import NO_LIMIT, pixels
+from idvl.models.inputs import NO_LIMIT, capped, pixels
 from idvl.models.joining import IGNORED, TEXTS, joined
 from idvl.models.processors import prepared, tokenizer_of
 from idvl.models.wording import Wording, tokens_of
@@ -54,6 +54,8 @@ def read(
     shown = [pixels(sample, shape)]
     values = prepared(processor, images=shown, text=[text], return_tensors="pt", **options)
     inputs = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+    if "qformer_input_ids" in inputs:
+        inputs |= _qformer_text(processor, text)
     if wording.image is not None:
         places = (inputs["input_ids"][0] == wording.image).nonzero().flatten()
         if len(places) and int(places[-1]) >= limit:
@@ -80,17 +82,28 @@ def reading_inputs(
     limit = tokenizer_of(processor).model_max_length
     if text_length is None and (longest := max(part["input_ids"].shape[1] for part in parts)) > limit:
         text_length = min(longest, limit)
-    return joined(parts, pad=tokenizer_of(processor).pad_token_id, length=text_length)
+    batch = joined(parts, pad=tokenizer_of(processor).pad_token_id, length=text_length)
+    for key in (key for key in batch if key.startswith("qformer_")):  # beyond its positions there is only padding
+        batch[key] = batch[key][:, : processor.qformer_tokenizer.model_max_length]
+    return batch
 
 
 def reading_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, added: int) -> int:
     """Tokens of the longest text with its prompt and the `added` ones of a image, at most what the model takes."""
     texts = [wording.prompt(processor, sample.texts[0]) for sample in samples]
-    longest = added + max(len(tokens_of(processor, text)) for text in texts)
+    limit = tokenizer_of(processor).model_max_length
+    longest = capped([added + len(tokens_of(processor, text)) for text in texts], limit)
     reader = getattr(processor, "qformer_tokenizer", None)
     if reader:
-        longest = max(longest, *(len(reader(text)["input_ids"]) for text in texts))
-    return min(longest, tokenizer_of(processor).model_max_length)
+        lengths = [len(reader(text, verbose=False)["input_ids"]) for text in texts]
+        longest = max(longest, capped(lengths, reader.model_max_length, "the Q-Former's"))
+    return min(longest, limit)
+
+
+def _qformer_text(processor: Any, text: str) -> dict[str, Tensor]:
+    """A text as InstructBLIP's Q-Former reads it, cut to its positions."""
+    tokens = processor.qformer_tokenizer([text], return_tensors="pt", truncation=True)
+    return {f"qformer_{key}": tokens[key] for key in ("input_ids", "attention_mask")}
 
 
 def added_tokens(processor: Any, wording: Wording, sample: Sample, shape: tuple[int, int] | None) -> int:
@@ -130,8 +143,7 @@ def _learnt(processor: Any, wording: Wording, sample: Sample, question: str) -> 
     inputs = read(processor, wording, sample, whole)
     # who reads the instruction both ways must not see the answer
     if "qformer_input_ids" in inputs:
-        tokens = processor.qformer_tokenizer([prompt], return_tensors="pt")
-        inputs |= {f"qformer_{key}": tokens[key] for key in ("input_ids", "attention_mask")}
+        inputs |= _qformer_text(processor, prompt)
     tokens, labels = inputs["input_ids"], inputs["input_ids"].clone()
     labels[:, : -wording.learnt(processor, prompt, whole)] = IGNORED
     labels[:, 0] = IGNORED  # nothing stands before it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from idvl.models.load_errors import QUANTIZED
 
 # the files that weights are taken from, the first that is there, as in transformers
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# what is never negative, where other keys may say "none" or "all" by -1
+SIZES = r"(^|_)(heads?|layers?|channels|(hidden|intermediate|image|patch|vocab)_size)$"
 # dtypes in the words of safetensors -> in those of torch
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # how the names of dtypes begin that are not floating-point
@@ -25,8 +28,8 @@ DEPTHS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_lay
 def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
     """The stored tensors that hold integers, booleans or complex numbers.
 
-    UsageError for a quantized model, for a precision that no model has, for more blocks than there are tensors, and for
-    a missing file of weights.
+    UsageError for a quantized model, for a precision that no model has, for a negative size, for more blocks than there
+    are tensors, and for a missing file of weights.
     """
     from transformers import PreTrainedConfig
 
@@ -44,6 +47,8 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
             kind = getattr(torch, value.removeprefix("torch."), None)
             if value != "auto" and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
                 raise UsageError(f"the config.json of {name} has {key} {quoted(value)}: give a floating-point one")
+        if type(value) is int and value < 0 and re.search(SIZES, key):
+            raise UsageError(f"the config.json of {name} has {key} {value}: give the number that its weights have")
         if key in DEPTHS and whole and type(value) is int and value > len(whole):
             raise UsageError(
                 f"the config.json of {name} has {key} {quoted(value)}, but its weights are only "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -16,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from idvl import recipe as recipes
 from idvl import runs
+from idvl.arguments import whole_number
 from idvl.checkpoints import report as reports
 from idvl.choices import DEFAULT_CRITERION
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, first_line
 from idvl.models.layers import Layer, in_scope
 from idvl.profile import Profile
 from idvl.pruning import profiles
@@ -110,8 +110,7 @@ class Pruner:
         model = model.module if isinstance(model, DistributedDataParallel) else model
         check_model(model)
         prune = section_of(criterion, profile, {"sparsity": sparsity, "scope": scope, **settings})
-        if isinstance(total_steps, bool) or not hasattr(total_steps, "__index__"):
-            raise UsageError(f"total_steps is a number of optimizer steps, not {quoted(total_steps)}")
+        total_steps = whole_number("total_steps", total_steps, least=1)
         family = family_in_memory(model)
         layers = in_scope(model, family, prune.scope)
         refuse_unprunable(model, layers)
@@ -120,7 +119,7 @@ class Pruner:
         weights = pruner_of(
             prune,
             layers,
-            schedule_of(prune, operator.index(total_steps)),
+            schedule_of(prune, total_steps),
             weighted.factors,
             criterion=None if isinstance(criterion, str) else criterion,
         )
@@ -203,7 +202,7 @@ class Pruner:
         return {**self.weights.state_dict(), "steps": torch.tensor(self.steps), **texts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the state of a pruner of the same model and settings; ValueError for another's."""
+        """Take over the state of a pruner of the same model and settings; UsageError for another's."""
         try:
             steps = int(state["steps"])
             if not 0 <= steps <= self.total_steps:
@@ -217,8 +216,12 @@ class Pruner:
             if steps and smoothed and not any(key.startswith("criterion.") for key in state):
                 raise UsageError("the state lacks the criterion's averages: it is of a pruner with another criterion")
             self.weights.load_state_dict(state)
+        except UsageError:
+            raise
         except KeyError as error:
             raise UsageError(f"the state lacks {error}: it is of another pruner, or not whole") from error
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise UsageError(f"the state is of another pruner, or not whole: {first_line(error)}") from error
         self.steps = steps
 
 

@@ -30,6 +30,7 @@ from idvl.pruning.held_out import Probe, pruned
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.reporting.sensitivity import SensitivityFile
+from idvl.sparsity.budget import Budget
 from idvl.sparsity.weighting import multipliers
 from idvl.training.ranks import objects
 from idvl.units import duration, size
@@ -91,6 +92,9 @@ class SensitivityRun:
         self.selection = with_labels_of_head(loaded, selection)
         self.ratios, self.layers = list(ratios), in_scope(loaded.model, loaded.family, recipe.prune.scope)
         self.weights = {name: layer.module.weight for name, layer in self.layers.items()}
+        for names in self.parts().values():
+            for ratio in self.ratios:  # refuses one that prunes nothing of a part, or all of it
+                Budget({name: self.weights[name].numel() for name in names}, sparsity=ratio)
         size, free = recipe.eval.batch_size or BATCH, free_memory(loaded.model.device, team.size)
         # a copy of the largest part, and the scores of its largest layer
         self.beside = max(self._bytes(part) for part in self.parts().values())

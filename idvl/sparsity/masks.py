@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from idvl import arguments
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import open_regular, write_bytes
 from idvl.sparsity.structure import parse
@@ -193,7 +195,8 @@ class Masks:
     @classmethod
     def load(cls, path: Path | str) -> Masks:
         """The masks of a file, or of a run folder, on the CPU. UsageError for none, or for a file that holds others."""
-        path = Path(path) / MASKS if Path(path).is_dir() else Path(path)
+        path = arguments.path("masks", path)
+        path = path / MASKS if os.path.isdir(path) else path
         try:
             open_regular(path).close()
             with safetensors.safe_open(path, "pt") as file:

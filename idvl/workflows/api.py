@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from idvl import arguments, runs
 from idvl import recipe as recipes
-from idvl import runs
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
 from idvl.recipes import find
@@ -116,15 +117,15 @@ def evaluate(
     other arguments are as for `prune`, `settings` those of `idvl eval`: dataset, task, limit, batch_size, ...
     """
     run = _arguments(model, recipe, EVALUATING, settings, output=output, resume=resume, overwrite=overwrite)
-    result = evaluating.run(**run, compared=None if compare is None else Path(compare))
+    result = evaluating.run(**run, compared=None if compare is None else arguments.path("compare", compare))
     return {**result.results, "folder": str(result.folder)}
 
 
 def load_results(path: str | Path) -> dict[str, Any]:
     """The results of an evaluation: its folder, that of a pruning run, or its results.json. UsageError for none."""
-    path = Path(path)
-    files = [path / RESULTS, path / "eval" / RESULTS] if path.is_dir() else [path]
-    return read_results(next((file for file in files if file.exists()), files[0]))
+    path = arguments.path("results", path)
+    files = [path / RESULTS, path / "eval" / RESULTS] if os.path.isdir(path) else [path]
+    return read_results(next((file for file in files if os.path.exists(file)), files[0]))
 
 
 def load_masks(path: str | Path) -> Masks:
@@ -143,8 +144,14 @@ def _arguments(
     overwrite: bool,
 ) -> dict[str, Any]:
     """The arguments of a workflow, its recipe made of settings on top of a file. UsageError for what contradicts."""
+    folder = None if output is None else arguments.path("output", output)
+    file = None if file is None else arguments.path("recipe", file)
+    if model is not None:
+        arguments.path("model", model, hint="; for a model in memory see idvl.Pruner and idvl.estimate_id")
     flags = {"resume": resume, "overwrite": overwrite}
     for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise UsageError(f"{name} is True or False, not {quoted(flag)}")
         if flag and output is None:
             raise UsageError(f"{name}=True needs the folder of the run: output=")
     if overwrite and file:
@@ -158,7 +165,6 @@ def _arguments(
                 raise UsageError(f"{name} is True or False, not {quoted(value)}")
             value = not value
         overrides[key] = str(value) if isinstance(value, Path) else value
-    folder = None if output is None else Path(output)
     return {"recipe": recipes.load(file, overrides), "folder": folder, "reporter": LogReporter(), **flags}
 
 

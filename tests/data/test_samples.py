@@ -214,11 +214,13 @@ def test_a_text_alone_is_a_tuple_of_one():
     [
         ("texts", (5,), "texts holds texts"),
         ("answers", b"red", "answers holds texts"),
+        ("texts", 5, "texts holds texts, not 5"),
+        ("texts", ("red", "\ud800"), "texts holds lone surrogates"),
         ("source", np.zeros((4, 4, 3)), "source is a path, the bytes of a file or a PIL image, not ndarray"),
     ],
 )
 def test_a_sample_of_other_types_is_refused(field, value, reason):
-    with pytest.raises(TypeError, match=reason):
+    with pytest.raises(UsageError, match=reason):
         Sample(id="a", **{field: value})
 
 
@@ -226,3 +228,10 @@ def test_a_cache_that_cannot_be_made_is_told(tmp_path, caplog):
     (tmp_path / "downloads").write_text("no folder")
     assert not SampleCache(tmp_path / "downloads", {}).prepare()
     assert "no samples can be kept in" in caplog.text
+
+
+def test_an_image_that_was_closed_cannot_be_decoded():
+    image = Image.new("L", (8, 8))
+    image.close()
+    with pytest.raises(OSError, match="closed image"):
+        _ = Sample(id="a", source=image).image

@@ -183,6 +183,7 @@ def test_no_estimate_comes_with_a_reason(points: torch.Tensor, reason: str, esti
         (np.full((5, 5), 2**53 + 1), r"integers below 2\*\*53"),
         (np.full((5, 5), 2**64 - 1, dtype=np.uint64), r"integers below 2\*\*53"),
         (torch.full((5, 5), -(2**60)), r"integers below 2\*\*53"),
+        (torch.nested.nested_tensor([torch.zeros(3)], layout=torch.jagged), "this tensor is nested"),
     ],
 )
 def test_what_is_no_matrix_is_refused(points: object, message: str) -> None:
@@ -198,9 +199,36 @@ def test_integers_and_small_floats_are_fine() -> None:
     assert intrinsic_dimension(gaussian(200, 5, 30).half()).dimension is not None
 
 
-def test_unknown_estimator_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="'twon'; did you mean 'twonn'"):
-        intrinsic_dimension(np.zeros((5, 5)), "twon")
+@pytest.mark.filterwarnings("error")
+def test_a_matrix_may_be_of_another_byte_order_read_only_or_reversed() -> None:
+    points = gaussian(60, 3, 4).numpy()
+    expected = intrinsic_dimension(points).dimension
+    fixed = points.copy()
+    fixed.setflags(write=False)
+    for same in (points.astype(">f4"), fixed, points[::-1, ::-1]):
+        assert intrinsic_dimension(same).dimension == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"estimator": "twon"}, "'twon'; did you mean 'twonn'"),
+        ({"estimator": ["twonn"]}, r"unknown estimator \['twonn'\]"),
+        ({"knn": ["torch"]}, r"\['torch'\] is none of auto"),
+        ({"device": "nope"}, "unknown device 'nope'"),
+        ({"device": "hpu"}, "device 'hpu' is not there"),
+        ({"device": "meta"}, "device 'meta' is not there"),
+        *(({"seed": seed}, f"seed is a whole number .* not {seed!r}") for seed in ("0", None, 1.5, True, -1, 2**64)),
+    ],
+)
+def test_other_arguments_are_refused_in_one_line(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        intrinsic_dimension(np.zeros((5, 5)), **arguments)
+
+
+def test_a_seed_may_be_an_integer_of_numpy() -> None:
+    points = gaussian(60, 3, 4)
+    assert intrinsic_dimension(points, "icml24", seed=np.int64(3)) == intrinsic_dimension(points, "icml24", seed=3)
 
 
 def test_a_gradient_is_not_needed() -> None:
@@ -212,8 +240,9 @@ def test_a_gradient_is_not_needed() -> None:
 def test_points_too_close_for_float64_squares_get_a_reason_not_a_wrong_number() -> None:
     points = gaussian(300, 5, 7).double()
     assert intrinsic_dimension(points * 1e-100).dimension == pytest.approx(intrinsic_dimension(points).dimension)
-    tiny = intrinsic_dimension(points * 1e-158)
-    assert tiny.dimension is None and "1e-120" in tiny.reason
+    for scale in (1e-158, 1e-200, 1e-310):
+        tiny = intrinsic_dimension(points * scale)
+        assert tiny.dimension is None and "1e-120" in tiny.reason, scale
 
 
 @pytest.mark.parametrize("estimator", ["twonn", "twonn-mle", "gride"])

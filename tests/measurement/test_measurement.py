@@ -363,7 +363,10 @@ def test_the_library_takes_a_model_and_samples(loaded):
         ({"split": "test"}, "n= and split= choose"),
         ({"samples": []}, "no samples"),
         ({"samples": ["a", "b"]}, "list of idvl.Sample"),
+        ({"samples": None}, "list of idvl.Sample"),
         ({"processor": None}, "processor="),
+        ({"processor": "blip"}, "the processor, of type str, has no image processor"),
+        ({"processor": tiny.vit()[1]}, "the processor, of type ViTImage.*, has no tokenizer, which a blip"),
         ({"modality": ["visoin"]}, "did you mean 'vision'"),
     ],
 )

@@ -286,3 +286,17 @@ def test_the_text_moves_no_vision_layer_and_the_image_moves_all_that_read_it(get
             assert worded[layer].shape != first.shape or not torch.allclose(worded[layer], first, atol=1e-6), layer
         if found.block and not found.block.endswith(".0"):
             assert not torch.allclose(shown[layer], first, atol=1e-6), layer
+
+
+def test_a_text_beyond_the_positions_of_the_qformer_is_cut(get, caplog):
+    loaded = get("instructblip_vicuna")
+    samples = [
+        dataclasses.replace(sample, texts=("red " * n,)) for sample, n in zip(tiny.samples(2), (3, 100), strict=True)
+    ]
+    with caplog.at_level("WARNING", "idvl"):
+        batch = encode(loaded, samples, batch_size=2)[0]
+    assert "1 of 2 texts are longer than the Q-Former's 64 tokens and are cut" in caplog.messages
+    end = loaded.processor.qformer_tokenizer.sep_token_id
+    assert batch["qformer_input_ids"].shape == (2, 64) and batch["qformer_input_ids"][1, -1] == end
+    assert batch["input_ids"].shape[1] > 100
+    loaded.family.call(loaded.model, batch)

@@ -221,6 +221,8 @@ def test_a_processor_that_wants_num2words_names_the_extra(tmp_path, monkeypatch)
         ),
         ("vit", {"quantization_config": {"load_in_4bit": True}}, "by its config.json, and idvl measures"),
         ("blip", {"text_config__quantization_config": {"quant_method": "fp8"}}, "load the model that it was made from"),
+        ("vit", {"num_attention_heads": -2}, "num_attention_heads -2: give the number"),
+        ("blip", {"text_config__hidden_size": -32}, "hidden_size -32: give the number"),
         ("vit", {"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, but its weights are only"),
         ("blip", {"text_config__num_hidden_layers": 10**9}, "num_hidden_layers 1000000000"),
         ("vit", {"dtype": "int8"}, "dtype 'int8': give a floating-point one"),

@@ -179,3 +179,8 @@ def test_two_processes_share_the_losses_and_find_the_same(ended, tmp_path):
         for one, other in zip(layer["losses"], result.document["layers"][name]["losses"], strict=True):
             assert (one["ratio"], one["zeros"]) == (other["ratio"], other["zeros"])
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_a_ratio_that_prunes_nothing_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(UsageError, match="sparsity 1e-09 of .* weights prunes none: use at least"):
+        measured(tmp_path / "run", ratios=(0.5, 1e-9), plan_only=True)

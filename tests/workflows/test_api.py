@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import idvl
 from idvl.commands import eval as eval_command
@@ -91,6 +92,20 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.load_report(folder), "there is no report '.*report.json'"),
         (lambda folder: idvl.load_results(folder), "there is no results file '.*results.json'; give"),
         (lambda folder: idvl.load_masks(folder), "there are no masks '.*masks.safetensors'"),
+        (lambda folder: idvl.prune(torch.nn.Linear(2, 2)), "model is a name .*not Linear.*; for a model in memory see"),
+        (lambda folder: idvl.prune("builtin/vit", recipe={}), "recipe is a name or a path, not {}"),
+        (lambda folder: idvl.prune("builtin/vit", output=3), "output is a name or a path, not 3"),
+        (lambda folder: idvl.evaluate("builtin/vit", compare=3), "compare is a name or a path, not 3"),
+        (lambda folder: idvl.evaluate("builtin/vit", overwrite="no"), "overwrite is True or False, not 'no'"),
+        (lambda folder: idvl.evaluate("a" * 300), "no dataset for 'aaa"),
+        (lambda folder: idvl.load_report(None), "what a run left behind is a name or a path, not None"),
+        *(
+            (lambda folder, load=load: load("a" * 5000), "'aaaaaa.*aaa'.*File name too long")
+            for load in (idvl.load_report, idvl.load_results, idvl.load_masks)
+        ),
+        (lambda folder: idvl.load_profile("a" * 5000), "there is no profile 'aaa"),
+        (lambda folder: idvl.load_profile(None), "a profile is a name or a path, not None"),
+        (lambda folder: idvl.compare("a", "b"), "compare takes two profiles, .*not 'a'"),
         (lambda folder: idvl.load_masks("/dev/null"), "cannot read the masks '/dev/null': .*not a regular file"),
         (
             lambda folder: idvl.evaluate("builtin/vit", limit=5, eval__limit=6),

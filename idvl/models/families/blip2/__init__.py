@@ -46,6 +46,8 @@ READS_IMAGE = r"^qformer\..*\.crossattention\.attention\.(key|value)$"
 def fit(family: Family, model: nn.Module, processor: Any) -> Family:
     """The family with what the processor puts around a text, and what ends one for the language model."""
     config, encodes = model.config, has_encoder(model.config)
+    if reader := getattr(processor, "qformer_tokenizer", None):
+        reader.model_max_length = min(reader.model_max_length, config.qformer_config.max_position_embeddings)
     wording = wording_of(processor, config, stop_tokens(model.language_model), chat=False)
     added = added_tokens(processor, wording, trial_sample(), None)
     kind = "instructblip" if config.model_type == "instructblip" else "t5" if encodes else "opt"

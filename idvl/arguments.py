@@ -1,0 +1,27 @@
+"""What public functions take beside settings: whole numbers and paths. Anything else is refused in one line."""
+
+from __future__ import annotations
+
+import operator
+import os
+from pathlib import Path
+
+from idvl.errors import UsageError, quoted
+
+
+def whole_number(name: str, value: object, *, least: int = 0, most: int = 2**63 - 1) -> int:
+    """The value of an argument as an int, of NumPy's and torch's integers too. UsageError for anything else."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise UsageError(f"{name} is a whole number from {least} to {most}, not {quoted(value)}")
+    return number
+
+
+def path(name: str, value: object, *, hint: str = "") -> Path:
+    """The value of an argument as a Path. UsageError for anything else than a text or a path, and for an empty one."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise UsageError(f"{name} is a name or a path, not {quoted(value)}{hint}")
+    return Path(os.fsdecode(value))
