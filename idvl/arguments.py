@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 from pathlib import Path
@@ -21,7 +22,14 @@ def whole_number(name: str, value: object, *, least: int = 0, most: int = 2**63 
 
 
 def path(name: str, value: object, *, hint: str = "") -> Path:
-    """The value of an argument as a Path. UsageError for anything else than a text or a path, and for an empty one."""
+    """The value of an argument as a Path. UsageError for anything else, and for what no file can be called."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise UsageError(f"{name} is a name or a path, not {quoted(value)}{hint}")
+    try:
+        os.lstat(value)
+    except ValueError as error:  # a null byte, a lone surrogate
+        raise UsageError(f"{name} {quoted(value)} is no name of a file: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{name} {quoted(value)}: {error.strerror}") from error
     return Path(os.fsdecode(value))

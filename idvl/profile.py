@@ -155,7 +155,7 @@ class Profile:
 
     def save(self, path: Path | str) -> None:
         """Write the profile as JSON, atomically."""
-        write_text(Path(path), self.dumps())
+        write_text(arguments.path("the profile's file", path), self.dumps())
 
     @classmethod
     def load(cls, path: Path | str) -> Profile:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from idvl import recipe as recipes
+from idvl.arguments import whole_number
 from idvl.data.samples import Sample, Selection, select
 from idvl.distributed import join_team
 from idvl.errors import UsageError
@@ -105,6 +106,7 @@ def _loaded(
 
 def _selection(samples: str | Path | Sequence[Sample], *, split: str | None, n: int | None, seed: int) -> Selection:
     if isinstance(samples, str | Path):
+        n = None if n is None else whole_number("n", n, least=1)
         return select(str(samples), split=split, n=n, seed=seed)
     if n is not None or split is not None:
         raise UsageError("n= and split= choose from a dataset's name or path; of a list of samples all are taken")

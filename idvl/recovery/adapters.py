@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.recovery.masked_lora import MaskedLoRA
 from idvl.sparsity.masks import Masks, zero_
 
@@ -55,6 +55,8 @@ def attach_lora(
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> nn.Module:
     """Write every update into its weight, zeros kept, and put the plain layers back. In place; the model."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a torch.nn.Module, not {quoted(model)}")
     layers = {id(module): module for module in model.modules() if isinstance(module, MaskedLoRA)}
     merged: set[int] = set()
     for module in layers.values():

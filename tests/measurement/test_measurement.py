@@ -361,6 +361,7 @@ def test_the_library_takes_a_model_and_samples(loaded):
         ({"memory": 0}, "memory takes a size"),
         ({"n": 50}, "n= and split= choose from a dataset"),
         ({"split": "test"}, "n= and split= choose"),
+        ({"samples": "digits", "n": "x"}, "n is a whole number from 1 .* not 'x'"),
         ({"samples": []}, "no samples"),
         ({"samples": ["a", "b"]}, "list of idvl.Sample"),
         ({"samples": None}, "list of idvl.Sample"),

@@ -97,14 +97,16 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.prune("builtin/vit", output=3), "output is a name or a path, not 3"),
         (lambda folder: idvl.evaluate("builtin/vit", compare=3), "compare is a name or a path, not 3"),
         (lambda folder: idvl.evaluate("builtin/vit", overwrite="no"), "overwrite is True or False, not 'no'"),
-        (lambda folder: idvl.evaluate("a" * 300), "no dataset for 'aaa"),
+        (lambda folder: idvl.evaluate("builtin/vit", output="a" * 300), "output 'aaa.*': File name too long"),
+        (lambda folder: idvl.prune("builtin/vit", output="\0"), "is no name of a file: embedded null byte"),
         (lambda folder: idvl.load_report(None), "what a run left behind is a name or a path, not None"),
         *(
             (lambda folder, load=load: load("a" * 5000), "'aaaaaa.*aaa'.*File name too long")
             for load in (idvl.load_report, idvl.load_results, idvl.load_masks)
         ),
-        (lambda folder: idvl.load_profile("a" * 5000), "there is no profile 'aaa"),
+        (lambda folder: idvl.load_profile("a" * 5000), "a profile 'aaa.*File name too long"),
         (lambda folder: idvl.load_profile(None), "a profile is a name or a path, not None"),
+        (lambda folder: idvl.merge_lora(None), "model is a torch.nn.Module, not None"),
         (lambda folder: idvl.compare("a", "b"), "compare takes two profiles, .*not 'a'"),
         (lambda folder: idvl.load_masks("/dev/null"), "cannot read the masks '/dev/null': .*not a regular file"),
         (
