@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,11 @@ from idvl.models.load_errors import QUANTIZED
 
 # the files that weights are taken from, the first that is there, as in transformers
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-# what is never negative, where other keys may say "none" or "all" by -1
-SIZES = r"(^|_)(heads?|layers?|channels|(hidden|intermediate|image|patch|vocab)_size)$"
+# what is never negative, where other keys count from the end or say "none" or "all" by -1
+SIZES = {
+    *("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "num_layers", "num_channels", "vocab_size"),
+    *("hidden_size", "intermediate_size", "image_size", "patch_size"),
+}
 # dtypes in the words of safetensors -> in those of torch
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # how the names of dtypes begin that are not floating-point
@@ -47,7 +49,7 @@ def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
             kind = getattr(torch, value.removeprefix("torch."), None)
             if value != "auto" and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
                 raise UsageError(f"the config.json of {name} has {key} {quoted(value)}: give a floating-point one")
-        if type(value) is int and value < 0 and re.search(SIZES, key):
+        if key in SIZES and type(value) is int and value < 0:
             raise UsageError(f"the config.json of {name} has {key} {value}: give the number that its weights have")
         if key in DEPTHS and whole and type(value) is int and value > len(whole):
             raise UsageError(

@@ -128,7 +128,8 @@ def test_constant_points_have_a_reason(value: float) -> None:
     rows = Pieces(torch.full((600, 50), value))
     found = nearest(rows)
     assert found.reason == "constant: all 600 points are equal" and found.n_duplicates == 599
-    assert rows.passes == 2
+    # a third one where all squares are zero: they may have underflowed
+    assert rows.passes == (2 if value == 3.3 else 3)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -99,7 +99,7 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.evaluate("builtin/vit", overwrite="no"), "overwrite is True or False, not 'no'"),
         (lambda folder: idvl.evaluate("builtin/vit", output="a" * 300), "output 'aaa.*': File name too long"),
         (lambda folder: idvl.prune("builtin/vit", output="\0"), "is no name of a file: embedded null byte"),
-        (lambda folder: idvl.load_report(None), "what a run left behind is a name or a path, not None"),
+        (lambda folder: idvl.load_report(None), "the report is a name or a path, not None"),
         *(
             (lambda folder, load=load: load("a" * 5000), "'aaaaaa.*aaa'.*File name too long")
             for load in (idvl.load_report, idvl.load_results, idvl.load_masks)
