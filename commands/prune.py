@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from idvl import recipe as recipes
 from idvl.commands import matrix as matrices
 from idvl.commands import options as o
 from idvl.commands.console import output, rank, results_alone, write
@@ -107,11 +106,12 @@ def command(
         return
     reporter, resolved = o.begin(context)
     profile = context.params["prune__profile"]
-    if profile is None:
-        profile = recipes.parse_assignments(set_ or []).get("prune.profile")
+    from idvl import recipe as recipes
     from idvl.pruning.calibration_settings import calibrates
     from idvl.workflows import prune, prune_recover
 
+    if profile is None:
+        profile = recipes.parse_assignments(set_ or []).get("prune.profile")
     if profile is not None and resolved.prune.id_weight == "none" and not calibrates(resolved.prune):
         raise UsageError(f"profile {profile} and id_weight none: no dimension is used; leave profile out")
 
