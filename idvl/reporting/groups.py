@@ -12,7 +12,7 @@ from typing import Any
 from idvl.reporting import labels
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import TableEntry, mean, mean_interval
-from idvl.reporting.lineage import evaluated_alike
+from idvl.reporting.lineage import dense_models, evaluated_alike
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.settings import differences, replicate
 
@@ -60,10 +60,21 @@ def mean_of(runs: Iterable[RunRecord], metric: str) -> TableEntry:
     return mean(run.metrics()[metric] for run in runs if metric in run.metrics())
 
 
-def subject_of(run: RunRecord) -> Subject:
-    """What a finished pruning run pruned."""
-    weights = run.report["total"]["model_weights"]
-    return Subject(run.signature.get("class") or run.model, weights, run.dataset)
+def _subjects(runs: Sequence[RunRecord]) -> dict[RunRecord, Subject]:
+    """What finished pruning runs pruned. Names of a dataset that share a fingerprint of evaluated samples are one."""
+    names: dict[str, str] = {}
+    by_samples: dict[str, str] = {}
+    for run in runs:
+        if fingerprint := run.results.get("dataset", {}).get("fingerprint"):
+            names.setdefault(run.dataset, by_samples.setdefault(fingerprint, names.get(run.dataset, run.dataset)))
+    return {
+        run: Subject(
+            run.signature.get("class") or run.model,
+            run.report["total"]["model_weights"],
+            names.get(run.dataset, run.dataset),
+        )
+        for run in runs
+    }
 
 
 def runs_in(groups: Iterable[Group]) -> list[RunRecord]:
@@ -72,15 +83,15 @@ def runs_in(groups: Iterable[Group]) -> list[RunRecord]:
 
 def model_of(groups: Sequence[Group]) -> str:
     """The name of the model that the runs of groups began with, or the number of models and their class."""
-    names = list(dict.fromkeys(run.model for run in runs_in(groups)))
+    names = dense_models(runs_in(groups))
     return names[0] if len(names) == 1 else f"{len(names)} models of {groups[0].subject.kind}"
 
 
 def groups_of(study: Study) -> list[Group]:
     """All groups of the finished runs of prune: by subject, scope and method, then by sparsity."""
     subjects: dict[Subject, list[RunRecord]] = {}
-    for run in study.of("prune"):
-        subjects.setdefault(subject_of(run), []).append(run)
+    for run, subject in _subjects(study.of("prune")).items():
+        subjects.setdefault(subject, []).append(run)
     runs_by_key: dict[tuple[Subject, Method, str, float], list[RunRecord]] = {}
     for subject, runs in subjects.items():
         for run, words in differences(runs).items():

@@ -11,6 +11,7 @@ from typing import Any
 from idvl.profile import Profile
 from idvl.reporting.collect import Study
 from idvl.reporting.run_record import RunRecord
+from idvl.reporting.settings import is_recovery
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +118,17 @@ def dense_runs(runs: Iterable[RunRecord], study: Study) -> list[RunRecord]:
         if dense := dense_of(run, study):
             by_model.setdefault(run.signature["fingerprint"], dense)
     return list(by_model.values())
+
+
+def dense_models(runs: Iterable[RunRecord]) -> list[str]:
+    """The names of the dense models of runs, each once.
+
+    A recovery began with a pruned model and has the fingerprint of the dense one, whose name the other runs know.
+    """
+    names: dict[str, str] = {}
+    for run in sorted(runs, key=is_recovery):
+        names.setdefault(run.signature.get("fingerprint") or run.model, run.model)
+    return list(dict.fromkeys(names.values()))
 
 
 def pruned_by(run: RunRecord, study: Study) -> RunRecord | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from idvl.reporting.collect import Study
-from idvl.reporting.lineage import pruned_by
+from idvl.reporting.lineage import dense_models, pruned_by
 from idvl.reporting.run_record import Kind, RunRecord
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
@@ -31,8 +31,8 @@ class Overview:
 
 
 def overview_of(study: Study) -> Overview:
-    dense = [run.model for run in study.runs if run.kind == "prune" or not pruned_by(run, study)]
-    models = tuple(dict.fromkeys(dense or [run.model for run in study.runs]))
+    dense = [run for run in study.runs if run.kind == "prune" or not pruned_by(run, study)]
+    models = tuple(dense_models(dense or study.runs))
     few = models if len(models) <= 3 else (*models[:2], f"{len(models) - 2} more models")
     counts = {kind: sum(run.kind == kind for run in study.runs) for kind in TITLES}
     kinds = [f"{count:,} of {TITLES[kind]}" for kind, count in counts.items() if count]

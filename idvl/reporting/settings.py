@@ -37,11 +37,15 @@ def is_weighted(run: RunRecord) -> bool:
     return run.signature.get("prune.id_weight", "none") != "none"
 
 
+def is_recovery(run: RunRecord) -> bool:
+    return run.signature.get("recover.method") is not None
+
+
 def recovery(run: RunRecord) -> str:
     """How a run recovered a pruned model, in words; "" for one that pruned a model."""
-    method = run.signature.get("recover.method")
-    if method is None:
+    if not is_recovery(run):
         return ""
+    method = run.signature["recover.method"]
     words = f"recovered by {labels.RECOVERIES.get(method, method)}"
     return f"{words} with distillation" if run.signature.get("train.distill") else words
 

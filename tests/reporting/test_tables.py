@@ -15,8 +15,9 @@ from idvl.reporting.collect import collect
 from idvl.reporting.entry import Table, TableEntry, mean_interval
 from idvl.reporting.expected import expected
 from idvl.reporting.export import FORMATS, as_json, shown, written
-from idvl.reporting.groups import groups_of, paired_changes
+from idvl.reporting.groups import groups_of, model_of, paired_changes
 from idvl.reporting.lineage import evaluated_alike, pruned_by
+from idvl.reporting.overview import overview_of
 from idvl.reporting.sensitivity import spearman
 from idvl.reporting.tables import tables_of
 from tests.support import folders
@@ -213,6 +214,34 @@ def test_one_shot_runs_are_told_apart_by_their_own_training(tmp_path: Path) -> N
         folders.pruned(tmp_path / f"{seed}", prune__schedule="cubic", seed=seed, train__max_steps=900)
     names = {str(group.method): len(group.runs) for group in groups_of(collect([tmp_path]))}
     assert names == {"PLATON": 4, "PLATON, one-shot": 2, "PLATON, one-shot, max_steps 50": 1}
+
+
+def test_the_subject_of_a_recovery_is_the_dense_model_of_its_start(tmp_path: Path) -> None:
+    recovered = folders.pruned(tmp_path / "a", model=str(tmp_path / "run" / "model"), recover__method="lora")
+    folders.pruned(tmp_path / "run")
+    study = collect([tmp_path])
+    assert model_of(groups_of(study)) == "m"
+    assert overview_of(study).title.endswith("pruning of m")
+    # recoveries of two pruned models of one dense model, which no run here names
+    (tmp_path / "run" / "run.json").unlink()
+    (tmp_path / "run" / "report.json").unlink()
+    folders.pruned(tmp_path / "b", model="elsewhere/model", recover__method="lora")
+    assert model_of(groups_of(collect([recovered, tmp_path / "b"]))) == str(tmp_path / "run" / "model")
+
+
+def test_one_dataset_by_a_relative_and_an_absolute_path_is_one_subject(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a")
+    for name in ("b", "unevaluated"):
+        run = folders.pruned(tmp_path / name, seed=len(name))
+        recipe = (run / "recipe.yaml").read_text().replace("dataset: shapes", "dataset: /data/shapes")
+        (run / "recipe.yaml").write_text(recipe)
+    (tmp_path / "unevaluated" / "eval" / "results.json").unlink()
+    (group,) = groups_of(collect([tmp_path]))
+    assert group.subject.dataset == "shapes" and len(group.runs) == 3
+    other = json.loads((tmp_path / "b" / "eval" / "results.json").read_text())
+    other["dataset"]["fingerprint"] = "other samples"
+    folders.write(tmp_path / "b" / "eval" / "results.json", other)
+    assert len(groups_of(collect([tmp_path]))) == 2
 
 
 def test_runs_on_other_samples_are_no_replicates(tmp_path: Path) -> None:
