@@ -76,7 +76,7 @@ def command(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Show what runs found, side by side: tables with intervals, figures, samples, and how each was made.
+    """Compare runs: tables with intervals, figures, samples, and the settings of each run.
 
     Every number names the file that it is from.
     """

@@ -61,7 +61,7 @@ def command(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Evaluate a dense or pruned model with the metrics of its field, and say how sure each number is.
+    """Evaluate a dense or pruned model: published metrics, each with a 95 % interval.
 
     Leaves a run folder: predictions.jsonl, written as it goes, and results.json.
     """

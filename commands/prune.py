@@ -92,7 +92,7 @@ def command(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Prune a model while it trains, weight importance multiplied by each layer's intrinsic dimension.
+    """Prune a model while it trains, guided by the intrinsic dimension of its layers, or from calibration samples.
 
     Leaves a run folder: model/ opens with from_pretrained, masks.safetensors and report.json say what went.
     """

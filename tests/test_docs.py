@@ -41,6 +41,13 @@ def test_the_readme_has_150_lines_at_most() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_the_readme_counts_architectures_as_the_page_of_models_does() -> None:
+    total = re.search(r"(?m)^\| \*\*all\*\* \|(.*)$", (ROOT / "docs" / "models.md").read_text())[1]
+    sound, measured, _, trained, one_shot, evaluated, *_ = (cell.strip().split("/") for cell in total.split("|"))
+    row = re.search(r"(?m)^\|.*of (\[.*\(docs/models\.md\).*)$", (ROOT / "README.md").read_text())[1]
+    assert re.findall(r"\d+", row) == [sound[1], measured[0], trained[0], one_shot[0], *evaluated]
+
+
 def test_the_demo_page_shows_the_commands_that_make_demo_runs() -> None:
     makefile = (ROOT / "Makefile").read_text()
     rules = re.search(r"(?m)^demo: .*\n((\t.*\n)+)", makefile)[1]
