@@ -180,7 +180,8 @@ def shortfalls(subset: Subset, n: int | None, *, name: str, split: str, force: b
     )
     if count < MIN_SAMPLES and not force:
         raise UsageError(
-            f"{summary}: fewer than {MIN_SAMPLES} give no reliable estimate; set force (--force) to continue"
+            f"{summary}: fewer than {MIN_SAMPLES} give no reliable estimate; choose another split (--split), or set "
+            "force (--force)"
         )
     warnings = []
     if n is not None and count < n:

@@ -98,7 +98,7 @@ def test_missing_image_files(tmp_path: Path) -> None:
 
 def test_few_samples_need_force(tmp_path: Path) -> None:
     path = write(tmp_path, good(30))
-    with pytest.raises(UsageError, match=r"has 30 distinct usable samples.*fewer than 100.*--force"):
+    with pytest.raises(UsageError, match=r"has 30 distinct usable samples.*fewer than 100.*--split.*--force"):
         select(path)
     with pytest.raises(UsageError, match=r"30 samples are too few.*--force"):
         select(path, n=30)
