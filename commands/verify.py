@@ -43,7 +43,7 @@ def command(
         float | None,
         typer.Option(
             metavar="0.0..1.0",
-            help="Sparsity of the layers that have a mask, or without masks of those in --scope.",
+            help="Least sparsity of the layers that have a mask, or without masks of those in --scope.",
             rich_help_panel=EXPECTED,
         ),
     ] = None,

@@ -102,8 +102,13 @@ class FolderName:
 
 
 def default_folder(name: FolderName) -> Path:
-    """A folder that does not exist: runs/estimate-id-blip-shapes, then runs/estimate-id-blip-shapes-2, -3, ..."""
-    words = [re.sub(r"[^A-Za-z0-9._-]+", "-", Path(word).name).strip("-.") for word in (name.model, name.dataset)]
+    """A folder that does not exist: runs/estimate-id-blip-shapes, then runs/estimate-id-blip-shapes-2, -3, ...
+
+    A model at RUN/model is called by the name of RUN.
+    """
+    model = Path(name.model)
+    called = model.parent.name or model.name if model.name == "model" else model.name
+    words = [re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-.") for word in (called, Path(name.dataset).name)]
     stem = "-".join([name.command, *filter(None, words)])
     folders = (Path(name.parent) / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())

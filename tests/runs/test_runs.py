@@ -250,6 +250,9 @@ def test_default_folders_are_new(tmp_path: Path) -> None:
     assert name() == "estimate-id-blip-shapes-2"
     finished(tmp_path / "estimate-id-blip-shapes-2")
     assert name() == "estimate-id-blip-shapes-3"
+    pruned = FolderName("recover", "runs/wanda-70/model", "shapes")
+    assert default_folder(pruned).as_posix() == "runs/recover-wanda-70-shapes"
+    assert default_folder(FolderName("recover", "model", "shapes")).as_posix() == "runs/recover-model-shapes"
     assert default_folder(FolderName("estimate-id", "./a b/", "/data/my images.parquet")).as_posix() == (
         "runs/estimate-id-a-b-my-images.parquet"
     )
