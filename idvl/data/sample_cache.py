@@ -5,11 +5,12 @@ It does not know how samples are chosen.
 
 from __future__ import annotations
 
-import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from idvl import __version__, json_file
 from idvl.data.image_spool import SpooledImage
 from idvl.data.sample import Sample
-from idvl.files import read_text, write_json
+from idvl.files import disk_errors, read_text, write_json
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ class SampleCache:
         facts = json.dumps({"idvl": __version__, **made_from}, sort_keys=True)
         name = hashlib.sha256(facts.encode()).hexdigest()[:32]
         self.folder = Path(cache_dir or constants.HF_HOME) / FOLDER / name
-        self._unfinished = self.folder.with_name(f".{name}.{os.getpid()}")
+        # downloads may be shared by several machines
+        self._prefix = f".{name}.{platform.node()}."
+        self._unfinished = self.folder.with_name(f"{self._prefix}{os.getpid()}")
 
     @property
     def images(self) -> Path:
@@ -76,20 +79,25 @@ class SampleCache:
     def keep(self, samples: Sequence[Sample], description: Mapping[str, Any]) -> list[Sample]:
         """Keep samples whose images are in the file `images`; the same as they are read from now on.
 
-        Raises RunError where the disk is full.
+        Raises RunError where the disk is full, UsageError where the folder cannot be written.
         """
         size = self.images.stat().st_size if self.images.exists() else 0
         rows = [_row(sample) for sample in samples]
         write_json(self._unfinished / LIST, {"bytes": size, "samples": rows, "description": description})
-        with contextlib.suppress(OSError):  # another run has kept the same meanwhile
-            self._unfinished.rename(self.folder)
+        with disk_errors(self.folder, "--cache-dir"):
+            try:
+                self._unfinished.rename(self.folder)
+            except OSError:
+                if not self.folder.exists():  # else another run has kept the same meanwhile
+                    raise
         return [self._sample(row) for row in rows]
 
     def discard(self) -> None:
-        """Remove what an unfinished selection has left, of this process or of one that was killed."""
-        for left in self.folder.parent.glob(f".{self.folder.name}.*"):
-            pid = left.name.rpartition(".")[2]
-            if pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists():
+        """Remove what an unfinished selection has left, of this process or of one of this machine that was killed."""
+        for left in self.folder.parent.glob(f"{glob.escape(self._prefix)}*"):
+            pid = left.name.removeprefix(self._prefix)
+            killed = not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists()
+            if killed or left == self._unfinished:
                 shutil.rmtree(left, ignore_errors=True)
 
     def _sample(self, row: Mapping[str, Any]) -> Sample:

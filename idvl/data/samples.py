@@ -106,6 +106,8 @@ def select(
         made_from = {"dataset": dataset, "seed": seed, "order": order, **limited, **candidates.details}
         cache = SampleCache(cache_dir, made_from)
         if kept := cache.read():
+            for warning in kept[1]["warnings"]:
+                log.warning(warning)
             return Selection(samples=kept[0], description=kept[1])
         if not cache.prepare():
             return chosen(candidates, spool)
@@ -141,10 +143,10 @@ def _chosen(
         *candidates.warnings,
         *shortfalls(subset, n if distinct else None, name=dataset, split=candidates.details["split"], force=force),
     ]
-    for warning in candidates.warnings:
+    unlike = _unlike_published(entry, candidates, subset) if n is None and not distinct else []
+    for warning in (*candidates.warnings, *unlike):
         log.warning(warning)
-    if n is None and not distinct:
-        warnings += _unlike_published(entry, candidates, subset)
+    warnings += unlike
     requested = None if size == sys.maxsize else size
     description = _description(dataset, candidates, subset, seed=seed, requested=requested, warnings=warnings)
     return Selection(samples=subset.samples, description=description)

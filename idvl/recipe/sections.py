@@ -63,7 +63,7 @@ class ModelSection(Section):
     )
     clean_texts: bool = setting(
         True,
-        "Read captions and questions as BLIP's training does: lower case, without punctuation, cut at 30 words.",
+        "Read captions and questions as BLIP's training does: lower case, no punctuation, captions cut at 30 words.",
         shown="with BLIP",
         flag="",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -220,7 +221,7 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
         assert asked() == (first, pytest.approx(streamed / 20, rel=1))
         assert asked(seed=1)[0]["ids"] != first["ids"] and len(kept()) == 2
         # what a killed run has left goes with the next
-        (left := folder.with_name(f".{folder.name}.{2**22 + 1}")).mkdir()
+        (left := folder.with_name(f".{folder.name}.{platform.node()}.{2**22 + 1}")).mkdir()
         for damage in (folder / "images").unlink, lambda: (folder / "samples.json").write_text("{"):
             damage()
             again, sent = asked()

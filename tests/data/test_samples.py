@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import json
 import logging
+import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from PIL import Image
 from idvl.data.catalog import CATALOG
 from idvl.data.sample_cache import SampleCache
 from idvl.data.samples import Sample, select
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from tests.support.hub import caption, jpeg
 
 
@@ -228,6 +231,26 @@ def test_a_cache_that_cannot_be_made_is_told(tmp_path, caplog):
     (tmp_path / "downloads").write_text("no folder")
     assert not SampleCache(tmp_path / "downloads", {}).prepare()
     assert "no samples can be kept in" in caplog.text
+
+
+def test_a_cache_leaves_alone_what_runs_make_elsewhere(tmp_path, monkeypatch):
+    """On another machine that shares the folder a process has a number that may not be one here."""
+    cache = SampleCache(tmp_path, {})
+    assert cache.prepare()
+    monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+    assert SampleCache(tmp_path, {})._unfinished.name.endswith(f".elsewhere.{os.getpid()}")
+    (there := SampleCache(tmp_path, {})._unfinished.with_name(f".{cache.folder.name}.elsewhere.{2**22 + 1}")).mkdir()
+    monkeypatch.undo()
+    cache.discard()
+    assert there.exists() and not cache.images.parent.exists()
+
+
+def test_a_cache_that_cannot_be_completed_is_an_error(tmp_path, monkeypatch):
+    cache = SampleCache(tmp_path, {})
+    assert cache.prepare()
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space")))
+    with pytest.raises(RunError, match="is full.*--cache-dir"):
+        cache.keep([], {})
 
 
 def test_an_image_that_was_closed_cannot_be_decoded():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -208,6 +209,16 @@ def test_an_image_is_no_region_and_regions_are_no_image() -> None:
         loaded.family.inputs(loaded.processor, tiny.samples(1), 5)
     with pytest.raises(UsageError, match="features of regions \\(.npz\\), not pixels"):
         encode(wrap(*tiny.blip()), [sample(0)], batch_size=1)
+
+
+def test_damaged_bytes_are_no_regions() -> None:
+    archive = io.BytesIO()
+    np.savez_compressed(archive, feat=np.random.default_rng(0).random((REGIONS, WIDTH), np.float32))
+    whole = archive.getvalue()
+    for at in range(len(whole)):
+        for other in (whole[at] ^ 1, whole[at] ^ 129):
+            with contextlib.suppress(ValueError):
+                assert regions(whole[:at] + bytes([other]) + whole[at + 1 :]).shape == (REGIONS, WIDTH)
 
 
 def test_a_file_that_states_more_than_it_holds_is_refused() -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from idvl.errors import UsageError
 from idvl.models.families import family_of
+from idvl.models.generation import Generation
 from idvl.models.heads import with_new_head
 from idvl.models.inputs import encode
 from idvl.models.labels import IGNORED, next_tokens
@@ -289,3 +290,20 @@ def test_blip_reads_questions_and_matched_captions_cleaned(get):
             read = loaded.processor.decode(inputs["input_ids"][0])
             assert read.replace(" [PAD]", "") == "[CLS] two circle [SEP]", kind
     assert get("vit").description["clean_texts"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "skill", "items"),
+    [
+        ("blip-vqa", "answer", lambda sample: [sample]),
+        ("blip-itm", "embed_texts", lambda sample: list(sample.texts)),
+        ("blip-nlvr2", "verify_statement", lambda sample: [sample]),
+    ],
+)
+def test_blip_is_evaluated_on_texts_as_it_is_trained_on(kind, skill, items, get):
+    (picture,) = tiny.samples(1)
+    sample = dataclasses.replace(picture, texts=("Two. (Circle)",), answers=("star",), second=picture.source)
+    for clean, read in ((True, "two circle"), (False, "two [UNK] [UNK] circle [UNK]")):
+        loaded = wrap(get(kind).model, get(kind).processor, clean_texts=clean)
+        shown = loaded.family.skills[skill].prepare(loaded, items(sample), Generation())
+        assert loaded.processor.decode(shown["input_ids"][0]) == f"[CLS] {read} [SEP]"

@@ -46,4 +46,4 @@ def training_inputs(
 
 def prepare(loaded: Any, samples: Sequence[Sample], settings: Generation) -> dict[str, Tensor]:
     """Both images, and the sentences, padded to the longest."""
-    return statements.statements(loaded, cleaned(samples), settings)
+    return statements.statements(loaded, cleaned(samples, clean=loaded.family.clean_texts), settings)

@@ -21,9 +21,9 @@ from idvl.models.skills import clean_captions, pictures, tokens, unit
 
 
 def prompts(loaded: Any, samples: Sequence[Sample], settings: Generation, *, skill: str) -> dict[str, Tensor]:
-    """The images, and input_ids and attention_mask of the prompts (n, length); questions cleaned as BLIP does."""
+    """The images, and input_ids and attention_mask of the prompts (n, length), with questions as in training."""
     if skill == "answer":
-        samples = questions(samples)
+        samples = questions(samples, clean=loaded.family.clean_texts)
     return {**pictures(loaded, samples, settings), **tokens(loaded, prompted(loaded, skill, samples, settings))}
 
 
@@ -74,7 +74,9 @@ def embed_texts(loaded: Any, inputs: dict[str, Tensor], settings: Generation) ->
 
 
 def captions(loaded: Any, items: Sequence[str], settings: Generation) -> dict[str, Tensor]:
-    """The tokens of captions, cleaned and cut as BLIP's retrieval does (data/utils.py, train_retrieval.py)."""
+    """The tokens of captions, cleaned and cut as BLIP's retrieval does (data/utils.py, train_retrieval.py), or not."""
+    if not loaded.family.clean_texts:
+        return tokens(loaded, items)
     return clean_captions(loaded, items, words=MOST_WORDS, most=MOST_MATCHED)
 
 
