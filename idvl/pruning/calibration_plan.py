@@ -17,7 +17,7 @@ from idvl.errors import UsageError
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.pruning.counts import target, weights_in
 from idvl.pruning.plan import scope_lines, whole_lines
-from idvl.sparsity.statistics import CHUNK
+from idvl.sparsity.statistics import CHUNK, products_type
 from idvl.units import duration, size
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def _adding_bytes(job: Calibration) -> int:
         for *leading, width in job.trace.shapes.get(name, ()):
             tokens = math.prod(leading)
             masked = job.token_mask(name, tokens // job.trace.batch_size, batch) is not None
-            most = max(most, FLOAT_BYTES * width * (min(tokens, CHUNK) + masked * tokens))
+            copied = products_type(width).itemsize if job.layerwise.needs_products else FLOAT_BYTES
+            most = max(most, width * (copied * min(tokens, CHUNK) + FLOAT_BYTES * masked * tokens))
     return most
 
 
@@ -164,7 +165,7 @@ def _choosing_bytes(job: Calibration) -> int:
     """What choosing a layer's mask takes beside its input's sums, at most, less its new weights, which stay."""
 
     def of(layer: Layer) -> int:
-        weight, square = layer.module.weight, FLOAT_BYTES * layer.in_features**2
+        weight, square = layer.module.weight, products_type(layer.in_features).itemsize * layer.in_features**2
         mask = MASK_BYTES * weight.numel()
         most = max(FACTOR_MATRICES * square, square + mask) if job.layerwise.needs_products else mask
         return most - _new_bytes(weight)
@@ -211,7 +212,7 @@ def _bytes(job: Calibration) -> dict[str, int]:
     held = {name: 0 for names in _leaders(job).values() for name in names}
     for name in _leaders(job):
         width = job.users[name].in_features
-        held[name] = width * DOUBLE_BYTES + job.layerwise.needs_products * width**2 * FLOAT_BYTES
+        held[name] = width * DOUBLE_BYTES + job.layerwise.needs_products * width**2 * products_type(width).itemsize
     # in the order of running
     return {name: held[name] for name in job.trace.shapes if name in held}
 
@@ -225,7 +226,7 @@ def _layer_seconds(job: Calibration) -> dict[str, float]:
         for name, layer in job.users.items():
             once = layer.in_features**2 * (job.tokens[job.owner[name]] / job.team.size + 1.5 * layer.in_features)
             work = 2 * layer.out_features * layer.in_features**2 + once * (name in leaders)
-            seconds[name] += work / rate
+            seconds[name] += work / rate * products_type(layer.in_features).itemsize / FLOAT_BYTES
     return seconds
 
 

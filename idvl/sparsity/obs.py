@@ -37,12 +37,12 @@ class Factor:
     damping: float
 
 
-def factor(products: Tensor, *, dtype: torch.dtype = torch.float32) -> Factor | None:
-    """The factor of X^T X (n, n), damped; None where it cannot be factored with any damping.
+def factor(products: Tensor) -> Factor | None:
+    """The factor of X^T X (n, n), damped, in its type; None where it cannot be factored with any damping.
 
     A dead input, whose diagonal is 0, gets a 1 there, before the mean of the diagonal is taken.
     """
-    hessian = products.to(dtype, copy=True)
+    hessian = products.clone()
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     diagonal[dead] = 1

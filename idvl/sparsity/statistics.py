@@ -16,11 +16,18 @@ from torch import Tensor
 TOKENS = 32
 # tokens whose squares are in memory at once
 CHUNK = 32 * TOKENS
+# the widest tensor whose x x^T is added in float64: an inverse magnifies rounding, which moves the choice of weights
+DOUBLE_WIDTH = 512
+
+
+def products_type(width: int) -> torch.dtype:
+    """The type of x x^T of a tensor so wide."""
+    return torch.float64 if width <= DOUBLE_WIDTH else torch.float32
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over `count` tokens x of n values: of x^2, (n,) float64, and of x x^T, (n, n) float32, where it is kept."""
+    """Sums over `count` tokens x of n values: of x^2, (n,) float64, and of x x^T, (n, n), where it is kept."""
 
     count: int
     squares: Tensor
@@ -33,7 +40,7 @@ class Sums:
 
 
 class InputStatistics:
-    """The sums over a tensor of `width` values a token; with `products` they hold x x^T too, 4 width^2 bytes."""
+    """The sums over a tensor of `width` values a token; with `products` they hold x x^T too, of `products_type`."""
 
     def __init__(self, width: int, *, products: bool = False, device: torch.device | str | None = None) -> None:
         self._state = {
@@ -41,7 +48,7 @@ class InputStatistics:
             "squares": torch.zeros(width, dtype=torch.float64, device=device),
         }
         if products:
-            self._state["products"] = torch.zeros(width, width, device=device)
+            self._state["products"] = torch.zeros(width, width, dtype=products_type(width), device=device)
 
     @classmethod
     def added(cls, states: Sequence[Mapping[str, Tensor]]) -> InputStatistics:
@@ -62,6 +69,7 @@ class InputStatistics:
             squares += grouped.sum(0, dtype=torch.float64)
             squares += chunk[whole:].square().sum(0)
             if products is not None:
+                chunk = chunk.to(products.dtype)
                 products.addmm_(chunk.T, chunk)
 
     def total(self) -> Sums:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from idvl.data.samples import select
 from idvl.data.splits import TRAINING
+from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
 from idvl.models.inputs import encode
 from idvl.models.layers import find_layers
@@ -26,6 +27,7 @@ from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.workflows.prune import run
+from tests.sparsity.test_obs import naive
 from tests.support import processes, tiny
 from tests.support.reporter import Silent
 
@@ -156,6 +158,45 @@ def check_wanda(
     saved, dense = weights(folder / "model"), weights(place / "model")
     assert all(torch.equal(saved[name], dense[name] * masks.kept(name)) for name in masks.shapes)
     assert all(torch.equal(saved[name], dense[name]) for name in dense if name not in masks.shapes)
+
+
+BUILT_IN = {"model.name": "builtin/blip", "data.dataset": "shapes", "eval.after": False, "data.seed": 3}
+# one layer, which the dense model feeds
+QUERY = "text_decoder.bert.encoder.layer.1.attention.self.query"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**SPARSEGPT, "prune.structure": "2:4"},
+        {"prune.criterion": "multiflow", "prune.repair": "obs"},
+        pytest.param(SPARSEGPT, marks=pytest.mark.slow),
+        pytest.param({"prune.criterion": "magnitude", "prune.calibration": "sequential"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_layer_of_a_built_in_model_equals_a_reference_in_float64(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Masks wherever the gap to the threshold exceeds 1e-5, and weights but for the dtype in which they are saved."""
+    from idvl.session import choose_samples
+
+    made = load_recipe(None, BUILT_IN | COMMON | {"prune.scope": QUERY} | settings)
+    run(made, folder=tmp_path / "run", reporter=Silent())
+    samples = choose_samples(made, Team(), split=TRAINING, n=N, force=True, distinct=False).samples
+    loaded, kept = load("builtin/blip", device="cpu"), Masks.load(tmp_path / "run" / "masks.safetensors").kept(QUERY)
+    x, dense = inputs_of(loaded, samples, [QUERY])[QUERY], loaded.model.get_submodule(QUERY).weight.detach().double()
+    if settings["prune.criterion"] == "sparsegpt":
+        group = 4 * ("prune.structure" in settings)
+        expected_kept, expected = naive(dense, x.T @ x, None, dense.numel() // 2, group=group)
+        # no score of this layer is near its threshold
+        assert torch.equal(kept, expected_kept)
+    else:
+        flow = dense.abs() * x.square().mean(0).sqrt()
+        flows = dense.abs() * flow.mean(1, keepdim=True) * flow.mean(0, keepdim=True)
+        scores = flows if settings["prune.criterion"] == "multiflow" else dense.abs()
+        check_row_mask(kept.flatten().unsqueeze(0), scores.flatten().unsqueeze(0))
+        expected = naive(dense, x.T @ x, kept)[1] if "prune.repair" in settings else dense * kept
+    saved = load(str(tmp_path / "run" / "model"), device="cpu")
+    stored = getattr(torch, saved.description["stored_dtype"])
+    torch.testing.assert_close(saved.model.get_submodule(QUERY).weight.detach().to(stored), expected.to(stored))
 
 
 def samples_of(place: Path, **columns: str):
@@ -302,7 +343,7 @@ def test_layers_that_read_one_tensor_share_its_sums(place: Path) -> None:
     assert job.kind(f"{block}.0.crossattention.self.query") == "text"
     assert job.tokens[cross[0]] == N * 17 and job.tokens[f"{block}.0.crossattention.self.query"] < N * 12
     # the ten layers of a decoder block read six inputs of width 32 and one of 64
-    assert make_plan(job).statistics == 6 * (32 * 32 * 4 + 32 * 8) + (64 * 64 * 4 + 64 * 8)
+    assert make_plan(job).statistics == 6 * (32 * 32 * 8 + 32 * 8) + (64 * 64 * 8 + 64 * 8)
 
 
 def test_one_statistic_serves_the_cross_attention_of_all_blocks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

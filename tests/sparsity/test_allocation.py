@@ -292,6 +292,9 @@ def test_the_exponent_of_a_spectrum_is_that_of_the_published_fit() -> None:
     assert exponent(tail) == pytest.approx(2.5, abs=0.1)
     with pytest.raises(ValueError, match="fewer than two"):
         exponent(torch.ones(1, dtype=torch.float64))
+    # of an orthogonal weight
+    with pytest.raises(ValueError, match="equal eigenvalues"):
+        exponent(torch.ones(10, dtype=torch.float64))
 
 
 def test_outliers_are_above_five_times_the_mean_of_the_whole_block() -> None:

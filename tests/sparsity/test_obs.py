@@ -74,7 +74,7 @@ def test_selection_and_update_equal_the_reference(
 ) -> None:
     monkeypatch.setattr(obs, "BLOCK", block)
     w, matrix = weight(), products(inputs())
-    kept, updated = obs.select(w, obs.factor(matrix, dtype=dtype), zeros)
+    kept, updated = obs.select(w, obs.factor(matrix.to(dtype)), zeros)
     expected_kept, expected = naive(w, matrix, None, zeros, block)
     assert torch.equal(kept, expected_kept) and int((~kept).sum()) == zeros
     torch.testing.assert_close(updated.double(), expected, rtol=1e-3, atol=1e-4)
@@ -83,7 +83,7 @@ def test_selection_and_update_equal_the_reference(
         stop = min(start + block, IN)
         assert int((~kept[:, start:stop]).sum()) == zeros * stop // IN - zeros * start // IN
     # the update of the mask that was chosen is the same
-    torch.testing.assert_close(obs.update(w, kept, obs.factor(matrix, dtype=dtype)), updated, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(obs.update(w, kept, obs.factor(matrix.to(dtype))), updated, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("structure", "group"), [("2:4", 4), ("4:8", 8), ("3:6", 6)])

@@ -6,6 +6,7 @@ from 1 - spread at the lowest exponent to 1 + spread at the highest; their mean 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -22,7 +23,8 @@ def exponent(eigenvalues: Tensor) -> float:
 
     From a start on it is that of largest likelihood; the start is the one whose fit has the least Kolmogorov-Smirnov
     distance, among those from log10(0.95 peak) to 1.5 times the peak of the histogram of logarithms. That the lower
-    end is a logarithm is a slip of the published code, which its numbers depend on. ValueError for fewer than two.
+    end is a logarithm is a slip of the published code, which its numbers depend on. ValueError for fewer than two, and
+    where no value of the tail differs from another.
     """
     values = eigenvalues.sort().values
     if len(values) < 2:
@@ -33,7 +35,10 @@ def exponent(eigenvalues: Tensor) -> float:
     starts = ((values >= (0.95 * peak).log10()) & (values <= 1.5 * peak))[:-1].nonzero().flatten()
     fits = [_fits(values.log(), part) for part in starts.split(AT_ONCE)]
     distances, exponents = (torch.cat(parts) for parts in zip(*fits, strict=True))
-    return float(exponents[distances.argmin()])
+    found = float(exponents[distances.argmin()])
+    if found == math.inf:
+        raise ValueError("a spectrum of equal eigenvalues has no exponent")
+    return found
 
 
 def _fits(logarithms: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
