@@ -10,14 +10,14 @@ from pathlib import Path
 from idvl.errors import UsageError, quoted
 
 
-def whole_number(name: str, value: object, *, least: int = 0, most: int = 2**63 - 1) -> int:
+def whole_number(name: str, value: object, *, least: int = 0) -> int:
     """The value of an argument as an int, of NumPy's and torch's integers too. UsageError for anything else."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or not least <= number <= most:
-        raise UsageError(f"{name} is a whole number from {least} to {most}, not {quoted(value)}")
+    if number is None or not least <= number < 2**63:
+        raise UsageError(f"{name} is a whole number from {least} to 2**63 - 1, not {quoted(value)}")
     return number
 
 

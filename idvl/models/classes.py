@@ -63,7 +63,7 @@ def numbers_in_dataset(loaded: Loaded, samples: Sequence[Sample], classes: Seque
             f"{loaded.name} tells {len(own)} classes apart, the dataset has {most}: use the dataset that its "
             "head was trained for, or train a head with idvl prune --new-head"
         )
-    if expected and not set(own) & set(expected) and not (_numbered(own) or _numbered(expected)):
+    if expected and are_others(own, expected):
         raise UsageError(
             f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the "
             "dataset that its head was trained for, or train a head with idvl prune --new-head"
@@ -77,6 +77,12 @@ def numbers_in_dataset(loaded: Loaded, samples: Sequence[Sample], classes: Seque
                 "or set id2label in the model's config.json, so that both have the same names"
             )
     return list(range(len(own)))
+
+
+def are_others(own: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether two lists of names have none in common, and are more than numbers."""
+    plain = [[_plain(name) for name in names] for names in (own, expected)]
+    return not set(plain[0]) & set(plain[1]) and not any(map(_numbered, plain))
 
 
 def _in_the_same_places(own: Sequence[str], expected: Sequence[str]) -> bool:

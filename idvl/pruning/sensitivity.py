@@ -137,7 +137,7 @@ class SensitivityRun:
         """What a resumed run must share with the one it continues; other ratios may join."""
         description = self.loaded.description
         return {
-            **{key: description[key] for key in ("fingerprint", "configuration", "revision", "class")},
+            **{key: description[key] for key in ("fingerprint", "configuration", "revision", "class", "clean_texts")},
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             "batch_size": self.recipe.eval.batch_size or BATCH,

@@ -39,10 +39,10 @@ from idvl.recipe.values import (
     parse_bytes,
 )
 
-# a default that depends on other settings, which pruning/settings.py fills in
-SPARSITY = 0.8
 # the profile that is estimated first
 AUTO = "auto"
+# a default that depends on other settings, which pruning/settings.py fills in
+SPARSITY = 0.8
 # the same of a run that prunes from calibration samples
 CALIBRATED_SPARSITY, CALIBRATION_SAMPLES, REPAIR_EPOCHS = 0.5, 128, 10
 

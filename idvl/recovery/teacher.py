@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from idvl.errors import UsageError, quoted
+from idvl.models.classes import are_others
 from idvl.models.loading import Loaded, load
 from idvl.models.processors import tokenizer_of
 from idvl.recipe import Recipe
@@ -53,6 +54,8 @@ def _check_kind(teacher: Loaded, student: Loaded) -> None:
     if sizes[0] != sizes[1] or words[0] != words[1]:
         raise UsageError(f"the teacher {quoted(teacher.name)} has another vocabulary, or other classes, than the model")
     rows = [{name: row for row, name in loaded.model.config.id2label.items()} for loaded in (teacher, student)]
+    if are_others([*rows[0]], [*rows[1]]):
+        raise UsageError(f"the teacher {quoted(teacher.name)} knows other classes than the model: {WAY_OUT}")
     if moved := sorted(name for name in rows[0].keys() & rows[1].keys() if rows[0][name] != rows[1][name]):
         raise UsageError(
             f"the teacher {quoted(teacher.name)} lists its classes in another order than the model ({quoted(moved[0])} "

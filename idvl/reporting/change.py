@@ -12,7 +12,7 @@ from idvl.reporting.groups import Group
 from idvl.reporting.lineage import MeasuredProfile, measured_alike, profiles_of
 from idvl.reporting.run_record import RunRecord
 
-UNLIKE = "before and after were measured with different samples, split, tokens or estimator"
+UNLIKE = "before and after were measured with different samples, split, cleaning of texts, tokens or estimator"
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,8 +65,9 @@ NAMES = ("dataset", "dataset_id", "revision", "split", "ids")
 
 
 def measured_alike(one: Profile, other: Profile) -> bool:
-    """Whether two profiles are of the same samples, by the same protocol."""
-    return one.protocol == other.protocol and _same_samples(one.dataset, other.dataset)
+    """Whether two profiles are of the same samples, read alike, by the same protocol."""
+    cleaned = [profile.model.get("clean_texts") for profile in (one, other)]
+    return one.protocol == other.protocol and cleaned[0] == cleaned[1] and _same_samples(one.dataset, other.dataset)
 
 
 def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:

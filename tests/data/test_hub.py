@@ -222,10 +222,12 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
         assert asked(seed=1)[0]["ids"] != first["ids"] and len(kept()) == 2
         # what a killed run has left goes with the next
         (left := folder.with_name(f".{folder.name}.{platform.node()}.{2**22 + 1}")).mkdir()
+        (elsewhere := folder.with_name(f".{folder.name}.elsewhere.{2**22 + 1}")).mkdir()
         for damage in (folder / "images").unlink, lambda: (folder / "samples.json").write_text("{"):
             damage()
             again, sent = asked()
             assert again == first and sent > streamed / 2 and folder in kept() and not left.exists()
+        assert elsewhere.exists()
 
 
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:

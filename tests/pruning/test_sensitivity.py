@@ -120,6 +120,11 @@ def test_a_run_that_was_cut_off_measures_what_is_left(ended, tmp_path, monkeypat
     assert measured(folder, resume=True, plan_only=True, ratios=(0.5, 0.7))[0].plan.done == 26
     with pytest.raises(UsageError, match="cannot resume .*batch_size was 16, is 8"):
         measured(folder, resume=True, eval__batch_size=8)
+    record = json.loads((folder / "run.json").read_text())
+    record["signature"]["clean_texts"] = False
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="cannot resume .*clean_texts was false, is null"):
+        measured(folder, resume=True)
 
 
 def test_a_plan_writes_nothing(tmp_path):

@@ -319,11 +319,15 @@ def test_dimensions_measured_otherwise_before_and_after_are_cautioned(tmp_path: 
     run = folders.pruned(tmp_path / "run", id_weight="multiply")
     folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}")
     assert not any("CAUTION" in note for note in table(tmp_path, "change").notes)
-    after = folders.profile(model=str(run / "model"), fingerprint=f"pruned {run.name}")
-    after["dataset"] |= {"split": "validation", "fingerprint": "other samples"}
-    folders.write(tmp_path / "after" / "profile.json", after)
     caution = "CAUTION: before and after were measured with different"
-    assert any(note.startswith(caution) for note in table(tmp_path, "change").notes)
+    for part, changes in (
+        ("model", {"clean_texts": False}),
+        ("dataset", {"split": "validation", "fingerprint": "other samples"}),
+    ):
+        after = folders.profile(model=str(run / "model"), fingerprint=f"pruned {run.name}")
+        after[part] |= changes
+        folders.write(tmp_path / "after" / "profile.json", after)
+        assert any(note.startswith(caution) for note in table(tmp_path, "change").notes)
     words = [words for words, _ in table(tmp_path, "dimensions").rows]
     assert [row[2] for row in words] == ["shapes", "shapes validation"]
 

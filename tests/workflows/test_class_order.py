@@ -95,6 +95,12 @@ def test_calibration_and_recovery_do_not_depend_on_the_order_of_a_heads_classes(
     taught = {**TRAINING, "train.distill": 0.5, "recover.teacher": str(place / "permuted")}
     with pytest.raises(UsageError, match="lists its classes in another order than the model \\('bus' first\\)"):
         recover.run(recipe_of(place, tmp_path / "ordered", taught), folder=tmp_path / "taught", reporter=Silent())
+    config = json.loads((shutil.copytree(place / "ordered", tmp_path / "animals") / "config.json").read_text())
+    config["id2label"] = dict(enumerate(["cat", "dog", "cow"]))
+    (tmp_path / "animals" / "config.json").write_text(json.dumps(config | {"label2id": None}))
+    taught["recover.teacher"] = str(tmp_path / "animals")
+    with pytest.raises(UsageError, match="the teacher .*animals' knows other classes than the model"):
+        recover.run(recipe_of(place, tmp_path / "ordered", taught), folder=tmp_path / "taught", reporter=Silent())
 
 
 def test_losses_and_gradients_do_not_depend_on_the_order_of_a_heads_classes(place: Path, tmp_path: Path) -> None:
