@@ -37,6 +37,11 @@ def is_weighted(run: RunRecord) -> bool:
     return run.signature.get("prune.id_weight", "none") != "none"
 
 
+def is_calibrated(run: RunRecord) -> bool:
+    """Whether a run pruned from calibration samples, without training."""
+    return run.signature.get("prune.calibration") is not None
+
+
 def is_recovery(run: RunRecord) -> bool:
     return run.signature.get("recover.method") is not None
 
@@ -56,7 +61,10 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     Other samples or dimensions count as a difference where no setting explains them.
     """
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run) for run in runs})
-    prunes = {run: ", ".join(filter(None, (recovery(run), words))) for run, words in prunes.items()}
+    trained = {run.signature.get("prune.criterion") for run in runs if not is_calibrated(run)}
+    for run, words in prunes.items():
+        both = is_calibrated(run) and run.signature.get("prune.criterion") in trained
+        prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", words)))
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
     weighted = [run for run in runs if is_weighted(run) and _dimensions(run)]
@@ -71,7 +79,8 @@ def _others(
     """The runs with other inputs than most of the same model, seed, layers and settings."""
     groups: dict[Hashable, list[list[RunRecord]]] = {}
     for run in runs:
-        group = groups.setdefault((replicate(run), repr(run.signature.get("layers")), words[run]), [])
+        key = replicate(run), repr(run.signature.get("layers")), words[run], is_calibrated(run)
+        group = groups.setdefault(key, [])
         equal = next((part for part in group if same(part[0], run)), None)
         if equal is None:
             group.append(equal := [])
@@ -125,9 +134,10 @@ def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str
     return words
 
 
-def _peers(run: RunRecord, key: str) -> tuple[str, bool, str]:
+def _peers(run: RunRecord, key: str) -> tuple[str, bool, bool, str]:
     """The runs that a run is compared with in a setting."""
-    return key, (key in SCHEDULED or key.startswith("train.")) and is_one_shot(run), recovery(run)
+    scheduled = key in SCHEDULED or key.startswith("train.")
+    return key, scheduled and is_one_shot(run), is_calibrated(run), recovery(run)
 
 
 def _in_words(name: str, value: Any) -> str:

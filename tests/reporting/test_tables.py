@@ -244,6 +244,21 @@ def test_one_dataset_by_a_relative_and_an_absolute_path_is_one_subject(tmp_path:
     assert len(groups_of(collect([tmp_path]))) == 2
 
 
+def test_runs_from_calibration_samples_are_told_apart_by_their_own_settings(tmp_path: Path) -> None:
+    calibrated = {"prune__calibration": "sequential", "prune__allocation": "uniform", "samples": "128"}
+    trained = {"prune__calibration": None, "prune__allocation": "global", "samples": "2000"}
+    folders.pruned(tmp_path / "a", criterion="wanda", **calibrated)
+    folders.pruned(tmp_path / "b", criterion="sparsegpt", **calibrated | {"prune__calibration": "dense"})
+    folders.pruned(tmp_path / "c", criterion="platon", **trained)
+    assert [str(group.method) for group in groups_of(collect([tmp_path]))] == [
+        *("PLATON", "Wanda", "SparseGPT, calibration dense"),
+    ]
+    folders.pruned(tmp_path / "d", criterion="magnitude", **calibrated)
+    folders.pruned(tmp_path / "e", criterion="magnitude", **trained)
+    names = {str(group.method) for group in groups_of(collect([tmp_path])) if group.method.criterion == "magnitude"}
+    assert names == {"Magnitude", "Magnitude, from calibration samples"}
+
+
 def test_runs_on_other_samples_are_no_replicates(tmp_path: Path) -> None:
     for name, samples in (("a", "x"), ("b", "x"), ("c", "y")):
         folders.pruned(tmp_path / name, samples=samples)
