@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -97,18 +97,31 @@ class Collate:
 
 
 def augmented_size(loaded: Loaded) -> tuple[int, int]:
-    """Width and height to which a model's images are augmented. UsageError where it does not read one size alone."""
+    """Width and height to which a model's images are augmented.
+
+    UsageError where it does not read one size alone, or where its processor crops images of that size again.
+    """
     images, shapes = image_processor_of(loaded.processor), set()
+
+    def pixels(image: Image.Image) -> Any:
+        return images(images=[image], return_tensors="pt").get("pixel_values")
+
     for size in ((96, 64), (64, 96)) if images else ():
-        pixels = images(images=[Image.new("RGB", size)], return_tensors="pt").get("pixel_values")
-        shapes.add(tuple(pixels.shape) if isinstance(pixels, Tensor) else ())
+        values = pixels(Image.new("RGB", size))
+        shapes.add(tuple(values.shape) if isinstance(values, Tensor) else ())
     shape = shapes.pop() if len(shapes) == 1 else ()
     if loaded.family.shape or len(shape) != 4:
         raise UsageError(
             f"augmentation crops images to the one size that a model reads, and {loaded.name} reads "
             f"{'images of several sizes' if images else 'no images'}: leave augmentation out"
         )
-    return shape[3], shape[2]
+    whole = Image.new("RGB", (shape[3], shape[2]))
+    if torch.equal(pixels(whole), pixels(ImageOps.expand(ImageOps.crop(whole, 1), 1, "white"))):
+        raise UsageError(
+            f"the image processor of {loaded.name} crops images, which augmentation has cropped already: leave "
+            "augmentation out"
+        )
+    return whole.size
 
 
 def load(

@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from transformers import BitImageProcessorPil
 
 from idvl.errors import UsageError
 from idvl.models.loading import wrap
@@ -87,6 +89,15 @@ def test_images_are_augmented_alike_wherever_and_whenever_they_are_read():
 def test_augmentation_needs_images_of_one_size(kind, said):
     with pytest.raises(UsageError, match=f"{said}: leave augmentation out"):
         augmented_size(wrap(*tiny.KINDS[kind]()))
+
+
+def test_augmented_images_are_not_cropped_again():
+    model, _ = tiny.KINDS["vit"]()
+    side = {"height": tiny.SIDE, "width": tiny.SIDE}
+    for edge, refused in ((tiny.SIDE, False), (2 * tiny.SIDE, True)):
+        processor = BitImageProcessorPil(size={"shortest_edge": edge}, crop_size=side)
+        with pytest.raises(UsageError, match="crops images") if refused else nullcontext():
+            assert augmented_size(wrap(model, processor)) == (tiny.SIDE, tiny.SIDE)
 
 
 def test_an_image_that_cannot_be_augmented_is_named():
