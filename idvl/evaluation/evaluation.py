@@ -96,8 +96,18 @@ class Evaluation:
             **{key: self.loaded.description[key] for key in about},
             "samples": self.selection.description["fingerprint"],
             "count": len(self.selection.samples),
-            **_recorded(self.settings),
+            **self._recorded(),
         }
+
+    def _recorded(self) -> dict[str, Any]:
+        settings = self.settings
+        own = {"evaluator": settings.evaluator} if settings.evaluator != "vqa" else {}
+        if self.loaded.family.clean_texts is False:
+            own["clean_texts"] = False
+        generation = asdict(settings.generation)
+        if not generation["beam_length"]:
+            del generation["beam_length"]
+        return {**generation, "templates": list(settings.templates), "rerank": settings.rerank, **own}
 
     def execute(
         self,
@@ -120,7 +130,7 @@ class Evaluation:
                 resamples=self.recipe.eval.resamples or scoring.RESAMPLES,
                 fingerprint=self.selection.description["fingerprint"],
                 compared=compared,
-                settings=_recorded(self.settings),
+                settings=self._recorded(),
                 other_metrics=self.other_metrics,
             )
             results = numbers | self._facts(totals, batch_size)
@@ -158,7 +168,7 @@ class Evaluation:
             "samples": len(self.selection.samples),
             "left_out": dict(self.left_out),
             "limit": self.limit,
-            "settings": {**_recorded(self.settings), "batch_size": batch_size},
+            "settings": {**self._recorded(), "batch_size": batch_size},
             **totals.to_json(),
             "peak_memory": peak_memory(self.device),
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
@@ -251,11 +261,3 @@ def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Select
         rerank=options.rerank,
         evaluator=evaluator_of(recipe.data.dataset, recipe.data.dataset_id),
     )
-
-
-def _recorded(settings: TaskSettings) -> dict[str, Any]:
-    own = {"evaluator": settings.evaluator} if settings.evaluator != "vqa" else {}
-    generation = asdict(settings.generation)
-    if not generation["beam_length"]:
-        del generation["beam_length"]
-    return {**generation, "templates": list(settings.templates), "rerank": settings.rerank, **own}

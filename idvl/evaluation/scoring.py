@@ -226,11 +226,11 @@ def _difference(
         for name, measured in scores.measures.items()
         if name in measures
     }
-    common = settings.keys() & (document.get("settings") or {}).keys() - {"batch_size"}
+    theirs = document.get("settings") or {}
+    # one that only one of the two records is the other's default
+    named = (settings.keys() | theirs.keys()) - {"batch_size"} if settings and theirs else ()
     other_settings = {
-        key: [settings[key], document["settings"][key]]
-        for key in sorted(common)
-        if settings[key] != document["settings"][key]
+        key: [settings.get(key), theirs.get(key)] for key in sorted(named) if settings.get(key) != theirs.get(key)
     }
     about = {"results": str(results), "model": document["model"]["name"], "settings": other_settings}
     return {**about, "differences": differences}

@@ -207,6 +207,12 @@ def test_a_run_compared_with_itself_differs_by_nothing(digits, tmp_path):
     difference = results["compared"]["differences"]["top-1"]
     assert difference["value"] == 0 and -5 < difference["low"] < 0 < difference["high"] < 5
     assert difference["interval"] == "Tango score" and results["compared"]["settings"] == {}
+    other = json.loads((folder / "results.json").read_text())
+    other["settings"] |= {"beam_length": "whole", "max_length": 7}
+    (tmp_path / "results.json").write_text(json.dumps(other))
+    shutil.copy(folder / "predictions.jsonl", tmp_path)
+    results, _ = evaluated(tmp_path / "run", VIT, compared=tmp_path / "results.json", resume=True)
+    assert results["compared"]["settings"].keys() == {"beam_length", "max_length"}
 
 
 def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
@@ -256,6 +262,8 @@ def test_a_run_of_other_settings_is_not_resumed(captions):
         evaluated(captions[0], BLIP, resume=True, eval__beams=1)
     with pytest.raises(UsageError, match='beam_length was null, is "whole"'):
         evaluated(captions[0], BLIP, resume=True, eval__beam_length="whole")
+    with pytest.raises(UsageError, match="clean_texts was null, is false"):
+        evaluated(captions[0], BLIP, resume=True, model__clean_texts=False)
 
 
 def test_predictions_of_another_task_are_not_scored(captions, tmp_path):
