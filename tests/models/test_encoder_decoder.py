@@ -7,7 +7,10 @@ import dataclasses
 import pytest
 import torch
 
+from idvl.models.capture import Watch, tapped_walk
+from idvl.models.inputs import encode
 from idvl.models.labels import IGNORED
+from idvl.models.layers import find_layers
 from tests.support import tiny
 
 CAPTIONED = tiny.samples(4)
@@ -47,3 +50,30 @@ def test_labels_and_loss_are_those_of_a_plain_script(get, name, samples):
         terms += labels.numel()
     assert count == terms
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
+
+
+class Inputs(dict):
+    """What enters each layer in each batch, call by call."""
+
+    def add(self, layer, batch, tensor, real):
+        self.setdefault((layer, batch), []).append(tensor.clone())
+
+
+def test_blocks_of_a_walk_read_what_a_forward_pass_gives_them_bit_by_bit(get):
+    """Statement 14: the first block makes the position bias of all, also where each block runs twice."""
+    loaded, seen, walked = get("t5"), Inputs(), Inputs()
+    layers, batches = find_layers(loaded.model, loaded.family), list(encode(loaded, CAPTIONED, batch_size=2))
+    for number, batch in enumerate(batches):
+        watch = Watch(layers, "input", lambda name, tensor, number=number: seen.add(name, number, tensor, None))
+        with torch.no_grad(), watch:
+            loaded.family.call(loaded.model, batch)
+    how = {"by_block": True, "capture": "input", "token_mask": loaded.family.token_mask, "device": torch.device("cpu")}
+    with torch.no_grad(), tapped_walk(loaded.model, batches, loaded.family.call, layers, **how) as (walk, tap):
+        for segment in walk:
+            segment.run(last=False)
+            with tap.feeding(walked, layers):
+                segment.run(last=True)
+    assert {name for name, _ in walked} == set(layers) and walked.keys() == seen.keys()
+    assert sum("block.1.layer.0.SelfAttention.o" in name for name in layers) == 2
+    for place, tensors in seen.items():
+        assert len(tensors) == len(walked[place]) == 1 and torch.equal(tensors[0], walked[place][0]), place

@@ -149,8 +149,19 @@ def test_layers_that_an_allocation_empties_are_named(place: Path, tmp_path: Path
 
 @pytest.mark.parametrize("allocation", ["owl", "alpha"])
 def test_blocks_get_other_sparsities_and_the_budget_is_exact(place: Path, tmp_path: Path, allocation: str) -> None:
-    """Statements 4 and 26."""
+    """Statements 4, 26 and 38."""
     report, reporter = pruned(place, tmp_path / "run", **WANDA, **{"prune.allocation": allocation})
     total, sparsities = report["total"], [layer["sparsity"] for layer in report["layers"].values()]
     assert total["zeros"] == round(0.5 * total["weights"]) and not reporter.warnings
     assert max(sparsities) - min(sparsities) > 0.01
+    assert all(
+        layer["asked"] == layer["sparsity"] == layer["zeros"] / layer["weights"] for layer in report["layers"].values()
+    )
+    for modality, row in report["modalities"].items():
+        inside = [layer for layer in report["layers"].values() if layer["modality"] == modality]
+        assert (row["layers"], row["zeros"]) == (len(inside), sum(layer["zeros"] for layer in inside))
+        assert row["asked"] == row["sparsity"] == row["zeros"] / row["weights"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line["zeros"] for line in lines) == total["zeros"] and all(line["seconds"] > 0 for line in lines)
+    assert report["made"]["seconds"] >= sum(line["seconds"] for line in lines) and report["made"]["peak_memory"] > 0
+    assert report["made"]["calibration"]["tokens"].keys() == report["layers"].keys()
