@@ -1,12 +1,12 @@
 """Offloaded weights: the same numbers as with all weights in memory, and one block's weights in memory at a time."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AlbertConfig, AlbertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from idvl.errors import UsageError
@@ -18,9 +18,9 @@ from idvl.models.loading import load
 from idvl.models.plan import OffloadedBytes
 from idvl.recipe import load as load_recipe
 from idvl.workflows.estimate_id import run
-from tests.coverage.architectures import architectures
 from tests.support import processes, tiny
 from tests.support.reporter import Silent
+from tests.support.stored import stored as one_by_one
 
 SAMPLES = 24
 
@@ -28,25 +28,7 @@ SAMPLES = 24
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     """A function that saves a kind of model as bfloat16 in a file for each tensor, and gives its folder."""
-
-    def save(kind: str) -> Path:
-        folder = tmp_path_factory.getbasetemp() / f"offload-{kind}"
-        if folder.exists():
-            return folder
-        if kind in tiny.KINDS:
-            tiny.save(kind, folder)
-        else:
-            for part in architectures()[kind].make():
-                part.save_pretrained(folder)
-        index = {}
-        for number, (name, weight) in enumerate(load_file(folder / "model.safetensors").items()):
-            index[name] = f"model-{number:05d}.safetensors"
-            save_file({name: weight.bfloat16()}, folder / index[name], {"format": "pt"})
-        (folder / "model.safetensors").unlink()
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-        return folder
-
-    return save
+    return partial(one_by_one, tmp_path_factory.getbasetemp())
 
 
 def on_meta(loaded):

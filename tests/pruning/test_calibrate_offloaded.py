@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from idvl.device import give_back_freed_memory
@@ -25,9 +24,9 @@ from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.workflows import prune_recover
 from idvl.workflows.prune import run
-from tests.coverage.architectures import architectures
 from tests.support import tiny
 from tests.support.reporter import Silent
+from tests.support.stored import stored
 
 N = 8
 WANDA, SLOW = {"prune.criterion": "wanda"}, pytest.mark.slow
@@ -44,26 +43,6 @@ def place(tmp_path_factory) -> Path:
         sample.source.save(folder / "pictures" / f"{number}.png")
         lines.append(json.dumps({"file_name": f"{number}.png", "text": sample.texts[0]}))
     (folder / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-def stored(place: Path, kind: str, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """The checkpoint of a kind, in a file for each tensor."""
-    if (folder := place / f"{kind}-{dtype}").exists():
-        return folder
-    if kind in tiny.KINDS:
-        tiny.save(kind, folder)
-    else:
-        for part in architectures()[kind].make():
-            part.save_pretrained(folder)
-    index = {}
-    for number, (name, weight) in enumerate(load_file(folder / "model.safetensors").items()):
-        index[name] = f"model-{number:05d}.safetensors"
-        save_file({name: weight.to(dtype)}, folder / index[name], {"format": "pt"})
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}))
     return folder
 
 
