@@ -14,7 +14,7 @@ from idvl.reporting.collect import Study
 from idvl.reporting.entry import TableEntry, mean, mean_interval
 from idvl.reporting.lineage import dense_models, evaluated_alike
 from idvl.reporting.run_record import RunRecord
-from idvl.reporting.settings import differences, replicate
+from idvl.reporting.settings import dataset_names, differences, replicate
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,8 @@ def mean_of(runs: Iterable[RunRecord], metric: str) -> TableEntry:
 
 
 def _subjects(runs: Sequence[RunRecord]) -> dict[RunRecord, Subject]:
-    """What finished pruning runs pruned. Names of a dataset that share a fingerprint of evaluated samples are one."""
-    names: dict[str, str] = {}
-    by_samples: dict[str, str] = {}
-    for run in runs:
-        if fingerprint := run.results.get("dataset", {}).get("fingerprint"):
-            names.setdefault(run.dataset, by_samples.setdefault(fingerprint, names.get(run.dataset, run.dataset)))
+    """What finished pruning runs pruned."""
+    names = dataset_names(runs)
     return {
         run: Subject(
             run.signature.get("class") or run.model,

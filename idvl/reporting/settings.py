@@ -55,12 +55,29 @@ def recovery(run: RunRecord) -> str:
     return f"{words} with distillation" if run.signature.get("train.distill") else words
 
 
+def dataset_names(runs: Iterable[RunRecord]) -> dict[str, str]:
+    """One name for all those of a dataset, as of a relative and an absolute path: they share a fingerprint of samples.
+
+    The samples are those that a run evaluated, and those that it measured.
+    """
+    names: dict[str, str] = {}
+    by_samples: dict[str, str] = {}
+    for run in runs:
+        profile = run.dense or run.profile
+        measured = profile.dataset if profile else {}
+        for name, read in ((run.dataset, run.results.get("dataset", {})), (measured.get("dataset"), measured)):
+            if name and (fingerprint := read.get("fingerprint")):
+                names.setdefault(name, by_samples.setdefault(fingerprint, names.get(name, name)))
+    return names
+
+
 def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     """How each of these runs, of one subject, differs from most: (in how it prunes, in what it is weighted by).
 
     Other samples or dimensions count as a difference where no setting explains them.
     """
-    prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run) for run in runs})
+    names = dataset_names(runs)
+    prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run, names) for run in runs})
     trained = {run.signature.get("prune.criterion") for run in runs if not is_calibrated(run)}
     for run, words in prunes.items():
         both = is_calibrated(run) and run.signature.get("prune.criterion") in trained
@@ -107,7 +124,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     return {key: value for key, value in run.signature.items() if key not in left_out}
 
 
-def _weighted_by(run: RunRecord) -> dict[str, Any]:
+def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
     """The settings of a weighting; a measured profile is identified by its protocol, not its path."""
     if not is_weighted(run):
         return {}
@@ -117,7 +134,8 @@ def _weighted_by(run: RunRecord) -> dict[str, Any]:
         settings |= {"prune.profile": "measured"}
         if profile:
             settings |= {f"ID {key}": profile.protocol.get(key) for key in ("estimator", "tokens", "n_samples")}
-            settings["ID data"] = profile.dataset.get("dataset")
+            name = profile.dataset.get("dataset")
+            settings["ID data"] = names.get(name, name)
     return settings
 
 

@@ -236,12 +236,16 @@ def test_one_dataset_by_a_relative_and_an_absolute_path_is_one_subject(tmp_path:
         recipe = (run / "recipe.yaml").read_text().replace("dataset: shapes", "dataset: /data/shapes")
         (run / "recipe.yaml").write_text(recipe)
     (tmp_path / "unevaluated" / "eval" / "results.json").unlink()
-    (group,) = groups_of(collect([tmp_path]))
-    assert group.subject.dataset == "shapes" and len(group.runs) == 3
+    for seed, (name, dataset) in enumerate({"c": "shapes", "d": "/data/shapes"}.items()):
+        run = folders.pruned(tmp_path / name, id_weight="multiply", seed=seed)
+        measured = {"dataset": dataset, "fingerprint": "of the samples measured"}
+        folders.write(run / "profile.json", folders.profile(dataset=measured))
+    (group, weighted) = groups_of(collect([tmp_path]))
+    assert group.subject.dataset == "shapes" and len(group.runs) == 3 and len(weighted.runs) == 2
     other = json.loads((tmp_path / "b" / "eval" / "results.json").read_text())
     other["dataset"]["fingerprint"] = "other samples"
     folders.write(tmp_path / "b" / "eval" / "results.json", other)
-    assert len(groups_of(collect([tmp_path]))) == 2
+    assert len(groups_of(collect([tmp_path]))) == 3
 
 
 def test_runs_from_calibration_samples_are_told_apart_by_their_own_settings(tmp_path: Path) -> None:
