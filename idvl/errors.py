@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePath
 
 # characters of a value that a message quotes, and names that it lists
@@ -35,6 +36,22 @@ def listed(names: Sequence[str]) -> str:
 def first_line(error: object) -> str:
     """The first line of an error's message, its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Inside, an error in a process of torch's DataLoader is raised with its message alone.
+
+    torch puts the whole traceback into the message, whose last part is the error's own.
+    """
+    try:
+        yield
+    except (UsageError, RunError) as error:
+        kind = type(error)
+        _, wrapped, message = str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+        if wrapped:
+            raise kind(message.strip()) from error
+        raise
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

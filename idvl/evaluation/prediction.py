@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from idvl import predictions
 from idvl.device import free_memory, held_memory, peak_within
 from idvl.distributed import Team
-from idvl.errors import RunError, UsageError, first_line
+from idvl.errors import RunError, UsageError, first_line, worker_errors
 from idvl.models.load_errors import REFUSED
 from idvl.predictions import Record
 from idvl.tasks import Pass
@@ -133,10 +133,11 @@ def _predicted(task_pass: Pass, batches: Sequence[range], device: torch.device) 
         pin_memory=cuda,
         generator=torch.Generator(),
     )
-    for batch, inputs in zip(batches, loader, strict=True):
-        with fitting(len(batch)):
-            records = task_pass.perform([task_pass.items[i] for i in batch], inputs)
-        yield batch, records
+    with worker_errors():
+        for batch, inputs in zip(batches, loader, strict=True):
+            with fitting(len(batch)):
+                records = task_pass.perform([task_pass.items[i] for i in batch], inputs)
+            yield batch, records
 
 
 def _as_it_is(inputs: Any) -> Any:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from idvl.data.augmentation import augmented
 from idvl.data.sample import decoded
-from idvl.errors import UsageError
+from idvl.errors import UsageError, worker_errors
 from idvl.models.processors import image_processor_of
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def load(
         generator=torch.Generator().manual_seed(order.seed),
     )
     logging.getLogger("idvl.models.inputs").addFilter(_Once())
-    return iter(loader)
+    with worker_errors():
+        yield from loader
 
 
 @dataclass(frozen=True)

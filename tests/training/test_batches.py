@@ -11,7 +11,7 @@ from transformers import BitImageProcessorPil
 
 from idvl.errors import UsageError
 from idvl.models.loading import wrap
-from idvl.training.batches import Collate, Order, Reading, augmented_size
+from idvl.training.batches import Collate, Order, Reading, augmented_size, load
 from tests.support import tiny
 
 SIZES = [(12, 1, 1), (6, 2, 1), (6, 1, 2), (3, 2, 2), (1, 4, 3)]
@@ -89,6 +89,15 @@ def test_images_are_augmented_alike_wherever_and_whenever_they_are_read():
 def test_augmentation_needs_images_of_one_size(kind, said):
     with pytest.raises(UsageError, match=f"{said}: leave augmentation out"):
         augmented_size(wrap(*tiny.KINDS[kind]()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_decoded_is_told_in_one_line(workers):
+    loaded = wrap(*tiny.blip())
+    samples = [dataclasses.replace(sample, source=b"no image") for sample in tiny.samples(4)]
+    place = {"rank": 0, "position": 0, "workers": workers, "size": None}
+    with pytest.raises(UsageError, match=r"\Athe image of sample \S+ cannot be decoded: [^\n]+\Z"):
+        next(load(loaded, samples, order(batch_size=2, samples=4), **place))
 
 
 def test_augmented_images_are_not_cropped_again():
