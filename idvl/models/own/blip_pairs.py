@@ -91,7 +91,7 @@ class BlipForImagesAndTextClassification(BlipPreTrainedModel):
     """Logits (n, classes) of sentences about two images each.
 
     `config.merge_from` is the first text layer that merges by a linear map: half of the layers on, where it is not set,
-    as in the authors' code.
+    which are the authors' 6 of 12.
     """
 
     def __init__(self, config: BlipConfig):
