@@ -293,11 +293,9 @@ class Calibration:
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
         pruning = self.recipe.prune.model_dump(mode="json").items()
+        about = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_template", "clean_texts")
         return {
-            **{
-                key: self.model_description[key]
-                for key in ("fingerprint", "configuration", "revision", "class", "dtype", "clean_texts")
-            },
+            **{key: self.model_description[key] for key in about},
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             **{f"prune.{key}": value for key, value in pruning},

@@ -155,7 +155,7 @@ class Job:
         training = self.recipe.train.model_dump(mode="json").items()
         return {
             **{key: self.model_description[key] for key in ("fingerprint", "configuration", "revision", "class")},
-            "clean_texts": self.model_description.get("clean_texts"),
+            **{key: self.model_description.get(key) for key in ("chat_template", "clean_texts")},
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             **{f"prune.{key}": value for key, value in pruning},

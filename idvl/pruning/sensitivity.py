@@ -136,8 +136,9 @@ class SensitivityRun:
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues; other ratios may join."""
         description = self.loaded.description
+        about = ("fingerprint", "configuration", "revision", "class", "chat_template", "clean_texts")
         return {
-            **{key: description[key] for key in ("fingerprint", "configuration", "revision", "class", "clean_texts")},
+            **{key: description[key] for key in about},
             "samples": self.selection.description["fingerprint"],
             "layers": hashlib.sha256("\n".join(self.layers).encode()).hexdigest(),
             "batch_size": self.recipe.eval.batch_size or BATCH,

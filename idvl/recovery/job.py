@@ -112,7 +112,7 @@ class Recovery:
             **{key: self.model_description.get(key) for key in keys},
             "pruned": self.loaded.description["fingerprint"],
             "masks": self.masks.hash(),
-            "clean_texts": self.model_description.get("clean_texts"),
+            **{key: self.model_description.get(key) for key in ("chat_template", "clean_texts")},
             "samples": self.selection.description["fingerprint"],
             **{f"recover.{key}": value for key, value in recover},
             **{f"train.{key}": value for key, value in training if key not in INDIFFERENT},

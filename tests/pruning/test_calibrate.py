@@ -450,6 +450,9 @@ def test_a_damaged_block_and_other_settings_are_not_resumed(place: Path, tmp_pat
         pruned(place, tmp_path / "run", resume=True, **WANDA)
     with pytest.raises(UsageError, match='prune.criterion was "wanda", is "sparsegpt"'):
         pruned(place, tmp_path / "run", resume=True, **SPARSEGPT)
+    for setting in ("chat_template", "clean_texts"):
+        with pytest.raises(UsageError, match=f"{setting} was true, is false"):
+            pruned(place, tmp_path / "run", resume=True, **WANDA, **{f"model.{setting}": False})
 
 
 @pytest.mark.parametrize("criterion", ["wanda", "sparsegpt"])
