@@ -20,6 +20,7 @@ from tests.support import tiny
 from tests.support.original_blip import Blip
 
 WORDS = len(tiny.VOCAB) + 2
+MAP = "visual_encoder.blocks.0.mlp.fc1.weight"
 DEC, ENC = WORDS - 2, WORDS - 1
 PIXELS = torch.randn(3, 3, tiny.SIDE, tiny.SIDE, generator=torch.Generator().manual_seed(1))
 TOKENS = torch.tensor([[DEC, 7, 8, 9, 3, 0], [DEC, 10, 3, 0, 0, 0], [DEC, 11, 12, 13, 14, 3]])
@@ -171,6 +172,11 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
         "positions": lambda state: state.update({"text_decoder.bert.embeddings.position_ids": torch.zeros(1, 40)}),
         "another model": lambda state: [state.pop(key) for key in list(state) if key.startswith("text_decoder")],
         "integers": lambda state: state.update({key: value.int() for key, value in state.items()}),
+        "8 bits": lambda state: state.update(
+            {key: value.to(torch.float8_e4m3fn) for key, value in state.items() if value.is_floating_point()}
+        ),
+        "sparse": lambda state: state.update({MAP: state[MAP].to_sparse()}),
+        "no values": lambda state: state.update({MAP: state[MAP].to("meta")}),
         "two dtypes": lambda state: state.update({"visual_encoder.norm.weight": torch.zeros(64, dtype=torch.half)}),
         "nan": lambda state: state["visual_encoder.norm.weight"].fill_(torch.nan),
     }
@@ -211,6 +217,9 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
         ("positions", "do not count from 0"),
         ("integers", "not all of one floating-point dtype"),
         ("two dtypes", "not all of one floating-point dtype"),
+        ("8 bits", "not all of one floating-point dtype, of 16 bits or more"),
+        ("sparse", "is sparse or has no values"),
+        ("no values", "is sparse or has no values"),
         ("nan", "holds NaN or infinite values"),
     ],
 )

@@ -44,6 +44,7 @@ RENAMED = {
     BLOCK + r"attn\.proj\.(.+)": r"vision_model.encoder.layers.\1.self_attn.projection.\2",
     BLOCK + r"mlp\.(.+)": r"vision_model.encoder.layers.\1.mlp.\2",
 }
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # width of an attention head in both stacks of BLIP-base and BLIP-large
 HEAD = 64
 # configs/med_config.json, and the smoothing that models/med.py has in its loss
@@ -69,6 +70,8 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
     The config has the sizes of the tensors, and the dropout and label smoothing of BLIP's training; [DEC] and [ENC] are
     the last two words of the vocabulary.
     """
+    if odd := [key for key, tensor in state.items() if tensor.layout is not torch.strided or tensor.is_meta]:
+        raise UsageError(f"its {odd[0]} is sparse or has no values")
     left_out = {key: reason for key in state if (reason := _reason(key))}
     parts = frozenset(key.partition(".")[0] for key in state if key not in left_out)
     if parts not in CLASSES:
@@ -79,8 +82,8 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
         if key.endswith("position_ids") and not torch.equal(state[key].flatten(), torch.arange(state[key].numel())):
             raise UsageError(f"its {key} do not count from 0, as they do in BLIP")
     tensors = {_renamed(key): tensor for key, tensor in state.items() if key not in left_out}
-    if len({tensor.dtype for tensor in tensors.values()}) > 1 or not tensors[_first(tensors)].is_floating_point():
-        raise UsageError("its tensors are not all of one floating-point dtype")
+    if len({tensor.dtype for tensor in tensors.values()}) > 1 or tensors[_first(tensors)].dtype not in DTYPES:
+        raise UsageError("its tensors are not all of one floating-point dtype, of 16 bits or more")
     model = _model(CLASSES[parts], _config(tensors)).to(tensors[_first(tensors)].dtype)
     _check(model, tensors)
     model.load_state_dict(tensors)
