@@ -91,7 +91,14 @@ def _in_the_same_places(own: Sequence[str], expected: Sequence[str]) -> bool:
     Most of the others must be spelt alike, too. Names that are numbers may count from anywhere.
     """
     places, places_there = _places(own), _places(expected)
-    if not {*own} & {*expected} or (len(own) == len(expected) and _numbers(own) and _numbers(expected)):
+    if not {*own} & {*expected}:
+        return True
+    if len(own) == len(expected) and (numbers := _numbers(own)) and (others := _numbers(expected)):
+        if {*numbers} != {*others}:
+            logger.warning(
+                "classes are called by numbers and matched by position: the model's %r counts as the dataset's %r",
+                *(own[0], expected[0]),
+            )
         return True
     unlike = [pair for pair in zip(own, expected, strict=False) if not _alike(*pair)]
     if len(own) != len(expected) or len(unlike) > MOST_UNLIKE * len(own):

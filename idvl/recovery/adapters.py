@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from idvl.arguments import whole_number
 from idvl.errors import UsageError, quoted
 from idvl.recovery.masked_lora import MaskedLoRA
 from idvl.sparsity.masks import Masks, zero_
@@ -28,7 +29,7 @@ def attach_lora(
     layer that is no plain linear map, or shares its weight with a module of another kind.
     """
     modules = dict(model.named_modules())
-    ranks = dict.fromkeys(masks.shapes, rank) if isinstance(rank, int) else rank
+    ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(masks.shapes, whole_number("rank", rank, least=1))
     if missing := [name for name in ranks if name not in modules]:
         raise UsageError(f"the model has no layer {missing[0]}: the masks are of another model")
     owners = {id(modules[name].weight): name for name in ranks}

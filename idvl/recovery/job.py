@@ -77,6 +77,7 @@ class Recovery:
         samples = self.selection.samples[: min(2, recipe.train.batch_size)]
         self.unreached = tuple(unreached(loaded, samples, self.layers))
         self.report = self._pruned_report()
+        self._warn_of_changed_weights()
         self.parameters = self.report["total"]["model_weights"]
         _PREPARE[recipe.recover.method](self)
         # biases and norms that are trained would be those of the teacher too
@@ -84,6 +85,16 @@ class Recovery:
         if may_teach and take_back_weights(loaded.model, teacher.model, masks):
             self.teacher = partial(dense, loaded.model)
         self.trained = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
+
+    def _warn_of_changed_weights(self) -> None:
+        """A warning where the model is not the one that its run left."""
+        verified = (self.start.report() or {}).get("verified") or {}
+        if verified.get("fingerprint") not in (None, self.loaded.description["fingerprint"]):
+            logger.warning(
+                "%s has changed since it was pruned: its weights are not those that report.json verified; the recovery "
+                "starts from them as they are",
+                self.start.model,
+            )
 
     def _pruned_report(self) -> dict[str, Any]:
         """What the masks prune: as the run that set them reported it, else counted here."""

@@ -304,6 +304,17 @@ def test_a_dense_model_that_changed_teaches_nobody(place, tmp_path):
         recovered(tmp_path, tmp_path / "run", train__distill=0.1)
 
 
+def test_a_model_that_has_changed_since_it_was_pruned_is_told(place, tmp_path, caplog):
+    recovered(place, tmp_path / "unchanged", train__max_steps=1, recover__method="biases")
+    assert "has changed since it was pruned" not in caplog.text
+    shutil.copytree(place / "pruned", tmp_path / "pruned")
+    model = BlipForConditionalGeneration.from_pretrained(tmp_path / "pruned" / "model")
+    model.vision_model.encoder.layers[0].mlp.fc1.bias.data += 0.5
+    model.save_pretrained(tmp_path / "pruned" / "model")
+    recovered(tmp_path, tmp_path / "run", train__max_steps=1, recover__method="biases")
+    assert "pruned/model has changed since it was pruned: its weights are not those that report.json" in caplog.text
+
+
 def test_a_run_that_has_not_finished_is_no_start(place, tmp_path):
     shutil.copytree(place / "pruned", tmp_path / "pruned")
     (tmp_path / "pruned" / "report.json").unlink()

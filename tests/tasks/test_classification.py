@@ -54,6 +54,14 @@ def test_classes_called_by_numbers_are_matched_by_these_not_by_their_sorted_orde
             predicted(other, labelled(3), classes=classes)
 
 
+def test_other_numbers_are_matched_by_position_with_a_warning(caplog):
+    records = predicted(head(["0", "1", "2"], [[0.0, 1.0, 2.0]]), labelled(2), classes=("2", "3", "4"))
+    assert records[0]["top"] == [2, 1, 0]
+    assert caplog.messages == [
+        "classes are called by numbers and matched by position: the model's '0' counts as the dataset's '2'"
+    ]
+
+
 @pytest.mark.parametrize(("labels", "classes"), [((0, 2), None), ((0,), ("a", "b", "c")), ((0,), ("a",))])
 def test_a_head_of_another_dataset_is_refused(labels, classes):
     loaded = head(["LABEL_0", "LABEL_1"], [[1.0, 3.0]] * len(labels))

@@ -71,6 +71,11 @@ def test_splits_and_labels_are_those_of_the_files(place):
             number = int(sample.id.rpartition("-")[2])
             assert sample.label == int(number % 2 == 0)
             assert {str(number)} == {Path(path).parts[-2] for path in (sample.source, sample.second)}
+    # under no name of the catalogue
+    plain = select(str(place / "nlvr2"), split="train", n=HELD_OUT, force=True)
+    assert [sample.label for sample in plain.samples] == [
+        int(int(sample.id.rpartition("-")[2]) % 2 == 0) for sample in plain.samples
+    ]
 
 
 @pytest.mark.parametrize(

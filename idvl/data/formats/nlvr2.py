@@ -55,6 +55,8 @@ def _row(pair: Any, number: int, path: Path) -> Row:
         **dict(zip(IMAGES, images, strict=True)),
         "question": pair.get("sentence"),
         "answer": pair.get("label"),
+        # the same under its usual name, which is found where no entry of the catalogue names the columns
+        "label": pair.get("label"),
     }
 
 
