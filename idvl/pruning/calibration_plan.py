@@ -17,7 +17,7 @@ from idvl.errors import UsageError
 from idvl.models.plan import CapturePlan, CaptureRun, make_plan
 from idvl.pruning.counts import target, weights_in
 from idvl.pruning.plan import scope_lines, whole_lines
-from idvl.sparsity.statistics import CHUNK, products_type
+from idvl.sparsity.statistics import CHUNK, DOUBLE_PRODUCTS, adding_bytes, products_type
 from idvl.units import duration, size
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ def _adding_bytes(job: Calibration) -> int:
         for *leading, width in job.trace.shapes.get(name, ()):
             tokens = math.prod(leading)
             masked = job.token_mask(name, tokens // job.trace.batch_size, batch) is not None
-            copied = products_type(width).itemsize if job.layerwise.needs_products else FLOAT_BYTES
-            most = max(most, width * (copied * min(tokens, CHUNK) + FLOAT_BYTES * masked * tokens))
+            chunk = min(tokens, CHUNK)
+            added = adding_bytes(width, chunk) if job.layerwise.needs_products else FLOAT_BYTES * width * chunk
+            most = max(most, added + FLOAT_BYTES * width * masked * tokens)
     return most
 
 
@@ -224,9 +225,11 @@ def _layer_seconds(job: Calibration) -> dict[str, float]:
         rate = _products_per_second(job.device)
         leaders = _leaders(job)
         for name, layer in job.users.items():
-            once = layer.in_features**2 * (job.tokens[job.owner[name]] / job.team.size + 1.5 * layer.in_features)
-            work = 2 * layer.out_features * layer.in_features**2 + once * (name in leaders)
-            seconds[name] += work / rate * products_type(layer.in_features).itemsize / FLOAT_BYTES
+            inputs, tokens = layer.in_features, job.tokens[job.owner[name]] / job.team.size
+            slower = products_type(inputs).itemsize / FLOAT_BYTES
+            work = slower * (2 * layer.out_features * inputs**2 + 1.5 * inputs**3 * (name in leaders))
+            work += inputs**2 * tokens * (name in leaders) * (slower if inputs <= DOUBLE_PRODUCTS else 1)
+            seconds[name] += work / rate
     return seconds
 
 

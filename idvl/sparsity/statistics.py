@@ -16,13 +16,22 @@ from torch import Tensor
 TOKENS = 32
 # tokens whose squares are in memory at once
 CHUNK = 32 * TOKENS
-# the widest tensor whose x x^T is added in float64: an inverse magnifies rounding, which moves the choice of weights
-DOUBLE_WIDTH = 512
+# the widest tensor whose sums of x x^T are float64: an inverse magnifies rounding, which moves the choice of weights
+DOUBLE_WIDTH = 2048
+# the widest of them whose x x^T are so too, not only the sums over chunks of them: their rounding is magnified as well,
+# but far less
+DOUBLE_PRODUCTS = 512
 
 
 def products_type(width: int) -> torch.dtype:
-    """The type of x x^T of a tensor so wide."""
+    """The type of the sums of x x^T of a tensor so wide, and of what is computed from them."""
     return torch.float64 if width <= DOUBLE_WIDTH else torch.float32
+
+
+def adding_bytes(width: int, tokens: int) -> int:
+    """What adding tokens to these sums takes: a copy of them, and their own x x^T where it is float32."""
+    copied = 8 if width <= DOUBLE_PRODUCTS else 4
+    return copied * tokens * width + 4 * width**2 * (DOUBLE_PRODUCTS < width <= DOUBLE_WIDTH)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +77,14 @@ class InputStatistics:
             grouped = chunk[:whole].square().view(-1, TOKENS, chunk.shape[1]).sum(1)
             squares += grouped.sum(0, dtype=torch.float64)
             squares += chunk[whole:].square().sum(0)
-            if products is not None:
-                chunk = chunk.to(products.dtype)
+            if products is None:
+                continue
+            if chunk.shape[1] <= DOUBLE_PRODUCTS:
+                chunk = chunk.double()
+            if chunk.dtype == products.dtype:
                 products.addmm_(chunk.T, chunk)
+            else:
+                products += chunk.T @ chunk
 
     def total(self) -> Sums:
         """The sums over all tokens; squares are copied, products, the largest tensor here, are by reference."""

@@ -16,14 +16,18 @@ def tokens(n: int = 700, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, WIDTH, generator=generator) * torch.logspace(-3, 3, WIDTH)
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("narrow", "dtype", "rounding"),
+    [(True, torch.float64, 1e-12), (False, torch.float64, 2e-6), (False, torch.float32, 1e-5)],
+)
 @pytest.mark.parametrize("chunk", [64, 4096])
 def test_sums_equal_those_of_float64(
-    chunk: int, dtype: torch.dtype, rounding: float, monkeypatch: pytest.MonkeyPatch
+    chunk: int, narrow: bool, dtype: torch.dtype, rounding: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Products of wide tensors are float32."""
+    """Products of wide tensors are float32, and of wider ones their sums too."""
     monkeypatch.setattr(statistics, "CHUNK", chunk)
     monkeypatch.setattr(statistics, "DOUBLE_WIDTH", WIDTH if dtype == torch.float64 else WIDTH - 1)
+    monkeypatch.setattr(statistics, "DOUBLE_PRODUCTS", WIDTH if narrow else WIDTH - 1)
     x, found = tokens(), InputStatistics(WIDTH, products=True)
     found.add(x)
     total, exact = found.total(), x.double()
