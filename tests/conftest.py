@@ -6,6 +6,7 @@ Tests that load a metric in their own process take `metric_modules`.
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 from collections.abc import Iterator
 
@@ -45,6 +46,12 @@ def java(request: pytest.FixtureRequest) -> Iterator[None]:
                 shutil, "which", lambda name, *args, **named: None if name == "java" else which(name, *args, **named)
             )
         yield
+
+
+@pytest.fixture(autouse=True)
+def idvl_log() -> None:
+    """What idvl logs reaches caplog, whatever a command that ran in this process before has set."""
+    logging.getLogger("idvl").propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -58,8 +58,26 @@ def test_the_same_key_in_several_mappings_and_aliases_are_fine(tmp_path: Path) -
 
 
 def test_plain_words_are_values_as_in_yaml_1_2(tmp_path: Path) -> None:
-    text = "[no, off, 2:4, 2024-01-01, 1:30.5, true, null, ~, 12, -3, 0x1f, 1.5, 1.0e-5, .inf, '12']"
-    words = ["no", "off", "2:4", "2024-01-01", "1:30.5", True, None, None, 12, -3, 31, 1.5, 1e-5, float("inf"), "12"]
+    text = "[no, off, 2:4, 2024-01-01, 1:30.5, true, null, ~, 12, -3, 0x1f, 1.5, 1.0e-5, 1e-05, 2E3, .inf, '12']"
+    words = [
+        "no",
+        "off",
+        "2:4",
+        "2024-01-01",
+        "1:30.5",
+        True,
+        None,
+        None,
+        12,
+        -3,
+        31,
+        1.5,
+        1e-5,
+        1e-5,
+        2e3,
+        float("inf"),
+        "12",
+    ]
     assert read(tmp_path, text) == words
 
 
