@@ -75,9 +75,8 @@ def select(
     shuffle buffer; what it gave is kept for later calls (`sample_cache`). Encoded images of local tables go to the file
     `store`, which is replaced, as they are chosen, and the samples only say where; without it they stay in memory.
     Images that a table names outside of the dataset's folder are unusable, unless `allow_outside`. Raises UsageError
-    for what does not exist,
-    is empty, yields fewer than MIN_SAMPLES samples (unless forced) or has more than MAX_UNUSABLE unusable ones;
-    RunError when the connection breaks or the disk is full.
+    for what does not exist, is empty, yields fewer than MIN_SAMPLES samples (unless forced) or has more than
+    MAX_UNUSABLE unusable ones; RunError when the connection breaks or the disk is full.
     """
     entry = CATALOG.get(dataset)
     limit = _limit(entry, n, distinct)

@@ -22,7 +22,7 @@ from idvl.pruning.job import INDIFFERENT, training_samples
 from idvl.recipe import Recipe
 from idvl.recovery.adapters import attach_lora, dense, mask_gradients, small_parameters, take_back_weights
 from idvl.recovery.settings import training_of
-from idvl.recovery.start import Start, masks_of
+from idvl.recovery.start import Start, is_changed, masks_of
 from idvl.recovery.teacher import load_teacher
 from idvl.reporter import Reporter
 from idvl.session import open_model
@@ -76,8 +76,14 @@ class Recovery:
         check(loaded, self.selection.samples, self.training)
         samples = self.selection.samples[: min(2, recipe.train.batch_size)]
         self.unreached = tuple(unreached(loaded, samples, self.layers))
-        self.report = self._pruned_report()
-        self._warn_of_changed_weights()
+        reported = start.report()
+        if is_changed(reported, loaded.description["fingerprint"]):
+            logger.warning(
+                "%s has changed since it was pruned: its weights are not those that report.json verified; the recovery "
+                "starts from them as they are",
+                start.model,
+            )
+        self.report = self._pruned_report(reported)
         self.parameters = self.report["total"]["model_weights"]
         _PREPARE[recipe.recover.method](self)
         # biases and norms that are trained would be those of the teacher too
@@ -86,19 +92,8 @@ class Recovery:
             self.teacher = partial(dense, loaded.model)
         self.trained = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
 
-    def _warn_of_changed_weights(self) -> None:
-        """A warning where the model is not the one that its run left."""
-        verified = (self.start.report() or {}).get("verified") or {}
-        if verified.get("fingerprint") not in (None, self.loaded.description["fingerprint"]):
-            logger.warning(
-                "%s has changed since it was pruned: its weights are not those that report.json verified; the recovery "
-                "starts from them as they are",
-                self.start.model,
-            )
-
-    def _pruned_report(self) -> dict[str, Any]:
+    def _pruned_report(self, reported: dict[str, Any] | None) -> dict[str, Any]:
         """What the masks prune: as the run that set them reported it, else counted here."""
-        reported = self.start.report()
         if reported is not None and reported["layers"].keys() == self.masks.shapes.keys():
             # biases that the pruning removed are not held back
             layers = {

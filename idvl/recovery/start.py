@@ -87,6 +87,11 @@ def find(name: str) -> Start:
     return Start(model, run)
 
 
+def is_changed(report: Mapping[str, Any] | None, fingerprint: str) -> bool:
+    """Whether a model is not the one that its run verified when it saved it; False where no run tells."""
+    return ((report or {}).get("verified") or {}).get("fingerprint") not in (None, fingerprint)
+
+
 def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], structure: str) -> Masks:
     """The masks of a pruned model: a file's, those of its zeros, or by default its run's; on its device.
 

@@ -20,7 +20,7 @@ from idvl.errors import UsageError
 from idvl.models.layers import Layer, find_layers, in_scope
 from idvl.models.loading import Loaded, load
 from idvl.models.stated import stored_dtypes
-from idvl.recovery.start import Start, find
+from idvl.recovery.start import Start, find, is_changed
 from idvl.reporter import Reporter
 from idvl.sparsity.masks import ACCIDENTAL, Masks
 from idvl.sparsity.structure import Structure, parse
@@ -117,10 +117,9 @@ def _too_dense(kept: Masks, sparsity: float | None) -> Iterator[str]:
 
 def _unlike_record(report: Mapping[str, Any] | None, loaded: Loaded) -> Iterator[str]:
     """What differs from the model that the run verified when it was saved."""
-    verified = (report or {}).get("verified") or {}
-    if verified.get("fingerprint") not in (None, loaded.description["fingerprint"]):
+    if is_changed(report, loaded.description["fingerprint"]):
         yield "the weights differ from those that report.json verified"
-    if (dtype := verified.get("dtype")) not in (None, loaded.description["dtype"]):
+    if (dtype := ((report or {}).get("verified") or {}).get("dtype")) not in (None, loaded.description["dtype"]):
         yield f"the weights are {loaded.description['dtype']}, those that report.json verified were {dtype}"
 
 
