@@ -32,6 +32,7 @@ def estimate_id(
     *,
     processor: Any = None,
     chat_template: bool = True,
+    clean_texts: bool = True,
     n: int | None = None,
     split: str | None = None,
     tokens: Tokens = "flatten",
@@ -51,24 +52,27 @@ def estimate_id(
     """The intrinsic dimension of every layer of `model` on `samples`; nothing is written.
 
     `model`: a Hub id, a folder, a built-in name, or a transformers model, which then needs its `processor` (a model
-    keeps its device); `chat_template` puts texts about images into its chat template, if it has one. `samples`: a
-    dataset's name or path, of which `n` are drawn from `split`, or a list of Sample.
+    keeps its device); `chat_template` puts texts about images into its chat template, if it has one; `clean_texts`
+    cleans texts as BLIP's training does, for BLIP. `samples`: a dataset's name or path, of which `n` are drawn from
+    `split`, or a list of Sample.
     `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. `offload`
     leaves the weights of a Hub id or folder in their files, and reads those of one block at a time. Calls from several
     threads take turns. Raises UsageError and RunError with one line each.
     """
     values = {"tokens": tokens, "capture": capture, "estimator": estimator, "knn": knn, "layers": layers}
     values |= {"modality": modality, "memory": memory, "spill": spill, "offload": offload}
+    reading = {"chat_template": chat_template, "clean_texts": clean_texts}
     recipe = recipes.load(
         None,
-        {"model.name": "model", "model.chat_template": chat_template, "data.batch_size": batch_size, "data.seed": seed}
+        {"model.name": "model", "data.batch_size": batch_size, "data.seed": seed}
+        | {f"model.{name}": value for name, value in reading.items()}
         | {f"estimate.{name}": value for name, value in values.items()},
     )
     settings, budget, spill = settings_of(recipe), recipe.estimate.memory_bytes, recipe.estimate.spill
     with _turn, _put_back(model):
-        same = {"n": n, "split": split, "layers": layers, "modality": modality, "chat_template": chat_template}
+        same = {"n": n, "split": split, "layers": layers, "modality": modality, **reading}
         target, team = join_team(device, settings=asdict(settings), **same)
-        loaded = _loaded(model, processor, target, chat_template=chat_template, offload=offload)
+        loaded = _loaded(model, processor, target, offload=offload, **reading)
         selection = _selection(samples, split=split, n=n, seed=seed)
         selected = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
         work = Measurement(loaded, selection.samples, selected, settings, memory=budget, spill=spill, team=team)
@@ -93,15 +97,15 @@ def _put_back(model: Any) -> Iterator[None]:
 
 
 def _loaded(
-    model: str | Path | nn.Module, processor: Any, device: torch.device, *, chat_template: bool, offload: bool
+    model: str | Path | nn.Module, processor: Any, device: torch.device, *, offload: bool, **reading: bool
 ) -> Loaded:
     if isinstance(model, str | Path):
-        return load(str(model), device=device, chat_template=chat_template, offload=offload)
+        return load(str(model), device=device, offload=offload, **reading)
     if offload:
         raise UsageError("offload reads weights from files, and this model is in memory: pass its folder or Hub id")
     if processor is None or not hasattr(getattr(model, "config", None), "get_text_config"):
         raise UsageError("a model in memory must be a transformers model and come with its processor=")
-    return wrap(model, processor, chat_template=chat_template)
+    return wrap(model, processor, **reading)
 
 
 def _selection(samples: str | Path | Sequence[Sample], *, split: str | None, n: int | None, seed: int) -> Selection:

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 # steps in a row that fp16 may skip while it looks for a scale
 MOST_SKIPPED = 100
-# what a resumed run must share with the one before, beside the number of samples and processes
-DECISIVE = ("batch_size", "accumulate", "seed", "mixed_precision", "update_weights")
+# settings that a resumed run need not share with the one before; of the numbers of epochs and steps the total decides
+INDIFFERENT = ("epochs", "max_steps", "checkpoint_every", "evaluate_every", "log_every", "workers", "report_to")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +63,10 @@ def train(
 
     `folder` takes checkpoints: every `checkpoint_every` steps, and on Ctrl-C or SIGTERM, which then end the run as
     KeyboardInterrupt or SystemExit(143). They hold the objects of `state` too. With `resume` training continues from
-    the newest one, if there is one; on a CPU with as many threads, or with torch's deterministic algorithms, the
-    weights then end bit by bit as if never interrupted. `teacher`: the dense model to distill from, or what gives it
-    for each pass (None: a copy of the model as it is given). Python's, numpy's and torch's random numbers are seeded.
+    the newest one, if there is one, which must have the same settings but for INDIFFERENT; on a CPU with as many
+    threads, or with torch's deterministic algorithms, the weights then end bit by bit as if never interrupted.
+    `teacher`: the dense model to distill from, or what gives it for each pass (None: a copy of the model as it is
+    given). Python's, numpy's and torch's random numbers are seeded.
 
     Raises UsageError for samples, settings or launches that cannot work, RunError when the loss or the gradient is
     not a number any more, memory runs out, or another process failed.
@@ -256,7 +257,7 @@ class TrainingRun:
                     module.eval()
 
     def _identity(self) -> dict[str, Any]:
-        settings = {key: value for key, value in asdict(self.training).items() if key in DECISIVE}
+        settings = {key: value for key, value in asdict(self.training).items() if key not in INDIFFERENT}
         processes, samples = self.accelerator.num_processes, len(self.samples)
         return {"total": self.total, "processes": processes, "samples": samples, **settings}
 

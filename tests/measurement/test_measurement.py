@@ -347,12 +347,26 @@ def test_the_library_takes_a_model_and_samples(loaded):
     assert profile.protocol["n_samples"] == N
 
 
+def test_the_library_measures_texts_uncleaned(blip, loaded):
+    """Each text's period is a token of its own, for a model in memory and in a folder."""
+    samples = [replace(sample, texts=(f"{sample.texts[0]}.",)) for sample in tiny.samples(N)]
+    chosen = {"samples": samples, "layers": "*decoder*0.output.dense", "device": "cpu"}
+
+    def widths(**options) -> list[int]:
+        return [layer.n_features for layer in estimate_id(**chosen, **options).layers.values()]
+
+    in_memory = {"model": loaded.model, "processor": loaded.processor}
+    ((cleaned,), (raw,)) = (widths(**in_memory, clean_texts=clean) for clean in (True, False))
+    assert raw > cleaned and widths(model=Path(blip), clean_texts=False) == [raw]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         ({"tokens": "mena"}, "estimate.tokens: 'mena' is not one of .*did you mean 'mean'"),
         ({"capture": "inputs"}, "did you mean 'input'"),
         ({"estimator": "towonn"}, "did you mean 'twonn'"),
+        ({"clean_texts": "no thanks"}, "model.clean_texts: "),
         ({"knn": None}, "estimate.knn: None is not one of"),
         ({"batch_size": 0}, "data.batch_size: .*greater than or equal to 1, not 0"),
         ({"seed": 2**63}, "data.seed: .*less than or equal to 4294967295"),

@@ -176,9 +176,22 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     model = str(tiny.save("blip", tmp_path / "m"))
     settings = {"batch_size": 4, "max_steps": 2, "checkpoint_every": 2}
     train(load(model), tiny.samples(8), Training(**settings), folder=tmp_path / "c")
-    for other, said in (({"max_steps": 3}, "total was 2, is 3"), ({"seed": 1}, "seed was 0, is 1")):
+    same = load(model)
+    for other, said in (
+        ({"max_steps": 3}, "total was 2, is 3"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"learning_rate": 1e-4}, "learning_rate was 1e-05, is 0.0001"),
+        ({"lr_schedule": "cosine_by_epoch"}, "lr_schedule was cosine, is cosine_by_epoch"),
+        ({"weight_decay": 0.1}, "weight_decay was 0.0, is 0.1"),
+        ({"augmentation": "blip"}, "augmentation was None, is blip"),
+        ({"label_smoothing": 0.1}, "label_smoothing was None, is 0.1"),
+        ({"text_dropout": 0.1}, "text_dropout was None, is 0.1"),
+        ({"distill": 0.5}, "distill was 0.0, is 0.5"),
+    ):
         with pytest.raises(UsageError, match=said):
-            train(load(model), tiny.samples(8), Training(**settings | other), folder=tmp_path / "c", resume=True)
+            train(same, tiny.samples(8), Training(**settings | other), folder=tmp_path / "c", resume=True)
+    other = Training(**settings | {"checkpoint_every": 1, "log_every": 1, "workers": 0})
+    assert train(same, tiny.samples(8), other, folder=tmp_path / "c", resume=True).resumed_at == 2
     vit = str(tiny.save("git", tmp_path / "v"))
     with pytest.raises(UsageError, match="not of this run's model"):
         train(load(vit), tiny.samples(8), Training(**settings), folder=tmp_path / "c", resume=True)
