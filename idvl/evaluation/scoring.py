@@ -146,6 +146,15 @@ def read_results(path: Path) -> dict[str, Any]:
         return json_file.read(path, ResultsFile)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds predictions and their results."""
+    try:
+        read_results(folder / RESULTS)
+    except UsageError:
+        return False
+    return (folder / f"{PREDICTIONS}.jsonl").exists()
+
+
 def values(results: Mapping[str, Any]) -> dict[str, float]:
     """The value of every metric that has one."""
     return {name: metric["value"] for name, metric in results["metrics"].items() if metric["value"] is not None}

@@ -11,20 +11,29 @@ from typing import Any
 
 from idvl import runs
 from idvl.distributed import join_team
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.evaluation import scoring
-from idvl.profile import Profile
+from idvl.profile import Profile, load_profile
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.session import open_model
 from idvl.workflows import estimate_id
 from idvl.workflows import evaluate as evaluating
 from idvl.workflows import prune as pruning
+from idvl.workflows.model_run import state_of
 
 
 def prune(recipe: Recipe, folder: Path, *, reporter: Reporter) -> dict[str, Any]:
-    """Prune; the pruned model's metrics, none where the recipe wants none. UsageError where it cannot be evaluated."""
-    report = pruning.run(recipe, folder=folder, reporter=reporter, resume=_exists(folder)).report
+    """Prune; the pruned model's metrics, none where the recipe wants none. UsageError where it cannot be evaluated.
+
+    A model that is damaged since it was saved is pruned again.
+    """
+    options = {"resume": _exists(folder)}
+    try:
+        state_of(folder)
+    except RunError:
+        options = {"overwrite": True}
+    report = pruning.run(recipe, folder=folder, reporter=reporter, **options).report
     evaluation = report.get("evaluation")
     if evaluation is None:
         return {"headline": None, "metrics": {}}
@@ -56,6 +65,22 @@ def identify(recipe: Recipe, folder: Path, *, reporter: Reporter) -> dict[str, A
     """The fingerprint of the recipe's model as it is now. Nothing is written at `folder`."""
     loaded = open_model(recipe.model, *join_team(recipe.model.device))
     return {"fingerprint": loaded.description["fingerprint"]}
+
+
+def is_pruned(recipe: Recipe, folder: Path) -> bool:
+    """Whether a pruning run has nothing left to do. RunError where its model is damaged."""
+    state = state_of(folder)
+    return state.saved and (state.evaluated or not recipe.eval.after)
+
+
+def is_evaluated(_: Recipe, folder: Path) -> bool:
+    """Whether an evaluation has its results and predictions."""
+    return scoring.is_complete(folder)
+
+
+def is_measured(_: Recipe, folder: Path) -> bool:
+    """Whether a measurement has its profile. UsageError where it is missing or damaged."""
+    return bool(load_profile(folder / "profile.json").layers)
 
 
 def _medians(profile: Profile) -> dict[str, Any]:

@@ -36,6 +36,12 @@ TRIES = 2
 Work = Callable[..., dict[str, Any]]
 # what each word of a matrix's `run` does
 WORK: dict[str, Work] = {"prune": restartable.prune, "estimate-id": restartable.measure, "eval": restartable.evaluate}
+# whether such a run has left all that it should, as its own --resume sees it
+FINISHED = {
+    "prune": restartable.is_pruned,
+    "estimate-id": restartable.is_measured,
+    "eval": restartable.is_evaluated,
+}
 State = Literal["done", "failed", "waiting", "left out"]
 
 
@@ -214,7 +220,18 @@ class SweepRun:
         if earlier is None or not (folder / "run.json").exists() or not _is_done(earlier):
             return _waiting(cell)
         _refuse_others(folder, self._recipe(cell))
+        if not self._is_finished(cell):
+            self.reporter.warn(f"{cell.name} is run again: files that it left are missing or damaged")
+            return _waiting(cell)
         return Line(**{**earlier, "settings": cell.settings, "published": cell.published})
+
+    def _is_finished(self, cell: Cell) -> bool:
+        """Whether a cell that was done still has what its runs left."""
+        folders = (self.opened.folder / cell.name, self._profiles() / cell.name)
+        try:
+            return all(FINISHED[work](cell.recipe, folder) for work, folder in zip(self.matrix.run, folders))  # noqa: B905
+        except (RunError, UsageError):
+            return False
 
     def _seconds(self) -> float | None:
         """What a cell takes: the mean of those that are done."""
@@ -270,8 +287,8 @@ def _refuse_others(folder: Path, recipe: Recipe) -> None:
     for each in (recipes.load(path), recipe):
         parts = each.to_dict(*sections)
         pairs.append({f"{section}.{key}": value for section in parts for key, value in parts[section].items()})
-        if "prune" in parts and steps:  # where it is not given, it depends on the steps
-            pairs[-1]["prune.mask_every"] = schedule_of(each.prune, steps).mask_every
+        if "prune" in parts:  # where it is not given, it depends on the steps
+            pairs[-1]["prune.mask_every"] = schedule_of(each.prune, steps).mask_every if steps else None
     runs.refuse_difference(folder, *pairs)
 
 

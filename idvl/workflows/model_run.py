@@ -20,6 +20,7 @@ from idvl.checkpoints.hub import push
 from idvl.checkpoints.report import REPORT
 from idvl.errors import UsageError
 from idvl.evaluation.evaluation import Evaluation
+from idvl.evaluation.scoring import is_complete
 from idvl.models.loading import load
 from idvl.pruning.evaluation import FINAL, evaluate_pruned, prepare_evaluation
 from idvl.pruning.saving import add_evaluation, check_saved, is_evaluated, read_report, skip_evaluation
@@ -143,7 +144,7 @@ def carry_out(
     with ExitStack() as stack:
         stores = [stack.enter_context(image_store(path, team, use)) for use in ("training", "evaluation")]
         job = gather(recipe, device, team, reporter, store=stores[0])
-        state = team.first(lambda: _state(path)) if resume and not plan_only else RunState()
+        state = team.first(lambda: state_of(path)) if resume and not plan_only else RunState()
         work = _prepare(job, kind, state, path if resume else None, reporter, store=stores[1])
         if plan_only:
             return ModelResult(plan=work.plan)
@@ -163,12 +164,12 @@ def carry_out(
     return ModelResult(plan=work.plan, report=report, folder=folder if opened else None)
 
 
-def _state(folder: Path) -> RunState:
+def state_of(folder: Path) -> RunState:
     """The state of the run in a folder. RunError where its saved model is damaged."""
     saved = (folder / REPORT).exists()
     if saved:
         check_saved(folder)
-    evaluated = saved and is_evaluated(read_report(folder))
+    evaluated = saved and is_evaluated(read_report(folder)) and is_complete(folder / FINAL)
     return RunState(begun=runs.read_record(folder) is not None, saved=saved, evaluated=evaluated)
 
 

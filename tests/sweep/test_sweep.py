@@ -54,7 +54,14 @@ def works(monkeypatch):
         if trouble := troubles.get(place.name):
             raise trouble.pop(0)
         signature = {"fingerprint": troubles.get("fingerprint", "first")}
-        with runs.Run.open(place, recipe=recipe.to_dict(), signature=signature, resume=True):
+        with runs.Run.open(place, recipe=recipe.to_dict(), signature=signature, resume=True) as opened:
+            if work is restartable.prune:
+                for name in ("model", "eval"):
+                    shutil.copytree(GOLDEN / name, opened.folder / name, dirs_exist_ok=True)
+                for name in ("masks.safetensors", "report.json"):
+                    shutil.copy(GOLDEN / name, opened.folder)
+            else:
+                shutil.copy(GOLDEN / "profile.json", opened.folder)
             return {"headline": "top-1", "metrics": {"top-1": 50.0}}
 
     troubles = {}
@@ -189,6 +196,35 @@ def test_a_matrix_that_was_killed_goes_on_with_what_is_left(tmp_path, works):
         carry_out(other, folder, resume=True)
 
 
+@pytest.mark.parametrize(
+    "lost", ["model", "model/model.safetensors", "masks.safetensors", "report.json", "eval", "eval/predictions.jsonl"]
+)
+def test_a_cell_whose_files_are_gone_is_run_again(tmp_path, works, lost):
+    asked, _ = works
+    folder, path = tmp_path / "out", file(tmp_path, matrix={"prune.id_weight": ["none"]})
+    carry_out(path, folder)
+    lost = folder / "id_weight-none" / lost
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    asked.clear()
+    _, reporter = carry_out(path, folder, resume=True)
+    assert asked == [("prune", "id_weight-none")]
+    assert reporter.warnings == ["id_weight-none is run again: files that it left are missing or damaged"]
+    asked.clear()
+    _, reporter = carry_out(path, folder, resume=True)
+    assert not asked and not reporter.warnings
+
+
+def test_a_cell_whose_pruned_model_has_no_profile_any_more_is_run_again(tmp_path, works):
+    asked, _ = works
+    folder = tmp_path / "out"
+    path = file(tmp_path, matrix={"prune.id_weight": ["none"]}, run=["prune", "estimate-id"])
+    carry_out(path, folder)
+    (folder / "profiles" / "id_weight-none" / "profile.json").unlink()
+    asked.clear()
+    carry_out(path, folder, resume=True)
+    assert [work for work, _ in asked] == ["prune", "measure_again"]
+
+
 def test_cells_of_an_older_idvl_count_where_they_are_what_the_recipe_comes_to_now(tmp_path, works):
     """Of version 0.1.0 here, which set masks every 10 steps in all runs, and knew no data.allow_outside."""
     asked, _ = works
@@ -289,8 +325,11 @@ def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
         assert report["evaluation"]["metrics"]["top-1"]["value"] == line.metrics["top-1"] == written["metrics"]["top-1"]
         layers = json.loads((folder / line.name / "profile.json").read_text())["layers"]
         assert layers == json.loads(profile.read_text())["layers"]
-    # a run that is repeated with other settings has its pruned model measured again
-    shutil.rmtree(folder / "multiply")
+    # a run that is repeated with other settings has its pruned model measured again, one without its model is repeated
+    (folder / "multiply" / "model" / "model.safetensors").unlink()
+    recipe = yaml.safe_load((folder / "multiply" / "recipe.yaml").read_text())
+    recipe["train"]["max_steps"] = 4
+    (folder / "multiply" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     one = file(tmp_path, **both | {"matrix": {"prune.id_weight": ["multiply"]}})
     sweep.run(one, overrides={"train.max_steps": 4}, folder=folder, reporter=Silent(), resume=True)
     after = runs.read_record(folder / "profiles" / "multiply")["signature"]["fingerprint"]
