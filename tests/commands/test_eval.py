@@ -1,13 +1,19 @@
 """The command as a user types it: every task on local copies of the real layouts, and from a Hub on loopback."""
 
 import errno
+import io
 import json
 import os
 
 import pytest
+import torch
+from PIL import Image
+from transformers import BlipProcessor
 
 from idvl import predictions
 from idvl.commands import main
+from idvl.metrics import vqa
+from idvl.models.own.blip_pairs import BlipForImagesAndTextClassification
 from tests.support import processes, tiny
 from tests.support.hub import Hub, jpeg, write_dataset
 
@@ -224,3 +230,88 @@ def test_a_hub_model_finds_flickr30k_images(place, tmp_path):
     assert (results["samples"], results["scoring"]["captions"]) == (N, 5 * N)
     assert results["dataset"]["split"] == "test" and results["model"]["name"] == CLIP
     assert not list(tmp_path.glob(".*images"))
+
+
+def test_textvqa_of_the_hub_is_scored_as_by_its_own_evaluator(tmp_path):
+    """All 13 columns of the Hub's copy; a model that answers `says`, whatever it is shown."""
+    says = " ".join(["red"] * 9)  # ten tokens with the first, as many as BLIP writes
+    torch.manual_seed(0)
+    model, processor = tiny.blip("BlipForQuestionAnswering")
+    with torch.no_grad():
+        model.text_decoder.cls.predictions.bias[tiny.VOCAB["red"]] = 50
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    # what people answered, and the accuracy by TextVQA's rules, then by those of VQA v2
+    cases = [
+        ([says.replace(" ", ",")] * 9 + ["blue"], 0, 1),  # "redred...": commas go first, without a trace
+        ([f"{says.title()}?"] * 10, 1, 0),  # compared as they are where all agree, by the rules of VQA v2
+        ([f"{says},"] * 10, 1, 0),
+        ([says] * 3 + ["stop"] * 7, 0.9, 0.9),
+        ([says] * 2 + ["stop", "a stop", "Stop!"] * 2 + ["unanswerable", ""], 0.6, 0.6),
+    ]
+    dataset = write_dataset(
+        "textvqa", tmp_path / "data", 20, shards=2, instead=lambda number: {"answers": cases[number % 5][0]}
+    )
+    name, dataset_id = "Salesforce/blip-vqa-base", "lmms-lab/textvqa"
+    with Hub(models={name: tmp_path / "model"}, datasets={dataset_id: dataset}) as hub:
+        asked = [name, "--dataset", "textvqa", "--batch-size", "8", "--set", "eval.resamples=100"]
+        done = on_hub(hub, tmp_path / "cache", *asked, "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    found = results["dataset"]
+    assert (results["task"], results["samples"], results["left_out"]) == ("vqa", 20, {})
+    assert (found["dataset_id"], found["split"]) == (dataset_id, "validation")
+    assert found["columns"] == {"image": "image", "text": "question", "answers": "answers", "guessed": []}
+    assert "20 rows in lmms-lab/textvqa, 5,000 as published" in done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [str(34_602 + number) for number in range(20)]
+    assert [line["answers"] for line in lines] == [cases[number % 5][0] for number in range(20)]
+    assert {line["prediction"] for line in lines} == {says} and {line["evaluator"] for line in lines} == {"textvqa"}
+    assert results["metrics"]["accuracy"]["value"] == pytest.approx(100 * sum(case[1] for case in cases) / 5)
+    assert vqa.score([says] * 5, [case[0] for case in cases], "vqa")["accuracy"].value == pytest.approx(
+        100 * sum(case[2] for case in cases) / 5
+    )
+
+
+def test_nlvr2_of_the_hub_goes_through_blip_for_nlvr2(place, tmp_path):
+    """The files of the Hub's copy: shards called as it calls them, its six tables of annotations, no card."""
+    sentences = [sample.texts[0] for sample in tiny.samples(N)]
+    dataset = write_dataset(
+        "nlvr2",
+        tmp_path / "data",
+        N,
+        shards=2,
+        instead=lambda number: {"question": f"{sentences[number].capitalize()}."},
+    )
+    write_dataset("nlvr2", dataset, 4, split="balanced_test_public")
+    for shard in (dataset / "data").iterdir():
+        shard.rename(shard.with_name(f"{shard.stem}-600e6dcea588312e.parquet"))
+    for name in ("balanced/balanced_dev", "unbalanced/unbalanced_dev", "unbalanced/unbalanced_test1"):
+        (dataset / name).parent.mkdir(exist_ok=True)
+        (dataset / f"{name}.json").write_text(json.dumps({"identifier": "dev-0-0-0", "label": "True"}))
+    for name in ("README.md", "sizes.json"):
+        (dataset / name).unlink()
+    model, dataset_id = place.model("blip-nlvr2"), "lmms-lab/NLVR2"
+    with Hub(models={"me/blip-nlvr2": model}, datasets={dataset_id: dataset}) as hub:
+        asked = ["me/blip-nlvr2", "--dataset", "nlvr2", "--batch-size", "8", "--set", "eval.resamples=100"]
+        done = on_hub(hub, tmp_path / "cache", *asked, "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    found = results["dataset"]
+    assert (results["task"], results["samples"], results["left_out"]) == ("reasoning", N, {})
+    assert (found["dataset_id"], found["split"]) == (dataset_id, "unbalanced_test_public")
+    columns = {"image": "left_image", "text": "question", "label": "answer", "second_image": "right_image"}
+    assert found["columns"] == {**columns, "guessed": []}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines] == [int(number % 3 == 0) for number in range(N)]
+    right = sum(line["label"] == line["prediction"] for line in lines)
+    assert results["metrics"]["accuracy"]["value"] == pytest.approx(100 * right / N)
+    # the model itself on a pair, left before right
+    model, processor = BlipForImagesAndTextClassification.from_pretrained(model), BlipProcessor.from_pretrained(model)
+    for number in (0, 7):
+        images = [Image.open(io.BytesIO(jpeg(number + side))) for side in (0, 5_000)]
+        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        tokens = processor.tokenizer(sentences[number], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            scores, swapped = model(tokens.repeat(2, 1), torch.stack([pixels, pixels.flip(0)])).logits.tolist()
+        assert lines[number]["scores"] == pytest.approx(scores, abs=1e-5) != pytest.approx(swapped, abs=1e-5)

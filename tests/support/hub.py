@@ -283,9 +283,12 @@ def _karpathy(number: int) -> dict[str, Any]:
 
 
 def _textvqa(number: int) -> dict[str, Any]:
-    row = {"image_id": f"{number // 2:016x}", "question_id": 34_602 + number, "answers": [caption(number)] * 10}
-    row["question"] = f"what is written on {caption(number)}?"
-    return {**row, "image_width": 48, "image_height": 40, "image_classes": ["Sign"], "ocr_tokens": ["stop"]}
+    question = f"what is written on {caption(number)}?"
+    row = {"image_id": f"{number // 2:016x}", "question_id": 34_602 + number, "question": question}
+    row |= {"question_tokens": question.removesuffix("?").split(), "image_width": 48, "image_height": 40}
+    # the second address is missing in some rows
+    row |= {"flickr_original_url": f"https://farm1.staticflickr.com/{number}_o.jpg", "flickr_300k_url": None}
+    return {**row, "answers": [caption(number)] * 10, "image_classes": ["Sign"], "set_name": "val", "ocr_tokens": []}
 
 
 def _vqav2(number: int) -> dict[str, Any]:
@@ -317,7 +320,8 @@ def _imagenet(number: int) -> dict[str, Any]:
 class Kind:
     """A catalogued dataset: its rows without images, its first split, its columns of images and of classes.
 
-    `per_image` rows share an image. `hidden` replaces what a split without public answers does not tell.
+    `per_image` rows share an image. `hidden` replaces what a split without public answers does not tell. `types` are
+    those of columns whose values do not tell it.
     """
 
     row: Callable[[int], dict[str, Any]]
@@ -326,13 +330,19 @@ class Kind:
     per_image: int = 1
     classes: Mapping[str, int] = field(default_factory=dict)
     hidden: Mapping[str, Any] = field(default_factory=dict)
+    types: Mapping[str, Any] = field(default_factory=dict)
 
 
+# as the card of lmms-lab/textvqa declares them
+TEXTVQA = {
+    **dict.fromkeys(("question_id", "image_width", "image_height"), "int32"),
+    **{"flickr_300k_url": "string", "ocr_tokens": ["string"]},
+}
 KINDS = {
     "coco": Kind(_coco, "val", hidden={"answer": None}),
     "coco-karpathy": Kind(_karpathy, "test", images=()),
     "flickr30k": Kind(_flickr30k, "test"),
-    "textvqa": Kind(_textvqa, "validation", per_image=2, hidden={"answers": [""] * 10}),
+    "textvqa": Kind(_textvqa, "validation", per_image=2, hidden={"answers": [""] * 10}, types=TEXTVQA),
     "vqav2": Kind(_vqav2, "validation", per_image=3, hidden={"answers": None, "multiple_choice_answer": None}),
     "nlvr2": Kind(_nlvr2, "unbalanced_test_public", images=("left_image", "right_image")),
     "cifar100": Kind(_cifar100, "test", images=("img",), classes={"fine_label": 100, "coarse_label": 20}),
@@ -355,12 +365,14 @@ def write_dataset(
     shards: int = 1,
     row_group: int = 100,
     hidden: bool = False,
+    instead: Callable[[int], dict[str, Any]] = lambda number: {},
 ) -> Path:
     """A dataset repository with the real columns of `kind`; returns the folder. Another call adds another split.
 
-    `n`: how many rows, or which; `hidden`: as in a split whose answers are not public.
+    `n`: how many rows, or which; `hidden`: as in a split whose answers are not public; `instead`: what a row holds in
+    place of its own.
     """
-    from datasets import ClassLabel, Dataset
+    from datasets import ClassLabel, Dataset, List, Value
     from datasets import Image as ImageFeature
 
     about = KINDS[kind]
@@ -371,10 +383,12 @@ def write_dataset(
             column: {"bytes": jpeg(number // about.per_image + 5_000 * place), "path": None}
             for place, column in enumerate(about.images)
         }
-        rows.append({**about.row(number), **pictures, **(about.hidden if hidden else {})})
+        rows.append({**about.row(number), **pictures, **(about.hidden if hidden else {}), **instead(number)})
     data = Dataset.from_list(rows)
     for column in about.images:
         data = data.cast_column(column, ImageFeature())
+    for column, words in about.types.items():
+        data = data.cast_column(column, List(Value(*words)) if isinstance(words, list) else Value(words))
     for column, count in about.classes.items():
         data = data.cast_column(column, ClassLabel(names=[class_name(number) for number in range(count)]))
     (folder / "data").mkdir(parents=True, exist_ok=True)
