@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,10 +68,15 @@ def verify(
 
 
 def opened(model: str, **options: Any) -> Loaded:
-    """The model on the CPU, in the dtype of its file. RunError where it does not open, or lacks a tensor."""
+    """The model on the CPU, in the dtype of its file. RunError where it does not open, or lacks a tensor.
+
+    UsageError for a name that is none of the Hub.
+    """
     try:
         loaded = load(model, dtype="auto", device="cpu", **options)
     except UsageError as error:
+        if not os.path.exists(model) and not options.get("local_files_only"):
+            raise
         raise RunError(f"the saved model does not open: {error}") from error
     differing = [warning for warning in loaded.description["warnings"] if warning not in loaded.family.notes]
     if differing:
@@ -93,7 +100,7 @@ def defects(
     ones are tied.
     """
     tensors = _tensors(loaded)
-    yield from _not_finite(tensors)
+    yield from not_finite(tensors)
     yield from _untied(loaded.model, tensors, state)
     yield from _unlike(tensors, state or {})
     weights = _weights(tensors, masks)
@@ -119,15 +126,40 @@ def _weights(tensors: Mapping[str, Tensor], masks: Masks) -> Mapping[str, Tensor
 def _unlike_report(masks: Masks, report: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[str]:
     stated = {name: layer["zeros"] for name, layer in report["layers"].items()}
     for name in dict.fromkeys([*masks.zeros, *stated]):
-        if masks.zeros.get(name) != stated.get(name):
-            yield f"{name}: {masks.zeros.get(name)} weights are masked, the report says {stated.get(name)}"
+        if name not in masks.zeros or name not in stated:
+            yield f"{name} {'has no mask, the report has it' if name in stated else 'has a mask, the report lacks it'}"
+        elif masks.zeros[name] != stated[name]:
+            yield f"{name}: {masks.zeros[name]} weights are masked, the report says {stated[name]}"
+        elif (weights := math.prod(masks.shapes[name])) != report["layers"][name]["weights"]:
+            yield f"{name}: {weights:,} weights have a mask, the report says {report['layers'][name]['weights']:,}"
         elif (expected := report["layers"][name].get("bias_zeros")) and f"{name}.bias" in tensors:
             zeros = int((tensors[f"{name}.bias"] == 0).count_nonzero())
             if zeros < expected:
                 yield f"{name}: {zeros} biases are zero, the report says {expected}"
+    yield from _miscounted(report)
 
 
-def _not_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+def _miscounted(report: Mapping[str, Any]) -> Iterator[str]:
+    """Sparsities and sums of a report that do not follow from the counts of its layers."""
+    rows, sums = report["layers"], {**report["modalities"], "total": report["total"]}
+    parts = [(name, row, [row]) for name, row in rows.items()]
+    for word in dict.fromkeys([*(row["modality"] for row in rows.values()), *sums]):
+        parts.append((word, sums.get(word), [row for row in rows.values() if word in (row["modality"], "total")]))
+    for name, part, inside in parts:
+        weights, zeros = (sum(row[key] for row in inside) for key in ("weights", "zeros"))
+        if part is None:
+            yield f"the report lacks {name}, of which it has {len(inside)} layers"
+            continue
+        is_sum = (part["weights"], part["zeros"]) == (weights, zeros)
+        if not is_sum or not math.isclose(part["sparsity"] * weights, zeros):
+            yield (
+                f"{name}: the report says sparsity {part['sparsity']:g}, {part['zeros']:,} of {part['weights']:,} "
+                f"weights; its layers come to {zeros:,} of {weights:,}"
+            )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """A line for each tensor with values that are NaN or infinite."""
     for name, tensor in tensors.items():
         # the extremes are NaN where a value is; isfinite takes twenty times as long
         floats = tensor.is_floating_point() and tensor.numel()

@@ -12,9 +12,10 @@ from torch import nn
 
 from idvl.checkpoints.report import plan as planned_report
 from idvl.checkpoints.report import report as finished_report
+from idvl.checkpoints.verify import not_finite
 from idvl.data.samples import Selection
 from idvl.distributed import Team
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.models.classes import with_labels_of_head
 from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import Loaded
@@ -38,6 +39,8 @@ def gather(
 ) -> Recovery:
     """The pruned model, its masks, its teacher and training samples; `store` takes their images."""
     loaded = open_model(recipe.model, device, team)
+    for line in not_finite(loaded.model.state_dict()):
+        raise UsageError(f"{quoted(start.model)} is damaged before it is trained: {line}")
     layers = find_layers(loaded.model, loaded.family)
     masks = team.each(lambda: masks_of(start, recipe.recover.masks, layers, recipe.prune.structure))
     teacher = team.each(lambda: load_teacher(start, recipe, loaded)) if recipe.train.distill else None

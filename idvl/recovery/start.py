@@ -77,6 +77,9 @@ def find(name: str) -> Start:
     """The pruned model of a run folder, or of a model's own name. UsageError for a run that has not finished."""
     path = Path(name).expanduser()
     is_run = runs.read_record(path) is not None
+    for folder in (path, *([path.parent] if path.name == MODEL else [])):
+        if reason := runs.damage(folder):
+            raise UsageError(f"{quoted(str(folder / 'run.json'))} cannot be read ({reason}): restore it, or remove it")
     model = str(path / MODEL) if is_run else name
     run = run_of(model)
     if is_run and not (path / REPORT).exists():

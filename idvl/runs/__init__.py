@@ -6,7 +6,7 @@ and nothing else. It knows no torch.
 
 from idvl.runs.environment import provenance
 from idvl.runs.folder import LOCK, FolderName, check, default_folder, keep, new_folder
-from idvl.runs.record import MATRIX, MetricLine, RunFile, read_metrics, read_record, refuse_difference
+from idvl.runs.record import MATRIX, MetricLine, RunFile, damage, read_metrics, read_record, refuse_difference
 from idvl.runs.run import Run
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Run",
     "RunFile",
     "check",
+    "damage",
     "default_folder",
     "keep",
     "new_folder",

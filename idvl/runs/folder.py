@@ -14,10 +14,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from idvl import json_file
 from idvl.errors import UsageError, quoted
 from idvl.files import disk_errors
-from idvl.runs.record import read_record
+from idvl.runs.record import damage, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +46,10 @@ def check(
             "or choose another --output"
         )
     if read_record(folder) is None:
-        try:
-            json_file.load(folder / "run.json")
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
+        if reason := damage(folder):
             raise UsageError(
-                f"{quoted(folder / 'run.json')} cannot be read ({json_file.reason(error)}): restore it, or choose "
-                "another --output"
-            ) from error
+                f"{quoted(folder / 'run.json')} cannot be read ({reason}): restore it, or choose another --output"
+            )
         raise UsageError(
             f"{quoted(folder)} is not empty and holds no idvl run (no run.json of idvl), so there is nothing to "
             "resume or to overwrite; choose another --output"

@@ -52,6 +52,17 @@ def read_record(folder: Path | str) -> dict[str, Any] | None:
         return None
 
 
+def damage(folder: Path | str) -> str | None:
+    """Why the run.json of a folder cannot be read; None where it can, or is missing."""
+    try:
+        json_file.load(Path(folder) / "run.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        return json_file.reason(error)
+    return None
+
+
 def read_metrics(path: Path | str, schema: type[Schema] = MetricLine) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl, [] when there is none. RunError for a broken line before the last."""
     path = Path(path)

@@ -16,7 +16,7 @@ from torch import nn
 from idvl.checkpoints.report import plan
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.verify import defects, opened
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.models.layers import Layer, find_layers, in_scope
 from idvl.models.loading import Loaded, load
 from idvl.models.stated import stored_dtypes
@@ -55,7 +55,8 @@ def run(
     `model`: a Hub id, a folder, a built-in name, or the run folder of a pruned model, whose masks, structure and report
     must then hold. `masks`: a file or a run folder. Without masks, what is zero counts as pruned. `sparsity`: that of
     the layers that have a mask, or else of those in `scope`. `base`: the dense model. `options`: revision and
-    trust_remote_code. Raises UsageError where there is nothing to verify, RunError for a model that does not open.
+    trust_remote_code. Raises UsageError where there is nothing to verify, and for a scope beside masks, RunError for a
+    model that does not open.
     """
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise UsageError(f"--sparsity is between 0 and 1, not {sparsity:g}")
@@ -64,6 +65,10 @@ def run(
     name = structure or (pruned.recipe.prune.structure if pruned.recipe else "unstructured")
     rule = parse(name)
     masks = masks or pruned.run
+    if masks and scope != "all":
+        raise UsageError(
+            f"--scope {scope} is for a model without masks, which are in {quoted(str(masks))}: leave it out"
+        )
     stated = Masks.load(masks) if masks else None
     with reporter.progress("opening the model"):
         loaded = opened(model, **options)
@@ -117,6 +122,8 @@ def _too_dense(kept: Masks, sparsity: float | None) -> Iterator[str]:
 
 def _unlike_record(report: Mapping[str, Any] | None, loaded: Loaded) -> Iterator[str]:
     """What differs from the model that the run verified when it was saved."""
+    if report and not report.get("verified"):
+        yield "report.json lacks verified: whether the weights are those that were saved is not known"
     if is_changed(report, loaded.description["fingerprint"]):
         yield "the weights differ from those that report.json verified"
     if (dtype := ((report or {}).get("verified") or {}).get("dtype")) not in (None, loaded.description["dtype"]):

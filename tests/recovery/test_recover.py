@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BlipForConditionalGeneration
 
 import idvl
@@ -313,6 +313,18 @@ def test_a_model_that_has_changed_since_it_was_pruned_is_told(place, tmp_path, c
     model.save_pretrained(tmp_path / "pruned" / "model")
     recovered(tmp_path, tmp_path / "run", train__max_steps=1, recover__method="biases")
     assert "pruned/model has changed since it was pruned: its weights are not those that report.json" in caplog.text
+
+
+def test_a_model_that_holds_nan_is_told_before_it_is_trained(place, tmp_path):
+    shutil.copytree(place / "pruned", tmp_path / "pruned")
+    file = tmp_path / "pruned" / "model" / "model.safetensors"
+    tensors = load_file(file)
+    name = "vision_model.encoder.layers.0.mlp.fc1.bias"
+    tensors[name][0] = torch.nan
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UsageError, match=rf"pruned/model' is damaged before it is trained: {name}: 1 of .* NaN"):
+        recovered(tmp_path, tmp_path / "run", recover__method="biases")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_has_not_finished_is_no_start(place, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -185,6 +186,36 @@ def test_stale_masks(place, spoilt) -> None:
     assert "are not zero" in defects(place / "run" / "model", masks=run / "stale.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda report: report["layers"][LAYER].update(sparsity=0.9), f"{LAYER}: the report says sparsity 0.9, "),
+        (lambda report: report["layers"][LAYER].update(weights=9), f"{LAYER}: .* have a mask, the report says 9"),
+        (lambda report: report["layers"].pop(LAYER), f"{LAYER} has a mask, the report lacks it"),
+        (lambda report: report["total"].update(sparsity=0.9), "total: the report says sparsity 0.9, "),
+        (lambda report: report["modalities"]["vision"].update(zeros=9), "vision: the report says sparsity 0.5, 9 of"),
+        (lambda report: report["modalities"].pop("vision"), "the report lacks vision, of which it has"),
+        (lambda report: report.pop("verified"), "report.json lacks verified"),
+    ],
+)
+def test_an_edited_report(place, tmp_path, change, told) -> None:
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    report = json.loads((run / "report.json").read_text())
+    change(report)
+    (run / "report.json").write_text(json.dumps(report))
+    assert re.search(told, wrong := defects(run)) and "None" not in wrong
+
+
+def test_a_layer_without_a_mask(spoilt) -> None:
+    run = spoilt()
+    masks = Masks.load(run / "masks.safetensors")
+    fewer = Masks({name: shape for name, shape in masks.shapes.items() if name != LAYER})
+    for name in fewer.shapes:
+        fewer.set(name, masks.kept(name))
+    fewer.save(run / "masks.safetensors")
+    assert f"{LAYER} has no mask, the report has it" in defects(run)
+
+
 def test_nothing_to_verify_is_refused(place, spoilt) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         verify.run(str(place / "none"), reporter=Silent())
@@ -192,7 +223,17 @@ def test_nothing_to_verify_is_refused(place, spoilt) -> None:
         verify.run(str(place / "run"), sparsity=50, reporter=Silent())
     with pytest.raises(UsageError, match="^.*none does not exist"):
         verify.run(str(place / "run"), base=str(place / "none"), reporter=Silent())
+    with pytest.raises(UsageError, match="^--scope vision is for a model without masks, which are in .*: leave it out"):
+        verify.run(str(place / "run"), scope="vision", reporter=Silent())
+    with pytest.raises(UsageError, match="nope"):
+        verify.run("nope", reporter=Silent())
     run = spoilt()
+    whole = (run / "run.json").read_text()
+    (run / "run.json").write_text(whole[:100])
+    for model in (run, run / "model"):
+        with pytest.raises(UsageError, match=r"run/run.json' cannot be read \(.*\): restore it, or remove it"):
+            verify.run(str(model), reporter=Silent())
+    (run / "run.json").write_text(whole)
     (run / "masks.safetensors").unlink()
     with pytest.raises(UsageError, match="there are no masks"):
         verify.run(str(run), reporter=Silent())
