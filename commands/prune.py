@@ -105,16 +105,14 @@ def command(
         _compare(context, several)
         return
     reporter, resolved = o.begin(context)
-    profile = context.params["prune__profile"]
     from idvl import recipe as recipes
-    from idvl.pruning.calibration_settings import calibrates
+    from idvl.pruning.settings import refuse_idle_profile
     from idvl.workflows import prune, prune_recover
 
+    profile = context.params["prune__profile"]
     if profile is None:
         profile = recipes.parse_assignments(set_ or []).get("prune.profile")
-    if profile is not None and resolved.prune.id_weight == "none" and not calibrates(resolved.prune):
-        raise UsageError(f"profile {profile} and id_weight none: no dimension is used; leave profile out")
-
+    refuse_idle_profile(resolved.prune, profile)
     with results_alone():
         result = (prune_recover if resolved.recover.method else prune).run(
             resolved,

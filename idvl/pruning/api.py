@@ -88,7 +88,7 @@ class Pruner:
         cls,
         model: nn.Module,
         *,
-        sparsity: float,
+        sparsity: float | None = None,
         total_steps: int,
         profile: Profile | str | Path | None = None,
         criterion: str | Criterion = DEFAULT_CRITERION,
@@ -97,6 +97,7 @@ class Pruner:
     ) -> Pruner:
         """A pruner of `model`, whose optimizer will make `total_steps` steps.
 
+        `sparsity` may be left out with a `structure` N:M, which implies it.
         `profile`: intrinsic dimensions to weight scores by: a Profile, a file, a run folder or published:NAME; without
         one, scores are not weighted. `criterion`: a name, or an object with the methods of `Criterion`. `scope`: a
         group of layers, or a pattern of layer names. `settings`: any other setting of the recipe's section prune:
@@ -173,8 +174,9 @@ class Pruner:
     def finish(self) -> Pruned:
         """Write zeros wherever the masks have them. The report and the masks; a second call returns the same.
 
-        Where steps are missing, the sparsity reached so far stays, and a warning says so. UsageError for a layer whose
-        weight was replaced.
+        Where steps are missing, the sparsity reached so far stays, and a warning says so. `zeros` in the report are
+        those of the masks; made.other_zeros counts kept weights that are zero too. UsageError for a layer whose weight
+        was replaced.
         """
         self.enforce()
         if not self._finished and not self.weights.frozen:
@@ -182,8 +184,12 @@ class Pruner:
                 "pruning finished after %d of %d steps: sparsity %.4f, not %.4f",
                 *(self.steps, self.total_steps, self.sparsity(), self.weights.schedule.target),
             )
+        weights, masks = self.weights.weights, self.masks
+        other = sum(int((weights[name] == 0).count_nonzero()) - zeros for name, zeros in masks.zeros.items())
+        if other and not self._finished:
+            logger.warning("%d more weights in scope are zero, as they were before; they are not counted", other)
         self._finished = True
-        facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps}
+        facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps, "other_zeros": other}
         return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": facts}, self.masks)
 
     def _refuse_replaced(self) -> None:
@@ -257,6 +263,8 @@ def section_of(criterion: str | Criterion, profile: object, settings: Mapping[st
                 f"{key} is for pruning from calibration samples, of which a Pruner has none: use idvl prune, or leave "
                 f"{key} out"
             )
+    if settings.get("sparsity") is None and settings.get("structure", "unstructured") == "unstructured":
+        raise UsageError("no sparsity: set sparsity, as in sparsity=0.8, or a structure that implies it, as 2:4")
     weight = settings.setdefault("id_weight", "none" if profile is None else "multiply")
     overrides = {f"prune.{name}": value for name, value in settings.items()}
     prune = recipes.load(None, {"model.name": "model", **overrides}).prune

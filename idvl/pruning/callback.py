@@ -34,7 +34,7 @@ class PruneCallback(TrainerCallback):
     from which `train(resume_from_checkpoint=...)` continues. UsageError for settings that do not go together.
     """
 
-    def __init__(self, *, sparsity: float, **settings: Any) -> None:
+    def __init__(self, *, sparsity: float | None = None, **settings: Any) -> None:
         self.settings = {"sparsity": sparsity, **settings}
         rest = {key: value for key, value in self.settings.items() if key not in ("criterion", "profile")}
         section_of(settings.get("criterion", DEFAULT_CRITERION), settings.get("profile"), rest)

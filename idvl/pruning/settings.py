@@ -75,6 +75,12 @@ def resolve_pruning(prune: PruneSection) -> PruneSection:
     return prune
 
 
+def refuse_idle_profile(prune: PruneSection, profile: str | None) -> None:
+    """UsageError for a profile that a user names beside settings that read none; in a recipe file it may stay."""
+    if profile is not None and prune.id_weight == "none" and not calibrates(prune):
+        raise UsageError(f"profile {profile} and id_weight none: no dimension is used; leave profile out")
+
+
 def schedule_of(prune: PruneSection, steps: int) -> Schedule:
     """The schedule of a resolved recipe over so many steps."""
     schedule = Schedule(

@@ -32,9 +32,11 @@ from idvl.recipe.values import (
     CountOrAuto,
     CriterionName,
     ModalityShares,
+    Ratio,
     Sentences,
     Share,
     Size,
+    StructureName,
     Words,
     parse_bytes,
 )
@@ -132,7 +134,7 @@ class PruneSection(Section):
     modality_sparsity: ModalityShares | None = setting(
         None, "Sparsity of each modality: what sparsity is set to where it is no number.", flag=""
     )
-    sparsity_ratio: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = setting(
+    sparsity_ratio: Ratio | None = setting(
         None,
         "With calibration, the sparsity of vision in proportion to that of language, such as 30:70.",
         shown="one budget for all layers",
@@ -210,7 +212,7 @@ class PruneSection(Section):
         "loss under noise (zeroth, much slower).",
         shown="gradient-norm",
     )
-    structure: Annotated[str, Field(pattern=r"^(unstructured|[0-9]{1,3}:[0-9]{1,3})$")] = setting(
+    structure: StructureName = setting(
         "unstructured",
         "Where zeros may stand: anywhere (unstructured), or N kept of every M consecutive inputs, such as 2:4.",
         value="STRUCTURE",

@@ -118,6 +118,20 @@ def _shares(value: Any) -> Any:
     return text.replace(" ", "")
 
 
+def _ratio(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}:[1-9][0-9]{0,3}", text):
+        raise ValueError(f"two whole numbers from 1 to 9999, such as 30:70, not {quoted(text)}")
+    return text
+
+
+def _structure(text: str) -> str:
+    if not re.fullmatch(r"unstructured|[0-9]{1,3}:[0-9]{1,3}", text):
+        raise ValueError(f"unstructured or N:M, such as 2:4, not {quoted(text)}")
+    return text
+
+
+Ratio = Annotated[str, AfterValidator(_ratio)]
+StructureName = Annotated[str, AfterValidator(_structure)]
 Ranks = Annotated[dict[Modality, Count], BeforeValidator(_ranks)]
 Words = BeforeValidator(_words)
 Sentences = BeforeValidator(_alone)

@@ -29,7 +29,8 @@ def attach_lora(
     layer that is no plain linear map, or shares its weight with a module of another kind.
     """
     modules = dict(model.named_modules())
-    ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(masks.shapes, whole_number("rank", rank, least=1))
+    ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(masks.shapes, rank)
+    ranks = {name: whole_number("rank", one, least=1) for name, one in ranks.items()}
     if missing := [name for name in ranks if name not in modules]:
         raise UsageError(f"the model has no layer {missing[0]}: the masks are of another model")
     owners = {id(modules[name].weight): name for name in ranks}

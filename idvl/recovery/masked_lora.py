@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from idvl.arguments import whole_number
 from idvl.errors import UsageError
 from idvl.sparsity.masks import pack, zero_
 
@@ -50,6 +51,7 @@ class MaskedLoRA(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
         shape = self.weight.T.shape if self.is_transposed else self.weight.shape
         self.out_features, self.in_features = shape
+        rank = whole_number("rank", rank, least=1)
         _check(self.weight, kept, rank, alpha)
         for parameter in filter(lambda parameter: parameter is not None, (self.weight, self.bias)):
             parameter.requires_grad_(False)
@@ -107,7 +109,7 @@ def _check(weight: Tensor, kept: Tensor | None, rank: int, alpha: float) -> None
         raise UsageError(
             f"a mask is a bool tensor {tuple(weight.shape)} as the weight, not {kept.dtype} {tuple(kept.shape)}"
         )
-    if not 1 <= rank <= min(weight.shape):
+    if rank > min(weight.shape):
         raise UsageError(f"rank {rank} and a weight of {tuple(weight.shape)}: use a rank from 1 to {min(weight.shape)}")
     if not alpha > 0 or math.isinf(alpha):
         raise UsageError(f"alpha is a number above 0, not {alpha}")

@@ -15,6 +15,7 @@ from idvl import arguments, runs
 from idvl import recipe as recipes
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
+from idvl.pruning.settings import refuse_idle_profile
 from idvl.recipes import find
 from idvl.reporter import Progress
 from idvl.sparsity.masks import Masks
@@ -78,6 +79,7 @@ def prune(
     carried out, RunError for a run that failed.
     """
     run = _arguments(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite)
+    refuse_idle_profile(run["recipe"].prune, settings.get("profile", settings.get("prune__profile")))
     result = (prune_recover if run["recipe"].recover.method else pruning).run(**run)
     return {**result.report, "folder": result.folder and str(result.folder)}
 

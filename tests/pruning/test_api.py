@@ -359,6 +359,7 @@ def test_a_parameter_sharded_by_torch_is_refused() -> None:
         ({"total_steps": 0}, "total_steps is a whole number from 1"),
         ({"total_steps": 10.5}, "total_steps is a whole number from 1 .*, not 10.5"),
         ({"structure": "2:4"}, "structure 2:4 has sparsity 0.5, not 0.75"),
+        ({"sparsity": None}, "no sparsity: set sparsity, as in sparsity=0.8, or a structure that implies it"),
         ({"id_weight": "multiply"}, "needs a profile"),
         ({"compat": "icml24"}, "use idvl prune"),
         ({"scope": "vision"}, "scope vision is empty"),
@@ -375,6 +376,26 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, why: str) -> No
         idvl.Pruner.from_model(model, **{"sparsity": 0.75, "total_steps": 10, **settings})
     with pytest.raises(idvl.UsageError, match="no linear layer beside its output head"):
         idvl.Pruner.from_model(nn.Sequential(nn.Linear(4, 2)), sparsity=0.5, total_steps=10)
+
+
+def test_a_structure_implies_the_sparsity() -> None:
+    pruner = idvl.Pruner.from_model(mlp(), structure="2:4", total_steps=1, criterion="magnitude", schedule="one-shot")
+    pruner.step()
+    assert pruner.finish().report["total"]["sparsity"] == 0.5
+    assert idvl.PruneCallback(structure="2:4").settings["sparsity"] is None
+
+
+def test_weights_that_were_zero_before_are_told_and_not_counted(caplog: pytest.LogCaptureFixture) -> None:
+    model = mlp()
+    with torch.no_grad():
+        model[0].weight[:, :8] = 0  # half of the first layer, more than is pruned
+    pruner = idvl.Pruner.from_model(model, sparsity=0.1, total_steps=1, criterion="magnitude", schedule="one-shot")
+    pruner.step()
+    report = pruner.finish().report
+    zeros = sum(int((weight == 0).sum()) for weight in pruner.weights.weights.values())
+    assert report["made"]["other_zeros"] == zeros - report["total"]["zeros"] > 0
+    assert pruner.finish().report["made"] == report["made"]
+    assert caplog.text.count("more weights in scope are zero, as they were before; they are not counted") == 1
 
 
 def test_names_with_characters_of_patterns_are_names() -> None:

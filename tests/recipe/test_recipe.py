@@ -70,7 +70,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ({"prune.sparsity": 80.0}, "prune.sparsity: must be less than 1, not 80.0; 80 % is 0.8"),
         ({"prune.floor": "50"}, "prune.floor: .*, not '50'; 50 % is 0.5"),
         ({"train.max_steps": "none"}, "train.max_steps takes a whole number, not 'none'; no value at all is null"),
-        ({"prune.structure": "\uff12:\uff14"}, "prune.structure: "),
+        ({"prune.structure": "\uff12:\uff14"}, "prune.structure takes unstructured or N:M, such as 2:4, not"),
         ({"model.name": "x" * 5000}, "model.name: string should have at most 4096 characters, not 'xxx"),
         ({"data.data_dir": "a\0b"}, r"data.data_dir takes text without NUL characters, not 'a\\x00b'"),
         ({"train.report_to": ["a\udcffb"]}, r"train.report_to takes valid UTF-8, not 'a\\udcffb'"),

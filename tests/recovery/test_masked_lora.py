@@ -150,6 +150,12 @@ def test_what_does_not_fit_is_refused():
     layer, kept = pruned()
     with pytest.raises(UsageError, match=r"rank 25 and a weight of \(40, 24\): use a rank from 1 to 24"):
         MaskedLoRA(layer, kept, rank=25)
+    for rank in (1.5, "8", None, 0):
+        with pytest.raises(UsageError, match="rank is a whole number from 1"):
+            MaskedLoRA(layer, kept, rank=rank)
+        with pytest.raises(UsageError, match="rank is a whole number from 1"):
+            attach_lora(nn.Sequential(layer), Masks({"0": (40, 24)}), rank={"0": rank})
+    assert layer.weight.requires_grad
     with pytest.raises(UsageError, match=r"a bool tensor \(40, 24\) as the weight, not torch.bool \(24, 40\)"):
         MaskedLoRA(layer, kept.T, rank=4)
     embedding = nn.Embedding(40, 24)

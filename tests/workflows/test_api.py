@@ -82,6 +82,21 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         ),
         (lambda folder: idvl.evaluate("builtin/vit", metric=["./nothere"]), "no metric folder './nothere'"),
         (lambda folder: idvl.prune("builtin/vit", sparsity=80), "80 % is 0.8"),
+        *(
+            (
+                lambda folder, key=key: idvl.prune("builtin/vit", id_weight="none", **{key: "x"}),
+                "profile x and id_weight n",
+            )
+            for key in ("profile", "prune__profile")
+        ),
+        (
+            lambda folder: idvl.prune("builtin/vit", sparsity_ratio="0:100"),
+            "takes two whole numbers from 1 to 9999, su",
+        ),
+        (
+            lambda folder: idvl.prune("builtin/vit", structure="2-4"),
+            "takes unstructured or N:M, such as 2:4, not '2-4'",
+        ),
         (lambda folder: idvl.evaluate("builtin/vit", resume=True), "resume=True needs the folder of the run"),
         (lambda folder: idvl.evaluate(folder / "nothere"), "nothere does not exist"),
         (lambda folder: idvl.prune("./nothere"), "./nothere does not exist"),
