@@ -17,6 +17,7 @@ from idvl.data.fields import names_a_class, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import DataTable, Row
 from idvl.data.image_spool import ImageSpool
+from idvl.data.splits import EVALUATION, SAME_SPLIT
 from idvl.errors import UsageError, quoted
 
 # rows drawn at a time once the first draw fell short
@@ -43,6 +44,8 @@ def open_path(
     table = table_at(path, split, entry, overrides)
     if table.size == 0:
         raise UsageError(f"{path} holds no rows: nothing to take samples from")
+    # a known dataset has other splits; any other folder is what the user made it
+    lacks_test = entry is not None and split == EVALUATION and table.split in SAME_SPLIT[1]
     first = _firsts(table)
     columns = find_columns(
         table.names,
@@ -66,7 +69,11 @@ def open_path(
         size=table.size,
         classes=_classes(table, columns.label, first),
         within=None if allow_outside else path if path.is_dir() else path.parent,
-        warnings=[*table.warnings, *_unread_labels(table, columns, overrides, first)],
+        warnings=[
+            *table.warnings,
+            *([f"{path} has no split test or validation: {table.split} is read"] if lacks_test else []),
+            *_unread_labels(table, columns, overrides, first),
+        ],
     )
 
 

@@ -252,7 +252,12 @@ def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Select
         **options.model_dump(include={"prompt", "beams", "min_length", "max_length", "beam_length"})
     )
     own = loaded.family.skills.get("embed_texts")
-    for skill in WRITING & set().union(*task.skills):
+    writing = WRITING & set().union(*task.skills)
+    if generation.beam_length and not writing:
+        raise UsageError(
+            f"beam_length {generation.beam_length} is for captions, and this task writes none: leave it out"
+        )
+    for skill in writing:
         generation = resolve(loaded, skill, generation)
     return TaskSettings(
         generation=generation,

@@ -14,7 +14,8 @@ from idvl.recipe import PruneSection
 def densities_of(prune: PruneSection, loaded: Loaded, layers: Mapping[str, Layer]) -> dict[str, float]:
     """The density of each of `layers` in the file that an allocation names; the file may hold others of the model.
 
-    UsageError for anything else than numbers from 0 to 1, for layers that the model does not have, and missing ones.
+    UsageError for anything else than numbers from 0 to 1, for zeros alone, for layers that the model does not have, and
+    missing ones.
     """
     path = prune.allocation.partition(":")[2]
     document = yaml_file.read(path, "allocation")
@@ -28,4 +29,7 @@ def densities_of(prune: PruneSection, loaded: Loaded, layers: Mapping[str, Layer
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise UsageError(f"the {kind} of {name} in {quoted(path)} must be from 0 to 1, not {quoted(value)}")
-    return {name: float(values[name] if kind == "density" else 1 - values[name]) for name in layers}
+    densities = {name: float(values[name] if kind == "density" else 1 - values[name]) for name in layers}
+    if not any(densities.values()):
+        raise UsageError(f"every layer in scope has density 0 in {quoted(path)}: they are relative, give some above 0")
+    return densities

@@ -16,6 +16,7 @@ from idvl.reporting.run_record import RunRecord
 from idvl.reporting.table import number_table
 
 ALLOCATIONS = "allocations.json"
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AllocationsFile(Schema):
@@ -30,9 +31,9 @@ class AllocationsFile(Schema):
 
     class Sparsities(Schema):
         seconds: float
-        sparsity: dict[str, float]
+        sparsity: dict[str, Share]
 
-    sparsity: float
+    sparsity: Share
     layers: Annotated[dict[str, Counted], Field(min_length=1)]
     allocations: dict[str, Sparsities]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from idvl import recipe as recipes
-from idvl import yaml_file
+from idvl import runs, yaml_file
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.json_file import LARGEST
 from idvl.pruning.settings import resolve
@@ -28,6 +28,9 @@ KEYS = ("run", "base", "matrix", "cells", "except", "first", "published")
 MUTE = ("none", "auto", "all", "any", "first")
 # characters of a cell's name, which is that of its folder
 LONGEST = 200
+# names in a matrix's folder that are not those of cells: of profiles, and of files
+PROFILES = "profiles"
+RESERVED = (PROFILES, runs.MATRIX, "run.json", "recipe.yaml")
 # cells of a matrix, each a run, and combinations of its values, before `except` leaves some out
 MOST, MOST_COMBINED = 10_000, 1_000_000
 Settings = dict[str, Any]
@@ -84,12 +87,15 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
     )
     numbers = _published(source, varied, combinations, path)
     cells, left_out = {}, {}
+    names: dict[str, str] = {}
     for name, settings in _by_name(combinations, path).items():
         recipe = recipes.load(None, base | settings)
         try:
             if recipe.recover.method:
                 raise UsageError("a matrix prunes or evaluates: recover its runs with idvl recover")
             recipe = resolve(recipe) if "prune" in run else with_dataset(recipe)
+            if (twin := names.setdefault(recipe.model_dump_json(), name)) != name:
+                raise UsageError(f"it is the same run as {twin}")
             cells[name] = Cell(name=name, settings=settings, recipe=recipe, published=numbers(settings))
         except UsageError as error:
             left_out[name] = str(error)
@@ -99,11 +105,11 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
 
 
 def _by_name(combinations: list[Settings], path: Path) -> dict[str, Settings]:
-    """The settings of each cell by its name, with a hash behind it where several have one name."""
+    """The settings of each cell by its name, with a hash behind it where several have one name, or a file has it."""
     names = [name_of(settings) for settings in combinations]
     times, cells = Counter(names), {}
     for settings, name in zip(combinations, names, strict=True):
-        if times[name] > 1:  # as of models in folders of one name
+        if times[name] > 1 or name in RESERVED:  # as of models in folders of one name
             name += f"-{hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
         if name in cells:
             raise UsageError(f"{quoted(path)} has a cell twice: {settings}")

@@ -31,7 +31,6 @@ from idvl.sweep.grid import Cell, Grid
 from idvl.sweep.worker import Failed, isolated
 from idvl.units import duration
 
-PROFILES = "profiles"
 TRIES = 2
 Work = Callable[..., dict[str, Any]]
 # what each word of a matrix's `run` does
@@ -212,7 +211,7 @@ class SweepRun:
         return self._profiles() / profiles.shared_name(estimation) / "profile.json"
 
     def _profiles(self) -> Path:
-        return self.opened.path(PROFILES)
+        return self.opened.path(grid.PROFILES)
 
     def _line(self, cell: Cell, earlier: dict[str, Any] | None) -> Line:
         """The line of a cell whose folder is finished; of any other one that has had no try yet."""

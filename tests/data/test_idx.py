@@ -11,6 +11,7 @@ import pytest
 
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import select
+from idvl.data.splits import EVALUATION
 from idvl.errors import UsageError
 
 CLASSES = CATALOG["fashion-mnist"].classes
@@ -43,6 +44,18 @@ def test_images_and_labels_are_the_files(packed: bool, tmp_path: Path) -> None:
         assert [sample.label for sample in chosen.samples] == labels.tolist()
         for sample, image in zip(chosen.samples, images, strict=True):
             np.testing.assert_array_equal(np.asarray(sample.image), np.repeat(image[..., None], 3, -1))
+
+
+def test_an_evaluation_on_images_of_training_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    authors_folder(tmp_path)
+    options = {"data_dir": tmp_path, "split": EVALUATION, "distinct": False, "force": True}
+    assert not select("fashion-mnist", **options).description["warnings"]
+    for file in tmp_path.glob("t10k*"):
+        file.unlink()
+    chosen = select("fashion-mnist", **options)
+    assert chosen.description["split"] == "train"
+    assert chosen.description["warnings"] == [f"{tmp_path} has no split test or validation: train is read"]
+    assert chosen.description["warnings"][0] in caplog.text
 
 
 def test_a_folder_of_another_name_has_numbers_for_classes(tmp_path: Path) -> None:

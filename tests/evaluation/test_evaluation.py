@@ -233,6 +233,11 @@ def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
         (BLIP, {"data__dataset": "digits", "eval__task": "caption"}, r"digits \(split test\): no reference captions"),
         (VIT, {"data__dataset": "shapes", "eval__task": "classification"}, r"shapes \(split test\): no label"),
         (VIT, {"eval__split": "tset"}, "did you mean 'test'"),
+        (
+            VIT,
+            {"eval__beam_length": "whole"},
+            "beam_length whole is for captions, and this task writes none: leave it out",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(tmp_path, settings, changes, told):

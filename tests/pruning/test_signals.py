@@ -126,6 +126,7 @@ def test_a_file_with_unknown_missing_or_impossible_layers_is_refused(place: Path
     for values, message in (
         (rest | {first: 0.5}, f"allocation.yaml' lacks 1 layers in scope: {second}$"),
         (rest | {first: 0.5, second: 0.5, "a": 1, "b": 2}, "does not have 2 layers of .*allocation.yaml': a, b$"),
+        (rest | dict.fromkeys([first, second, *others], 1), "every layer in scope has density 0 in .*allocation.yaml'"),
         (rest | {first: 0.5, second: 1.5}, f"the sparsity of {second} in .* must be from 0 to 1, not 1.5"),
     ):
         with pytest.raises(UsageError, match=message):

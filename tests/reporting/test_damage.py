@@ -221,3 +221,13 @@ def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "stat", refused)
     study = collect([tmp_path])
     assert len(study.runs) == 1 and study.refused == ((str(tmp_path / "locked"), "cannot be read: Permission denied"),)
+
+
+def test_a_sparsity_above_one_is_told(tmp_path: Path) -> None:
+    folder = folders.allocations(tmp_path / "run")
+    document = json.loads((folder / "allocations.json").read_text())
+    name = next(iter(document["layers"]))
+    document["allocations"]["depth"]["sparsity"][name] = 1.5
+    (folder / "allocations.json").write_text(json.dumps(document))
+    (trouble,) = collect([folder]).runs[0].troubles
+    assert trouble.startswith("allocations.json cannot be read: allocations.depth.sparsity") and "1.5" in trouble

@@ -110,6 +110,17 @@ def test_a_cell_whose_axes_do_not_go_together_is_left_out_with_the_reason(tmp_pa
     assert reporter.warnings == [f"divide-2-4 is left out: {found.left_out['divide-2-4']}"]
 
 
+def test_a_run_that_two_cells_are_is_made_once(tmp_path):
+    found = grid.read(file(tmp_path, matrix={"prune.sparsity": [0.3, "0.3", 0.4]}))
+    assert [cell.name for cell in found.cells] == ["sparsity-0.3", "sparsity-0.4"]
+    assert found.left_out == {"0.3": "it is the same run as sparsity-0.3"}
+
+
+def test_a_cell_has_no_name_of_the_sweep_itself(tmp_path):
+    found = names(file(tmp_path, matrix={"model.name": ["a/matrix.jsonl", "a/profiles", "a/run.json", "a/b"]}))
+    assert len(set(found)) == 4 and not {"matrix.jsonl", "profiles", "run.json"} & set(found) and found[3] == "b"
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
