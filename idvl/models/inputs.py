@@ -89,16 +89,13 @@ def process(
     return prepared(processor, **arguments)
 
 
-def longest_text(processor: Any, samples: Sequence[Sample], *, read: int | None = 1) -> int:
-    """Tokens of the longest text, at most what the model takes; its limit itself if the model reads its padding.
-
-    `read` texts of each sample count (None for all).
-    """
+def longest_text(processor: Any, samples: Sequence[Sample]) -> int:
+    """Tokens of the longest first text, at most what the model takes; its limit if the model reads its padding."""
     tokenizer = tokenizer_of(processor)
     limit = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
     if limit and "attention_mask" not in tokenizer.model_input_names:
         return limit
-    lengths = [len(ids) for sample in samples for ids in tokenizer(list(sample.texts[:read]))["input_ids"]]
+    lengths = [len(ids) for sample in samples for ids in tokenizer(list(sample.texts[:1]))["input_ids"]]
     return capped(lengths, limit) if limit else max(lengths)
 
 

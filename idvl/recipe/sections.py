@@ -65,7 +65,8 @@ class ModelSection(Section):
     )
     clean_texts: bool = setting(
         True,
-        "Read captions and questions as BLIP's training does: lower case, no punctuation, captions cut at 30 words.",
+        "Read captions and questions as BLIP's training does: lower case, no punctuation, captions cut at 30 words, "
+        "questions at 35 tokens.",
         shown="with BLIP",
         flag="",
     )

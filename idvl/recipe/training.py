@@ -32,8 +32,8 @@ class TrainSection(Section):
     )
     augmentation: Augmentation | None = setting(
         None,
-        "How training images vary. blip: crops of half to all of the image, mirrored or not, and RandAugment, as in "
-        "BLIP's code.",
+        "How training images vary. blip: crops of half to all of the image, mirrored or not, RandAugment, and pairs "
+        "of images in either order, as in BLIP's code.",
         shown="none",
         flag="",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,17 +64,27 @@ class Reading(Dataset):
     """Samples by (epoch, index), each with the one text, and the one answer, that it is read with in that epoch.
 
     Of texts that say the same, and of answers, a choice seeded by epoch and sample takes one. With `size`, width and
-    height, images are augmented to it, seeded likewise; UsageError for one that cannot be decoded.
+    height, images are augmented to it, seeded likewise, and half of the samples `swapped`, as in `TrainingTask`;
+    UsageError for an image that cannot be decoded.
     """
 
-    def __init__(self, samples: Sequence[Sample], seed: int, size: tuple[int, int] | None = None):
-        self._samples, self._seed, self._size = samples, seed, size
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        seed: int,
+        size: tuple[int, int] | None = None,
+        swapped: Callable[[Sample], Sample] | None = None,
+    ):
+        self._samples, self._seed, self._size, self._swapped = samples, seed, size, swapped
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         sample, number = self._samples[index], _number(self._seed, epoch, index)
         if self._size:
-            sample = _augmented(sample, self._size, random.Random(number))
+            generator = random.Random(number)
+            sample = _augmented(sample, self._size, generator)
+            if self._swapped and generator.random() < 0.5:
+                sample = self._swapped(sample)
         if len(sample.texts) < 2 and len(sample.answers) < 2:
             return sample
         return replace(sample, texts=_single(sample.texts, number), answers=_single(sample.answers, number))
@@ -139,7 +149,7 @@ def load(
     `size` is that of `Reading`.
     """
     loader = DataLoader(
-        Reading(samples, order.seed, size),
+        Reading(samples, order.seed, size, loaded.family.training_task.swapped),
         batch_sampler=_Endless(order, rank, position),
         collate_fn=Collate(loaded.family, loaded.processor, loaded.model.config),
         num_workers=workers,

@@ -292,6 +292,26 @@ def test_blip_reads_questions_and_matched_captions_cleaned(get):
     assert get("vit").description["clean_texts"] is None
 
 
+def test_blip_reads_35_tokens_of_a_question(get):
+    """In estimate-id, training and evaluation, as models/blip_vqa.py cuts it; a long answer is read whole."""
+    loaded = get("blip-vqa")
+    sample = dataclasses.replace(tiny.samples(1)[0], texts=("A star. " * 20,), answers=("two " * 37,))
+    question = f"[CLS]{' a star' * 16} a [SEP]"  # the model takes 40
+    (batch,) = encode(loaded, [sample], batch_size=1)
+    answered = loaded.family.skills["answer"].prepare(loaded, [sample], Generation())
+    for inputs in (batch, shown(loaded, [sample]), answered):
+        assert loaded.processor.decode(inputs["input_ids"][0, inputs["attention_mask"][0] == 1]) == question
+    assert int((shown(loaded, [sample])["labels"] != IGNORED).sum()) == 38
+    assert learn(loaded, [sample]).total.isfinite()
+    # of a question without an answer, the decoder reads the question as it is
+    (batch,) = encode(loaded, [dataclasses.replace(sample, answers=())], batch_size=1)
+    assert int(batch["decoder_attention_mask"].sum()) == 40
+
+    raw = wrap(loaded.model, loaded.processor, clean_texts=False)
+    whole = [*encode(raw, [sample], batch_size=1), raw.family.skills["answer"].prepare(raw, [sample], Generation())]
+    assert [int(inputs["attention_mask"].sum()) for inputs in whole] == [40, 40]
+
+
 @pytest.mark.parametrize(
     ("kind", "skill", "items"),
     [

@@ -7,10 +7,12 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import BitImageProcessorPil
 
 from idvl.errors import UsageError
 from idvl.models.loading import wrap
+from idvl.models.skills import clean_caption
 from idvl.training.batches import Collate, Order, Reading, augmented_size, load
 from tests.support import tiny
 
@@ -83,6 +85,37 @@ def test_images_are_augmented_alike_wherever_and_whenever_they_are_read():
     assert first[0, 0].second.size == size and first[0, 0].second != images[0]
     inputs = Collate(loaded.family, loaded.processor, loaded.model.config)([first[key] for key in keys])
     assert torch.equal(inputs["pixel_values"][0], torch.from_numpy(np.array(images[0])).permute(2, 0, 1) / 127.5 - 1)
+
+
+def swapped_as_blip_does(sentence):
+    """The words of data/nlvr_dataset.py, of a sentence that pre_caption has cleaned."""
+    return " ".join({"left": "right", "right": "left"}.get(word, word) for word in sentence.split(" "))
+
+
+def test_augmentation_swaps_a_pair_half_of_the_time_and_left_with_right_in_its_sentence():
+    loaded = wrap(*tiny.blip_nlvr2())
+    red, blue = (Image.new("RGB", (40, 32), color) for color in ("red", "blue"))
+    texts = ("The left one is red.", "Right (left): the leftmost; LEFT", "left, right-hand or left", "two dogs")
+    pair = dataclasses.replace(tiny.samples(1)[0], source=red, second=blue, label=1)
+    samples = [dataclasses.replace(pair, texts=(text,)) for text in texts * 12]
+    task, read = loaded.family.training_task, []
+    for number, text in enumerate(texts * 12):
+        sample = Reading(samples, 1, augmented_size(loaded), task.swapped)[0, number]
+        first, second = (np.asarray(image, int).sum((0, 1)) for image in sample.images)
+        as_given = first[0] > first[2]
+        assert as_given == (second[0] < second[2]) and sample.label == 1
+        cleaned = clean_caption(text, words=40)
+        expected = cleaned if as_given else swapped_as_blip_does(cleaned)
+        assert clean_caption(sample.texts[0], words=40) == expected
+        read.append(bool(as_given))
+    assert 16 < sum(read) < 32
+
+    place = {"rank": 0, "position": 0, "workers": 0, "size": augmented_size(loaded)}
+    batch = next(load(loaded, samples, order(batch_size=48, samples=48, seed=1), **place))
+    sums = batch["pixel_values"].sum((-1, -2))
+    assert sorted(read) == sorted((sums[:, 0, 0] > sums[:, 0, 2]).tolist())
+    # a model that reads one image reads the first
+    assert all(wrap(*tiny.KINDS[kind]()).family.training_task.swapped is None for kind in ("blip", "vit"))
 
 
 @pytest.mark.parametrize(("kind", "said"), [("vilt", "reads images of several sizes"), ("gpt2", "reads no images")])

@@ -43,6 +43,8 @@ class TrainingTask:
     smooths: bool = False
     # searched in the names of dropout modules, it finds those of the text stack; None where idvl knows none
     text_dropout: str | None = None
+    # of models that compare two images: a sample -> the same with its images in the other order, for augmentation
+    swapped: Callable[[Sample], Sample] | None = None
     # whether a block may run a second time in the backward pass
     checkpointing: bool = True
 

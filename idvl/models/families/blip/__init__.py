@@ -69,6 +69,7 @@ VERIFYING = TrainingTask(
     inputs=pairs.training_inputs,
     unusable_reason=statements.unusable_reason,
     text_dropout=TEXT,
+    swapped=pairs.swapped,
 )
 RETRIEVAL = {
     "embed_images": Skill(prepare=pictures, perform=embed_images),

@@ -23,6 +23,8 @@ PROMPT = "a picture of "
 # where BLIP cuts captions: words, tokens of those that it writes (models/blip.py) and of those that it matches
 # (models/blip_retrieval.py)
 MOST_WORDS, MOST_WRITTEN, MOST_MATCHED = 30, 40, 35
+# and questions: tokens (models/blip_vqa.py); the 50 words that pre_question leaves are more
+MOST_ASKED = 35
 
 
 def prompt_of(processor: Any) -> str:
@@ -87,24 +89,27 @@ def questions(samples: Sequence[Sample], *, clean: bool = True) -> list[Sample]:
 def answering_inputs(
     processor: Any, samples: Sequence[Sample], text_length: int, *, clean: bool = True
 ) -> dict[str, Tensor]:
-    """input_ids and attention_mask (n, text_length) of the questions, pixel_values (n, 3, side, side).
+    """input_ids and attention_mask (n, length) of the questions, pixel_values (n, 3, side, side).
 
-    decoder_input_ids and decoder_attention_mask (n, text_length) are those of the answers.
+    decoder_input_ids and decoder_attention_mask (n, text_length) are those of the answers. Cleaned questions are cut at
+    MOST_ASKED tokens, so their length may be less than text_length.
     """
     with_questions = questions(samples, clean=clean)
     answers = [replace(sample, texts=sample.answers) for sample in with_questions]
     tokens = process(processor.tokenizer, answers, text_length, needs=("text",))
     return {
-        **process(processor, with_questions, text_length),
+        **process(processor, with_questions, min(text_length, MOST_ASKED) if clean else text_length),
         "decoder_input_ids": tokens["input_ids"],
         "decoder_attention_mask": tokens["attention_mask"],
     }
 
 
 def answering_length(processor: Any, samples: Sequence[Sample], *, clean: bool = True) -> int:
-    """Tokens of the longest question or first answer."""
+    """Tokens of the longest question, as it is cut, or first answer."""
     with_questions = questions(samples, clean=clean)
-    return longest_text(processor, [replace(s, texts=(*s.texts, *s.answers)) for s in with_questions], read=2)
+    asked = longest_text(processor, with_questions)
+    answered = longest_text(processor, [replace(sample, texts=sample.answers) for sample in with_questions])
+    return max(min(asked, MOST_ASKED) if clean else asked, answered)
 
 
 def token_mask(layer_name: str, n_tokens: int, inputs: dict[str, Tensor]) -> Tensor | None:

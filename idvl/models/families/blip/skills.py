@@ -13,7 +13,7 @@ from idvl.data.samples import Sample
 from idvl.errors import UsageError
 from idvl.models.families.blip.beams import whole_beams
 from idvl.models.families.blip.forward import padded_questions, started
-from idvl.models.families.blip.inputs import MOST_MATCHED, MOST_WORDS, questions
+from idvl.models.families.blip.inputs import MOST_ASKED, MOST_MATCHED, MOST_WORDS, questions
 from idvl.models.forward import on_device
 from idvl.models.generation import Generation, decoded, generating, lengths, prompted
 from idvl.models.matching import TEXTS_AT_ONCE
@@ -22,9 +22,11 @@ from idvl.models.skills import clean_captions, pictures, tokens, unit
 
 def prompts(loaded: Any, samples: Sequence[Sample], settings: Generation, *, skill: str) -> dict[str, Tensor]:
     """The images, and input_ids and attention_mask of the prompts (n, length), with questions as in training."""
-    if skill == "answer":
-        samples = questions(samples, clean=loaded.family.clean_texts)
-    return {**pictures(loaded, samples, settings), **tokens(loaded, prompted(loaded, skill, samples, settings))}
+    most = None
+    if skill == "answer" and loaded.family.clean_texts:
+        samples, most = questions(samples), MOST_ASKED
+    texts = prompted(loaded, skill, samples, settings)
+    return {**pictures(loaded, samples, settings), **tokens(loaded, texts, most=most)}
 
 
 @torch.no_grad()
