@@ -126,7 +126,8 @@ def _chosen(
     image = overrides.image or _pick(catalogued.image, IMAGE_NAMES, names if pixels is None else pixels)
     if image is None and pixels:
         image = pixels[0]
-    others = [name for name in names if name not in (overrides.image, overrides.label)]
+    taken = (overrides.image, *(each for source in (overrides, catalogued) for each in (source.label, source.answers)))
+    others = [name for name in names if name not in taken]
     text = overrides.text or _pick(catalogued.text, TEXT_NAMES, others)
     classes = [name for name in names if name.lower() in LABEL_NAMES and name not in (image, text) and is_class(name)]
     columns = {

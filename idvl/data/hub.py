@@ -15,7 +15,7 @@ from idvl.data.columns import Columns, Source, find_columns
 from idvl.data.formats.table import Row
 from idvl.data.repository import open_splits, resolved, rows_of
 from idvl.data.splits import TRAINING, choose_split
-from idvl.errors import UsageError, unknown
+from idvl.errors import UsageError, listed, unknown
 
 # rows held and mixed before any is looked at
 SHUFFLE_BUFFER = 1_000
@@ -46,6 +46,8 @@ def open_stream(
     size = _size(stream)
     stream = resolved(stream, dataset_id)
     features = dict(stream.features or {})
+    if entry and ids is entry.ids:
+        _refuse_moved_columns(features, overrides, entry, dataset_id)
     columns = _columns(features, overrides, entry, dataset_id)
     details = {"dataset_id": dataset_id, "revision": commit, "split": split}
     stream = _undecoded(stream, [*columns.read, *(each.key for each in [join, *held_out] if each)], dataset_id)
@@ -81,6 +83,20 @@ def _joined(
         texts, details["join"] = _texts(join, cache_dir)
         rows, size = _with_texts(rows, join.key, texts, text_column), len(texts)
     return rows, size, details
+
+
+def _refuse_moved_columns(
+    features: Mapping[str, Any], overrides: Columns, entry: CatalogEntry, dataset_id: str
+) -> None:
+    """UsageError where the catalogue's own repository lacks one of its columns: a guess might take another's place."""
+    for use in ("image", "second_image", "text", "label", "answers"):
+        name = getattr(entry, f"{use}_column")
+        if name and name not in features and getattr(overrides, use) is None:
+            raise UsageError(
+                f"{dataset_id} has no column {name!r}, which holds the {use.replace('_', ' ')} of {entry.name} (it has "
+                f"{listed(list(features))}): set {use}_column (--{use.replace('_', '-')}-column), or dataset_id "
+                "(--dataset-id) to another copy"
+            )
 
 
 def _columns(features: Mapping[str, Any], overrides: Columns, entry: CatalogEntry | None, dataset_id: str) -> Columns:

@@ -231,8 +231,8 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
 
 
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:
-    with Hub(datasets={COCO: repos["flickr30k"], "me/own": repos["flickr30k"]}) as hub:
-        moved, pairs, split, column, typo, own = ask(
+    with Hub(datasets={COCO: repos["nlvr2"], "lmms-lab/VQAv2": repos["coco"], "me/own": repos["flickr30k"]}) as hub:
+        moved, pairs, split, column, typo, renamed, answers, own = ask(
             hub,
             tmp_path,
             {"dataset": "textvqa"},
@@ -240,6 +240,8 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
             {"dataset": "flickr30k", "dataset_id": "me/own", "split": "tes"},
             {"dataset": "flickr30k", "dataset_id": "me/own", "text_column": "captoin"},
             {"dataset": "my/images"},
+            {"dataset": "coco", "split": "unbalanced_test_public"},
+            {"dataset": "vqav2", "split": "val", "text_column": "question"},
             {"dataset": "me/own", "n": 120},
         )
     assert "no dataset lmms-lab-encoder/textvqa or lmms-lab/textvqa" in moved["message"]
@@ -248,9 +250,14 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     assert "no split 'tes'; did you mean 'test'? (there is test, val, train)" in split["message"]
     assert "no column 'captoin'; did you mean 'caption'? (there is caption, sentids" in column["message"]
     assert typo["message"].startswith("my/images is not a local path; the Hub has no dataset my/images")
-    answers = (moved, pairs, split, column, typo)
-    assert {answer["error"] for answer in answers} == {"UsageError"}
-    assert not any("\n" in answer["message"] for answer in answers)
+    assert f"{COCO} has no column 'image', which holds the image of coco (it has question_id" in renamed["message"]
+    assert (
+        "has no column 'answers'" in answers["message"]
+        and "set answers_column (--answers-column)" in answers["message"]
+    )
+    refused = (moved, pairs, split, column, typo, renamed, answers)
+    assert {answer["error"] for answer in refused} == {"UsageError"}
+    assert not any("\n" in answer["message"] for answer in refused)
     assert own["columns"] == {"image": "image", "text": "caption", "guessed": ["image", "caption"]}
 
 

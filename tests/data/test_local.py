@@ -429,6 +429,16 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_left_out(tmp_path: Path, m
     assert len(select(str(tmp_path), **EVERYTHING).samples) == 3
 
 
+def test_labels_and_answers_are_no_texts(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    pair = [{"left_image": f"{i:04d}.jpg", "right_image": f"{i:04d}.jpg", "answer": "True"} for i in range(3)]
+    found = select("nlvr2", data_dir=jsonl(tmp_path / "pairs.jsonl", pair), **EVERYTHING)
+    assert [(sample.texts, sample.label) for sample in found.samples] == [((), 1)] * 3
+    asked = [{"image": f"{i:04d}.jpg", "answers": ["a", "b"]} for i in range(3)]
+    found = select("vqav2", data_dir=jsonl(tmp_path / "asked.jsonl", asked), **EVERYTHING)
+    assert [(sample.texts, sample.answers) for sample in found.samples] == [((), ("a", "b"))] * 3
+
+
 def test_captions_are_not_answers_unless_asked(tmp_path: Path) -> None:
     images(tmp_path, 3)
     rows = [{"image": f"{i:04d}.jpg", "caption": caption(i), "answers": ["a", "b"]} for i in range(3)]
