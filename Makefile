@@ -14,7 +14,7 @@ OPTIONS ?=
 # a ViT for fashion-mnist: from the files of Debian's package where it is installed, else from the Hub
 FASHION := $(wildcard /usr/share/datasets/fashion-mnist)
 
-.PHONY: help install demo replicate classifier test slow smoke coverage gpu lint builtins benchmarks clean
+.PHONY: help install demo replicate classifier test slow smoke coverage gpu hub lint builtins benchmarks clean
 
 help:
 	@echo "make install     .venv with everything the other targets need"
@@ -26,6 +26,7 @@ help:
 	@echo "make smoke       the four commands on tiny models, under 90 seconds"
 	@echo "make coverage    83 architectures through the command line, and docs/models.md of it; continues where it stopped"
 	@echo "make gpu         check and measure idvl on this machine's GPU, in five minutes at most"
+	@echo "make hub         compare the known datasets with the Hub, and run the paper's captioner from there; needs a network"
 	@echo "make lint        ruff"
 	@echo "make builtins    retrain the built-in models (up to 20 minutes each)"
 	@echo "make benchmarks  every benchmark, one after the other"
@@ -90,6 +91,9 @@ TORCH := $(PYTHON) -c 'import sys; from importlib.util import find_spec; \
 gpu:
 	@if $(TORCH); then $(PYTHON) -m benchmarks.gpu $(OPTIONS); \
 	else $(MAKE) --no-print-directory install && $(BIN)/python -m benchmarks.gpu $(OPTIONS); fi
+
+hub: $(STAMP)
+	$(BIN)/python -m benchmarks.hub $(OPTIONS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

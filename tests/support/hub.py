@@ -59,7 +59,7 @@ class Repo:
     def info(self) -> dict[str, Any]:
         """What the Hub's API says of a repository."""
         siblings = [{"rfilename": name} for name in self.files]
-        facts = {"id": self.name, "sha": self.commit, "siblings": siblings, "private": False, "gated": False}
+        facts = {"id": self.name, "sha": self.commit, "siblings": siblings, "private": False}
         return {**facts, "disabled": False, "tags": [], "downloads": 0, "likes": 0, "lastModified": DATE}
 
     def entries(self, under: str, recursive: bool) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             form = posted.startswith("{")
             paths = json.loads(posted)["paths"] if form else parse_qs(posted).get("paths", [])
             return self._json([repo.entry(name) for name in paths if name in repo.files])
-        return self._json(repo.info())
+        return self._json({**repo.info(), "gated": "manual" if repo.name in self.hub.gated else False})
 
     def _upload(self, found: re.Match[str], posted: str) -> None:
         """A repository made, a card checked, files announced or committed; all travel inside of the commit."""

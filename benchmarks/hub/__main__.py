@@ -1,0 +1,94 @@
+"""Compares the catalogue with the Hub, runs the paper's dense captioner from there, and writes one JSON file.
+
+    make hub                      needs a network; HF_TOKEN for what is gated
+    python -m benchmarks.hub      the same, from the checkout
+
+The exit code is 1 if something is not as expected. `--pin` writes the commits that were found into pins.json, with
+which later calls compare; without it nothing is pinned, which is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hub.catalogue import Report, check
+from benchmarks.hub.commands import CAPTIONER, ROOT, captioner, readme
+from idvl.data.catalog import CATALOG
+from idvl.errors import first_line
+from idvl.files import write_json
+
+PINS = Path(__file__).with_name("pins.json")
+PACKAGES = ("datasets", "huggingface_hub", "transformers", "torch")
+
+CHECKS: dict[str, Callable[[Report], None]] = {
+    "readme": readme,
+    **{name: partial(check, entry=entry) for name, entry in CATALOG.items() if entry.ids},
+    "captioner": captioner,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make hub", description="Compare the catalogue with the Hub.")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "hub.json", help="the JSON file")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=CHECKS, help="these entries and commands alone")
+    parser.add_argument("--pins", type=Path, default=PINS, help="the commits to compare with")
+    parser.add_argument("--pin", action="store_true", help="write the commits that are found into that file")
+    options = parser.parse_args()
+    output = options.output.resolve()
+    pins = json.loads(options.pins.read_text(encoding="utf-8")) if options.pins.exists() else {}
+    from huggingface_hub import constants
+
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    record: dict[str, Any] = {"endpoint": constants.ENDPOINT, "versions": versions, "findings": [], "checks": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.only or CHECKS:
+            start = time.perf_counter()
+            with contextlib.chdir(folder):
+                report = _report(name, pins)
+            seconds = round(time.perf_counter() - start, 1)
+            seen = {"result": report.result, "reason": report.unread, "seconds": seconds, **report.facts}
+            record["checks"][name] = seen
+            record["findings"] += [asdict(finding) for finding in report.findings]
+            print(f"{report.result:8}{name:16}{seconds:7.1f} s", flush=True)
+            for finding in report.findings:
+                print(f"        {finding.line()}", flush=True)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_json(output, record)
+    if options.pin:
+        write_json(options.pins, pins | _commits(record["checks"]))
+    print(f"{output} holds the results")
+    return int(any(finding["off"] for finding in record["findings"]))
+
+
+def _report(name: str, pins: Mapping[str, str]) -> Report:
+    """The report of one check; whatever breaks it off is a finding."""
+    report = Report(name, pins)
+    try:
+        CHECKS[name](report)
+    except Exception as error:
+        report.unread = f"{type(error).__name__}: {first_line(error)}"
+        report.note("check", "to be done", report.unread)
+    return report
+
+
+def _commits(checks: Mapping[str, Any]) -> dict[str, str]:
+    """Repository -> commit, of all that were found."""
+    seen = [part for one in checks.values() for part in (one, *one.values()) if isinstance(part, dict)]
+    commits = {part["id"]: part["revision"] for part in seen if part.keys() >= {"id", "revision"}}
+    revision = checks.get("captioner", {}).get("revision")
+    return commits | ({CAPTIONER: revision} if revision else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
