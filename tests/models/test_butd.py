@@ -165,7 +165,11 @@ def test_it_is_measured_pruned_evaluated_and_reported(trained, metric_modules, t
     idvl("eval", "dense", *data, "--output", "scored")
     results = json.loads(Path("scored/results.json").read_text())
     assert results["samples"] == 20 and results["metrics"]["BLEU@4"]["value"] > 80
-    assert "50 %" in idvl("analyze", "pruned", "scored", "--table", "markdown")
+    idvl("eval", "pruned/model", *data, "--limit", "8", "--output", "after")
+    assert json.loads(Path("after/results.json").read_text())["samples"] == 8
+    table = idvl("analyze", "ids", "pruned", "scored", "after", "--table", "markdown", "--output", "report.html")
+    page = Path("report.html").read_text()
+    assert "50 %" in table and all(name in page for name in layers)
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:

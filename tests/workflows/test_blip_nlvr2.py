@@ -60,7 +60,9 @@ def test_a_converted_checkpoint_is_measured_pruned_evaluated_and_reported(place,
     results = json.loads(Path("scored/results.json").read_text())
     assert (results["dataset"]["split"], results["samples"]) == ("test", HELD_OUT)
     assert 0 <= results["metrics"]["accuracy"]["value"] <= 100
-    assert "40 %" in idvl("analyze", "pruned", "scored", "--table", "markdown")
+    table = idvl("analyze", "ids", "pruned", "scored", "--table", "markdown", "--output", "report.html")
+    page = Path("report.html").read_text()
+    assert "40 %" in table and all(name in page for name in layers)
 
 
 def test_splits_and_labels_are_those_of_the_files(place):
