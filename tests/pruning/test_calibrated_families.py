@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from idvl.models.loading import load
 from idvl.recipe import Recipe
 from idvl.recipe import load as load_recipe
 from idvl.session import choose_samples
+from idvl.sparsity import obs
 from idvl.sparsity.criteria.wanda import Wanda
 from idvl.sparsity.masks import Masks
 from idvl.workflows import compare_allocations
@@ -87,16 +89,23 @@ def test_every_command(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         Wanda, "score", lambda *given: scored.append((given[1].clone(), score(*given))) or scored[-1][1]
     )
+    selected, select = [], obs.select
+    monkeypatch.setattr(
+        obs, "select", lambda *given: selected.append((given[0].clone(), given[1].upper.diagonal())) or select(*given)
+    )
     wanda, ecoflap = {"prune.criterion": "wanda"}, {"prune.allocation": "ecoflap", "prune.sparsity": 0.6}
     _, report, masks = pruned(kind, tmp_path, "wanda", **wanda)
     made = recipe(kind, tmp_path)
     dense = load(made.model.name, device="cpu")
-    check_scores(dense, samples_of(made), scored[0], masks)
+    weight, scores = scored[0]
+    check_scores(dense, samples_of(made), weight, scores, masks, wanda_scores)
     if kind in NO_GROUPS:
         with pytest.raises(UsageError, match="2:4 groups inputs, which .* stores as rows"):
             pruned(kind, tmp_path, "groups", **wanda, **{"prune.structure": "2:4"})
     else:
-        pruned(kind, tmp_path, "groups", **{"prune.criterion": "sparsegpt", "prune.structure": "2:4"})
+        _, _, masks = pruned(kind, tmp_path, "groups", **{"prune.criterion": "sparsegpt", "prune.structure": "2:4"})
+        weight, diagonal = selected[0]
+        check_scores(dense, samples_of(made), weight, (weight / diagonal).square(), masks, sparsegpt_scores)
     if kind in NO_LOSS:
         with pytest.raises(UsageError, match="no loss (for|of)"):
             pruned(kind, tmp_path, "ecoflap", **wanda, **ecoflap)
@@ -120,15 +129,33 @@ def test_every_command(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert sum(zeros) == round(0.6 * sum(weights.values()))
 
 
-def check_scores(dense: Any, samples: list[Any], scored: tuple[Tensor, Tensor], masks: Masks) -> None:
-    """The scores of the layer that was pruned first, |w| times the root mean square of its input, in float64."""
-    weight, scores = scored
+def wanda_scores(weight: Tensor, inputs: Tensor) -> Tensor:
+    """|w| times the root mean square of its input."""
+    return weight.abs() * inputs.square().mean(0).sqrt()
+
+
+def sparsegpt_scores(weight: Tensor, inputs: Tensor) -> Tensor:
+    """w_j^2 / [H_j^-1]_jj: each H_j, the damped H without the columns before j, is inverted by itself."""
+    hessian = inputs.T @ inputs
+    assert hessian.diagonal().all()
+    hessian += 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
+    return weight.square() / torch.stack([hessian[j:, j:].inverse()[0, 0] for j in range(len(hessian))])
+
+
+def check_scores(
+    dense: Any,
+    samples: list[Any],
+    weight: Tensor,
+    scores: Tensor,
+    masks: Masks,
+    reference: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    """The scores of the layer that was pruned first are those of the reference in float64."""
     modules = {name: dense.model.get_submodule(name) for name in masks.shapes}
     values = {
         name: module.weight.detach() if isinstance(module, torch.nn.Linear) else module.weight.detach().T
         for name, module in modules.items()
     }
     (name, *_) = [name for name, value in values.items() if value.shape == weight.shape and torch.equal(value, weight)]
-    inputs = inputs_of(dense, samples, [name])[name]
-    expected = values[name].double().abs() * inputs.square().mean(0).sqrt()
+    expected = reference(values[name].double(), inputs_of(dense, samples, [name])[name])
     torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=0)
