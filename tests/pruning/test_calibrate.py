@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -38,9 +39,9 @@ WANDA, SPARSEGPT = {"prune.criterion": "wanda"}, {"prune.criterion": "sparsegpt"
 GAP = 1e-5
 
 
-def checkpoint(folder: Path, kind: str = "blip") -> Path:
+def checkpoint(folder: Path, kind: str = "blip", save: Callable[[str, Path], Any] = tiny.save) -> Path:
     """A folder with the checkpoint of a kind, model/, and pictures/ with captions and labels."""
-    tiny.save(kind, folder / "model")
+    save(kind, folder / "model")
     pictures = folder / "pictures"
     pictures.mkdir()
     lines, labels = [], 2 if kind.endswith("nlvr2") else 10

@@ -22,13 +22,16 @@ from idvl.sparsity.criteria.wanda import Wanda
 from idvl.sparsity.masks import Masks
 from idvl.workflows import compare_allocations
 from idvl.workflows.prune import run
+from tests.coverage.architectures import build
 from tests.pruning.test_calibrate import BATCH, COMMON, N, checkpoint, inputs_of
 from tests.support import tiny
 from tests.support.reporter import Silent
 
+# one of each family that tests/support/tiny.py has none of, built by tests/coverage
+OTHERS = ("internvl", "qwen2_5_vl", "smolvlm", "gemma3", "bridgetower", "lfm2_vl", "vit_gpt2", "pix2struct")
 BUILTIN = {"builtin/blip": "shapes", "builtin/vit": "digits"}
 # what cannot be done: models without a loss on these samples, weights that store inputs as rows
-NO_LOSS, NO_GROUPS = {"blip-vqa", "dinov2", "vilt"}, {"gpt2"}
+NO_LOSS, NO_GROUPS = {"blip-vqa", "dinov2", "vilt"}, {"gpt2", "vit_gpt2"}
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +40,9 @@ def recipe(kind: str, folder: Path, **settings: Any) -> Recipe:
     if kind in BUILTIN:
         named = {"model.name": kind, "data.dataset": BUILTIN[kind]}
     else:
-        place = folder if (folder / "model").exists() else checkpoint(folder, kind)
+        place = (
+            folder if (folder / "model").exists() else checkpoint(folder, kind, build if kind in OTHERS else tiny.save)
+        )
         named = {"model.name": str(place / "model"), "data.dataset": str(place / "pictures")}
     if kind.endswith("nlvr2"):
         named["data.second_image_column"] = "second"
@@ -81,7 +86,7 @@ def samples_of(made: Recipe) -> list[Any]:
     return choose_samples(made, Team(), split=TRAINING, n=N, force=True, distinct=False).samples
 
 
-@pytest.mark.parametrize("kind", [*BUILTIN, *sorted(tiny.KINDS)])
+@pytest.mark.parametrize("kind", [*BUILTIN, *sorted(tiny.KINDS), *OTHERS])
 def test_every_command(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("idvl.reliability.FEWEST_RELIABLE_POINTS", 10)
     torch.set_num_threads(1)
