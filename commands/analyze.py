@@ -124,8 +124,11 @@ def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
             recipe, folder=params["page"], reporter=reporter, plan_only=params["plan"], **options, **ratios
         )
     if params["plan"] and rank() == 0:
-        lines = dumps(result.plan.to_json(), indent=2) if params["json"] else "\n".join(result.plan.lines())
-        write(f"{lines}\n")
+        if params["json"]:
+            write(dumps(result.plan.to_json() | o.downloads(result), indent=2) + "\n")
+        else:
+            lines = (*result.plan.lines(), *(each.line() for each in result.downloads))
+            write("\n".join(lines) + "\n")
     return reporter, result.folder
 
 

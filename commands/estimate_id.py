@@ -85,11 +85,12 @@ def _show(result: Any, other: Any, label: str, *, json: bool, reporter: Terminal
 
     console = output()
     if result.profile is None and json:
-        plan = {**result.plan.to_json(), "not_covered": result.model["not_covered"]}
+        plan = {**result.plan.to_json(), "not_covered": result.model["not_covered"], **o.downloads(result)}
         write(dumps(plan, indent=2) + "\n")
         return
     if result.profile is None:
-        for line in (*result.plan.lines(), in_words(result.model["not_covered"], result.model["parameters"])):
+        lacking = (each.line() for each in result.downloads)
+        for line in (*result.plan.lines(), *lacking, in_words(result.model["not_covered"], result.model["parameters"])):
             console.print(line, soft_wrap=True)
         return
     if json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from json import dumps
 from typing import Any
 
+from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, write
 
 
@@ -14,10 +15,10 @@ def show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
 
     console = output()
     if json:
-        write(dumps(result.report or result.plan.to_json(), indent=2) + "\n")
+        write(dumps(result.report or result.plan.to_json() | o.downloads(result), indent=2) + "\n")
     elif result.report is None:
         console.print(plan_table(result.plan.report))
-        for line in result.plan.lines():
+        for line in (*result.plan.lines(), *(each.line() for each in result.downloads)):
             console.print(line, soft_wrap=True)
     else:
         console.print(result_table(result.report))

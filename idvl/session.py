@@ -14,19 +14,21 @@ from typing import Any
 
 import torch
 
+from idvl import downloads, runs
 from idvl import recipe as recipes
-from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import Selection, select
-from idvl.data.sources import HUB_ID
+from idvl.data.sources import HUB_ID, Location
 from idvl.distributed import Team, join_team
+from idvl.downloads import Download
 from idvl.errors import UsageError, quoted
 from idvl.models.layers import Layer
 from idvl.models.loading import Loaded, load
 from idvl.models.locating import locate
 from idvl.profile import Profile
 from idvl.recipe import DataSection, ModelSection, Recipe
+from idvl.reporter import Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +145,26 @@ def open_run(
     opened: list[runs.Run] = []
     team.first(lambda: opened.append(stack.enter_context(runs.Run.open(folder or runs.new_folder(name), **options))))
     return (opened[0] if opened else None), team.first(lambda: opened[0].folder)
+
+
+def planned_downloads(recipe: Recipe, team: Team, reporter: Reporter, *splits: str | None) -> tuple[Download, ...]:
+    """What a run of the recipe, which reads these splits, lacks of the Hub; said before any of it is read."""
+    model, data = recipe.model, recipe.data
+    options = model.model_dump(include={"cache_dir", "local_files_only"})
+    models = {model.name: model.revision}
+    if recipe.recover.teacher:
+        models.setdefault(recipe.recover.teacher, None)
+    location = Location(data.dataset, CATALOG.get(data.dataset), data.data_dir, data.dataset_id, model.cache_dir)
+
+    def planned() -> list[Download | None]:
+        read = [downloads.of_model(name, revision=revision, **options) for name, revision in models.items()]
+        return [*read, *(downloads.of_dataset(location, split) for split in dict.fromkeys(splits))]
+
+    found = tuple(dict.fromkeys(each for each in team.first(planned) if each))
+    for each in found:
+        if each.bytes != 0:
+            reporter.note(each.line())
+    return found
 
 
 def open_model(section: ModelSection, device: torch.device, team: Team, *, offload: bool = False) -> Loaded:

@@ -19,7 +19,7 @@ ROWS = [
     {"pruning"},
     {"measurement", "evaluation"},
     {"session"},
-    {"tasks", "training", "checkpoints", "reporting"},
+    {"tasks", "training", "checkpoints", "reporting", "downloads"},
     {"models"},
     {"data", "sparsity", "metrics", "builtin"},
     {"geometry"},

@@ -14,7 +14,7 @@ from idvl import tasks
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import Columns
 from idvl.data.image_spool import ImageSpool
-from idvl.data.repository import open_splits, resolved
+from idvl.data.repository import list_files, open_splits, resolved
 from idvl.data.sample import Sample
 from idvl.data.sources import Location, external_candidates
 from idvl.data.splits import EVALUATION
@@ -141,14 +141,14 @@ def _size(stream: Any, name: str, commit: str) -> int | None:
     if stated:
         return stated.num_examples
     import pyarrow.parquet
-    from datasets import load_dataset_builder
     from huggingface_hub import HfFileSystem
 
-    files = load_dataset_builder(name, revision=commit).config.data_files[str(stream.split)]
+    files = list_files(name, commit, None)[0][str(stream.split)]
     if not all(file.endswith(".parquet") for file in files):
         return None
     system = HfFileSystem()
-    return sum(pyarrow.parquet.read_metadata(system.open(file, cache_type="none")).num_rows for file in files)
+    paths = (f"datasets/{name}@{commit}/{file}" for file in files)
+    return sum(pyarrow.parquet.read_metadata(system.open(path, cache_type="none")).num_rows for path in paths)
 
 
 def _kind(feature: Any) -> str:

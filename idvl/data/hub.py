@@ -6,19 +6,47 @@ It knows nothing of images or captions beyond which columns hold them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import Columns, Source, find_columns
 from idvl.data.formats.table import Row
-from idvl.data.repository import open_splits, resolved, rows_of
+from idvl.data.repository import bytes_of, find, list_files, open_splits, resolved, rows_of
 from idvl.data.splits import TRAINING, choose_split
 from idvl.errors import UsageError, listed, unknown
 
 # rows held and mixed before any is looked at
 SHUFFLE_BUFFER = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFiles:
+    """What a split is read from: `count` files of `bytes` in all; `rows`: None where the card does not state them."""
+
+    dataset_id: str
+    split: str
+    count: int
+    bytes: int
+    rows: int | None
+
+
+def split_files(
+    ids: Sequence[str], *, split: str | None, entry: CatalogEntry | None = None, cache_dir: str | Path | None = None
+) -> SplitFiles:
+    """The files that `open_stream` reads a split from, of a joined one those with the images."""
+    dataset_id, commit = find(ids)
+    files, rows = list_files(dataset_id, commit, None if cache_dir is None else str(cache_dir))
+    _, _, images = _read_split(split, files, _joins(ids, entry), dataset_id, entry)
+    return SplitFiles(
+        dataset_id=dataset_id,
+        split=images,
+        count=len(files[images]),
+        bytes=bytes_of(dataset_id, commit, files[images]),
+        rows=rows.get(images),
+    )
 
 
 def open_stream(
@@ -36,13 +64,12 @@ def open_stream(
     """
     cache_dir = None if cache_dir is None else str(cache_dir)
     dataset_id, commit, splits = open_splits(ids, cache_dir)
-    joins = entry.joins if entry and ids is entry.ids else {}
+    joins = _joins(ids, entry)
     training = split == TRAINING
-    split = choose_split(split, dict.fromkeys([*splits, *joins]), where=dataset_id, entry=entry)
-    join = joins.get(split)
+    split, join, images = _read_split(split, splits, joins, dataset_id, entry)
     # what another split is made of is not trained on
     held_out = [other for other in joins.values() if training and other.images_split == split]
-    stream = splits[choose_split(join.images_split if join else split, splits, where=dataset_id)]
+    stream = splits[images]
     size = _size(stream)
     stream = resolved(stream, dataset_id)
     features = dict(stream.features or {})
@@ -64,6 +91,20 @@ def open_stream(
         size=size,
         classes=getattr(features.get(columns.label), "names", None),
     )
+
+
+def _joins(ids: Sequence[str], entry: CatalogEntry | None) -> Mapping[str, Join]:
+    """The joined splits of a dataset that is read where the catalogue says."""
+    return entry.joins if entry and ids is entry.ids else {}
+
+
+def _read_split(
+    split: str | None, splits: Iterable[str], joins: Mapping[str, Join], dataset_id: str, entry: CatalogEntry | None
+) -> tuple[str, Join | None, str]:
+    """The split that a name or a purpose stands for, how it is joined, and the one of `splits` that has its images."""
+    name = choose_split(split, dict.fromkeys([*splits, *joins]), where=dataset_id, entry=entry)
+    join = joins.get(name)
+    return name, join, choose_split(join.images_split if join else name, splits, where=dataset_id)
 
 
 def _joined(

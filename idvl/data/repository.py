@@ -21,11 +21,37 @@ def open_splits(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, An
     """The first of `ids` that exists, its commit, and its splits as streams."""
     from datasets import load_dataset
 
-    dataset_id, commit = _find(ids)
+    dataset_id, commit = find(ids)
     try:
         return dataset_id, commit, load_dataset(dataset_id, revision=commit, streaming=True, cache_dir=cache_dir)
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
+
+
+def list_files(dataset_id: str, commit: str, cache_dir: str | None) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """The data files of each split, as paths in the repository, and the rows of those splits whose card states them."""
+    from datasets import load_dataset_builder
+
+    try:
+        builder = load_dataset_builder(dataset_id, revision=commit, cache_dir=cache_dir)
+    except Exception as error:
+        raise _unreadable(error, dataset_id) from error
+    start = f"hf://datasets/{dataset_id}@{commit}/"
+    files = {
+        str(split): [str(file).removeprefix(start) for file in of] for split, of in builder.config.data_files.items()
+    }
+    return files, {str(split): info.num_examples for split, info in (builder.info.splits or {}).items()}
+
+
+def bytes_of(dataset_id: str, commit: str, files: Sequence[str]) -> int:
+    """The bytes of files of a repository in all."""
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().get_paths_info(dataset_id, list(files), repo_type="dataset", revision=commit)
+    except Exception as error:
+        raise _unreadable(error, dataset_id) from error
+    return sum(file.size for file in found)
 
 
 def resolved(stream: Any, dataset_id: str) -> Any:
@@ -58,7 +84,7 @@ def _patiently(stream: Any) -> Iterator[dict[str, Any]]:
         config.STREAMING_READ_MAX_RETRIES = attempts
 
 
-def _find(ids: Sequence[str]) -> tuple[str, str]:
+def find(ids: Sequence[str]) -> tuple[str, str]:
     """The first of `ids` that the Hub has, and its newest commit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -80,20 +106,25 @@ def _find(ids: Sequence[str]) -> tuple[str, str]:
 
 def _unreadable(error: Exception, dataset_id: str) -> UsageError:
     """What stands between the user and a dataset, in one line."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     if _is_gated(error):
         return UsageError(
             f"{dataset_id} is gated: accept its terms on its page on the Hub, then set HF_TOKEN to a token of yours "
             "that may read it"
         )
-    connection = (ConnectionError, TimeoutError, HfHubHTTPError)
-    if any(isinstance(cause, connection) or type(cause).__module__.startswith("http") for cause in causes(error)):
+    if unreachable(error):
         return UsageError(
             f"cannot reach {dataset_id} on the Hub ({_line(error)}): check the network and HF_HUB_OFFLINE, or set "
             "data_dir (--data-dir) to a local copy; the dataset shapes needs no network"
         )
     return UsageError(f"{dataset_id} cannot be read: {_line(error)}; dataset_id (--dataset-id) names another copy")
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether a Hub that gave no answer, or none of use, is behind an error."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    connection = (ConnectionError, TimeoutError, HfHubHTTPError)
+    return any(isinstance(cause, connection) or type(cause).__module__.startswith("http") for cause in causes(error))
 
 
 def _is_gated(error: BaseException) -> bool:

@@ -71,7 +71,7 @@ def external_candidates(
     location: Location, overrides: Columns, *, split: str | None, n: int, seed: int | None, store: ImageSpool
 ) -> SampleCandidates:
     """Samples at a path or on the Hub, shuffled by seed, in their own order without one."""
-    where = _path_or_ids(location)
+    where = path_or_ids(location)
     order = {"split": split, "seed": seed, "entry": location.entry, "overrides": overrides}
     source = (
         local.open_path(where, n=n, store=store, allow_outside=location.allow_outside, **order)
@@ -97,7 +97,7 @@ def _class_names(names: Sequence[Any], dataset: str) -> list[str]:
     return [writable(name) for name in names]
 
 
-def _path_or_ids(location: Location) -> Path | tuple[str, ...]:
+def path_or_ids(location: Location) -> Path | tuple[str, ...]:
     """A path to read from, or the Hub ids to try."""
     dataset, entry, data_dir, dataset_id = location[:4]
     named = str(dataset if data_dir is None else data_dir)

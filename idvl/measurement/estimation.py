@@ -17,6 +17,7 @@ from typing import Any
 from idvl import runs
 from idvl.data.samples import Selection
 from idvl.distributed import Team
+from idvl.downloads import Download
 from idvl.errors import RunError, UsageError, quoted
 from idvl.measurement.measurement import Measurement
 from idvl.measurement.settings import Settings, settings_of
@@ -39,13 +40,15 @@ SIGNED = ("fingerprint", "configuration", "revision", "class", "dtype", "chat_te
 class ProfileResult:
     """What a run ends with: `profile` and `folder` after a measurement (beside the first process neither).
 
-    `plan` is None where everything had been measured before. `model` is the description of the model.
+    `plan` is None where everything had been measured before. `model` is the description of the model. `downloads`: what
+    a plan found lacking.
     """
 
     plan: CapturePlan | None
     model: dict[str, Any]
     profile: Profile | None = None
     folder: Path | None = None
+    downloads: tuple[Download, ...] = ()
 
 
 class Estimation:

@@ -102,7 +102,7 @@ class OffloadedBytes:
 
     def lines(self, held: int, between: int) -> list[str]:
         """What takes how much where, a line each; `held` beside the weights, `between` blocks on the host."""
-        lines = [f"download  {size(self.stored)} of weights, which are read from their files block by block"]
+        lines = [f"weights   {size(self.stored)}, read from their files block by block"]
         if not self.elsewhere:
             total = size(self.outside + self.blocks + held)
             return [*lines, f"host      {total} with weights outside of blocks, and those of a block"]

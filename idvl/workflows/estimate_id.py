@@ -18,7 +18,7 @@ from idvl.models.loading import Loaded
 from idvl.profile import Profile, load_profile
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
-from idvl.session import begin, open_model, other_widths, with_dataset
+from idvl.session import begin, open_model, other_widths, planned_downloads, with_dataset
 
 
 def run(
@@ -42,11 +42,12 @@ def run(
         refuse_few(recipe.data.samples, force=recipe.data.force)
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "compare": compare}
     _, device, team = begin(recipe, folder_name(recipe), folder, reads=[compare], **options)
+    lacking = planned_downloads(recipe, team, reporter, recipe.data.split) if plan_only else ()
     loaded = open_model(recipe.model, device, team, offload=recipe.estimate.offload)
     profiles = [(name, _comparable(name, profile, loaded, reporter)) for name, profile in profiles]
     work = Estimation(recipe, loaded, team, reporter, resume_from=folder if resume else None)
     if plan_only:
-        return ProfileResult(plan=work.plan(reporter), model=loaded.description)
+        return ProfileResult(plan=work.plan(reporter), model=loaded.description, downloads=lacking)
     return work.execute(folder, reporter, resume=resume, overwrite=overwrite, others=profiles)
 
 

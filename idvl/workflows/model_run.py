@@ -18,6 +18,8 @@ from idvl import runs, yaml_file
 from idvl.checkpoints.hub import check as check_hub
 from idvl.checkpoints.hub import push
 from idvl.checkpoints.report import REPORT
+from idvl.data.splits import EVALUATION, TRAINING
+from idvl.downloads import Download
 from idvl.errors import UsageError
 from idvl.evaluation.evaluation import Evaluation
 from idvl.evaluation.scoring import is_complete
@@ -26,7 +28,7 @@ from idvl.pruning.evaluation import FINAL, evaluate_pruned, prepare_evaluation
 from idvl.pruning.saving import add_evaluation, check_saved, is_evaluated, read_report, skip_evaluation
 from idvl.recipe import EvalSection, Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.session import begin, image_store, open_run
+from idvl.session import begin, image_store, open_run, planned_downloads
 
 # settings that the dimensions of a finished run depend on, and those of an evaluation
 MEASURED = ("data.samples", *(f"estimate.{name}" for name in ("tokens", "capture", "estimator", "layers", "modality")))
@@ -37,11 +39,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """What a run ends with: the report and its folder, or after a plan (and beside the first process) neither."""
+    """What a run ends with: the report and its folder, or after a plan (and beside the first process) neither.
+
+    `downloads`: what a plan found lacking.
+    """
 
     plan: Any
     report: dict[str, Any] | None = None
     folder: Path | None = None
+    downloads: tuple[Download, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +147,14 @@ def carry_out(
     name = runs.FolderName(kind.command, recipe.model.name, recipe.data.dataset)
     options = {"resume": resume, "overwrite": overwrite}
     path, device, team = begin(recipe, name, folder, plan=plan_only, push_to=push_to, **options)
+    lacking = planned_downloads(recipe, team, reporter, *_splits(recipe)) if plan_only else ()
     with ExitStack() as stack:
         stores = [stack.enter_context(image_store(path, team, use)) for use in ("training", "evaluation")]
         job = gather(recipe, device, team, reporter, store=stores[0])
         state = team.first(lambda: state_of(path)) if resume and not plan_only else RunState()
         work = _prepare(job, kind, state, path if resume else None, reporter, store=stores[1])
         if plan_only:
-            return ModelResult(plan=work.plan)
+            return ModelResult(plan=work.plan, downloads=lacking)
         options |= {"recipe": team.first(lambda: _recipe_of(job.recipe, path, state)), "signature": job.signature()}
         opened, folder = open_run(stack, team, folder, name, **options)
         run = kind(job, work, folder, opened, reporter, resume)
@@ -162,6 +169,12 @@ def carry_out(
         if opened and push_to:
             reporter.note(f"uploaded to {push(folder / 'model', push_to, private=private)}")
     return ModelResult(plan=work.plan, report=report, folder=folder if opened else None)
+
+
+def _splits(recipe: Recipe) -> list[str]:
+    """The splits that a run trains on, or calibrates with, and is evaluated on."""
+    read = [recipe.data.split or TRAINING]
+    return [*read, recipe.eval.split or EVALUATION] if recipe.eval.after else read
 
 
 def state_of(folder: Path) -> RunState:

@@ -15,11 +15,12 @@ from idvl import runs
 from idvl.data.samples import Selection
 from idvl.data.splits import EVALUATION
 from idvl.distributed import Team
+from idvl.downloads import Download
 from idvl.errors import UsageError
 from idvl.pruning.sensitivity import SensitivityPlan, SensitivityRun
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
-from idvl.session import begin, choose_samples, image_store, open_model, open_run, with_dataset
+from idvl.session import begin, choose_samples, image_store, open_model, open_run, planned_downloads, with_dataset
 
 RATIOS = (0.2, 0.4, 0.6, 0.8, 0.9)
 # held-out samples, where the recipe sets no eval.limit
@@ -29,11 +30,12 @@ SAMPLES = 500
 @dataclass(frozen=True, kw_only=True)
 class SensitivityResult:
     """What a run ends with: sensitivity.json as a value, and its folder; after a plan, or beside the first process,
-    neither."""
+    neither. `downloads`: what a plan found lacking."""
 
     plan: SensitivityPlan
     document: dict[str, Any] | None = None
     folder: Path | None = None
+    downloads: tuple[Download, ...] = ()
 
 
 def run(
@@ -57,6 +59,7 @@ def run(
     name = runs.FolderName("sensitivity", recipe.model.name, recipe.data.dataset)
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "ratios": list(ratios)}
     path, device, team = begin(recipe, name, folder, **options)
+    lacking = planned_downloads(recipe, team, reporter, recipe.eval.split or EVALUATION) if plan_only else ()
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as stack:
         store = stack.enter_context(image_store(path, team, "probing"))
@@ -65,7 +68,7 @@ def run(
         )
         plan = work.plan(path if resume else None)
         if plan_only:
-            return SensitivityResult(plan=plan)
+            return SensitivityResult(plan=plan, downloads=lacking)
         options = {"recipe": recipe.to_dict(), "signature": work.signature(), "resume": resume, "overwrite": overwrite}
         opened, path = open_run(stack, team, folder, name, **options)
         for line in plan.lines():

@@ -46,7 +46,7 @@ class Workflow(ModuleType):
         plan = SimpleNamespace(lines=lambda: ["layers  168"])
         if asked["plan_only"]:
             model = {"parameters": 100, "not_covered": {"embeddings": {"weights": 20, "names": ["words"]}}}
-            return SimpleNamespace(plan=plan, model=model, profile=None, folder=None)
+            return SimpleNamespace(plan=plan, model=model, profile=None, folder=None, downloads=())
         return SimpleNamespace(plan=plan, profile=published("blip-coco"), folder=Path("runs/x"))
 
 

@@ -43,7 +43,7 @@ class Workflow(ModuleType):
         print("a library talks")
         plan = SimpleNamespace(report=REPORT, lines=lambda: ["60 steps"], to_json=lambda: {"steps": 60})
         if asked["plan_only"]:
-            return SimpleNamespace(plan=plan, report=None, folder=None)
+            return SimpleNamespace(plan=plan, report=None, folder=None, downloads=())
         return SimpleNamespace(plan=plan, report=REPORT, folder=Path("runs/x"))
 
 
@@ -114,7 +114,7 @@ def test_json_alone_is_on_stdout(workflow: Workflow, capsys: Any) -> None:
     assert main(["prune", "m", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == REPORT
     assert main(["prune", "m", "--json", "--plan"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"steps": 60}
+    assert json.loads(capsys.readouterr().out) == {"steps": 60, "downloads": []}
 
 
 def test_a_plan_is_shown_alone(workflow: Workflow, capsys: Any) -> None:

@@ -167,9 +167,9 @@ def test_the_plan_says_what_is_held_where_and_needs_room_between_blocks(stored):
         elsewhere=False,
     )
     assert plan.weights == expected and plan.to_json()["weights"]["stored"] == expected.stored
-    assert [line.split()[0] for line in plan.lines()[3:7]] == ["memory", "download", "host", "time"]
+    assert [line.split()[0] for line in plan.lines()[3:7]] == ["memory", "weights", "host", "time"]
     assert [line.split()[0] for line in OffloadedBytes(**{**vars(expected), "elsewhere": True}).lines(0, 0)] == [
-        *("download", "host", "device")
+        *("weights", "host", "device")
     ]
     # weights that are read are no part of what a block makes
     assert plan.flow_bytes == prepared(load(str(stored("llava")), device="cpu")).plan.flow_bytes

@@ -130,7 +130,7 @@ def test_a_weight_of_several_blocks_is_refused_and_the_plan_says_what_is_held(pl
     recipe = load_recipe(None, values | SETTINGS | {"estimate.offload": True, "eval.after": True})
     reporter = Silent()
     plan = run(recipe, folder=None, reporter=reporter, plan_only=True).plan
-    assert [line.split()[0] for line in plan.lines()[2:4]] == ["download", "host"]
+    assert [line.split()[0] for line in plan.lines()[2:4]] == ["weights", "host"]
     assert any("is not evaluated: its weights are offloaded" in line for line in reporter.warnings)
     job = gather(resolve(recipe), torch.device("cpu"), Team(), reporter, store=tmp_path / "images")
     first, second = list(job.layers)[:: len(job.layers) // 2][:2]
