@@ -19,6 +19,7 @@ from idvl.files import open_regular, reading
 from idvl.models.families.blip.original import convert
 from idvl.models.load_errors import one_line
 from idvl.models.loading import quiet
+from idvl.models.locating import pin
 from idvl.reporter import Reporter
 
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -127,8 +128,15 @@ def _processor(config: Any, tokenizer: str, *, local_files_only: bool) -> Any:
     """
     from transformers import BertTokenizer, BlipImageProcessorPil, BlipProcessor
 
-    with one_line(tokenizer, Path(tokenizer) if Path(tokenizer).is_dir() else None), quiet():
-        words = BertTokenizer.from_pretrained(tokenizer, local_files_only=local_files_only)
+    folder = Path(tokenizer) if Path(tokenizer).is_dir() else None
+    options = {"local_files_only": local_files_only}
+    with one_line(tokenizer, folder), quiet():
+        if folder is None:
+            options = pin(tokenizer, revision=None, cache_dir=None, local=local_files_only)
+        words = BertTokenizer.from_pretrained(tokenizer, **options)
+    # transformers makes up an empty tokenizer where the files are missing
+    if set(words.get_vocab()) <= set(words.all_special_tokens):
+        raise UsageError(f"the tokenizer {quoted(tokenizer)} has no vocabulary: give --tokenizer a folder that has one")
     text, side = config.text_config, config.vision_config.image_size
     if len(words) != text.vocab_size - 2:
         raise UsageError(

@@ -262,8 +262,15 @@ def test_other_words_or_a_full_folder_are_refused(place, tmp_path, capsys):
     assert main([*args, str(tmp_path / "fewer")]) == 2
     assert "has 7 words, and the checkpoint 25 beside [DEC] and [ENC]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main([*args, str(tmp_path / "nowhere/at/all")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "empty").mkdir()
+    for tokenizer, said in (
+        ("some/where", "some/where is not a local folder"),
+        (str(tmp_path / "nowhere/at/all"), "nowhere/at/all"),
+        (str(tmp_path / "empty"), "empty' has no vocabulary"),
+    ):
+        assert main([*args, tokenizer, "--local-files-only"]) == 2
+        told = capsys.readouterr().err
+        assert said in told and told.count("\n") == 1, told
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     assert main([*args, str(place / "words")]) == 2
