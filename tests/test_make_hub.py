@@ -25,7 +25,7 @@ def as_published(name: str, folder: Path, kind: str | None = None) -> Path:
     for split in splits:
         write_dataset(kind or name, folder, 12, split=split)
     card = json.loads((folder / "README.md").read_text().strip("-\n"))
-    stated = [{"name": split, "num_examples": size} for split, size in splits.items()]
+    stated = [{"name": split, "num_examples": size, "num_bytes": size} for split, size in splits.items()]
     (folder / "README.md").write_text(f"---\n{json.dumps({**card, 'dataset_info': {'splits': stated}})}\n---\n")
     return folder
 
@@ -63,7 +63,8 @@ def test_each_entry_is_compared_whatever_the_others_give(tmp_path: Path) -> None
         COCO: write_dataset("coco", tmp_path / "coco", 4),
     }
     names = ["vqav2", "nlvr2", "coco", "imagenet-1k", "textvqa", "fashion-mnist"]
-    with Hub(datasets=datasets, gated=(IMAGENET, COCO)) as hub:
+    moved = {CATALOG["textvqa"].ids[0]: TEXTVQA}
+    with Hub(datasets=datasets, gated=(IMAGENET, COCO), moved=moved) as hub:
         code, record, printed = make_hub(hub, tmp_path, "--pin", "--only", *names)
         commits = {name: hub.repos["datasets", name].commit for name in datasets}
         assert code == 1 and list(record["checks"]) == names
@@ -86,14 +87,14 @@ def test_each_entry_is_compared_whatever_the_others_give(tmp_path: Path) -> None
             "none of " + ", ".join(CATALOG["vqav2"].ids),
         )
         assert ("repository", "lmms-lab-encoder/textvqa", TEXTVQA, True) in findings(record, "textvqa")
-        moved = {what: (expected, found) for what, expected, found, off in findings(record, "nlvr2") if off}
-        assert moved["split balanced_dev"] == ("2,300 rows", "7")
-        assert moved["split unbalanced_dev"] == ("there", "only balanced_dev")
-        assert moved["column question"][1].startswith("only question_id, statement, answer, left_image")
+        other = {what: (expected, found) for what, expected, found, off in findings(record, "nlvr2") if off}
+        assert other["split balanced_dev"] == ("2,300 rows", "7")
+        assert other["split unbalanced_dev"] == ("there", "only balanced_dev")
+        assert other["column question"][1].startswith("only question_id, statement, answer, left_image")
         refused = (
             "lmms-lab/NLVR2 has no column 'question', which holds the text of nlvr2 (it has question_id, statement"
         )
-        assert moved["first rows"][1].startswith(refused) and "(--text-column)" in moved["first rows"][1]
+        assert other["first rows"][1].startswith(refused) and "(--text-column)" in other["first rows"][1]
         assert "nlvr2: column question: expected there, found only question_id" in printed
 
         ((_, expected, refusal, is_off),) = [one for one in findings(record, "imagenet-1k") if one[0] == "access"]

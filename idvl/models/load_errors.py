@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from idvl.errors import UsageError, causes, first_line, quoted
+from idvl.errors import UsageError, causes, first_line, listed, quoted
 
 # what the extra vlm installs, as the messages of transformers spell it
 VLM = ("torchvision", "num2words", "sentencepiece", "protobuf")
@@ -23,17 +24,20 @@ REFUSED = "the model does not take what its processor prepares: {}; check its pr
 
 
 @contextmanager
-def one_line(name: str, folder: Path | None) -> Iterator[None]:
+def one_line(
+    name: str, folder: Path | None, *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Iterator[None]:
     """Whatever keeps a model from loading becomes a UsageError that says what to do."""
     try:
         yield
     except (UsageError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise UsageError(_explain(name, folder, error)) from error
+        where = partial(_not_cached, name, revision, cache_dir)
+        raise UsageError(_explain(name, folder, error, where)) from error
 
 
-def _explain(name: str, folder: Path | None, error: BaseException) -> str:
+def _explain(name: str, folder: Path | None, error: BaseException, not_cached: Callable[[], str]) -> str:
     from huggingface_hub import errors as hub
     from safetensors import SafetensorError
 
@@ -68,14 +72,25 @@ def _explain(name: str, folder: Path | None, error: BaseException) -> str:
     if "model_type" in text or "does not recognize this architecture" in text:
         return f"{name} is not a model that transformers knows: {_model_type(folder)}"
     if unreached(error):
-        return (
-            f"{name} is not a local folder, not in the local cache, and the Hub was not reached (no network, "
-            "HF_HUB_OFFLINE or --local-files-only). With a network, run: "
-            f"hf download {name} --local-dir FOLDER, and pass FOLDER"
-        )
+        return not_cached()
     if isinstance(error, KeyError):
         return f"{name} cannot be loaded: its config.json, or another of its files, lacks {error} or names it wrongly"
     return f"{name} cannot be loaded: {first_line(error)}"
+
+
+def _not_cached(name: str, revision: str | None, cache_dir: str | Path | None) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(cache_dir or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    kept = sorted(path.name for path in (folder / "snapshots").glob("*"))
+    other = f" at revision {revision or 'main'} (but at {listed(kept)}; --revision chooses)" if kept else ""
+    at = f" --revision {revision}" if revision else ""
+    return (
+        f"{name} is not a local folder, not whole in the local cache{other}, and the Hub was not reached (no network, "
+        f"HF_HUB_OFFLINE or --local-files-only). With a network, run: hf download {name}{at} --local-dir FOLDER, and "
+        "pass FOLDER"
+    )
 
 
 def unreached(error: BaseException) -> bool:

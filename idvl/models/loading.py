@@ -92,7 +92,7 @@ def load(
         "cache_dir": cache_dir,
         "revision": None if folder else revision,
     }
-    with one_line(name, folder), quiet():
+    with one_line(name, folder, revision=revision, cache_dir=cache_dir), quiet():
         if not folder:
             options |= pin(name, revision=revision, cache_dir=cache_dir, local=local_files_only)
         target = str(folder or name)

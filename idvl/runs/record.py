@@ -79,9 +79,10 @@ def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str,
     keys = [key for key in all_keys if before.get(key) != now.get(key)]
     if keys:
         differences = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
-        raise UsageError(
-            f"cannot resume {quoted(folder)}: {differences}; use the same settings, --overwrite or another --output"
-        )
+        # a model that has changed on the Hub under the same settings
+        moved_on = keys == ["revision"] and before["revision"]
+        remedy = f"set --revision {before['revision']}" if moved_on else "use the same settings"
+        raise UsageError(f"cannot resume {quoted(folder)}: {differences}; {remedy}, --overwrite or another --output")
 
 
 def _short(value: Any) -> str:

@@ -228,11 +228,18 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
             again, sent = asked()
             assert again == first and sent > streamed / 2 and folder in kept() and not left.exists()
         assert elsewhere.exists()
+        # another commit
+        card = repos["coco"] / "README.md"
+        card.write_text(f"{card.read_text()}\n")
+        later, sent = asked()
+        assert later["revision"] != first["revision"] and later["ids"] == first["ids"]
+        assert sent > streamed / 2 and folder.exists()
 
 
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:
-    with Hub(datasets={COCO: repos["nlvr2"], "lmms-lab/VQAv2": repos["coco"], "me/own": repos["flickr30k"]}) as hub:
-        moved, pairs, split, column, typo, renamed, answers, own = ask(
+    served = {COCO: repos["nlvr2"], "lmms-lab/VQAv2": repos["coco"], "me/own": repos["flickr30k"]}
+    with Hub(datasets=served, moved={"me/old": "me/own"}) as hub:
+        moved, pairs, split, column, typo, renamed, answers, own, old = ask(
             hub,
             tmp_path,
             {"dataset": "textvqa"},
@@ -243,6 +250,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
             {"dataset": "coco", "split": "unbalanced_test_public"},
             {"dataset": "vqav2", "split": "val", "text_column": "question"},
             {"dataset": "me/own", "n": 120},
+            {"dataset": "me/old", "n": 120},
         )
     assert "no dataset lmms-lab-encoder/textvqa or lmms-lab/textvqa" in moved["message"]
     assert "--dataset-id" in moved["message"] and "--data-dir" in moved["message"]
@@ -259,6 +267,8 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     assert {answer["error"] for answer in refused} == {"UsageError"}
     assert not any("\n" in answer["message"] for answer in refused)
     assert own["columns"] == {"image": "image", "text": "caption", "guessed": ["image", "caption"]}
+    # a repository that has been renamed is found under its old name
+    assert old == {**own, "dataset": "me/old", "dataset_id": "me/old"}
 
 
 def test_gated_dataset(repos: dict[str, Path], tmp_path: Path) -> None:

@@ -305,6 +305,14 @@ def test_a_hub_id_without_network(name, tmp_path):
     assert f"hf download {name}" in said and "--local-files-only" in said
 
 
+def test_a_hub_id_at_a_revision_that_is_not_in_the_cache(tmp_path):
+    kept = "1" * 40
+    (tmp_path / "models--me--own" / "snapshots" / kept).mkdir(parents=True)
+    said = refusal("me/own", local_files_only=True, cache_dir=str(tmp_path), revision="v2")
+    assert f"not whole in the local cache at revision v2 (but at {kept}; --revision chooses)" in said
+    assert "hf download me/own --revision v2" in said and "\n" not in said
+
+
 def test_a_name_that_is_nothing():
     assert "neither a folder here nor a hub id" in refusal("no such!!")
     assert "no built-in model 'builtin/blap'" in refusal("builtin/blap")

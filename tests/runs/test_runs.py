@@ -124,6 +124,15 @@ def test_what_a_killed_run_was_about_to_rename_is_removed(tmp_path: Path) -> Non
     assert left == {".model.before.7.tmp", "mine/.a.7.tmp", ".b.tmp"}
 
 
+def test_a_model_that_has_moved_on_is_asked_for_as_it_was(tmp_path: Path) -> None:
+    now = {"revision": "b" * 40, "samples": "c"}
+    with pytest.raises(UsageError, match=f"; set --revision {'a' * 40}, --overwrite or another --output"):
+        runs.refuse_difference(tmp_path, {**now, "revision": "a" * 40}, now)
+    for before in ({"revision": "a" * 40, "samples": "d"}, {**now, "revision": None}):
+        with pytest.raises(UsageError, match="; use the same settings, "):
+            runs.refuse_difference(tmp_path, before, now)
+
+
 def test_resume_continues_with_the_same_signature(tmp_path: Path) -> None:
     finished(tmp_path)
     with start(tmp_path, resume=True) as run:

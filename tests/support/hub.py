@@ -41,7 +41,7 @@ FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revis
 
 @dataclass(frozen=True)
 class Repo:
-    """A folder as a repository with one commit."""
+    """A folder as a repository, whose commit is another one when its files have changed."""
 
     kind: str
     name: str
@@ -49,7 +49,8 @@ class Repo:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(f"{self.kind}/{self.name}".encode()).hexdigest()
+        files = [(name, path.stat().st_size) for name, path in self.files.items()]
+        return hashlib.sha1(f"{self.kind}/{self.name} {files}".encode()).hexdigest()
 
     @property
     def files(self) -> dict[str, Path]:
@@ -78,10 +79,10 @@ class Repo:
 class Hub:
     """Serves `models` and `datasets`, repository names mapped to folders, while it is entered.
 
-    Files of the repositories in `gated` need a token. `fault(method, path)` may be set to make requests fail: it
-    returns an HTTP status, or "cut" to close the connection in the middle of the body, or None. `requests` lists what
-    was asked, `sent` counts the bytes of each path that went out. `created` holds what was asked of new repositories,
-    `uploaded` the files of each that took a commit.
+    Files of the repositories in `gated` need a token. `moved`: old names of repositories and their new ones.
+    `fault(method, path)` may be set to make requests fail: it returns an HTTP status, or "cut" to close the connection
+    in the middle of the body, or None. `requests` lists what was asked, `sent` counts the bytes of each path that went
+    out. `created` holds what was asked of new repositories, `uploaded` the files of each that took a commit.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Hub:
         datasets: Mapping[str, Path] | None = None,
         *,
         gated: Iterable[str] = (),
+        moved: Mapping[str, str] | None = None,
         fault: Callable[[str, str], int | str | None] | None = None,
     ) -> None:
         kinds = {"models": models or {}, "datasets": datasets or {}}
@@ -97,6 +99,7 @@ class Hub:
             (kind, name): Repo(kind, name, Path(at)) for kind, all in kinds.items() for name, at in all.items()
         }
         self.gated = set(gated)
+        self.moved = dict(moved or {})
         self.fault = fault
         self.requests: list[tuple[str, str]] = []
         self.sent: Counter[str] = Counter()
@@ -157,6 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.fault(self.command, path) if self.hub.fault else None
         if isinstance(fault, int):
             return self._error(fault, "Fault", "on purpose")
+        for old, new in self.hub.moved.items():
+            if f"/{old}/" in f"{path}/":
+                there = self.path.replace(old, new, 1)
+                return self._error(307, "RepoMoved", f"moved to {new}", {"Location": there})
         if self.command == "POST" and (found := UPLOAD.fullmatch(path)):
             return self._upload(found, posted)
         if found := API.fullmatch(path):
@@ -403,7 +410,9 @@ def write_dataset(
                 "data_files": [{"split": name, "path": f"data/{name}-*"} for name in _sizes(folder)],
             }
         ],
-        "dataset_info": {"splits": [{"name": name, "num_examples": size} for name, size in _sizes(folder).items()]},
+        "dataset_info": {
+            "splits": [{"name": name, "num_examples": size, "num_bytes": size} for name, size in _sizes(folder).items()]
+        },
     }
     (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
     return folder
