@@ -53,7 +53,6 @@ def evaluate(capsys, *arguments):
         ("blip-itm", "flickr30k", "retrieval", "image-to-text R@10"),
         ("clip", "cifar100", "classification", "top-5"),
         ("vilt-nlvr2", "nlvr2", "reasoning", "accuracy"),
-        ("blip-vqa", "textvqa", "vqa", "accuracy"),
         ("blip-vqa", "vqav2", "vqa", "accuracy"),
     ],
 )
