@@ -87,9 +87,9 @@ def _not_cached(name: str, revision: str | None, cache_dir: str | Path | None) -
     other = f" at revision {revision or 'main'} (but at {listed(kept)}; --revision chooses)" if kept else ""
     at = f" --revision {revision}" if revision else ""
     return (
-        f"{name} is not a local folder, not whole in the local cache{other}, and the Hub was not reached (no network, "
-        f"HF_HUB_OFFLINE or --local-files-only). With a network, run: hf download {name}{at} --local-dir FOLDER, and "
-        "pass FOLDER"
+        f"{name} is not a local folder, not {'whole ' if kept else ''}in the local cache{other}, and the Hub was not "
+        f"reached (no network, HF_HUB_OFFLINE or --local-files-only). With a network, run: hf download {name}{at} "
+        "--local-dir FOLDER, and pass FOLDER"
     )
 
 
