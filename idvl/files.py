@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -81,6 +82,12 @@ def read_bytes(path: Path | str, limit: int | None = None) -> bytes:
 def read_text(path: Path | str, limit: int | None = None) -> str:
     """`read_bytes` for UTF-8 text. Raises UnicodeDecodeError, a ValueError, for other bytes."""
     return read_bytes(path, limit).decode("utf-8")
+
+
+def checksum(path: Path | str) -> str:
+    """SHA-256 of a regular file, in hexadecimal. Raises OSError for anything else."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

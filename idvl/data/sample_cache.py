@@ -19,7 +19,7 @@ from typing import Any
 from idvl import __version__, json_file
 from idvl.data.image_spool import SpooledImage
 from idvl.data.sample import Sample
-from idvl.files import disk_errors, read_text, write_json
+from idvl.files import checksum, disk_errors, read_text, write_json
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,15 @@ class SampleCache:
         return self._unfinished / IMAGES
 
     def read(self) -> tuple[list[Sample], dict[str, Any]] | None:
-        """The kept samples and their description; None where there are none, or where they are damaged."""
+        """The kept samples and their description; None where there are none or they differ from their checksums."""
         if not self.folder.exists():
             return None
         try:
             kept = json_file.parse(read_text(self.folder / LIST))
-            size = (self.folder / IMAGES).stat().st_size if kept["bytes"] else 0
-            if size != kept["bytes"]:
-                raise ValueError(f"its images have {size:,} bytes, not {kept['bytes']:,}")
+            if kept["sha256"] != _list_sum(kept):
+                raise ValueError(f"{LIST} differs from its checksum")
+            if kept["images"] and kept["images"] != checksum(self.folder / IMAGES):
+                raise ValueError(f"{IMAGES} differs from its checksum")
             samples = [self._sample(row) for row in kept["samples"]]
             description = dict(kept["description"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -81,9 +82,10 @@ class SampleCache:
 
         Raises RunError where the disk is full, UsageError where the folder cannot be written.
         """
-        size = self.images.stat().st_size if self.images.exists() else 0
         rows = [_row(sample) for sample in samples]
-        write_json(self._unfinished / LIST, {"bytes": size, "samples": rows, "description": description})
+        images = checksum(self.images) if self.images.exists() else None
+        kept = {"images": images, "samples": rows, "description": description}
+        write_json(self._unfinished / LIST, {**kept, "sha256": _list_sum(kept)})
         with disk_errors(self.folder, "--cache-dir"):
             try:
                 self._unfinished.rename(self.folder)
@@ -103,6 +105,11 @@ class SampleCache:
     def _sample(self, row: Mapping[str, Any]) -> Sample:
         place = {name: SpooledImage(self.folder / IMAGES, *row[name]) for name in ("source", "second") if row[name]}
         return Sample(id=row["id"], texts=row["texts"], label=row["label"], answers=row["answers"], **place)
+
+
+def _list_sum(kept: Mapping[str, Any]) -> str:
+    """The checksum of all of the list but this sum itself."""
+    return hashlib.sha256(json.dumps({**kept, "sha256": None}).encode()).hexdigest()
 
 
 def _row(sample: Sample) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError, first_line, quoted
-from idvl.files import disk_errors, open_regular
+from idvl.files import checksum, disk_errors
 
 PREFIX = "step-"
 RECORD = "state.json"
@@ -90,7 +90,7 @@ def save(folder: Path, step: int, parts: Mapping[str, Stateful], record: Mapping
         try:
             for name, part in parts.items():
                 _write(beside / f"{name}.safetensors", part.state_dict())
-            sums = {name: _sum(beside / f"{name}.safetensors") for name in parts}
+            sums = {name: checksum(beside / f"{name}.safetensors") for name in parts}
             sums[RECORD] = _record_sum({**record, "sha256": sums})
             (beside / RECORD).write_text(json.dumps({**record, "sha256": sums}), encoding="utf-8")
             _sync(beside / RECORD)
@@ -144,7 +144,7 @@ def restore(path: Path, parts: Mapping[str, Stateful]) -> None:
     for name, part in parts.items():
         file = path / f"{name}.safetensors"
         try:
-            if name in sums and _sum(file) != sums[name]:
+            if name in sums and checksum(file) != sums[name]:
                 raise OSError(f"{file.name} differs from its checksum")
             state = load_file(file)
         except (OSError, SafetensorError) as error:
@@ -192,11 +192,6 @@ def _write(path: Path, state: dict[str, Tensor]) -> None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     _sync(path)
-
-
-def _sum(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record_sum(record: Mapping[str, Any]) -> str:

@@ -220,10 +220,15 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
         # the header of one shard, which tells the columns
         assert asked() == (first, pytest.approx(streamed / 20, rel=1))
         assert asked(seed=1)[0]["ids"] != first["ids"] and len(kept()) == 2
+
+        def spoil_images() -> None:
+            images = (folder / "images").read_bytes()
+            (folder / "images").write_bytes(images[:300] + bytes(byte ^ 85 for byte in images[300:340]) + images[340:])
+
         # what a killed run has left goes with the next
         (left := folder.with_name(f".{folder.name}.{platform.node()}.{2**22 + 1}")).mkdir()
         (elsewhere := folder.with_name(f".{folder.name}.elsewhere.{2**22 + 1}")).mkdir()
-        for damage in (folder / "images").unlink, lambda: (folder / "samples.json").write_text("{"):
+        for damage in spoil_images, lambda: (folder / "samples.json").write_text("{"):
             damage()
             again, sent = asked()
             assert again == first and sent > streamed / 2 and folder in kept() and not left.exists()

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from idvl.data.catalog import CATALOG
+from idvl.data.image_spool import ImageSpool
 from idvl.data.sample_cache import SampleCache
 from idvl.data.samples import Sample, select
 from idvl.errors import RunError, UsageError
@@ -231,6 +232,47 @@ def test_a_cache_that_cannot_be_made_is_told(tmp_path, caplog):
     (tmp_path / "downloads").write_text("no folder")
     assert not SampleCache(tmp_path / "downloads", {}).prepare()
     assert "no samples can be kept in" in caplog.text
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 64
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a bit of an image": lambda folder: flip(folder / "images", 900),
+    "zeros": lambda folder: (folder / "images").write_bytes(bytes((folder / "images").stat().st_size)),
+    "cut short": lambda folder: os.truncate(folder / "images", 50),
+    "no images": lambda folder: (folder / "images").unlink(),
+    "a caption": lambda folder: edited(folder, "two dogs", "two cats"),
+    "a warning": lambda folder: edited(folder, "1 unusable", "5 unusable"),
+    "where an image lies": lambda folder: edited(folder, "0,", "1,"),
+    "no checksum": lambda folder: edited(folder, '"sha256"', '"sha255"'),
+    "no JSON": lambda folder: (folder / "samples.json").write_text("{"),
+}
+
+
+def edited(folder: Path, old: str, new: str) -> None:
+    text = (folder / "samples.json").read_text()
+    assert old in text
+    (folder / "samples.json").write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_cache_is_not_used(what, tmp_path, caplog):
+    cache = SampleCache(tmp_path, {"seed": 0})
+    assert cache.prepare()
+    with ImageSpool(cache.images) as spool:
+        samples = [Sample(id=str(i), source=spool.keep(jpeg(i)), texts=("two dogs",), label=i) for i in range(3)]
+    about = {"warnings": ["1 unusable"], "ids": ["0", "1", "2"], "classes": None}
+    kept = cache.keep(samples, about)
+    assert cache.read() == (kept, about) and [sample.source.read() for sample in kept] == [jpeg(i) for i in range(3)]
+    assert not caplog.records
+    DAMAGE[what](cache.folder)
+    assert cache.read() is None and not cache.folder.exists()
+    (warning,) = caplog.messages
+    assert str(cache.folder) in warning and "its samples are read from the Hub again" in warning
 
 
 def test_a_cache_leaves_alone_what_runs_make_elsewhere(tmp_path, monkeypatch):
