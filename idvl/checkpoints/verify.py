@@ -68,14 +68,15 @@ def verify(
 
 
 def opened(model: str, **options: Any) -> Loaded:
-    """The model on the CPU, in the dtype of its file. RunError where it does not open, or lacks a tensor.
+    """The model on the CPU, in the dtype of its file.
 
-    UsageError for a name that is none of the Hub.
+    RunError for a folder that does not open, and for a model that lacks a tensor; UsageError for a name of the Hub that
+    does not open.
     """
     try:
         loaded = load(model, dtype="auto", device="cpu", **options)
     except UsageError as error:
-        if not os.path.exists(model) and not options.get("local_files_only"):
+        if not os.path.exists(os.path.expanduser(model)):
             raise
         raise RunError(f"the saved model does not open: {error}") from error
     differing = [warning for warning in loaded.description["warnings"] if warning not in loaded.family.notes]

@@ -187,7 +187,7 @@ class Pruner:
         weights, masks = self.weights.weights, self.masks
         other = sum(int((weights[name] == 0).count_nonzero()) - zeros for name, zeros in masks.zeros.items())
         if other and not self._finished:
-            logger.warning("%d more weights in scope are zero, as they were before; they are not counted", other)
+            logger.warning("%d more weights in scope are zero; they are not counted", other)
         self._finished = True
         facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps, "other_zeros": other}
         return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": facts}, self.masks)

@@ -93,8 +93,10 @@ def add_evaluation(job: Any, folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def skip_evaluation(folder: Path, reason: str) -> None:
-    """Tell the report of a saved run why its model is not evaluated."""
-    write_json(folder / REPORT, read_report(folder) | {"evaluation": {"skipped": reason}})
+    """Tell the report of a saved run why its model is not evaluated, unless it holds an evaluation."""
+    report = read_report(folder)
+    if not is_evaluated(report):
+        write_json(folder / REPORT, report | {"evaluation": {"skipped": reason}})
 
 
 def is_evaluated(report: Mapping[str, Any]) -> bool:
@@ -120,7 +122,7 @@ def check_saved(folder: Path) -> None:
     model = folder / "model"
     try:
         json_file.load(model / "config.json")
-        for path in (*(sorted(model.glob("*.safetensors")) or [model]), folder / MASKS):
+        for path in (*(sorted(model.glob("*.safetensors")) or [model / "model.safetensors"]), folder / MASKS):
             with safe_open(path, "pt"):
                 pass
     except (OSError, ValueError, SafetensorError) as error:

@@ -39,8 +39,8 @@ def gather(
 ) -> Recovery:
     """The pruned model, its masks, its teacher and training samples; `store` takes their images."""
     loaded = open_model(recipe.model, device, team)
-    for line in not_finite(loaded.model.state_dict()):
-        raise UsageError(f"{quoted(start.model)} is damaged before it is trained: {line}")
+    if line := next(not_finite(loaded.model.state_dict()), None):
+        raise UsageError(f"{quoted(start.model)} cannot be trained: {line}")
     layers = find_layers(loaded.model, loaded.family)
     masks = team.each(lambda: masks_of(start, recipe.recover.masks, layers, recipe.prune.structure))
     teacher = team.each(lambda: load_teacher(start, recipe, loaded)) if recipe.train.distill else None

@@ -78,7 +78,7 @@ def find(name: str) -> Start:
     path = Path(name).expanduser()
     is_run = runs.read_record(path) is not None
     for folder in (path, *([path.parent] if path.name == MODEL else [])):
-        if reason := runs.damage(folder):
+        if os.path.isdir(folder) and (reason := runs.damage(folder)):
             raise UsageError(f"{quoted(str(folder / 'run.json'))} cannot be read ({reason}): restore it, or remove it")
     model = str(path / MODEL) if is_run else name
     run = run_of(model)

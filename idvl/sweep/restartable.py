@@ -26,12 +26,14 @@ from idvl.workflows.model_run import state_of
 def prune(recipe: Recipe, folder: Path, *, reporter: Reporter) -> dict[str, Any]:
     """Prune; the pruned model's metrics, none where the recipe wants none. UsageError where it cannot be evaluated.
 
-    A model that is damaged since it was saved is pruned again.
+    A model that is missing or damaged since it was saved is pruned again; one that cannot be read now is left alone.
     """
     options = {"resume": _exists(folder)}
     try:
         state_of(folder)
-    except RunError:
+    except RunError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise
         options = {"overwrite": True}
     report = pruning.run(recipe, folder=folder, reporter=reporter, **options).report
     evaluation = report.get("evaluation")

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 # steps in a row that fp16 may skip while it looks for a scale
 MOST_SKIPPED = 100
-# settings that a resumed run need not share with the one before; of the numbers of epochs and steps the total decides
-INDIFFERENT = ("epochs", "max_steps", "checkpoint_every", "evaluate_every", "log_every", "workers", "report_to")
+# settings that may change when a run is resumed; of epochs and steps the total counts
+MAY_CHANGE = ("epochs", "max_steps", "checkpoint_every", "evaluate_every", "log_every", "workers", "report_to")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def train(
 
     `folder` takes checkpoints: every `checkpoint_every` steps, and on Ctrl-C or SIGTERM, which then end the run as
     KeyboardInterrupt or SystemExit(143). They hold the objects of `state` too. With `resume` training continues from
-    the newest one, if there is one, which must have the same settings but for INDIFFERENT; on a CPU with as many
+    the newest one, if there is one, which must have the same settings but for MAY_CHANGE; on a CPU with as many
     threads, or with torch's deterministic algorithms, the weights then end bit by bit as if never interrupted.
     `teacher`: the dense model to distill from, or what gives it for each pass (None: a copy of the model as it is
     given). Python's, numpy's and torch's random numbers are seeded.
@@ -214,10 +214,10 @@ class TrainingRun:
             return
         record = checkpoint.read(path)
         for key, value in self._identity().items():
-            if record.get(key) != value:
+            # checkpoints of older versions do not hold all of them
+            if key in record and record[key] != value:
                 raise UsageError(
-                    f"cannot resume {quoted(path)}: {key} was {record.get(key)}, is {value}; "
-                    "use the same or --overwrite"
+                    f"cannot resume {quoted(path)}: {key} was {record[key]}, is {value}; use the same or --overwrite"
                 )
         checkpoint.restore(path, self.parts)
         try:
@@ -257,7 +257,7 @@ class TrainingRun:
                     module.eval()
 
     def _identity(self) -> dict[str, Any]:
-        settings = {key: value for key, value in asdict(self.training).items() if key not in INDIFFERENT}
+        settings = {key: value for key, value in asdict(self.training).items() if key not in MAY_CHANGE}
         processes, samples = self.accelerator.num_processes, len(self.samples)
         return {"total": self.total, "processes": processes, "samples": samples, **settings}
 

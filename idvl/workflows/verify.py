@@ -56,7 +56,7 @@ def run(
     must then hold. `masks`: a file or a run folder. Without masks, what is zero counts as pruned. `sparsity`: that of
     the layers that have a mask, or else of those in `scope`. `base`: the dense model. `options`: revision and
     trust_remote_code. Raises UsageError where there is nothing to verify, and for a scope beside masks, RunError for a
-    model that does not open.
+    folder that does not open.
     """
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise UsageError(f"--sparsity is between 0 and 1, not {sparsity:g}")

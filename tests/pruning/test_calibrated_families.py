@@ -94,9 +94,9 @@ def test_every_command(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         Wanda, "score", lambda *given: scored.append((given[1].clone(), score(*given))) or scored[-1][1]
     )
-    selected, select = [], obs.select
+    factors, select = [], obs.select
     monkeypatch.setattr(
-        obs, "select", lambda *given: selected.append((given[0].clone(), given[1].upper.diagonal())) or select(*given)
+        obs, "select", lambda *given: factors.append((given[0].clone(), given[1].upper.diagonal())) or select(*given)
     )
     wanda, ecoflap = {"prune.criterion": "wanda"}, {"prune.allocation": "ecoflap", "prune.sparsity": 0.6}
     _, report, masks = pruned(kind, tmp_path, "wanda", **wanda)
@@ -109,7 +109,7 @@ def test_every_command(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             pruned(kind, tmp_path, "groups", **wanda, **{"prune.structure": "2:4"})
     else:
         _, _, masks = pruned(kind, tmp_path, "groups", **{"prune.criterion": "sparsegpt", "prune.structure": "2:4"})
-        weight, diagonal = selected[0]
+        weight, diagonal = factors[0]
         check_scores(dense, samples_of(made), weight, (weight / diagonal).square(), masks, sparsegpt_scores)
     if kind in NO_LOSS:
         with pytest.raises(UsageError, match="no loss (for|of)"):

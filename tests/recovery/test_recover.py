@@ -322,7 +322,7 @@ def test_a_model_that_holds_nan_is_told_before_it_is_trained(place, tmp_path):
     name = "vision_model.encoder.layers.0.mlp.fc1.bias"
     tensors[name][0] = torch.nan
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(UsageError, match=rf"pruned/model' is damaged before it is trained: {name}: 1 of .* NaN"):
+    with pytest.raises(UsageError, match=rf"pruned/model' cannot be trained: {name}: 1 of .* NaN"):
         recovered(tmp_path, tmp_path / "run", recover__method="biases")
     assert not (tmp_path / "run").exists()
 

@@ -128,7 +128,11 @@ def test_a_model_that_has_moved_on_is_asked_for_as_it_was(tmp_path: Path) -> Non
     now = {"revision": "b" * 40, "samples": "c"}
     with pytest.raises(UsageError, match=f"; set --revision {'a' * 40}, --overwrite or another --output"):
         runs.refuse_difference(tmp_path, {**now, "revision": "a" * 40}, now)
-    for before in ({"revision": "a" * 40, "samples": "d"}, {**now, "revision": None}):
+    with pytest.raises(UsageError, match=f"; set --revision {'a' * 40}, "):
+        runs.refuse_difference(
+            tmp_path, {"revision": "a" * 40, "fingerprint": "e", "samples": "c"}, {**now, "fingerprint": "f"}
+        )
+    for before in ({"revision": "a" * 40, "samples": "d"}, {**now, "revision": None}, {"samples": "c"}):
         with pytest.raises(UsageError, match="; use the same settings, "):
             runs.refuse_difference(tmp_path, before, now)
 

@@ -1,15 +1,20 @@
 """Runs start, resume, or start over where the model has changed."""
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.models.loading import load
 from idvl.profile import load_profile
 from idvl.recipe import load as recipe_of
 from idvl.sweep import restartable
 from tests.support.reporter import Silent
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "pruned-vit"
 LAYER = "vit.layers.0.mlp.fc1"
 
 
@@ -34,3 +39,18 @@ def test_what_was_measured_of_another_model_is_measured_again_and_nothing_else_i
         loaded.model.get_submodule(LAYER).weight.mul_(-0.5)
     assert measured() != first
     assert load_profile(place / "profile.json").model["fingerprint"] == load(str(path)).description["fingerprint"]
+
+
+def test_a_pruned_model_that_cannot_be_read_now_is_not_pruned_again(tmp_path, monkeypatch):
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    read = os.open
+
+    def busy(path, *options, **named):
+        if str(path).endswith("config.json"):
+            raise OSError(24, "Too many open files")
+        return read(path, *options, **named)
+
+    monkeypatch.setattr(os, "open", busy)
+    with pytest.raises(RunError, match="Too many open files"):
+        restartable.prune(recipe_of(tmp_path / "run" / "recipe.yaml"), tmp_path / "run", reporter=Silent())
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()

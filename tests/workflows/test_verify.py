@@ -227,6 +227,8 @@ def test_nothing_to_verify_is_refused(place, spoilt) -> None:
         verify.run(str(place / "run"), scope="vision", reporter=Silent())
     with pytest.raises(UsageError, match="nope"):
         verify.run("nope", reporter=Silent())
+    with pytest.raises(UsageError, match=r"^[^\n]*$"):
+        verify.run("n" * 5_000, reporter=Silent())
     run = spoilt()
     whole = (run / "run.json").read_text()
     (run / "run.json").write_text(whole[:100])
