@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,8 @@ from idvl.sparsity.masks import pack, unpack
 class FinishedBlocks:
     """The pruned layers of each block in `folder`, by the block's number.
 
-    A layer whose other weights are as they were is a mask alone, one bit a weight.
+    A layer whose other weights are as they were is a mask alone, one bit a weight. Each has a checksum, so that reading
+    a layer of a block reads no other.
     """
 
     def __init__(self, folder: Path):
@@ -27,14 +29,16 @@ class FinishedBlocks:
 
     def save(self, number: int, layers: Mapping[str, PrunedLayer], dense: Mapping[str, Tensor]) -> None:
         """Write the layers of a block, whole or not at all. `dense`: their weights before."""
-        tensors, notes = {}, {}
+        tensors, notes, sums = {}, {}, {}
         for name, layer in layers.items():
-            tensors[f"kept.{name}"] = pack(layer.kept.reshape(-1)).cpu()
+            stored = {f"kept.{name}": pack(layer.kept.reshape(-1)).cpu()}
             if not torch.equal(layer.weight, dense[name].masked_fill(~layer.kept, 0)):
-                tensors[f"weight.{name}"] = layer.weight.cpu()
-            notes[name] = layer.note
+                stored[f"weight.{name}"] = layer.weight.cpu()
+            tensors |= stored
+            notes[name], sums[name] = layer.note, _sum(stored, layer.note)
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._path(number), safetensors.torch.save(tensors, {"notes": json.dumps(notes)}))
+        metadata = {"notes": json.dumps(notes), "sha256": json.dumps(sums)}
+        write_bytes(self._path(number), safetensors.torch.save(tensors, metadata))
 
     def load(self, number: int, dense: Mapping[str, Tensor]) -> dict[str, PrunedLayer] | None:
         """The layers of a block, None where it is not finished. RunError for a file that is damaged."""
@@ -43,13 +47,16 @@ class FinishedBlocks:
             return None
         try:
             with safetensors.safe_open(path, "pt") as file:
-                notes = json.loads(file.metadata()["notes"])
+                notes, sums = (json.loads(file.metadata()[key]) for key in ("notes", "sha256"))
                 keys = set(file.keys())
                 for name, weight in dense.items():
-                    kept = unpack(file.get_tensor(f"kept.{name}"), weight.numel()).view(weight.shape).to(weight.device)
+                    stored = {key: file.get_tensor(key) for key in (f"kept.{name}", f"weight.{name}") if key in keys}
+                    if _sum(stored, notes[name]) != sums[name]:
+                        raise ValueError(f"{name} differs from its checksum")
+                    kept = unpack(stored[f"kept.{name}"], weight.numel()).view(weight.shape).to(weight.device)
                     after = weight.detach().masked_fill(~kept, 0)
-                    if f"weight.{name}" in keys:
-                        after = file.get_tensor(f"weight.{name}").to(weight.device)
+                    if f"weight.{name}" in stored:
+                        after = stored[f"weight.{name}"].to(weight.device)
                     layers[name] = PrunedLayer(kept, after, notes[name])
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{quoted(path)} is damaged: delete it, and --resume prunes its block again") from error
@@ -57,3 +64,12 @@ class FinishedBlocks:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"block-{number:04d}.safetensors"
+
+
+def _sum(stored: Mapping[str, Tensor], note: str | None) -> str:
+    """The checksum of what is stored of a layer."""
+    digest = hashlib.sha256(json.dumps(note).encode())
+    for name, tensor in stored.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
