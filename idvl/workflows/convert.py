@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
         try:
+            # torch reads a zip archive without comparing its checksums
+            if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
+                raise zipfile.BadZipFile(f"{damaged} differs from its checksum")
+            file.seek(0)
             held = torch.load(file, map_location="cpu", weights_only=True)
         except MemoryError:
             raise

@@ -174,9 +174,9 @@ class Dangerous:
         return Path.touch, (self.file,)
 
 
-def changed(place: Path, path: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
-    """A copy of the captioner whose tensors `change` has altered."""
-    state = torch.load(place / "caption.pth")["model"]
+def changed(place: Path, path: Path, change: Callable[[dict[str, Tensor]], object], kind: str = "caption") -> Path:
+    """A copy of a checkpoint whose tensors `change` has altered."""
+    state = torch.load(place / f"{kind}.pth")["model"]
     change(state)
     torch.save({"model": state}, path)
     return path
@@ -192,6 +192,8 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
         "another shape": lambda state: state.update({"visual_encoder.norm.weight": torch.zeros(3)}),
         "untied": lambda state: state.update({"text_decoder.cls.predictions.decoder.weight": torch.zeros(WORDS, 128)}),
         "narrow": lambda state: state.update({"visual_encoder.pos_embed": torch.zeros(1, 17, 60)}),
+        "no patches": lambda state: state.update({"visual_encoder.pos_embed": torch.zeros(1, 1, 64)}),
+        "no positions": lambda state: state.update({"visual_encoder.pos_embed": torch.zeros(1, 0, 64)}),
         "positions": lambda state: state.update({"text_decoder.bert.embeddings.position_ids": torch.zeros(1, 40)}),
         "another model": lambda state: [state.pop(key) for key in list(state) if key.startswith("text_decoder")],
         "integers": lambda state: state.update({key: value.int() for key, value in state.items()}),
@@ -205,7 +207,13 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
     }
     if what in changes:
         return changed(place, path, changes[what])
-    if what == "truncated":
+    if what == "no merges":
+        return changed(place, path, lambda state: [state.pop(key) for key in list(state) if "merge" in key], "nlvr2")
+    if what == "a flipped bit":
+        data = bytearray(whole.read_bytes())
+        data[len(data) // 2] ^= 64
+        path.write_bytes(data)
+    elif what == "truncated":
         path.write_bytes(whole.read_bytes()[:20000])
     elif what == "text":
         path.write_text("<html>Not found</html>")
@@ -225,6 +233,7 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
     [
         ("missing", "there is no checkpoint"),
         ("truncated", "is damaged or no torch file"),
+        ("a flipped bit", "is damaged or no torch file"),
         ("text", "is damaged or no torch file"),
         ("empty", "is damaged or no torch file"),
         ("code", "holds code beside tensors, which is never run"),
@@ -237,6 +246,12 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
         ("another shape", "its vision_model.post_layernorm.weight is (3,), where BLIP has (64,)"),
         ("untied", "differ, and are one tensor in BLIP"),
         ("narrow", "it is 60 wide, no multiple of 64"),
+        ("no patches", "its pos_embed has 1 rows: one is for the class token, the others for a square of patches"),
+        ("no positions", "its pos_embed has 0 rows"),
+        (
+            "no merges",
+            "it lacks 2 of 108 tensors, text_encoder.encoder.layer.1.crossattention.output.merge_layer.weight",
+        ),
         ("positions", "do not count from 0"),
         ("integers", "not all of one floating-point dtype"),
         ("two dtypes", "not all of one floating-point dtype"),

@@ -1,7 +1,7 @@
 """BLIP that tells whether a sentence is true of two images (Li et al. 2022, section 5.4), as released for NLVR2.
 
 Both images go through one vision tower. Each text layer has a cross-attention for each image, which read the same text
-states; their outputs are averaged in the first layers, and merged by a linear map from layer `merge_from` on. The names
+states; their outputs are averaged in the first half of the layers, and merged by a linear map in the others. The names
 of the weights are those of the authors' models/nlvr_encoder.py. Everything else is transformers' BLIP.
 """
 
@@ -72,10 +72,11 @@ class PairLayer(GradientCheckpointingLayer):
 class PairEncoder(nn.Module):
     """Tokens (n, length), their mask, and the tokens of both images -> states (n, length, width)."""
 
-    def __init__(self, config: BlipConfig, *, merge_from: int):
+    def __init__(self, config: BlipConfig):
         super().__init__()
         self.embeddings = BlipTextEmbeddings(config)
-        layers = (PairLayer(config, merges=number >= merge_from) for number in range(config.num_hidden_layers))
+        count = config.num_hidden_layers
+        layers = (PairLayer(config, merges=number >= count // 2) for number in range(count))
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -90,16 +91,14 @@ class PairEncoder(nn.Module):
 class BlipForImagesAndTextClassification(BlipPreTrainedModel):
     """Logits (n, classes) of sentences about two images each.
 
-    `config.merge_from` is the first text layer that merges by a linear map: half of the layers on, where it is not set,
-    which are the authors' 6 of 12.
+    The second half of the text layers merges by a linear map: the authors' 6 of 12.
     """
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
         text = config.text_config
-        merge_from = getattr(config, "merge_from", text.num_hidden_layers // 2)
         self.vision_model = BlipVisionModel(config.vision_config)
-        self.text_encoder = PairEncoder(text, merge_from=merge_from)
+        self.text_encoder = PairEncoder(text)
         self.cls_head = nn.Sequential(
             nn.Linear(text.hidden_size, text.hidden_size), nn.ReLU(), nn.Linear(text.hidden_size, config.num_labels)
         )

@@ -136,6 +136,10 @@ def _config(tensors: Mapping[str, Tensor]) -> Any:
     embeddings = "vision_model.embeddings"
     side = shape(f"{embeddings}.patch_embedding.weight", 4)[-1]
     _, positions, width = shape(f"{embeddings}.position_embedding", 3)
+    if positions < 2:
+        raise UsageError(
+            f"its pos_embed has {positions} rows: one is for the class token, the others for a square of patches"
+        )
     vision = {
         **stack("vision_model.encoder.layers.", width, "mlp.fc1"),
         "patch_size": side,
@@ -153,9 +157,7 @@ def _config(tensors: Mapping[str, Tensor]) -> Any:
         "max_position_embeddings": shape(f"{text}embeddings.position_embeddings.weight", 2)[0],
     }
     projected = {"image_text_hidden_size": shape("vision_proj.weight", 2)[0]} if "vision_proj.weight" in tensors else {}
-    merging = [int(match[1]) for name in tensors if (match := re.search(r"\.(\d+)\..*\.merge_layer\.weight$", name))]
     pairs = {"id2label": {0: "False", 1: "True"}, "label2id": {"False": 0, "True": 1}}
-    pairs["merge_from"] = min(merging, default=language["num_hidden_layers"])
     own = pairs if "cls_head.0.weight" in tensors else {}
     return BlipConfig(vision_config=vision, text_config=language, **projected, **own)
 
