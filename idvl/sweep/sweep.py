@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import time
 from collections import deque
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from idvl import recipe as recipes
-from idvl import runs, yaml_file
-from idvl.errors import RunError, UsageError
-from idvl.files import write_text
+from idvl import json_file, runs, yaml_file
+from idvl.errors import RunError, UsageError, quoted
+from idvl.files import read_text, write_text
 from idvl.profile import finite
 from idvl.pruning.saving import read_report
 from idvl.pruning.settings import schedule_of
@@ -174,6 +175,9 @@ class SweepRun:
 
     def _attempt(self, cell: Cell) -> Line:
         """Run a cell. Its line: done, failed, or waiting for another try."""
+        folder = self.opened.folder / cell.name
+        if cell.name in self.opened.record["files"]:
+            _clear(folder)
         self.opened.path(cell.name)
         line = self.lines[cell.name]
         line = replace(line, tries=line.tries + 1, reason=None, trace=None)
@@ -190,13 +194,16 @@ class SweepRun:
             shared = profiles.estimation_of(cell.recipe)
             profile = self._profile(shared)
             if profile not in self.sound:
+                _clear(profile.parent)
                 self._isolated(restartable.measure, shared, profile.parent, f"the profile of {cell.name}")
                 self.sound.add(profile)
         start = time.perf_counter()
         outcome = self._isolated(WORK[run[0]], recipe, folder, cell.name)
         if run == ("prune", "estimate-id"):
             pruned = profiles.of_pruned(cell.recipe, folder / "model")
-            self._isolated(restartable.measure_again, pruned, self._profiles() / cell.name, f"{cell.name}, pruned")
+            again = self._profiles() / cell.name
+            _clear(again)
+            self._isolated(restartable.measure_again, pruned, again, f"{cell.name}, pruned")
         return {**outcome, "seconds": round(time.perf_counter() - start, 1)}
 
     def _isolated(self, work: Work, recipe: Recipe, folder: Path, name: str) -> dict[str, Any]:
@@ -214,12 +221,17 @@ class SweepRun:
         return self.opened.path(grid.PROFILES)
 
     def _line(self, cell: Cell, earlier: dict[str, Any] | None) -> Line:
-        """The line of a cell whose folder is finished; of any other one that has had no try yet."""
+        """The line of a cell whose folder is finished; of any other one that has had no try yet.
+
+        UsageError for a finished cell of other settings.
+        """
         folder = self.opened.folder / cell.name
-        if earlier is None or not (folder / "run.json").exists() or not _is_done(earlier):
+        if earlier is None or not _is_done(earlier):
             return _waiting(cell)
-        _refuse_others(folder, self._recipe(cell))
-        if not self._is_finished(cell):
+        before = _settings(folder)
+        if before is not None:
+            _refuse_others(folder, *before, self._recipe(cell))
+        if before is None or runs.read_record(folder) is None or not self._is_finished(cell):
             self.reporter.warn(f"{cell.name} is run again: files that it left are missing or damaged")
             return _waiting(cell)
         return Line(**{**earlier, "settings": cell.settings, "published": cell.published})
@@ -259,12 +271,23 @@ def _waiting(cell: Cell) -> Line:
     return Line(name=cell.name, state="waiting", settings=cell.settings, published=cell.published)
 
 
+def _clear(folder: Path) -> None:
+    """Remove a folder of this sweep whose run.json is missing or damaged: no run can be resumed in it."""
+    if runs.read_record(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _lines(path: Path, reporter: Reporter) -> list[dict[str, Any]]:
     """The lines of a matrix as it was left; none, with a warning, of a damaged file: the folders of cells tell more."""
     try:
-        lines = runs.read_metrics(path)
-    except RunError as error:
-        reporter.warn(f"every cell is looked at again: {error}")
+        lines = list(json_file.lines(path, runs.MetricLine))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        reporter.warn(
+            f"{quoted(path)} is damaged ({json_file.reason(error)}): every cell is opened again, and what is finished "
+            "in its folder is kept"
+        )
         return []
     return [line for line in lines if isinstance(line.get("name"), str)]
 
@@ -278,12 +301,22 @@ def _is_done(line: Mapping[str, Any]) -> bool:
     return line.get("state") == "done" and line.keys() == set(Line.__dataclass_fields__) and sound and named
 
 
-def _refuse_others(folder: Path, recipe: Recipe) -> None:
-    """UsageError where a finished cell's folder holds a run of other settings."""
+def _settings(folder: Path) -> tuple[list[str], Recipe] | None:
+    """The sections of a cell's recipe.yaml and their settings, None where the file is missing or damaged."""
     path = folder / "recipe.yaml"
-    sections, steps = yaml_file.read(path, "recipe"), _steps(folder)
+    try:
+        # a value that was cut off may still be one
+        is_whole = read_text(path, yaml_file.LARGEST).endswith("\n")
+        return (recipes.sections(path), recipes.load(path)) if is_whole else None
+    except (OSError, ValueError):
+        return None
+
+
+def _refuse_others(folder: Path, sections: list[str], before: Recipe, now: Recipe) -> None:
+    """UsageError where these sections of a finished cell's settings differ from what they are now."""
+    steps = _steps(folder)
     pairs = []
-    for each in (recipes.load(path), recipe):
+    for each in (before, now):
         parts = each.to_dict(*sections)
         pairs.append({f"{section}.{key}": value for section in parts for key, value in parts[section].items()})
         if "prune" in parts:  # where it is not given, it depends on the steps

@@ -54,7 +54,12 @@ def works(monkeypatch):
         if trouble := troubles.get(place.name):
             raise trouble.pop(0)
         signature = {"fingerprint": troubles.get("fingerprint", "first")}
-        with runs.Run.open(place, recipe=recipe.to_dict(), signature=signature, resume=True) as opened:
+        resume = runs.read_record(place) is not None
+        try:
+            run = runs.Run.open(place, recipe=recipe.to_dict(), signature=signature, resume=resume)
+        except UsageError as error:
+            raise Failed(str(error), lasting=True) from error
+        with run as opened:
             if work is restartable.prune:
                 for name in ("model", "eval"):
                     shutil.copytree(GOLDEN / name, opened.folder / name, dirs_exist_ok=True)
@@ -207,9 +212,10 @@ def test_a_matrix_that_was_killed_goes_on_with_what_is_left(tmp_path, works):
         carry_out(other, folder, resume=True)
 
 
-@pytest.mark.parametrize(
-    "lost", ["model", "model/model.safetensors", "masks.safetensors", "report.json", "eval", "eval/predictions.jsonl"]
-)
+LOST = ["model", "model/model.safetensors", "masks.safetensors", "report.json", "eval", "eval/predictions.jsonl"]
+
+
+@pytest.mark.parametrize("lost", [*LOST, "recipe.yaml", "run.json"])
 def test_a_cell_whose_files_are_gone_is_run_again(tmp_path, works, lost):
     asked, _ = works
     folder, path = tmp_path / "out", file(tmp_path, matrix={"prune.id_weight": ["none"]})
@@ -225,12 +231,54 @@ def test_a_cell_whose_files_are_gone_is_run_again(tmp_path, works, lost):
     assert not asked and not reporter.warnings
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "run.json"])
+def test_a_cell_whose_recipe_or_record_is_cut_is_run_again(tmp_path, works, name):
+    asked, _ = works
+    folder, path = tmp_path / "out", file(tmp_path, matrix={"prune.id_weight": ["none"]})
+    carry_out(path, folder)
+    cut = folder / "id_weight-none" / name
+    whole = cut.read_bytes()
+    # cut inside a key, and behind a value, where it is still a recipe
+    for end in [whole.index(b"max_steps: 6") + at for at in (9, 12)] if name == "recipe.yaml" else [20]:
+        cut.write_bytes(whole[:end])
+        asked.clear()
+        _, reporter = carry_out(path, folder, resume=True)
+        assert asked == [("prune", "id_weight-none")]
+        assert reporter.warnings == ["id_weight-none is run again: files that it left are missing or damaged"]
+        assert cut.read_bytes()[:20] == whole[:20] and len(cut.read_bytes()) > end
+
+
+def test_what_lies_in_the_way_of_a_new_cell_is_kept(tmp_path, works):
+    folder = tmp_path / "out"
+    carry_out(file(tmp_path, matrix={"prune.id_weight": ["none"]}), folder)
+    note = folder / "gradient" / "note"
+    note.parent.mkdir()
+    note.write_text("mine")
+    more = file(tmp_path, matrix={"prune.id_weight": ["none"]}, cells=[{"prune.criterion": "gradient"}])
+    result, _ = carry_out(more, folder, resume=True)
+    assert [line.state for line in result.lines] == ["done", "failed"] and note.read_text() == "mine"
+    assert "gradient' is not empty" in result.lines[1].reason
+
+
+def test_a_damaged_list_of_cells_is_made_again_from_their_folders(tmp_path, works):
+    folder, path = tmp_path / "out", file(tmp_path, matrix={"prune.id_weight": ["none"]})
+    carry_out(path, folder)
+    listed = folder / runs.MATRIX
+    for junk in (b"\xff\xfe{\n", b"[1]\n", listed.read_bytes()[:-20]):
+        listed.write_bytes(junk)
+        _, reporter = carry_out(path, folder, resume=True)
+        (warning,) = reporter.warnings
+        assert "matrix.jsonl' is damaged (line " in warning and "what is finished in its folder is kept" in warning
+        assert "--overwrite" not in warning and set(states(folder).values()) == {"done"}
+
+
 def test_a_cell_whose_pruned_model_has_no_profile_any_more_is_run_again(tmp_path, works):
     asked, _ = works
     folder = tmp_path / "out"
     path = file(tmp_path, matrix={"prune.id_weight": ["none"]}, run=["prune", "estimate-id"])
     carry_out(path, folder)
-    (folder / "profiles" / "id_weight-none" / "profile.json").unlink()
+    for name in ("profile.json", "run.json"):
+        (folder / "profiles" / "id_weight-none" / name).unlink()
     asked.clear()
     carry_out(path, folder, resume=True)
     assert [work for work, _ in asked] == ["prune", "measure_again"]
