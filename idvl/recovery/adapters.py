@@ -8,15 +8,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from idvl.arguments import whole_number
-from idvl.errors import UsageError, quoted
-from idvl.recovery.masked_lora import MaskedLoRA
+from idvl.errors import RunError, UsageError, quoted
+from idvl.recovery.masked_lora import LINEAR, MaskedLoRA
 from idvl.sparsity.masks import Masks, zero_
-
-# forward passes that MaskedLoRA stands in for
-LINEAR = (nn.Linear.forward, Conv1D.forward)
 
 
 def attach_lora(
@@ -26,8 +22,12 @@ def attach_lora(
 
     `rank`: that of all layers that `masks` names, or of each layer, by name; of these, layers without a mask keep all
     their weights. Modules that share a weight share A and B. Raises UsageError, before anything is changed, for a
-    layer that is no plain linear map, or shares its weight with a module of another kind.
+    layer that is no plain linear map, or shares its weight with a module of another kind, and for a model that is not
+    pruned by `masks`.
     """
+    _check_model(model)
+    if not isinstance(masks, Masks):
+        raise UsageError(f"masks are what idvl.load_masks returns, not {quoted(masks)}")
     modules = dict(model.named_modules())
     ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(masks.shapes, rank)
     ranks = {name: whole_number("rank", one, least=1) for name, one in ranks.items()}
@@ -39,6 +39,9 @@ def attach_lora(
         name = owners[id(module.weight)]
         if type(module).forward not in LINEAR:
             raise UsageError(f"no LoRA for {name}: a {type(module).__name__} computes with its weight; leave it out")
+    weights = {name: modules[name].weight for name in masks.shapes if name in modules}
+    if defect := next(masks.defects(weights), None):
+        raise UsageError(f"the model is not the pruned one of these masks: {defect}")
     model.requires_grad_(False)
     adapters: dict[int, MaskedLoRA] = {}
     first: dict[str, MaskedLoRA] = {}
@@ -56,10 +59,19 @@ def attach_lora(
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Write every update into its weight, zeros kept, and put the plain layers back. In place; the model."""
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"model is a torch.nn.Module, not {quoted(model)}")
-    layers = {id(module): module for module in model.modules() if isinstance(module, MaskedLoRA)}
+    """Write every update into its weight, zeros kept, and put the plain layers back. In place; the model.
+
+    Raises, before anything is changed, UsageError for a model without masked LoRA, and RunError for a weight that would
+    not be finite.
+    """
+    _check_model(model)
+    named = {name: module for name, module in model.named_modules() if isinstance(module, MaskedLoRA)}
+    if not named:
+        raise UsageError("the model has no masked LoRA to merge: attach_lora puts it there")
+    for name, module in named.items():
+        if not module.merged().isfinite().all():
+            raise RunError(f"nothing is merged: {name} would hold NaN or infinity, as its lora_a or lora_b does")
+    layers = {id(module): module for module in named.values()}
     merged: set[int] = set()
     for module in layers.values():
         if id(module.weight) not in merged:
@@ -67,6 +79,11 @@ def merge_lora(model: nn.Module) -> nn.Module:
             merged.add(id(module.weight))
     _replace(model, {key: module.layer for key, module in layers.items()})
     return model
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a torch.nn.Module, not {quoted(model)}")
 
 
 @contextmanager

@@ -16,10 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
 
 from idvl.arguments import whole_number
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.sparsity.masks import pack, zero_
+
+# forward passes that MaskedLoRA stands in for
+LINEAR = (nn.Linear.forward, Conv1D.forward)
 
 # rows of the weight whose gradient is held at a time, on a CPU and on a GPU, where many small products take longer;
 # multiples of 8, so that each tile's mask begins at a byte
@@ -47,6 +51,8 @@ class MaskedLoRA(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
+        if getattr(type(layer), "forward", None) not in LINEAR:
+            raise UsageError(f"layer is a plain torch.nn.Linear or a Conv1D of transformers, not {quoted(layer)}")
         self.is_transposed = not isinstance(layer, nn.Linear)
         self.weight, self.bias = layer.weight, layer.bias
         shape = self.weight.T.shape if self.is_transposed else self.weight.shape
@@ -95,9 +101,15 @@ class MaskedLoRA(nn.Module):
         return other
 
     @torch.no_grad()
+    def merged(self) -> Tensor:
+        """(W + c BA) * M in the weight's shape and dtype."""
+        merged = _merged(self.weight, *self._factors(), self.packed, self.scale, slice(None))
+        return merged.to(self.weight.dtype)
+
+    @torch.no_grad()
     def merge(self) -> None:
-        """Write (W + c BA) * M into the weight. The update stays: a second call would add it again."""
-        self.weight.copy_(_merged(self.weight, *self._factors(), self.packed, self.scale, slice(None)))
+        """Write `merged` into the weight. The update stays: a second call would add it again."""
+        self.weight.copy_(self.merged())
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha:g}"

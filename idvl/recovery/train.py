@@ -43,7 +43,8 @@ def recover(
     provenance, start = runs.provenance(), time.perf_counter()
     outcome = _train(job, folder, opened, reporter, resume=resume, evaluation=evaluation)
     before = _loss(job)
-    merge_lora(job.loaded.model)
+    if job.recipe.recover.method == "lora":
+        merge_lora(job.loaded.model)
     after = _loss(job)
     if abs(after - before) > MERGED * max(abs(before), 1.0):
         raise RunError(f"the merged model has a loss of {after}, the trained one of {before}: it was not saved")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.recovery import masked_lora
 from idvl.recovery.adapters import attach_lora, merge_lora
 from idvl.recovery.masked_lora import MaskedLoRA
@@ -164,3 +164,47 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(UsageError, match="no LoRA for 1: a Embedding computes with its weight; leave it out"):
         attach_lora(model, Masks({"1": (40, 24)}), rank={"1": 4})
     assert model[1] is layer and layer.weight.requires_grad
+
+
+@pytest.mark.parametrize("model", ["runs/pruned", None])
+def test_what_is_no_model_or_no_masks_is_refused(model):
+    layer, kept = pruned()
+    masks = Masks({"0": (40, 24)})
+    for call in (lambda: attach_lora(model, masks, rank=4), lambda: merge_lora(model)):
+        with pytest.raises(UsageError, match="model is a torch.nn.Module, not "):
+            call()
+    for given in (model, {"0": kept}):
+        with pytest.raises(UsageError, match="masks are what idvl.load_masks returns, not "):
+            attach_lora(nn.Sequential(layer), given, rank=4)
+    for other in (nn.Conv2d(3, 3, 3), "layer"):
+        with pytest.raises(UsageError, match="layer is a plain torch.nn.Linear or a Conv1D of transformers, not "):
+            MaskedLoRA(other, rank=2)
+    with pytest.raises(UsageError, match="no masked LoRA to merge"):
+        merge_lora(nn.Sequential(layer))
+
+
+def test_the_dense_model_is_refused():
+    layer, kept = pruned()
+    masks = Masks({"0": layer.weight.shape})
+    masks.set("0", kept)
+    with torch.no_grad():
+        layer.weight[~kept] = 1
+    model = nn.Sequential(layer)
+    zeros = int((~kept).sum())
+    with pytest.raises(UsageError, match=f"not the pruned one of these masks: {zeros} masked weights of 0 are not ze"):
+        attach_lora(model, masks, rank=4)
+    assert model[0] is layer and layer.weight.requires_grad
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_an_update_that_is_not_finite_is_not_merged(poison):
+    layers = [pruned()[0] for _ in range(2)]
+    model, before = nn.Sequential(layers[0], nn.Linear(40, 24), layers[1]), [layer.weight.clone() for layer in layers]
+    adapters = attach_lora(model, Masks.from_zeros({"0": layers[0].weight, "2": layers[1].weight}), rank=4)
+    nn.init.normal_(adapters[0].lora_b)
+    for factor in (adapters[1].lora_a, adapters[1].lora_b):
+        nn.init.constant_(factor, poison)
+    with pytest.raises(RunError, match="nothing is merged: 2 would hold NaN or infinity"):
+        merge_lora(model)
+    assert model[0] is adapters[0]
+    assert all(torch.equal(layer.weight, old) for layer, old in zip(layers, before, strict=True))
