@@ -273,8 +273,12 @@ def _waiting(cell: Cell) -> Line:
 
 def _clear(folder: Path) -> None:
     """Remove a folder of this sweep whose run.json is missing or damaged: no run can be resumed in it."""
-    if runs.read_record(folder) is None:
+    try:
+        json_file.load(folder / "run.json")
+    except (FileNotFoundError, ValueError):
         shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # which may pass: the run says so
+        return
 
 
 def _lines(path: Path, reporter: Reporter) -> list[dict[str, Any]]:
