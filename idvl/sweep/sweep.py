@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from idvl import recipe as recipes
 from idvl import json_file, runs, yaml_file
+from idvl import recipe as recipes
 from idvl.errors import RunError, UsageError, quoted
 from idvl.files import read_text, write_text
 from idvl.profile import finite
