@@ -42,7 +42,7 @@ Dtype = Literal["float32", "auto", "float16", "bfloat16"]
 # what a file may hold: pydantic converts nothing
 Text = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
-Real = Annotated[float, Field(strict=True)]
+NotNegative = Annotated[float, Field(strict=True, ge=0)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 EXACTLY = ConfigDict(extra="forbid")
 T = TypeVar("T")
@@ -74,8 +74,8 @@ class Estimate:
 
     __pydantic_config__ = EXACTLY
 
-    dimension: Real | None
-    stderr: Annotated[Real, Field(ge=0)] | None
+    dimension: NotNegative | None
+    stderr: NotNegative | None
     n_points: Count
     n_duplicates: Count
     estimator: Text

@@ -29,6 +29,7 @@ def _word(value: Any) -> Any:
 
 # a class by its name or number, or an answer; a union of types would stand in the path to a field
 Word = Annotated[Any, AfterValidator(_word)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class NotCovered(Schema):
@@ -74,10 +75,10 @@ class LayerReport(Schema):
     weights: int
     zeros: int
     sparsity: float
-    dimension: float | None
+    dimension: NotNegative | None
     factor: float | None
     substituted: str | None
-    stderr: float | None = None
+    stderr: NotNegative | None = None
 
 
 class PartReport(Schema):
@@ -112,6 +113,8 @@ class MetricValue(Schema):
     def _has_interval(self) -> Self:
         if self.value is not None and (self.low is None or self.high is None):
             raise ValueError("a value without an interval")
+        if self.value is not None and self.low > self.high:
+            raise ValueError(f"an interval from {self.low:g} to {self.high:g}")
         return self
 
 

@@ -38,6 +38,8 @@ def regions(data: bytes) -> np.ndarray:
         raise ValueError(f"no region features: {error}") from error
     if values.ndim != 2 or values.dtype.kind != "f":
         raise ValueError(f"its {KEY!r} is {values.dtype} {values.shape}, not floating-point (regions, width)")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError(f"its {KEY!r} holds NaN or infinite values")
-    return values.astype(np.float32)
+        raise ValueError(f"its {KEY!r} holds NaN, infinite values or some beyond float32")
+    return values

@@ -14,7 +14,7 @@ from idvl.profile import MODALITIES
 from idvl.reporting.entry import Table, TableEntry, mean
 from idvl.reporting.labels import percent
 from idvl.reporting.run_record import RunRecord
-from idvl.schemas import Cost
+from idvl.schemas import Cost, NotNegative
 
 # ratios of a run: each takes thousands of permutations
 RATIOS = 100
@@ -40,8 +40,8 @@ class SensitivityFile(Schema):
     class LayerLosses(Schema):
         modality: str
         weights: int
-        dimension: float | None
-        stderr: float | None
+        dimension: NotNegative | None
+        stderr: NotNegative | None
         losses: list[Loss]
 
     class Part(Schema):

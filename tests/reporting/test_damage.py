@@ -157,6 +157,28 @@ def test_damaged_predictions_are_told_beside_the_samples_of_the_others(line: Any
     assert any(told in note and len(note) < 500 for note in gallery.notes), gallery.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "value", "told"),
+    [
+        ("eval/results.json", ("metrics", "CIDEr", "low"), 1e6, "metrics.CIDEr: an interval from 1e+06 to 51"),
+        ("report.json", ("layers", "vision.0.fc1", "dimension"), -2, "dimension should be greater than or equal to 0"),
+        ("profile.json", ("layers", "vision.0.fc1", "estimate", "dimension"), -2, "greater than or equal to 0, not -2"),
+        ("sensitivity.json", ("layers", "vision.0.fc1", "dimension"), -2, "greater than or equal to 0, not -2"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told(name: str, path: tuple[str, ...], value: float, told: str, tmp_path) -> None:
+    kind = "sensitivity" if name.startswith("sensitivity") else "prune"
+    file = KINDS[kind](tmp_path / "a") / name
+    values = part = json.loads(file.read_text())
+    for key in path[:-1]:
+        part = part[key]
+    assert path[-1] in part
+    part[path[-1]] = value
+    file.write_text(json.dumps(values))
+    (found,) = collect([tmp_path]).runs
+    assert any(Path(name).name in why and told in why for why in found.troubles), found.troubles
+
+
 def test_a_sample_of_5000_digits_has_no_picture() -> None:
     assert analyze.picture(f"shapes/test/{'9' * 5_000}") is None
 
