@@ -20,7 +20,10 @@ VLM = ("torchvision", "num2words", "sentencepiece", "protobuf")
 QUANTIZED = (
     "{} is quantized {}, and idvl measures and prunes floating-point weights: load the model that it was made from"
 )
-REFUSED = "the model does not take what its processor prepares: {}; check its preprocessor_config.json"
+REFUSED = (
+    "the model does not take what its processor prepares: {}; check its preprocessor_config.json or "
+    "processor_config.json"
+)
 
 
 @contextmanager

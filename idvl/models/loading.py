@@ -31,6 +31,7 @@ from idvl.models.locating import locate, pin
 from idvl.models.offload import CPU, Offload, places, take_over, without_warnings
 from idvl.models.own import register_configs
 from idvl.models.processors import check_processor, fit_tokenizer, image_processor_of, load_processor
+from idvl.models.resolution import check_resolution
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +168,8 @@ def wrap(
     model.config.architectures = model.config.architectures or [type(model).__name__]
     family = family_of(model.config)
     check_processor(processor, family)
+    if "image" in family.needs:
+        check_resolution(model, processor)
     fit_tokenizer(processor, model.config)
     if family.fit:
         reading = {"chat_template": chat_template, "clean_texts": family.clean_texts and clean_texts}

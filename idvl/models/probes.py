@@ -6,34 +6,26 @@ import inspect
 from collections.abc import Collection
 from typing import Any
 
-from PIL import Image
-
 from idvl.data.samples import Sample
-from idvl.models.processors import image_processor_of, prepared, tokenizer_of
+from idvl.models.processors import image_processor_of, picture, prepared_picture, tokenizer_of
 from idvl.models.reading import TURNS, image_id, read
 from idvl.models.wording import Wording, chat_ending, has_chat
 
 
 def trial_sample(width: int = 96, height: int = 96) -> Sample:
     """A picture of this size with a text of one letter."""
-    return Sample(id="trial", source=_picture(width, height), texts=("a",))
-
-
-def _picture(width: int, height: int) -> Image.Image:
-    ramp = Image.linear_gradient("L").resize((width, height))
-    return Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.FLIP_TOP_BOTTOM), ramp))
+    return Sample(id="trial", source=picture(width, height), texts=("a",))
 
 
 def square_side(processor: Any) -> int | None:
     """The side to resize images to if this processor's output depends on their shape, else None."""
-    images = image_processor_of(processor)
     shapes = []
-    for size in ((96, 96), (192, 96)):
-        shown = prepared(images, images=_picture(*size), return_tensors="pt")
+    for width in (96, 192):
+        shown = prepared_picture(processor, width)
         shapes.append([tuple(value.shape) for value in shown.values()])
     if shapes[0] == shapes[1]:
         return None
-    size = dict(getattr(images, "size", None) or {})
+    size = dict(getattr(image_processor_of(processor), "size", None) or {})
     side = size.get("shortest_edge") or size.get("height") or 0
     # some processors count pixels here, not sides
     return side if 0 < side <= 1024 else 448

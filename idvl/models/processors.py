@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from idvl.errors import UsageError, first_line, quoted
 from idvl.models.load_errors import unreached
 from idvl.models.own import own_class
@@ -154,3 +156,16 @@ def prepared(processor: Any, **inputs: Any) -> dict[str, Any]:
             f"the checkpoint's processor cannot prepare the samples: {first_line(error)}; check its "
             "preprocessor_config.json"
         ) from error
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Brightness that grows downwards, upwards and to the right, a direction for each color."""
+    down = Image.linear_gradient("L")
+    ramps = (down, down.transpose(Image.Transpose.FLIP_TOP_BOTTOM), down.transpose(Image.Transpose.ROTATE_90))
+    return Image.merge("RGB", [ramp.resize((width, height)) for ramp in ramps])
+
+
+def prepared_picture(processor: Any, width: int = 96, height: int = 96) -> dict[str, Any]:
+    """What a checkpoint's image processor makes of a picture of this size; nothing where it has none."""
+    images = image_processor_of(processor)
+    return {} if images is None else prepared(images, images=picture(width, height), return_tensors="pt")

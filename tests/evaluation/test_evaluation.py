@@ -287,6 +287,7 @@ def test_a_model_that_does_not_take_its_processors_pixels_is_told(tmp_path):
     (model / "preprocessor_config.json").write_text(json.dumps(settings | {"size": {"height": 6, "width": 6}}))
     with pytest.raises(UsageError, match=r"does not take what its processor prepares: .*preprocessor_config\.json"):
         evaluated(tmp_path / "run", VIT | {"model.name": str(model), "eval.limit": 10})
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_not_whole_is_not_scored(digits, tmp_path):
