@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from idvl.commands import options as o
-from idvl.commands.console import TerminalReporter, output, results_alone, speak, write
+from idvl.commands.console import TerminalReporter, output, rank, results_alone, speak, write
 from idvl.commands.options import flag, text
 from idvl.errors import RunError
 
@@ -85,6 +85,8 @@ def command(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
+    if rank() > 0:  # the first process says what all have found
+        return
     if json:
         write(dumps({"model": result.model, **result.report, "defects": result.defects}, indent=2) + "\n")
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.hub.__main__ import main
 from benchmarks.hub.catalogue import Report
 from benchmarks.hub.commands import CAPTIONER
 from idvl.data.catalog import CATALOG
@@ -138,3 +139,14 @@ def test_the_readmes_first_command(tmp_path: Path) -> None:
         code, record, _ = make_hub(hub, tmp_path, "--only", "readme", "vqav2")
     assert code == 1 and record["checks"]["readme"]["result"] == "same", record["findings"]
     assert record["checks"]["readme"]["commands"][0]["command"].startswith("idvl estimate-id builtin/blip")
+
+
+@pytest.mark.parametrize("junk", ["", "{cut", "[1]", '{"org/name": 3}', "\x00"])
+def test_pins_that_are_none_are_refused_in_one_line(junk: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "pins.json").write_text(junk)
+    monkeypatch.setattr("sys.argv", ["hub", "--pins", str(tmp_path / "pins.json"), "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "the file of pins" in said and said.endswith("remove it, and --pin writes one")
+    assert not (tmp_path / "out").exists()

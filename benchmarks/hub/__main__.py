@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -24,9 +23,10 @@ from typing import Any
 
 from benchmarks.hub.catalogue import Report, check
 from benchmarks.hub.commands import CAPTIONER, ROOT, captioner, readme
+from idvl import json_file
 from idvl.data.catalog import CATALOG
-from idvl.errors import first_line
-from idvl.files import write_json
+from idvl.errors import UsageError, first_line
+from idvl.files import reading, write_json
 
 PINS = Path(__file__).with_name("pins.json")
 PACKAGES = ("datasets", "huggingface_hub", "transformers", "torch")
@@ -46,7 +46,10 @@ def main() -> int:
     parser.add_argument("--pin", action="store_true", help="write the commits that are found into that file")
     options = parser.parse_args()
     output = options.output.resolve()
-    pins = json.loads(options.pins.read_text(encoding="utf-8")) if options.pins.exists() else {}
+    try:
+        pins = _pins(options.pins)
+    except UsageError as error:
+        parser.error(str(error))
     from huggingface_hub import constants
 
     versions = {name: metadata.version(name) for name in PACKAGES}
@@ -69,6 +72,17 @@ def main() -> int:
         write_json(options.pins, pins | _commits(record["checks"]))
     print(f"{output} holds the results")
     return int(any(finding["off"] for finding in record["findings"]))
+
+
+def _pins(path: Path) -> dict[str, str]:
+    """Repository -> commit, none where there is no such file. UsageError for a file that holds anything else."""
+    if not path.exists():
+        return {}
+    with reading(path, "file of pins", invalid="is of no use", hint="; remove it, and --pin writes one"):
+        pins = json_file.load(path)
+        if not isinstance(pins, dict) or not all(isinstance(commit, str) for commit in pins.values()):
+            raise ValueError("it holds no object of commits by repository")
+    return pins
 
 
 def _report(name: str, pins: Mapping[str, str]) -> Report:

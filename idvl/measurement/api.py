@@ -23,6 +23,7 @@ from idvl.measurement.settings import settings_of
 from idvl.models.layers import find_layers
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens
+from idvl.recipe import ModelSection
 from idvl.reporter import Progress
 
 
@@ -31,6 +32,11 @@ def estimate_id(
     samples: str | Path | Sequence[Sample],
     *,
     processor: Any = None,
+    revision: str | None = None,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     chat_template: bool = True,
     clean_texts: bool = True,
     n: int | None = None,
@@ -52,9 +58,10 @@ def estimate_id(
     """The intrinsic dimension of every layer of `model` on `samples`; nothing is written.
 
     `model`: a Hub id, a folder, a built-in name, or a transformers model, which then needs its `processor` (a model
-    keeps its device); `chat_template` puts texts about images into its chat template, if it has one; `clean_texts`
-    cleans texts as BLIP's training does, for BLIP. `samples`: a dataset's name or path, of which `n` are drawn from
-    `split`, or a list of Sample.
+    keeps its device). `revision`, `dtype`, `trust_remote_code`, `cache_dir` and `local_files_only` say how a Hub id or
+    folder is loaded, as for `idvl estimate-id`, and `cache_dir` where a dataset of the Hub is kept. `chat_template`
+    puts texts about images into its chat template, if it has one; `clean_texts` cleans texts as BLIP's training does,
+    for BLIP. `samples`: a dataset's name or path, of which `n` are drawn from `split`, or a list of Sample.
     `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. `offload`
     leaves the weights of a Hub id or folder in their files, and reads those of one block at a time. Calls from several
     threads take turns. Raises UsageError and RunError with one line each.
@@ -62,18 +69,21 @@ def estimate_id(
     values = {"tokens": tokens, "capture": capture, "estimator": estimator, "knn": knn, "layers": layers}
     values |= {"modality": modality, "memory": memory, "spill": spill, "offload": offload}
     reading = {"chat_template": chat_template, "clean_texts": clean_texts}
+    files = {"revision": revision, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    files |= {"cache_dir": cache_dir, "local_files_only": local_files_only}
     recipe = recipes.load(
         None,
         {"model.name": "model", "data.batch_size": batch_size, "data.seed": seed}
-        | {f"model.{name}": value for name, value in reading.items()}
+        | {f"model.{name}": value for name, value in (reading | files).items()}
         | {f"estimate.{name}": value for name, value in values.items()},
     )
     settings, budget, spill = settings_of(recipe), recipe.estimate.memory_bytes, recipe.estimate.spill
     with _turn, _put_back(model):
         same = {"n": n, "split": split, "layers": layers, "modality": modality, **reading}
+        same |= {"revision": revision, "dtype": dtype}
         target, team = join_team(device, settings=asdict(settings), **same)
-        loaded = _loaded(model, processor, target, offload=offload, **reading)
-        selection = _selection(samples, split=split, n=n, seed=seed)
+        loaded = _loaded(model, processor, target, recipe.model, offload=offload)
+        selection = _selection(samples, split=split, n=n, seed=seed, cache_dir=recipe.model.cache_dir)
         selected = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
         work = Measurement(loaded, selection.samples, selected, settings, memory=budget, spill=spill, team=team)
         start = time.perf_counter()
@@ -97,21 +107,29 @@ def _put_back(model: Any) -> Iterator[None]:
 
 
 def _loaded(
-    model: str | Path | nn.Module, processor: Any, device: torch.device, *, offload: bool, **reading: bool
+    model: str | Path | nn.Module, processor: Any, device: torch.device, section: ModelSection, *, offload: bool
 ) -> Loaded:
+    options = section.model_dump(exclude={"name", "device"})
     if isinstance(model, str | Path):
-        return load(str(model), device=device, offload=offload, **reading)
+        return load(str(model), device=device, offload=offload, **options)
     if offload:
         raise UsageError("offload reads weights from files, and this model is in memory: pass its folder or Hub id")
     if processor is None or not hasattr(getattr(model, "config", None), "get_text_config"):
         raise UsageError("a model in memory must be a transformers model and come with its processor=")
+    reading = {name: options.pop(name) for name in ("chat_template", "clean_texts")}
+    # which is the dataset's too
+    del options["cache_dir"]
+    if given := [name for name, value in options.items() if value != ModelSection.model_fields[name].default]:
+        raise UsageError(f"{given[0]} says how a folder or Hub id is loaded, and this model is in memory: leave it out")
     return wrap(model, processor, **reading)
 
 
-def _selection(samples: str | Path | Sequence[Sample], *, split: str | None, n: int | None, seed: int) -> Selection:
+def _selection(
+    samples: str | Path | Sequence[Sample], *, split: str | None, n: int | None, seed: int, cache_dir: Path | None
+) -> Selection:
     if isinstance(samples, str | Path):
         n = None if n is None else whole_number("n", n, least=1)
-        return select(str(samples), split=split, n=n, seed=seed)
+        return select(str(samples), split=split, n=n, seed=seed, cache_dir=cache_dir)
     if n is not None or split is not None:
         raise UsageError("n= and split= choose from a dataset's name or path; of a list of samples all are taken")
     samples = list(samples) if isinstance(samples, Iterable) else [samples]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -62,6 +63,8 @@ def _explain(name: str, folder: Path | None, error: BaseException, not_cached: C
         status = next((link.response.status_code for link in chain if getattr(link, "response", None) is not None), 404)
         login = "run hf auth login or set HF_TOKEN if it is private" if status == 401 else "check the id"
         return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
+    if (status := answered(error)) == 429 or (status or 0) >= 500:
+        return f"the Hub answered {status} when asked for {name}: run the same command again later"
     if has(hub.HFValidationError):
         return f"{quoted(name)} is neither a folder here nor a hub id, which look like owner/model"
     if has(pickle.UnpicklingError) and "global" in text.lower():
@@ -73,7 +76,7 @@ def _explain(name: str, folder: Path | None, error: BaseException, not_cached: C
     if has(json.JSONDecodeError) or "valid JSON" in text:
         return f"{name} is not a model: its config.json or another of its JSON files is not valid JSON"
     if "model_type" in text or "does not recognize this architecture" in text:
-        return f"{name} is not a model that transformers knows: {_model_type(folder)}"
+        return f"{name} is not a model that transformers knows: {_model_type(folder, text)}"
     if unreached(error):
         return not_cached()
     if isinstance(error, KeyError):
@@ -96,6 +99,12 @@ def _not_cached(name: str, revision: str | None, cache_dir: str | Path | None) -
     )
 
 
+def answered(error: BaseException) -> int | None:
+    """The status of the Hub's answer behind an error; None where it gave none, or has no such file."""
+    found = (getattr(getattr(link, "response", None), "status_code", None) for link in causes(error))
+    return next((status for status in found if status and status != 404), None)
+
+
 def unreached(error: BaseException) -> bool:
     """Whether a hub that could not be asked is behind an error."""
     from huggingface_hub import errors as hub
@@ -104,9 +113,11 @@ def unreached(error: BaseException) -> bool:
     return any(isinstance(link, types) for link in causes(error))
 
 
-def _model_type(folder: Path | None) -> str:
+def _model_type(folder: Path | None, text: str) -> str:
+    """The model_type in a folder's config.json, of a model on the Hub as transformers tells it."""
+    told = re.search("model type `([^`]+)`", text)
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type") if folder else None
+        kind = json.loads((folder / "config.json").read_text()).get("model_type") if folder else told and told[1]
     except (OSError, ValueError, AttributeError):
         kind = None
     return f"model_type {quoted(kind)} in its config.json" if kind else "its config.json names no model_type"

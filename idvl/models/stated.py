@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from idvl.errors import UsageError, quoted
-from idvl.models.load_errors import QUANTIZED
+from idvl.models.load_errors import QUANTIZED, answered
 
 # the files that weights are taken from, the first that is there, as in transformers
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -30,12 +30,14 @@ DEPTHS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_lay
 def check(name: str, target: str, options: Mapping[str, Any]) -> list[str]:
     """The stored tensors that hold integers, booleans or complex numbers.
 
-    UsageError for a quantized model, for a precision that no model has, for a negative size, for more blocks than there
-    are tensors, and for a missing file of weights.
+    UsageError for a model without config.json, for a quantized one, for a precision that no model has, for a negative
+    size, for more blocks than there are tensors, and for a missing file of weights.
     """
     from transformers import PreTrainedConfig
 
     config, _ = PreTrainedConfig.get_config_dict(target, **options)
+    if not config and _path(target, "config.json", options) is None:
+        raise UsageError(f"{name} is not a model: it has no config.json")
     # what is no object is refused by AutoConfig
     settings = list(_pairs(config)) if isinstance(config, Mapping) else []
     for key, value in settings:
@@ -111,11 +113,16 @@ def weight_files(target: str, options: Mapping[str, Any]) -> list[Path]:
 
 
 def _path(target: str, file: str, options: Mapping[str, Any]) -> Path | None:
-    """A file of a model, None where it has none of that name."""
+    """A file of a model, None where it has none of that name. OSError where the Hub refuses to answer."""
     from transformers.utils import cached_file
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code"}
-    path = cached_file(target, file, _raise_exceptions_for_missing_entries=False, **options)
+    try:
+        path = cached_file(target, file, **options)
+    except OSError as error:
+        if answered(error):
+            raise
+        path = None
     return Path(path) if path else None
 
 

@@ -196,6 +196,16 @@ def test_compare_shows_the_differences(workflow: Workflow, capsys: pytest.Captur
     assert "+0.0" in capsys.readouterr().out
 
 
+def test_compare_notes_what_the_other_profile_does_not_state(
+    workflow: Workflow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = published("blip-coco").to_json()
+    for protocol, noted in (({}, "estimator, tokens, capture"), ({"estimator": "icml24", "tokens": "x"}, "capture")):
+        (tmp_path / "other.json").write_text(json.dumps(other | {"protocol": protocol}))
+        assert main(["estimate-id", "m", "--compare", str(tmp_path / "other.json")]) == 0
+        assert f"other.json does not state its {noted}: it may be measured otherwise" in capsys.readouterr().err
+
+
 def test_beside_the_main_process_all_is_silent(
     workflow: Workflow, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

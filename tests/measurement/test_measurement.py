@@ -380,6 +380,8 @@ def test_the_library_measures_texts_uncleaned(blip, loaded):
         ({"samples": ["a", "b"]}, "list of idvl.Sample"),
         ({"samples": None}, "list of idvl.Sample"),
         ({"processor": None}, "processor="),
+        ({"revision": "main"}, "revision says how a folder or Hub id is loaded, and this model is in memory"),
+        ({"dtype": "int8"}, "model.dtype: 'int8' is not one of "),
         ({"processor": "blip"}, "the processor, of type str, has no image processor"),
         ({"processor": tiny.vit()[1]}, "the processor, of type ViTImage.*, has no tokenizer, which a blip"),
         ({"modality": ["visoin"]}, "did you mean 'vision'"),
@@ -392,8 +394,9 @@ def test_the_library_refuses_in_one_line(loaded, asked, said):
 
 
 def test_the_library_takes_paths_and_sizes(blip, loaded):
-    chosen = {"layers": "vision_model.*0.mlp.fc1", "seed": 2**32 - 1, "n": 100, "memory": "2GiB"}
-    profile = estimate_id(Path(blip), "shapes", **chosen)
+    chosen = {"layers": "vision_model.*0.mlp.fc1", "seed": 2**32 - 1, "n": 100, "memory": "2GiB", "dtype": "bfloat16"}
+    profile = estimate_id(Path(blip), "shapes", local_files_only=True, **chosen)
+    assert profile.model["dtype"] == "bfloat16"
     assert profile.provenance["memory_budget"] == 2**31 and profile.dataset["seed"] == 2**32 - 1
 
 

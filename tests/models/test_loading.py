@@ -411,6 +411,9 @@ print(json.dumps({
     "gated": tried("meta/bert"),
     "unknown": tried("google/vitt"),
     "incomplete": tried("google/bare"),
+    "foreign": tried("google/foreign"),
+    "empty": tried("google/empty"),
+    "busy": tried("google/busy"),
     "token": [os.environ.update(HF_TOKEN="hf_x"), *tried("meta/bert")],
     "warnings": warned,
 }))
@@ -427,8 +430,18 @@ def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    foreign, empty = copy("vit"), tmp_path / "empty"
+    (foreign / "config.json").write_text('{"model_type": "blub"}')
+    empty.mkdir()
+    (empty / "README.md").write_text("soon")
     models = {"google/vit": checkpoints / "vit", "meta/bert": checkpoints / "bert", "google/bare": bare}
-    with Hub(models=models, gated=["meta/bert"]) as hub:
+    models |= {"google/foreign": foreign, "google/empty": empty, "google/busy": checkpoints / "vit"}
+
+    def busy(method, path):
+        # which the client does not try again, as it does 503
+        return 507 if "busy" in path and path.endswith(".safetensors") else None
+
+    with Hub(models=models, gated=["meta/bert"], fault=busy) as hub:
         said = session()
         assert said["plain"][:3] == ["loaded", hub.repos["models", "google/vit"].commit, "hub"]
         assert said["cached"][:3] == said["plain"][:3]
@@ -439,6 +452,9 @@ def test_models_come_from_the_hub(checkpoints, copy, tmp_path):
         assert "gated" in said["gated"][1] and said["token"][1] == "loaded"
         assert "nor a model on the hub (404)" in said["unknown"][1]
         assert "no processor that loads" in said["incomplete"][1]
+        assert said["foreign"][1].endswith("knows: model_type 'blub' in its config.json")
+        assert said["empty"][1] == "google/empty is not a model: it has no config.json"
+        assert said["busy"][1] == "the Hub answered 507 when asked for google/busy: run the same command again later"
     said = session()
     assert said["plain"][0] == "loaded" and said["plain"][3] < 20
     assert "the Hub was not reached" in said["unknown"][1]

@@ -251,3 +251,9 @@ def test_the_command_ends_with_1_where_something_is_wrong(place) -> None:
     assert wrong.stderr.splitlines()[-1].startswith("idvl: ")
     missing = processes.run("-m", "idvl", "verify", str(place / "none"))
     assert missing.returncode == 2
+
+
+def test_the_first_of_several_processes_tells_the_result(place) -> None:
+    first, second = processes.team("-m", "idvl", "verify", str(place / "run"), "--sparsity", "0.6")
+    assert "weights are zero, not 60.00 %" in first.stdout and (first.wait(), second.wait()) == (1, 0)
+    assert second.stdout == "" and second.stderr == ""
