@@ -103,10 +103,8 @@ def _show(result: Any, other: Any, label: str, *, json: bool, reporter: Terminal
         differing = compare(other, result.profile)
         if differing.settings:
             reporter.note(f"measured otherwise in {label}: {', '.join(differing.settings)}")
-        if unstated := [
-            f"protocol.{name}" for name in ("estimator", "tokens", "capture") if name not in other.protocol
-        ]:
-            reporter.note(f"{label} does not state how it was measured: {', '.join(unstated)}")
+        if unstated := [name for name in ("estimator", "tokens", "capture") if name not in other.protocol]:
+            reporter.note(f"{label} does not state its {', '.join(unstated)}: it may be measured otherwise")
         if differing.only_first or differing.only_second:
             reporter.note(
                 f"{len(differing.only_first)} layers are in {label} only, {len(differing.only_second)} in this run only"
