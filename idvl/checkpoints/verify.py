@@ -96,9 +96,9 @@ def defects(
     """What is wrong with an opened model, a line each that names the tensor.
 
     Every weight that a mask removed is zero, the masks have the `structure`, nothing is NaN or infinite, tied weights
-    are tied. With `report`, each layer has the zeros that it states, and at least as many in its bias (one may be too
-    small for the dtype of the file). With `state`, what was written, every tensor is that, bit by bit, and the same
-    ones are tied.
+    are tied. With `report`, the model has as many weights as it states, each layer as many zeros, and at least as many
+    in its bias (one may be too small for the dtype of the file). With `state`, what was written, every tensor is that,
+    bit by bit, and the same ones are tied.
     """
     tensors = _tensors(loaded)
     yield from not_finite(tensors)
@@ -111,6 +111,9 @@ def defects(
         yield from masks.defects(weights, structure)
     if report is not None:
         yield from _unlike_report(masks, report, tensors)
+        weights = sum(parameter.numel() for parameter in loaded.model.parameters())
+        if weights != report["total"]["model_weights"]:
+            yield f"the model has {weights:,} weights, the report says {report['total']['model_weights']:,}"
 
 
 def _tensors(loaded: Loaded) -> Mapping[str, Tensor]:
@@ -156,6 +159,20 @@ def _miscounted(report: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"{name}: the report says sparsity {part['sparsity']:g}, {part['zeros']:,} of {part['weights']:,} "
                 f"weights; its layers come to {zeros:,} of {weights:,}"
+            )
+    total = report["total"]
+    for word in ("prunable", "model"):
+        weights, sparsity = total[f"{word}_weights"], total[f"{word}_sparsity"]
+        if not math.isclose(sparsity * weights, total["zeros"]):
+            shares = f"{total['zeros']:,} of {weights:,} weights are zero"
+            yield f"total: the report says {word}_sparsity {sparsity:g}, and that {shares}"
+    # which older reports lack
+    if (not_covered := report.get("not_covered")) is not None:
+        covered = total["model_weights"] - sum(part["weights"] for part in not_covered.values())
+        if total["prunable_weights"] != covered:
+            yield (
+                f"total: the report says prunable_weights {total['prunable_weights']:,}, and {covered:,} of its "
+                "model_weights are not among not_covered"
             )
 
 

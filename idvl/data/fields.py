@@ -59,13 +59,20 @@ def texts(cell: Any, deepest: int = DEEPEST) -> tuple[str, ...]:
 
 
 def answers(cell: Any) -> tuple[str, ...]:
-    """The answers to a question, as often as given: strings, or dicts with an "answer". Blanks alone are none."""
+    """The answers to a question, as often as given: strings, or dicts with an "answer". Blanks alone are none.
+
+    Raises ValueError where only some of them are texts: accuracy depends on how many people answered.
+    """
     if isinstance(cell, Mapping):
         cell = cell.get("answer")
     items = [cell] if isinstance(cell, str) else cell if isinstance(cell, Sequence) else []
     words = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in items]
     lines = tuple(_line(word) for word in words if isinstance(word, str))
-    return lines if any(lines) else ()
+    if not any(lines):
+        return ()
+    if odd := [word for word in words if not isinstance(word, str)]:
+        raise ValueError(f"{len(odd)} of {len(words)} answers are no text, {quoted(odd[0])} first")
+    return lines
 
 
 def label(cell: Any, classes: Sequence[str] | None) -> int | None:

@@ -221,7 +221,7 @@ def test_a_save_that_was_killed_never_looks_finished_and_the_next_one_cleans_up(
         assert not (run / "report.json").exists()
         assert (run / "model").exists() == (number != 1)
         # a save that is refused, as its report is another's: the model before is back, or still there
-        with pytest.raises(RunError, match="weights are masked, the report says"):
+        with pytest.raises(RunError, match="has a mask, the report lacks it"):
             pruned.save(run / "model", report={**pruned.report, "layers": {}})
         assert verify(run / "model", Masks.load(run / "masks.safetensors")).zeros
         pruned.save(run / "model")

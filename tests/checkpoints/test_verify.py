@@ -116,7 +116,7 @@ def test_a_report_of_more_zero_biases(saved) -> None:
 
 
 def test_a_folder_that_does_not_open(saved, tmp_path: Path) -> None:
-    assert "the saved model does not open: " in refusal(saved[0], tmp_path / "none")
+    assert "the saved model does not open: " in refusal(saved[0], tmp_path)
 
 
 def test_masks_of_another_model(saved, tmp_path: Path) -> None:

@@ -26,6 +26,19 @@ def test_answers(cell: object, found: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        (["yes"] * 5 + [None] * 5, "5 of 10 answers are no text, None first"),
+        ([{"answer": "yes"}, {"answer_id": 2}], "1 of 2 answers are no text"),
+        ({"answer": ["yes", 3]}, "1 of 2 answers are no text, 3 first"),
+    ],
+)
+def test_missing_answers_are_never_left_out(cell: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        answers(cell)
+
+
+@pytest.mark.parametrize(
     ("cell", "classes", "number"),
     [
         (4, None, 4),

@@ -193,6 +193,16 @@ def test_stale_masks(place, spoilt) -> None:
         (lambda report: report["layers"][LAYER].update(weights=9), f"{LAYER}: .* have a mask, the report says 9"),
         (lambda report: report["layers"].pop(LAYER), f"{LAYER} has a mask, the report lacks it"),
         (lambda report: report["total"].update(sparsity=0.9), "total: the report says sparsity 0.9, "),
+        (lambda report: report["total"].update(model_weights=9), r"the model has [\d,]+ weights, the report says 9"),
+        (
+            lambda report: report["total"].update(model_sparsity=0.9),
+            "total: the report says model_sparsity 0.9, and that",
+        ),
+        (
+            lambda report: report["total"].update(prunable_sparsity=0.9),
+            "total: the report says prunable_sparsity 0.9, ",
+        ),
+        (lambda report: report["total"].update(prunable_weights=9), "total: the report says prunable_weights 9, "),
         (lambda report: report["modalities"]["vision"].update(zeros=9), "vision: the report says sparsity 0.5, 9 of"),
         (lambda report: report["modalities"].pop("vision"), "the report lacks vision, of which it has"),
         (lambda report: report.pop("verified"), "report.json lacks verified"),
