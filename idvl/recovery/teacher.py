@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from idvl.errors import UsageError, quoted
+from torch import Tensor
+
+from idvl.errors import UsageError, listed, quoted
 from idvl.models.classes import are_others
+from idvl.models.inputs import encode
 from idvl.models.loading import Loaded, load
-from idvl.models.processors import tokenizer_of
+from idvl.models.probes import trial_sample
+from idvl.models.processors import image_processor_of, prepared_picture, tokenizer_of
+from idvl.models.reading import image_id
 from idvl.recipe import Recipe
 
 if TYPE_CHECKING:
     from idvl.recovery.start import Start
 
 WAY_OUT = "set teacher (--teacher) to the dense model, or leave distill out"
+# by how much normalized pixels may differ: what another filter makes of a gradient is below 0.02, another mean and
+# standard deviation, crop or scale make 0.2 and more
+NEAR = 0.05
 
 
 def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
@@ -38,6 +46,7 @@ def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
     if named is None and teacher.description["fingerprint"] != expected:
         raise UsageError(f"{quoted(name)} has changed since {quoted(start.run)} pruned it: {WAY_OUT}")
     _check_kind(teacher, student)
+    check_images(teacher, student)
     return teacher
 
 
@@ -61,3 +70,46 @@ def _check_kind(teacher: Loaded, student: Loaded) -> None:
             f"the teacher {quoted(teacher.name)} lists its classes in another order than the model ({quoted(moved[0])} "
             f"first): {WAY_OUT}"
         )
+
+
+def check_images(teacher: Loaded, student: Loaded) -> None:
+    """UsageError for a teacher that reads other pixels or image tokens than the student's processor prepares."""
+    processors = [image_processor_of(loaded.processor) for loaded in (teacher, student)]
+    if None in processors:
+        return
+    # neither square nor of one color, so that a crop, a padding or a change of its proportions shows
+    shown = [prepared_picture(processor, 192, 96).values() for processor in processors]
+    pixels = [[value.float() for value in values if isinstance(value, Tensor)] for values in shown]
+    shapes = [[tuple(value.shape) for value in values] for values in pixels]
+    if shapes[0] != shapes[1]:
+        raise UsageError(
+            f"the teacher {quoted(teacher.name)} takes images in another size than the pruned model's processor "
+            f"prepares ({_written(shapes[0])}, not {_written(shapes[1])}): {WAY_OUT}"
+        )
+    if any((one - other).abs().max() > NEAR for one, other in zip(*pixels, strict=True)):
+        settings = [processor.to_dict() for processor in processors]
+        differing = sorted(key for key, value in settings[0].items() if settings[1].get(key, value) != value)
+        raise UsageError(
+            f"the teacher {quoted(teacher.name)} takes other pixels than the pruned model's processor prepares "
+            f"(by its {listed(differing)}): {WAY_OUT}"
+        )
+    counts = [_image_tokens(loaded) for loaded in (teacher, student)]
+    if counts[0] != counts[1]:
+        raise UsageError(
+            f"the teacher {quoted(teacher.name)} reads an image as {counts[0]} tokens, the pruned model as "
+            f"{counts[1]}: {WAY_OUT}"
+        )
+
+
+def _written(shapes: list[tuple[int, ...]]) -> str:
+    """Shapes of the values of one image, without the batch."""
+    return ", ".join(" x ".join(map(str, shape[1:] or shape)) for shape in shapes)
+
+
+def _image_tokens(loaded: Loaded) -> int:
+    """How many tokens of a text stand for its image; 0 where the model reads the image beside the text."""
+    image = image_id(loaded.model.config)
+    if image is None:
+        return 0
+    (batch,) = encode(loaded, [trial_sample()], batch_size=1)
+    return int((batch["input_ids"] == image).sum())

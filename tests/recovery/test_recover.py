@@ -276,6 +276,7 @@ def test_masks_of_others_come_from_zeros(place, tmp_path, caplog):
         ("pruned", {"train__distill": 0.1, "recover__teacher": "gone"}, "the dense model is gone .*: set teacher"),
         ("pruned", {"train__distill": 0.1, "recover__teacher": "vit"}, "is a ViTForImageClassification, the pruned"),
         ("pruned", {"train__distill": 0.1, "recover__teacher": "words"}, "has another vocabulary"),
+        ("pruned", {"train__distill": 0.1, "recover__teacher": "means"}, "other pixels .*\\(by its image_mean"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused_before_anything_is_written(place, tmp_path, model, settings, said):
@@ -283,13 +284,18 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(place, 
     for name in ("masks", "teacher"):
         value = settings.get(f"recover__{name}")
         if value and value != "zeros":
-            folder = tmp_path if value in ("vit", "words", "gone") else place
+            folder = tmp_path if value in ("vit", "words", "gone", "means") else place
             settings = settings | {f"recover__{name}": str(folder / value)}
     if "words" in str(settings):
         other = load(str(place / "dense"), device="cpu")
         other.model.save_pretrained(tmp_path / "words")
         other.processor.tokenizer.add_tokens(["new"])
         other.processor.save_pretrained(tmp_path / "words")
+    if "means" in str(settings):
+        other = load(str(place / "dense"), device="cpu")
+        other.model.save_pretrained(tmp_path / "means")
+        other.processor.image_processor.image_mean = [0.0] * 3
+        other.processor.save_pretrained(tmp_path / "means")
     with pytest.raises(UsageError, match=said):
         recovered(place, tmp_path / "run", model=model, data__dataset=str(place / "pictures"), **settings)
     assert not (tmp_path / "run").exists()
