@@ -25,6 +25,7 @@ ORDINARY = [
     "the '90s o'clock 1st 2nd 1/2 20x30 #hashtag @name x_y * & + = % ~ | < >",
     "I'm gonna wanna say I'd go etc. vs. them",
     "caf\u00e9 na\u00efve Stra\u00dfe \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627",
+    "an <image> of a <UNK> near x<y>z, <b>bold</b> <br/> </s>, 2 < 3 > 1, <3, <|end|>",
     "an emoji \U0001f600 here",
 ]
 
