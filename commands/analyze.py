@@ -115,6 +115,7 @@ def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
     """Carry out --sensitivity: the reporter, and the folder; None after a plan, and beside the first process."""
     params = context.params
     reporter, recipe = o.begin(context, model=params["sensitivity"], output_dir=params["page"])
+    from idvl.downloads import to_json
     from idvl.workflows import sensitivity
 
     ratios = {"ratios": params["ratios"]} if params["ratios"] else {}
@@ -125,7 +126,7 @@ def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
         )
     if params["plan"] and rank() == 0:
         if params["json"]:
-            write(dumps(result.plan.to_json() | o.downloads(result), indent=2) + "\n")
+            write(dumps(result.plan.to_json() | to_json(result.downloads), indent=2) + "\n")
         else:
             lines = (*result.plan.lines(), *(each.line() for each in result.downloads))
             write("\n".join(lines) + "\n")

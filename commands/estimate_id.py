@@ -79,13 +79,14 @@ def command(
 
 def _show(result: Any, other: Any, label: str, *, json: bool, reporter: TerminalReporter) -> None:
     """Print the results of a run."""
+    from idvl.downloads import to_json
     from idvl.profile import compare
     from idvl.reporting.table import summary, table
     from idvl.uncovered import in_words
 
     console = output()
     if result.profile is None and json:
-        plan = {**result.plan.to_json(), "not_covered": result.model["not_covered"], **o.downloads(result)}
+        plan = {**result.plan.to_json(), "not_covered": result.model["not_covered"], **to_json(result.downloads)}
         write(dumps(plan, indent=2) + "\n")
         return
     if result.profile is None:

@@ -100,11 +100,6 @@ def begin(context: typer.Context, **other: Any) -> tuple[TerminalReporter, recip
     return reporter, recipe
 
 
-def downloads(result: Any) -> dict[str, Any]:
-    """What a plan says of downloads, JSON-ready."""
-    return {"downloads": [each.to_json() for each in result.downloads]}
-
-
 def note_sections(command: str, path: Path, reporter: TerminalReporter) -> None:
     """Say where a recipe seems to be for another command."""
     from idvl import recipe as recipes

@@ -5,17 +5,17 @@ from __future__ import annotations
 from json import dumps
 from typing import Any
 
-from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, write
 
 
 def show(result: Any, *, json: bool, reporter: TerminalReporter) -> None:
     """Print the results of a run, or its plan."""
+    from idvl.downloads import to_json
     from idvl.reporting.terminal import plan_table, rests_on, result_table, results_table
 
     console = output()
     if json:
-        write(dumps(result.report or result.plan.to_json() | o.downloads(result), indent=2) + "\n")
+        write(dumps(result.report or result.plan.to_json() | to_json(result.downloads), indent=2) + "\n")
     elif result.report is None:
         console.print(plan_table(result.plan.report))
         for line in (*result.plan.lines(), *(each.line() for each in result.downloads)):

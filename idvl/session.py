@@ -40,6 +40,8 @@ SOURCE = {
     *("dataset", "data_dir", "dataset_id"),
     *("image_column", "text_column", "label_column", "answers_column", "second_image_column"),
 }
+# the settings that decide which files of a model are read
+OF_FILES = {"name", "revision", "cache_dir", "local_files_only", "trust_remote_code"}
 
 
 def with_dataset(recipe: Recipe) -> Recipe:
@@ -147,17 +149,16 @@ def open_run(
     return (opened[0] if opened else None), team.first(lambda: opened[0].folder)
 
 
-def planned_downloads(recipe: Recipe, team: Team, reporter: Reporter, *splits: str | None) -> tuple[Download, ...]:
+def planned_downloads(
+    recipe: Recipe, team: Team, reporter: Reporter, *splits: str | None, teacher: ModelSection | None = None
+) -> tuple[Download, ...]:
     """What a run of the recipe, which reads these splits, lacks of the Hub; said before any of it is read."""
-    model, data = recipe.model, recipe.data
-    options = model.model_dump(include={"cache_dir", "local_files_only"})
-    models = {model.name: model.revision}
-    if recipe.recover.teacher:
-        models.setdefault(recipe.recover.teacher, None)
-    location = Location(data.dataset, CATALOG.get(data.dataset), data.data_dir, data.dataset_id, model.cache_dir)
+    data, cache_dir = recipe.data, recipe.model.cache_dir
+    models = [section.model_dump(include=OF_FILES) for section in (recipe.model, teacher) if section]
+    location = Location(data.dataset, CATALOG.get(data.dataset), data.data_dir, data.dataset_id, cache_dir)
 
     def planned() -> list[Download | None]:
-        read = [downloads.of_model(name, revision=revision, **options) for name, revision in models.items()]
+        read = [downloads.of_model(**model) for model in models]
         return [*read, *(downloads.of_dataset(location, split) for split in dict.fromkeys(splits))]
 
     found = tuple(dict.fromkeys(each for each in team.first(planned) if each))

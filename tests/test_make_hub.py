@@ -52,7 +52,7 @@ def make_hub(hub: Hub, folder: Path, *options: str) -> tuple[int, dict, str]:
 
 def findings(record: dict, entry: str) -> list[tuple[str, str, str, bool]]:
     found = [one for one in record["findings"] if one["entry"] == entry]
-    return [(one["what"], one["expected"], one["found"], one["off"]) for one in found]
+    return [(one["what"], one["expected"], one["found"], one["differs"]) for one in found]
 
 
 def test_each_entry_is_compared_whatever_the_others_give(tmp_path: Path) -> None:
@@ -70,47 +70,45 @@ def test_each_entry_is_compared_whatever_the_others_give(tmp_path: Path) -> None
         commits = {name: hub.repos["datasets", name].commit for name in datasets}
         assert code == 1 and list(record["checks"]) == names
         results = {name: one["result"] for name, one in record["checks"].items()}
-        off = dict.fromkeys(("vqav2", "nlvr2", "coco", "textvqa"), "off")
-        assert results == {**off, "imagenet-1k": "skipped", "fashion-mnist": "same"}
+        differing = dict.fromkeys(("vqav2", "nlvr2", "coco", "textvqa"), "differs")
+        assert results == {**differing, "imagenet-1k": "skipped", "fashion-mnist": "same"}
 
         fashion = record["checks"]["fashion-mnist"]
         assert (fashion["id"], fashion["revision"]) == (FASHION, commits[FASHION])
         assert fashion["splits"] == {"train": 60_000, "test": 10_000}
-        assert fashion["columns"] == {"label": "10 classes", "image": "image"}
+        assert fashion["columns"] == {key: {"label": "10 classes", "image": "image"} for key in ("train", "test")}
         assert [row["images"] for row in fashion["first_rows"]] == [[[48, 40]]] * 3
         assert [row["label"] for row in fashion["first_rows"]] == [0, 1, 2]
         (unpinned,) = findings(record, "fashion-mnist")
         assert unpinned == (f"revision of {FASHION}", "not pinned", commits[FASHION], False)
 
-        assert findings(record, "vqav2")[0][:3] == (
-            "repository",
-            "lmms-lab/VQAv2",
-            "none of " + ", ".join(CATALOG["vqav2"].ids),
-        )
+        ((*where, absent, _),) = findings(record, "vqav2")
+        assert where == ["repository", "lmms-lab/VQAv2"]
+        assert absent.startswith(f"the Hub has no dataset {' or '.join(CATALOG['vqav2'].ids)}, or it is private")
         assert ("repository", "lmms-lab-encoder/textvqa", TEXTVQA, True) in findings(record, "textvqa")
-        other = {what: (expected, found) for what, expected, found, off in findings(record, "nlvr2") if off}
+        other = {what: (expected, found) for what, expected, found, differs in findings(record, "nlvr2") if differs}
         assert other["split balanced_dev"] == ("2,300 rows", "7")
         assert other["split unbalanced_dev"] == ("there", "only balanced_dev")
-        assert other["column question"][1].startswith("only question_id, statement, answer, left_image")
+        assert other["column question of balanced_dev"][1].startswith("only question_id, statement, answer, left_image")
         refused = (
             "lmms-lab/NLVR2 has no column 'question', which holds the text of nlvr2 (it has question_id, statement"
         )
         assert other["first rows"][1].startswith(refused) and "(--text-column)" in other["first rows"][1]
-        assert "nlvr2: column question: expected there, found only question_id" in printed
+        assert "nlvr2: column question of balanced_dev: expected there, found only question_id" in printed
 
-        ((_, expected, refusal, is_off),) = [one for one in findings(record, "imagenet-1k") if one[0] == "access"]
+        ((_, expected, refusal, differs),) = [one for one in findings(record, "imagenet-1k") if one[0] == "access"]
         assert expected == "a token in HF_TOKEN that may read it" and "is gated: accept its terms" in refusal
-        assert not is_off and findings(record, "coco")[0][:3] == ("access", "open", "gated")
+        assert not differs and findings(record, "coco")[0][:3] == ("access", "open", "gated")
 
         assert json.loads((tmp_path / "pins.json").read_text()) == commits
         code, record, _ = make_hub(hub, tmp_path, "--only", "fashion-mnist")
         assert code == 0 and not record["findings"]
 
 
-def test_a_repository_that_has_moved_on_from_its_pin_is_off() -> None:
+def test_a_repository_that_has_moved_on_from_its_pin_differs() -> None:
     report = Report("fashion-mnist", {FASHION: "0" * 40})
     report.compare_revision(FASHION, "1" * 40)
-    assert report.result == "off"
+    assert report.result == "differs"
     (finding,) = report.findings
     expected = f"fashion-mnist: revision of {FASHION}: expected {'0' * 40}, found {'1' * 40}"
     assert finding.line() == expected

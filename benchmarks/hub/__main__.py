@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hub.catalogue import Report, check
-from benchmarks.hub.commands import CAPTIONER, ROOT, captioner, readme
+from benchmarks.hub.commands import ROOT, captioner, readme
 from idvl import json_file
 from idvl.data.catalog import CATALOG
 from idvl.errors import UsageError, first_line
@@ -54,14 +54,16 @@ def main() -> int:
 
     versions = {name: metadata.version(name) for name in PACKAGES}
     record: dict[str, Any] = {"endpoint": constants.ENDPOINT, "versions": versions, "findings": [], "checks": {}}
+    commits: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only or CHECKS:
             start = time.perf_counter()
             with contextlib.chdir(folder):
                 report = _report(name, pins)
             seconds = round(time.perf_counter() - start, 1)
-            seen = {"result": report.result, "reason": report.unread, "seconds": seconds, **report.facts}
+            seen = {"result": report.result, "reason": report.reason, "seconds": seconds, **report.facts}
             record["checks"][name] = seen
+            commits |= report.commits
             record["findings"] += [asdict(finding) for finding in report.findings]
             print(f"{report.result:8}{name:16}{seconds:7.1f} s", flush=True)
             for finding in report.findings:
@@ -69,9 +71,9 @@ def main() -> int:
             output.parent.mkdir(parents=True, exist_ok=True)
             write_json(output, record)
     if options.pin:
-        write_json(options.pins, pins | _commits(record["checks"]))
+        write_json(options.pins, pins | commits)
     print(f"{output} holds the results")
-    return int(any(finding["off"] for finding in record["findings"]))
+    return int(any(finding["differs"] for finding in record["findings"]))
 
 
 def _pins(path: Path) -> dict[str, str]:
@@ -91,17 +93,9 @@ def _report(name: str, pins: Mapping[str, str]) -> Report:
     try:
         CHECKS[name](report)
     except Exception as error:
-        report.unread = f"{type(error).__name__}: {first_line(error)}"
-        report.note("check", "to be done", report.unread)
+        report.reason = f"{type(error).__name__}: {first_line(error)}"
+        report.note("check", "to be done", report.reason)
     return report
-
-
-def _commits(checks: Mapping[str, Any]) -> dict[str, str]:
-    """Repository -> commit, of all that were found."""
-    seen = [part for one in checks.values() for part in (one, *one.values()) if isinstance(part, dict)]
-    commits = {part["id"]: part["revision"] for part in seen if part.keys() >= {"id", "revision"}}
-    revision = checks.get("captioner", {}).get("revision")
-    return commits | ({CAPTIONER: revision} if revision else {})
 
 
 if __name__ == "__main__":

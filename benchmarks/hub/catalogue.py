@@ -14,7 +14,7 @@ from idvl import tasks
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import Columns
 from idvl.data.image_spool import ImageSpool
-from idvl.data.repository import list_files, open_splits, resolved
+from idvl.data.repository import find, list_files, open_splits, resolved
 from idvl.data.sample import Sample
 from idvl.data.sources import Location, external_candidates
 from idvl.data.splits import EVALUATION
@@ -27,13 +27,13 @@ SHOWN = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What the Hub has in place of what was expected. `off`: whether it is a difference, not just a remark."""
+    """What the Hub has in place of what was expected. `differs`: False for a remark, as that nothing is pinned."""
 
     entry: str
     what: str
     expected: str
     found: str
-    off: bool = True
+    differs: bool = True
 
     def line(self) -> str:
         """The finding in words."""
@@ -42,32 +42,34 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was seen of one entry, JSON-ready, and the findings. `unread`: the reason why it could not be looked at.
+    """What was seen of one entry, JSON-ready, and the findings. `reason`: why it could not be looked at.
 
-    `pins`: repository -> commit.
+    `pins`, `commits`: repository -> commit, the expected ones and those that were found.
     """
 
     entry: str
     pins: Mapping[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    unread: str | None = None
+    commits: dict[str, str] = field(default_factory=dict)
+    reason: str | None = None
 
-    def note(self, what: str, expected: Any, found: Any, *, off: bool = True) -> None:
+    def note(self, what: str, expected: Any, found: Any, *, differs: bool = True) -> None:
         """Note a finding."""
-        finding = Finding(entry=self.entry, what=what, expected=str(expected), found=str(found), off=off)
-        self.findings.append(finding)
+        values = {"expected": str(expected), "found": str(found), "differs": differs}
+        self.findings.append(Finding(entry=self.entry, what=what, **values))
 
     def compare_revision(self, name: str, revision: str) -> None:
         """Note whether a repository is at its pinned commit."""
+        self.commits[name] = revision
         pinned = self.pins.get(name)
         if pinned != revision:
-            self.note(f"revision of {name}", pinned or "not pinned", revision, off=pinned is not None)
+            self.note(f"revision of {name}", pinned or "not pinned", revision, differs=pinned is not None)
 
     @property
     def result(self) -> str:
-        """ "off", "skipped" or "same"."""
-        return "off" if any(one.off for one in self.findings) else "skipped" if self.unread else "same"
+        """ "differs", "skipped" or "same"."""
+        return "differs" if any(each.differs for each in self.findings) else "skipped" if self.reason else "same"
 
 
 def check(report: Report, entry: CatalogEntry) -> None:
@@ -92,20 +94,12 @@ def _repository(
     gated: bool = False,
 ) -> dict[str, Any]:
     """What the first of `ids` that there is holds; what is not as expected is noted."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    facts: dict[str, Any] = {}
-    for name in ids:
-        try:
-            info = HfApi().dataset_info(name, timeout=30)
-        except RepositoryNotFoundError:
-            continue
-        break
-    else:
-        report.note("repository", ids[0], "none of " + ", ".join(ids))
-        return facts
-    facts |= {"id": info.id, "revision": info.sha, "gated": bool(info.gated)}
+    try:
+        name, info = find(ids)
+    except UsageError as error:
+        report.note("repository", ids[0], error)
+        return {}
+    facts: dict[str, Any] = {"id": info.id, "revision": info.sha, "gated": bool(info.gated)}
     if info.id != ids[0]:
         report.note("repository", ids[0], info.id)
     if bool(info.gated) != gated:
@@ -116,8 +110,8 @@ def _repository(
     except UsageError as error:
         if not info.gated:
             raise
-        report.unread = str(error)
-        report.note("access", "a token in HF_TOKEN that may read it", error, off=not gated)
+        report.reason = str(error)
+        report.note("access", "a token in HF_TOKEN that may read it", error, differs=not gated)
         return facts
     facts["splits"] = {split: _size(stream, name, commit) for split, stream in streams.items()}
     for split, size in splits.items():
@@ -126,12 +120,13 @@ def _repository(
         elif size is not None and facts["splits"][split] != size:
             found = facts["splits"][split]
             report.note(f"split {split}", f"{size:,} rows", "an unknown number" if found is None else f"{found:,}")
-    stream = streams[next((split for split in splits if split in streams), next(iter(streams)))]
-    features = resolved(stream, name).features
-    facts["columns"] = {column: _kind(feature) for column, feature in features.items()}
-    for column in columns:
-        if column not in features:
-            report.note(f"column {column}", "there", f"only {', '.join(features)}")
+    facts["columns"] = {}
+    for split in [split for split in splits if split in streams]:
+        features = resolved(streams[split], name).features
+        facts["columns"][split] = {column: _kind(feature) for column, feature in features.items()}
+        for column in columns:
+            if column not in features:
+                report.note(f"column {column} of {split}", "there", f"only {', '.join(features)}")
     return facts
 
 
@@ -147,8 +142,11 @@ def _size(stream: Any, name: str, commit: str) -> int | None:
     if not all(file.endswith(".parquet") for file in files):
         return None
     system = HfFileSystem()
-    paths = (f"datasets/{name}@{commit}/{file}" for file in files)
-    return sum(pyarrow.parquet.read_metadata(system.open(path, cache_type="none")).num_rows for path in paths)
+    rows = 0
+    for file in files:
+        with system.open(f"datasets/{name}@{commit}/{file}", cache_type="none") as opened:
+            rows += pyarrow.parquet.read_metadata(opened).num_rows
+    return rows
 
 
 def _kind(feature: Any) -> str:

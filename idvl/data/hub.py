@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import Columns, Source, find_columns
 from idvl.data.formats.table import Row
-from idvl.data.repository import bytes_of, find, list_files, open_splits, resolved, rows_of
+from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
 from idvl.data.splits import TRAINING, choose_split
 from idvl.errors import UsageError, listed, unknown
 
@@ -22,31 +21,18 @@ from idvl.errors import UsageError, listed, unknown
 SHUFFLE_BUFFER = 1_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplitFiles:
-    """What a split is read from: `count` files of `bytes` in all; `rows`: None where the card does not state them."""
-
-    dataset_id: str
-    split: str
-    count: int
-    bytes: int
-    rows: int | None
-
-
 def split_files(
-    ids: Sequence[str], *, split: str | None, entry: CatalogEntry | None = None, cache_dir: str | Path | None = None
-) -> SplitFiles:
-    """The files that `open_stream` reads a split from, of a joined one those with the images."""
-    dataset_id, commit = find(ids)
+    ids: Sequence[str], split: str | None, entry: CatalogEntry | None, cache_dir: str | Path | None
+) -> tuple[str, str, list[int], int | None]:
+    """The first of `ids` that exists, the split that `open_stream` reads, the bytes of each file of it, and its rows.
+
+    Of a joined split that is the one with the images. The number of rows is None where the card does not state it.
+    """
+    dataset_id, info = find(ids)
+    commit = info.sha
     files, rows = list_files(dataset_id, commit, None if cache_dir is None else str(cache_dir))
     _, _, images = _read_split(split, files, _joins(ids, entry), dataset_id, entry)
-    return SplitFiles(
-        dataset_id=dataset_id,
-        split=images,
-        count=len(files[images]),
-        bytes=bytes_of(dataset_id, commit, files[images]),
-        rows=rows.get(images),
-    )
+    return dataset_id, images, sizes_of(dataset_id, commit, files[images]), rows.get(images)
 
 
 def open_stream(

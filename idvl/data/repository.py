@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idvl.errors import RunError, UsageError, causes
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo
 
 log = logging.getLogger(__name__)
 
 # each is six requests over 23 seconds by the Hub's client; the 20 of `datasets` are nine minutes before one hears of it
 READ_ATTEMPTS = 2
+# most paths that one request to the Hub names, as in huggingface_hub
+PATHS = 500
 
 
 def open_splits(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, Any]:
     """The first of `ids` that exists, its commit, and its splits as streams."""
     from datasets import load_dataset
 
-    dataset_id, commit = find(ids)
+    dataset_id, info = find(ids)
     try:
-        return dataset_id, commit, load_dataset(dataset_id, revision=commit, streaming=True, cache_dir=cache_dir)
+        return dataset_id, info.sha, load_dataset(dataset_id, revision=info.sha, streaming=True, cache_dir=cache_dir)
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
 
@@ -43,15 +48,16 @@ def list_files(dataset_id: str, commit: str, cache_dir: str | None) -> tuple[dic
     return files, {str(split): info.num_examples for split, info in (builder.info.splits or {}).items()}
 
 
-def bytes_of(dataset_id: str, commit: str, files: Sequence[str]) -> int:
-    """The bytes of files of a repository in all."""
+def sizes_of(dataset_id: str, commit: str, files: Sequence[str]) -> list[int]:
+    """The bytes of each of the files of a repository."""
     from huggingface_hub import HfApi
 
+    at = {"repo_type": "dataset", "revision": commit}
+    parts = [list(files[start : start + PATHS]) for start in range(0, len(files), PATHS)]
     try:
-        found = HfApi().get_paths_info(dataset_id, list(files), repo_type="dataset", revision=commit)
+        return [file.size for part in parts for file in HfApi().get_paths_info(dataset_id, part, **at)]
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
-    return sum(file.size for file in found)
 
 
 def resolved(stream: Any, dataset_id: str) -> Any:
@@ -84,14 +90,14 @@ def _patiently(stream: Any) -> Iterator[dict[str, Any]]:
         config.STREAMING_READ_MAX_RETRIES = attempts
 
 
-def find(ids: Sequence[str]) -> tuple[str, str]:
-    """The first of `ids` that the Hub has, and its newest commit."""
+def find(ids: Sequence[str]) -> tuple[str, DatasetInfo]:
+    """The first of `ids` that the Hub has, and what it says of it, as `sha`, the newest commit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     for dataset_id in ids:
         try:
-            return dataset_id, HfApi().dataset_info(dataset_id, timeout=30).sha
+            return dataset_id, HfApi().dataset_info(dataset_id, timeout=30)
         except (HFValidationError, RepositoryNotFoundError) as error:
             if _is_gated(error):
                 raise _unreadable(error, dataset_id) from error

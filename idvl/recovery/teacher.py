@@ -13,7 +13,7 @@ from idvl.models.loading import Loaded, load
 from idvl.models.probes import trial_sample
 from idvl.models.processors import image_processor_of, prepared_picture, tokenizer_of
 from idvl.models.reading import image_id
-from idvl.recipe import Recipe
+from idvl.recipe import ModelSection, Recipe
 
 if TYPE_CHECKING:
     from idvl.recovery.start import Start
@@ -24,27 +24,31 @@ WAY_OUT = "set teacher (--teacher) to the dense model, or leave distill out"
 NEAR = 0.05
 
 
-def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
-    """The dense model: the one that the recipe names, else the one that was pruned.
+def teacher_of(start: Start, recipe: Recipe) -> ModelSection:
+    """How the dense model is loaded: the one that the recipe names, else the one that was pruned.
 
-    Raises UsageError for one that is gone, has changed since, or is of another kind than the student.
+    UsageError where it is not known, or was not kept.
     """
-    named = recipe.recover.teacher
-    if named is None and start.recipe is None:
+    if named := recipe.recover.teacher:
+        return recipe.model.model_copy(update={"name": named, "revision": None})
+    if start.recipe is None:
         raise UsageError(f"the dense model of {quoted(start.model)} is not known: {WAY_OUT}")
-    if named is None and start.recipe.train.new_head:
+    if start.recipe.train.new_head:
         raise UsageError(f"the dense model that got a new head in {quoted(start.run)} was not kept: {WAY_OUT}")
-    section = recipe.model if named else start.recipe.model
-    options = section.model_dump(exclude={"name", "device", "revision"})
-    name = named or start.recipe.model.name
-    revision = None if named else start.signature.get("revision") or section.revision
+    section = start.recipe.model
+    return section.model_copy(update={"revision": start.signature.get("revision") or section.revision})
+
+
+def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
+    """The dense model. UsageError for one that is gone, has changed since, or is of another kind than the student."""
+    section = teacher_of(start, recipe)
     try:
-        teacher = load(name, device=student.model.device, revision=revision, **options)
+        teacher = load(device=student.model.device, **section.model_dump(exclude={"device"}))
     except UsageError as error:
         raise UsageError(f"the dense model is gone ({error}): {WAY_OUT}") from error
     expected = start.signature.get("fingerprint")
-    if named is None and teacher.description["fingerprint"] != expected:
-        raise UsageError(f"{quoted(name)} has changed since {quoted(start.run)} pruned it: {WAY_OUT}")
+    if recipe.recover.teacher is None and teacher.description["fingerprint"] != expected:
+        raise UsageError(f"{quoted(section.name)} has changed since {quoted(start.run)} pruned it: {WAY_OUT}")
     _check_kind(teacher, student)
     check_images(teacher, student)
     return teacher

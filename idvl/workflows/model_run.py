@@ -26,7 +26,7 @@ from idvl.evaluation.scoring import is_complete
 from idvl.models.loading import load
 from idvl.pruning.evaluation import FINAL, evaluate_pruned, prepare_evaluation
 from idvl.pruning.saving import add_evaluation, check_saved, is_evaluated, read_report, skip_evaluation
-from idvl.recipe import EvalSection, Recipe
+from idvl.recipe import EvalSection, ModelSection, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.session import begin, image_store, open_run, planned_downloads
 
@@ -136,18 +136,19 @@ def carry_out(
     plan_only: bool = False,
     push_to: str | None = None,
     private: bool = True,
+    teacher: ModelSection | None = None,
 ) -> ModelResult:
     """Carry out a resolved recipe, whose job `gather` makes. `folder` None: a new one under runs/.
 
-    `push_to`: the Hub repository to upload the model to. Raises UsageError, before anything is written or removed, for
-    what cannot be carried out.
+    `push_to`: the Hub repository to upload the model to; `teacher`: the dense model that is read beside it.
+    Raises UsageError, before anything is written or removed, for what cannot be carried out.
     """
     if push_to:
         check_hub(push_to)
     name = runs.FolderName(kind.command, recipe.model.name, recipe.data.dataset)
     options = {"resume": resume, "overwrite": overwrite}
     path, device, team = begin(recipe, name, folder, plan=plan_only, push_to=push_to, **options)
-    lacking = planned_downloads(recipe, team, reporter, *_splits(recipe)) if plan_only else ()
+    lacking = planned_downloads(recipe, team, reporter, *_splits(recipe), teacher=teacher) if plan_only else ()
     with ExitStack() as stack:
         stores = [stack.enter_context(image_store(path, team, use)) for use in ("training", "evaluation")]
         job = gather(recipe, device, team, reporter, store=stores[0])

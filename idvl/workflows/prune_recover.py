@@ -11,6 +11,8 @@ from idvl.errors import UsageError
 from idvl.pruning.calibration_settings import calibrates
 from idvl.recipe import Recipe, RecoverSection, TrainSection
 from idvl.recovery import settings as recovery
+from idvl.recovery.start import Start
+from idvl.recovery.teacher import teacher_of
 from idvl.workflows import prune, recover
 from idvl.workflows.model_run import ModelResult
 
@@ -34,10 +36,12 @@ def run(recipe: Recipe, *, folder: Path | None, push_to: str | None = None, **op
     folder = folder or runs.default_folder(runs.FolderName("prune", recipe.model.name, recipe.data.dataset or ""))
     kept = recipe.model_copy(update={"train": TrainSection(), "recover": RecoverSection()})
     resume = options.pop("resume", False)
-    first = prune.run(kept, folder=folder / PRUNED, resume=resume and (folder / PRUNED).exists(), **options)
+    path = folder / PRUNED
+    teacher = teacher_of(Start(recipe.model.name, None), recipe) if recipe.recover.teacher else None
+    first = prune.run(kept, folder=path, resume=resume and path.exists(), teacher=teacher, **options)
     if options.get("plan_only"):
         return first
-    model = recipe.model.model_copy(update={"name": str(folder / PRUNED), "revision": None})
+    model = recipe.model.model_copy(update={"name": str(path), "revision": None})
     path = folder / RECOVERED
     return recover.run(
         recipe.model_copy(update={"model": model}),

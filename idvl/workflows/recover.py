@@ -18,6 +18,7 @@ from idvl.recovery.job import Recovery, gather
 from idvl.recovery.plan import RecoveryPlan, make
 from idvl.recovery.settings import resolve
 from idvl.recovery.start import find
+from idvl.recovery.teacher import teacher_of
 from idvl.recovery.train import recover
 from idvl.reporter import Reporter
 from idvl.workflows.model_run import ModelResult, ModelRun, carry_out
@@ -26,7 +27,9 @@ from idvl.workflows.model_run import ModelResult, ModelRun, carry_out
 def run(recipe: Recipe, **options: Any) -> ModelResult:
     """Carry out a recipe, whose model is a pruned one. `options` are those of `carry_out`."""
     start = find(recipe.model.name)
-    return carry_out(resolve(recipe, start), RecoveryRun, partial(gather, start), **options)
+    recipe = resolve(recipe, start)
+    teacher = teacher_of(start, recipe) if recipe.train.distill else None
+    return carry_out(recipe, RecoveryRun, partial(gather, start), teacher=teacher, **options)
 
 
 class RecoveryRun(ModelRun):

@@ -57,9 +57,13 @@ class Repo:
         found = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {path.relative_to(self.folder).as_posix(): path for path in found}
 
-    def info(self) -> dict[str, Any]:
-        """What the Hub's API says of a repository."""
+    def info(self, *, blobs: bool = False) -> dict[str, Any]:
+        """What the Hub's API says of a repository, with `blobs` also of the files' contents."""
         siblings = [{"rfilename": name} for name in self.files]
+        if blobs:
+            stored = [path.read_bytes() for path in self.files.values()]
+            about = [{"size": len(body), "blobId": _etag(body)} for body in stored]
+            siblings = [named | facts for named, facts in zip(siblings, about, strict=True)]
         facts = {"id": self.name, "sha": self.commit, "siblings": siblings, "private": False}
         return {**facts, "disabled": False, "tags": [], "downloads": 0, "likes": 0, "lastModified": DATE}
 
@@ -81,8 +85,9 @@ class Hub:
 
     Files of the repositories in `gated` need a token. `moved`: old names of repositories and their new ones.
     `fault(method, path)` may be set to make requests fail: it returns an HTTP status, or "cut" to close the connection
-    in the middle of the body, or None. `requests` lists what was asked, `sent` counts the bytes of each path that went
-    out. `created` holds what was asked of new repositories, `uploaded` the files of each that took a commit.
+    in the middle of the body, or "html" for the page of a proxy, or None. `requests` lists what was asked, `sent`
+    counts the bytes of each path that went out. `created` holds what was asked of new repositories, `uploaded` the
+    files of each that took a commit.
     """
 
     def __init__(
@@ -160,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.fault(self.command, path) if self.hub.fault else None
         if isinstance(fault, int):
             return self._error(fault, "Fault", "on purpose")
+        if fault == "html":
+            return self._send(200, b"<html>log in first</html>", {"Content-Type": "text/html"})
         for old, new in self.hub.moved.items():
             if f"/{old}/" in f"{path}/":
                 there = self.path.replace(old, new, 1)
@@ -188,7 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
             form = posted.startswith("{")
             paths = json.loads(posted)["paths"] if form else parse_qs(posted).get("paths", [])
             return self._json([repo.entry(name) for name in paths if name in repo.files])
-        return self._json({**repo.info(), "gated": "manual" if repo.name in self.hub.gated else False})
+        blobs = "blobs" in query
+        return self._json({**repo.info(blobs=blobs), "gated": "manual" if repo.name in self.hub.gated else False})
 
     def _upload(self, found: re.Match[str], posted: str) -> None:
         """A repository made, a card checked, files announced or committed; all travel inside of the commit."""
@@ -218,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found["path"] not in repo.files:
             return self._error(404, "EntryNotFound", "Entry not found", commit)
         body = repo.files[found["path"]].read_bytes()
-        headers = {**commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"', "Accept-Ranges": "bytes"}
+        headers = {**commit, "ETag": f'"{_etag(body)}"', "Accept-Ranges": "bytes"}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None:
             return self._send(200, body, headers, cut=cut)
@@ -245,6 +253,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.sent[unquote(urlsplit(self.path).path)] += len(body)
         self.wfile.write(body)
         self.close_connection = self.close_connection or cut
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.sha1(body).hexdigest()
 
 
 def _hash(name: str) -> str:
