@@ -20,6 +20,8 @@ def main() -> int:
     Ctrl-C and SIGTERM end it as KeyboardInterrupt does, in one line and with 128 + the signal's number; the second one
     at once.
     """
+    # where another process ends, torch's C++ code would print 50 lines of frames before idvl's one
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     caught: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

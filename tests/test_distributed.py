@@ -1,5 +1,10 @@
 """Several processes share rows and sums as one process would hold them."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -70,3 +75,40 @@ def test_a_broken_exchange_tells_what_broke_it(monkeypatch):
     monkeypatch.setattr(processes, "wait", wait)
     with pytest.raises(RuntimeError, match="reset by peer"), processes.patient():
         raise RuntimeError("Connection reset by peer")
+
+
+LEFT = """
+import os, sys
+import idvl.__main__ as process
+
+def exchange():
+    import torch
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method="env://")
+    if dist.get_rank() == 0:
+        os.kill(os.getpid(), 9)
+    for broken in (lambda: dist.all_reduce(torch.ones(1)), dist.new_group):  # the exchange, and the store
+        try:
+            broken()
+        except RuntimeError:
+            print("broken", file=sys.stderr)
+    return 0
+
+process._run = exchange
+process.main()
+"""
+
+
+@pytest.mark.slow
+def test_torch_prints_no_frames_where_the_first_process_is_killed():
+    """In processes that import torch themselves, which reads the level of its log then."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-c", LEFT]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **place, "RANK": rank}, stderr=subprocess.PIPE) for rank in "01"
+    ]
+    (_, _), (_, said) = (process.communicate(timeout=60) for process in started)
+    assert said.split() == [b"broken"] * 2 and started[1].returncode == 0

@@ -106,7 +106,7 @@ def _repository(
         report.note("access", "gated" if gated else "open", "gated" if info.gated else "open")
     report.compare_revision(info.id, info.sha)
     try:
-        _, commit, streams = open_splits((name,), None)
+        _, commit, streams, _ = open_splits((name,), None)
     except UsageError as error:
         if not info.gated:
             raise

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from idvl import runs
 from idvl.data.catalog import CatalogEntry
@@ -183,17 +183,20 @@ def _hidden(file: Path, root: Path) -> bool:
 
 
 def _check_numbered(files: list[Path]) -> None:
-    """UsageError where files are called train-00000-of-00003 and so on, and one of the number is not there."""
-    series: dict[tuple[Path, str, str], set[int]] = {}
+    if missing := lacking(files):
+        raise UsageError(f"{missing}: download it again, or name one file to read it alone")
+
+
+def lacking(files: Iterable[PurePath]) -> str | None:
+    """What is missing where files are called train-00000-of-00003 and so on, and one of the number is not there."""
+    series: dict[tuple[PurePath, str, str, str], set[int]] = {}
     for file in files:
         if match := re.fullmatch(r"(.*-)?(\d{5})-of-(\d{5})(-[^-]*)?", file.stem):
-            series.setdefault((file.parent, match[1] or "", match[3]), set()).add(int(match[2]))
-    for (folder, prefix, of), numbers in series.items():
+            series.setdefault((file.parent, match[1] or "", match[3], file.suffix), set()).add(int(match[2]))
+    for (folder, prefix, of, suffix), numbers in series.items():
         if missing := sorted({*range(int(of))} - numbers):
-            raise UsageError(
-                f"{folder} lacks {prefix}{missing[0]:05d}-of-{of}.parquet ({len(missing)} of {int(of)} missing): "
-                "download it again, or name one file to read it alone"
-            )
+            return f"{folder} lacks {prefix}{missing[0]:05d}-of-{of}{suffix} ({len(missing)} of {int(of)} missing)"
+    return None
 
 
 def _spellings(entry: CatalogEntry | None) -> set[str]:

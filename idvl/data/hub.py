@@ -5,17 +5,21 @@ It knows nothing of images or captions beyond which columns hold them.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import Columns, Source, find_columns
+from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
 from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
 from idvl.data.splits import TRAINING, choose_split
 from idvl.errors import UsageError, listed, unknown
+
+log = logging.getLogger(__name__)
 
 # rows held and mixed before any is looked at
 SHUFFLE_BUFFER = 1_000
@@ -49,10 +53,12 @@ def open_stream(
     Raises UsageError when none can be reached or read, RunError when the connection breaks while rows are taken.
     """
     cache_dir = None if cache_dir is None else str(cache_dir)
-    dataset_id, commit, splits = open_splits(ids, cache_dir)
+    dataset_id, commit, splits, files = open_splits(ids, cache_dir)
     joins = _joins(ids, entry)
     training = split == TRAINING
     split, join, images = _read_split(split, splits, joins, dataset_id, entry)
+    if missing := lacking(PurePosixPath(dataset_id, file) for file in files.get(images, ())):
+        log.warning("%s: only what is there is read; dataset_id (--dataset-id) names another copy", missing)
     # what another split is made of is not trained on
     held_out = [other for other in joins.values() if training and other.images_split == split]
     stream = splits[images]
@@ -167,7 +173,7 @@ def _size(stream: Any) -> int | None:
 def _texts(join: Join, cache_dir: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Key -> texts of a joined split, and how it is put together."""
     try:
-        list_id, commit, splits = open_splits(join.ids, cache_dir)
+        list_id, commit, splits, _ = open_splits(join.ids, cache_dir)
     except UsageError as error:
         raise UsageError(f"the split is listed in another repository: {error}") from error
     split = choose_split(join.split, splits, where=list_id)

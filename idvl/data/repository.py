@@ -22,30 +22,35 @@ READ_ATTEMPTS = 2
 PATHS = 500
 
 
-def open_splits(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, Any]:
-    """The first of `ids` that exists, its commit, and its splits as streams."""
-    from datasets import load_dataset
-
+def open_splits(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, Any, dict[str, list[str]]]:
+    """The first of `ids` that exists, its commit, its splits as streams, and the data files of each."""
     dataset_id, info = find(ids)
+    builder = _builder(dataset_id, info.sha, cache_dir)
     try:
-        return dataset_id, info.sha, load_dataset(dataset_id, revision=info.sha, streaming=True, cache_dir=cache_dir)
+        return dataset_id, info.sha, builder.as_streaming_dataset(), _files(builder, dataset_id, info.sha)
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
 
 
 def list_files(dataset_id: str, commit: str, cache_dir: str | None) -> tuple[dict[str, list[str]], dict[str, int]]:
     """The data files of each split, as paths in the repository, and the rows of those splits whose card states them."""
+    builder = _builder(dataset_id, commit, cache_dir)
+    rows = {str(split): info.num_examples for split, info in (builder.info.splits or {}).items()}
+    return _files(builder, dataset_id, commit), rows
+
+
+def _builder(dataset_id: str, commit: str, cache_dir: str | None) -> Any:
     from datasets import load_dataset_builder
 
     try:
-        builder = load_dataset_builder(dataset_id, revision=commit, cache_dir=cache_dir)
+        return load_dataset_builder(dataset_id, revision=commit, cache_dir=cache_dir)
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
-    start = f"hf://datasets/{dataset_id}@{commit}/"
-    files = {
-        str(split): [str(file).removeprefix(start) for file in of] for split, of in builder.config.data_files.items()
-    }
-    return files, {str(split): info.num_examples for split, info in (builder.info.splits or {}).items()}
+
+
+def _files(builder: Any, dataset_id: str, commit: str) -> dict[str, list[str]]:
+    start, files = f"hf://datasets/{dataset_id}@{commit}/", builder.config.data_files or {}
+    return {str(split): [str(file).removeprefix(start) for file in of] for split, of in files.items()}
 
 
 def sizes_of(dataset_id: str, commit: str, files: Sequence[str]) -> list[int]:
@@ -69,11 +74,18 @@ def resolved(stream: Any, dataset_id: str) -> Any:
 
 
 def rows_of(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:
+    from pyarrow import ArrowInvalid
+
     try:
         yield from _patiently(stream)
     except Exception as error:
         if _is_gated(error):
             raise _unreadable(error, dataset_id) from error
+        if any(isinstance(cause, ArrowInvalid) for cause in causes(error)):
+            raise RunError(
+                f"{dataset_id} holds a file that is damaged on the Hub ({_line(error)}); dataset_id (--dataset-id) "
+                "names another copy"
+            ) from error
         raise RunError(
             f"reading {dataset_id} from the Hub broke off ({_line(error)}): run the same command again"
         ) from error

@@ -307,6 +307,21 @@ def test_a_stream_that_breaks_off(repos: dict[str, Path], tmp_path: Path) -> Non
     assert f"reading {COCO} from the Hub broke off" in answer["message"] and "again" in answer["message"]
 
 
+def test_a_shard_that_is_missing_and_one_that_is_damaged(tmp_path: Path) -> None:
+    write_dataset("coco", tmp_path / "coco", 150, shards=3)
+    _, second, last = sorted((tmp_path / "coco" / "data").iterdir())
+    second.unlink()
+    with Hub(datasets={COCO: tmp_path / "coco"}) as hub:
+        code = "from idvl.data.samples import select\nprint(len(select('coco', **{'distinct': False}).samples))"
+        done = processes.run("-c", code, env=hub.env(tmp_path / "cache"))
+        assert done.stdout == "100\n"
+        assert f"{COCO}/data lacks val-00001-of-00003.parquet (1 of 3 missing): only what is there is" in done.stderr
+        last.write_bytes(last.read_bytes()[:-200])
+        (answer,) = ask(hub, tmp_path / "second", {"dataset": "coco", **EVERYTHING})
+    assert answer["error"] == "RunError" and "\n" not in answer["message"]
+    assert f"{COCO} holds a file that is damaged on the Hub" in answer["message"]
+
+
 @pytest.mark.slow
 def test_a_connection_that_is_always_cut(repos: dict[str, Path], tmp_path: Path) -> None:
     def fault(method: str, path: str) -> str | None:
