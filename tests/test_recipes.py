@@ -115,7 +115,7 @@ MATRICES = sorted(FOLDER.glob("*/*.yaml"))
 CELLS = {
     "small/settings": 9, "small/core": 54, "small/rates": 54, "small/exponents": 18, "small/sparsities": 54,
     "small/scopes": 36, "small/after": 14, "small/dense-eval": 6, "small/dimensions": 26, "small/vit": 108,
-    "small/ratios": 18,
+    "small/ratios": 18, "small/fashion": 12,
     "paper/table-1": 24, "paper/table-2": 12, "paper/table-3": 12, "paper/table-4": 12, "paper/table-5": 2,
     "paper/table-6": 9, "paper/table-7": 4,
     "paper/figure-1": 15, "paper/figure-2": 3, "paper/figure-2-others": 3, "paper/figure-3": 6, "paper/figure-4": 36,

@@ -97,7 +97,7 @@ def make_fashion(folder: Path, recipe: FitRecipe, data_dir: Path | None = None) 
     model = transformers.ViTForImageClassification(_fashion_config())
     chosen = partial(select, "fashion-mnist", data_dir=data_dir, distinct=False)
     samples = chosen(split="train", n=recipe.images).samples
-    fit(model, _class_batches(processor, samples, recipe, mirrored=True), recipe, "fashion")
+    fit(model, _class_batches(processor, samples, recipe, strength=0.5, mirrored=True), recipe, "fashion")
     _store(model, processor, folder)
     minutes = (time.perf_counter() - started) / 60
     model, processor = stored(transformers.ViTForImageClassification, folder)
@@ -206,13 +206,13 @@ def _caption_batches(processor: Any, samples: list[Sample], recipe: FitRecipe) -
 
 
 def _class_batches(
-    processor: Any, samples: list[Sample], recipe: FitRecipe, *, mirrored: bool = False
+    processor: Any, samples: list[Sample], recipe: FitRecipe, *, strength: float = 1, mirrored: bool = False
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Images turned by up to 0.2 rad, scaled by up to 12 % and moved by up to a tenth; half of them `mirrored`."""
+    """Images turned, scaled and moved by up to `strength` times 0.2 rad, 12 % and a tenth; half of them `mirrored`."""
     pixels, labels = _pixels(processor, samples), torch.tensor([sample.label for sample in samples])
     generator = torch.Generator().manual_seed(recipe.seed)
     for i in shuffled(len(samples), recipe):
-        turn, grow, right, down = (torch.rand(4, len(i), generator=generator) * 2 - 1).unbind()
+        turn, grow, right, down = (strength * (torch.rand(4, len(i), generator=generator) * 2 - 1)).unbind()
         cos, sin, scale = torch.cos(0.2 * turn), torch.sin(0.2 * turn), 1 + 0.12 * grow
         upper = torch.stack([scale * cos, -scale * sin, 0.2 * right], -1)
         if mirrored:

@@ -166,7 +166,7 @@ def _columns(header: Sequence[str], rows: Iterable[Sequence[str]], *, labels: in
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for number, name in enumerate(header):
         is_word = number < labels
-        folds = labels > 1 and (is_word or numbers_fold)
+        folds = labels > 1 if is_word else numbers_fold
         table.add_column(Text(name), justify="left" if is_word else "right", no_wrap=not folds, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

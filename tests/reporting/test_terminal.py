@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from idvl.profile import published
-from idvl.reporting.terminal import plan_table, result_table
+from idvl.reporting.terminal import plan_table, result_table, results_table
 
 
 def shown(renderable: RenderableType, width: int = 100) -> list[str]:
@@ -111,3 +111,18 @@ def test_numbers_are_whole_at_any_usual_width(report: dict[str, Any], width: int
     assert max(map(len, lines)) <= width
     assert "…" not in text
     assert all(f"{layer['zeros']:,}" in text for layer in report["layers"].values())
+
+
+def test_a_long_name_beside_numbers_folds_and_cuts_none_of_them() -> None:
+    metric = {"value": 84.44, "low": 83.716, "high": 85.137, "interval": "Wilson score, samples"}
+    change = {"value": -0.02, "low": -0.148, "high": 0.106, "interval": "Tango, pairs"}
+    results = {
+        "task": "classification",
+        "bootstrap": {"level": 0.95},
+        "metrics": {"top-1": metric},
+        "compared": {"model": "runs/core/sparsity-0.95-platon-none-of-seed-1/model", "differences": {"top-1": change}},
+    }
+    for width in (80, 100, 120):
+        assert row(shown(results_table(results), width), "top-1") == [
+            *("84.44", "83.72", "to", "85.14", "-0.02", "-0.15", "to", "+0.11")
+        ]
