@@ -51,9 +51,14 @@ def with_dataset(recipe: Recipe) -> Recipe:
     """
     if recipe.data.dataset:
         return recipe
-    locate(recipe.model.name)
+    kind, _ = locate(recipe.model.name)
     run = run_of(recipe.model.name)
     source = _recorded_source(run) if run else {}
+    if not source.get("dataset") and kind == "hub":
+        raise UsageError(
+            f"there is no folder {quoted(recipe.model.name)}: check the path, or, for a model of that name on the Hub, "
+            "set dataset (--dataset)"
+        )
     if not source.get("dataset"):
         source = {"dataset": dataset_of(recipe.model.name)}
     missing = {key: value for key, value in source.items() if getattr(recipe.data, key) is None}

@@ -16,11 +16,15 @@ from idvl.reporting.run_folder import has_schema, read_run
 from idvl.reporting.run_record import ENDS, Kind, RunRecord
 from idvl.runs import MATRIX
 
+# how an unfinished run is continued, whose command may have had no --output
+CONTINUE = "continue with the same command and --output {}"
+
 
 class MatrixLine(Schema):
     """A line of matrix.jsonl: a run of a sweep."""
 
     state: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ def collect(folders: Sequence[Path | str]) -> Study:
         refused += damaged or ([] if with_run else [(folder, _why_none(folder))])
     runs = []
     for folder in by_path.values():
-        run = _guarded(folder, _label(folder))
+        run = _guarded(folder, label_of(folder))
         if isinstance(run, RunRecord):
             runs.append(run)
         else:
@@ -74,8 +78,8 @@ def collect(folders: Sequence[Path | str]) -> Study:
     above = dict.fromkeys(folder.parent for folder in by_path.values())
     study = Study(
         runs=tuple(runs),
-        refused=tuple((_label(folder), why) for folder, why in refused),
-        matrices=tuple((_label(folder), why) for folder in above if (why := _missing(folder))),
+        refused=tuple((label_of(folder), why) for folder, why in refused),
+        matrices=tuple((label_of(folder), why) for folder in above if (why := _missing(folder))),
     )
     refuse_empty(study)
     return study
@@ -110,10 +114,13 @@ def _missing(folder: Path) -> str | None:
         return None
     except (OSError, ValueError) as error:
         return f"{MATRIX} cannot be read: {json_file.reason(error)}"
-    left = [line for line in lines if line.get("state") in ("waiting", "failed")]
-    if not left:
+    counts = {state: sum(line.get("state") == state for line in lines) for state in ("failed", "waiting")}
+    verbs = {"failed": "failed", "waiting": "have not run"}
+    words = [f"{n} of {len(lines)} cells {verbs[state]}" for state, n in counts.items() if n]
+    if not words:
         return None
-    return f"{len(left)} of {len(lines)} runs are missing: continue with the same command and --resume"
+    why = next((f" ({line['reason']})" for line in lines if line.get("state") == "failed" and line.get("reason")), "")
+    return f"{' and '.join(words)}{why}: {CONTINUE.format(label_of(folder))} --resume"
 
 
 def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -163,6 +170,8 @@ def _why_none(folder: Path) -> str:
     try:
         if not stat.S_ISDIR(folder.stat().st_mode):
             return "a file, not the folder of a run"
+        if os.path.lexists(folder / MATRIX):
+            return _missing(folder) or "none of its cells is there"
         if (folder / "run.json").exists():
             return "its run.json was not written by idvl"
         return "no run folder (no run.json), and none below it" if os.listdir(folder) else "empty"
@@ -170,7 +179,7 @@ def _why_none(folder: Path) -> str:
         return f"cannot be read: {json_file.reason(error)}"
 
 
-def _label(path: Path) -> str:
+def label_of(path: Path) -> str:
     """The path from the current folder where it is inside, else as it was given; bytes that are no text as \\xff."""
     plain = Path(os.path.normpath(path))
     path = plain if os.path.realpath(plain) == os.path.realpath(path) else path

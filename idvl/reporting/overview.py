@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from idvl.reporting.collect import Study
+from idvl.reporting.collect import CONTINUE, Study, label_of
 from idvl.reporting.lineage import dense_models, pruned_by
 from idvl.reporting.run_record import Kind, RunRecord
+from idvl.runs import MATRIX
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
+# the folders of the two runs of prune --recover
+IN_A_ROW = ("pruned", "recovered")
 TITLES: dict[Kind, str] = {
     **{"estimate-id": "dimensions", "prune": "pruning", "eval": "evaluation", "sensitivity": "sensitivity"},
     "allocations": "allocation",
@@ -64,8 +70,18 @@ def _runs(n: int) -> str:
 def _troubles(run: RunRecord) -> Iterator[str]:
     if not run.finished and not run.damaged:
         again = "--overwrite" if run.kind == "allocations" else "--resume"
-        yield f"not finished{_reached(run)}: continue with the same command and {again}"
+        yield f"not finished{_reached(run)}: {CONTINUE.format(label_of(_output(run)))} {again}"
     yield from run.troubles
+
+
+def _output(run: RunRecord) -> Path:
+    """The folder of the command that made a run: its own, or that of a matrix or of prune --recover, which holds it."""
+    if matrix := next((above for above in list(run.folder.parents)[:2] if os.path.lexists(above / MATRIX)), None):
+        return matrix
+    words = re.split("[ =]", str(run.record.get("command", "")))
+    output = words[words.index("--output") + 1 :][:1] if "--output" in words else []
+    inside = run.folder.name in IN_A_ROW and "prune" in words and Path(*output).name != run.folder.name
+    return run.folder.parent if inside else run.folder
 
 
 def _reached(run: RunRecord) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,9 @@ from typing import Any, Literal
 from idvl import recipe as recipes
 from idvl import runs, yaml_file
 from idvl.errors import UsageError, did_you_mean, quoted
+from idvl.files import read_text
 from idvl.json_file import LARGEST
+from idvl.models.locating import locate
 from idvl.pruning.settings import resolve
 from idvl.recipe import Recipe
 from idvl.recipes import find
@@ -102,6 +104,23 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
     if not cells:
         raise UsageError(f"every cell of the matrix {quoted(path)} is refused: {next(iter(left_out.values()))}")
     return Grid(path=path, run=run, cells=tuple(cells.values()), left_out=left_out, source=source)
+
+
+def refuse_missing(cells: Iterable[Cell], path: Path) -> None:
+    """UsageError where models that cells name by a path do not exist; it says what trains them, if the file does."""
+    missing: dict[str, str] = {}
+    for name in dict.fromkeys(cell.recipe.model.name for cell in cells):
+        try:
+            locate(name)
+        except UsageError as error:
+            missing[name] = str(error)
+    if not missing:
+        return
+    comment = "".join(line for line in read_text(path).splitlines() if line.startswith("#"))
+    made = re.search(r"\bmake (?:replicate|classifier)\b", comment)
+    others = f" ({len(missing)} of the matrix's models are missing)" if len(missing) > 1 else ""
+    remedy = f"; {made[0]} trains {'it' if len(missing) == 1 else 'them'}" if made else ""
+    raise UsageError(f"{next(iter(missing.values()))}{others}{remedy}; no cell was run")
 
 
 def _by_name(combinations: list[Settings], path: Path) -> dict[str, Settings]:

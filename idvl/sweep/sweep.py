@@ -98,6 +98,8 @@ def run(
         reporter.warn(f"{line.name} is left out: {line.reason}")
     if plan_only:
         return SweepResult(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
+    if not (resume and folder and (folder / runs.MATRIX).exists()):
+        grid.refuse_missing(matrix.cells, matrix.path)
     if folder and overwrite:
         runs.keep(folder, [matrix.path, *(read for cell in matrix.cells for read in read_by(cell.recipe))])
     folder = folder or runs.new_folder(runs.FolderName("matrix", matrix.path.stem))
@@ -129,6 +131,7 @@ class SweepRun:
         pending = deque(cell for cell in self.matrix.cells if self.lines[cell.name].state != "done")
         if finished := len(self.lines) - len(pending):
             self.reporter.note(f"{finished} of {len(self.lines)} cells are done already")
+        grid.refuse_missing(pending, self.matrix.path)
         self._refuse_other_models([cell.recipe.model for cell in pending])
         with self.reporter.progress("matrix") as progress:
             while pending:

@@ -60,10 +60,46 @@ def test_a_matrix_whose_cells_are_not_all_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "m" / "matrix.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     study = collect([tmp_path])
     ((name, why),) = study.matrices
-    assert Path(name).name == "m" and why.startswith("2 of 4 runs are missing: continue with")
+    assert Path(name).name == "m" and why.startswith("1 of 4 cells failed and 1 of 4 cells have not run: ")
+    assert why.endswith(f"continue with the same command and --output {name} --resume")
     assert (name, why) in overview_of(study).troubles
     (tmp_path / "m" / "matrix.jsonl").write_text(json.dumps(lines[0]) + "\n")
     assert collect([tmp_path]).matrices == ()
+
+
+def test_a_matrix_whose_cells_have_all_failed_is_told_as_that(tmp_path: Path) -> None:
+    folders.record(tmp_path / "m", {}, {})
+    line = json.dumps({"name": "a", "state": "failed", "reason": "no disk"})
+    (tmp_path / "m" / "matrix.jsonl").write_text(f"{line}\n" * 54)
+    with pytest.raises(
+        UsageError, match=r"54 of 54 cells failed \(no disk\): continue with the same command and --out"
+    ):
+        collect([tmp_path / "m"])
+    (tmp_path / "m" / "matrix.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="none of its cells is there"):
+        collect([tmp_path / "m"])
+
+
+@pytest.mark.parametrize(
+    ("run", "command", "output"),
+    [
+        ("a", "idvl prune builtin/vit", "a"),
+        ("pruned", "idvl prune builtin/vit --output pruned", "pruned"),
+        ("a/pruned", "idvl prune builtin/vit --recover lora", "a"),
+        ("m/cell", "", "m"),
+    ],
+)
+def test_an_unfinished_run_is_continued_in_the_folder_of_its_command(
+    tmp_path: Path, run: str, command: str, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folders.pruned(Path(run)) / "report.json").unlink()
+    record = json.loads(Path(run, "run.json").read_text())
+    Path(run, "run.json").write_text(json.dumps(record | {"command": command}))
+    if output == "m":
+        Path("m", "matrix.jsonl").write_text("{}\n")
+    ((_, why),) = overview_of(collect([Path(run)])).troubles
+    assert why.endswith(f"continue with the same command and --output {output} --resume")
 
 
 def test_a_run_that_ended_with_a_damaged_file_is_not_to_be_gone_on_with(tmp_path: Path) -> None:

@@ -165,6 +165,23 @@ def test_a_flag_for_what_varies_is_refused_and_so_are_several_processes(tmp_path
         carry_out(file(tmp_path), tmp_path / "out")
 
 
+def test_models_that_do_not_exist_are_refused_before_any_cell_runs(tmp_path, works, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = r"^runs/small/dense/blip-1 does not exist \(3 of .* missing\); make replicate trains them; no cell was run$"
+    with pytest.raises(UsageError, match=told):
+        carry_out("small/core", tmp_path / "out")
+    with pytest.raises(UsageError, match="^runs/classifier/vit does not exist; make classifier trains it; no cell"):
+        carry_out("small/fashion", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    # cells that are done need no model any more
+    shutil.copytree(GOLDEN / "model", tmp_path / "dense")
+    matrix = file(tmp_path, base=BASE | {"model": {"name": str(tmp_path / "dense")}})
+    carry_out(matrix, tmp_path / "out")
+    shutil.rmtree(tmp_path / "dense")
+    result, _ = carry_out(matrix, tmp_path / "out", resume=True)
+    assert {line.state for line in result.lines} == {"done"}
+
+
 def test_a_failed_cell_is_tried_again_at_the_end_and_stops_no_other(tmp_path, works):
     asked, troubles = works
     troubles |= {
