@@ -7,6 +7,7 @@ Profiles that others published ship as data in the same form. It knows no torch.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -23,6 +24,8 @@ from idvl.files import reading, write_text
 from idvl.json_file import load, sound
 from idvl.json_schema import Schema, checked, problem
 from idvl.schemas import Cost, DatasetFacts, ModelFacts
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 SCHEMA = f"idvl/profile/{VERSION}"
@@ -181,7 +184,10 @@ class Comparison:
 
 
 def compare(first: Profile, second: Profile) -> Comparison:
-    """What `second` found otherwise than `first`, layer by layer, in the order of `first`."""
+    """What `second` found otherwise than `first`, layer by layer, in the order of `first`.
+
+    A warning is logged where they have no layer in common.
+    """
     for profile in (first, second):
         if not isinstance(profile, Profile):
             raise UsageError(f"compare takes two profiles, as load_profile reads them, not {quoted(profile)}")
@@ -189,6 +195,8 @@ def compare(first: Profile, second: Profile) -> Comparison:
     for name in (name for name in first.layers if name in second.layers):
         a, b = (profile.layers[name].estimate.dimension for profile in (first, second))
         differences[name] = None if a is None or b is None else b - a
+    if not differences:
+        logger.warning("the two profiles have no layer in common: no dimension is compared")
     settings = {}
     for part in ("model", "dataset", "protocol"):
         a, b = getattr(first, part), getattr(second, part)

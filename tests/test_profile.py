@@ -142,6 +142,11 @@ def test_a_missing_profile_suggests_the_published_one(tmp_path: Path) -> None:
         load_profile(tmp_path / "none.json")
 
 
+def test_profiles_without_a_common_layer_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert compare(profile(a=1.0), profile(b=2.5)).differences == {}
+    assert "have no layer in common" in caplog.text
+
+
 def test_compare_matches_layers_by_name() -> None:
     first, second = profile(a=1.0, b=2.0, c=None), profile(b=2.5, c=4.0, d=1.0)
     second = dataclasses.replace(second, protocol={"tokens": "mean"})

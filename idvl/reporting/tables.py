@@ -219,7 +219,9 @@ def _evaluations(study: Study) -> Iterator[Table]:
 def _dimensions(study: Study) -> Table:
     """Intrinsic dimensions by modality: median, smallest and largest of a profile's layers."""
     rows = []
-    for one in profiles_of(study):
+    shown = profiles_of(study)
+    repeated = [run.label for run in study.of("estimate-id") if all(one.run is not run for one in shown)]
+    for one in shown:
         layers, protocol = one.profile.layers.values(), one.profile.protocol
         entries = [_spread([layer for layer in layers if layer.modality == word], one) for word in MODALITIES]
         points = max((layer.estimate.n_points for layer in layers), default=0)
@@ -234,7 +236,10 @@ def _dimensions(study: Study) -> Table:
         labels=("run", "model", "data", "points", "protocol", "no estimate"),
         columns=tuple(MODALITIES[i] for i in kept),
         rows=tuple((labels, tuple(entries[i] for i in kept)) for labels, entries in rows),
-        notes=("median over the layers, with the smallest and the largest",),
+        notes=(
+            "median over the layers, with the smallest and the largest",
+            *([f"left out, as repeats of the same model and dimensions: {', '.join(repeated)}"] if repeated else []),
+        ),
         bounds="smallest and largest", counts="layers",
     )  # fmt: skip
 

@@ -53,7 +53,13 @@ def run(
 
 def _comparable(name: str, profile: Profile, loaded: Loaded, reporter: Reporter) -> Profile:
     """The profile without layers that are as wide as none of that name here. UsageError where nothing is left."""
-    foreign = other_widths(profile, find_layers(loaded.model, loaded.family))
+    layers = find_layers(loaded.model, loaded.family)
+    if not layers.keys() & profile.layers.keys():
+        theirs, ours = (next(iter(names), "none") for names in (profile.layers, layers))
+        raise UsageError(
+            f"{name} is of another model: no layer of it is in {loaded.name}; the first is {theirs} there, {ours} here"
+        )
+    foreign = other_widths(profile, layers)
     if not foreign:
         return profile
     first = next(iter(foreign.values()))

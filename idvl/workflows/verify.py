@@ -81,6 +81,8 @@ def run(
         lines += _ungrouped(kept, layers, rule)
         for note in _accidental(kept):
             reporter.warn(note)
+        if not sum(kept.zeros.values()):
+            reporter.warn(f"no weight of {kept.total:,} is zero: nothing in {model} is pruned")
     lines += [*_too_dense(kept, sparsity), *_unlike_record(report, loaded), *_stored_otherwise(loaded, options)]
     if base:
         lines += _unlike_base(pruned, loaded, load(base, dtype="auto", device="cpu"))

@@ -538,6 +538,12 @@ def test_layers_of_another_width_are_not_compared(blip, copied, tmp_path):
     replace(profile, layers=wide).save(tmp_path / "all.json")
     with pytest.raises(UsageError, match="all.json is of another model: .* has 777 features there"):
         run(recipe(blip), folder=tmp_path / "none", compare=tmp_path / "all.json", reporter=Silent())
+    other = replace(profile, layers={f"other.{name}": layer for name, layer in profile.layers.items()})
+    other.save(tmp_path / "other.json")
+    with pytest.raises(
+        UsageError, match=f"of another model: no layer of it is in .*; the first is other.{first} there"
+    ):
+        run(recipe(blip), folder=tmp_path / "none", compare=tmp_path / "other.json", reporter=Silent())
     assert not (tmp_path / "none").exists()
 
 

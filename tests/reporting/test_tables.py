@@ -351,6 +351,15 @@ def test_dimensions_measured_otherwise_before_and_after_are_cautioned(tmp_path: 
     assert [row[2] for row in words] == ["shapes", "shapes validation"]
 
 
+def test_a_profile_that_repeats_another_is_told_as_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, scale in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        folders.measured(Path(name), scale=scale)
+    shown = table(Path(), "dimensions")
+    assert [words[0] for words, _ in shown.rows] == ["a", "c"]
+    assert shown.notes[1:] == ("left out, as repeats of the same model and dimensions: b",)
+
+
 def test_a_study_of_one_shot_runs_says_so(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a", prune__schedule="one-shot")
     assert "all of these runs are one-shot" in table(tmp_path, "quality").notes
