@@ -44,7 +44,7 @@ def command(
         Path | None,
         text(
             o.SHOWN,
-            "Compare with a profile, a run folder, or blip-coco (published). [dim]\\[default: none][/dim]",
+            "Compare with a profile, a run folder, or published:blip-coco. [dim]\\[default: none][/dim]",
             "--compare",
             metavar="FILE",
         ),

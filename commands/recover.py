@@ -54,7 +54,15 @@ SETTINGS = SettingFlags(
 
 def command(
     context: typer.Context,
-    model: o.Model = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Run folder of a pruned model; with --masks also a local folder or a Hub id. "
+            "Required unless the recipe names it.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     recipe: o.Recipe = None,
     set_: o.Set = None,

@@ -5,6 +5,8 @@
 A network learns the sign of x * y while 80 % of its hidden weights become zero.
 """
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -32,4 +34,5 @@ if __name__ == "__main__":
     for name, layer in report["layers"].items():
         print(f"layer {name}: {layer['zeros']:,} of {layer['weights']:,} weights are zero")
     print(f"sparsity {report['total']['sparsity']:.1%}, loss of the last step {loss:.3f}")
-    masks.save("masks.safetensors")  # into the current folder
+    Path("runs").mkdir(exist_ok=True)
+    masks.save("runs/own-loop-masks.safetensors")

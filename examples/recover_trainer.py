@@ -55,5 +55,5 @@ def main(steps: int = 100, folder: str | None = None):
 
 if __name__ == "__main__":
     model, masks, loss = main()
-    model.save_pretrained("recovered")  # into the current folder; plain transformers opens it
+    model.save_pretrained("runs/recovered-vit")  # plain transformers opens it
     print(f"mean loss {loss:.3f}; {sum(masks.zeros.values()):,} of {masks.total:,} weights are zero")

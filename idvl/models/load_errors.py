@@ -90,6 +90,12 @@ def _not_cached(name: str, revision: str | None, cache_dir: str | Path | None) -
 
     folder = Path(cache_dir or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
     kept = sorted(path.name for path in (folder / "snapshots").glob("*"))
+    path = Path(name)
+    if not kept and (path.parts[0] == "runs" or (path.parent.is_dir() and path.parent != Path())):
+        return (
+            f"there is no folder {name}{nearby(path)}; as a model of the Hub it is not in the local cache, and the Hub "
+            "was not reached"
+        )
     other = f" at revision {revision or 'main'} (but at {listed(kept)}; --revision chooses)" if kept else ""
     at = f" --revision {revision}" if revision else ""
     return (

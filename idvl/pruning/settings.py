@@ -60,7 +60,8 @@ def resolve_pruning(prune: PruneSection) -> PruneSection:
         return resolve_calibration(prune)
     for name in CALIBRATES:
         if getattr(prune, name) is not None:
-            raise UsageError(f"{name} is for pruning from calibration samples: set calibration, or leave it out")
+            named = f"sparsity {prune.modality_sparsity}" if name == "modality_sparsity" else name
+            raise UsageError(f"{named} is for pruning from calibration samples: set calibration, or leave it out")
     structure = parse(prune.structure)
     update = {
         "sparsity": prune.sparsity or (structure.sparsity if structure.grouped else SPARSITY),

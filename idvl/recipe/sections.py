@@ -150,7 +150,7 @@ class PruneSection(Section):
         None,
         "Prune once and without training, from calibration samples: block by block, each behind pruned ones "
         "(sequential), or all measured in the dense model.",
-        shown="sequential with wanda and sparsegpt, else none",
+        shown="sequential with wanda, sparsegpt and multiflow, else none",
     )
     calibration_samples: Count | None = setting(None, "Number of calibration samples.", shown=f"{CALIBRATION_SAMPLES}")
     tokens_from: TokensFrom | None = setting(
@@ -161,7 +161,7 @@ class PruneSection(Section):
     compare_within: Within | None = setting(
         None,
         "With calibration, the weights whose scores are compared.",
-        shown="row with wanda, layer with magnitude; sparsegpt compares blocks of columns",
+        shown="row with wanda, layer with magnitude, gradient and multiflow; sparsegpt compares blocks of columns",
     )
     repair: Repair | None = setting(
         None,

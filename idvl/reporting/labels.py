@@ -8,6 +8,7 @@ CRITERIA = {
     "platon": "PLATON",
     "wanda": "Wanda",
     "sparsegpt": "SparseGPT",
+    "multiflow": "MULTIFLOW",
 }
 # what stands behind the method of a run that recovered a pruned model
 RECOVERIES = {"lora": "masked LoRA", "full": "full training", "biases": "biases and norms"}

@@ -218,7 +218,7 @@ def _gallery(gallery: Gallery, picture: Picture) -> str:
             f"<dt>{markup(name)}</dt><dd{'' if same else ' class=differs'}>{markup(text) or '<em>nothing</em>'}</dd>"
             for name, text, same in sample.predictions
         )
-        head = f"<dt>{markup(sample.id)}</dt>{references}"
+        head = f"<dt>{markup(sample.id)}{', references' if references else ''}</dt>{references}"
         cards.append(f'<div class="sample">{shown}<dl>{head}{models}</dl></div>')
     notes = [*gallery.notes, *(["images are only drawn for built-in datasets"] if without else [])]
     return f'<h3>{markup(gallery.title)}</h3>{_notes(notes)}<div class="samples">{"".join(cards)}</div>'

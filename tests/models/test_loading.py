@@ -305,6 +305,11 @@ def test_a_hub_id_without_network(name, tmp_path):
     assert f"hf download {name}" in said and "--local-files-only" in said
 
 
+def test_a_folder_of_runs_that_is_missing_is_not_to_be_downloaded(tmp_path):
+    said = refusal("runs/blip-80", local_files_only=True, cache_dir=str(tmp_path))
+    assert said.startswith("there is no folder runs/blip-80; as a model of the Hub") and "hf download" not in said
+
+
 def test_a_hub_id_at_a_revision_that_is_not_in_the_cache(tmp_path):
     kept = "1" * 40
     (tmp_path / "models--me--own" / "snapshots" / kept).mkdir(parents=True)

@@ -85,7 +85,7 @@ def test_a_ratio_keeps_the_total() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sparsity": "vision=0.5", "criterion": "magnitude"}, "modality_sparsity is for pruning from calibration"),
+        ({"sparsity": "vision=0.5", "criterion": "magnitude"}, "sparsity vision=0.5 is for pruning from calibration"),
         ({"sparsity": "vision=0.5,language=0.7", "structure": "2:4"}, "structure 2:4: every layer gets the sparsity"),
         ({"sparsity_ratio": "1:2", "structure": "2:4"}, "1:2 and structure 2:4: every layer gets the sparsity"),
         ({"modality_sparsity": "vision=0.5", "sparsity": 0.3}, "vision=0.5 and sparsity 0.3: set one of the two"),

@@ -108,6 +108,7 @@ def test_samples_are_side_by_side_with_the_dense_model(tmp_path: Path) -> None:
     assert first.predictions == (("dense model", "a bird", True), ("PLATON, all, 80 %", "at 50.0", False))
     assert gallery.notes == ("models differ on 1 of 3 samples, which come first",)
     assert [sample.id[-1] for sample in gallery.samples] == ["2", "0", "1"]
+    assert ', references</dt><dd class="reference">reference 2' in made(tmp_path)
     assert "images are only drawn for built-in datasets" in made(tmp_path).lower()
 
 
