@@ -56,8 +56,8 @@ def with_dataset(recipe: Recipe) -> Recipe:
     source = _recorded_source(run) if run else {}
     if not source.get("dataset") and kind == "hub":
         raise UsageError(
-            f"there is no folder {quoted(recipe.model.name)}: check the path, or, for a model of that name on the Hub, "
-            "set dataset (--dataset)"
+            f"there is no folder {quoted(recipe.model.name)}, and no dataset for a model of that name on the Hub: "
+            "check the path, or set dataset (--dataset) to a name, a folder or a Hub id"
         )
     if not source.get("dataset"):
         source = {"dataset": dataset_of(recipe.model.name)}

@@ -40,7 +40,7 @@ def test_a_relative_dataset_is_that_of_the_folder_where_the_run_was_started(
 
 
 def test_a_model_that_is_no_folder_and_has_no_dataset_is_told_as_missing(home: Path) -> None:
-    with pytest.raises(UsageError, match=r"there is no folder 'runs/pruned': .* set dataset \(--dataset\)"):
+    with pytest.raises(UsageError, match=r"there is no folder 'runs/pruned', .* set dataset \(--dataset\)"):
         dataset("runs/pruned")
 
 

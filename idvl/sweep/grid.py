@@ -118,7 +118,7 @@ def refuse_missing(cells: Iterable[Cell], path: Path) -> None:
         return
     comment = "".join(line for line in read_text(path).splitlines() if line.startswith("#"))
     made = re.search(r"\bmake (?:replicate|classifier)\b", comment)
-    others = f" ({len(missing)} of the matrix's models are missing)" if len(missing) > 1 else ""
+    others = f" (the first of {len(missing)} such models)" if len(missing) > 1 else ""
     remedy = f"; {made[0]} trains {'it' if len(missing) == 1 else 'them'}" if made else ""
     raise UsageError(f"{next(iter(missing.values()))}{others}{remedy}; no cell was run")
 

@@ -98,10 +98,10 @@ def run(
         reporter.warn(f"{line.name} is left out: {line.reason}")
     if plan_only:
         return SweepResult(lines=[*(_waiting(cell) for cell in matrix.cells), *left_out])
-    if not (resume and folder and (folder / runs.MATRIX).exists()):
-        grid.refuse_missing(matrix.cells, matrix.path)
     if folder and overwrite:
         runs.keep(folder, [matrix.path, *(read for cell in matrix.cells for read in read_by(cell.recipe))])
+    if not (resume and folder and (folder / runs.MATRIX).exists()):
+        grid.refuse_missing(matrix.cells, matrix.path)
     folder = folder or runs.new_folder(runs.FolderName("matrix", matrix.path.stem))
     with runs.Run.open(folder, recipe=matrix.source, signature={}, resume=resume, overwrite=overwrite) as opened:
         opened.path(runs.MATRIX)

@@ -100,7 +100,7 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.evaluate("builtin/vit", resume=True), "resume=True needs the folder of the run"),
         (lambda folder: idvl.evaluate(folder / "nothere"), "nothere does not exist"),
         (lambda folder: idvl.prune("./nothere"), "./nothere does not exist"),
-        (lambda folder: idvl.prune("my/model"), "no dataset for 'my/model': set dataset"),
+        (lambda folder: idvl.prune("my/model"), "there is no folder 'my/model', and no dataset for .*set dataset"),
         (lambda folder: idvl.prune(sparsity=0.5), "no model: name one"),
         (lambda folder: idvl.prune(recipe="demo-prune", sparsity=80), "80 % is 0.8 .recipe 'demo-prune'"),
         (lambda folder: idvl.evaluate(recipe="demo-pune"), "no recipe 'demo-pune'; did you mean 'demo-prune'"),
