@@ -41,5 +41,5 @@ def regions(data: bytes) -> np.ndarray:
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError(f"its {KEY!r} holds NaN, infinite values or some beyond float32")
+        raise ValueError(f"its {KEY!r} holds NaN, infinite values or values that overflow float32")
     return values

@@ -54,14 +54,14 @@ class SampleCache:
             return None
         try:
             kept = json_file.parse(read_text(self.folder / LIST))
-            if kept["sha256"] != _list_sum(kept):
-                raise ValueError(f"{LIST} differs from its checksum")
+            if kept.get("sha256") != _list_sum(kept):
+                raise ValueError(f"{LIST} differs from its checksum or has none")
             if kept["images"] and kept["images"] != checksum(self.folder / IMAGES):
                 raise ValueError(f"{IMAGES} differs from its checksum")
             samples = [self._sample(row) for row in kept["samples"]]
             description = dict(kept["description"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is damaged (%s): its samples are read from the Hub again", self.folder, error)
+            log.warning("%s cannot be used (%s): its samples are read from the Hub again", self.folder, error)
             shutil.rmtree(self.folder, ignore_errors=True)
             return None
         log.info("%d samples are kept in %s: nothing to download", len(samples), self.folder)

@@ -19,14 +19,14 @@ def check_resolution(model: nn.Module, processor: Any) -> None:
     """UsageError where the processor prepares images of another grid of patches than the model has positions for.
 
     BLIP and BLIP-2 would give a smaller image the first rows of the position embeddings, and say nothing. Towers that
-    interpolate their position embeddings by themselves, or have none, take any size.
+    interpolate their position embeddings by themselves, or have none, take any size. The picture tried has the model's
+    size, so that a processor which does not resize passes.
     """
-    towers = [size for module in model.modules() if (size := _fixed_size(module))]
-    pixels = prepared_picture(processor).get("pixel_values") if towers else None
-    if pixels is None or pixels.ndim < 4:
-        return
-    prepared = tuple(pixels.shape[-2:])
-    for size, patch in towers:
+    for size, patch in {size for module in model.modules() if (size := _fixed_size(module))}:
+        pixels = prepared_picture(processor, size[1], size[0]).get("pixel_values")
+        if pixels is None or pixels.ndim < 4:
+            return
+        prepared = tuple(pixels.shape[-2:])
         if _grid(prepared, patch) != _grid(size, patch):
             told = [f"{width} x {height}" for height, width in (prepared, size)]
             raise UsageError(
@@ -43,7 +43,9 @@ def _fixed_size(module: nn.Module) -> tuple[tuple[int, int], tuple[int, int]] | 
         return None
     config = getattr(module, "config", None)
     sizes = [getattr(module, key, None) or getattr(config, key, None) for key in ("image_size", "patch_size")]
-    return None if None in sizes else tuple((size, size) if isinstance(size, int) else tuple(size) for size in sizes)
+    pairs = [(size, size) if isinstance(size, int) else size for size in sizes]
+    known = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
+    return tuple(map(tuple, pairs)) if known else None
 
 
 def _grid(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:

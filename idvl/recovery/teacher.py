@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from idvl.recovery.start import Start
 
 WAY_OUT = "set teacher (--teacher) to the dense model, or leave distill out"
-# by how much normalized pixels may differ: what another filter makes of a gradient is below 0.02, another mean and
-# standard deviation, crop or scale make 0.2 and more
+# by how much pixels may differ, in standard deviations: what another filter makes of a gradient is below 0.02, another
+# mean and standard deviation, crop or scale make 0.2 and more
 NEAR = 0.05
 
 
@@ -90,7 +90,7 @@ def check_images(teacher: Loaded, student: Loaded) -> None:
             f"the teacher {quoted(teacher.name)} takes images in another size than the pruned model's processor "
             f"prepares ({_written(shapes[0])}, not {_written(shapes[1])}): {WAY_OUT}"
         )
-    if any((one - other).abs().max() > NEAR for one, other in zip(*pixels, strict=True)):
+    if any((one - other).abs().max() > NEAR * max(1, other.std()) for one, other in zip(*pixels, strict=True)):
         settings = [processor.to_dict() for processor in processors]
         differing = sorted(key for key, value in settings[0].items() if settings[1].get(key, value) != value)
         raise UsageError(

@@ -80,7 +80,9 @@ def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str,
     if keys:
         differences = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
         # a model that has changed on the Hub under the same settings
-        moved_on = {*keys} <= {"revision", "fingerprint", "configuration"} and before.get("revision")
+        moved_on = (
+            "revision" in keys and {*keys} <= {"revision", "fingerprint", "configuration"} and before.get("revision")
+        )
         remedy = f"set --revision {before['revision']}" if moved_on else "use the same settings"
         raise UsageError(f"cannot resume {quoted(folder)}: {differences}; {remedy}, --overwrite or another --output")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import idvl
 from idvl.checkpoints.save import save_dense
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, first_line, quoted
 from idvl.files import open_regular, reading
 from idvl.models.families.blip.original import convert
 from idvl.models.load_errors import one_line
@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
                     "tensors, numbers and text; download theirs"
                 ) from error
             raise UsageError(
-                f"{quoted(path)} is damaged or no torch file ({type(error).__name__}): download it again"
+                f"{quoted(path)} is damaged or no torch file ({first_line(error)}): download it again"
             ) from error
     state = held.get("model", held) if isinstance(held, dict) else held
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -191,7 +191,7 @@ def npz(path: Path, **arrays: np.ndarray) -> Path:
         (lambda path: npz(path, x=np.zeros((REGIONS, WIDTH), "f4")), "no array 'feat'"),
         (lambda path: npz(path, feat=np.zeros(3, "f4")), "not floating-point"),
         (lambda path: npz(path, feat=np.full((REGIONS, WIDTH), np.nan)), "NaN"),
-        (lambda path: npz(path, feat=np.full((REGIONS, WIDTH), 1e300)), "beyond float32"),
+        (lambda path: npz(path, feat=np.full((REGIONS, WIDTH), 1e300)), "overflow float32"),
         (lambda path: npz(path, feat=np.array([{}, {}])), "no region features|[Oo]bject"),
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "no region features"),
     ],

@@ -41,6 +41,14 @@ def test_images_of_another_size_than_the_position_embeddings_are_refused(get, na
             wrap(loaded.model, resized(loaded.processor, height, width))
 
 
+@pytest.mark.parametrize("name", ("blip_caption", "siglip", "vit"))
+def test_a_processor_that_does_not_resize_is_taken(get, name):
+    loaded = get(name)
+    processor = copy.deepcopy(loaded.processor)
+    image_processor_of(processor).do_resize = False
+    assert wrap(loaded.model, processor).name == loaded.name
+
+
 @pytest.mark.parametrize("name", FREE)
 def test_models_that_take_any_size_are_loaded(get, name):
     loaded = get(name)
