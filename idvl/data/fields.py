@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import os
+import tokenize
+import warnings
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,12 @@ from idvl.errors import quoted
 TRUTHS = {"true": 1, "false": 0}
 # lists within lists of texts
 DEEPEST = 8
+# characters of a text that may spell a list
+LONGEST_LIST = 1 << 16
+# what Python's parsers raise for other texts
+NO_LIST = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)
+# where a dict has its text
+TEXT_KEYS = ("raw", "caption", "text")
 MOST_CLASSES = 1 << 31
 
 
@@ -41,38 +52,87 @@ def _is_in(path: Path, folder: Path) -> bool:
     return any(Path(form(path)).is_relative_to(form(folder)) for form in (os.path.abspath, os.path.realpath))
 
 
-def texts(cell: Any, deepest: int = DEEPEST) -> tuple[str, ...]:
-    """The texts in a cell, which is a string, a list of them, or dicts with one (`raw`, `caption` or `text`).
+def texts(cell: Any) -> tuple[str, ...]:
+    """Texts in a cell: a string, a list of them, even spelt in a text, or dicts with one (`raw`, `caption`, `text`).
 
-    Raises ValueError for lists or dicts that are more than `deepest` deep.
+    Raises ValueError for lists or dicts that are more than DEEPEST deep.
     """
+    return _flat(_as_list(cell, TEXT_KEYS), DEEPEST)
+
+
+def _flat(cell: Any, deepest: int) -> tuple[str, ...]:
     if not deepest:
         raise ValueError(f"texts that are nested more than {DEEPEST} deep")
     if isinstance(cell, Mapping):
-        cell = next((cell[key] for key in ("raw", "caption", "text") if key in cell), None)
+        cell = next((cell[key] for key in TEXT_KEYS if key in cell), None)
     if isinstance(cell, str):
         line = _line(cell)
         return (line,) if line else ()
     if isinstance(cell, Sequence) and not isinstance(cell, bytes):
-        return tuple(text for item in cell for text in texts(item, deepest - 1))
+        return tuple(text for item in cell for text in _flat(item, deepest - 1))
     return ()
 
 
 def answers(cell: Any) -> tuple[str, ...]:
-    """The answers to a question, as often as given: strings, or dicts with an "answer". Blanks alone are none.
+    """The answers to a question, as often as given: strings, whole numbers, or dicts with an "answer".
 
-    Raises ValueError where only some of them are texts: accuracy depends on how many people answered.
+    A text may spell a list of them. Blanks alone are none. Raises ValueError where only some of them are texts:
+    accuracy depends on how many people answered.
     """
     if isinstance(cell, Mapping):
         cell = cell.get("answer")
-    items = [cell] if isinstance(cell, str) else cell if isinstance(cell, Sequence) else []
-    words = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in items]
+    cell = _as_list(cell, ("answer",), numbers=True)
+    items = cell if isinstance(cell, Sequence) and not isinstance(cell, str | bytes) else [cell]
+    words = [_word(answer.get("answer") if isinstance(answer, Mapping) else answer) for answer in items]
     lines = tuple(_line(word) for word in words if isinstance(word, str))
     if not any(lines):
         return ()
     if odd := [word for word in words if not isinstance(word, str)]:
         raise ValueError(f"{len(odd)} of {len(words)} answers are no text, {quoted(odd[0])} first")
     return lines
+
+
+def _word(value: Any) -> Any:
+    """A whole number as text, as an answer that counts; anything else as it is."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(int(value)) if whole or (isinstance(value, float) and value.is_integer()) else value
+
+
+def _as_list(cell: Any, keys: Sequence[str], *, numbers: bool = False) -> Any:
+    """The list that a text spells in JSON, Python or as NumPy prints it; any other cell as it is.
+
+    Its items are strings, dicts with one of the `keys`, None for missing ones and, with `numbers`, numbers.
+    """
+    text = cell.strip() if isinstance(cell, str) and len(cell) <= LONGEST_LIST else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return cell
+
+    def fits(item: Any) -> bool:
+        if isinstance(item, Mapping):
+            return not item.keys().isdisjoint(keys)
+        return isinstance(item, str) or (numbers and _word(item) is not item)
+
+    for read in (json.loads, _python_list):
+        try:
+            items = read(text)
+        except NO_LIST:
+            continue
+        if all(item is None or fits(item) for item in items):
+            return items
+    return cell
+
+
+def _python_list(text: str) -> list[Any]:
+    """The list that a text spells as a Python literal. NumPy prints no commas, which Python would join the strings by.
+
+    Raises one of NO_LIST for a text that is no literal.
+    """
+    with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+        items = ast.literal_eval(text)
+        if not all(isinstance(item, str) for item in items):
+            return items
+        tokens = tokenize.generate_tokens(StringIO(text).readline)
+        return [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
 
 
 def label(cell: Any, classes: Sequence[str] | None) -> int | None:

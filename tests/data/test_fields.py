@@ -18,7 +18,16 @@ from idvl.data.fields import answers, encoded_image, label, names_a_class, texts
         ([""] * 10, ()),
         ([], ()),
         (None, ()),
-        ([None, 3], ()),
+        ([None, True], ()),
+        ([3, "3", 4.0], ("3", "3", "4")),
+        (7, ("7",)),
+        ('["yes", "yes", "no"]', ("yes", "yes", "no")),
+        (" ['yes', \"don't know\", 3]\n", ("yes", "don't know", "3")),
+        ('[{"answer": "yes", "answer_id": 1}, {"answer": "no"}]', ("yes", "no")),
+        ({"answer": "['yes', 'no']"}, ("yes", "no")),
+        ("['yes' 'no'\n 'no']", ("yes", "no", "no")),
+        ("[]", ()),
+        ("[1] or (2)", ("[1] or (2)",)),
     ],
 )
 def test_answers(cell: object, found: tuple[str, ...]) -> None:
@@ -30,7 +39,8 @@ def test_answers(cell: object, found: tuple[str, ...]) -> None:
     [
         (["yes"] * 5 + [None] * 5, "5 of 10 answers are no text, None first"),
         ([{"answer": "yes"}, {"answer_id": 2}], "1 of 2 answers are no text"),
-        ({"answer": ["yes", 3]}, "1 of 2 answers are no text, 3 first"),
+        ({"answer": ["yes", 3.5]}, "1 of 2 answers are no text, 3.5 first"),
+        ('["yes", null]', "1 of 2 answers are no text, None first"),
     ],
 )
 def test_missing_answers_are_never_left_out(cell: object, told: str) -> None:
@@ -88,6 +98,41 @@ def test_an_image_without_bytes_or_path() -> None:
 
 def test_texts() -> None:
     assert texts([{"raw": "a  b"}, "c\u2028d\r\ne", "", "\ud800"]) == ("a b", "c d e")
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ('["a red star", "a blue  circle"]', ("a red star", "a blue circle")),
+        ("['a red star', \"a child's kite\"]", ("a red star", "a child's kite")),
+        ("['a red star' 'a blue circle']", ("a red star", "a blue circle")),
+        ('[{"raw": "a star"}, {"raw": "a circle"}]', ("a star", "a circle")),
+        ("[]", ()),
+        (r"['a \d']", (r"a \d",)),
+    ],
+)
+def test_a_text_that_spells_a_list_is_read_as_that_list(cell: str, found: tuple[str, ...]) -> None:
+    assert texts(cell) == found
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("[applause]", "[1, 2]", "[b'a']", "['a'] ['b']", "['a', 'b'] on a sign", "['a'][0]", "[f'{1}']"),
+        *(
+            "[{'size': 3}]",
+            "[{[]: 'a'}]",
+            "['a' + 'b']",
+            "[__import__('os').getcwd()]",
+            "[" * 60_000 + "]",
+            "[" + "-" * 60_000 + "1]",
+        ),
+        "['" + "a" * (1 << 16) + "']",
+    ],
+)
+def test_other_texts_in_brackets_stay_text(cell: str) -> None:
+    assert texts(cell) == (cell,)
+    assert texts([cell, "['a', 'b']"]) == (cell, "['a', 'b']")  # only a cell as a whole spells a list
 
 
 def test_texts_nested_without_end() -> None:

@@ -179,6 +179,16 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         select(str(tmp_path / "numbers.parquet"))
 
 
+def test_lists_written_as_text_are_lists(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": f"{i:04d}.jpg", "question": f"what {i}", "answers": str(["yes"] * 9 + [f"no {i}"])}
+        for i in range(4)
+    ]
+    jsonl(images(tmp_path, 4) / "metadata.jsonl", rows)
+    found = select(str(tmp_path), n=4, force=True, distinct=False).samples
+    assert {sample.answers for sample in found} == {("yes",) * 9 + (f"no {i}",) for i in range(4)}
+
+
 def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
     long = "x" * 200_000
     lines = [
