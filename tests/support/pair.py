@@ -136,6 +136,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
-    # gloo's threads abort a process that ends without
-    PartialState().destroy_process_group()
+    try:
+        main()
+    finally:
+        # gloo's threads abort a process that ends without
+        PartialState().destroy_process_group()
+        # the first process holds the store in which the others look for the reason, once they have lost it
+        time.sleep(0.2)
