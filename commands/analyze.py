@@ -119,7 +119,7 @@ def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
     from idvl.workflows import sensitivity
 
     ratios = {"ratios": params["ratios"]} if params["ratios"] else {}
-    options = {name: params[name] for name in ("resume", "overwrite")}
+    options = {name: params[name] for name in ("resume", "overwrite")} | {"reads": params["folders"] or ()}
     with results_alone():
         result = sensitivity.run(
             recipe, folder=params["page"], reporter=reporter, plan_only=params["plan"], **options, **ratios

@@ -105,17 +105,17 @@ def run_of(model: str) -> Path | None:
     return path.parent if path.name == MODEL and runs.read_record(path.parent) else None
 
 
-def read_by(recipe: Recipe) -> list[Path | str | None]:
-    """The files and folders that a recipe names, among names of the Hub."""
+def read_by(recipe: Recipe, teacher: ModelSection | None = None) -> list[Path | str | None]:
+    """The files and folders that a recipe names, with those of its `teacher`, among names of the Hub."""
     data, profile = recipe.data, recipe.prune.profile
+    models = (recipe.model.name, recipe.recover.teacher, teacher and teacher.name)
     key, _, densities = (recipe.prune.allocation or "").partition(":")
     return [
-        None if recipe.model.name.startswith("builtin/") else recipe.model.name,
+        *(name for name in models if name and not name.startswith("builtin/")),
         None if data.dataset in CATALOG else data.dataset,
         data.data_dir,
         None if profile == "auto" else profile,
         densities if key == "file" else None,
-        recipe.recover.teacher,
         recipe.recover.masks,
         *recipe.eval.metrics,
     ]
@@ -129,15 +129,16 @@ def begin(
     resume: bool,
     overwrite: bool,
     reads: Sequence[Path | None] = (),
+    teacher: ModelSection | None = None,
     **arguments: Any,
 ) -> tuple[Path, torch.device, Team]:
     """Where a run goes (`folder`, or a new one with `name`), its device and its processes.
 
-    UsageError where the folder is not free, the run would remove what it `reads`, or processes were given other
-    settings or other arguments, of which `arguments` are those that not every command has.
+    UsageError where the folder is not free, the run would remove what it `reads` or its `teacher`, or processes were
+    given other settings or other arguments, of which `arguments` are those that not every command has.
     """
     path = folder or runs.default_folder(name)
-    runs.check(path, resume=resume, overwrite=overwrite, reads=[*reads, *read_by(recipe)])
+    runs.check(path, resume=resume, overwrite=overwrite, reads=[*reads, *read_by(recipe, teacher)])
     shared = {"command": name.command, "output": folder, "resume": resume, "overwrite": overwrite, **arguments}
     return path, *join_team(recipe.model.device, recipe.same_everywhere(), **shared)
 

@@ -184,6 +184,6 @@ def _description(start: Start, loaded: Loaded) -> dict[str, Any]:
     if start.recipe is None:
         return described
     known = {key: start.signature.get(key) for key in ("fingerprint", "configuration", "revision")}
-    name = start.recipe.model.name
+    name = start.origin
     source = "builtin" if name.startswith("builtin/") else "hub" if start.signature.get("revision") else "folder"
     return described | known | {"name": name, "source": source}

@@ -52,7 +52,30 @@ class Start:
     @property
     def origin(self) -> str:
         """The name of the dense model, where it is known, else that of the pruned one."""
-        return self.recipe.model.name if self.recipe else self.model
+        recipe = (self.pruned or self).recipe
+        return recipe.model.name if recipe else self.model
+
+    @cached_property
+    def pruned(self) -> Start | None:
+        """The model as its pruning left it, before recoveries that came since. None where that run is not known.
+
+        A run that has taken the place of an earlier one since shows by the fingerprint of the dense model, which a
+        recovery passes on.
+        """
+        start, passed = self, set()
+        while start.run and "recover.method" in start.signature:
+            passed.add(start.run)
+            try:
+                name = start.recipe.model.name
+            except UsageError:
+                return None
+            start = Start(name, run_of(name))
+            if start.run in passed or start.signature.get("fingerprint") != self.signature.get("fingerprint"):
+                return None
+        try:
+            return start if start.recipe else None
+        except UsageError:
+            return None
 
     def report(self) -> dict[str, Any] | None:
         """The report of the run."""

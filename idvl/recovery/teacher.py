@@ -31,12 +31,13 @@ def teacher_of(start: Start, recipe: Recipe) -> ModelSection:
     """
     if named := recipe.recover.teacher:
         return recipe.model.model_copy(update={"name": named, "revision": None})
-    if start.recipe is None:
+    pruned = start.pruned
+    if pruned is None:
         raise UsageError(f"the dense model of {quoted(start.model)} is not known: {WAY_OUT}")
-    if start.recipe.train.new_head:
-        raise UsageError(f"the dense model that got a new head in {quoted(start.run)} was not kept: {WAY_OUT}")
-    section = start.recipe.model
-    return section.model_copy(update={"revision": start.signature.get("revision") or section.revision})
+    if pruned.recipe.train.new_head:
+        raise UsageError(f"the dense model that got a new head in {quoted(pruned.run)} was not kept: {WAY_OUT}")
+    section = pruned.recipe.model
+    return section.model_copy(update={"revision": pruned.signature.get("revision") or section.revision})
 
 
 def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
@@ -48,7 +49,7 @@ def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
         raise UsageError(f"the dense model is gone ({error}): {WAY_OUT}") from error
     expected = start.signature.get("fingerprint")
     if recipe.recover.teacher is None and teacher.description["fingerprint"] != expected:
-        raise UsageError(f"{quoted(section.name)} has changed since {quoted(start.run)} pruned it: {WAY_OUT}")
+        raise UsageError(f"{quoted(section.name)} has changed since {quoted(start.pruned.run)} pruned it: {WAY_OUT}")
     _check_kind(teacher, student)
     check_images(teacher, student)
     return teacher

@@ -147,7 +147,7 @@ def carry_out(
         check_hub(push_to)
     name = runs.FolderName(kind.command, recipe.model.name, recipe.data.dataset)
     options = {"resume": resume, "overwrite": overwrite}
-    path, device, team = begin(recipe, name, folder, plan=plan_only, push_to=push_to, **options)
+    path, device, team = begin(recipe, name, folder, teacher=teacher, plan=plan_only, push_to=push_to, **options)
     lacking = planned_downloads(recipe, team, reporter, *_splits(recipe), teacher=teacher) if plan_only else ()
     with ExitStack() as stack:
         stores = [stack.enter_context(image_store(path, team, use)) for use in ("training", "evaluation")]

@@ -13,6 +13,7 @@ from idvl.recipe import Recipe, RecoverSection, TrainSection
 from idvl.recovery import settings as recovery
 from idvl.recovery.start import Start
 from idvl.recovery.teacher import teacher_of
+from idvl.session import read_by, with_dataset
 from idvl.workflows import prune, recover
 from idvl.workflows.model_run import ModelResult
 
@@ -35,6 +36,9 @@ def run(recipe: Recipe, *, folder: Path | None, push_to: str | None = None, **op
         check_hub(push_to)
     folder = folder or runs.default_folder(runs.FolderName("prune", recipe.model.name, recipe.data.dataset or ""))
     kept = recipe.model_copy(update={"train": TrainSection(), "recover": RecoverSection()})
+    if options.get("overwrite"):  # the recovery checks its folder only when the pruned model is replaced
+        for name in (PRUNED, RECOVERED):
+            runs.keep(folder / name, read_by(with_dataset(recipe)))
     resume = options.pop("resume", False)
     path = folder / PRUNED
     teacher = teacher_of(Start(recipe.model.name, None), recipe) if recipe.recover.teacher else None

@@ -47,10 +47,12 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     plan_only: bool = False,
+    reads: Sequence[Path] = (),
 ) -> SensitivityResult:
     """Measure the layers in the recipe's scope, and each modality among them. `folder` None: a new one under runs/.
 
     The recipe's `prune` gives scope and profile (auto: estimated first), its `eval` split, limit and batch size.
+    `reads`: runs that are read afterwards, which `overwrite` must not replace.
     Raises UsageError, before anything is written, for what cannot be carried out.
     """
     if wrong := [ratio for ratio in ratios if not 0 < ratio < 1]:
@@ -58,7 +60,7 @@ def run(
     recipe = with_dataset(recipe)
     name = runs.FolderName("sensitivity", recipe.model.name, recipe.data.dataset)
     options = {"resume": resume, "overwrite": overwrite, "plan": plan_only, "ratios": list(ratios)}
-    path, device, team = begin(recipe, name, folder, **options)
+    path, device, team = begin(recipe, name, folder, reads=reads, **options)
     lacking = planned_downloads(recipe, team, reporter, recipe.eval.split or EVALUATION) if plan_only else ()
     loaded = open_model(recipe.model, device, team)
     with ExitStack() as stack:

@@ -53,6 +53,7 @@ def there(tmp_path, monkeypatch):
         "prune --matrix a/matrix.yaml --output a",
         "prune --matrix cells.yaml --output a",
         "analyze --sensitivity a/model --dataset digits --output a",
+        "analyze --sensitivity builtin/vit a --dataset digits --output a",
     ],
 )
 def test_what_the_run_reads_is_kept(there, line, capsys):
@@ -75,3 +76,12 @@ def test_names_that_are_no_paths_are_no_reason(there, monkeypatch, capsys):
     assert "80 % is 0.8" in capsys.readouterr().err
     named = recipe.load(None, {"model.name": "builtin/vit", "data.dataset": "digits"})
     runs.check(there, overwrite=True, reads=read_by(named))
+
+
+def test_a_model_that_was_recovered_there_is_kept(there, capsys):
+    with Run.open("b/recovered", recipe={}, signature={}) as opened:
+        opened.path("model").mkdir()
+    line = "prune b/recovered/model --criterion wanda --recover lora --dataset digits --output b --overwrite"
+    assert main(line.split()) == 2
+    told = capsys.readouterr().err
+    assert "--overwrite of 'b/recovered' would remove 'b/recovered/model', which this run reads" in told

@@ -20,8 +20,10 @@ from idvl.models.loading import load
 from idvl.recipe import load as load_recipe
 from idvl.recovery import job
 from idvl.recovery.adapters import attach_lora, dense, take_back_weights
+from idvl.recovery.start import find
 from idvl.reporting.collect import collect
 from idvl.reporting.groups import groups_of
+from idvl.runs import Run
 from idvl.sparsity.masks import Masks
 from idvl.workflows import prune, prune_recover
 from idvl.workflows.recover import run
@@ -47,13 +49,13 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def recovered(place: Path, folder: Path, *, model: str = "pruned", resume: bool = False, **settings: Any):
+def recovered(place: Path, folder: Path, *, model: str = "pruned", resume=False, overwrite=False, **settings: Any):
     torch.set_num_threads(1)
     named = {key.replace("__", "."): value for key, value in settings.items()}
     ranks = {"recover.rank": 4} if named.get("recover.method", "lora") == "lora" else {}
     recipe = load_recipe(None, {"model.name": str(place / model), **STEPS, "eval.after": False, **ranks, **named})
     reporter = Silent()
-    return run(recipe, folder=folder, reporter=reporter, resume=resume).report, reporter
+    return run(recipe, folder=folder, reporter=reporter, resume=resume, overwrite=overwrite).report, reporter
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -338,3 +340,30 @@ def test_a_run_that_has_not_finished_is_no_start(place, tmp_path):
     (tmp_path / "pruned" / "report.json").unlink()
     with pytest.raises(UsageError, match="has not finished: continue it with --resume first"):
         recovered(tmp_path, tmp_path / "run")
+
+
+def test_the_dense_model_of_a_recovered_one_is_that_of_its_pruning(place, tmp_path):
+    once = {"train__max_steps": 1, "recover__method": "biases"}
+    recovered(place, tmp_path / "first", **once)
+    report, _ = recovered(tmp_path, tmp_path / "again", model="first", train__distill=1.0, **once)
+    assert report["recovered"]["teacher"]["name"] == str(place / "dense")
+    start = find(str(tmp_path / "again"))
+    assert start.pruned.run == place / "pruned" and start.origin == str(place / "dense")
+    recipe = (tmp_path / "first" / "recipe.yaml").read_text()
+    gone = recipe.replace(str(place / "pruned" / "model"), str(tmp_path / "again" / "model"))
+    assert gone != recipe
+    (tmp_path / "first" / "recipe.yaml").write_text(gone)
+    with pytest.raises(UsageError, match="the dense model of .*first/model' is not known: set teacher"):
+        recovered(tmp_path, tmp_path / "third", model="first", train__distill=1.0, **once)
+
+
+def test_a_run_of_the_dense_model_is_not_overwritten(place, tmp_path):
+    dense, settings = tmp_path / "dense", {"train__distill": 1.0, "data__dataset": str(place / "pictures")}
+    with Run.open(dense, recipe={}, signature={}) as opened:
+        shutil.copytree(place / "dense", opened.path("model"))
+    shutil.copytree(place / "pruned", tmp_path / "pruned")
+    recipe = (tmp_path / "pruned" / "recipe.yaml").read_text()
+    (tmp_path / "pruned" / "recipe.yaml").write_text(recipe.replace(str(place / "dense"), str(dense / "model")))
+    with pytest.raises(UsageError, match="--overwrite of .*dense' would remove .*dense/model', which this run reads"):
+        recovered(tmp_path, dense, overwrite=True, **settings)
+    assert (dense / "model" / "config.json").exists()
