@@ -25,6 +25,7 @@ from idvl.models.loading import Loaded
 from idvl.models.walk import restore_forward
 from idvl.pruning.held_out import Probe
 from idvl.reporter import Progress
+from idvl.training.accelerator import left_out
 from idvl.training.dry_run import no_trace
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def probe_of(job: Calibration, most: int | None = SAMPLES, *, purpose: str | Non
 
     UsageError for a model without a loss, which `purpose` needs, and for samples that it cannot learn from.
     """
+    left_out(job.loaded, job.learnable[:most])
     size, part = _batch_size(job), _part(job, most)
     own = job.learnable[:most][part.start * size : part.stop * size]
     if not own:

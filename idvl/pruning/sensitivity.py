@@ -32,6 +32,7 @@ from idvl.reporter import Reporter
 from idvl.reporting.sensitivity import SensitivityFile
 from idvl.sparsity.budget import Budget
 from idvl.sparsity.weighting import multipliers
+from idvl.training.accelerator import left_out
 from idvl.training.ranks import objects
 from idvl.units import duration, size
 
@@ -95,6 +96,7 @@ class SensitivityRun:
         for names in self.parts().values():
             for ratio in self.ratios:  # refuses one that prunes nothing of a part, or all of it
                 Budget({name: self.weights[name].numel() for name in names}, sparsity=ratio)
+        left_out(loaded, self.selection.samples)
         size, free = recipe.eval.batch_size or BATCH, free_memory(loaded.model.device, team.size)
         # a copy of the largest part, and the scores of its largest layer
         self.beside = max(self._bytes(part) for part in self.parts().values())

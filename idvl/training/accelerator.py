@@ -109,6 +109,23 @@ def _check_samples(loaded: Loaded, samples: Sequence[Sample]) -> None:
     for sample in samples:
         if reason := loaded.family.training_task.unusable_reason(sample, loaded.model.config):
             raise UsageError(f"{loaded.name} cannot learn from sample {sample.id}: {reason}")
+    left_out(loaded, samples)
+
+
+def left_out(loaded: Loaded, samples: Sequence[Sample]) -> str | None:
+    """How many of the samples the loss leaves out, and why the first; None where all count, or there is no loss.
+
+    UsageError where no sample counts.
+    """
+    if (task := loaded.family.training_task) is None:
+        return None
+    reasons = [task.left_out_reason(sample, loaded.model.config) for sample in samples]
+    without = [reason for reason in reasons if reason is not None]
+    if without and len(without) == len(samples):
+        raise UsageError(f"{loaded.name} cannot learn from any of the {len(samples):,} samples: {without[0]}")
+    if not without:
+        return None
+    return f"{len(without):,} of {len(samples):,} samples are left out of the loss: {without[0]}"
 
 
 def optimizer(weights: list[nn.Parameter], training: Training, *, fused: bool) -> torch.optim.AdamW:

@@ -72,6 +72,8 @@ def train(
     not a number any more, memory runs out, or another process failed.
     """
     setup.check(loaded, samples, training)
+    if warning := setup.left_out(loaded, samples):
+        logger.warning(warning)
     with setup.session(loaded, training, folder) as accelerator, ranks.failing_together():
         run = TrainingRun(loaded, samples, training, accelerator, teacher=teacher, folder=folder, state=state or {})
         if resume:

@@ -16,7 +16,7 @@ from idvl.models.loading import load, wrap
 from idvl.models.losses import contrastive, divergence, over_labels
 from idvl.models.skills import clean_caption
 from idvl.training import Training
-from idvl.training.accelerator import check
+from idvl.training.accelerator import check, left_out
 from tests.coverage.architectures import architectures
 from tests.support import tiny
 
@@ -233,6 +233,12 @@ def test_a_reader_of_text_gets_no_new_head(get):
         ("clip", tiny.samples(4), {"batch_size": 1}, "at least 2"),
         ("blip-vqa", tiny.samples(4), {}, "no answer"),
         ("blip-vqa", ANSWERED, {"gradient_checkpointing": True}, "checkpointing"),
+        (
+            "vilt",
+            ANSWERED,
+            {},
+            "any of the 6 samples: no answer, as 'two red', is one of the model's .LABEL_0, LABEL_1, LABEL_2.;",
+        ),
         ("vit", tiny.samples(4), {}, "no label"),
         ("vit", [dataclasses.replace(LABELLED[0], label=10)], {}, "classes are 0 to 9"),
         ("blip", [dataclasses.replace(tiny.samples(1)[0], texts=())], {}, "no text"),
@@ -249,6 +255,16 @@ def test_a_reader_of_text_gets_no_new_head(get):
 def test_what_cannot_be_learnt_is_refused_first(get, kind, samples, settings, said):
     with pytest.raises(UsageError, match=said):
         check(get(kind), samples, Training(**{"batch_size": 2, **settings}))
+
+
+def test_samples_that_the_loss_leaves_out_are_counted(get, monkeypatch):
+    loaded, known = get("vilt"), dataclasses.replace(ANSWERED[0], answers=("blue", "Label_1"))
+    monkeypatch.setattr(loaded.model.config, "label2id", {"label_1": 1})
+    assert left_out(loaded, [known] * 3) is None
+    told = left_out(loaded, [known, *ANSWERED[:2]])
+    assert told.startswith(
+        "2 of 3 samples are left out of the loss: no answer, as 'two red', is one of the model's (label_1)"
+    )
 
 
 def test_blip_reads_captions_cleaned_and_behind_the_prompt(get, monkeypatch):

@@ -34,6 +34,8 @@ class TrainingTask:
     inputs: Callable[..., dict[str, Tensor]]
     # (sample, config) -> why the sample cannot be learnt from, None if it can
     unusable_reason: Callable[[Sample, Any], str | None] = lambda sample, config: None
+    # (sample, config) -> why the loss leaves the sample out, None where it counts; leaving out all is refused
+    left_out_reason: Callable[[Sample, Any], str | None] = lambda sample, config: None
     # whether a sample's loss depends on the others of its batch, over all processes
     contrastive: bool = False
     least_batch: int = 1

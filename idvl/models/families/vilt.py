@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from idvl.data.samples import Sample
+from idvl.errors import listed, quoted
 from idvl.models import statements
 from idvl.models.families.base import Family, Skill, TrainingTask
 from idvl.models.forward import call_in_order, on_device, unlabelled
@@ -76,6 +77,14 @@ def no_answer_reason(sample: Sample, config: Any) -> str | None:
     return None if sample.answers else "it has a question but no answer; choose a dataset that has both"
 
 
+def unknown_answer_reason(sample: Sample, config: Any) -> str | None:
+    """One of the answers has to be among the model's, which are all that it learns."""
+    if any(answer.lower() in config.label2id for answer in sample.answers):
+        return None
+    known = f"the model's ({listed(list(config.label2id))}); choose a dataset with such answers"
+    return f"no answer, as {quoted(sample.answers[0])}, is one of {known}"
+
+
 def matching_inputs(processor: Any, samples: Sequence[Sample], text_length: int, config: Any) -> dict[str, Tensor]:
     """2 n pairs: each image with its own text, then with the text before it in the batch.
 
@@ -111,7 +120,13 @@ def for_config(config: Any) -> Family:
     """Answers and matching read one image."""
     name = (config.architectures or ("",))[0]
     if name == "ViltForQuestionAnswering":
-        task = TrainingTask(loss=answer_loss, inputs=answer_inputs, unusable_reason=no_answer_reason, partial=True)
+        task = TrainingTask(
+            loss=answer_loss,
+            inputs=answer_inputs,
+            unusable_reason=no_answer_reason,
+            left_out_reason=unknown_answer_reason,
+            partial=True,
+        )
         skills = {"answer": Skill(prepare=question_inputs, perform=answer, prompt=QUESTION, lengths=(1, 10))}
         return replace(FAMILY, inputs=single_inputs, training_task=task, skills=skills)
     if name == "ViltForImageAndTextRetrieval":
