@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def _missing(folder: Path) -> str | None:
     if not words:
         return None
     why = next((f" ({line['reason']})" for line in lines if line.get("state") == "failed" and line.get("reason")), "")
-    return f"{' and '.join(words)}{why}: {CONTINUE.format(label_of(folder))} --resume"
+    return f"{' and '.join(words)}{why}: {CONTINUE.format(shlex.quote(label_of(folder)))} --resume"
 
 
 def _look(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def _runs(n: int) -> str:
 def _troubles(run: RunRecord) -> Iterator[str]:
     if not run.finished and not run.damaged:
         again = "--overwrite" if run.kind == "allocations" else "--resume"
-        yield f"not finished{_reached(run)}: {CONTINUE.format(label_of(_output(run)))} {again}"
+        yield f"not finished{_reached(run)}: {CONTINUE.format(shlex.quote(label_of(_output(run))))} {again}"
     yield from run.troubles
 
 
@@ -78,9 +79,13 @@ def _output(run: RunRecord) -> Path:
     """The folder of the command that made a run: its own, or that of a matrix or of prune --recover, which holds it."""
     if matrix := next((above for above in list(run.folder.parents)[:2] if os.path.lexists(above / MATRIX)), None):
         return matrix
-    words = re.split("[ =]", str(run.record.get("command", "")))
-    output = words[words.index("--output") + 1 :][:1] if "--output" in words else []
-    inside = run.folder.name in IN_A_ROW and "prune" in words and Path(*output).name != run.folder.name
+    try:
+        words = shlex.split(str(run.record.get("command", "")))
+    except ValueError:  # the folders of others may hold anything
+        words = []
+    output = [after for word, after in itertools.pairwise(words) if word == "--output"]
+    output += [word.removeprefix("--output=") for word in words if word.startswith("--output=")]
+    inside = run.folder.name in IN_A_ROW and "prune" in words and Path(*output[:1]).name != run.folder.name
     return run.folder.parent if inside else run.folder
 
 

@@ -107,7 +107,7 @@ def read(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Grid:
 
 
 def refuse_missing(cells: Iterable[Cell], path: Path) -> None:
-    """UsageError where models that cells name by a path do not exist; it says what trains them, if the file does."""
+    """UsageError where models that cells name by a path do not exist; it names the file's head, which may say more."""
     missing: dict[str, str] = {}
     for name in dict.fromkeys(cell.recipe.model.name for cell in cells):
         try:
@@ -116,10 +116,8 @@ def refuse_missing(cells: Iterable[Cell], path: Path) -> None:
             missing[name] = str(error)
     if not missing:
         return
-    comment = "".join(line for line in read_text(path).splitlines() if line.startswith("#"))
-    made = re.search(r"\bmake (?:replicate|classifier)\b", comment)
     others = f" (the first of {len(missing)} such models)" if len(missing) > 1 else ""
-    remedy = f"; {made[0]} trains {'it' if len(missing) == 1 else 'them'}" if made else ""
+    remedy = f"; see the head of {quoted(path)}" if read_text(path).startswith("#") else ""
     raise UsageError(f"{next(iter(missing.values()))}{others}{remedy}; no cell was run")
 
 

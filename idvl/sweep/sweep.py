@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import time
 from collections import deque
@@ -17,17 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from idvl import json_file, runs, yaml_file
-from idvl import recipe as recipes
+from idvl import json_file, runs
 from idvl.errors import RunError, UsageError, quoted
-from idvl.files import read_text, write_text
+from idvl.files import write_text
 from idvl.profile import finite
-from idvl.pruning.saving import read_report
-from idvl.pruning.settings import schedule_of
 from idvl.recipe import ModelSection, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.session import read_by
-from idvl.sweep import grid, profiles, restartable
+from idvl.sweep import grid, profiles, remains, restartable
 from idvl.sweep.grid import Cell, Grid
 from idvl.sweep.worker import Failed, isolated
 from idvl.units import duration
@@ -179,12 +175,12 @@ class SweepRun:
     def _attempt(self, cell: Cell) -> Line:
         """Run a cell. Its line: done, failed, or waiting for another try."""
         folder = self.opened.folder / cell.name
-        if cell.name in self.opened.record["files"]:
-            _clear(folder)
-        self.opened.path(cell.name)
         line = self.lines[cell.name]
         line = replace(line, tries=line.tries + 1, reason=None, trace=None)
         try:
+            if cell.name in self.opened.record["files"]:
+                remains.clear(folder)
+            self.opened.path(cell.name)
             return replace(line, state="done", **self._carried_out(cell))
         except Failed as error:
             again = line.tries < TRIES and not error.lasting
@@ -197,7 +193,7 @@ class SweepRun:
             shared = profiles.estimation_of(cell.recipe)
             profile = self._profile(shared)
             if profile not in self.sound:
-                _clear(profile.parent)
+                remains.clear(profile.parent)
                 self._isolated(restartable.measure, shared, profile.parent, f"the profile of {cell.name}")
                 self.sound.add(profile)
         start = time.perf_counter()
@@ -205,7 +201,7 @@ class SweepRun:
         if run == ("prune", "estimate-id"):
             pruned = profiles.of_pruned(cell.recipe, folder / "model")
             again = self._profiles() / cell.name
-            _clear(again)
+            remains.clear(again)
             self._isolated(restartable.measure_again, pruned, again, f"{cell.name}, pruned")
         return {**outcome, "seconds": round(time.perf_counter() - start, 1)}
 
@@ -231,9 +227,9 @@ class SweepRun:
         folder = self.opened.folder / cell.name
         if earlier is None or not _is_done(earlier):
             return _waiting(cell)
-        before = _settings(folder)
+        before = remains.settings(folder)
         if before is not None:
-            _refuse_others(folder, *before, self._recipe(cell))
+            remains.refuse_others(folder, *before, self._recipe(cell))
         if before is None or runs.read_record(folder) is None or not self._is_finished(cell):
             self.reporter.warn(f"{cell.name} is run again: files that it left are missing or damaged")
             return _waiting(cell)
@@ -274,23 +270,18 @@ def _waiting(cell: Cell) -> Line:
     return Line(name=cell.name, state="waiting", settings=cell.settings, published=cell.published)
 
 
-def _clear(folder: Path) -> None:
-    """Remove a folder of this sweep whose run.json is missing or damaged: no run can be resumed in it."""
-    try:
-        json_file.load(folder / "run.json")
-    except (FileNotFoundError, ValueError):
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:  # which may pass: the run says so
-        return
-
-
 def _lines(path: Path, reporter: Reporter) -> list[dict[str, Any]]:
-    """The lines of a matrix as it was left; none, with a warning, of a damaged file: the folders of cells tell more."""
+    """The lines of a matrix as it was left; none, with a warning, of a damaged file: the folders of cells tell more.
+
+    RunError for a file that cannot be read now.
+    """
     try:
         lines = list(json_file.lines(path, runs.MetricLine))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(f"cannot read {quoted(path)}: {json_file.reason(error)}; no cell was run") from error
+    except ValueError as error:
         reporter.warn(
             f"{quoted(path)} is damaged ({json_file.reason(error)}): every cell is opened again, and what is finished "
             "in its folder is kept"
@@ -306,34 +297,3 @@ def _is_done(line: Mapping[str, Any]) -> bool:
     sound = all(isinstance(number, int | float) for number in numbers)
     named = headline is None or (isinstance(headline, str) and sound and headline in metrics)
     return line.get("state") == "done" and line.keys() == set(Line.__dataclass_fields__) and sound and named
-
-
-def _settings(folder: Path) -> tuple[list[str], Recipe] | None:
-    """The sections of a cell's recipe.yaml and their settings, None where the file is missing or damaged."""
-    path = folder / "recipe.yaml"
-    try:
-        # a value that was cut off may still be one
-        is_whole = read_text(path, yaml_file.LARGEST).endswith("\n")
-        return (recipes.sections(path), recipes.load(path)) if is_whole else None
-    except (OSError, ValueError):
-        return None
-
-
-def _refuse_others(folder: Path, sections: list[str], before: Recipe, now: Recipe) -> None:
-    """UsageError where these sections of a finished cell's settings differ from what they are now."""
-    steps = _steps(folder)
-    pairs = []
-    for each in (before, now):
-        parts = each.to_dict(*sections)
-        pairs.append({f"{section}.{key}": value for section in parts for key, value in parts[section].items()})
-        if "prune" in parts:  # where it is not given, it depends on the steps
-            pairs[-1]["prune.mask_every"] = schedule_of(each.prune, steps).mask_every if steps else None
-    runs.refuse_difference(folder, *pairs)
-
-
-def _steps(folder: Path) -> int | None:
-    """The optimizer steps of a finished pruning run, None where its report does not tell."""
-    try:
-        return read_report(folder)["made"].get("steps") or None
-    except RunError:
-        return None

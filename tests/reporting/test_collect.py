@@ -85,8 +85,12 @@ def test_a_matrix_whose_cells_have_all_failed_is_told_as_that(tmp_path: Path) ->
     [
         ("a", "idvl prune builtin/vit", "a"),
         ("pruned", "idvl prune builtin/vit --output pruned", "pruned"),
+        ("my runs/x/pruned", "idvl prune builtin/vit --output 'my runs/x/pruned'", "'my runs/x/pruned'"),
+        ("my runs/x/pruned", "idvl prune builtin/vit '--output=my runs/x/pruned'", "'my runs/x/pruned'"),
+        ("my runs/x/pruned", "idvl prune builtin/vit --recover lora --output 'my runs/x'", "'my runs/x'"),
         ("a/pruned", "idvl prune builtin/vit --recover lora", "a"),
         ("m/cell", "", "m"),
+        ("a/pruned", "idvl prune 'builtin/vit", "a/pruned"),
     ],
 )
 def test_an_unfinished_run_is_continued_in_the_folder_of_its_command(

@@ -1,6 +1,8 @@
 """A matrix of runs: which cells a file means, what is refused, and that cells survive failures, breaks and budgets."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from idvl import runs, tasks
-from idvl.errors import UsageError
+from idvl.errors import RunError, UsageError
 from idvl.models.loading import load
 from idvl.pruning.dimensions import dense_recipe
 from idvl.reporting.collect import collect
@@ -72,6 +74,19 @@ def works(monkeypatch):
     troubles = {}
     monkeypatch.setattr(sweep, "isolated", fake)
     return asked, troubles
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Real runs, in this process: what a cell's own process does is tested with it."""
+
+    def work_here(work, *arguments, reporter, name):
+        try:
+            return work(*arguments, reporter=reporter)
+        except UsageError as error:
+            raise Failed(str(error), lasting=True) from error
+
+    monkeypatch.setattr(sweep, "isolated", work_here)
 
 
 def carry_out(path, folder, **options):
@@ -167,12 +182,10 @@ def test_a_flag_for_what_varies_is_refused_and_so_are_several_processes(tmp_path
 
 def test_models_that_do_not_exist_are_refused_before_any_cell_runs(tmp_path, works, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = (
-        r"^runs/small/dense/blip-1 does not exist \(the first of 3 such models\); make replicate trains them; no cell"
-    )
+    told = r"^runs/small/dense/blip-1 does not exist \(the first of 3 such models\); see the head of .*core.yaml'; no"
     with pytest.raises(UsageError, match=told):
         carry_out("small/core", tmp_path / "out")
-    with pytest.raises(UsageError, match="^runs/classifier/vit does not exist; make classifier trains it; no cell"):
+    with pytest.raises(UsageError, match="^runs/classifier/vit does not exist; see the head of .*fashion.yaml'; no"):
         carry_out("small/fashion", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     # cells that are done need no model any more
@@ -260,11 +273,55 @@ def test_a_cell_whose_recipe_or_record_is_cut_is_run_again(tmp_path, works, name
     # cut inside a key, and behind a value, where it is still a recipe
     for end in [whole.index(b"max_steps: 6") + at for at in (9, 12)] if name == "recipe.yaml" else [20]:
         cut.write_bytes(whole[:end])
+        left = cut.with_name("left")
+        left.touch()
         asked.clear()
         _, reporter = carry_out(path, folder, resume=True)
         assert asked == [("prune", "id_weight-none")]
         assert reporter.warnings == ["id_weight-none is run again: files that it left are missing or damaged"]
-        assert cut.read_bytes()[:20] == whole[:20] and len(cut.read_bytes()) > end
+        assert cut.read_bytes()[:20] == whole[:20] and len(cut.read_bytes()) > end and not left.exists()
+
+
+def test_a_cell_without_its_recipe_keeps_nothing_that_other_settings_gave(tmp_path, here):
+    one_shot = {"criterion": "magnitude", "calibration": "sequential", "id_weight": "none", "allocation": "uniform"}
+    base = {"model": BASE["model"], "data": {"dataset": "digits"}, "prune": one_shot}
+    folder, matrix = tmp_path / "out", {"prune.sparsity": [0.5]}
+    carry_out(file(tmp_path, base=base | {"eval": {"limit": 10, "split": "test"}}, matrix=matrix), folder)
+    path = folder / "sparsity-0.5" / "recipe.yaml"
+    path.unlink()
+    other = file(tmp_path, base=base | {"eval": {"limit": 12, "split": "train"}}, matrix=matrix)
+    result, reporter = carry_out(other, folder, resume=True)
+    assert [line.state for line in result.lines] == ["done"] and "is run again" in reporter.warnings[0]
+    results = json.loads((path.parent / "eval" / "results.json").read_text())
+    assert (results["dataset"]["split"], results["samples"]) == ("train", 12)
+    assert yaml.safe_load(path.read_text())["eval"]["split"] == "train"
+
+
+@pytest.mark.parametrize("what", ["a key of another version", "what cannot be read now"])
+def test_a_recipe_that_is_whole_is_not_called_damaged(tmp_path, works, monkeypatch, what):
+    asked, _ = works
+    folder, path = tmp_path / "out", file(tmp_path, matrix={"prune.id_weight": ["none"]})
+    carry_out(path, folder)
+    recipe = folder / "id_weight-none" / "recipe.yaml"
+    before, told = (folder / runs.MATRIX).read_bytes(), "unknown key 'prune.sharpness'.*recipe.yaml"
+    if what == "a key of another version":
+        recipe.write_text(recipe.read_text().replace("prune:\n", "prune:\n  sharpness: 3\n"))
+    else:
+        told = "cannot read the recipe .*id_weight-none.*recipe.yaml': Too many open files"
+        refuse_to_open(recipe, monkeypatch)
+    asked.clear()
+    with pytest.raises(UsageError, match=told):
+        carry_out(path, folder, resume=True)
+    assert not asked and (folder / runs.MATRIX).read_bytes() == before
+
+
+def refuse_to_open(path, monkeypatch):
+    def busy(name, *options, opened=os.open, **named):
+        if Path(name) == path:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(name))
+        return opened(name, *options, **named)
+
+    monkeypatch.setattr(os, "open", busy)
 
 
 def test_what_lies_in_the_way_of_a_new_cell_is_kept(tmp_path, works):
@@ -289,6 +346,17 @@ def test_a_damaged_list_of_cells_is_made_again_from_their_folders(tmp_path, work
         (warning,) = reporter.warnings
         assert "matrix.jsonl' is damaged (line " in warning and "what is finished in its folder is kept" in warning
         assert "--overwrite" not in warning and set(states(folder).values()) == {"done"}
+
+
+def test_a_list_of_cells_that_cannot_be_read_now_is_left_as_it_is(tmp_path, works, monkeypatch):
+    folder, path = tmp_path / "out", file(tmp_path, matrix={"prune.id_weight": ["none"]})
+    carry_out(path, folder)
+    before = (folder / runs.MATRIX).read_bytes()
+    refuse_to_open(folder / runs.MATRIX, monkeypatch)
+    with pytest.raises(RunError, match="cannot read .*matrix.jsonl': Too many open files"):
+        carry_out(path, folder, resume=True)
+    monkeypatch.undo()
+    assert (folder / runs.MATRIX).read_bytes() == before
 
 
 def test_a_cell_whose_pruned_model_has_no_profile_any_more_is_run_again(tmp_path, works):
@@ -386,13 +454,7 @@ def test_cells_share_the_profile_of_the_same_dense_model(tmp_path, works):
     assert len({profiles.shared_name(dense_recipe(cell.recipe)) for cell in grid.read(file(tmp_path)).cells}) == 1
 
 
-def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
-    """The whole, in this process: what a cell's own process does is tested with it."""
-
-    def here(work, *arguments, reporter, name):
-        return work(*arguments, reporter=reporter)
-
-    monkeypatch.setattr(sweep, "isolated", here)
+def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, here):
     folder = tmp_path / "out"
     both = {"run": ["prune", "estimate-id"], "matrix": {"prune.id_weight": ["multiply", "divide"]}}
     result, _ = carry_out(file(tmp_path, **both), folder)
@@ -419,18 +481,12 @@ def test_cells_are_ordinary_runs_in_folders_of_their_own(tmp_path, monkeypatch):
     assert worker.PRELOADED[0] == sweep.restartable.__name__
 
 
-def test_a_cell_whose_evaluation_cannot_run_is_not_done(tmp_path, monkeypatch):
-    def here(work, *arguments, reporter, name):
-        try:
-            return work(*arguments, reporter=reporter)
-        except UsageError as error:
-            raise Failed(str(error), lasting=True) from error
-
+def test_a_cell_whose_evaluation_cannot_run_is_not_done(tmp_path, here, monkeypatch):
     def lacking():
         raise UsageError("pycocoevalcap is not installed")
 
-    monkeypatch.setattr(sweep, "isolated", here)
-    monkeypatch.setattr(tasks, "load", lambda name, load=tasks.load: replace(load(name), ready=lacking))
+    ready = tasks.load
+    monkeypatch.setattr(tasks, "load", lambda name: replace(ready(name), ready=lacking))
     one = file(tmp_path, matrix={"prune.id_weight": ["none"]})
     result, reporter = carry_out(one, tmp_path / "out")
     assert [(line.state, line.metrics) for line in result.lines] == [("failed", None)]
@@ -441,8 +497,7 @@ def test_a_cell_whose_evaluation_cannot_run_is_not_done(tmp_path, monkeypatch):
     (seen,) = collect([report.parent]).runs
     assert "not evaluated: pycocoevalcap is not installed" in seen.troubles
     # what was missing is there now
-    monkeypatch.undo()
-    monkeypatch.setattr(sweep, "isolated", here)
+    monkeypatch.setattr(tasks, "load", ready)
     result, _ = carry_out(one, tmp_path / "out", resume=True)
     assert [line.state for line in result.lines] == ["done"] and result.lines[0].metrics["top-1"] > 0
     assert json.loads(report.read_text())["evaluation"]["headline"] == "top-1"
