@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +54,7 @@ def command(
         list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)
     ] = None,
     *,
-    page: Annotated[Path | None, text(o.SHOWN, OUTPUT, "--output", metavar="PATH", callback=o.at_home)] = None,
+    page_at: Annotated[str | None, text(o.SHOWN, OUTPUT, "--output", metavar="PATH")] = None,
     table: Annotated[
         str | None,
         text(o.SHOWN, "Print the tables as markdown, latex or csv. [dim]\\[default: none][/dim]", metavar="FORMAT"),
@@ -87,17 +88,19 @@ def command(
         raise UsageError("--table and --json exclude each other: both write to stdout")
     if table and table not in FORMATS:
         raise UsageError(f"--table is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {quoted(table)}")
-    paths = list(folders or ())
+    paths, page = list(folders or ()), o.at_home(page_at)
     if sensitivity is None:
         measuring = [name for name in context.params if DOT in name or name in MEASURING]
         if odd := [name for name in measuring if context.params[name]]:
             raise UsageError(f"{flag_of(context, odd[0])} is for --sensitivity MODEL: nothing else measures")
         if not paths:
             raise UsageError("name the folders of runs, as in idvl analyze runs/*, or a model to --sensitivity")
+        if page_at and page_at.endswith(os.sep):
+            raise UsageError(f"{quoted(page_at)} is a folder: name a file, as in --output {page / PAGE}")
         reporter = TerminalReporter(quiet=quiet)
         speak(reporter, debug=debug)
     else:
-        reporter, run_folder = _measure(context)
+        reporter, run_folder = _measure(context, page)
         if run_folder is None:
             return
         paths, page = [run_folder, *paths], run_folder / PAGE
@@ -111,10 +114,10 @@ def command(
         reporter.note(f"the report is {page}, its figures are in {analyze.figures_beside(page)}")
 
 
-def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
+def _measure(context: typer.Context, folder: Path | None) -> tuple[TerminalReporter, Path | None]:
     """Carry out --sensitivity: the reporter, and the folder; None after a plan, and beside the first process."""
     params = context.params
-    reporter, recipe = o.begin(context, model=params["sensitivity"], output_dir=params["page"])
+    reporter, recipe = o.begin(context, model=params["sensitivity"], output_dir=folder)
     from idvl.downloads import to_json
     from idvl.workflows import sensitivity
 
@@ -122,7 +125,7 @@ def _measure(context: typer.Context) -> tuple[TerminalReporter, Path | None]:
     options = {name: params[name] for name in ("resume", "overwrite")} | {"reads": params["folders"] or ()}
     with results_alone():
         result = sensitivity.run(
-            recipe, folder=params["page"], reporter=reporter, plan_only=params["plan"], **options, **ratios
+            recipe, folder=folder, reporter=reporter, plan_only=params["plan"], **options, **ratios
         )
     if params["plan"] and rank() == 0:
         if params["json"]:

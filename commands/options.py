@@ -45,7 +45,7 @@ def flag(panel: str, help_: str, name: str, *others: str) -> Any:
     return typer.Option(name, *others, metavar="", help=help_, rich_help_panel=panel)
 
 
-def at_home(path: Path | None) -> Path | None:
+def at_home(path: Path | str | None) -> Path | None:
     """A path with the folder that its ~ stands for, which a shell leaves in --output=~/runs/a."""
     if path is None:
         return None

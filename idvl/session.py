@@ -134,10 +134,16 @@ def begin(
 ) -> tuple[Path, torch.device, Team]:
     """Where a run goes (`folder`, or a new one with `name`), its device and its processes.
 
-    UsageError where the folder is not free, the run would remove what it `reads` or its `teacher`, or processes were
-    given other settings or other arguments, of which `arguments` are those that not every command has.
+    UsageError where the folder is not free or spill is in it, the run would remove what it `reads` or its `teacher`, or
+    processes were given other settings or other arguments, of which `arguments` are those that not every command has.
     """
     path = folder or runs.default_folder(name)
+    spill = recipe.estimate.spill
+    if spill and runs.is_inside(spill, path):
+        raise UsageError(
+            f"spill {quoted(spill)} is in the folder of the run, {quoted(path)}, which must be empty: set spill "
+            "(--spill) to another folder"
+        )
     runs.check(path, resume=resume, overwrite=overwrite, reads=[*reads, *read_by(recipe, teacher)])
     shared = {"command": name.command, "output": folder, "resume": resume, "overwrite": overwrite, **arguments}
     return path, *join_team(recipe.model.device, recipe.same_everywhere(), **shared)

@@ -26,13 +26,14 @@ UNRELIABLE = "s"
 STYLES = ((0, (1, 0)), (0, (4, 2)), (0, (1, 1.5)))
 
 
-def plot(profiles: Sequence[tuple[str, Profile]], path: Path | str) -> None:
-    """Draw one or more (label, profile) into a PNG, written atomically.
+def plot(profiles: Profile | Sequence[tuple[str, Profile]], path: Path | str) -> None:
+    """Draw a profile, or one or more (label, profile), into a PNG, written atomically.
 
     The first sets the order of the layers; layers of the others that it has too are drawn above their namesakes.
     """
+    labelled = [("", profiles)] if isinstance(profiles, Profile) else profiles
     buffer = io.BytesIO()
-    figure(profiles).savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    figure(labelled).savefig(buffer, format="png", dpi=160, metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
 
 

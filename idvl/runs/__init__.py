@@ -5,7 +5,7 @@ and nothing else. It knows no torch.
 """
 
 from idvl.runs.environment import provenance
-from idvl.runs.folder import LOCK, FolderName, check, default_folder, keep, new_folder
+from idvl.runs.folder import LOCK, FolderName, check, default_folder, is_inside, keep, new_folder
 from idvl.runs.record import MATRIX, MetricLine, RunFile, damage, read_metrics, read_record, refuse_difference
 from idvl.runs.run import Run
 
@@ -19,6 +19,7 @@ __all__ = [
     "check",
     "damage",
     "default_folder",
+    "is_inside",
     "keep",
     "new_folder",
     "provenance",

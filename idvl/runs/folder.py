@@ -74,15 +74,20 @@ def keep(folder: Path | str, reads: Iterable[Path | str | None]) -> None:
     Anything inside the folder counts: the new run may write over what the old one has not recorded. Names that are no
     paths are passed over.
     """
-    forms = (os.path.abspath, os.path.realpath)
-    roots = {form(folder) for form in forms}
     for read in filter(None, reads):
         path = os.path.expanduser(read)
-        if os.path.exists(path) and any(Path(form(path)).is_relative_to(root) for form in forms for root in roots):
+        if os.path.exists(path) and is_inside(path, folder):
             raise UsageError(
                 f"--overwrite of {quoted(folder)} would remove {quoted(read)}, which this run reads; "
                 "choose another --output"
             )
+
+
+def is_inside(path: Path | str, folder: Path | str) -> bool:
+    """Whether a path is a folder or inside it, by its name or through links."""
+    forms = (os.path.abspath, os.path.realpath)
+    roots = {form(folder) for form in forms}
+    return any(Path(form(path)).is_relative_to(root) for form in forms for root in roots)
 
 
 @dataclass(frozen=True)

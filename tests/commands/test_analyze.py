@@ -45,6 +45,7 @@ def test_what_cannot_be_done_is_one_line(runs: Path, capsys: pytest.CaptureFixtu
         ("nowhere",): "there is no folder 'nowhere'",
         ("runs", "--table", "word"): "--table is markdown, latex or csv, not 'word'",
         ("runs", "--table", "csv", "--json"): "--table and --json exclude each other",
+        ("runs", "--output", "new/"): "'new/' is a folder: name a file, as in --output new/report.html",
         (): "name the folders of runs",
     }.items():
         assert main(["analyze", *arguments]) == 2

@@ -85,3 +85,10 @@ def test_a_model_that_was_recovered_there_is_kept(there, capsys):
     assert main(line.split()) == 2
     told = capsys.readouterr().err
     assert "--overwrite of 'b/recovered' would remove 'b/recovered/model', which this run reads" in told
+
+
+def test_data_beyond_memory_is_not_stored_in_the_folder_of_the_run(there, capsys):
+    line = "estimate-id builtin/vit --dataset digits --samples 100 --output new --spill new/points"
+    assert main(line.split()) == 2
+    assert "spill 'new/points' is in the folder of the run, 'new'" in capsys.readouterr().err
+    assert not Path("new").exists()

@@ -78,7 +78,7 @@ def test_every_modality_has_a_colour() -> None:
 
 def test_the_file_is_a_picture_and_the_same_again(profile: Profile, tmp_path: Path) -> None:
     plot([("a", profile)], tmp_path / "a.png")
-    plot([("a", profile)], tmp_path / "b.png")
+    plot(profile, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert Image.open(tmp_path / "a.png").size == (1760, 864)
     assert len(list(tmp_path.iterdir())) == 2
