@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from idvl.data.catalog import CatalogEntry
-from idvl.data.columns import LABEL_NAMES, Columns, Source, find_columns
+from idvl.data.columns import ANSWERS_TO, LABEL_NAMES, Columns, Source, find_columns
 from idvl.data.fields import names_a_class, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import DataTable, Row
 from idvl.data.image_spool import ImageSpool
 from idvl.data.splits import EVALUATION, SAME_SPLIT
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, listed, quoted
 
+# the column that often names a row's split
+SPLIT = "split"
 # rows drawn at a time once the first draw fell short
 REDRAW = 256
 
@@ -73,6 +75,8 @@ def open_path(
             *table.warnings,
             *([f"{path} has no split test or validation: {table.split} is read"] if lacks_test else []),
             *_unread_labels(table, columns, overrides, first),
+            *_unread_questions(table, columns, overrides),
+            *_unread_splits(table, columns),
         ],
     )
 
@@ -125,6 +129,30 @@ def _unread_labels(
             yield f"{words}: to read them as classes, set label_column (--label-column {name})"
         elif cell is not None:
             yield f"the column {quoted(name)} is not read as labels: {why_no_class(cell)}"
+
+
+def _unread_questions(table: DataTable, columns: Columns, overrides: Columns) -> Iterator[str]:
+    """That another column is the text, where a table holds questions and answers too."""
+    if columns.text is None or columns.answers or overrides.text or overrides.answers:
+        return
+    for question, told in ANSWERS_TO.items():
+        if {question, told} <= {*table.names}:
+            yield (
+                f"the text is the column {quoted(columns.text)}: to read {quoted(question)} and its {quoted(told)} "
+                f"instead, set text_column (--text-column {question})"
+            )
+
+
+def _unread_splits(table: DataTable, columns: Columns) -> Iterator[str]:
+    """That splits named by a column are not told apart."""
+    if SPLIT not in table.names or SPLIT in columns.read:
+        return
+    named = {str(row.get(SPLIT)) for row in table.read(range(table.size), [SPLIT])}
+    if len(named) > 1:
+        yield (
+            f"the column {quoted(SPLIT)} is not read: rows of all its values ({listed(sorted(named))}) are one split; "
+            "to keep them apart, put each into a folder train, validation or test"
+        )
 
 
 def _spooled(row: Row, columns: Columns, store: ImageSpool) -> Row:

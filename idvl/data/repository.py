@@ -129,6 +129,10 @@ def _unreadable(error: Exception, dataset_id: str) -> UsageError:
             f"{dataset_id} is gated: accept its terms on its page on the Hub, then set HF_TOKEN to a token of yours "
             "that may read it"
         )
+    if _has_status(error, 401):
+        return UsageError(
+            f"the Hub refused to give {dataset_id} (401): run hf auth login, or set HF_TOKEN to a token of yours"
+        )
     if unreachable(error):
         return UsageError(
             f"cannot reach {dataset_id} on the Hub ({_line(error)}): check the network and HF_HUB_OFFLINE, or set "
@@ -149,11 +153,13 @@ def _is_gated(error: BaseException) -> bool:
     from huggingface_hub.errors import GatedRepoError
 
     return any(
-        isinstance(cause, GatedRepoError)
-        or "is a gated dataset" in str(cause)
-        or getattr(getattr(cause, "response", None), "status_code", None) == 403
-        for cause in causes(error)
-    )
+        isinstance(cause, GatedRepoError) or "is a gated dataset" in str(cause) for cause in causes(error)
+    ) or _has_status(error, 403)
+
+
+def _has_status(error: BaseException, status: int) -> bool:
+    """Whether the Hub answered with this status."""
+    return any(getattr(getattr(cause, "response", None), "status_code", None) == status for cause in causes(error))
 
 
 def _line(error: BaseException) -> str:

@@ -78,6 +78,8 @@ def score_again(
     is not whole, and where neither the files beside it nor `task` say which task it is.
     """
     path = path / f"{PREDICTIONS}.jsonl" if path.is_dir() else path
+    if path.name == RESULTS:
+        raise UsageError(f"{path} holds scores, not predictions: name {path.with_name(f'{PREDICTIONS}.jsonl')}")
     if (compared := options.get("compared")) and compared.is_dir():
         options["compared"] = compared / RESULTS
     count = len(predictions.read(path))

@@ -63,7 +63,11 @@ def _explain(name: str, folder: Path | None, error: BaseException, not_cached: C
         status = next((link.response.status_code for link in chain if getattr(link, "response", None) is not None), 404)
         login = "run hf auth login or set HF_TOKEN if it is private" if status == 401 else "check the id"
         return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
-    if (status := answered(error)) == 429 or (status or 0) >= 500:
+    if (status := answered(error)) in (401, 403):
+        return (
+            f"the Hub refused to give {name} ({status}): run hf auth login, or set HF_TOKEN to a token that may read it"
+        )
+    if status == 429 or (status or 0) >= 500:
         return f"the Hub answered {status} when asked for {name}: run the same command again later"
     if has(hub.HFValidationError):
         return f"{quoted(name)} is neither a folder here nor a hub id, which look like owner/model"

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from idvl.data.catalog import CATALOG
+from idvl.data.repository import _unreadable
 from idvl.data.splits import EVALUATION, TRAINING
 from tests.support import processes
 from tests.support.hub import Hub, caption, class_name, write_dataset
@@ -346,3 +348,12 @@ def test_models_load_by_their_real_names(tmp_path: Path) -> None:
     with Hub(models={"google/vit-base-patch16-224": tmp_path / "vit"}) as hub:
         done = processes.run("-c", code, env=hub.env(tmp_path / "cache"))
     assert done.stdout.split() == ["16", "ViTModel"]
+
+
+def test_a_token_that_is_refused_is_told() -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    error = HfHubHTTPError.__new__(HfHubHTTPError)
+    error.response = SimpleNamespace(status_code=401)
+    told = str(_unreadable(error, "a/b"))
+    assert told == "the Hub refused to give a/b (401): run hf auth login, or set HF_TOKEN to a token of yours"

@@ -189,6 +189,19 @@ def test_lists_written_as_text_are_lists(tmp_path: Path) -> None:
     assert {sample.answers for sample in found} == {("yes",) * 9 + (f"no {i}",) for i in range(4)}
 
 
+def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": f"{i:04d}.jpg", "text": f"a {i}", "question": f"what {i}", "answers": ["yes"], "split": split}
+        for i, split in enumerate(("train", "train", "test"))
+    ]
+    jsonl(images(tmp_path, 3) / "metadata.jsonl", rows)
+    told = select(str(tmp_path), n=3, force=True, distinct=False).description["warnings"]
+    assert "the text is the column 'text': to read 'question' and its 'answers'" in told[0]
+    assert "'split' is not read: rows of all its values (test, train) are one split" in told[1]
+    asked = select(str(tmp_path), n=3, force=True, distinct=False, text_column="question")
+    assert asked.samples[0].answers == ("yes",) and len(asked.description["warnings"]) == 1
+
+
 def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
     long = "x" * 200_000
     lines = [

@@ -306,6 +306,8 @@ def test_what_is_not_whole_is_not_scored(digits, tmp_path):
         with pytest.raises(UsageError, match=told):
             scoring.score_again(path)
     path.write_bytes(b"".join(lines))
+    with pytest.raises(UsageError, match=r"results.json holds scores, not predictions: name .*/predictions.jsonl"):
+        scoring.score_again(run_folder / "results.json")
     with pytest.raises(UsageError, match="is of the task classification, not of caption"):
         scoring.score_again(path, task="caption")
     assert json.loads((run_folder / "results.json").read_text()) == results

@@ -338,6 +338,7 @@ def test_what_the_hub_answers_is_told_apart():
     assert "check the id" in said(errors.RepositoryNotFoundError, 404)
     assert "set HF_TOKEN" in said(errors.RepositoryNotFoundError, 401)
     assert "no such revision" in said(errors.RevisionNotFoundError, 404)
+    assert "refused to give a/b (401): run hf auth login, or set HF_TOKEN" in said(errors.HfHubHTTPError, 401)
 
 
 WITHOUT = """
