@@ -25,6 +25,7 @@ from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model
 from idvl.sparsity import criteria, icml24
+from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.weighting import Multipliers
 from idvl.training import steps_per_epoch, total_steps
@@ -48,11 +49,34 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     job = Job(recipe, loaded, selection, team)
     if job.unreached:
         reporter.note(left_out(job.unreached, "the loss does not reach", loaded.family))
+    _warn_of_zeros_to_fill(job, reporter)
     if job.profile and profiles.is_foreign(job.profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
     return job
+
+
+def _warn_of_zeros_to_fill(job: Job, reporter: Reporter) -> None:
+    """Say which zeros of an earlier pruning the training fills and no mask of this run restores."""
+    new_head = job.recipe.train.new_head
+    if not (job.training.update_weights or new_head):
+        return
+    # a new head is learnt before there are masks
+    held = {*job.unreached, *(() if new_head else job.layers)}
+    layers = find_layers(job.loaded.model, job.loaded.family)
+    trained = {name: layer.module.weight.detach() for name, layer in layers.items() if name not in held}
+    if filled := Masks({}).unmasked_zeros(trained):
+        where = "" if new_head else " outside the scope"
+        way_out = (
+            "learn a new head on the dense model, before it is pruned"
+            if new_head
+            else "prune from calibration samples (as with wanda), then idvl recover; scope all prunes these layers too"
+        )
+        reporter.warn(
+            f"{len(filled)} layers{where} hold {sum(filled.values()):,} zeros, as of an earlier pruning, which "
+            f"training fills ({next(iter(filled))} first): to keep them, {way_out}"
+        )
 
 
 def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: Path) -> Selection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,15 @@ class Recovery:
 
     def _pruned_report(self, reported: dict[str, Any] | None) -> dict[str, Any]:
         """What the masks prune: as the run that set them reported it, else counted here."""
-        if reported is not None and reported["layers"].keys() == self.masks.shapes.keys():
-            # biases that the pruning removed are not held back
-            layers = {
-                name: {key: value for key, value in layer.items() if key not in ("biases", "bias_zeros")}
-                for name, layer in reported["layers"].items()
-            }
+        zeros = {name: layer["zeros"] for name, layer in reported["layers"].items()} if reported else None
+        if zeros == self.masks.zeros:
             about = {key: value for key, value in reported.items() if key not in ("made", "verified", "evaluation")}
-            return {**about, "layers": layers}
+            # biases that the pruning removed are not held back
+            rows = {
+                key: {name: _without_biases(row) for name, row in about[key].items()}
+                for key in ("layers", "modalities")
+            }
+            return {**about, **rows, "total": _without_biases(about["total"])}
         layers = {name: self.layers[name] for name in self.masks.shapes}
         sparsity = sum(self.masks.zeros.values()) / self.masks.total
         planned = planned_report(self.loaded.model, layers, family=self.loaded.family, asked=sparsity)
@@ -133,6 +135,10 @@ class Recovery:
         """The weights that have a mask, by layer."""
         modules = dict(self.loaded.model.named_modules())
         return {name: modules[name].weight for name in self.masks.shapes}
+
+
+def _without_biases(counts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in counts.items() if key not in ("biases", "bias_zeros")}
 
 
 def _add_lora(job: Recovery) -> None:

@@ -121,8 +121,9 @@ def is_changed(report: Mapping[str, Any] | None, fingerprint: str) -> bool:
 def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], structure: str) -> Masks:
     """The masks of a pruned model: a file's, those of its zeros, or by default its run's; on its device.
 
-    Raises UsageError for masks of another model, for weights that are pruned and not zero, and for a model without any
-    zeros.
+    Layers with more zeros than their masks, as an earlier pruning leaves them, get masks of all their zeros, with a
+    warning. Raises UsageError for masks of another model, for weights that are pruned and not zero, for more zeros
+    that do not have the structure, and for a model without any zeros.
     """
     weights = {name: layer.module.weight.detach() for name, layer in layers.items()}
     if setting == ZEROS:
@@ -141,9 +142,26 @@ def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], str
     except RunError as error:
         raise UsageError(f"the masks do not fit {quoted(start.model)}: {error}") from error
     device = next(iter(weights.values())).device
-    placed = Masks(masks.shapes, device)
-    placed.load_state_dict({name: packed.to(device) for name, packed in masks.state_dict().items()})
+    packed = masks.state_dict() | _of_more_zeros(start, masks, weights, structure).state_dict()
+    placed = Masks({name: weight.shape for name, weight in weights.items() if name in packed}, device)
+    placed.load_state_dict({name: packed[name].to(device) for name in placed.shapes})
     return placed
+
+
+def _of_more_zeros(start: Start, masks: Masks, weights: Mapping[str, torch.Tensor], structure: str) -> Masks:
+    """Masks of the layers with more zeros than `masks` has, accidental ones aside; a warning that counts them."""
+    more = masks.unmasked_zeros(weights)
+    if not more:
+        return Masks({})
+    found = f"{len(more)} layers hold {sum(more.values()):,} zeros that the masks do not have"
+    added = Masks.from_zeros({name: weights[name] for name in more})
+    if defect := next(added.defects(weights, structure), None):
+        raise UsageError(
+            f"{found}, and they are not {structure} ({defect}): copy {quoted(start.model)} to a folder of its own and "
+            "recover the copy with masks zeros (--masks zeros), which keeps them without a structure"
+        )
+    logger.warning("%s: they stay zero, and the masks of this run have them; the first is %s", found, next(iter(more)))
+    return added
 
 
 def _of_zeros(weights: Mapping[str, torch.Tensor]) -> Masks:

@@ -16,16 +16,17 @@ from transformers import BlipForConditionalGeneration
 
 import idvl
 from idvl.errors import UsageError
+from idvl.models.layers import find_layers
 from idvl.models.loading import load
 from idvl.recipe import load as load_recipe
 from idvl.recovery import job
 from idvl.recovery.adapters import attach_lora, dense, take_back_weights
-from idvl.recovery.start import find
+from idvl.recovery.start import find, masks_of
 from idvl.reporting.collect import collect
 from idvl.reporting.groups import groups_of
 from idvl.runs import Run
 from idvl.sparsity.masks import Masks
-from idvl.workflows import prune, prune_recover
+from idvl.workflows import prune, prune_recover, verify
 from idvl.workflows.recover import run
 from tests.support import processes, tiny
 from tests.support.reporter import Silent
@@ -259,6 +260,71 @@ def test_masks_of_others_come_from_zeros(place, tmp_path, caplog):
     loaded.processor.save_pretrained(tmp_path / "nearly")
     recovered(tmp_path, tmp_path / "other", model="nearly", **dense)
     assert "1 layers have less than 1 % zeros, which may be there by accident" in caplog.text
+
+
+def test_zeros_that_an_earlier_run_made_stay_too(place, tmp_path, caplog):
+    """The model of a run, pruned again in one scope, and a run recovered with the masks of that scope."""
+    shared = {"model.name": str(place / "pruned" / "model"), "data.dataset": str(place / "pictures")}
+    prune.run(
+        load_recipe(None, shared | PRUNE | {"prune.scope": "language"}), folder=tmp_path / "language", reporter=Silent()
+    )
+    before, both = weights(tmp_path / "language"), Masks.load(place / "pruned" / "masks.safetensors")
+    vision = [name for name in both.shapes if name not in Masks.load(tmp_path / "language").shapes]
+    named = {"model": str(tmp_path / "language")}, {"recover__masks": str(tmp_path / "language")}
+    for number, settings in enumerate(named):
+        caplog.clear()
+        report, _ = recovered(place, tmp_path / str(number), recover__method="full", train__max_steps=1, **settings)
+        after, masks = weights(tmp_path / str(number)), Masks.load(tmp_path / str(number))
+        assert masks.shapes == both.shapes and report["total"]["zeros"] == sum(masks.zeros.values())
+        for name in masks.shapes:
+            weight = after[f"{name}.weight"]
+            assert torch.equal(weight == 0, ~masks.kept(name)) and torch.equal(
+                weight == 0, before[f"{name}.weight"] == 0
+            )
+        assert verify.run(str(tmp_path / str(number)), reporter=Silent()).defects == []
+        said = (
+            f"{len(vision)} layers hold {sum(both.zeros[name] for name in vision):,} zeros that the masks do not have"
+        )
+        assert caplog.text.count(said) == 1 and vision[0] in caplog.text
+
+
+def test_more_zeros_than_a_layer_s_mask_stay_or_are_refused_for_their_structure(place):
+    for name, structure in (("pruned", "unstructured"), ("nm", "2:4")):
+        loaded = load(str(place / name / "model"), device="cpu")
+        layers = find_layers(loaded.model, loaded.family)
+        first, second = list(layers)[:2]
+        layers[first].module.weight.data[:4] = 0
+        layers[second].module.weight.data[0, 0] = 0  # an accident
+        if structure == "2:4":
+            with pytest.raises(
+                UsageError, match=r"1 layers hold 64 zeros .* not 2:4 .*recover the copy with masks zer"
+            ):
+                masks_of(find(str(place / name)), None, layers, structure)
+            continue
+        stated, masks = Masks.load(place / name), masks_of(find(str(place / name)), None, layers, structure)
+        assert [name for name in masks.shapes if masks.zeros[name] != stated.zeros[name]] == [first]
+        assert torch.equal(masks.kept(first), layers[first].module.weight != 0)
+
+
+def test_a_training_prune_tells_of_zeros_that_it_fills_and_a_recovery_forgets_zero_biases(place, tmp_path):
+    shared = {
+        "model.name": str(place / "pruned" / "model"),
+        "data.dataset": str(place / "pictures"),
+        "eval.after": False,
+    }
+    training = {"prune.id_weight": "none", "prune.sparsity": 0.6, "prune.scope": "*.0.crossattention.*"}
+    steps = {"train.batch_size": 8, "train.max_steps": 12, "prune.compat": "icml24", "prune.window": 2}
+    reporter = Silent()
+    trained = prune.run(load_recipe(None, shared | training | steps), folder=tmp_path / "icml24", reporter=reporter)
+    earlier = Masks.load(place / "pruned").zeros
+    outside = [zeros for name, zeros in earlier.items() if name not in trained.report["layers"]]
+    said = f"{len(outside)} layers outside the scope hold {sum(outside):,} zeros"
+    assert [
+        said in line and "then idvl recover; scope all prunes these layers too" in line for line in reporter.warnings
+    ].count(True) == 1
+    assert trained.report["total"]["bias_zeros"] > 0
+    report, _ = recovered(tmp_path, tmp_path / "run", model="icml24", recover__method="biases", train__max_steps=1)
+    assert "bias_zeros" not in json.dumps(report) and report["total"]["zeros"] == trained.report["total"]["zeros"]
 
 
 @pytest.mark.parametrize(

@@ -764,11 +764,19 @@ def test_training_reads_any_the_first_or_all_captions(texts, read, disk, tmp_pat
 
 def test_a_new_head_is_trained_dense_first(tmp_path):
     tiny.save("vit", tmp_path / "vit")
+    # as an earlier pruning leaves it
+    model, layer = ViTForImageClassification.from_pretrained(tmp_path / "vit"), "vit.layers.0.mlp.fc1"
+    model.get_submodule(layer).weight.data[0] = 0
+    model.save_pretrained(tmp_path / "vit")
+    zeros = model.get_submodule(layer).in_features
     changes = {"model.name": str(tmp_path / "vit"), "data.dataset": "digits", "train.new_head": True}
     steps = {"train.max_steps": 12, "train.batch_size": 16, "train.learning_rate": 1e-3, "data.samples": 120}
     recipe = load_recipe(None, {**PRUNE, **changes, **steps})
     torch.set_num_threads(1)
-    report = run(recipe, folder=tmp_path / "run", reporter=Silent()).report
+    reporter = Silent()
+    report = run(recipe, folder=tmp_path / "run", reporter=reporter).report
+    told = f"1 layers hold {zeros} zeros, as of an earlier pruning, which training fills ({layer} first)"
+    assert sum(told in line for line in reporter.warnings) == 1
     dense, sparse = (ViTForImageClassification.from_pretrained(tmp_path / "run" / name) for name in ("dense", "model"))
     assert dense.config.num_labels == sparse.config.num_labels == 10
     masks = Masks.load(tmp_path / "run" / "masks.safetensors")
