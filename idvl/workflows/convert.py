@@ -15,7 +15,7 @@ from torch import Tensor
 
 import idvl
 from idvl.checkpoints.save import save_dense
-from idvl.errors import UsageError, first_line, quoted
+from idvl.errors import UsageError, quoted
 from idvl.files import open_regular, reading
 from idvl.models.families.blip.original import convert
 from idvl.models.load_errors import one_line
@@ -116,9 +116,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
                     f"{quoted(path)} holds code beside tensors, which is never run: the authors' checkpoints hold "
                     "tensors, numbers and text; download theirs"
                 ) from error
-            raise UsageError(
-                f"{quoted(path)} is damaged or no torch file ({first_line(error)}): download it again"
-            ) from error
+            # torch's own words advise to load files that may hold code
+            reason = error if isinstance(error, zipfile.BadZipFile) else type(error).__name__
+            raise UsageError(f"{quoted(path)} is damaged or no torch file ({reason}): download it again") from error
     state = held.get("model", held) if isinstance(held, dict) else held
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UsageError(f'{quoted(path)} is no checkpoint of BLIP: it holds no tensors by name, nor any under "model"')

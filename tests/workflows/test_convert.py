@@ -233,8 +233,8 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
     [
         ("missing", "there is no checkpoint"),
         ("truncated", "is damaged or no torch file"),
-        ("a flipped bit", "is damaged or no torch file"),
-        ("text", "is damaged or no torch file"),
+        ("a flipped bit", "differs from its checksum): download it again"),
+        ("text", "is damaged or no torch file (UnpicklingError): download it again"),
         ("empty", "is damaged or no torch file"),
         ("code", "holds code beside tensors, which is never run"),
         ("old pickle with code", "holds code beside tensors, which is never run"),
