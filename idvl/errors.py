@@ -61,6 +61,12 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def statuses(error: BaseException) -> Iterator[int]:
+    """The statuses of HTTP answers among the causes of an error."""
+    found = (getattr(getattr(cause, "response", None), "status_code", None) for cause in causes(error))
+    return filter(None, found)
+
+
 class UsageError(ValueError):
     """Something asked for cannot be done: exit code 2."""
 

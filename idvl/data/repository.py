@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from idvl.errors import RunError, UsageError, causes
+from idvl.errors import RunError, UsageError, causes, statuses
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
@@ -129,7 +129,7 @@ def _unreadable(error: Exception, dataset_id: str) -> UsageError:
             f"{dataset_id} is gated: accept its terms on its page on the Hub, then set HF_TOKEN to a token of yours "
             "that may read it"
         )
-    if _has_status(error, 401):
+    if 401 in statuses(error):
         return UsageError(
             f"the Hub refused to give {dataset_id} (401): run hf auth login, or set HF_TOKEN to a token of yours"
         )
@@ -154,12 +154,7 @@ def _is_gated(error: BaseException) -> bool:
 
     return any(
         isinstance(cause, GatedRepoError) or "is a gated dataset" in str(cause) for cause in causes(error)
-    ) or _has_status(error, 403)
-
-
-def _has_status(error: BaseException, status: int) -> bool:
-    """Whether the Hub answered with this status."""
-    return any(getattr(getattr(cause, "response", None), "status_code", None) == status for cause in causes(error))
+    ) or 403 in statuses(error)
 
 
 def _line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from idvl.errors import UsageError, causes, first_line, listed, quoted
+from idvl.errors import UsageError, causes, first_line, listed, quoted, statuses
 
 # what the extra vlm installs, as the messages of transformers spell it
 VLM = ("torchvision", "num2words", "sentencepiece", "protobuf")
@@ -60,7 +60,7 @@ def _explain(name: str, folder: Path | None, error: BaseException, not_cached: C
     if has(hub.RevisionNotFoundError):
         return f"{name} has no such revision; choose a branch, tag or commit of it"
     if has(hub.RepositoryNotFoundError):
-        status = next((link.response.status_code for link in chain if getattr(link, "response", None) is not None), 404)
+        status = next(statuses(error), 404)
         login = "run hf auth login or set HF_TOKEN if it is private" if status == 401 else "check the id"
         return f"{name} is neither a folder here nor a model on the hub ({status}); {login}"
     if (status := answered(error)) in (401, 403):
@@ -111,8 +111,7 @@ def _not_cached(name: str, revision: str | None, cache_dir: str | Path | None) -
 
 def answered(error: BaseException) -> int | None:
     """The status of the Hub's answer behind an error; None where it gave none, or has no such file."""
-    found = (getattr(getattr(link, "response", None), "status_code", None) for link in causes(error))
-    return next((status for status in found if status and status != 404), None)
+    return next((status for status in statuses(error) if status != 404), None)
 
 
 def unreached(error: BaseException) -> bool:

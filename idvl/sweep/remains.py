@@ -1,4 +1,4 @@
-"""What a cell left in its folder: whether it can be gone on with, and whether its settings are those asked for."""
+"""The files in a cell's folder: whether its run can be resumed, and whether its settings are still the same."""
 
 from __future__ import annotations
 
