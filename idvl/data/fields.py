@@ -55,7 +55,7 @@ def _is_in(path: Path, folder: Path) -> bool:
 def texts(cell: Any) -> tuple[str, ...]:
     """Texts in a cell: a string, a list of them, even spelt in a text, or dicts with one (`raw`, `caption`, `text`).
 
-    Raises ValueError for lists or dicts that are more than DEEPEST deep.
+    Numbers count as text. Raises ValueError for lists or dicts that are more than DEEPEST deep.
     """
     return _flat(_as_list(cell, TEXT_KEYS), DEEPEST)
 
@@ -65,6 +65,7 @@ def _flat(cell: Any, deepest: int) -> tuple[str, ...]:
         raise ValueError(f"texts that are nested more than {DEEPEST} deep")
     if isinstance(cell, Mapping):
         cell = next((cell[key] for key in TEXT_KEYS if key in cell), None)
+    cell = _word(cell)
     if isinstance(cell, str):
         line = _line(cell)
         return (line,) if line else ()
@@ -74,7 +75,7 @@ def _flat(cell: Any, deepest: int) -> tuple[str, ...]:
 
 
 def answers(cell: Any) -> tuple[str, ...]:
-    """The answers to a question, as often as given: strings, whole numbers, or dicts with an "answer".
+    """The answers to a question, as often as given: strings, numbers, or dicts with an "answer".
 
     A text may spell a list of them. Blanks alone are none. Raises ValueError where only some of them are texts:
     accuracy depends on how many people answered.
@@ -93,9 +94,10 @@ def answers(cell: Any) -> tuple[str, ...]:
 
 
 def _word(value: Any) -> Any:
-    """A whole number as text, as an answer that counts; anything else as it is."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(int(value)) if whole or (isinstance(value, float) and value.is_integer()) else value
+    """A finite number as text, whole ones without a point; anything else, truth values among them, as it is."""
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value) if value.is_integer() else value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _as_list(cell: Any, keys: Sequence[str], *, numbers: bool = False) -> Any:

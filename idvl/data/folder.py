@@ -79,11 +79,11 @@ def _of_file(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
         raise UsageError(f"{path} cannot be read: {error.strerror}; pass a folder or a file") from error
     if path.suffix == ".parquet":
         return parquet([path], whole(path, split))
-    if path.suffix in (".jsonl", ".csv"):
+    if path.suffix in (".jsonl", ".csv", ".tsv"):
         return table_of(records(path), path.parent, whole(path, split))
     if path.suffix == ".json":
         return karpathy(path, split, entry)
-    raise UsageError(f"{path} is not a dataset: expected a folder, .parquet, .jsonl, .csv or a Karpathy .json")
+    raise UsageError(f"{path} is not a dataset: expected a folder, .parquet, .jsonl, .csv, .tsv or a Karpathy .json")
 
 
 def _annotations(path: Path, entry: CatalogEntry | None) -> Path | None:

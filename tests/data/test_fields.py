@@ -21,6 +21,7 @@ from idvl.data.fields import answers, encoded_image, label, names_a_class, texts
         ([None, True], ()),
         ([3, "3", 4.0], ("3", "3", "4")),
         (7, ("7",)),
+        (["yes", 3.5], ("yes", "3.5")),
         ('["yes", "yes", "no"]', ("yes", "yes", "no")),
         (" ['yes', \"don't know\", 3]\n", ("yes", "don't know", "3")),
         ('[{"answer": "yes", "answer_id": 1}, {"answer": "no"}]', ("yes", "no")),
@@ -39,7 +40,7 @@ def test_answers(cell: object, found: tuple[str, ...]) -> None:
     [
         (["yes"] * 5 + [None] * 5, "5 of 10 answers are no text, None first"),
         ([{"answer": "yes"}, {"answer_id": 2}], "1 of 2 answers are no text"),
-        ({"answer": ["yes", 3.5]}, "1 of 2 answers are no text, 3.5 first"),
+        ({"answer": ["yes", float("nan")]}, "1 of 2 answers are no text, nan first"),
         ('["yes", null]', "1 of 2 answers are no text, None first"),
     ],
 )
@@ -98,6 +99,8 @@ def test_an_image_without_bytes_or_path() -> None:
 
 def test_texts() -> None:
     assert texts([{"raw": "a  b"}, "c\u2028d\r\ne", "", "\ud800"]) == ("a b", "c d e")
+    assert texts(7) == ("7",) and texts([2.0, {"caption": 1.5}, "a"]) == ("2", "1.5", "a")  # as CSV would give them
+    assert texts([True, None, float("nan")]) == ()
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,8 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
     texts = ["hello she said", 'two\nlines, "quoted"', long, None]
     rows = [{"file_name": f"{name}.jpg", "text": text} for name, text in zip("abcd", texts, strict=True)]
     assert records.records(tmp_path / "a.csv") == rows
+    (tmp_path / "a.tsv").write_text('file_name\ttext\na.jpg\ta dog, "brown"\nb.jpg\t"two\twords"\n')
+    assert [row["text"] for row in records.records(tmp_path / "a.tsv")] == ['a dog, "brown"', "two\twords"]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +240,11 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
         ("a.csv", b'text,label\na cat,2\n"a dog', "line 3 is not CSV: unexpected end of data"),
         ("a.csv", b"text,,\na,b,c\n", "has 2 columns without a name: give each a name"),
         ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
+        ("a.csv", b"file_name;text\na.jpg;a dog, brown\n", "separates its columns by semicolons: save it with commas"),
+        ("a.csv", b"file_name\ttext\na.jpg\ta dog\n", "separates its columns by tabs: save it with commas, or as .tsv"),
+        ("a.csv", "file_name,text\n".encode("utf-16"), "cannot be read as text: it is UTF-16; save it as UTF-8"),
+        ("a.csv", "text\nun caf\xe9".encode("latin-1"), "it is not UTF-8 .byte 0xe9.; save it as UTF-8"),
+        ("a.tsv", b"text\tlabel\na dog\tbrown\t1\n", "line 2 has 3 cells for 2 columns: .* that hold tabs"),
         ("dataset_coco.json", b'{"images": [{"split": 5}]}', "'split' of images.0. is 5, expected a text"),
         ("dataset_coco.json", b'{"images": [{"split": "val", "filename": 5}]}', "'filename' of images.0. is 5"),
         (

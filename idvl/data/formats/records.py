@@ -1,10 +1,12 @@
-"""Lists of samples in text, .jsonl and .csv: what is doubtful is refused with its line, where libraries guess."""
+"""Lists of samples in text, .jsonl, .csv and .tsv: what is doubtful is refused with its line, where libraries guess."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,24 @@ from idvl.files import open_regular
 
 # characters of a line
 LONGEST_LINE = 1 << 26
+# what separates the columns of a table
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def records(path: Path) -> list[Row]:
-    """The rows of a .jsonl or .csv file. Raises UsageError for a file that is neither, with the line."""
+    """The rows of a .jsonl, .csv or .tsv file. Raises UsageError for a file that is none of them, with the line."""
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             lines = _lines(file, path)
-            if path.suffix == ".csv":
+            if path.suffix in SEPARATORS:
                 return _cells(lines, path)
             return [_object(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as text: {error}") from error
+    except UnicodeDecodeError as error:
+        utf_16 = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        found = "UTF-16" if utf_16 else f"not UTF-8 (byte {error.object[error.start]:#x})"
+        raise UsageError(f"{path} cannot be read as text: it is {found}; save it as UTF-8") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
 
 
 def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
@@ -38,9 +46,12 @@ def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
 
 
 def _cells(lines: Iterable[str], path: Path) -> list[Row]:
-    """The rows of a CSV table, whose first line names the columns; unnamed columns without a cell are left out."""
+    """The rows of a table, whose first line names the columns; unnamed columns without a cell are left out."""
     parsed = _parsed(lines, path)
     names = next(parsed, (0, []))[1]
+    if len(names) == 1 and (other := re.search("[;\t]", names[0])):
+        way = "semicolons: save it with commas" if other[0] == ";" else "tabs: save it with commas, or as .tsv"
+        raise UsageError(f"{path} separates its columns by {way}")
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
         raise UsageError(f"{path} names the column {quoted(twice[0])} twice: give each another name")
     rows, used = [], set()
@@ -48,7 +59,7 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
         if any(cells[len(names) :]):
             raise UsageError(
                 f"{path} line {number} has {len(cells)} cells for {len(names)} columns: "
-                "put quotation marks around cells that hold commas"
+                f"put quotation marks around cells that hold {'commas' if path.suffix == '.csv' else 'tabs'}"
             )
         used.update(at for at, cell in enumerate(cells) if cell and not names[at])
         rows.append(cells)
@@ -59,18 +70,19 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
 
 
 def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) of each row of a CSV table that is not blank.
+    """(number of its last line, cells) of each row of a table that is not blank.
 
     Text may follow a closing quotation mark, as in `"so" she said`, but not in a row of several lines: there the mark
     is rather the next opening one. UsageError for that, and where a mark is never closed.
     """
     csv.field_size_limit(LONGEST_LINE)
     text: list[str] = []
-    reader = csv.reader(text.append(line) or line for line in lines)
+    separator = SEPARATORS[path.suffix]
+    reader = csv.reader((text.append(line) or line for line in lines), delimiter=separator)
     try:
         for cells in reader:
             try:
-                list(csv.reader(text, strict=True))
+                list(csv.reader(text, strict=True, delimiter=separator))
             except csv.Error as error:
                 if len(text) > 1 or "end of data" in str(error):
                     raise
@@ -78,7 +90,7 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]
             if cells:
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise UsageError(f"{path} line {reader.line_num} is not CSV: {error}") from error
+        raise UsageError(f"{path} line {reader.line_num} is not {path.suffix[1:].upper()}: {error}") from error
 
 
 def _object(line: str, number: int, path: Path) -> Row:
