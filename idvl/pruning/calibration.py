@@ -45,6 +45,7 @@ from idvl.session import choose_samples, open_model
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity.layerwise import Layerwise
 from idvl.sparsity.structure import parse
+from idvl.units import percent
 
 # the classes of tokens
 CLASSES = ("image", "text")
@@ -64,9 +65,17 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     needs = allocations.load(recipe.prune.allocation).needs
     named = needs == "dimension" and recipe.prune.profile != AUTO
     profile = team.first(lambda: profiles.fitting(recipe.prune.profile, layers)) if named else None
-    if needs == "file":
-        team.first(lambda: densities_of(recipe.prune, loaded, layers))
+    densities = team.first(lambda: densities_of(recipe.prune, loaded, layers)) if needs == "file" else {}
     check_limits(recipe.prune, layers)
+    for part, budget in parts_of(recipe.prune, layers).items() if densities else ():
+        sizes = {name: layer.module.weight.numel() for name, layer in budget.layers.items()}
+        own = 1 - sum(densities[name] * size for name, size in sizes.items()) / sum(sizes.values())
+        if percent(own) != percent(budget.sparsity):
+            reporter.note(
+                f"allocation {recipe.prune.allocation} comes to sparsity {percent(own)} over the layers in scope"
+                f"{'' if part == 'all' else f' ({part})'} and is scaled to {percent(budget.sparsity)}, which sparsity "
+                "(--sparsity) sets"
+            )
     if named := recipe.prune.modality_sparsity:
         for word in set(shares(named)) - set(parts_of(recipe.prune, layers)):
             reporter.warn(f"sparsity {named}: no layer in scope is {word}")

@@ -19,6 +19,8 @@ TYPES = {
     "int_from_float": "a whole number",
     "string_type": "text",
 }
+# shares that nobody writes in percent
+SMOOTHING = ("beta1", "beta2")
 
 
 def message(detail: Mapping[str, Any]) -> str:
@@ -45,7 +47,7 @@ def message(detail: Mapping[str, Any]) -> str:
 def _meant(detail: Mapping[str, Any]) -> str:
     """A hint at what a value that is refused was likely meant to be."""
     value, bound = detail["input"], {"less_than": "lt", "less_than_equal": "le"}.get(detail["type"])
-    if bound and detail["ctx"][bound] == 1 and float(value) <= 100:
+    if bound and detail["ctx"][bound] == 1 and 1 < float(value) <= 100 and detail["loc"][-1] not in SMOOTHING:
         return f"; {float(value):g} % is {float(value) / 100:g}"
     if isinstance(value, str) and (percent := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%", value)):
         return f"; {percent[1]} % is {float(percent[1]) / 100:g}"

@@ -15,6 +15,7 @@ from idvl.recipe import load as load_recipe
 from idvl.sparsity.allocation.alpha import exponent
 from idvl.sparsity.allocation.owl import outliers as share_of
 from idvl.sweep.profiles import estimation_of
+from idvl.units import percent
 from tests.pruning.test_calibrate import WANDA, checkpoint, inputs_of, job_of, pruned, samples_of
 
 
@@ -112,8 +113,12 @@ def test_a_file_gives_each_layer_its_sparsity(place: Path, tmp_path: Path) -> No
     total = sum(given[name] * weights[name] for name in given) / sum(weights.values())
     for kind, values in (("sparsity", given), ("density", {name: 0.5 * (1 - s) for name, s in given.items()})):
         settings = file_of(tmp_path, json.dumps({kind: values})) | {"prune.sparsity": total}
-        report, _ = pruned(place, tmp_path / kind, **WANDA, **settings)
+        report, reporter = pruned(place, tmp_path / kind, **WANDA, **settings)
+        notes = [note for note in reporter.notes if "is scaled to" in note]
+        assert len(notes) == (kind == "density")
         assert all(row["sparsity"] == pytest.approx(given[name], abs=1e-3) for name, row in report["layers"].items())
+    own = 1 - 0.5 * (1 - total)
+    assert f"comes to sparsity {percent(own)} over the layers in scope and is scaled to {percent(total)}" in notes[0]
     with pytest.raises(UsageError, match="other settings|densities"):
         (tmp_path / "density" / "report.json").unlink()
         file_of(tmp_path, json.dumps({"density": dict.fromkeys(given, 0.5)}))

@@ -68,6 +68,8 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ({"prune.id_exponent": 1e308}, "prune.id_exponent: .*less than or equal to 40, not 1e.308"),
         ({"eval.resamples": 10**12}, "eval.resamples: .*less than or equal to 100000"),
         ({"prune.sparsity": 80.0}, "prune.sparsity: must be less than 1, not 80.0; 80 % is 0.8"),
+        ({"prune.sparsity": "1"}, "prune.sparsity: must be less than 1, not '1'$"),
+        ({"prune.beta1": 1.5}, "prune.beta1: must be less than or equal to 1, not 1.5$"),
         ({"prune.floor": "50"}, "prune.floor: .*, not '50'; 50 % is 0.5"),
         ({"train.max_steps": "none"}, "train.max_steps takes a whole number, not 'none'; no value at all is null"),
         ({"prune.structure": "\uff12:\uff14"}, "prune.structure takes unstructured or N:M, such as 2:4, not"),
