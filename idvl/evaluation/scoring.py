@@ -164,20 +164,24 @@ def values(results: Mapping[str, Any]) -> dict[str, float]:
 
 def _check(records: Sequence[Record], path: Path) -> None:
     """UsageError unless the lines are those of a finished run: numbered from 0, each for a sample of its own."""
+    needed = "each needs number, from 0 on, and an id of its own"
     numbers = [record.get("number") for record in records]
-    sound = all(type(number) is int for number in numbers)
-    if sound and len(set(numbers)) < len(numbers):
+    for line, number in enumerate(numbers, 1):
+        if type(number) is not int:
+            raise UsageError(f"{path} line {line} has no number ({quoted(number)}): {needed}")
+    if len(set(numbers)) < len(numbers):
         raise UsageError(f"{path} repeats predictions, of number {max(numbers, key=numbers.count)} first: remove them")
-    if sound and numbers != sorted(numbers):
+    if numbers != sorted(numbers):
         raise UsageError(f"{path} is in another order than it was written in: sort its lines by number")
-    if not sound or numbers != list(range(len(records))):
-        raise UsageError(f"{path} lacks predictions: finish the run with --resume first")
+    if numbers != list(range(len(records))):
+        first = min({*range(len(records))} - {*numbers})
+        raise UsageError(f"{path} lacks predictions, of number {first} first: finish the run with --resume first")
     ids = set()
     for line, record in enumerate(records, 1):
         name = record.get("id")
         if not isinstance(name, str) or name in ids:
             fault = "the id of another line" if isinstance(name, str) else "no id"
-            raise UsageError(f"{path} line {line} has {fault} ({quoted(name)}): finish the run with --resume first")
+            raise UsageError(f"{path} line {line} has {fault} ({quoted(name)}): {needed}")
         ids.add(name)
 
 

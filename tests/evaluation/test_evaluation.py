@@ -320,9 +320,10 @@ def test_what_is_not_whole_is_not_scored(digits, tmp_path):
         ({"top": [-1, 1, 2, 3, 4]}, "'top' of line 2 is .-1, 1"),
         ({"label": -1}, "'label' of line 2 is -1: a class from 0"),
         ({"label": 10**30}, "'label' of line 2 is 10{30}: a class from 0"),
-        ({"number": None}, "lacks predictions: finish the run with --resume first"),
-        ({"number": True}, "lacks predictions"),
-        ({"id": "a"}, "line 2 has the id of another line .'a'.: finish the run with --resume first"),
+        ({"number": None}, r"line 2 has no number \(None\): each needs number, from 0 on, and an id of its own"),
+        ({"number": True}, r"line 2 has no number \(True\)"),
+        ({"number": 2}, "lacks predictions, of number 1 first: finish the run with --resume first"),
+        ({"id": "a"}, r"line 2 has the id of another line \('a'\): each needs number, from 0 on, and an id of its own"),
         ({"id": None}, "line 2 has no id"),
     ],
 )
