@@ -148,7 +148,9 @@ def nearby(path: Path) -> str:
 
 
 def _models_in(path: Path) -> list[str]:
+    """Folders in one that are models, or runs with one, by their paths from it."""
     try:
-        return sorted(child.name for child in path.iterdir() if (child / "config.json").is_file())
+        models = [folder for child in path.iterdir() for folder in (child, child / "model")]
+        return sorted(str(folder.relative_to(path)) for folder in models if (folder / "config.json").is_file())
     except OSError:
         return []

@@ -290,6 +290,11 @@ def test_a_classifier_of_images_needs_no_tokenizer_though_others_of_its_type_do(
 def test_paths_that_are_no_model(checkpoints, tmp_path):
     assert f"does not exist; models near it: {checkpoints / 'blip'}" in refusal(checkpoints / "blipp")
     assert "models inside it" in refusal(checkpoints)
+    both = tmp_path / "run"  # of prune --recover
+    for name in ("pruned", "recovered"):
+        (both / name / "model").mkdir(parents=True)
+        (both / name / "model" / "config.json").write_text("{}")
+    assert f"models inside it: {both}/pruned/model, {both}/recovered/model" in refusal(both)
     assert "no config.json" in refusal(tmp_path)
     assert "is a file" in refusal(checkpoints / "blip" / "config.json")
 
