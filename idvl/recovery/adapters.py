@@ -61,6 +61,7 @@ def attach_lora(
 def merge_lora(model: nn.Module) -> nn.Module:
     """Write every update into its weight, zeros kept, and put the plain layers back. In place; the model.
 
+    What attach_lora froze stays frozen: call `model.requires_grad_(True)` to train the merged model further.
     Raises, before anything is changed, UsageError for a model without masked LoRA, and RunError for a weight that would
     not be finite.
     """

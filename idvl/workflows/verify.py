@@ -5,6 +5,7 @@ It needs no samples and runs no model.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from idvl.models.loading import Loaded, load
 from idvl.models.stated import stored_dtypes
 from idvl.recovery.start import Start, find, is_changed
 from idvl.reporter import Reporter
-from idvl.sparsity.masks import ACCIDENTAL, Masks
+from idvl.sparsity.masks import ACCIDENTAL, MASKS, Masks
 from idvl.sparsity.structure import Structure, parse
 from idvl.units import percent
 
@@ -53,7 +54,8 @@ def run(
     """Open a model and compare it with what it should be.
 
     `model`: a Hub id, a folder, a built-in name, or the run folder of a pruned model, whose masks, structure and report
-    must then hold. `masks`: a file or a run folder. Without masks, what is zero counts as pruned. `sparsity`: that of
+    must then hold. `masks`: a file or a run folder; where they are not the run's own, its structure and report say
+    nothing of them. Without masks, what is zero counts as pruned. `sparsity`: that of
     the layers that have a mask, or else of those in `scope`. `base`: the dense model. `options`: revision and
     trust_remote_code. Raises UsageError where there is nothing to verify, and for a scope beside masks, RunError for a
     folder that does not open.
@@ -62,7 +64,10 @@ def run(
         raise UsageError(f"--sparsity is between 0 and 1, not {sparsity:g}")
     pruned = find(model)
     model, report = pruned.model, pruned.report()
-    name = structure or (pruned.recipe.prune.structure if pruned.recipe else "unstructured")
+    own = not masks or (pruned.run is not None and _is_same(masks, pruned.run))
+    if not own and pruned.run:
+        reporter.note(f"{masks} are not the masks of {pruned.run}, whose report.json is not compared with them")
+    name = structure or (pruned.recipe.prune.structure if own and pruned.recipe else "unstructured")
     rule = parse(name)
     masks = masks or pruned.run
     if masks and scope != "all":
@@ -76,7 +81,7 @@ def run(
     layers = in_scope(loaded.model, loaded.family, scope)
     kept = stated or Masks.from_zeros({name: layer.module.weight for name, layer in layers.items()})
     # masks taken from the zeros hold by themselves
-    lines = [*defects(loaded, stated or Masks({}), name, report=report)]
+    lines = [*defects(loaded, stated or Masks({}), name, report=report if own else None)]
     if stated is None:
         lines += _ungrouped(kept, layers, rule)
         for note in _accidental(kept):
@@ -91,6 +96,12 @@ def run(
         return Verification(model=model, report={}, defects=lines)
     planned = plan(loaded.model, masked, family=loaded.family, asked=sparsity)
     return Verification(model=model, report=finished_report(planned, kept), defects=lines)
+
+
+def _is_same(masks: Path, run: Path) -> bool:
+    """Whether masks, a file or a run folder, are those of a run."""
+    path = os.path.expanduser(masks)
+    return os.path.realpath(path) in (os.path.realpath(run), os.path.realpath(run / MASKS))
 
 
 def _accidental(kept: Masks) -> Iterator[str]:

@@ -191,6 +191,21 @@ def test_stale_masks(place, spoilt) -> None:
     assert "are not zero" in defects(place / "run" / "model", masks=run / "stale.safetensors")
 
 
+def test_masks_of_an_earlier_run_are_not_compared_with_the_report(place, tmp_path) -> None:
+    masks = Masks.load(place / "run")
+    earlier = Masks({LAYER: masks.shapes[LAYER]})  # of one layer, unstructured: some of the zeros of today
+    keep = masks.kept(LAYER)
+    keep[0] = True
+    earlier.set(LAYER, keep)
+    earlier.save(tmp_path / "masks.safetensors")
+    reporter = Silent()
+    result = verify.run(str(place / "run"), masks=tmp_path, reporter=reporter)
+    assert result.defects == [] and "whose report.json is not compared with them" in reporter.notes[0]
+    reporter = Silent()
+    assert not verify.run(str(place / "run"), masks=place / "run" / "masks.safetensors", reporter=reporter).defects
+    assert not reporter.notes
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
