@@ -57,11 +57,14 @@ def numbers_in_dataset(loaded: Loaded, samples: Sequence[Sample], classes: Seque
             return [names_there.index(name) for name in names_here]
     if not _in_the_same_places(own, expected):
         return _by_name(loaded.name, own, expected, samples)
-    most = max(len(expected), 1 + max(sample.label for sample in samples))
-    if most > len(own) or (expected and len(expected) != len(own)):
+    labels = {sample.label for sample in samples}
+    if max(labels) >= len(own) or (expected and len(expected) != len(own)):
+        from_0 = "number the classes from 0, " if min(labels) > 0 and max(labels) == len(own) else ""
+        numbered = f"labels 0 to {len(own) - 1}, and the largest label is {max(labels)}: {from_0}"
         raise UsageError(
-            f"{loaded.name} tells {len(own)} classes apart, the dataset has {most}: use the dataset that its "
-            "head was trained for, or train a head with idvl prune --new-head"
+            f"{loaded.name} tells {len(own)} classes apart, "
+            f"{f'the dataset has {len(expected)}: ' if expected else numbered}use the dataset that its head was "
+            "trained for, or train a head with idvl prune --new-head"
         )
     if expected and are_others(own, expected):
         raise UsageError(

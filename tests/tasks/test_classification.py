@@ -69,6 +69,13 @@ def test_a_head_of_another_dataset_is_refused(labels, classes):
         predicted(loaded, labelled(*labels), classes=classes)
 
 
+def test_labels_that_count_from_1_are_refused_with_the_largest():
+    loaded = head(["LABEL_0", "LABEL_1", "LABEL_2"], [[0.0, 1.0, 2.0]] * 3)
+    for labels, said in (((1, 2, 3), "label is 3: number the classes from 0"), ((0, 5, 1), "label is 5: use the data")):
+        with pytest.raises(UsageError, match=f"tells 3 classes apart, labels 0 to 2, and the largest {said}"):
+            predicted(loaded, labelled(*labels))
+
+
 def test_names_of_which_some_are_the_same_are_matched_by_name():
     loaded = head(["ant", "bee", "cat"], [[1.0, 5.0, 2.0], [3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     by_name = predicted(loaded, labelled(0, 1, 1), classes=("bee", "cat", "dog"))  # none is a dog
