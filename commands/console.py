@@ -149,14 +149,20 @@ class TerminalReporter:
 
 
 class _Handler(logging.Handler):
-    """Hands log records to a reporter."""
+    """Hands log records to a reporter, each warning once: a run opens a model again that it has saved."""
 
     def __init__(self, reporter: TerminalReporter):
         super().__init__()
         self.reporter = reporter
+        self.warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        (self.reporter.warn if record.levelno >= logging.WARNING else self.reporter.note)(record.getMessage())
+        text = record.getMessage()
+        if record.levelno < logging.WARNING:
+            self.reporter.note(text)
+        elif text not in self.warned:
+            self.warned.add(text)
+            self.reporter.warn(text)
 
 
 def speak(reporter: TerminalReporter, *, debug: bool = False) -> None:

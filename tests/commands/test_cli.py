@@ -17,7 +17,7 @@ from typer.main import get_command
 
 import idvl
 from idvl.commands import app, main
-from idvl.commands.console import TerminalReporter
+from idvl.commands.console import TerminalReporter, speak
 from idvl.errors import RunError, UsageError
 from idvl.profile import published
 
@@ -428,3 +428,11 @@ def test_a_terminal_without_unicode_gets_replacements() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stdout.splitlines()[1:], done.stderr) == (0, ["1 ? 2 ?"], "")
+
+
+def test_a_warning_that_comes_again_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a model that is opened again once it is saved."""
+    speak(TerminalReporter())
+    for text in ("guessed", "other", "guessed"):
+        logging.getLogger("idvl").warning("%s from names", text)
+    assert capsys.readouterr().err == "warning: guessed from names\nwarning: other from names\n"
