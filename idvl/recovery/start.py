@@ -56,24 +56,31 @@ class Start:
         return recipe.model.name if recipe else self.model
 
     @cached_property
-    def pruned(self) -> Start | None:
-        """The model as its pruning left it, before recoveries that came since. None where that run is not known.
+    def lineage(self) -> list[Start]:
+        """This model and those that it was recovered from, as far as these are known, back to the one that was pruned.
 
         A run that has taken the place of an earlier one since shows by the fingerprint of the dense model, which a
         recovery passes on.
         """
-        start, passed = self, set()
-        while start.run and "recover.method" in start.signature:
-            passed.add(start.run)
+        lineage = [self]
+        while lineage[-1].run and "recover.method" in lineage[-1].signature:
             try:
-                name = start.recipe.model.name
+                name = lineage[-1].recipe.model.name
             except UsageError:
-                return None
+                break
             start = Start(name, run_of(name))
-            if start.run in passed or start.signature.get("fingerprint") != self.signature.get("fingerprint"):
-                return None
+            is_other = start.signature.get("fingerprint") != self.signature.get("fingerprint")
+            if is_other or start.run in [one.run for one in lineage]:
+                break
+            lineage.append(start)
+        return lineage
+
+    @cached_property
+    def pruned(self) -> Start | None:
+        """The model as its pruning left it, before recoveries that came since. None where that run is not known."""
+        start = self.lineage[-1]
         try:
-            return start if start.recipe else None
+            return None if "recover.method" in start.signature or not start.recipe else start
         except UsageError:
             return None
 

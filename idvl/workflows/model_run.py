@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,17 +137,20 @@ def carry_out(
     push_to: str | None = None,
     private: bool = True,
     teacher: ModelSection | None = None,
+    reads: Sequence[Path | None] = (),
 ) -> ModelResult:
     """Carry out a resolved recipe, whose job `gather` makes. `folder` None: a new one under runs/.
 
-    `push_to`: the Hub repository to upload the model to; `teacher`: the dense model that is read beside it.
-    Raises UsageError, before anything is written or removed, for what cannot be carried out.
+    `push_to`: the Hub repository to upload the model to; `teacher`: the dense model that is read beside it; `reads`:
+    folders of earlier runs that are. Raises UsageError, before anything is written or removed, for what cannot be
+    carried out.
     """
     if push_to:
         check_hub(push_to)
     name = runs.FolderName(kind.command, recipe.model.name, recipe.data.dataset)
     options = {"resume": resume, "overwrite": overwrite}
-    path, device, team = begin(recipe, name, folder, teacher=teacher, plan=plan_only, push_to=push_to, **options)
+    beside = {"reads": reads, "teacher": teacher}
+    path, device, team = begin(recipe, name, folder, plan=plan_only, push_to=push_to, **beside, **options)
     lacking = planned_downloads(recipe, team, reporter, *_splits(recipe), teacher=teacher) if plan_only else ()
     with ExitStack() as stack:
         stores = [stack.enter_context(image_store(path, team, use)) for use in ("training", "evaluation")]

@@ -29,7 +29,8 @@ def run(recipe: Recipe, **options: Any) -> ModelResult:
     start = find(recipe.model.name)
     recipe = resolve(recipe, start)
     teacher = teacher_of(start, recipe) if recipe.train.distill else None
-    return carry_out(recipe, RecoveryRun, partial(gather, start), teacher=teacher, **options)
+    reads = [earlier.run for earlier in start.lineage]
+    return carry_out(recipe, RecoveryRun, partial(gather, start), teacher=teacher, reads=reads, **options)
 
 
 class RecoveryRun(ModelRun):

@@ -415,6 +415,10 @@ def test_the_dense_model_of_a_recovered_one_is_that_of_its_pruning(place, tmp_pa
     assert report["recovered"]["teacher"]["name"] == str(place / "dense")
     start = find(str(tmp_path / "again"))
     assert start.pruned.run == place / "pruned" and start.origin == str(place / "dense")
+    for earlier in (tmp_path / "first", place / "pruned"):  # which tell what the model is
+        with pytest.raises(UsageError, match=f"--overwrite of '{earlier}' would remove '{earlier}', which this run"):
+            recovered(tmp_path, earlier, model="again", overwrite=True, **once)
+        assert (earlier / "report.json").exists()
     recipe = (tmp_path / "first" / "recipe.yaml").read_text()
     gone = recipe.replace(str(place / "pruned" / "model"), str(tmp_path / "again" / "model"))
     assert gone != recipe
