@@ -68,7 +68,9 @@ def _listing(path: Path) -> Iterator[Path]:
     """Every file in a folder and those below it, but for the run folders of idvl, which hold images of their own."""
     # not rglob, which raises for a folder that vanishes meanwhile
     for folder, inside, names in os.walk(path):
-        inside[:] = [name for name in inside if runs.read_record(Path(folder) / name) is None]
+        places = {name: Path(folder) / name for name in inside}
+        # what may not be entered, as the lost+found of a disk, holds no files for this user
+        inside[:] = [name for name, at in places.items() if os.access(at, os.X_OK) and runs.read_record(at) is None]
         yield from (Path(folder) / name for name in names)
 
 

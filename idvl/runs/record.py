@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from idvl.json_schema import Schema, check
 LATER = ("configuration", "chat_template", "prune.tokens_from")
 # the lines of a matrix of runs: the runs are in folders beside it
 MATRIX = "matrix.jsonl"
+# errors that say that a name leads to no regular file
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EINVAL)
 
 
 class RunFile(Schema):
@@ -45,11 +48,16 @@ class MetricLine(Schema):
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
-    """The run.json of a run folder, None when there is none or it isn't ours."""
+    """The run.json of a run folder, None when there is none or it isn't ours. UsageError for one that can't be read."""
+    path = Path(folder) / "run.json"
     try:
-        return json_file.read(Path(folder) / "run.json", RunFile)
-    except (OSError, ValueError):
+        return json_file.read(path, RunFile)
+    except ValueError:
         return None
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return None
+        raise UsageError(f"{quoted(path)} cannot be read ({error.strerror}): make it readable, or try again") from error
 
 
 def damage(folder: Path | str) -> str | None:

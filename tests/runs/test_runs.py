@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from idvl import files, runs
+from idvl import files, json_file, runs
 from idvl.errors import RunError, UsageError
 from idvl.files import write_bytes, write_json
-from idvl.runs import FolderName, Run, check, default_folder, new_folder, read_metrics
+from idvl.runs import FolderName, Run, check, default_folder, new_folder, read_metrics, read_record
 
 RECIPE = {"model": {"name": "builtin/blip"}, "data": {"seed": 3}}
 SIGNATURE = {"model": "builtin/blip", "samples": ["a", "b"]}
@@ -299,3 +299,27 @@ def test_the_commit_of_the_working_folder_is_recorded(tmp_path: Path, monkeypatc
 def test_names_inside_the_folder_only(tmp_path: Path) -> None:
     with start(tmp_path) as run, pytest.raises(ValueError, match="inside the run folder"):
         run.path("../profile.json")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_run_that_cannot_be_read_now_is_not_missing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path).close()
+    before = (tmp_path / "run.json").read_bytes()
+    read = json_file.read
+    failures = [OSError(number, os.strerror(number))]
+
+    def fails_once(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return read(*arguments)
+
+    for options in ({"resume": True}, {"overwrite": True}):
+        failures[:] = [OSError(number, os.strerror(number))]
+        monkeypatch.setattr(json_file, "read", fails_once)
+        with pytest.raises(UsageError, match=rf"run.json' cannot be read \({os.strerror(number)}\): .*try again"):
+            start(tmp_path, **options)
+    assert (tmp_path / "run.json").read_bytes() == before
+    for name in ("gone", "x" * 5_000, "run.json"):
+        assert read_record(tmp_path / name) is None
