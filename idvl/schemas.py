@@ -92,8 +92,12 @@ class PartReport(Schema):
 
 
 class TotalReport(PartReport):
-    """The sum over all layers in scope, also relative to all prunable weights and to all of the model."""
+    """The sum over all layers in scope, also relative to all prunable weights and to all of the model.
 
+    These two shares count `other_zeros` too: those of prunable layers that no mask has.
+    """
+
+    other_zeros: int = 0
     prunable_weights: int
     prunable_sparsity: float
     model_weights: int
@@ -183,7 +187,7 @@ def _evaluation(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class ReportFile(Schema):
-    """report.json. `verified`: the model saved."""
+    """report.json. `before`: the zeros of a model that was pruned before; `verified`: the model saved."""
 
     NAME: ClassVar[str] = "idvl/report/1"
 
@@ -192,11 +196,16 @@ class ReportFile(Schema):
         versions: dict[str, Any]
         steps: int | None = Field(None, ge=0)
 
+    class Before(Schema):
+        layers: int
+        zeros: int
+
     layers: dict[str, LayerReport] = Field(max_length=MOST)
     modalities: dict[str, PartReport]
     total: TotalReport
     made: Made
     not_covered: dict[str, NotCovered] | None = None
+    before: Before | None = None
     evaluation: Annotated[dict[str, Any], AfterValidator(_evaluation)] | None = None
     profile: dict[str, Any] | None = None
     verified: ModelFacts | None = None

@@ -56,7 +56,7 @@ METHODS = {
 _PAGE = """\
 # {title}
 
-{name} with {sparsity:.2%} of its weights in scope set to zero, which are {whole:.2%} of all its weights.
+{name} with {sparsity:.2%} of its weights in scope set to zero, {whole}.
 {weighted}{recovered}
 ```python
 {imports}
@@ -73,7 +73,7 @@ them.
 {sparsities}
 
 Weights in scope are those of the layers that were pruned; all prunable weights are those of the linear layers inside
-transformer blocks; all weights include embeddings, norms, heads and biases.{uncovered}
+transformer blocks; all weights include embeddings, norms, heads and biases.{other}{uncovered}
 
 ## Evaluation
 
@@ -117,13 +117,15 @@ def page(
     if evaluation and not evaluation["limit"]:
         facts |= {"model_name": f"{name} pruned", "eval_results": _model_index(evaluation)}
     data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
+    other = report["total"].get("other_zeros", 0)
     factors = {layer["factor"] for layer in report["layers"].values()}
     foreign = (report.get("profile") or {}).get("other_weights")
     body = _PAGE.format(
         title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
         name=_escaped(name),
         sparsity=report["total"]["sparsity"],
-        whole=report["total"]["model_sparsity"],
+        whole=_whole(report["total"]),
+        other=f" The last two count {other:,} more zeros, which the masks do not have." if other else "",
         uncovered=_uncovered(report),
         weighted=(_WEIGHTED + (_FOREIGN if foreign else "")) if len(factors) > 1 else "",
         recovered=_recovered(report),
@@ -194,8 +196,15 @@ def _sparsities(report: Mapping[str, Any]) -> str:
     ]
     for name, key in (("all prunable weights", "prunable"), ("all weights", "model")):
         weights, sparsity = total[f"{key}_weights"], total[f"{key}_sparsity"]
-        rows.append((name, "", f"{weights:,}", f"{total['zeros']:,}", f"{sparsity:.2%}"))
+        zeros = total["zeros"] + total.get("other_zeros", 0)
+        rows.append((name, "", f"{weights:,}", f"{zeros:,}", f"{sparsity:.2%}"))
     return _table(("", "layers", "weights", "zeros", "sparsity"), rows)
+
+
+def _whole(total: Mapping[str, Any]) -> str:
+    other = total.get("other_zeros", 0)
+    more = f"with {other:,} more zeros " if other else ""
+    return f"which {more}are {total['model_sparsity']:.2%} of all its weights"
 
 
 def _uncovered(report: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """What was pruned, as plain data: by layer, by modality and in total, each share with its denominator.
 
 Three denominators: the weights in scope (what `sparsity` refers to), all prunable weights of the model, and all of its
-weights, embeddings, norms and biases included, tied ones once. It writes nothing.
+weights, embeddings, norms and biases included, tied ones once. The last two count every zero of a prunable layer, also
+those that no mask has, as an earlier pruning leaves them. It writes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from idvl import arguments, json_file
 from idvl.files import reading
@@ -44,12 +45,13 @@ def plan(
     unreached: Collection[str] = (),
     asked: float,
     by_layer: Mapping[str, float] | None = None,
+    zeros: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """What is going to be pruned: the report without what only the masks know.
 
     `layers` are those in scope; the model's prunable ones are all of its `family` that are not `unreached`. `asked` is
     the sparsity of all weights in scope; `by_layer` that of each layer where the allocation fixes it, None under one
-    global threshold.
+    global threshold. `zeros`: those that layers of the model held before (`Masks.unmasked_zeros`).
     """
     rows = {
         name: {
@@ -64,12 +66,14 @@ def plan(
     not_covered = uncovered_weights(model, family, unreached=unreached)
     weights = sum(parameter.numel() for parameter in model.parameters())
     prunable = weights - sum(part["weights"] for part in not_covered.values())
-    return _summed(rows, asked, {"prunable_weights": prunable, "model_weights": weights}, not_covered)
+    planned = _summed(rows, asked, {"prunable_weights": prunable, "model_weights": weights}, not_covered)
+    return {**planned, "before": {"layers": len(zeros), "zeros": sum(zeros.values())}} if zeros else planned
 
 
 def report(
     planned: Mapping[str, Any],
     masks: Masks,
+    weights: Mapping[str, Tensor],
     *,
     biases: Masks | None = None,
     profile: Profile | None = None,
@@ -77,7 +81,9 @@ def report(
     substituted: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The documented object of report.json: {"schema", "layers": {name: {...}}, "modalities": {...}, "total": {...},
-    "not_covered": {kind: {...}}}.
+    "not_covered": {kind: {...}}}, and "before" of a model that held zeros before it was pruned.
+
+    `weights`: those of all prunable layers, by name; the masks hold in them.
 
     A layer: modality, block, weights, asked (None under a global threshold), zeros (those of its mask), sparsity,
     dimension and stderr from `profile`, the factor that its scores were multiplied by, and the reason why this is not
@@ -106,7 +112,15 @@ def report(
             }
     total = planned["total"]
     everything = {key: total[key] for key in ("prunable_weights", "model_weights")}
-    return _summed(rows, total["asked"], everything, planned["not_covered"])
+    summed = planned | _summed(rows, total["asked"], everything, planned["not_covered"])
+    return counted(summed, masks, weights)
+
+
+def counted(report: Mapping[str, Any], masks: Masks, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A report with the zeros that these weights, as in `report`, hold by now beside those of the masks."""
+    total, other = report["total"], sum(masks.unmasked_zeros(weights, least=0).values())
+    shares = {f"{word}_sparsity": (total["zeros"] + other) / total[f"{word}_weights"] for word in ("prunable", "model")}
+    return {**report, "total": {**total, "other_zeros": other, **shares}}
 
 
 def _summed(
@@ -119,9 +133,6 @@ def _summed(
         if inside:
             modalities[modality] = _sum(inside)
     total = {**_sum(list(rows.values())), "asked": asked, **everything}
-    if "zeros" in total:
-        total["prunable_sparsity"] = total["zeros"] / everything["prunable_weights"]
-        total["model_sparsity"] = total["zeros"] / everything["model_weights"]
     parts = {"modalities": modalities, "total": total, "not_covered": dict(not_covered)}
     return {"schema": ReportFile.NAME, "layers": dict(rows), **parts}
 

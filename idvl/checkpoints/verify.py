@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import Loaded, load
-from idvl.models.offload import StoredTensors
+from idvl.models.offload import StoredTensors, prunable_weights
 from idvl.sparsity.masks import Masks
 
 
@@ -111,6 +111,7 @@ def defects(
         yield from masks.defects(weights, structure)
     if report is not None:
         yield from _unlike_report(masks, report, tensors)
+        yield from _fewer_zeros(loaded, masks, report)
         weights = sum(parameter.numel() for parameter in loaded.model.parameters())
         if weights != report["total"]["model_weights"]:
             yield f"the model has {weights:,} weights, the report says {report['total']['model_weights']:,}"
@@ -143,6 +144,16 @@ def _unlike_report(masks: Masks, report: Mapping[str, Any], tensors: Mapping[str
     yield from _miscounted(report)
 
 
+def _fewer_zeros(loaded: Loaded, masks: Masks, report: Mapping[str, Any]) -> Iterator[str]:
+    """Zeros without a mask that are not there; more than those may be too small for the dtype of the file."""
+    # which older reports lack
+    if stated := report["total"].get("other_zeros"):
+        weights = prunable_weights(loaded.model, loaded.family, masks.shapes, offload=loaded.offload)
+        found = sum(masks.unmasked_zeros(weights, least=0).values())
+        if found < stated:
+            yield f"the model holds {found:,} zeros that the masks do not have, the report says {stated:,}"
+
+
 def _miscounted(report: Mapping[str, Any]) -> Iterator[str]:
     """Sparsities and sums of a report that do not follow from the counts of its layers."""
     rows, sums = report["layers"], {**report["modalities"], "total": report["total"]}
@@ -161,10 +172,11 @@ def _miscounted(report: Mapping[str, Any]) -> Iterator[str]:
                 f"weights; its layers come to {zeros:,} of {weights:,}"
             )
     total = report["total"]
+    zeros = total["zeros"] + (total.get("other_zeros") or 0)
     for word in ("prunable", "model"):
         weights, sparsity = total[f"{word}_weights"], total[f"{word}_sparsity"]
-        if not math.isclose(sparsity * weights, total["zeros"]):
-            shares = f"{total['zeros']:,} of {weights:,} weights are zero"
+        if not math.isclose(sparsity * weights, zeros):
+            shares = f"{zeros:,} of {weights:,} weights are zero"
             yield f"total: the report says {word}_sparsity {sparsity:g}, and that {shares}"
     # which older reports lack
     if (not_covered := report.get("not_covered")) is not None:

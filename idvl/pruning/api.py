@@ -19,9 +19,11 @@ from idvl.arguments import whole_number
 from idvl.checkpoints import report as reports
 from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, first_line
+from idvl.models.families.base import Family
 from idvl.models.layers import Layer, in_scope
+from idvl.models.offload import prunable_weights
 from idvl.profile import Profile
-from idvl.pruning import profiles
+from idvl.pruning import earlier, profiles
 from idvl.pruning.prunable import check_model, family_in_memory, refuse_unprunable
 from idvl.pruning.pruner_state import decoded, encoded, refuse_difference, settings_of
 from idvl.pruning.pruners import multipliers_of, pruner_of, targets_of
@@ -67,6 +69,7 @@ class Pruner:
     def __init__(
         self,
         model: nn.Module,
+        family: Family,
         layers: Mapping[str, Layer],
         weights: WeightPruner,
         planned: Mapping[str, Any],
@@ -78,7 +81,7 @@ class Pruner:
         `planned`: the report before pruning; `weighting`: what else it says of the factors; `settings`: those that a
         state must share with the pruner that takes it over.
         """
-        self._model, self._layers = model, layers
+        self._model, self._family, self._layers = model, family, layers
         self.weights, self._planned, self._weighting = weights, planned, weighting
         self._settings, self._made, self.steps = dict(settings), runs.provenance(), 0
         self._finished = False
@@ -124,15 +127,18 @@ class Pruner:
             weighted.factors,
             criterion=None if isinstance(criterion, str) else criterion,
         )
+        before = Masks({}).unmasked_zeros(prunable_weights(model, family, layers))
+        _warn_of_zeros(before, model, layers, prune.sparsity)
         planned = reports.plan(
             model,
             layers,
             family=family,
             asked=prune.sparsity,
             by_layer=targets_of(prune, layers),
+            zeros=before,
         )
         weighting = {"profile": known_profile, "factors": weighted.factors, "substituted": weighted.substituted}
-        return cls(model, layers, weights, planned, weighting, settings_of(prune, criterion, weighted.factors))
+        return cls(model, family, layers, weights, planned, weighting, settings_of(prune, criterion, weighted.factors))
 
     @property
     def total_steps(self) -> int:
@@ -187,10 +193,12 @@ class Pruner:
         weights, masks = self.weights.weights, self.masks
         other = sum(int((weights[name] == 0).count_nonzero()) - zeros for name, zeros in masks.zeros.items())
         if other and not self._finished:
-            logger.warning("%d more weights in scope are zero; they are not counted", other)
+            logger.warning("%d more weights in scope are zero; the sparsity in scope does not count them", other)
         self._finished = True
         facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps, "other_zeros": other}
-        return Pruned(reports.report(self._planned, self.masks, **self._weighting) | {"made": facts}, self.masks)
+        prunable = prunable_weights(self._model, self._family, masks.shapes)
+        report = reports.report(self._planned, masks, prunable, **self._weighting)
+        return Pruned(report | {"made": facts}, masks)
 
     def _refuse_replaced(self) -> None:
         """UsageError, naming the layer, where the model no longer holds a tensor that is pruned."""
@@ -242,6 +250,16 @@ def _check_criterion(criterion: object, settings: Mapping[str, Any]) -> None:
     of_criteria = {key for name in criteria.observed() for key in criteria.settings(name)}
     if extra := sorted(of_criteria & settings.keys()):
         raise UsageError(f"{extra[0]} is a setting of a criterion: set it in {type(criterion).__name__}(...)")
+
+
+def _warn_of_zeros(before: Mapping[str, int], model: nn.Module, layers: Mapping[str, Layer], asked: float) -> None:
+    """Say what becomes of the zeros of an earlier pruning when the model is trained."""
+    learning = {name: n for name, n in before.items() if model.get_submodule(name).weight.requires_grad}
+    for warning in (
+        *earlier.outside_scope(learning, layers, trained=True),
+        *earlier.in_scope(before, layers, asked=asked, filled="training"),
+    ):
+        logger.warning("%s", warning)
 
 
 def section_of(criterion: str | Criterion, profile: object, settings: Mapping[str, Any]) -> PruneSection:

@@ -25,13 +25,13 @@ from idvl.models.inputs import encode
 from idvl.models.joining import size_of
 from idvl.models.layers import SCOPES, Layer, block_of, in_scope, left_out, modality_of, unread_layers
 from idvl.models.loading import Loaded
-from idvl.models.offload import check_precision
+from idvl.models.offload import check_precision, prunable_weights
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
 from idvl.profile import Profile
-from idvl.pruning import profiles
+from idvl.pruning import earlier, profiles
 from idvl.pruning.calibration_settings import reads_dimensions
-from idvl.pruning.counts import check_limits, parts_of, zeros_of
+from idvl.pruning.counts import check_limits, parts_of, target, zeros_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
@@ -44,6 +44,7 @@ from idvl.reporter import Reporter
 from idvl.session import choose_samples, open_model
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity.layerwise import Layerwise
+from idvl.sparsity.masks import Masks
 from idvl.sparsity.structure import parse
 from idvl.units import percent
 
@@ -100,6 +101,12 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
+    filled = "repair" if job.layerwise.repair != "none" else ""
+    for warning in (
+        *earlier.outside_scope(job.before, job.layers, trained=False),
+        *earlier.in_scope(job.before, job.layers, asked=target(recipe.prune, job.layers), filled=filled),
+    ):
+        reporter.warn(warning)
     return job
 
 
@@ -109,7 +116,8 @@ class Calibration:
     `users`: the modules that are measured, by name: the layers, and those that share the weight of one, which `owner`
     names. `tokens`: how many tokens count in each layer, and `classes`, of each class; layers with none are neither
     pruned nor counted. `groups`: the users that read one tensor, in the first batch. `profile`: the profile that the
-    allocation reads, if any; `values`: the signal that it reads, None until it is measured. UsageError where no layer
+    allocation reads, if any; `values`: the signal that it reads, None until it is measured; `before`: the zeros that
+    layers held, as an earlier pruning leaves them. UsageError where no layer
     is left, or none has a choice between classes of tokens.
     """
 
@@ -150,6 +158,7 @@ class Calibration:
         self.classes: dict[str, dict[str, int]] = {}
         self._check_choice()
         self._leave_out(reporter)
+        self.before = Masks({}).unmasked_zeros(self.prunable_weights())
 
     def _encode(self, reporter: Reporter) -> None:
         """This process's batches, and the names of their samples. UsageError where a process has none."""
@@ -282,6 +291,10 @@ class Calibration:
         """A layer's weight on the device, read if the model is offloaded."""
         weight = self.layers[name].module.weight.detach()
         return self.loaded.offload.weight(f"{name}.weight").to(self.device) if weight.is_meta else weight
+
+    def prunable_weights(self) -> Mapping[str, Tensor]:
+        """The weights in scope, and of the other prunable layers, by layer."""
+        return prunable_weights(self.loaded.model, self.loaded.family, self.layers, offload=self.loaded.offload)
 
     def kind(self, name: str) -> str:
         """The class of the tokens that enter a module which reads one class alone."""

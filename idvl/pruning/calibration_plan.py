@@ -130,6 +130,7 @@ def report_of(job: Calibration) -> dict[str, Any]:
         family=job.loaded.family,
         asked=target(job.recipe.prune, job.layers),
         by_layer=zeros and {name: zeros[name] / layer.module.weight.numel() for name, layer in job.layers.items()},
+        zeros=job.before,
     )
 
 

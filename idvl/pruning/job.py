@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from idvl.models.classes import with_labels_of_head
 from idvl.models.heads import with_new_head
 from idvl.models.layers import SCOPES, find_layers, in_scope, left_out
 from idvl.models.loading import Loaded
+from idvl.models.offload import prunable_weights
 from idvl.profile import Profile
-from idvl.pruning import profiles
+from idvl.pruning import earlier, profiles
 from idvl.pruning.pruners import criterion_of, multipliers_of, pruner_of, targets_of
 from idvl.pruning.settings import schedule_of, training_of
 from idvl.recipe import Recipe
@@ -49,7 +51,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     job = Job(recipe, loaded, selection, team)
     if job.unreached:
         reporter.note(left_out(job.unreached, "the loss does not reach", loaded.family))
-    _warn_of_zeros_to_fill(job, reporter)
+    _warn_of_zeros(job, reporter)
     if job.profile and profiles.is_foreign(job.profile, job.model_description):
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
@@ -57,26 +59,24 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     return job
 
 
-def _warn_of_zeros_to_fill(job: Job, reporter: Reporter) -> None:
-    """Say which zeros of an earlier pruning the training fills and no mask of this run restores."""
-    new_head = job.recipe.train.new_head
-    if not (job.training.update_weights or new_head):
+def _warn_of_zeros(job: Job, reporter: Reporter) -> None:
+    """Say what becomes of the zeros of an earlier pruning, of which no mask of this run may know."""
+    trained, before = job.training.update_weights, job.before
+    if job.recipe.train.new_head:
+        # learnt before there are masks
+        held = {name: zeros for name, zeros in before.items() if name not in job.unreached}
+        if held:
+            reporter.warn(
+                f"{len(held)} layers hold {sum(held.values()):,} zeros, as of an earlier pruning, which training fills "
+                f"({next(iter(held))} first): to keep them, learn a new head on the dense model, before it is pruned"
+            )
         return
-    # a new head is learnt before there are masks
-    held = {*job.unreached, *(() if new_head else job.layers)}
-    layers = find_layers(job.loaded.model, job.loaded.family)
-    trained = {name: layer.module.weight.detach() for name, layer in layers.items() if name not in held}
-    if filled := Masks({}).unmasked_zeros(trained):
-        where = "" if new_head else " outside the scope"
-        way_out = (
-            "learn a new head on the dense model, before it is pruned"
-            if new_head
-            else "prune from calibration samples (as with wanda), then idvl recover; scope all prunes these layers too"
-        )
-        reporter.warn(
-            f"{len(filled)} layers{where} hold {sum(filled.values()):,} zeros, as of an earlier pruning, which "
-            f"training fills ({next(iter(filled))} first): to keep them, {way_out}"
-        )
+    filled = "training" if trained else ""
+    for warning in (
+        *earlier.outside_scope(before, job.layers, trained=trained),
+        *earlier.in_scope(before, job.layers, asked=job.recipe.prune.sparsity, filled=filled),
+    ):
+        reporter.warn(warning)
 
 
 def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: Path) -> Selection:
@@ -111,7 +111,8 @@ def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: P
 class Job:
     """Model and samples of a run, its schedule, and the profile that the recipe names (None: none, or estimated first).
 
-    `model_description` describes the model before pruning. UsageError for what does not go together.
+    `model_description` describes the model before pruning, and `before` counts the zeros that its layers held, as an
+    earlier pruning leaves them. UsageError for what does not go together.
     """
 
     # what its samples are for
@@ -124,6 +125,7 @@ class Job:
         self.selection = with_labels_of_head(loaded, selection) if self.learns else selection
         self.replace_model(loaded)
         self._leave_out_unreached()
+        self.before = Masks({}).unmasked_zeros(self.prunable_weights())
         samples = len(selection.samples)
         self.per_epoch = steps_per_epoch(self.training, samples, team.size)
         prune = recipe.prune
@@ -172,6 +174,11 @@ class Job:
                 f"the loss of {type(self.loaded.model).__name__} reaches no layer of the scope {quoted(scope)} "
                 f"({names[0]}, ...): choose another scope"
             )
+
+    def prunable_weights(self) -> Mapping[str, torch.Tensor]:
+        """The weights in scope, and of the other prunable layers, by layer."""
+        loaded = self.loaded
+        return prunable_weights(loaded.model, loaded.family, self.layers, unreached=self.unreached)
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""

@@ -105,6 +105,7 @@ def make(job: Job) -> PruningPlan:
             unreached=job.unreached,
             asked=prune.sparsity,
             by_layer=job.targets(),
+            zeros=job.before,
         ),
         schedule=job.schedule,
         steps_per_epoch=job.per_epoch,

@@ -45,6 +45,7 @@ def save(
     report = finished_report(
         planned,
         masks,
+        job.prunable_weights(),
         biases=biases,
         profile=profile,
         factors=weighted.factors if weighted else None,

@@ -20,6 +20,7 @@ from idvl.errors import UsageError, quoted
 from idvl.models.classes import with_labels_of_head
 from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import Loaded
+from idvl.models.offload import prunable_weights
 from idvl.pruning.job import INDIFFERENT, training_samples
 from idvl.recipe import Recipe
 from idvl.recovery.adapters import attach_lora, dense, mask_gradients, small_parameters, take_back_weights
@@ -110,7 +111,14 @@ class Recovery:
         layers = {name: self.layers[name] for name in self.masks.shapes}
         sparsity = sum(self.masks.zeros.values()) / self.masks.total
         planned = planned_report(self.loaded.model, layers, family=self.loaded.family, asked=sparsity)
-        return finished_report(planned, self.masks)
+        if reported and "before" in reported:
+            planned["before"] = reported["before"]
+        return finished_report(planned, self.masks, self.prunable_weights())
+
+    def prunable_weights(self) -> Mapping[str, torch.Tensor]:
+        """The weights that have a mask, and of the other prunable layers, by layer."""
+        loaded = self.loaded
+        return prunable_weights(loaded.model, loaded.family, self.masks.shapes, unreached=self.unreached)
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues. Reports find there what the model began with."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from idvl import runs
+from idvl.checkpoints.report import counted
 from idvl.device import peak_memory
 from idvl.errors import RunError
 from idvl.evaluation.evaluation import Evaluation
@@ -56,7 +57,8 @@ def recover(
         "peak_memory": peak_memory(job.loaded.model.device),
         "image_backend": job.loaded.description["image_backend"],
     }
-    report = {**job.report, "made": facts, "recovered": _facts(job)}
+    report = counted(job.report, job.masks, job.prunable_weights())
+    report |= {"made": facts, "recovered": _facts(job)}
     job.team.first(lambda: write(job, job.masks, report, opened, profile=job.start.profile()))
 
 

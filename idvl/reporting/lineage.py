@@ -31,6 +31,8 @@ class MeasuredProfile:
         name = self.profile.model.get("name") or self.run.model
         if self.run.kind != "prune":
             return name
+        if self.run.zeros_before and not self.renewed:
+            return f"{name}, before it was pruned further"
         return f"{name}, {'on its way' if self.renewed else 'dense'}"
 
     @property
@@ -103,7 +105,12 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 
 def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
-    """The evaluation of the model that a run began with, on the samples that the run was evaluated on."""
+    """The evaluation of the dense model that a run began with, on the samples that the run was evaluated on.
+
+    None for a run that began with a pruned model.
+    """
+    if run.zeros_before:
+        return None
     fingerprint = run.signature.get("fingerprint")
     for other in study.of("eval"):
         same = fingerprint and other.results["model"].get("fingerprint") == fingerprint

@@ -75,6 +75,11 @@ class RunRecord:
         return data.get("dataset") or data.get("data_dir") or described.get("dataset") or "unknown data"
 
     @property
+    def zeros_before(self) -> int:
+        """How many zeros of an earlier pruning the model held that a run of prune began with."""
+        return (self.report.get("before") or {}).get("zeros", 0)
+
+    @property
     def saved_fingerprint(self) -> str | None:
         """The fingerprint of the model that a run of prune saved, where it is known."""
         models = (self.report.get("verified"), self.results.get("model"))

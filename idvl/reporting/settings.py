@@ -81,7 +81,8 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     trained = {run.signature.get("prune.criterion") for run in runs if not is_calibrated(run)}
     for run, words in prunes.items():
         both = is_calibrated(run) and run.signature.get("prune.criterion") in trained
-        prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", words)))
+        start = run.zeros_before and f"of a model with {run.zeros_before:,} zeros"
+        prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", start, words)))
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
     weighted = [run for run in runs if is_weighted(run) and _dimensions(run)]

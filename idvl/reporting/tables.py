@@ -170,9 +170,12 @@ def _sparsity(number: int, subject: Subject, name: str, groups: Sequence[Group])
 
 
 def _model_weights(subject: Subject, reports: Sequence[dict[str, Any]]) -> list[str]:
-    """How many weights the model has, and which of them are not covered, where a report says so."""
+    """How many weights the model has, which of them are not covered, where a report says so, and what zeros count."""
     words = (in_words(report["not_covered"], subject.weights) for report in reports if report.get("not_covered"))
-    return list(dict.fromkeys(words)) or [f"the model has {subject.weights:,} weights"]
+    notes = list(dict.fromkeys(words)) or [f"the model has {subject.weights:,} weights"]
+    if any(report["total"].get("other_zeros") for report in reports):
+        notes.append("all prunable and all weights count zeros that no mask has, too, as of an earlier pruning")
+    return notes
 
 
 def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Table:

@@ -21,14 +21,21 @@ WHOLE = (("prunable", "all prunable"), ("model", "all weights"))
 
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
-    """A row per modality: layers, weights, their fraction of those in scope, and the target sparsity."""
+    """A row per modality: layers, weights, their fraction of those in scope, and the target sparsity.
+
+    What all weights come to is not known where some were zero before: which of them are pruned again is open.
+    """
     total = plan["total"]
+    known = not plan.get("before")
     rows = [
         (name, part["layers"], part["weights"], part["weights"] / total["weights"], part["asked"])
         for name, part in {**plan["modalities"], "in scope": total}.items()
     ]
     rows += [
-        (name, None, total[f"{key}_weights"], None, total["asked"] * total["weights"] / total[f"{key}_weights"])
+        (
+            *(name, None, total[f"{key}_weights"], None),
+            total["asked"] * total["weights"] / total[f"{key}_weights"] if known else None,
+        )
         for key, name in WHOLE
     ]
     shown = [(name, _count(n), _count(w), _percent(share, 1), _percent(target)) for name, n, w, share, target in rows]
@@ -42,15 +49,19 @@ def result_table(report: Mapping[str, Any]) -> Group:
         (name, part["layers"], part["weights"], part["zeros"], part["asked"], part["sparsity"])
         for name, part in {**report["modalities"], "in scope": total}.items()
     ]
+    other = total.get("other_zeros", 0)
     rows += [
-        (name, None, total[f"{key}_weights"], total["zeros"], None, total[f"{key}_sparsity"]) for key, name in WHOLE
+        (name, None, total[f"{key}_weights"], total["zeros"] + other, None, total[f"{key}_sparsity"])
+        for key, name in WHOLE
     ]
     shown = [
         (name, _count(n), _count(weights), _count(zeros), _percent(target), _percent(sparsity))
         for name, n, weights, zeros, target, sparsity in rows
     ]
     table = number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown)
-    notes = [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
+    more = f"all prunable and all weights count {other:,} more zeros, which the masks do not have"
+    notes = [Text(more)] if other else []
+    notes += [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
     if any(layer["factor"] is not None for layer in report["layers"].values()):
         notes.append(Text("factor: what the scores of a layer's weights are multiplied by", style="dim"))
     return Group(LayerTable(report), table, *notes)

@@ -111,16 +111,18 @@ class Masks:
         """Layers that were hardly pruned: their zeros, if inferred, may be there by accident."""
         return [name for name, zeros in self.zeros.items() if 0 < zeros < ACCIDENTAL * math.prod(self.shapes[name])]
 
-    def unmasked_zeros(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
-        """How many more zeros than its mask each of these weights holds, where they are too many to be accidental.
+    def unmasked_zeros(self, weights: Mapping[str, Tensor], *, least: float = ACCIDENTAL) -> dict[str, int]:
+        """How many more zeros than its mask each of these weights holds, where they are that share of it or more.
 
-        The masks hold in the weights; a weight without a mask counts with all its zeros.
+        The masks hold in the weights; a weight without a mask counts with all its zeros. By default those few that may
+        be accidental are left out.
         """
-        more = {
-            name: weight.numel() - int(weight.count_nonzero()) - self.zeros.get(name, 0)
-            for name, weight in weights.items()
-        }
-        return {name: zeros for name, zeros in more.items() if zeros and zeros >= ACCIDENTAL * weights[name].numel()}
+        found = {}
+        for name, weight in weights.items():
+            zeros = weight.numel() - int(weight.count_nonzero()) - self.zeros.get(name, 0)
+            if zeros and zeros >= least * weight.numel():
+                found[name] = zeros
+        return found
 
     @property
     def total(self) -> int:

@@ -107,7 +107,7 @@ def _warn_of_zeros(report: Mapping[str, Any], recipe: Recipe, reporter: Reporter
             f"{hint if recipe.prune.compat == 'icml24' else ''}"
         )
     if zeros := report["verified"]["other_zeros"]:
-        reporter.warn(f"{zeros:,} more weights in scope are zero; they are not counted")
+        reporter.warn(f"{zeros:,} more weights in scope are zero; the sparsity in scope does not count them")
 
 
 class PruningRun(ModelRun):

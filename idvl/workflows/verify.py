@@ -20,6 +20,7 @@ from idvl.checkpoints.verify import defects, opened
 from idvl.errors import UsageError, quoted
 from idvl.models.layers import Layer, find_layers, in_scope
 from idvl.models.loading import Loaded, load
+from idvl.models.offload import prunable_weights
 from idvl.models.stated import stored_dtypes
 from idvl.recovery.start import Start, find, is_changed
 from idvl.reporter import Reporter
@@ -95,7 +96,8 @@ def run(
     if len(masked) < len(kept.shapes):
         return Verification(model=model, report={}, defects=lines)
     planned = plan(loaded.model, masked, family=loaded.family, asked=sparsity)
-    return Verification(model=model, report=finished_report(planned, kept), defects=lines)
+    weights = prunable_weights(loaded.model, loaded.family, masked)
+    return Verification(model=model, report=finished_report(planned, kept, weights), defects=lines)
 
 
 def _is_same(masks: Path, run: Path) -> bool:

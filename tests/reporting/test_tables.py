@@ -229,6 +229,24 @@ def test_the_subject_of_a_recovery_is_the_dense_model_of_its_start(tmp_path: Pat
     assert model_of(groups_of(collect([recovered, tmp_path / "b"]))) == str(tmp_path / "run" / "model")
 
 
+def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_path: Path) -> None:
+    folders.evaluated(tmp_path / "dense")
+    folders.evaluated(tmp_path / "half", 70.0, "half")
+    folders.pruned(tmp_path / "one")
+    report = folders.pruned(tmp_path / "two", 40.0, dense="half", model="half") / "report.json"
+    document = json.loads(report.read_text())
+    document["total"]["other_zeros"] = 100
+    folders.write(report, document | {"before": {"layers": 3, "zeros": 1234}})
+    rows = {labels[0]: tuple(made.value for made in row) for labels, row in table(tmp_path, "quality").rows}
+    # the evaluation of the pruned model is none of a dense one
+    assert rows == {
+        "dense model": (90.0, None),
+        "PLATON": (None, 50.0),
+        "PLATON, of a model with 1,234 zeros": (None, 40.0),
+    }
+    assert "count zeros that no mask has, too" in table(tmp_path, "sparsity").notes[1]
+
+
 def test_one_dataset_by_a_relative_and_an_absolute_path_is_one_subject(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a")
     for name in ("b", "unevaluated"):

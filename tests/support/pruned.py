@@ -32,7 +32,8 @@ class Pruned:
                 kept = torch.tensor([True, False, False, True]).repeat(weight.numel() // 4).view(weight.shape)
             self.masks.set(name, kept)
         self.masks.enforce_(self.weights)
-        self.report = report(plan(self.model, self.layers, family=loaded.family, asked=0.5), self.masks)
+        planned = plan(self.model, self.layers, family=loaded.family, asked=0.5)
+        self.report = report(planned, self.masks, self.weights)
 
     def save(self, folder: Path, **options) -> Verdict:
         given = {"masks": self.masks, "profile": None, "report": self.report, "card": "# card\n", **options}
