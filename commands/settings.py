@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from idvl.errors import UsageError, quoted
+
 # section of a recipe -> the panel of its flags
 PANELS = {
     "model": "Model",
@@ -24,6 +26,8 @@ PANELS = {
     "recover": "Recovery",
     "eval": "Evaluation",
 }
+# placeholders of settings that choose layers, which several values might be given to
+CHOOSE_LAYERS = ("PATTERN", "SCOPE")
 # between section and name in the parameter that a setting's flag becomes
 DOT = "__"
 
@@ -55,8 +59,10 @@ class SettingFlags:
         section, name = key.split(".")
         words = schema.get("enum") or schema.get("items", {}).get("enum") or []
         kind = {"boolean": bool, "array": list[str]}.get(schema["type"], str)
+        alone = schema["value"] in CHOOSE_LAYERS
         option = typer.Option(
             schema["flag"] or f"--{name.replace('_', '-')}",
+            callback=_alone if alone else None,
             metavar=_placeholder(schema, words),
             help=_help(schema, words),
             rich_help_panel=self.panel or PANELS[section],
@@ -66,8 +72,16 @@ class SettingFlags:
             f"{section}{DOT}{name}",
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[kind | None, option],
+            annotation=Annotated[(list[str] if alone else kind) | None, option],
         )
+
+
+def _alone(parameter: typer.CallbackParam, values: list[str] | None) -> str | None:
+    """The value of an option that is given once. UsageError for several, of which only the last would count."""
+    if values and len(values) > 1:
+        named = " and ".join(map(quoted, values))
+        raise UsageError(f"{parameter.opts[0]} takes one value, not {named}: a pattern may fit several layers")
+    return values[0] if values else None
 
 
 def _placeholder(schema: dict[str, Any], words: list[str]) -> str:

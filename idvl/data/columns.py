@@ -31,6 +31,8 @@ SECOND_OF = {"left_image": "right_image"}
 ANSWERS_TO = {"question": "answers"}
 ID_NAMES = (*("id", "question_id", "image_id", "img_id", "imgid", "cocoid", "key", "__key__", "file_name", "filename"),)
 NO_COLUMN = "none"
+# which often names a row's split, and is not read
+SPLIT = "split"
 
 
 @dataclass(frozen=True, kw_only=True)

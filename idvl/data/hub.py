@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
-from idvl.data.columns import Columns, Source, find_columns
+from idvl.data.columns import SPLIT, Columns, Source, find_columns
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
 from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
@@ -81,6 +81,7 @@ def open_stream(
         method="whole" if seed is None else "stream",
         details=details | joined,
         size=size,
+        warnings=[] if entry and ids is entry.ids else [*_unread_split(features, columns, split)],
         classes=getattr(features.get(columns.label), "names", None),
     )
 
@@ -130,6 +131,12 @@ def _refuse_moved_columns(
                 f"{listed(list(features))}): set {use}_column (--{use.replace('_', '-')}-column), or dataset_id "
                 "(--dataset-id) to another copy"
             )
+
+
+def _unread_split(features: Mapping[str, Any], columns: Columns, split: str) -> Iterator[str]:
+    """That a column may name other splits of the rows."""
+    if SPLIT in features and SPLIT not in columns.read:
+        yield f"the column {SPLIT!r} is not read: whatever it holds, all rows of the split {split} are taken"
 
 
 def _columns(features: Mapping[str, Any], overrides: Columns, entry: CatalogEntry | None, dataset_id: str) -> Columns:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from idvl.data.catalog import CatalogEntry
-from idvl.data.columns import ANSWERS_TO, LABEL_NAMES, Columns, Source, find_columns
+from idvl.data.columns import ANSWERS_TO, LABEL_NAMES, SPLIT, Columns, Source, find_columns
 from idvl.data.fields import names_a_class, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import DataTable, Row
@@ -20,8 +20,6 @@ from idvl.data.image_spool import ImageSpool
 from idvl.data.splits import EVALUATION, SAME_SPLIT
 from idvl.errors import UsageError, listed, quoted
 
-# the column that often names a row's split
-SPLIT = "split"
 # rows drawn at a time once the first draw fell short
 REDRAW = 256
 

@@ -26,7 +26,7 @@ from idvl.files import write_json
 from idvl.metrics import other
 from idvl.models.generation import Generation, resolve
 from idvl.models.loading import Loaded
-from idvl.recipe import Recipe
+from idvl.recipe import EvalSection, Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples
 from idvl.tasks import Pass, Task, TaskSettings
@@ -189,6 +189,7 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
     name = _task(recipe, loaded, lambda: choose_samples(recipe, team, n=FEW, **options))
     task = tasks.load(name)
+    _refuse_unread(recipe, loaded, name)
     if task.ready:
         team.each(task.ready)
     with reporter.progress("choosing samples") as progress:
@@ -231,6 +232,15 @@ def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:
             name for name in able if any(tasks.load(name).unusable_reason(sample) is None for sample in samples)
         ] or None
     return tasks.choose(recipe.eval.task, skills, model=loaded.name, offered=offered)
+
+
+def _refuse_unread(recipe: Recipe, loaded: Loaded, name: str) -> None:
+    """UsageError for a setting of another task, or of this task with other models."""
+    reads = tasks.load(name).reads
+    for key in sorted({key for task in tasks.names() for key in tasks.load(task).reads}):
+        value = getattr(recipe.eval, key)
+        if value and value != EvalSection.model_fields[key].default and reads.get(key) not in loaded.family.skills:
+            raise UsageError(f"{key} {value} and task {name} of {loaded.name}: it has no effect; leave {key} out")
 
 
 def _usable(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:

@@ -76,6 +76,7 @@ class Task:
     `skills`: sets of skills, each of which is enough. `unusable_reason`: of a sample, None if it is usable.
     `predict` is the pass over the samples, `refine` a second one that depends on the first one's records, where a model
     can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
+    `reads`: settings that no other task reads -> the skill of a model that makes use of them.
     `ready` raises UsageError where something that scoring needs is not installed. `gathered`: whether all rows of an
     image are one sample.
     """
@@ -86,6 +87,7 @@ class Task:
     predict: Callable[[Loaded, Sequence[Sample], TaskSettings], Pass]
     score: Callable[[Sequence[Record], Sequence[Record]], TaskScores]
     refine: Callable[[Loaded, Sequence[Sample], TaskSettings, Sequence[Record]], Pass | None] | None = None
+    reads: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], None] | None = None
     gathered: bool = False
 

@@ -83,4 +83,5 @@ TASK = Task(
     unusable_reason=unusable_reason,
     predict=predict,
     score=score,
+    reads={"templates": "embed_texts"},
 )

@@ -262,5 +262,6 @@ TASK = Task(
     predict=predict,
     score=score,
     refine=refine,
+    reads={"rerank": "match"},
     gathered=True,
 )

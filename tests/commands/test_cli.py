@@ -234,6 +234,8 @@ def test_beside_the_main_process_all_is_silent(
         (["estimate-id", "m", "--no-such"], "No such option"),
         (["estimate-id", "m", "--set", "estimate.estimater=x"], "did you mean 'estimate.estimator'"),
         (["estimate-id", "m", "--modality", "visoin"], "did you mean 'vision'"),
+        (["estimate-id", "m", "--layers", "*fc1", "--layers=*fc2"], "--layers takes one value, not '.fc1' and '.fc2'"),
+        (["prune", "m", "--scope", "vision", "--scope", "cross"], "--scope takes one value, not 'vision' and 'cross'"),
         (["estimate-id", "m", "--memory", "lots"], "a size such as 8GiB"),
         (["estimate-id", "m", "--resume"], "--resume needs the folder of the run: --output DIR"),
         (["estimate-id", "m", "--recipe", "none.yaml"], "there is no recipe 'none.yaml'"),

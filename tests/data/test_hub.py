@@ -245,8 +245,9 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
 
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:
     served = {COCO: repos["nlvr2"], "lmms-lab/VQAv2": repos["coco"], "me/own": repos["flickr30k"]}
+    served["me/one"] = write_dataset("flickr30k", tmp_path / "one", 4, instead=lambda number: {"split": "train"})
     with Hub(datasets=served, moved={"me/old": "me/own"}) as hub:
-        moved, pairs, split, column, typo, renamed, answers, own, old = ask(
+        moved, pairs, split, column, typo, renamed, answers, own, old, one = ask(
             hub,
             tmp_path,
             {"dataset": "textvqa"},
@@ -258,6 +259,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
             {"dataset": "vqav2", "split": "val", "text_column": "question"},
             {"dataset": "me/own", "n": 120},
             {"dataset": "me/old", "n": 120},
+            {"dataset": "me/one", **EVERYTHING},
         )
     assert "no dataset lmms-lab-encoder/textvqa or lmms-lab/textvqa" in moved["message"]
     assert "--dataset-id" in moved["message"] and "--data-dir" in moved["message"]
@@ -274,6 +276,8 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     assert {answer["error"] for answer in refused} == {"UsageError"}
     assert not any("\n" in answer["message"] for answer in refused)
     assert own["columns"] == {"image": "image", "text": "caption", "guessed": ["image", "caption"]}
+    said = "the column 'split' is not read: whatever it holds, all rows of the split test are taken"
+    assert one["warnings"] == [said] and not own["warnings"]
     # a repository that has been renamed is found under its old name
     assert old == {**own, "dataset": "me/old", "dataset_id": "me/old"}
 
