@@ -195,6 +195,8 @@ class ReportFile(Schema):
         command: Annotated[str, AfterValidator(_command)]
         versions: dict[str, Any]
         steps: int | None = Field(None, ge=0)
+        training: dict[str, Any] | None = None
+        calibration: dict[str, Any] | None = None
 
     class Before(Schema):
         layers: int

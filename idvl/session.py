@@ -68,6 +68,14 @@ def with_dataset(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
+def data_of(run: Path) -> DataSection | None:
+    """The samples of a run, by absolute paths; None where its recipe cannot be read or they are not there any more."""
+    try:
+        return _from_folder_of(run, recipes.load(run / RECIPE).data)
+    except UsageError:
+        return None
+
+
 def _recorded_source(run: Path) -> dict[str, Any]:
     """Where the samples of a run came from: nothing where its recipe cannot be read."""
     try:

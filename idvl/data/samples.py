@@ -42,6 +42,11 @@ class Selection:
     samples: list[Sample]
     description: dict[str, Any]
 
+    def source(self) -> dict[str, Any]:
+        """Where the samples are from, and how many there are: dataset, split, fingerprint, samples."""
+        source = {key: self.description.get(key) for key in ("dataset", "split", "fingerprint")}
+        return {**source, "samples": len(self.samples)}
+
 
 def select(
     dataset: str,

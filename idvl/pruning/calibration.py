@@ -308,9 +308,7 @@ class Calibration:
     def facts(self) -> dict[str, Any]:
         """What report.json says of the samples: where they are from, and the real tokens of each layer, by class."""
         tokens = {name: {key: n for key, n in self.classes[name].items() if n} for name in self.layers}
-        about = ("dataset", "split", "fingerprint")
-        samples = {key: self.selection.description.get(key) for key in about}
-        return {"calibration": {**samples, "samples": len(self.selection.samples), "tokens": tokens}}
+        return {"calibration": {**self.selection.source(), "tokens": tokens}}
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""

@@ -56,6 +56,7 @@ def recover(
         "seconds": round(time.perf_counter() - start, 3),
         "peak_memory": peak_memory(job.loaded.model.device),
         "image_backend": job.loaded.description["image_backend"],
+        "training": job.selection.source(),
     }
     report = counted(job.report, job.masks, job.prunable_weights())
     report |= {"made": facts, "recovered": _facts(job)}

@@ -107,7 +107,7 @@ def _first_failure(error: Exception) -> str | None:
             return f"process {first} failed: {reason}"
     except RuntimeError:
         pass  # the store is gone as well
-    return f"{broken}; the last checkpoint stays"
+    return f"{broken}; checkpoints that were written stay"
 
 
 class _Rows(torch.autograd.Function):

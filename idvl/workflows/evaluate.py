@@ -5,16 +5,22 @@ recipe -> model, samples, task -> predictions.jsonl -> results.json. It does not
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idvl import recipe as recipes
+from idvl import runs
+from idvl.checkpoints.report import load_report
+from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation, scoring
-from idvl.recipe import EVALUATING, Recipe
+from idvl.evaluation.evaluation import Evaluation
+from idvl.recipe import EVALUATING, DataSection, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.runs import FolderName
-from idvl.session import begin, image_store, open_model, open_run, run_of, with_dataset
+from idvl.session import begin, data_of, image_store, open_model, open_run, run_of, with_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,7 @@ def run(
         if compared:
             ids = [sample.id for sample in work.selection.samples]
             team.each(lambda: scoring.comparable(compared, work.name, ids, work.selection.description["fingerprint"]))
+        team.first(lambda: _warn_of_learnt(work, reporter))
         task_pass = work.checked_pass()
         size = work.batch_size(task_pass, reporter)
         options = {"signature": work.signature(), "resume": resume, "overwrite": overwrite}
@@ -65,6 +72,44 @@ def _resolved(recipe: Recipe) -> Recipe:
     """The recipe with its dataset, and with the split of either section."""
     split = recipe.eval.split or recipe.data.split
     return with_dataset(recipe).model_copy(update={"eval": recipe.eval.model_copy(update={"split": split})})
+
+
+def _warn_of_learnt(work: Evaluation, reporter: Reporter) -> None:
+    """Say which run behind the model learnt from the split that is evaluated."""
+    data, split = work.recipe.data, work.selection.description["split"]
+    for run in _runs_behind(work.recipe.model.name):
+        try:
+            made = load_report(run)["made"]
+        except UsageError:
+            continue
+        for purpose in ("training", "calibration"):
+            learnt = made.get(purpose) or {}
+            if learnt.get("split") == split and (recorded := data_of(run)) and _place(recorded) == _place(data):
+                reporter.warn(
+                    f"{quoted(run)} used samples of this split, {split}, for {purpose}: these scores are not a test; "
+                    "name another split with --split, or another dataset"
+                )
+                return
+
+
+def _runs_behind(model: str) -> list[Path]:
+    """The run that saved a model, the one that saved the model it began with, and so on, as far as these are there."""
+    behind: list[Path] = []
+    while (run := run_of(model)) and run not in behind:
+        behind.append(run)
+        try:
+            name = recipes.load(run / "recipe.yaml").model.name
+        except UsageError:
+            break
+        started = runs.read_record(run).get("directory") or ""
+        model = os.path.join(started, os.path.expanduser(name))
+    return behind
+
+
+def _place(data: DataSection) -> tuple[str | None, ...]:
+    """What a dataset is, whatever path names it."""
+    paths = [path and os.path.realpath(os.path.expanduser(path)) for path in (data.dataset, data.data_dir)]
+    return (data.dataset_id, *paths)
 
 
 def _folder_name(recipe: Recipe) -> FolderName:

@@ -34,7 +34,7 @@ from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
-from idvl.workflows import estimate_id
+from idvl.workflows import estimate_id, evaluate
 from idvl.workflows.prune import run
 from tests.coverage.architectures import build
 from tests.support import processes, tiny
@@ -611,6 +611,41 @@ def test_without_a_split_beside_the_trained_one_nothing_is_evaluated(place, tmp_
     with pytest.raises(UsageError, match="cannot do vqa"):
         pruned(place, tmp_path / "other", eval__task="vqa")
     assert not (tmp_path / "other").exists()
+
+
+def test_the_evaluation_of_a_split_that_an_earlier_run_learnt_from_is_told(place, whole, tmp_path, monkeypatch):
+    folder, report = whole
+    learnt = report["made"]["training"]
+    assert (learnt["split"], learnt["samples"]) == ("all", N)
+    monkeypatch.chdir(place)
+    further = {
+        "model.name": str(folder / "model"),
+        "prune.id_weight": "none",
+        "prune.schedule": "one-shot",
+        "train.epochs": None,
+        "train.max_steps": 1,
+    }
+    run(
+        load_recipe(None, {**settings(place), **further, "prune.criterion": "magnitude", "eval.after": False}),
+        folder=tmp_path / "further",
+        reporter=Silent(),
+    )
+    other = shutil.copytree(place / "pictures", tmp_path / "pictures")
+    for model, data, told in (
+        (folder, None, True),
+        (tmp_path / "further", None, True),
+        (tmp_path / "further", "pictures", True),
+        (folder, str(other), False),
+    ):
+        reporter, few = Silent(), {"eval.limit": 2, "eval.resamples": 100, "data.dataset": data}
+        evaluate.run(
+            load_recipe(None, {"model.name": str(model / "model"), **few}),
+            folder=tmp_path / "eval",
+            overwrite=True,
+            reporter=reporter,
+        )
+        warned = f"'{folder}' used samples of this split, all, for training: these scores are not a test"
+        assert any(warned in line for line in reporter.warnings) == told, reporter.warnings
 
 
 def test_a_loss_that_is_no_number_ends_the_run(place, tmp_path):
