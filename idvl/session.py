@@ -51,7 +51,7 @@ def with_dataset(recipe: Recipe) -> Recipe:
     """
     if recipe.data.dataset:
         return recipe
-    kind, _ = locate(recipe.model.name)
+    kind, _ = locate(recipe.model.name, recipe.model.revision)
     run = run_of(recipe.model.name)
     source = _recorded_source(run) if run else {}
     if not source.get("dataset") and kind == "hub":

@@ -86,9 +86,7 @@ def load(
     target_device = find_device(device)
     if dtype not in DTYPES:
         raise UsageError(f"no dtype {quoted(dtype)}; choose {', '.join(DTYPES)}")
-    source, folder = locate(name)
-    if folder and revision:
-        raise UsageError(f"revision {revision} is for a model of the Hub, not for {name}: leave it out")
+    source, folder = locate(name, revision)
     options = {
         "trust_remote_code": trust_remote_code,
         "local_files_only": local_files_only,

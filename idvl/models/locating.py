@@ -13,8 +13,18 @@ from idvl.models.load_errors import QUANTIZED, holds_gguf, nearby
 logger = logging.getLogger(__name__)
 
 
-def locate(name: str) -> tuple[str, Path | None]:
-    """(source, folder): where the name points, the folder None for a hub id."""
+def locate(name: str, revision: str | None = None) -> tuple[str, Path | None]:
+    """(source, folder): where the name points, the folder None for a hub id.
+
+    UsageError for what is no model, and for a `revision` of one that is not on the Hub.
+    """
+    source, folder = _place(name)
+    if folder and revision:
+        raise UsageError(f"revision {revision} is for a model of the Hub, not for {name}: leave it out")
+    return source, folder
+
+
+def _place(name: str) -> tuple[str, Path | None]:
     if name.startswith("builtin/"):
         from idvl import builtin
 

@@ -20,6 +20,7 @@ from idvl.checkpoints.verify import defects, opened
 from idvl.errors import UsageError, quoted
 from idvl.models.layers import Layer, find_layers, in_scope
 from idvl.models.loading import Loaded, load
+from idvl.models.locating import locate
 from idvl.models.offload import prunable_weights
 from idvl.models.stated import stored_dtypes
 from idvl.recovery.start import Start, find, is_changed
@@ -65,6 +66,7 @@ def run(
         raise UsageError(f"--sparsity is between 0 and 1, not {sparsity:g}")
     pruned = find(model)
     model, report = pruned.model, pruned.report()
+    locate(model, options.get("revision"))
     own = not masks or (pruned.run is not None and _is_same(masks, pruned.run))
     if not own and pruned.run:
         reporter.note(f"{masks} are not the masks of {pruned.run}, whose report.json is not compared with them")
