@@ -15,7 +15,7 @@ from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import SPLIT, Columns, Source, find_columns
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
-from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
+from idvl.data.repository import FILE_NAME, find, list_files, open_splits, resolved, rows_of, sizes_of
 from idvl.data.splits import TRAINING, choose_split
 from idvl.errors import UsageError, listed, unknown
 
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # rows held and mixed before any is looked at
 SHUFFLE_BUFFER = 1_000
+# the same of an image folder, whose rows are paths until they are taken: all are mixed, as the files of a class follow
+# each other
+PATHS_BUFFER = 1_000_000
 
 
 def split_files(
@@ -71,11 +74,13 @@ def open_stream(
     details = {"dataset_id": dataset_id, "revision": commit, "split": split}
     stream = _undecoded(stream, [*columns.read, *(each.key for each in [join, *held_out] if each)], dataset_id)
     if seed is not None:
-        details["shuffle"] = {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards}
-        stream = _shuffled(stream, seed)
-    rows, size, joined = _joined(rows_of(stream, dataset_id), size, join, held_out, columns.text, cache_dir)
+        buffer = PATHS_BUFFER if stream.info.builder_name == "imagefolder" else SHUFFLE_BUFFER
+        details["shuffle"] = {"buffer": buffer, "shards": stream.num_shards}
+        stream = _shuffled(stream, seed, buffer)
+    rows, size, joined = _joined(rows_of(stream, dataset_id, commit), size, join, held_out, columns.text, cache_dir)
+    id_column = columns.id or FILE_NAME
     return Source(
-        rows=((None if row.get(columns.id) is None else str(row[columns.id]), row) for row in rows),
+        rows=((None if row.get(id_column) is None else str(row[id_column]), row) for row in rows),
         columns=columns,
         folder=None,
         method="whole" if seed is None else "stream",
@@ -152,23 +157,19 @@ def _columns(features: Mapping[str, Any], overrides: Columns, entry: CatalogEntr
 
 def _undecoded(stream: Any, names: Sequence[str], dataset_id: str) -> Any:
     """The stream with these columns alone, images left encoded. UsageError for a column that it does not have."""
-    from datasets import Image
-
     for name in names:
         if name not in stream.features:
             raise unknown("column", name, stream.features, hint=f"in {dataset_id}")
-    stream = stream.select_columns([name for name in stream.features if name in names])
-    for name in [name for name, feature in stream.features.items() if isinstance(feature, Image)]:
-        stream = stream.cast_column(name, Image(decode=False))
-    return stream
+    # before the columns are chosen: the stream of an image folder decodes until then, whatever its columns are cast to
+    return stream.decode(False).select_columns([name for name in stream.features if name in names])
 
 
-def _shuffled(stream: Any, seed: int) -> Any:
+def _shuffled(stream: Any, seed: int, buffer: int) -> Any:
     """Shards and rows shuffled.
 
     One shard after the other: reading several at a time downloads batches ahead from each, and ends in a long pause.
     """
-    return stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=1)
+    return stream.shuffle(seed=seed, buffer_size=buffer, max_buffer_input_shards=1)
 
 
 def _size(stream: Any) -> int | None:
@@ -185,7 +186,7 @@ def _texts(join: Join, cache_dir: str | None) -> tuple[dict[str, Any], dict[str,
         raise UsageError(f"the split is listed in another repository: {error}") from error
     split = choose_split(join.split, splits, where=list_id)
     stream = _undecoded(resolved(splits[split], list_id), [join.list_key, join.texts], list_id)
-    texts = {row[join.list_key]: row[join.texts] for row in rows_of(stream, list_id)}
+    texts = {row[join.list_key]: row[join.texts] for row in rows_of(stream, list_id, commit)}
     details = {"images": join.images_split, "on": f"{join.key} = {join.list_key}", "texts": join.texts}
     return texts, {**details, "list": list_id, "list_revision": commit, "list_split": split, "listed": len(texts)}
 

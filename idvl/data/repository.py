@@ -6,7 +6,10 @@ It does not know what the rows hold.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from idvl.errors import RunError, UsageError, causes, statuses
@@ -18,6 +21,12 @@ log = logging.getLogger(__name__)
 
 # each is six requests over 23 seconds by the Hub's client; the 20 of `datasets` are nine minutes before one hears of it
 READ_ATTEMPTS = 2
+# rows of an image folder whose files are fetched at a time, as in `datasets`: each file is a request
+READ_AHEAD = 32
+# bytes that a request reads of an archive at least: at the 5 MB of the client, most would not be of the image
+BLOCK = 1 << 18
+# what the file of a row's image is called, as in the metadata of an image folder
+FILE_NAME = "file_name"
 # most paths that one request to the Hub names, as in huggingface_hub
 PATHS = 500
 
@@ -49,8 +58,13 @@ def _builder(dataset_id: str, commit: str, cache_dir: str | None) -> Any:
 
 
 def _files(builder: Any, dataset_id: str, commit: str) -> dict[str, list[str]]:
-    start, files = f"hf://datasets/{dataset_id}@{commit}/", builder.config.data_files or {}
+    start, files = _start(dataset_id, commit), builder.config.data_files or {}
     return {str(split): [str(file).removeprefix(start) for file in of] for split, of in files.items()}
+
+
+def _start(dataset_id: str, commit: str) -> str:
+    """What the paths of a repository's files start with."""
+    return f"hf://datasets/{dataset_id}@{commit}/"
 
 
 def sizes_of(dataset_id: str, commit: str, files: Sequence[str]) -> list[int]:
@@ -73,11 +87,15 @@ def resolved(stream: Any, dataset_id: str) -> Any:
         raise _unreadable(error, dataset_id) from error
 
 
-def rows_of(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:
+def rows_of(stream: Any, dataset_id: str, commit: str) -> Iterator[dict[str, Any]]:
+    """The rows of a stream; images that are files of the repository hold their bytes, and FILE_NAME the first's path.
+
+    Raises RunError when the connection breaks, or for a damaged file.
+    """
     from pyarrow import ArrowInvalid
 
     try:
-        yield from _patiently(stream)
+        yield from _patiently(_with_files(stream, _start(dataset_id, commit)))
     except Exception as error:
         if _is_gated(error):
             raise _unreadable(error, dataset_id) from error
@@ -91,13 +109,55 @@ def rows_of(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _patiently(stream: Any) -> Iterator[dict[str, Any]]:
+def _with_files(stream: Any, start: str) -> Iterator[dict[str, Any]]:
+    """The rows in their order, READ_AHEAD of those whose images are files below `start` fetched at a time."""
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        fetched = deque()
+        for row in stream:
+            files = [name for name, cell in row.items() if _is_file(cell, start)]
+            if not files:
+                yield from (done.result() for done in fetched)
+                fetched.clear()
+                yield row
+                continue
+            fetched.append(pool.submit(_with_bytes, row, files, start))
+            if len(fetched) == READ_AHEAD:
+                yield fetched.popleft().result()
+        yield from (done.result() for done in fetched)
+
+
+def _is_file(cell: Any, start: str) -> bool:
+    """Whether an image is given by its path below `start`, in a zip archive or not: nothing else is opened."""
+    path = isinstance(cell, Mapping) and cell.get("bytes") is None and cell.get("path")
+    return isinstance(path, str) and bool(re.fullmatch(rf"(zip://((?!::).)*::)?{re.escape(start)}((?!::).)*", path))
+
+
+def _with_bytes(row: Mapping[str, Any], files: Sequence[str], start: str) -> dict[str, Any]:
+    """A row with the bytes of its `files`, and their paths from `start`; None for bytes of a file that is not there."""
+    from datasets import DownloadConfig
+    from datasets.utils.file_utils import xopen
+
+    row = dict(row)
+    for name in files:
+        inside, _, outer = (path := row[name]["path"]).rpartition("::")
+        at = "/".join([outer.removeprefix(start), *([inside.removeprefix("zip://")] if inside else [])])
+        options = {"hf": {"block_size": BLOCK}} if inside else {}
+        try:
+            with xopen(path, "rb", download_config=DownloadConfig(storage_options=options)) as file:
+                row[name] = {"bytes": file.read(), "path": at}
+        except FileNotFoundError:
+            row[name] = {"bytes": None, "path": at}
+        row.setdefault(FILE_NAME, at)
+    return row
+
+
+def _patiently(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows of a stream, giving up on a broken connection after READ_ATTEMPTS."""
     from datasets import config
 
     attempts, config.STREAMING_READ_MAX_RETRIES = config.STREAMING_READ_MAX_RETRIES, READ_ATTEMPTS
     try:
-        yield from stream
+        yield from rows
     finally:
         config.STREAMING_READ_MAX_RETRIES = attempts
 

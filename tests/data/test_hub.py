@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from idvl.data.catalog import CATALOG
-from idvl.data.repository import _unreadable
+from idvl.data.repository import _is_file, _unreadable
+from idvl.data.samples import select
 from idvl.data.splits import EVALUATION, TRAINING
 from tests.support import processes
-from tests.support.hub import Hub, caption, class_name, write_dataset
+from tests.support.hub import Hub, caption, class_name, jpeg, write_dataset
 
 ROOT = Path(__file__).parents[2]
 COCO = "lmms-lab-encoder/COCO-Caption"
@@ -243,6 +248,63 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
         assert sent > streamed / 2 and folder.exists()
 
 
+def image_folders(folder: Path) -> dict[str, Path]:
+    """Repositories of images that `datasets` reads as an image folder, one a layout."""
+    sixteen_bit = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1_000).save(sixteen_bit, "PNG")
+    images = {"a.png": sixteen_bit.getvalue(), **{f"b{number}.jpg": jpeg(number) for number in range(4)}}
+    captions = {name: caption(number) for number, name in enumerate(images)}
+    lines = "".join(json.dumps({"file_name": name, "text": text}) + "\n" for name, text in captions.items())
+    table = "file_name,text\n" + "".join(f'{name},"{text}"\n' for name, text in captions.items())
+    layouts: dict[str, dict[str, bytes]] = {
+        "plain": images,
+        "jsonl": {**images, "metadata.jsonl": lines.encode()},
+        "csv": {f"test/{name}": data for name, data in {**images, "metadata.csv": table.encode()}.items()},
+        "classes": {f"train/{'cat' if '.png' in name else 'dog'}/{name}": data for name, data in images.items()},
+        "unzipped": {**images, "metadata.jsonl": lines.encode()},
+    }
+    for layout, files in layouts.items():
+        for name, data in files.items():
+            (path := folder / layout / name).parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    (folder / "zip").mkdir()
+    with zipfile.ZipFile(folder / "zip" / "train.zip", "w") as archive:
+        for name, data in layouts["unzipped"].items():
+            archive.writestr(name, data)
+    return {f"o/{layout}": folder / layout for layout in ("plain", "jsonl", "csv", "classes", "zip")}
+
+
+def test_image_folders_are_read_as_they_are_locally(tmp_path: Path) -> None:
+    served = image_folders(tmp_path / "repos")
+    with Hub(datasets=served) as hub:
+        streamed = ask(hub, tmp_path / "cache", *({"dataset": name, **EVERYTHING} for name in served))
+    for (name, folder), found in zip(served.items(), streamed, strict=True):
+        local = select(str(folder if name != "o/zip" else folder.with_name("unzipped")), **EVERYTHING)
+        told = local.description
+        assert found["fingerprint"] == told["fingerprint"], found
+        assert found["ids"] == [f"train.zip/{each}" if name == "o/zip" else each for each in told["ids"]]
+        assert len(found["ids"]) == 5 and not found["skipped"] and found["classes"] == told["classes"]
+        assert found["labels"] == [sample.label for sample in local.samples]
+    assert [found["split"] for found in streamed] == ["train", "train", "test", "train", "train"]
+
+
+def test_an_image_that_a_repository_does_not_hold_is_skipped(tmp_path: Path) -> None:
+    folder = image_folders(tmp_path)["o/jsonl"]
+    (folder / "b3.jpg").unlink()
+    more = [{"file_name": f"c{number}.jpg", "text": caption(number)} for number in range(30)]
+    for row in more:
+        (folder / row["file_name"]).write_bytes(jpeg(100))
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in more))
+    with Hub(datasets={"o/jsonl": folder}) as hub:
+        calls = [{"dataset": "o/jsonl", **EVERYTHING, **more} for more in ({}, {"n": 20})]
+        found, drawn = ask(hub, tmp_path / "cache", *calls)
+    # paths are mixed, not images: the files of a class follow each other
+    assert drawn["shuffle"]["buffer"] == 1_000_000 and set(drawn["ids"]) < set(found["ids"])
+    (skipped,) = found["skipped"]
+    assert skipped["id"] == "b3.jpg" and skipped["reason"] == "no image at 'b3.jpg'" and len(found["ids"]) == 34
+
+
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:
     served = {COCO: repos["nlvr2"], "lmms-lab/VQAv2": repos["coco"], "me/own": repos["flickr30k"]}
     served["me/one"] = write_dataset("flickr30k", tmp_path / "one", 4, instead=lambda number: {"split": "train"})
@@ -361,3 +423,13 @@ def test_a_token_that_is_refused_is_told() -> None:
     error.response = SimpleNamespace(status_code=401)
     told = str(_unreadable(error, "a/b"))
     assert told == "the Hub refused to give a/b (401): run hf auth login, or set HF_TOKEN to a token of yours"
+
+
+def test_only_files_of_the_repository_are_fetched() -> None:
+    start = "hf://datasets/o/d@abc/"
+    for path in (f"{start}a.jpg", f"{start}b c/a.jpg", f"zip://x/a.jpg::{start}train.zip"):
+        assert _is_file({"bytes": None, "path": path}, start)
+    others = ("/etc/passwd", "a.jpg", "https://a.b/c.jpg", "hf://datasets/o/e@abc/a.jpg", f"/etc/passwd::{start}a.jpg")
+    for path in (*others, f"file:///etc/passwd::{start}a.jpg", f"zip://a.jpg::/b.zip::{start}a.jpg", None):
+        assert not _is_file({"bytes": None, "path": path}, start)
+    assert not _is_file({"bytes": b"", "path": f"{start}a.jpg"}, start)
