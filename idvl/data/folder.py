@@ -46,9 +46,10 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     every = [file for file in sorted(_listing(path)) if not _hidden(file, path)]
     files = [file for file in every if os.path.isfile(file)]
     if shards := [file for file in files if file.suffix == ".parquet"]:
-        shards, name = _of_split(shards, path, split, entry)
-        _check_numbered(shards)
-        return parquet(shards, name)
+        chosen, name = _of_split(shards, path, split, entry)
+        _check_numbered(chosen)
+        table = parquet(chosen, name)
+        return replace(table, warnings=[*table.warnings, *_look_like_splits(shards, path, name, entry)])
     if numbered := [file for file in files if is_idx(file)]:
         return idx(numbered, path, split, entry)
     if metadata := [file for file in files if file.name in METADATA_NAMES]:
@@ -106,7 +107,7 @@ def _of_metadata(
     files, name = _of_split(metadata, path, split, entry)
     columns = {*IMAGE_NAMES, *SECOND_OF.values(), overrides.image, overrides.second_image} - {overrides.text, None}
     rows = [_rebased(row, file.parent, path, columns) for file in files for row in records(file)]
-    return table_of(rows, path, name)
+    return replace(table_of(rows, path, name), warnings=_look_like_splits(metadata, path, name, entry))
 
 
 def _rebased(row: Row, folder: Path, root: Path, columns: Collection[str]) -> Row:
@@ -142,7 +143,11 @@ def _of_images(
     ]
     return replace(
         table_of(rows, path, name, classes={"label": classes} if classes else {}),
-        warnings=[*warnings, *([_left_out(others, len(every), path)] if others else [])],
+        warnings=[
+            *warnings,
+            *_look_like_splits(images, path, name, entry),
+            *([_left_out(others, len(every), path)] if others else []),
+        ],
     )
 
 
@@ -167,17 +172,38 @@ def _classes_called_like_splits(images: list[Path], root: Path, spellings: Colle
     folders = {file.parent for file in images} - {root}
     classes = set()
     for folder in folders:
-        if folder.name in spellings and not {*folder.parent.relative_to(root).parts} & {*spellings}:
+        above = {part.lower() for part in folder.parent.relative_to(root).parts}
+        if folder.name.lower() in spellings and not above & {*spellings}:
             beside = {other for other in folders if folder.parent in other.parents} - {folder}
-            if beside and all(other.parent == folder.parent and other.name not in spellings for other in beside):
+            if beside and all(
+                other.parent == folder.parent and other.name.lower() not in spellings for other in beside
+            ):
                 classes.add(folder)
     return classes
+
+
+def _look_like_splits(files: list[Path], root: Path, split: str, entry: CatalogEntry | None) -> list[str]:
+    """A warning where all data is one split, though folders are called like several, as train_set and test_set."""
+    kinds, unread = set(), set()
+    for name in {part for folder in {file.parent for file in files} for part in folder.relative_to(root).parts}:
+        word = re.match(r"([a-z]+?)(set|data|images)?(?![a-z])", name.lower())
+        if word and (kind := next((group[0] for group in SAME_SPLIT if word[1] in group), None)):
+            kinds.add(kind)
+            if name.lower() not in _spellings(entry):
+                unread.add(name)
+    if split != WHOLE or not unread or len(kinds) < 2:
+        return []
+    names = ", ".join(map(quoted, sorted(unread)))
+    which = f"folders {names} are not read as splits" if len(unread) > 1 else f"folder {names} is not read as a split"
+    return [
+        f"the {which}: all data is one split, {WHOLE}; to keep it apart, name the folders train, validation or test"
+    ]
 
 
 def _split_folder(file: Path, root: Path, spellings: Collection[str], odd: Collection[Path]) -> Path | None:
     """The outermost folder of a file that is a split, None where none is; `odd` folders are called like one."""
     inside = (folder for folder in reversed(file.parents) if root in folder.parents)
-    return next((folder for folder in inside if folder.name in spellings and folder not in odd), None)
+    return next((folder for folder in inside if folder.name.lower() in spellings and folder not in odd), None)
 
 
 def _hidden(file: Path, root: Path) -> bool:
@@ -202,7 +228,7 @@ def lacking(files: Iterable[PurePath]) -> str | None:
 
 
 def _spellings(entry: CatalogEntry | None) -> set[str]:
-    """Every name that a split may have."""
+    """Every name that a split may have, in lower case."""
     return {name for group in SAME_SPLIT for name in group} | {*SPLIT_ORDER} | {*(entry.splits if entry else ())}
 
 
@@ -211,15 +237,15 @@ def _of_split(
 ) -> tuple[list[Path], str]:
     """The files of a split, told by a folder's name or the first word of a file's, as in `data/train-00000.parquet`.
 
-    When some files belong to no split, all files together are the split "all", which is then the default. `odd` folders
-    are none, whatever they are called.
+    Case does not matter: a folder `Train` is the split "train". When some files belong to no split, all files together
+    are the split "all", which is then the default. `odd` folders are none, whatever they are called.
     """
     spellings = _spellings(entry)
     groups: dict[str, list[Path]] = {}
     for file in files:
         folder = _split_folder(file, root, spellings, odd)
-        word = "" if file.suffix.lower() in IMAGE_SUFFIXES else file.name.split(".")[0].split("-")[0]
-        groups.setdefault(folder.name if folder else word if word in spellings else WHOLE, []).append(file)
+        word = "" if file.suffix.lower() in IMAGE_SUFFIXES else re.split("[.-]", file.name)[0].lower()
+        groups.setdefault(folder.name.lower() if folder else word if word in spellings else WHOLE, []).append(file)
     if WHOLE in groups:
         groups[WHOLE] = files
         if split is None or (split in (TRAINING, EVALUATION) and spelling_of(split, groups, entry) is None):

@@ -374,6 +374,49 @@ def test_a_class_may_be_called_like_a_split(splits: tuple[str, ...], tmp_path: P
     assert len(noted) == (splits == ("",))
 
 
+@pytest.mark.parametrize(
+    ("folders", "split"),
+    [
+        ("Train Test", "test"),
+        ("TRAINING Testing", "testing"),
+        ("train val Test", "val"),
+        ("Train/a Train/b Test/a", "test"),
+    ],
+)
+def test_splits_are_told_in_any_case(folders: str, split: str, tmp_path: Path) -> None:
+    for count, name in enumerate(folders.split(), 1):
+        images(tmp_path / name, count)
+    found = select(str(tmp_path), **EVERYTHING)
+    assert found.description["split"] == split and not found.description["warnings"]
+    assert {name.split("/")[0].lower() for name in found.description["ids"]} == {split}
+    assert found.description["classes"] == (["a", "b"] if "/" in folders else None)
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+@pytest.mark.parametrize(
+    ("folders", "unread"), [("train_set test_set", 2), ("test train-2014", 1), ("trainset/a trainset/b valset/a", 2)]
+)
+def test_folders_that_only_look_like_splits_are_told(folders: str, unread: int, metadata: bool, tmp_path: Path) -> None:
+    for name in folders.split():
+        images(tmp_path / name, 2)
+        if metadata:
+            jsonl(tmp_path / name / "metadata.jsonl", captioned(2))
+    found = select(str(tmp_path), **EVERYTHING).description
+    names = [name for name in sorted({name.split("/")[0] for name in folders.split()}) if name != "test"]
+    told = found["warnings"][-1]
+    assert found["split"] == "all" and len(names) == unread
+    assert told.startswith(f"the {'folder' if unread == 1 else 'folders'} {', '.join(map(repr, names))} ")
+    assert told.endswith("all data is one split, all; to keep it apart, name the folders train, validation or test")
+
+
+@pytest.mark.parametrize("folders", ["train_station bus", "test_tube flask", "test_tube pretest"])
+def test_classes_that_contain_the_name_of_a_split_are_classes(folders: str, tmp_path: Path) -> None:
+    for name in folders.split():
+        images(tmp_path / name, 2)
+    found = select(str(tmp_path), **EVERYTHING).description
+    assert found["classes"] == sorted(folders.split()) and not found["warnings"]
+
+
 def test_a_folder_beside_splits_does_not_make_them_classes(tmp_path: Path) -> None:
     for name in ("train", "test", "unlabeled"):
         images(tmp_path / name, 3)
