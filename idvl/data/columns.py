@@ -137,14 +137,14 @@ def _chosen(
         "text": text,
         "id": _pick(catalogued.id, ID_NAMES, names),
         "label": overrides.label or _pick(catalogued.label, LABEL_NAMES, names, among=classes),
-        "answers": overrides.answers or _pick(catalogued.answers, [ANSWERS_TO.get(text, "")], names),
-        "second_image": overrides.second_image or _pick(catalogued.second_image, [SECOND_OF.get(image, "")], names),
+        "answers": overrides.answers or _pick(catalogued.answers, [ANSWERS_TO.get(text)], names),
+        "second_image": overrides.second_image or _pick(catalogued.second_image, [SECOND_OF.get(image)], names),
     }
     return {use: None if name == NO_COLUMN else name for use, name in columns.items()}
 
 
 def _pick(
-    expected: str | None, usual: Sequence[str], names: Sequence[str], among: Sequence[str] | None = None
+    expected: str | None, usual: Sequence[str | None], names: Sequence[str], among: Sequence[str] | None = None
 ) -> str | None:
     """The expected name, else the first usual one, in any case, of those in `among`."""
     if expected in names:

@@ -149,10 +149,12 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
         word = cell.strip()
         if classes and word in classes:
             return list(classes).index(word)
-        cell = TRUTHS.get(word.casefold(), _number(word))
+        cell = TRUTHS.get(word.casefold(), number_or_word(word))
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None
-    number = isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer())
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    number = isinstance(cell, int)
     if not number or not -1 <= cell < (len(classes) if classes else MOST_CLASSES):
         kind = f"not one of {len(classes)}" if classes else "out of range" if number else "not a number"
         raise ValueError(f"the class {quoted(cell)} is {kind}")
@@ -183,9 +185,9 @@ def _line(text: str) -> str:
     return " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())
 
 
-def _number(word: str) -> Any:
-    """A number in words, None in an empty one, else the word itself."""
+def number_or_word(word: str) -> Any:
+    """The number that a word spells, None for an empty one, else the word itself, as of 1_0, a number in code alone."""
     try:
-        return float(word) if word else None
+        return float(word) if word and "_" not in word else word or None
     except ValueError:
         return word

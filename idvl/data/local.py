@@ -13,7 +13,7 @@ import numpy as np
 
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import ANSWERS_TO, LABEL_NAMES, SPLIT, Columns, Source, find_columns
-from idvl.data.fields import names_a_class, why_no_class
+from idvl.data.fields import names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import DataTable, Row
 from idvl.data.image_spool import ImageSpool
@@ -122,7 +122,7 @@ def _unread_labels(
         return
     for name in table.names:
         cell = first(name) if name.lower() in LABEL_NAMES and name not in columns.read else None
-        if isinstance(cell, str):
+        if isinstance(cell, str) and isinstance(number_or_word(cell), str):
             words = f"the column {quoted(name)} holds words ({quoted(cell)})"
             yield f"{words}: to read them as classes, set label_column (--label-column {name})"
         elif cell is not None:

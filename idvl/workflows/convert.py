@@ -116,6 +116,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
                     f"{quoted(path)} holds code beside tensors, which is never run: the authors' checkpoints hold "
                     "tensors, numbers and text; download theirs"
                 ) from error
+            if path.suffix == ".safetensors":
+                raise UsageError(
+                    f"{quoted(path)} is a safetensors file: idvl convert reads the .pth files of BLIP's original "
+                    "repository; a folder that transformers saved needs no conversion"
+                ) from error
             # torch's own words advise to load files that may hold code
             reason = error if isinstance(error, zipfile.BadZipFile) else type(error).__name__
             raise UsageError(f"{quoted(path)} is damaged or no torch file ({reason}): download it again") from error

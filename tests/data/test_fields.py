@@ -76,6 +76,8 @@ def test_labels(cell: object, classes: list[str] | None, number: int | None) -> 
     ("cell", "classes"),
     [
         ("red", None),
+        ("1_0", None),
+        ("-2", None),
         ("red", ["blue"]),
         (2, ["a", "b"]),
         (0.5, None),

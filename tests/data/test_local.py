@@ -216,6 +216,8 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
     texts = ["hello she said", 'two\nlines, "quoted"', long, None]
     rows = [{"file_name": f"{name}.jpg", "text": text} for name, text in zip("abcd", texts, strict=True)]
     assert records.records(tmp_path / "a.csv") == rows
+    (tmp_path / "a.csv").write_text("file_name, caption ,\t\na.jpg, a dog,\n")
+    assert records.records(tmp_path / "a.csv") == [{"file_name": "a.jpg", "caption": " a dog"}]
     (tmp_path / "a.tsv").write_text('file_name\ttext\na.jpg\ta dog, "brown"\nb.jpg\t"two\twords"\n')
     assert [row["text"] for row in records.records(tmp_path / "a.tsv")] == ['a dog, "brown"', "two\twords"]
 
@@ -240,6 +242,7 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
         ("a.csv", b'text,label\na cat,2\n"a dog', "line 3 is not CSV: unexpected end of data"),
         ("a.csv", b"text,,\na,b,c\n", "has 2 columns without a name: give each a name"),
         ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
+        ("a.csv", b"text, text\na,b\n", "names the column 'text' twice"),
         ("a.csv", b"file_name;text\na.jpg;a dog, brown\n", "separates its columns by semicolons: save it with commas"),
         ("a.csv", b"file_name\ttext\na.jpg\ta dog\n", "separates its columns by tabs: save it with commas, or as .tsv"),
         ("a.csv", "file_name,text\n".encode("utf-16"), "cannot be read as text: it is UTF-16; save it as UTF-8"),
@@ -477,6 +480,7 @@ def test_only_numbers_of_classes_are_guessed(column: str, cells: list, labels: l
         ([10**18, 1], f"the column 'label' is not read as labels: the class {10**18} is out of range"),
         ([10**30, 1], f"the column 'label' is not read as labels: the class {10**30} is out of range"),
         ([0.5, 1], "the column 'label' is not read as labels: the class 0.5 is not a number"),
+        ([-2, 1], "the column 'label' is not read as labels: the class -2 is out of range"),
         ([3, 1], None),
     ],
 )
@@ -486,6 +490,12 @@ def test_a_column_of_labels_that_is_not_read_says_why(cells: list, said: str | N
     jsonl(tmp_path / "metadata.jsonl", rows)
     assert (said in select(str(tmp_path), **EVERYTHING).description["warnings"]) == (said is not None)
     assert select(str(tmp_path), label_column="none", **EVERYTHING).description["warnings"] == []
+
+
+def test_numbers_in_csv_are_no_words(tmp_path: Path) -> None:
+    (images(tmp_path, 2) / "metadata.csv").write_text("file_name,label\n0000.jpg,-2\n0001.jpg,0\n")
+    said = "the column 'label' is not read as labels: the class -2 is out of range"
+    assert select(str(tmp_path), **EVERYTHING).description["warnings"] == [said]
 
 
 def test_a_folder_that_vanishes_while_it_is_listed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -533,6 +543,12 @@ def test_an_evaluation_takes_test_where_there_is_one(tmp_path: Path) -> None:
         images(tmp_path / split, count)
     assert len(select(str(tmp_path), split=EVALUATION, **EVERYTHING).samples) == 5
     assert len(select(str(tmp_path / "val"), split=EVALUATION, **EVERYTHING).samples) == 4
+
+
+def test_a_column_without_a_name_has_no_use(tmp_path: Path) -> None:
+    (images(tmp_path, 2) / "metadata.csv").write_text(",file_name,text\n0,0000.jpg,a dog\n1,0001.jpg,a cat\n")
+    columns = select(str(tmp_path), **EVERYTHING).description["columns"]
+    assert columns == {"image": "file_name", "text": "text", "guessed": ["file_name", "text"]}
 
 
 @pytest.mark.parametrize(

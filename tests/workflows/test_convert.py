@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from idvl.commands import main
@@ -219,6 +220,8 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
         path.write_text("<html>Not found</html>")
     elif what == "empty":
         path.write_bytes(b"")
+    elif what == "safetensors":
+        save_file({"weight": torch.zeros(2)}, path := path.with_suffix(".safetensors"))
     elif what == "code":
         torch.save({"model": Dangerous(path.with_name("touched"))}, path)
     elif what == "old pickle with code":
@@ -236,6 +239,7 @@ def spoilt(place: Path, path: Path, what: str) -> Path:
         ("a flipped bit", "differs from its checksum): download it again"),
         ("text", "is damaged or no torch file (UnpicklingError): download it again"),
         ("empty", "is damaged or no torch file"),
+        ("safetensors", "is a safetensors file: idvl convert reads the .pth files of BLIP's original repository"),
         ("code", "holds code beside tensors, which is never run"),
         ("old pickle with code", "holds code beside tensors, which is never run"),
         ("a list", "holds no tensors by name"),

@@ -46,9 +46,12 @@ def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
 
 
 def _cells(lines: Iterable[str], path: Path) -> list[Row]:
-    """The rows of a table, whose first line names the columns; unnamed columns without a cell are left out."""
+    """The rows of a table, whose first line names the columns, with or without blanks around each name.
+
+    Unnamed columns without a cell are left out.
+    """
     parsed = _parsed(lines, path)
-    names = next(parsed, (0, []))[1]
+    names = [name.strip() for name in next(parsed, (0, []))[1]]
     if len(names) == 1 and (other := re.search("[;\t]", names[0])):
         way = "semicolons: save it with commas" if other[0] == ";" else "tabs: save it with commas, or as .tsv"
         raise UsageError(f"{path} separates its columns by {way}")
