@@ -90,7 +90,7 @@ def resolved(stream: Any, dataset_id: str) -> Any:
 def rows_of(stream: Any, dataset_id: str, commit: str) -> Iterator[dict[str, Any]]:
     """The rows of a stream; images that are files of the repository hold their bytes, and FILE_NAME the first's path.
 
-    Raises RunError when the connection breaks, or for a damaged file.
+    Raises RunError when the connection breaks, or for a damaged file, UsageError for what `datasets` refuses.
     """
     from pyarrow import ArrowInvalid
 
@@ -103,6 +103,11 @@ def rows_of(stream: Any, dataset_id: str, commit: str) -> Iterator[dict[str, Any
             raise RunError(
                 f"{dataset_id} holds a file that is damaged on the Hub ({_line(error)}); dataset_id (--dataset-id) "
                 "names another copy"
+            ) from error
+        if type(error) is ValueError:  # of the builders of `datasets`; the clients' own are subclasses
+            raise UsageError(
+                f"{dataset_id} cannot be read by datasets ({_line(error)}): download it, unpack its archives, and set "
+                "data_dir (--data-dir) to the folder"
             ) from error
         raise RunError(
             f"reading {dataset_id} from the Hub broke off ({_line(error)}): run the same command again"
