@@ -140,6 +140,8 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    # header and body are sent apart: the second would wait 40 ms for the first to be acknowledged
+    disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
