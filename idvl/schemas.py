@@ -94,10 +94,11 @@ class PartReport(Schema):
 class TotalReport(PartReport):
     """The sum over all layers in scope, also relative to all prunable weights and to all of the model.
 
-    These two shares count `other_zeros` too: those of prunable layers that no mask has.
+    `prunable_zeros` and `model_zeros` are zeros of layers, whether a mask has them or not; older reports lack them.
     """
 
-    other_zeros: int = 0
+    prunable_zeros: int | None = Field(None, ge=0)
+    model_zeros: int | None = Field(None, ge=0)
     prunable_weights: int
     prunable_sparsity: float
     model_weights: int
@@ -199,8 +200,8 @@ class ReportFile(Schema):
         calibration: dict[str, Any] | None = None
 
     class Before(Schema):
-        layers: int
-        zeros: int
+        layers: int = Field(ge=0)
+        zeros: int = Field(ge=0)
 
     layers: dict[str, LayerReport] = Field(max_length=MOST)
     modalities: dict[str, PartReport]

@@ -40,6 +40,8 @@ SOURCE = {
     *("dataset", "data_dir", "dataset_id"),
     *("image_column", "text_column", "label_column", "answers_column", "second_image_column"),
 }
+# the sections whose settings say how a model was pruned or recovered
+STEPS = ("prune", "recover", "train")
 # the settings that decide which files of a model are read
 OF_FILES = {"name", "revision", "cache_dir", "local_files_only", "trust_remote_code"}
 
@@ -111,6 +113,16 @@ def run_of(model: str) -> Path | None:
     """The run folder whose model this is, None for a model from elsewhere."""
     path = Path(model)
     return path.parent if path.name == MODEL and runs.read_record(path.parent) else None
+
+
+def history_of(model: str) -> list[dict[str, Any]]:
+    """The settings of the runs that pruned and recovered a model, one by one; [] for a model of no run."""
+    run = run_of(os.path.expanduser(model))
+    signature = (runs.read_record(run) or {}).get("signature", {}) if run else {}
+    parts = {part: {key: word for key, word in signature.items() if key.startswith(f"{part}.")} for part in STEPS}
+    recovery = [parts["recover"] | parts["train"]] if parts["recover"] else []
+    pruning = [parts["prune"] | ({} if recovery else parts["train"])] if parts["prune"] else []
+    return [*signature.get("history", []), *pruning, *recovery]
 
 
 def read_by(recipe: Recipe, teacher: ModelSection | None = None) -> list[Path | str | None]:

@@ -56,7 +56,7 @@ METHODS = {
 _PAGE = """\
 # {title}
 
-{name} with {sparsity:.2%} of its weights in scope set to zero, {whole}.
+{name} with {sparsity:.2%} of its weights in scope set to zero, {whole} of all its weights.
 {weighted}{recovered}
 ```python
 {imports}
@@ -117,15 +117,16 @@ def page(
     if evaluation and not evaluation["limit"]:
         facts |= {"model_name": f"{name} pruned", "eval_results": _model_index(evaluation)}
     data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
-    other = report["total"].get("other_zeros", 0)
+    total = report["total"]
+    more = total.get("model_zeros", total["zeros"]) - total["zeros"]
     factors = {layer["factor"] for layer in report["layers"].values()}
     foreign = (report.get("profile") or {}).get("other_weights")
     body = _PAGE.format(
         title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
         name=_escaped(name),
         sparsity=report["total"]["sparsity"],
-        whole=_whole(report["total"]),
-        other=f" The last two count {other:,} more zeros, which the masks do not have." if other else "",
+        whole=f"which {f'with {more:,} more zeros ' if more else ''}are {total['model_sparsity']:.2%}",
+        other=f" All weights count {more:,} zeros that the masks do not have." if more else "",
         uncovered=_uncovered(report),
         weighted=(_WEIGHTED + (_FOREIGN if foreign else "")) if len(factors) > 1 else "",
         recovered=_recovered(report),
@@ -196,15 +197,9 @@ def _sparsities(report: Mapping[str, Any]) -> str:
     ]
     for name, key in (("all prunable weights", "prunable"), ("all weights", "model")):
         weights, sparsity = total[f"{key}_weights"], total[f"{key}_sparsity"]
-        zeros = total["zeros"] + total.get("other_zeros", 0)
+        zeros = total.get(f"{key}_zeros", total["zeros"])
         rows.append((name, "", f"{weights:,}", f"{zeros:,}", f"{sparsity:.2%}"))
     return _table(("", "layers", "weights", "zeros", "sparsity"), rows)
-
-
-def _whole(total: Mapping[str, Any]) -> str:
-    other = total.get("other_zeros", 0)
-    more = f"with {other:,} more zeros " if other else ""
-    return f"which {more}are {total['model_sparsity']:.2%} of all its weights"
 
 
 def _uncovered(report: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from idvl import arguments, json_file
 from idvl.files import reading
-from idvl.models.layers import Layer, uncovered_weights, unread_layers
+from idvl.models.layers import Layer, uncovered_layers, uncovered_weights
 from idvl.profile import MODALITIES, Profile
 from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
@@ -62,7 +62,7 @@ def plan(
         }
         for name, layer in layers.items()
     }
-    unreached = {*unreached, *unread_layers(model, family)} - set(layers)
+    unreached = uncovered_layers(model, family, layers, unreached=unreached)
     not_covered = uncovered_weights(model, family, unreached=unreached)
     weights = sum(parameter.numel() for parameter in model.parameters())
     prunable = weights - sum(part["weights"] for part in not_covered.values())
@@ -75,6 +75,7 @@ def report(
     masks: Masks,
     weights: Mapping[str, Tensor],
     *,
+    uncovered: Collection[str] = (),
     biases: Masks | None = None,
     profile: Profile | None = None,
     factors: Mapping[str, float] | None = None,
@@ -83,7 +84,7 @@ def report(
     """The documented object of report.json: {"schema", "layers": {name: {...}}, "modalities": {...}, "total": {...},
     "not_covered": {kind: {...}}}, and "before" of a model that held zeros before it was pruned.
 
-    `weights`: those of all prunable layers, by name; the masks hold in them.
+    `weights`: those of all prunable layers, by name, also of the `uncovered` ones; the masks hold in them.
 
     A layer: modality, block, weights, asked (None under a global threshold), zeros (those of its mask), sparsity,
     dimension and stderr from `profile`, the factor that its scores were multiplied by, and the reason why this is not
@@ -113,14 +114,19 @@ def report(
     total = planned["total"]
     everything = {key: total[key] for key in ("prunable_weights", "model_weights")}
     summed = planned | _summed(rows, total["asked"], everything, planned["not_covered"])
-    return counted(summed, masks, weights)
+    return counted(summed, masks, weights, uncovered)
 
 
-def counted(report: Mapping[str, Any], masks: Masks, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def counted(
+    report: Mapping[str, Any], masks: Masks, weights: Mapping[str, Tensor], uncovered: Collection[str]
+) -> dict[str, Any]:
     """A report with the zeros that these weights, as in `report`, hold by now beside those of the masks."""
-    total, other = report["total"], sum(masks.unmasked_zeros(weights, least=0).values())
-    shares = {f"{word}_sparsity": (total["zeros"] + other) / total[f"{word}_weights"] for word in ("prunable", "model")}
-    return {**report, "total": {**total, "other_zeros": other, **shares}}
+    total, others = dict(report["total"]), masks.unmasked_zeros(weights, least=0)
+    beside = sum(zeros for name, zeros in others.items() if name in uncovered)
+    every = total["zeros"] + sum(others.values())
+    for word, zeros in (("prunable", every - beside), ("model", every)):
+        total |= {f"{word}_zeros": zeros, f"{word}_sparsity": zeros / total[f"{word}_weights"]}
+    return {**report, "total": total}
 
 
 def _summed(

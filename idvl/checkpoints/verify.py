@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import Loaded, load
-from idvl.models.offload import StoredTensors, prunable_weights
+from idvl.models.offload import StoredTensors, layer_weights
 from idvl.sparsity.masks import Masks
 
 
@@ -147,8 +147,9 @@ def _unlike_report(masks: Masks, report: Mapping[str, Any], tensors: Mapping[str
 def _fewer_zeros(loaded: Loaded, masks: Masks, report: Mapping[str, Any]) -> Iterator[str]:
     """Zeros without a mask that are not there; more than those may be too small for the dtype of the file."""
     # which older reports lack
-    if stated := report["total"].get("other_zeros"):
-        weights = prunable_weights(loaded.model, loaded.family, masks.shapes, offload=loaded.offload)
+    total = report["total"]
+    if stated := total.get("model_zeros", total["zeros"]) - total["zeros"]:
+        weights = layer_weights(loaded.model, loaded.family, loaded.offload)
         found = sum(masks.unmasked_zeros(weights, least=0).values())
         if found < stated:
             yield f"the model holds {found:,} zeros that the masks do not have, the report says {stated:,}"
@@ -172,8 +173,8 @@ def _miscounted(report: Mapping[str, Any]) -> Iterator[str]:
                 f"weights; its layers come to {zeros:,} of {weights:,}"
             )
     total = report["total"]
-    zeros = total["zeros"] + (total.get("other_zeros") or 0)
     for word in ("prunable", "model"):
+        zeros = total.get(f"{word}_zeros", total["zeros"])
         weights, sparsity = total[f"{word}_weights"], total[f"{word}_sparsity"]
         if not math.isclose(sparsity * weights, zeros):
             shares = f"{zeros:,} of {weights:,} weights are zero"

@@ -96,6 +96,13 @@ def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
     return selected
 
 
+def uncovered_layers(
+    model: nn.Module, family: Family, scope: Collection[str], *, unreached: Collection[str] = ()
+) -> set[str]:
+    """The layers outside a scope that the model does not use, or that are `unreached`: they count as not covered."""
+    return {*unreached, *unread_layers(model, family)} - set(scope)
+
+
 def unread_layers(model: nn.Module, family: Family) -> dict[str, Layer]:
     """The layers whose outputs the model does not use."""
     pattern = family.unread

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from idvl.device import give_back_freed_memory
 from idvl.errors import UsageError
-from idvl.models.layers import block_of, find_layers, unread_layers
+from idvl.models.layers import block_of, find_layers
 from idvl.models.plan import OffloadedBytes
 from idvl.models.spill import mapped
 
@@ -166,20 +166,12 @@ class Offload:
         return StoredTensors(state, lambda name: self.weight(name) if state[name].is_meta else state[name])
 
 
-def prunable_weights(
-    model: nn.Module,
-    family: Family,
-    scope: Collection[str],
-    *,
-    unreached: Collection[str] = (),
-    offload: Offload | None = None,
-) -> Mapping[str, Tensor]:
-    """The weights of the layers in scope, and of all others that the model uses and are not `unreached`, by layer.
+def layer_weights(model: nn.Module, family: Family, offload: Offload | None = None) -> Mapping[str, Tensor]:
+    """The weights of all prunable layers, by layer.
 
     Those of a model with `offload` are read when they are looked up; without, those on no device are left out.
     """
-    left_out = {*unreached, *unread_layers(model, family)} - set(scope)
-    layers = {name: layer for name, layer in find_layers(model, family).items() if name not in left_out}
+    layers = find_layers(model, family)
     if offload is None:
         weights = {name: layer.module.weight.detach() for name, layer in layers.items()}
         return {name: weight for name, weight in weights.items() if not weight.is_meta}

@@ -20,8 +20,8 @@ from idvl.checkpoints import report as reports
 from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, first_line
 from idvl.models.families.base import Family
-from idvl.models.layers import Layer, in_scope
-from idvl.models.offload import prunable_weights
+from idvl.models.layers import Layer, in_scope, uncovered_layers
+from idvl.models.offload import layer_weights
 from idvl.profile import Profile
 from idvl.pruning import earlier, profiles
 from idvl.pruning.prunable import check_model, family_in_memory, refuse_unprunable
@@ -127,8 +127,10 @@ class Pruner:
             weighted.factors,
             criterion=None if isinstance(criterion, str) else criterion,
         )
-        before = Masks({}).unmasked_zeros(prunable_weights(model, family, layers))
-        _warn_of_zeros(before, model, layers, prune.sparsity)
+        before = Masks({}).unmasked_zeros(layer_weights(model, family))
+        learning = {name for name in before if model.get_submodule(name).weight.requires_grad}
+        for warning in earlier.warnings(before, layers, filled="training", trained=learning):
+            logger.warning("%s", warning)
         planned = reports.plan(
             model,
             layers,
@@ -196,8 +198,9 @@ class Pruner:
             logger.warning("%d more weights in scope are zero; the sparsity in scope does not count them", other)
         self._finished = True
         facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps, "other_zeros": other}
-        prunable = prunable_weights(self._model, self._family, masks.shapes)
-        report = reports.report(self._planned, masks, prunable, **self._weighting)
+        uncovered = uncovered_layers(self._model, self._family, masks.shapes)
+        held = layer_weights(self._model, self._family)
+        report = reports.report(self._planned, masks, held, uncovered=uncovered, **self._weighting)
         return Pruned(report | {"made": facts}, masks)
 
     def _refuse_replaced(self) -> None:
@@ -250,16 +253,6 @@ def _check_criterion(criterion: object, settings: Mapping[str, Any]) -> None:
     of_criteria = {key for name in criteria.observed() for key in criteria.settings(name)}
     if extra := sorted(of_criteria & settings.keys()):
         raise UsageError(f"{extra[0]} is a setting of a criterion: set it in {type(criterion).__name__}(...)")
-
-
-def _warn_of_zeros(before: Mapping[str, int], model: nn.Module, layers: Mapping[str, Layer], asked: float) -> None:
-    """Say what becomes of the zeros of an earlier pruning when the model is trained."""
-    learning = {name: n for name, n in before.items() if model.get_submodule(name).weight.requires_grad}
-    for warning in (
-        *earlier.outside_scope(learning, layers, trained=True),
-        *earlier.in_scope(before, layers, asked=asked, filled="training"),
-    ):
-        logger.warning("%s", warning)
 
 
 def section_of(criterion: str | Criterion, profile: object, settings: Mapping[str, Any]) -> PruneSection:

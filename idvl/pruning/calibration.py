@@ -25,13 +25,13 @@ from idvl.models.inputs import encode
 from idvl.models.joining import size_of
 from idvl.models.layers import SCOPES, Layer, block_of, in_scope, left_out, modality_of, unread_layers
 from idvl.models.loading import Loaded
-from idvl.models.offload import check_precision, prunable_weights
+from idvl.models.offload import check_precision, layer_weights
 from idvl.models.trace import Trace, trace
 from idvl.models.walk import to_device
 from idvl.profile import Profile
 from idvl.pruning import earlier, profiles
 from idvl.pruning.calibration_settings import reads_dimensions
-from idvl.pruning.counts import check_limits, parts_of, target, zeros_of
+from idvl.pruning.counts import check_limits, parts_of, zeros_of
 from idvl.pruning.density_file import densities_of
 from idvl.pruning.gradients import probe_of
 from idvl.pruning.inputs import InputSums
@@ -41,7 +41,7 @@ from idvl.recipe import Recipe
 from idvl.recipe.sections import AUTO
 from idvl.recipe.values import shares
 from idvl.reporter import Reporter
-from idvl.session import choose_samples, open_model
+from idvl.session import choose_samples, history_of, open_model
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity.layerwise import Layerwise
 from idvl.sparsity.masks import Masks
@@ -101,11 +101,8 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
         reporter.warn(
             f"the profile {quoted(recipe.prune.profile)} was measured on other weights than {loaded.name} has"
         )
-    filled = "repair" if job.layerwise.repair != "none" else ""
-    for warning in (
-        *earlier.outside_scope(job.before, job.layers, trained=False),
-        *earlier.in_scope(job.before, job.layers, asked=target(recipe.prune, job.layers), filled=filled),
-    ):
+    filled = "the update of weights" if job.layerwise.updates else ""
+    for warning in earlier.warnings(job.before, job.layers, filled=filled):
         reporter.warn(warning)
     return job
 
@@ -121,8 +118,8 @@ class Calibration:
     is left, or none has a choice between classes of tokens.
     """
 
-    # what its samples are for
-    purpose = "calibration"
+    # what its samples are for, and layers outside the scope that no loss reaches, for which none is needed
+    purpose, unreached = "calibration", ()
 
     def __init__(
         self,
@@ -158,7 +155,7 @@ class Calibration:
         self.classes: dict[str, dict[str, int]] = {}
         self._check_choice()
         self._leave_out(reporter)
-        self.before = Masks({}).unmasked_zeros(self.prunable_weights())
+        self.before = Masks({}).unmasked_zeros(layer_weights(loaded.model, loaded.family, loaded.offload))
 
     def _encode(self, reporter: Reporter) -> None:
         """This process's batches, and the names of their samples. UsageError where a process has none."""
@@ -292,10 +289,6 @@ class Calibration:
         weight = self.layers[name].module.weight.detach()
         return self.loaded.offload.weight(f"{name}.weight").to(self.device) if weight.is_meta else weight
 
-    def prunable_weights(self) -> Mapping[str, Tensor]:
-        """The weights in scope, and of the other prunable layers, by layer."""
-        return prunable_weights(self.loaded.model, self.loaded.family, self.layers, offload=self.loaded.offload)
-
     def kind(self, name: str) -> str:
         """The class of the tokens that enter a module which reads one class alone."""
         layer = self.users[name]
@@ -323,6 +316,7 @@ class Calibration:
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
             "profile": hashlib.sha256(self.profile.dumps().encode()).hexdigest() if self.profile else None,
+            **({"history": history} if (history := history_of(self.recipe.model.name)) else {}),
             **({"densities": self.values} if allocations.load(self.recipe.prune.allocation).needs == "file" else {}),
         }
 

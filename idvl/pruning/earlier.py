@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from idvl.models.layers import Layer
-from idvl.units import percent
 
+def warnings(
+    before: Mapping[str, int], scope: Collection[str], *, filled: str, trained: Collection[str] = ()
+) -> Iterator[str]:
+    """A line for the layers in `scope` that hold zeros, and for those outside, `before` of each.
 
-def outside_scope(before: Mapping[str, int], layers: Collection[str], *, trained: bool) -> Iterator[str]:
-    """A warning of the layers outside the scope that hold zeros, `before` of each, if any; `trained`: and learn."""
-    outside = {name: zeros for name, zeros in before.items() if name not in layers}
-    if not outside:
-        return
-    found = f"{len(outside)} layers outside the scope hold {sum(outside.values()):,} zeros, as of an earlier pruning"
-    first = next(iter(outside))
-    if trained:
+    `filled`: what changes the weights in scope that stay; "" where nothing does. `trained`: layers that learn.
+    """
+    inside = {name: zeros for name, zeros in before.items() if name in scope}
+    if inside:
+        rest = f"{filled} may fill those that the masks lack" if filled else "those that the masks lack stay zero"
+        yield f"{_held(inside, 'in scope')}: they count towards the sparsity asked for, and {rest}"
+    filling = {name: zeros for name, zeros in before.items() if name not in scope and name in trained}
+    if filling:
         yield (
-            f"{found}, which training fills ({first} first): to keep them, prune from calibration samples (as with "
-            "wanda), then idvl recover; scope all prunes these layers too"
+            f"{_held(filling, 'outside the scope')}, and training fills them: to keep them, prune from calibration "
+            "samples (as with wanda), then idvl recover; scope all prunes these layers too"
         )
-    else:
-        yield f"{found} ({first} first): they stay zero, and count in all prunable weights, not in the scope's sparsity"
-
-
-def in_scope(before: Mapping[str, int], layers: Mapping[str, Layer], *, asked: float, filled: str) -> Iterator[str]:
-    """A warning where more weights in scope are zero before than are asked for; `filled`: what fills those, if any."""
-    zeros = sum(before.get(name, 0) for name in layers)
-    weights = sum(layer.module.weight.numel() for layer in layers.values())
-    if zeros > asked * weights:
-        what = f"{filled} fills those that are not pruned again" if filled else "the zeros are pruned first"
+    staying = {name: zeros for name, zeros in before.items() if name not in scope and name not in trained}
+    if staying:
         yield (
-            f"{percent(zeros / weights)} of the weights in scope are zero already, more than the {percent(asked)} "
-            f"asked for: {what}; ask for more to prune further"
+            f"{_held(staying, 'outside the scope')}: they stay zero, and count in the shares of all weights, not "
+            "in the sparsity of the scope"
         )
+
+
+def _held(zeros: Mapping[str, int], where: str) -> str:
+    layers = f"{len(zeros)} layers {where} hold" if len(zeros) > 1 else f"1 layer {where} holds"
+    return f"{layers} {sum(zeros.values()):,} zeros, as of an earlier pruning ({next(iter(zeros))} first)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from idvl.models.classes import with_labels_of_head
 from idvl.models.heads import with_new_head
 from idvl.models.layers import SCOPES, find_layers, in_scope, left_out
 from idvl.models.loading import Loaded
-from idvl.models.offload import prunable_weights
+from idvl.models.offload import layer_weights
 from idvl.profile import Profile
 from idvl.pruning import earlier, profiles
 from idvl.pruning.pruners import criterion_of, multipliers_of, pruner_of, targets_of
 from idvl.pruning.settings import schedule_of, training_of
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
-from idvl.session import choose_samples, open_model
+from idvl.session import choose_samples, history_of, open_model
 from idvl.sparsity import criteria, icml24
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.pruner import WeightPruner
@@ -61,22 +60,18 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
 
 def _warn_of_zeros(job: Job, reporter: Reporter) -> None:
     """Say what becomes of the zeros of an earlier pruning, of which no mask of this run may know."""
-    trained, before = job.training.update_weights, job.before
-    if job.recipe.train.new_head:
+    reached = {name: zeros for name, zeros in job.before.items() if name not in job.unreached}
+    if job.recipe.train.new_head and reached:
         # learnt before there are masks
-        held = {name: zeros for name, zeros in before.items() if name not in job.unreached}
-        if held:
-            reporter.warn(
-                f"{len(held)} layers hold {sum(held.values()):,} zeros, as of an earlier pruning, which training fills "
-                f"({next(iter(held))} first): to keep them, learn a new head on the dense model, before it is pruned"
-            )
-        return
-    filled = "training" if trained else ""
-    for warning in (
-        *earlier.outside_scope(before, job.layers, trained=trained),
-        *earlier.in_scope(before, job.layers, asked=job.recipe.prune.sparsity, filled=filled),
-    ):
-        reporter.warn(warning)
+        reporter.warn(
+            f"{len(reached)} layers hold {sum(reached.values()):,} zeros, as of an earlier pruning, which training "
+            f"fills ({next(iter(reached))} first): to keep them, learn a new head on the dense model, before it is "
+            "pruned"
+        )
+    elif not job.recipe.train.new_head:
+        trained = reached if job.training.update_weights else ()
+        for warning in earlier.warnings(job.before, job.layers, filled="training" if trained else "", trained=trained):
+            reporter.warn(warning)
 
 
 def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: Path) -> Selection:
@@ -125,7 +120,7 @@ class Job:
         self.selection = with_labels_of_head(loaded, selection) if self.learns else selection
         self.replace_model(loaded)
         self._leave_out_unreached()
-        self.before = Masks({}).unmasked_zeros(self.prunable_weights())
+        self.before = Masks({}).unmasked_zeros(layer_weights(loaded.model, loaded.family))
         samples = len(selection.samples)
         self.per_epoch = steps_per_epoch(self.training, samples, team.size)
         prune = recipe.prune
@@ -175,11 +170,6 @@ class Job:
                 f"({names[0]}, ...): choose another scope"
             )
 
-    def prunable_weights(self) -> Mapping[str, torch.Tensor]:
-        """The weights in scope, and of the other prunable layers, by layer."""
-        loaded = self.loaded
-        return prunable_weights(loaded.model, loaded.family, self.layers, unreached=self.unreached)
-
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
         pruning = self.recipe.prune.model_dump(mode="json").items()
@@ -195,6 +185,7 @@ class Job:
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
             "profile": hashlib.sha256(self.profile.dumps().encode()).hexdigest() if self.profile else None,
+            **({"history": history} if (history := history_of(self.recipe.model.name)) else {}),
         }
 
     def multipliers(self, profile: Profile | None) -> Multipliers:

@@ -15,6 +15,8 @@ from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
 from idvl.errors import RunError, quoted
 from idvl.files import write_json, write_text
+from idvl.models.layers import uncovered_layers
+from idvl.models.offload import layer_weights
 from idvl.profile import Profile
 from idvl.pruning import profiles
 from idvl.recipe.sections import AUTO
@@ -42,10 +44,12 @@ def save(
 
     `planned`: the report before pruning; `facts`: how the model came about.
     """
+    loaded = job.loaded
     report = finished_report(
         planned,
         masks,
-        job.prunable_weights(),
+        layer_weights(loaded.model, loaded.family, loaded.offload),
+        uncovered=uncovered_layers(loaded.model, loaded.family, job.layers, unreached=job.unreached),
         biases=biases,
         profile=profile,
         factors=weighted.factors if weighted else None,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from idvl.checkpoints.report import counted
 from idvl.checkpoints.report import plan as planned_report
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.verify import not_finite
@@ -18,9 +19,9 @@ from idvl.data.samples import Selection
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.models.classes import with_labels_of_head
-from idvl.models.layers import find_layers, in_scope
+from idvl.models.layers import find_layers, in_scope, uncovered_layers
 from idvl.models.loading import Loaded
-from idvl.models.offload import prunable_weights
+from idvl.models.offload import layer_weights
 from idvl.pruning.job import INDIFFERENT, training_samples
 from idvl.recipe import Recipe
 from idvl.recovery.adapters import attach_lora, dense, mask_gradients, small_parameters, take_back_weights
@@ -113,12 +114,13 @@ class Recovery:
         planned = planned_report(self.loaded.model, layers, family=self.loaded.family, asked=sparsity)
         if reported and "before" in reported:
             planned["before"] = reported["before"]
-        return finished_report(planned, self.masks, self.prunable_weights())
+        return self.counted(finished_report(planned, self.masks, {}))
 
-    def prunable_weights(self) -> Mapping[str, torch.Tensor]:
-        """The weights that have a mask, and of the other prunable layers, by layer."""
-        loaded = self.loaded
-        return prunable_weights(loaded.model, loaded.family, self.masks.shapes, unreached=self.unreached)
+    def counted(self, report: dict[str, Any]) -> dict[str, Any]:
+        """A report with the zeros that the model holds by now."""
+        model, family = self.loaded.model, self.loaded.family
+        uncovered = uncovered_layers(model, family, self.masks.shapes, unreached=self.unreached)
+        return counted(report, self.masks, layer_weights(model, family), uncovered)
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues. Reports find there what the model began with."""
@@ -137,7 +139,14 @@ class Recovery:
             **{f"train.{key}": value for key, value in training if key not in INDIFFERENT},
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
+            **({"history": history} if (history := self._history()) else {}),
         }
+
+    def _history(self) -> list[dict[str, Any]]:
+        """The settings of the runs before the pruning whose settings this run has, and of recoveries since."""
+        signature = self.start.signature
+        recovery = {key: word for key, word in signature.items() if key.startswith(("recover.", "train."))}
+        return [*signature.get("history", []), *([recovery] if "recover.method" in signature else [])]
 
     def weights(self) -> dict[str, nn.Parameter]:
         """The weights that have a mask, by layer."""

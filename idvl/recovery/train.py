@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from idvl import runs
-from idvl.checkpoints.report import counted
 from idvl.device import peak_memory
 from idvl.errors import RunError
 from idvl.evaluation.evaluation import Evaluation
@@ -58,8 +57,7 @@ def recover(
         "image_backend": job.loaded.description["image_backend"],
         "training": job.selection.source(),
     }
-    report = counted(job.report, job.masks, job.prunable_weights())
-    report |= {"made": facts, "recovered": _facts(job)}
+    report = job.counted(job.report) | {"made": facts, "recovered": _facts(job)}
     job.team.first(lambda: write(job, job.masks, report, opened, profile=job.start.profile()))
 
 

@@ -14,7 +14,7 @@ from idvl.reporting.collect import Study
 from idvl.reporting.entry import TableEntry, mean, mean_interval
 from idvl.reporting.lineage import dense_models, evaluated_alike
 from idvl.reporting.run_record import RunRecord
-from idvl.reporting.settings import dataset_names, differences, replicate
+from idvl.reporting.settings import dataset_names, differences, is_recovery, replicate
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,21 @@ def groups_of(study: Study) -> list[Group]:
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    """The settings of the section prune, by name; the signature has them as they were carried out."""
+    """The settings of the section prune, by name; the signature has them as they were carried out.
+
+    A recovery that has none recovered what idvl did not prune.
+    """
     signed = {key.removeprefix("prune."): word for key, word in run.signature.items() if key.startswith("prune.")}
+    if is_recovery(run) and not signed:
+        return {"criterion": "pruned by others"}
     return (run.recipe.get("prune") or {}) | signed
 
 
 def _sparsity(settings: dict[str, Any], run: RunRecord) -> float:
     """The sparsity that was set, else the one that the report says; 0 where neither is a number."""
     total = run.report.get("total", {})
-    values = (settings.get("sparsity"), total.get("asked"), total.get("sparsity"))
+    counted = [round(share, 3) for share in (total.get("asked"), total.get("sparsity")) if share]
+    values = (settings.get("sparsity"), *counted)
     return round(next((float(value) for value in values if isinstance(value, int | float) and value), 0.0), 6)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from idvl.profile import Profile
 from idvl.reporting.collect import Study
 from idvl.reporting.run_record import RunRecord
-from idvl.reporting.settings import is_recovery
+from idvl.reporting.settings import began_pruned, is_recovery
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class MeasuredProfile:
         name = self.profile.model.get("name") or self.run.model
         if self.run.kind != "prune":
             return name
-        if self.run.zeros_before and not self.renewed:
+        if began_pruned(self.run) and not self.renewed:
             return f"{name}, before it was pruned further"
         return f"{name}, {'on its way' if self.renewed else 'dense'}"
 
@@ -109,7 +109,7 @@ def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
 
     None for a run that began with a pruned model.
     """
-    if run.zeros_before:
+    if began_pruned(run):
         return None
     fingerprint = run.signature.get("fingerprint")
     for other in study.of("eval"):

@@ -75,6 +75,11 @@ class RunRecord:
         return data.get("dataset") or data.get("data_dir") or described.get("dataset") or "unknown data"
 
     @property
+    def history(self) -> list[dict[str, Any]]:
+        """The settings of the runs that pruned and recovered the model before; a recovery has its pruning's itself."""
+        return self.signature.get("history", [])
+
+    @property
     def zeros_before(self) -> int:
         """How many zeros of an earlier pruning the model held that a run of prune began with."""
         return (self.report.get("before") or {}).get("zeros", 0)

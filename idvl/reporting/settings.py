@@ -55,6 +55,32 @@ def recovery(run: RunRecord) -> str:
     return f"{words} with distillation" if run.signature.get("train.distill") else words
 
 
+def began_pruned(run: RunRecord) -> bool:
+    """Whether the model that a run pruned, or whose pruning it recovered, had been pruned before."""
+    return bool(run.zeros_before) or any("prune.criterion" in step for step in run.history)
+
+
+def start(run: RunRecord) -> str:
+    """What was done to the model before, in words; "" for a dense one."""
+    if run.history:
+        return f"after {' and '.join(map(_step, run.history))}"
+    if not run.zeros_before:
+        return ""
+    # no run says how: only the same weights are the same start
+    known = str(run.signature.get("fingerprint"))[:8]
+    return f"of a model ({known}) with {run.zeros_before:,} zeros"
+
+
+def _step(settings: Mapping[str, Any]) -> str:
+    """A run before, by its settings."""
+    if method := settings.get("recover.method"):
+        return labels.RECOVERIES.get(method, str(method))
+    criterion, weight, scope = (str(settings.get(f"prune.{key}")) for key in ("criterion", "id_weight", "scope"))
+    share = settings.get("prune.sparsity")
+    to = f" to {labels.percent(share)}" if isinstance(share, int | float) else ""
+    return f"{labels.method(criterion, weight)}{to}{'' if scope == 'all' else f' in {scope}'}"
+
+
 def dataset_names(runs: Iterable[RunRecord]) -> dict[str, str]:
     """One name for all those of a dataset, as of a relative and an absolute path: they share a fingerprint of samples.
 
@@ -81,8 +107,7 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     trained = {run.signature.get("prune.criterion") for run in runs if not is_calibrated(run)}
     for run, words in prunes.items():
         both = is_calibrated(run) and run.signature.get("prune.criterion") in trained
-        start = run.zeros_before and f"of a model with {run.zeros_before:,} zeros"
-        prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", start, words)))
+        prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", start(run), words)))
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
     weighted = [run for run in runs if is_weighted(run) and _dimensions(run)]
@@ -121,8 +146,15 @@ def _dimensions(run: RunRecord) -> dict[str, float | None]:
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    left_out = CELL | REPLICATE | WEIGHTED | INPUTS
-    return {key: value for key, value in run.signature.items() if key not in left_out}
+    left_out = CELL | REPLICATE | WEIGHTED | INPUTS | {"history"}
+    settings = {key: value for key, value in run.signature.items() if key not in left_out}
+    # of steps before, `start` says what distinguishes groups
+    told = CELL | {"recover.method", "prune.profile"}
+    for number, step in enumerate(run.history, 1):
+        settings |= {
+            f"step {number}'s {key.partition('.')[2]}": value for key, value in step.items() if key not in told
+        }
+    return settings
 
 
 def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:

@@ -173,7 +173,8 @@ def _model_weights(subject: Subject, reports: Sequence[dict[str, Any]]) -> list[
     """How many weights the model has, which of them are not covered, where a report says so, and what zeros count."""
     words = (in_words(report["not_covered"], subject.weights) for report in reports if report.get("not_covered"))
     notes = list(dict.fromkeys(words)) or [f"the model has {subject.weights:,} weights"]
-    if any(report["total"].get("other_zeros") for report in reports):
+    totals = [report["total"] for report in reports]
+    if any(total.get("model_zeros", total["zeros"]) > total["zeros"] for total in totals):
         notes.append("all prunable and all weights count zeros that no mask has, too, as of an earlier pruning")
     return notes
 

@@ -49,18 +49,15 @@ def result_table(report: Mapping[str, Any]) -> Group:
         (name, part["layers"], part["weights"], part["zeros"], part["asked"], part["sparsity"])
         for name, part in {**report["modalities"], "in scope": total}.items()
     ]
-    other = total.get("other_zeros", 0)
-    rows += [
-        (name, None, total[f"{key}_weights"], total["zeros"] + other, None, total[f"{key}_sparsity"])
-        for key, name in WHOLE
-    ]
+    zeros = {key: total.get(f"{key}_zeros", total["zeros"]) for key, _ in WHOLE}
+    rows += [(name, None, total[f"{key}_weights"], zeros[key], None, total[f"{key}_sparsity"]) for key, name in WHOLE]
     shown = [
         (name, _count(n), _count(weights), _count(zeros), _percent(target), _percent(sparsity))
         for name, n, weights, zeros, target, sparsity in rows
     ]
     table = number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown)
-    more = f"all prunable and all weights count {other:,} more zeros, which the masks do not have"
-    notes = [Text(more)] if other else []
+    more = zeros["model"] - total["zeros"]
+    notes = [Text(f"all weights count {more:,} zeros that the masks do not have")] if more else []
     notes += [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
     if any(layer["factor"] is not None for layer in report["layers"].values()):
         notes.append(Text("factor: what the scores of a layer's weights are multiplied by", style="dim"))

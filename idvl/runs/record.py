@@ -16,7 +16,7 @@ from idvl.files import read_bytes, write_bytes
 from idvl.json_schema import Schema, check
 
 # what the signatures of older versions do not hold
-LATER = ("configuration", "chat_template", "prune.tokens_from")
+LATER = ("configuration", "chat_template", "prune.tokens_from", "history")
 # the lines of a matrix of runs: the runs are in folders beside it
 MATRIX = "matrix.jsonl"
 # errors that say that a name leads to no regular file
@@ -30,6 +30,7 @@ class RunFile(Schema):
 
     class Signature(Schema):
         model_class: str | None = Field(None, alias="class")
+        history: list[dict[str, Any]] = Field(default_factory=list)
 
     signature: Signature
     files: list[str]

@@ -45,6 +45,11 @@ class Layerwise:
         """Whether X^T X is needed."""
         return "second moments" in self.criterion.needs or self.repair == "obs"
 
+    @property
+    def updates(self) -> bool:
+        """Whether weights that are kept change."""
+        return self.needs_products or self.repair != "none"
+
     @torch.no_grad()
     def prune(
         self,

@@ -18,10 +18,10 @@ from idvl.checkpoints.report import plan
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.verify import defects, opened
 from idvl.errors import UsageError, quoted
-from idvl.models.layers import Layer, find_layers, in_scope
+from idvl.models.layers import Layer, find_layers, in_scope, uncovered_layers
 from idvl.models.loading import Loaded, load
 from idvl.models.locating import locate
-from idvl.models.offload import prunable_weights
+from idvl.models.offload import layer_weights
 from idvl.models.stated import stored_dtypes
 from idvl.recovery.start import Start, find, is_changed
 from idvl.reporter import Reporter
@@ -98,8 +98,9 @@ def run(
     if len(masked) < len(kept.shapes):
         return Verification(model=model, report={}, defects=lines)
     planned = plan(loaded.model, masked, family=loaded.family, asked=sparsity)
-    weights = prunable_weights(loaded.model, loaded.family, masked)
-    return Verification(model=model, report=finished_report(planned, kept, weights), defects=lines)
+    uncovered = uncovered_layers(loaded.model, loaded.family, masked)
+    weights = layer_weights(loaded.model, loaded.family)
+    return Verification(model=model, report=finished_report(planned, kept, weights, uncovered=uncovered), defects=lines)
 
 
 def _is_same(masks: Path, run: Path) -> bool:

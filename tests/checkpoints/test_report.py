@@ -58,12 +58,15 @@ def test_zeros_without_a_mask_count_in_the_two_wider_denominators(blip) -> None:
     for name, zeros in before.items():
         weights[name].view(-1)[:zeros] = 0
     masks = masks_of(vision, {inside: 70})
-    made = report(plan(model, vision, family=FAMILY, asked=0.25, zeros=before), masks, weights)
-    total = made["total"]
-    assert (total["zeros"], total["other_zeros"], total["sparsity"]) == (70, 220, 70 / total["weights"])
-    for key in ("prunable", "model"):
-        assert total[f"{key}_sparsity"] == 290 / total[f"{key}_weights"]
-    assert made["before"] == {"layers": 2, "zeros": 290}
+    for uncovered, prunable in (((), 290), ((outside,), 90)):
+        planned = plan(model, vision, family=FAMILY, unreached=uncovered, asked=0.25, zeros=before)
+        made = report(planned, masks, weights, uncovered=uncovered)
+        total = made["total"]
+        assert (total["zeros"], total["sparsity"]) == (70, 70 / total["weights"])
+        for key, zeros in (("prunable", prunable), ("model", 290)):
+            assert total[f"{key}_zeros"] == zeros
+            assert total[f"{key}_sparsity"] == zeros / total[f"{key}_weights"]
+        assert made["before"] == {"layers": 2, "zeros": 290}
 
 
 def test_modalities_and_layers_add_up(blip) -> None:

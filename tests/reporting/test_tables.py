@@ -233,18 +233,49 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
     folders.evaluated(tmp_path / "dense")
     folders.evaluated(tmp_path / "half", 70.0, "half")
     folders.pruned(tmp_path / "one")
-    report = folders.pruned(tmp_path / "two", 40.0, dense="half", model="half") / "report.json"
-    document = json.loads(report.read_text())
-    document["total"]["other_zeros"] = 100
-    folders.write(report, document | {"before": {"layers": 3, "zeros": 1234}})
-    rows = {labels[0]: tuple(made.value for made in row) for labels, row in table(tmp_path, "quality").rows}
+    step = {"prune.criterion": "wanda", "prune.id_weight": "none", "prune.sparsity": 0.5, "prune.scope": "all"}
+    step |= {"prune.repair": "none"}
+    starts = {
+        **{f"wanda-{seed}": {"dense": f"half-{seed}", "seed": seed, "history": [step]} for seed in (0, 1)},
+        "magnitude": {"history": [step | {"prune.criterion": "magnitude"}]},
+        "vision": {"history": [step | {"prune.scope": "vision"}]},
+        "longer": {"history": [step | {"prune.repair": "obs"}]},
+        "twice": {"history": [step, {"recover.method": "lora", "train.epochs": 3}]},
+        "again": {"history": [{"recover.method": "lora"}], "recover__method": "lora", "dense": "dense"},
+        "foreign": {"dense": "0123456789"},
+    }
+    for name, settings in starts.items():
+        report = folders.pruned(tmp_path / name, 40.0, **{"dense": "half", "model": "half"} | settings) / "report.json"
+        if "recover__method" not in settings:
+            document = json.loads(report.read_text())
+            document["total"]["model_zeros"] = 100 + document["total"]["zeros"]
+            folders.write(report, document | {"before": {"layers": 3, "zeros": 1234}})
+    rows = {labels[0]: [(made.value, made.n) for made in row] for labels, row in table(tmp_path, "quality").rows}
     # the evaluation of the pruned model is none of a dense one
-    assert rows == {
-        "dense model": (90.0, None),
-        "PLATON": (None, 50.0),
-        "PLATON, of a model with 1,234 zeros": (None, 40.0),
+    assert rows.pop("dense model")[0] == (90.0, 1)
+    assert {name: row[1] for name, row in rows.items()} == {
+        "PLATON": (50.0, 1),
+        "PLATON, after Wanda to 50 %": (40.0, 2),
+        "PLATON, after Magnitude to 50 %": (40.0, 1),
+        "PLATON, after Wanda to 50 % in vision": (40.0, 1),
+        "PLATON, after Wanda to 50 %, step 1's repair obs": (40.0, 1),
+        "PLATON, after Wanda to 50 % and masked LoRA": (40.0, 1),
+        "PLATON, recovered by masked LoRA, after masked LoRA": (40.0, 1),
+        "PLATON, of a model (01234567) with 1,234 zeros": (40.0, 1),
     }
     assert "count zeros that no mask has, too" in table(tmp_path, "sparsity").notes[1]
+
+
+def test_a_recovered_model_of_others_has_no_method_of_idvl(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", recover__method="lora")
+    record = json.loads((run / "run.json").read_text())
+    signature = {key: word for key, word in record["signature"].items() if not key.startswith("prune.")}
+    folders.write(run / "run.json", record | {"signature": signature})
+    report = json.loads((run / "report.json").read_text())
+    report["total"] |= {"asked": 0.700002, "sparsity": 0.700002}
+    folders.write(run / "report.json", report)
+    (group,) = groups_of(collect([tmp_path]))
+    assert (str(group.method), group.sparsity) == ("pruned by others, recovered by masked LoRA", 0.7)
 
 
 def test_one_dataset_by_a_relative_and_an_absolute_path_is_one_subject(tmp_path: Path) -> None:
