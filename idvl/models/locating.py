@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from idvl.errors import UsageError, first_line
+from idvl.errors import UsageError, first_line, quoted
 from idvl.models.load_errors import QUANTIZED, holds_gguf, nearby
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ def locate(name: str, revision: str | None = None) -> tuple[str, Path | None]:
     """
     source, folder = _place(name)
     if folder and revision:
-        raise UsageError(f"revision {revision} is for a model of the Hub, not for {name}: leave it out")
+        raise UsageError(f"revision {quoted(revision)} is for a model of the Hub, not for {quoted(name)}: leave it out")
     return source, folder
 
 

@@ -241,7 +241,7 @@ def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
         (BLIP, {"eval__templates": ["a {}."]}, "task caption of builtin/blip: it has no effect; leave templates out"),
         (VIT, {"eval__templates": ["a {}."]}, "and task classification of builtin/vit: .*; leave templates out"),
         (BLIP, {"eval__rerank": 64}, "rerank 64 and task caption of builtin/blip: it has no effect; leave rerank"),
-        (VIT, {"model__revision": "v1"}, "revision v1 is for a model of the Hub, not for builtin/vit: leave it out"),
+        (VIT, {"model__revision": "v1"}, "revision 'v1' is for a model of the Hub, not for 'builtin/vit': leave"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(tmp_path, settings, changes, told):

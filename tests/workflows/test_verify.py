@@ -288,7 +288,7 @@ def test_nothing_to_verify_is_refused(place, spoilt) -> None:
         verify.run(str(place / "none"), reporter=Silent())
     with pytest.raises(UsageError, match=r"--sparsity is between 0 and 1, not 50"):
         verify.run(str(place / "run"), sparsity=50, reporter=Silent())
-    with pytest.raises(UsageError, match="revision v1 is for a model of the Hub, not for .*: leave it out"):
+    with pytest.raises(UsageError, match="revision 'v1' is for a model of the Hub, not for .*: leave it out"):
         verify.run(str(place / "run"), revision="v1", reporter=Silent())
     with pytest.raises(UsageError, match="^.*none does not exist"):
         verify.run(str(place / "run"), base=str(place / "none"), reporter=Silent())
