@@ -111,13 +111,38 @@ def _from_folder_of(run: Path, data: DataSection) -> DataSection:
 
 def run_of(model: str) -> Path | None:
     """The run folder whose model this is, None for a model from elsewhere."""
-    path = Path(model)
+    path = Path(os.path.expanduser(model))
+    if path.name in ("", ".."):  # `.` is the model in the current folder
+        path = Path(os.path.abspath(path))
     return path.parent if path.name == MODEL and runs.read_record(path.parent) else None
+
+
+def model_before(run: Path) -> str:
+    """The name of the model that a run began with, by which it is found from the current folder.
+
+    A relative path starts from the folder in which the run was started, or from the current one if it is not there.
+    UsageError where the recipe of the run cannot be read.
+    """
+    name = recipes.load(run / RECIPE).model.name
+    path = os.path.join(runs.read_record(run).get("directory") or "", os.path.expanduser(name))
+    return path if os.path.exists(path) and os.path.realpath(path) != os.path.realpath(name) else name
+
+
+def runs_behind(model: str) -> list[Path]:
+    """The run that saved a model, the one that saved the model it began with, and so on, as far as these are there."""
+    behind: list[Path] = []
+    while (run := run_of(model)) and run not in behind:
+        behind.append(run)
+        try:
+            model = model_before(run)
+        except UsageError:
+            break
+    return behind
 
 
 def history_of(model: str) -> list[dict[str, Any]]:
     """The settings of the runs that pruned and recovered a model, one by one; [] for a model of no run."""
-    run = run_of(os.path.expanduser(model))
+    run = run_of(model)
     signature = (runs.read_record(run) or {}).get("signature", {}) if run else {}
     parts = {part: {key: word for key, word in signature.items() if key.startswith(f"{part}.")} for part in STEPS}
     recovery = [parts["recover"] | parts["train"]] if parts["recover"] else []

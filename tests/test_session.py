@@ -7,7 +7,9 @@ import pytest
 from idvl import recipe as recipes
 from idvl import runs
 from idvl.errors import UsageError
-from idvl.session import with_dataset
+from idvl.recovery.start import find
+from idvl.recovery.teacher import teacher_of
+from idvl.session import run_of, runs_behind, with_dataset
 
 
 @pytest.fixture
@@ -54,3 +56,47 @@ def test_an_older_run_does_not_say_where_it_was_started(
     monkeypatch.chdir(home / "images")
     with pytest.raises(UsageError, match="'images' does not exist, the dataset of .*recipe.yaml'"):
         dataset(home / "run" / "model")
+
+
+def test_the_run_of_a_model_in_the_home_folder_and_of_the_current_folder_is_found(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_of("run/model") == Path("run") and run_of("run") is None
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert run_of("~/run/model") == home / "run"
+    assert dataset("~/run/model") == str(home / "images")
+    monkeypatch.chdir(home / "run" / "model")
+    assert run_of(".") == run_of("sub/..") == home / "run" and run_of("..") is None
+    assert dataset(".") == str(home / "images")
+
+
+def test_runs_behind_a_model_and_its_dense_one_are_found_from_any_folder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature = {"fingerprint": "dense", "revision": None}
+    (home / "dense").mkdir()
+    for folder in (home / "dense", home / "run" / "model"):
+        (folder / "config.json").write_text("{}")
+    for name, before, more in (
+        ("earlier", "dense", {}),
+        ("pruned", "earlier/model", {}),
+        ("first", "pruned/model", {"recover.method": "full"}),
+        ("second", "first/model", {"recover.method": "full"}),
+    ):
+        model = {"name": before, "revision": "main"}
+        with runs.Run.open(name, recipe={"model": model}, signature=signature | more) as run:
+            run.path("report.json").write_text("{}")
+            run.path("model").mkdir()
+            (run.folder / "model" / "config.json").write_text("{}")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    behind = [Path("../home/second"), *(home / name for name in ("first", "pruned", "earlier"))]
+    assert runs_behind("../home/second/model") == behind
+    start = find("../home/second")
+    assert start.pruned.run == home / "pruned"
+    # older versions recorded a revision that a local model does not have
+    teacher = teacher_of(start, recipes.load(None, {"model.name": "../home/second"}))
+    assert (teacher.name, teacher.revision) == (str(home / "earlier" / "model"), None)
+    (home / "earlier").rename(tmp_path / "elsewhere" / "earlier")
+    assert runs_behind("../home/second/model") == [*behind[:-1], Path("earlier")]

@@ -20,7 +20,7 @@ from idvl.models.layers import Layer
 from idvl.models.locating import locate
 from idvl.profile import Profile
 from idvl.recipe import PruneSection, Recipe
-from idvl.session import MODEL, run_of
+from idvl.session import MODEL, RECIPE, run_of, runs_behind
 from idvl.sparsity.masks import ACCIDENTAL, Masks
 
 ZEROS = "zeros"
@@ -38,7 +38,7 @@ class Start:
     @cached_property
     def recipe(self) -> Recipe | None:
         """The recipe of the run. UsageError for one that cannot be read."""
-        return recipes.load(self.run / "recipe.yaml") if self.run else None
+        return recipes.load(self.run / RECIPE) if self.run else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -63,14 +63,10 @@ class Start:
         recovery passes on.
         """
         lineage = [self]
-        while lineage[-1].run and "recover.method" in lineage[-1].signature:
-            try:
-                name = lineage[-1].recipe.model.name
-            except UsageError:
-                break
-            start = Start(name, run_of(name))
+        for run in runs_behind(self.model)[1:]:
+            start = Start(str(run / MODEL), run)
             is_other = start.signature.get("fingerprint") != self.signature.get("fingerprint")
-            if is_other or start.run in [one.run for one in lineage]:
+            if is_other or "recover.method" not in lineage[-1].signature:
                 break
             lineage.append(start)
         return lineage

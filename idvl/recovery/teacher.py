@@ -14,6 +14,7 @@ from idvl.models.probes import trial_sample
 from idvl.models.processors import image_processor_of, prepared_picture, tokenizer_of
 from idvl.models.reading import image_id
 from idvl.recipe import ModelSection, Recipe
+from idvl.session import model_before
 
 if TYPE_CHECKING:
     from idvl.recovery.start import Start
@@ -36,8 +37,8 @@ def teacher_of(start: Start, recipe: Recipe) -> ModelSection:
         raise UsageError(f"the dense model of {quoted(start.model)} is not known: {WAY_OUT}")
     if pruned.recipe.train.new_head:
         raise UsageError(f"the dense model that got a new head in {quoted(pruned.run)} was not kept: {WAY_OUT}")
-    section = pruned.recipe.model
-    return section.model_copy(update={"revision": pruned.signature.get("revision") or section.revision})
+    named = {"name": model_before(pruned.run), "revision": pruned.signature.get("revision")}
+    return pruned.recipe.model.model_copy(update=named)
 
 
 def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:

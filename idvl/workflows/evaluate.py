@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idvl import recipe as recipes
-from idvl import runs
 from idvl.checkpoints.report import load_report
 from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation, scoring
@@ -20,7 +18,7 @@ from idvl.evaluation.evaluation import Evaluation
 from idvl.recipe import EVALUATING, DataSection, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.runs import FolderName
-from idvl.session import begin, data_of, image_store, open_model, open_run, run_of, with_dataset
+from idvl.session import begin, data_of, image_store, open_model, open_run, run_of, runs_behind, with_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ def _resolved(recipe: Recipe) -> Recipe:
 def _warn_of_learnt(work: Evaluation, reporter: Reporter) -> None:
     """Say which run behind the model learnt from the split that is evaluated."""
     data, split = work.recipe.data, work.selection.description["split"]
-    for run in _runs_behind(work.recipe.model.name):
+    for run in runs_behind(work.recipe.model.name):
         try:
             made = load_report(run)["made"]
         except UsageError:
@@ -90,20 +88,6 @@ def _warn_of_learnt(work: Evaluation, reporter: Reporter) -> None:
                     "name another split with --split, or another dataset"
                 )
                 return
-
-
-def _runs_behind(model: str) -> list[Path]:
-    """The run that saved a model, the one that saved the model it began with, and so on, as far as these are there."""
-    behind: list[Path] = []
-    while (run := run_of(model)) and run not in behind:
-        behind.append(run)
-        try:
-            name = recipes.load(run / "recipe.yaml").model.name
-        except UsageError:
-            break
-        started = runs.read_record(run).get("directory") or ""
-        model = os.path.join(started, os.path.expanduser(name))
-    return behind
 
 
 def _place(data: DataSection) -> tuple[str | None, ...]:

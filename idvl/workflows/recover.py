@@ -21,6 +21,7 @@ from idvl.recovery.start import find
 from idvl.recovery.teacher import teacher_of
 from idvl.recovery.train import recover
 from idvl.reporter import Reporter
+from idvl.session import runs_behind
 from idvl.workflows.model_run import ModelResult, ModelRun, carry_out
 
 
@@ -29,7 +30,7 @@ def run(recipe: Recipe, **options: Any) -> ModelResult:
     start = find(recipe.model.name)
     recipe = resolve(recipe, start)
     teacher = teacher_of(start, recipe) if recipe.train.distill else None
-    reads = [earlier.run for earlier in start.lineage]
+    reads = runs_behind(start.model)
     return carry_out(recipe, RecoveryRun, partial(gather, start), teacher=teacher, reads=reads, **options)
 
 

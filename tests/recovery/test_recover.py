@@ -415,6 +415,13 @@ def test_the_dense_model_of_a_recovered_one_is_that_of_its_pruning(place, tmp_pa
     assert report["recovered"]["teacher"]["name"] == str(place / "dense")
     start = find(str(tmp_path / "again"))
     assert start.pruned.run == place / "pruned" and start.origin == str(place / "dense")
+    for file, absolute, relative in (
+        ("recipe.yaml", tmp_path / "first" / "model", "first/model"),
+        ("run.json", Path.cwd(), str(tmp_path)),
+    ):
+        text = (tmp_path / "again" / file).read_text()
+        assert str(absolute) in text
+        (tmp_path / "again" / file).write_text(text.replace(str(absolute), relative))
     for earlier in (tmp_path / "first", place / "pruned"):  # which tell what the model is
         with pytest.raises(UsageError, match=f"--overwrite of '{earlier}' would remove '{earlier}', which this run"):
             recovered(tmp_path, earlier, model="again", overwrite=True, **once)
@@ -434,6 +441,6 @@ def test_a_run_of_the_dense_model_is_not_overwritten(place, tmp_path):
     shutil.copytree(place / "pruned", tmp_path / "pruned")
     recipe = (tmp_path / "pruned" / "recipe.yaml").read_text()
     (tmp_path / "pruned" / "recipe.yaml").write_text(recipe.replace(str(place / "dense"), str(dense / "model")))
-    with pytest.raises(UsageError, match="--overwrite of .*dense' would remove .*dense/model', which this run reads"):
+    with pytest.raises(UsageError, match="--overwrite of .*dense' would remove .*dense', which this run reads"):
         recovered(tmp_path, dense, overwrite=True, **settings)
     assert (dense / "model" / "config.json").exists()
