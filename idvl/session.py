@@ -19,7 +19,7 @@ from idvl import recipe as recipes
 from idvl.builtin import dataset_of
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import Selection, select
-from idvl.data.sources import HUB_ID, Location
+from idvl.data.sources import HUB_ID, Location, path_or_ids
 from idvl.distributed import Team, join_team
 from idvl.downloads import Download
 from idvl.errors import UsageError, quoted
@@ -71,11 +71,25 @@ def with_dataset(recipe: Recipe) -> Recipe:
 
 
 def data_of(run: Path) -> DataSection | None:
-    """The samples of a run, by absolute paths; None where its recipe cannot be read or they are not there any more."""
+    """Where the samples of a run came from, its relative path from the folder in which the run was started.
+
+    None where its recipe cannot be read or the path is not there any more.
+    """
     try:
-        return _from_folder_of(run, recipes.load(run / RECIPE).data)
+        return _from_folder_of(run, recipes.load(run / RECIPE).data, warn=False)
     except UsageError:
         return None
+
+
+def same_source(one: DataSection, other: DataSection) -> bool:
+    """Whether two sections name the same folder or file, repository of the Hub or built-in dataset."""
+    return not _places(one).isdisjoint(_places(other))
+
+
+def _places(data: DataSection) -> set[str]:
+    """What a dataset is read from: a path without links, ids of the Hub, or the name of a built-in dataset."""
+    where = path_or_ids(Location(data.dataset, CATALOG.get(data.dataset), data.data_dir, data.dataset_id))
+    return {os.path.realpath(where)} if isinstance(where, Path) else {*where} or {data.dataset}
 
 
 def _recorded_source(run: Path) -> dict[str, Any]:
@@ -86,10 +100,10 @@ def _recorded_source(run: Path) -> dict[str, Any]:
         return {}
 
 
-def _from_folder_of(run: Path, data: DataSection) -> DataSection:
+def _from_folder_of(run: Path, data: DataSection, *, warn: bool = True) -> DataSection:
     """The data of a run's recipe, whose relative path starts from the folder in which the run was started.
 
-    UsageError where there is no such path. Runs of older versions do not say where they were started.
+    UsageError where there is no such path. Runs of older versions do not say where they were started: `warn` of it.
     """
     key, name = ("data_dir", data.data_dir) if data.data_dir else ("dataset", data.dataset)
     if key == "dataset" and (name in CATALOG or data.dataset_id):
@@ -101,7 +115,7 @@ def _from_folder_of(run: Path, data: DataSection) -> DataSection:
             return data
         option = "--data-dir" if key == "data_dir" else "--dataset"
         raise UsageError(f"{quoted(path)} does not exist, the dataset of {quoted(run / RECIPE)}: pass {option}")
-    if not started and not os.path.isabs(path):
+    if warn and not started and not os.path.isabs(path):
         logger.warning(
             "%s, the dataset of %s, is read from the current folder: that run does not say where it was started",
             *(quoted(name), quoted(run / RECIPE)),

@@ -5,20 +5,30 @@ recipe -> model, samples, task -> predictions.jsonl -> results.json. It does not
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from idvl.checkpoints.report import load_report
+from idvl.data.formats.table import WHOLE
 from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation, scoring
 from idvl.evaluation.evaluation import Evaluation
-from idvl.recipe import EVALUATING, DataSection, Recipe
+from idvl.recipe import EVALUATING, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.runs import FolderName
-from idvl.session import begin, data_of, image_store, open_model, open_run, run_of, runs_behind, with_dataset
+from idvl.session import (
+    begin,
+    data_of,
+    image_store,
+    open_model,
+    open_run,
+    run_of,
+    runs_behind,
+    same_source,
+    with_dataset,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +83,7 @@ def _resolved(recipe: Recipe) -> Recipe:
 
 
 def _warn_of_learnt(work: Evaluation, reporter: Reporter) -> None:
-    """Say which run behind the model learnt from the split that is evaluated."""
+    """Say which run behind the model learnt from the split that is evaluated, or from one that overlaps with it."""
     data, split = work.recipe.data, work.selection.description["split"]
     for run in runs_behind(work.recipe.model.name):
         try:
@@ -81,19 +91,15 @@ def _warn_of_learnt(work: Evaluation, reporter: Reporter) -> None:
         except UsageError:
             continue
         for purpose in ("training", "calibration"):
-            learnt = made.get(purpose) or {}
-            if learnt.get("split") == split and (recorded := data_of(run)) and _place(recorded) == _place(data):
+            learnt = (made.get(purpose) or {}).get("split")
+            overlaps = learnt == split or (learnt and WHOLE in (learnt, split))
+            if overlaps and (recorded := data_of(run)) and same_source(recorded, data):
+                which = f"this split, {split}" if learnt == split else f"{learnt}, which overlaps with {split}"
                 reporter.warn(
-                    f"{quoted(run)} used samples of this split, {split}, for {purpose}: these scores are not a test; "
-                    "name another split with --split, or another dataset"
+                    f"{quoted(run)} used samples of {which}, for {purpose}: these scores are not a test; name another "
+                    "split with --split, or another dataset"
                 )
                 return
-
-
-def _place(data: DataSection) -> tuple[str | None, ...]:
-    """What a dataset is, whatever path names it."""
-    paths = [path and os.path.realpath(os.path.expanduser(path)) for path in (data.dataset, data.data_dir)]
-    return (data.dataset_id, *paths)
 
 
 def _folder_name(recipe: Recipe) -> FolderName:
