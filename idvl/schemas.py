@@ -97,8 +97,8 @@ class TotalReport(PartReport):
     `prunable_zeros` and `model_zeros` are zeros of layers, whether a mask has them or not; older reports lack them.
     """
 
-    prunable_zeros: int | None = Field(None, ge=0)
-    model_zeros: int | None = Field(None, ge=0)
+    prunable_zeros: int = Field(0, ge=0)
+    model_zeros: int = Field(0, ge=0)
     prunable_weights: int
     prunable_sparsity: float
     model_weights: int

@@ -17,6 +17,7 @@ import torch
 from idvl import downloads, runs
 from idvl import recipe as recipes
 from idvl.builtin import dataset_of
+from idvl.checkpoints.report import load_report
 from idvl.data.catalog import CATALOG
 from idvl.data.samples import Selection, select
 from idvl.data.sources import HUB_ID, Location, path_or_ids
@@ -29,6 +30,7 @@ from idvl.models.locating import locate
 from idvl.profile import Profile
 from idvl.recipe import DataSection, ModelSection, Recipe
 from idvl.reporter import Reporter
+from idvl.sparsity.masks import ACCIDENTAL
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,8 @@ SOURCE = {
     *("dataset", "data_dir", "dataset_id"),
     *("image_column", "text_column", "label_column", "answers_column", "second_image_column"),
 }
-# the sections whose settings say how a model was pruned or recovered
-STEPS = ("prune", "recover", "train")
+# what a run read beside its settings
+INPUTS = {"fingerprint", "pruned", "samples", "profile", "seed"}
 # the settings that decide which files of a model are read
 OF_FILES = {"name", "revision", "cache_dir", "local_files_only", "trust_remote_code"}
 
@@ -155,13 +157,25 @@ def runs_behind(model: str) -> list[Path]:
 
 
 def history_of(model: str) -> list[dict[str, Any]]:
-    """The settings of the runs that pruned and recovered a model, one by one; [] for a model of no run."""
+    """The settings and inputs of the runs that pruned and recovered a model, the first one first; [] without a run.
+
+    The first one names the model that it began with, and counts the zeros that this held, unless they are few.
+    """
     run = run_of(model)
     signature = (runs.read_record(run) or {}).get("signature", {}) if run else {}
-    parts = {part: {key: word for key, word in signature.items() if key.startswith(f"{part}.")} for part in STEPS}
-    recovery = [parts["recover"] | parts["train"]] if parts["recover"] else []
-    pruning = [parts["prune"] | ({} if recovery else parts["train"])] if parts["prune"] else []
-    return [*signature.get("history", []), *pruning, *recovery]
+    # a recovery has the settings of the pruning too, which are those of a step before
+    own = "recover." if "recover.method" in signature else "prune."
+    step = {key: word for key, word in signature.items() if key.startswith((own, "train.")) or key in INPUTS}
+    if not step:
+        return []
+    if earlier := signature.get("history"):
+        return [*earlier, step]
+    try:
+        name, report = recipes.load(run / RECIPE).model.name, load_report(run)
+    except UsageError:
+        return [step]
+    zeros = (report.get("before") or {}).get("zeros", 0)
+    return [step | {"model": name, "zeros": zeros if zeros >= ACCIDENTAL * report["total"]["prunable_weights"] else 0}]
 
 
 def read_by(recipe: Recipe, teacher: ModelSection | None = None) -> list[Path | str | None]:

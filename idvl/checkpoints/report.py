@@ -13,17 +13,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from idvl import arguments, json_file
 from idvl.files import reading
 from idvl.models.layers import Layer, uncovered_layers, uncovered_weights
+from idvl.models.offload import layer_weights
 from idvl.profile import MODALITIES, Profile
 from idvl.schemas import ReportFile
 from idvl.sparsity.masks import Masks
 
 if TYPE_CHECKING:
     from idvl.models.families.base import Family
+    from idvl.models.offload import Offload
 
 # the file of a run folder
 REPORT = "report.json"
@@ -67,15 +69,18 @@ def plan(
     weights = sum(parameter.numel() for parameter in model.parameters())
     prunable = weights - sum(part["weights"] for part in not_covered.values())
     planned = _summed(rows, asked, {"prunable_weights": prunable, "model_weights": weights}, not_covered)
-    return {**planned, "before": {"layers": len(zeros), "zeros": sum(zeros.values())}} if zeros else planned
+    return {**planned, **before(zeros or {})}
+
+
+def before(zeros: Mapping[str, int]) -> dict[str, Any]:
+    """The part of a report that says how many zeros layers of the model held before; {} where none did."""
+    return {"before": {"layers": len(zeros), "zeros": sum(zeros.values())}} if zeros else {}
 
 
 def report(
     planned: Mapping[str, Any],
     masks: Masks,
-    weights: Mapping[str, Tensor],
     *,
-    uncovered: Collection[str] = (),
     biases: Masks | None = None,
     profile: Profile | None = None,
     factors: Mapping[str, float] | None = None,
@@ -83,8 +88,6 @@ def report(
 ) -> dict[str, Any]:
     """The documented object of report.json: {"schema", "layers": {name: {...}}, "modalities": {...}, "total": {...},
     "not_covered": {kind: {...}}}, and "before" of a model that held zeros before it was pruned.
-
-    `weights`: those of all prunable layers, by name, also of the `uncovered` ones; the masks hold in them.
 
     A layer: modality, block, weights, asked (None under a global threshold), zeros (those of its mask), sparsity,
     dimension and stderr from `profile`, the factor that its scores were multiplied by, and the reason why this is not
@@ -113,19 +116,27 @@ def report(
             }
     total = planned["total"]
     everything = {key: total[key] for key in ("prunable_weights", "model_weights")}
-    summed = planned | _summed(rows, total["asked"], everything, planned["not_covered"])
-    return counted(summed, masks, weights, uncovered)
+    return planned | _summed(rows, total["asked"], everything, planned["not_covered"])
 
 
 def counted(
-    report: Mapping[str, Any], masks: Masks, weights: Mapping[str, Tensor], uncovered: Collection[str]
+    report: Mapping[str, Any],
+    model: nn.Module,
+    family: Family,
+    *,
+    unreached: Collection[str] = (),
+    offload: Offload | None = None,
 ) -> dict[str, Any]:
-    """A report with the zeros that these weights, as in `report`, hold by now beside those of the masks."""
-    total, others = dict(report["total"]), masks.unmasked_zeros(weights, least=0)
-    beside = sum(zeros for name, zeros in others.items() if name in uncovered)
-    every = total["zeros"] + sum(others.values())
-    for word, zeros in (("prunable", every - beside), ("model", every)):
-        total |= {f"{word}_zeros": zeros, f"{word}_sparsity": zeros / total[f"{word}_weights"]}
+    """A report whose wider denominators count every zero that the model's layers hold now, masked or not.
+
+    `unreached` layers count in all weights alone.
+    """
+    total = dict(report["total"])
+    zeros = Masks({}).unmasked_zeros(layer_weights(model, family, offload), least=0)
+    every, uncovered = sum(zeros.values()), uncovered_layers(model, family, report["layers"], unreached=unreached)
+    beside = sum(count for name, count in zeros.items() if name in uncovered)
+    for word, count in (("prunable", every - beside), ("model", every)):
+        total |= {f"{word}_zeros": count, f"{word}_sparsity": count / total[f"{word}_weights"]}
     return {**report, "total": total}
 
 
@@ -139,6 +150,8 @@ def _summed(
         if inside:
             modalities[modality] = _sum(inside)
     total = {**_sum(list(rows.values())), "asked": asked, **everything}
+    if "zeros" in total:
+        total |= {f"{word}_sparsity": total["zeros"] / everything[f"{word}_weights"] for word in ("prunable", "model")}
     parts = {"modalities": modalities, "total": total, "not_covered": dict(not_covered)}
     return {"schema": ReportFile.NAME, "layers": dict(rows), **parts}
 

@@ -43,9 +43,12 @@ class Selection:
     description: dict[str, Any]
 
     def source(self) -> dict[str, Any]:
-        """Where the samples are from, and how many there are: dataset, split, fingerprint, samples."""
+        """Where the samples are from, and how many there are: dataset, split, fingerprint, samples.
+
+        A sample that is there once for each of its texts counts once.
+        """
         source = {key: self.description.get(key) for key in ("dataset", "split", "fingerprint")}
-        return {**source, "samples": len(self.samples)}
+        return {**source, "samples": len({sample.id for sample in self.samples})}
 
 
 def select(

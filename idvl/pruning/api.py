@@ -20,7 +20,7 @@ from idvl.checkpoints import report as reports
 from idvl.choices import DEFAULT_CRITERION
 from idvl.errors import UsageError, first_line
 from idvl.models.families.base import Family
-from idvl.models.layers import Layer, in_scope, uncovered_layers
+from idvl.models.layers import Layer, in_scope
 from idvl.models.offload import layer_weights
 from idvl.profile import Profile
 from idvl.pruning import earlier, profiles
@@ -85,6 +85,8 @@ class Pruner:
         self.weights, self._planned, self._weighting = weights, planned, weighting
         self._settings, self._made, self.steps = dict(settings), runs.provenance(), 0
         self._finished = False
+        # of the model as it is now; a state that is loaded knows those at the beginning
+        self._before, self._told = Masks({}).unmasked_zeros(layer_weights(model, family)), False
 
     @classmethod
     def from_model(
@@ -127,17 +129,12 @@ class Pruner:
             weighted.factors,
             criterion=None if isinstance(criterion, str) else criterion,
         )
-        before = Masks({}).unmasked_zeros(layer_weights(model, family))
-        learning = {name for name in before if model.get_submodule(name).weight.requires_grad}
-        for warning in earlier.warnings(before, layers, filled="training", trained=learning):
-            logger.warning("%s", warning)
         planned = reports.plan(
             model,
             layers,
             family=family,
             asked=prune.sparsity,
             by_layer=targets_of(prune, layers),
-            zeros=before,
         )
         weighting = {"profile": known_profile, "factors": weighted.factors, "substituted": weighted.substituted}
         return cls(model, family, layers, weights, planned, weighting, settings_of(prune, criterion, weighted.factors))
@@ -165,9 +162,18 @@ class Pruner:
         if self._finished:
             raise UsageError("step after finish: make a new Pruner to prune further")
         self._refuse_replaced()
+        self._warn_of_zeros()
         update = self.weights.step(self.steps + 1)
         self.steps += 1
         return update
+
+    def _warn_of_zeros(self) -> None:
+        """Say once what becomes of the zeros of an earlier pruning."""
+        learning = {name for name in self._before if self._model.get_submodule(name).weight.requires_grad}
+        if not self._told:
+            for warning in earlier.warnings(self._before, self._layers, filled="training", trained=learning):
+                logger.warning("%s", warning)
+        self._told = True
 
     def masked(self) -> AbstractContextManager[None]:
         """Inside, pruned weights are zero, to evaluate or save; afterwards weights are as before."""
@@ -198,9 +204,8 @@ class Pruner:
             logger.warning("%d more weights in scope are zero; the sparsity in scope does not count them", other)
         self._finished = True
         facts = {**self._made, "schedule": asdict(self.weights.schedule), "steps": self.steps, "other_zeros": other}
-        uncovered = uncovered_layers(self._model, self._family, masks.shapes)
-        held = layer_weights(self._model, self._family)
-        report = reports.report(self._planned, masks, held, uncovered=uncovered, **self._weighting)
+        planned = {**self._planned, **reports.before(self._before)}
+        report = reports.counted(reports.report(planned, masks, **self._weighting), self._model, self._family)
         return Pruned(report | {"made": facts}, masks)
 
     def _refuse_replaced(self) -> None:
@@ -216,6 +221,7 @@ class Pruner:
     def state_dict(self) -> dict[str, Tensor]:
         """What a training loop saves beside its model and optimizer to resume."""
         texts = {"schedule": encoded(asdict(self.weights.schedule)), "settings": encoded(self._settings)}
+        texts["before"] = encoded(self._before)
         return {**self.weights.state_dict(), "steps": torch.tensor(self.steps), **texts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -233,13 +239,15 @@ class Pruner:
             if steps and smoothed and not any(key.startswith("criterion.") for key in state):
                 raise UsageError("the state lacks the criterion's averages: it is of a pruner with another criterion")
             self.weights.load_state_dict(state)
+            # the zeros that older states do not count may be those of the masks
+            before = decoded(state["before"]) if "before" in state else {}
         except UsageError:
             raise
         except KeyError as error:
             raise UsageError(f"the state lacks {error}: it is of another pruner, or not whole") from error
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise UsageError(f"the state is of another pruner, or not whole: {first_line(error)}") from error
-        self.steps = steps
+        self.steps, self._before, self._told = steps, before, steps > 0
 
 
 def _check_criterion(criterion: object, settings: Mapping[str, Any]) -> None:

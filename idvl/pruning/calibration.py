@@ -68,7 +68,8 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     profile = team.first(lambda: profiles.fitting(recipe.prune.profile, layers)) if named else None
     densities = team.first(lambda: densities_of(recipe.prune, loaded, layers)) if needs == "file" else {}
     check_limits(recipe.prune, layers)
-    for part, budget in parts_of(recipe.prune, layers).items() if densities else ():
+    budgets = parts_of(recipe.prune, layers) if densities else {}
+    for part, budget in budgets.items():
         sizes = {name: layer.module.weight.numel() for name, layer in budget.layers.items()}
         own = 1 - sum(densities[name] * size for name, size in sizes.items()) / sum(sizes.values())
         if percent(own) != percent(budget.sparsity):
@@ -118,7 +119,7 @@ class Calibration:
     is left, or none has a choice between classes of tokens.
     """
 
-    # what its samples are for, and layers outside the scope that no loss reaches, for which none is needed
+    # what its samples are for; no loss is needed, so none fails to reach a layer
     purpose, unreached = "calibration", ()
 
     def __init__(

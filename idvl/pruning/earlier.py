@@ -15,7 +15,7 @@ def warnings(
     inside = {name: zeros for name, zeros in before.items() if name in scope}
     if inside:
         rest = f"{filled} may fill those that the masks lack" if filled else "those that the masks lack stay zero"
-        yield f"{_held(inside, 'in scope')}: they count towards the sparsity asked for, and {rest}"
+        yield f"{_held(inside, 'in scope')}: the target sparsity is of all weights in scope, these included, and {rest}"
     filling = {name: zeros for name, zeros in before.items() if name not in scope and name in trained}
     if filling:
         yield (
@@ -32,4 +32,4 @@ def warnings(
 
 def _held(zeros: Mapping[str, int], where: str) -> str:
     layers = f"{len(zeros)} layers {where} hold" if len(zeros) > 1 else f"1 layer {where} holds"
-    return f"{layers} {sum(zeros.values()):,} zeros, as of an earlier pruning ({next(iter(zeros))} first)"
+    return f"{layers} {sum(zeros.values()):,} zeros, probably of an earlier pruning ({next(iter(zeros))} first)"

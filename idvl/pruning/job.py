@@ -64,9 +64,9 @@ def _warn_of_zeros(job: Job, reporter: Reporter) -> None:
     if job.recipe.train.new_head and reached:
         # learnt before there are masks
         reporter.warn(
-            f"{len(reached)} layers hold {sum(reached.values()):,} zeros, as of an earlier pruning, which training "
-            f"fills ({next(iter(reached))} first): to keep them, learn a new head on the dense model, before it is "
-            "pruned"
+            f"{len(reached)} layers hold {sum(reached.values()):,} zeros, probably of an earlier pruning, which "
+            f"training fills ({next(iter(reached))} first): to keep them, learn a new head on the dense model, before "
+            "it is pruned"
         )
     elif not job.recipe.train.new_head:
         trained = reached if job.training.update_weights else ()

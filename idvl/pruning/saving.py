@@ -10,13 +10,11 @@ import torch
 
 from idvl import json_file, runs
 from idvl.checkpoints.card import base_facts, page
-from idvl.checkpoints.report import REPORT
+from idvl.checkpoints.report import REPORT, counted
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.save import save_pruned
 from idvl.errors import RunError, quoted
 from idvl.files import write_json, write_text
-from idvl.models.layers import uncovered_layers
-from idvl.models.offload import layer_weights
 from idvl.profile import Profile
 from idvl.pruning import profiles
 from idvl.recipe.sections import AUTO
@@ -44,17 +42,16 @@ def save(
 
     `planned`: the report before pruning; `facts`: how the model came about.
     """
-    loaded = job.loaded
     report = finished_report(
         planned,
         masks,
-        layer_weights(loaded.model, loaded.family, loaded.offload),
-        uncovered=uncovered_layers(loaded.model, loaded.family, job.layers, unreached=job.unreached),
         biases=biases,
         profile=profile,
         factors=weighted.factors if weighted else None,
         substituted=weighted.substituted if weighted else None,
     )
+    loaded = job.loaded
+    report = counted(report, loaded.model, loaded.family, unreached=job.unreached, offload=loaded.offload)
     report["made"] = dict(facts)
     if job.profile and job.recipe.prune.profile != AUTO:
         model = {key: job.profile.model.get(key) for key in ("name", "fingerprint")}

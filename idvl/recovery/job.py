@@ -19,9 +19,8 @@ from idvl.data.samples import Selection
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.models.classes import with_labels_of_head
-from idvl.models.layers import find_layers, in_scope, uncovered_layers
+from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import Loaded
-from idvl.models.offload import layer_weights
 from idvl.pruning.job import INDIFFERENT, training_samples
 from idvl.recipe import Recipe
 from idvl.recovery.adapters import attach_lora, dense, mask_gradients, small_parameters, take_back_weights
@@ -29,7 +28,7 @@ from idvl.recovery.settings import training_of
 from idvl.recovery.start import Start, is_changed, masks_of
 from idvl.recovery.teacher import load_teacher
 from idvl.reporter import Reporter
-from idvl.session import open_model
+from idvl.session import history_of, open_model
 from idvl.sparsity.masks import Masks
 from idvl.training.accelerator import check
 from idvl.training.reach import unreached
@@ -111,16 +110,16 @@ class Recovery:
             return {**about, **rows, "total": _without_biases(about["total"])}
         layers = {name: self.layers[name] for name in self.masks.shapes}
         sparsity = sum(self.masks.zeros.values()) / self.masks.total
-        planned = planned_report(self.loaded.model, layers, family=self.loaded.family, asked=sparsity)
+        options = {"family": self.loaded.family, "unreached": self.unreached}
+        planned = planned_report(self.loaded.model, layers, asked=sparsity, **options)
         if reported and "before" in reported:
             planned["before"] = reported["before"]
-        return self.counted(finished_report(planned, self.masks, {}))
+        return self.counted(finished_report(planned, self.masks))
 
     def counted(self, report: dict[str, Any]) -> dict[str, Any]:
         """A report with the zeros that the model holds by now."""
         model, family = self.loaded.model, self.loaded.family
-        uncovered = uncovered_layers(model, family, self.masks.shapes, unreached=self.unreached)
-        return counted(report, self.masks, layer_weights(model, family), uncovered)
+        return counted(report, model, family, unreached=self.unreached)
 
     def signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues. Reports find there what the model began with."""
@@ -139,14 +138,8 @@ class Recovery:
             **{f"train.{key}": value for key, value in training if key not in INDIFFERENT},
             "seed": self.recipe.data.seed,
             "processes": self.team.size,
-            **({"history": history} if (history := self._history()) else {}),
+            **({"history": history} if (history := history_of(self.start.model)) else {}),
         }
-
-    def _history(self) -> list[dict[str, Any]]:
-        """The settings of the runs before the pruning whose settings this run has, and of recoveries since."""
-        signature = self.start.signature
-        recovery = {key: word for key, word in signature.items() if key.startswith(("recover.", "train."))}
-        return [*signature.get("history", []), *([recovery] if "recover.method" in signature else [])]
 
     def weights(self) -> dict[str, nn.Parameter]:
         """The weights that have a mask, by layer."""

@@ -129,13 +129,14 @@ def dense_runs(runs: Iterable[RunRecord], study: Study) -> list[RunRecord]:
 
 
 def dense_models(runs: Iterable[RunRecord]) -> list[str]:
-    """The names of the dense models of runs, each once.
+    """The names of the models that runs, and the runs before them, began with, each once.
 
-    A recovery began with a pruned model and has the fingerprint of the dense one, whose name the other runs know.
+    A recovery has the fingerprint of the dense model, whose name other runs know where its history does not.
     """
     names: dict[str, str] = {}
     for run in sorted(runs, key=is_recovery):
-        names.setdefault(run.signature.get("fingerprint") or run.model, run.model)
+        first = next(iter(run.signature.get("history", [])), run.signature)
+        names.setdefault(first.get("fingerprint") or run.model, first.get("model") or run.model)
     return list(dict.fromkeys(names.values()))
 
 

@@ -22,6 +22,8 @@ ENDS: dict[Kind, str] = {
     "allocations": "allocations.json",
     "estimate-id": "profile.json",
 }
+# a share of zeros that a dense model may hold by accident
+FEW = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,13 +78,18 @@ class RunRecord:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The settings of the runs that pruned and recovered the model before; a recovery has its pruning's itself."""
-        return self.signature.get("history", [])
+        """The settings of the runs that pruned and recovered the model before, but for the pruning recovered."""
+        steps = self.signature.get("history", [])
+        if self.signature.get("recover.method"):
+            last = max((number for number, step in enumerate(steps) if "prune.criterion" in step), default=None)
+            return [step for number, step in enumerate(steps) if number != last]
+        return steps
 
     @property
     def zeros_before(self) -> int:
-        """How many zeros of an earlier pruning the model held that a run of prune began with."""
-        return (self.report.get("before") or {}).get("zeros", 0)
+        """How many zeros of an earlier pruning the model held that a run of prune began with; 0 where they are few."""
+        zeros = (self.report.get("before") or {}).get("zeros", 0)
+        return zeros if zeros >= FEW * self.report["total"]["prunable_weights"] else 0
 
     @property
     def saved_fingerprint(self) -> str | None:

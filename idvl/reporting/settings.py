@@ -24,9 +24,10 @@ TOLERANCE = 1e-5
 Words = tuple[str, str]
 
 
-def replicate(run: RunRecord) -> tuple[str, str]:
-    """What tells the runs of a group apart: the dense model and the seed."""
-    return repr(run.signature.get("fingerprint")), repr(run.signature.get("seed"))
+def replicate(run: RunRecord) -> tuple[str, ...]:
+    """What tells the runs of a group apart: the dense model, and the seeds of the runs before and of this one."""
+    steps = [*run.signature.get("history", []), run.signature]
+    return (repr(steps[0].get("fingerprint")), *(repr(step.get("seed")) for step in steps))
 
 
 def is_one_shot(run: RunRecord) -> bool:
@@ -61,14 +62,18 @@ def began_pruned(run: RunRecord) -> bool:
 
 
 def start(run: RunRecord) -> str:
-    """What was done to the model before, in words; "" for a dense one."""
-    if run.history:
-        return f"after {' and '.join(map(_step, run.history))}"
-    if not run.zeros_before:
-        return ""
-    # no run says how: only the same weights are the same start
-    known = str(run.signature.get("fingerprint"))[:8]
-    return f"of a model ({known}) with {run.zeros_before:,} zeros"
+    """What was done to the model before, in words; "" for a dense one.
+
+    Where no run says how it was pruned first, only the same weights are the same start.
+    """
+    first = next(iter(run.signature.get("history", [])), {"zeros": run.zeros_before, **run.signature})
+    by_others, model = "recover.method" in first and "prune.criterion" not in first, ""
+    if by_others or first.get("zeros"):
+        known = str(first.get("pruned" if by_others else "fingerprint"))[:8]
+        model = f"of a model ({known})"
+        model += f" with {first['zeros']:,} zeros" if first.get("zeros") else ""
+    steps = " and ".join(map(_step, run.history))
+    return " ".join(filter(None, (steps and f"after {steps}", model)))
 
 
 def _step(settings: Mapping[str, Any]) -> str:
@@ -110,6 +115,9 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
         prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", start(run), words)))
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
+    further = [run for run in runs if run.signature.get("history")]
+    for run in _others(further, prunes, _same_before):
+        prunes[run] = ", ".join(filter(None, (prunes[run], "other samples or IDs before")))
     weighted = [run for run in runs if is_weighted(run) and _dimensions(run)]
     for run in _others(weighted, weights, _same_dimensions):
         weights[run] = ", ".join(filter(None, (weights[run], "other IDs")))
@@ -119,7 +127,7 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
 def _others(
     runs: Sequence[RunRecord], words: Mapping[RunRecord, str], same: Callable[[RunRecord, RunRecord], bool]
 ) -> list[RunRecord]:
-    """The runs with other inputs than most of the same model, seed, layers and settings."""
+    """The runs with other inputs than most of the same model, seeds, layers and settings."""
     groups: dict[Hashable, list[list[RunRecord]]] = {}
     for run in runs:
         key = replicate(run), repr(run.signature.get("layers")), words[run], is_calibrated(run)
@@ -151,10 +159,17 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     # of steps before, `start` says what distinguishes groups
     told = CELL | {"recover.method", "prune.profile"}
     for number, step in enumerate(run.history, 1):
-        settings |= {
-            f"step {number}'s {key.partition('.')[2]}": value for key, value in step.items() if key not in told
-        }
+        named = {key.partition(".")[2]: value for key, value in step.items() if "." in key and key not in told}
+        settings |= {f"step {number}'s {name}": value for name, value in named.items()}
     return settings
+
+
+def _same_before(one: RunRecord, other: RunRecord) -> bool:
+    """Whether the steps before two runs read the same samples, and were weighted by the same IDs."""
+    first, second = (
+        [(step.get("samples"), step.get("profile")) for step in run.signature["history"]] for run in (one, other)
+    )
+    return first == second
 
 
 def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:

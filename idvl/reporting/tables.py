@@ -175,7 +175,7 @@ def _model_weights(subject: Subject, reports: Sequence[dict[str, Any]]) -> list[
     notes = list(dict.fromkeys(words)) or [f"the model has {subject.weights:,} weights"]
     totals = [report["total"] for report in reports]
     if any(total.get("model_zeros", total["zeros"]) > total["zeros"] for total in totals):
-        notes.append("all prunable and all weights count zeros that no mask has, too, as of an earlier pruning")
+        notes.append("all prunable and all weights count zeros that no mask has, too")
     return notes
 
 

@@ -57,7 +57,7 @@ def result_table(report: Mapping[str, Any]) -> Group:
     ]
     table = number_table(("", "layers", "weights", "zeros", "target", "sparsity"), shown)
     more = zeros["model"] - total["zeros"]
-    notes = [Text(f"all weights count {more:,} zeros that the masks do not have")] if more else []
+    notes = [Text(f"all weights count {more:,} zeros that the masks do not have")] if more > 0 else []
     notes += [Text(in_words(report["not_covered"], total["model_weights"]))] if report.get("not_covered") else []
     if any(layer["factor"] is not None for layer in report["layers"].values()):
         notes.append(Text("factor: what the scores of a layer's weights are multiplied by", style="dim"))

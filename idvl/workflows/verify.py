@@ -14,14 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from idvl.checkpoints.report import plan
+from idvl.checkpoints.report import counted, plan
 from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.verify import defects, opened
 from idvl.errors import UsageError, quoted
-from idvl.models.layers import Layer, find_layers, in_scope, uncovered_layers
+from idvl.models.layers import Layer, find_layers, in_scope
 from idvl.models.loading import Loaded, load
 from idvl.models.locating import locate
-from idvl.models.offload import layer_weights
 from idvl.models.stated import stored_dtypes
 from idvl.recovery.start import Start, find, is_changed
 from idvl.reporter import Reporter
@@ -98,9 +97,8 @@ def run(
     if len(masked) < len(kept.shapes):
         return Verification(model=model, report={}, defects=lines)
     planned = plan(loaded.model, masked, family=loaded.family, asked=sparsity)
-    uncovered = uncovered_layers(loaded.model, loaded.family, masked)
-    weights = layer_weights(loaded.model, loaded.family)
-    return Verification(model=model, report=finished_report(planned, kept, weights, uncovered=uncovered), defects=lines)
+    found = counted(finished_report(planned, kept), loaded.model, loaded.family)
+    return Verification(model=model, report=found, defects=lines)
 
 
 def _is_same(masks: Path, run: Path) -> bool:
@@ -135,7 +133,7 @@ def _ungrouped(kept: Masks, layers: Mapping[str, Layer], rule: Structure) -> Ite
 def _too_dense(kept: Masks, sparsity: float | None) -> Iterator[str]:
     actual = sum(kept.zeros.values()) / kept.total
     if sparsity is not None and actual < sparsity - ROUNDING:
-        yield f"{percent(actual)} of {kept.total:,} weights are zero, not {percent(sparsity)}"
+        yield f"{percent(actual)} of {kept.total:,} weights in scope are pruned, not {percent(sparsity)}"
 
 
 def _unlike_record(report: Mapping[str, Any] | None, loaded: Loaded) -> Iterator[str]:

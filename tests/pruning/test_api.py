@@ -401,6 +401,26 @@ def test_weights_that_were_zero_before_are_told_and_not_counted(caplog: pytest.L
     assert caplog.text.count("1 layer in scope holds ") == 1
 
 
+def test_a_resumed_pruner_knows_the_zeros_of_the_beginning(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"sparsity": 0.5, "total_steps": 4, "criterion": "magnitude", "initial": 0.0, "final": 0.0}
+    for zeros in (0, 8):
+        caplog.clear()
+        model = mlp()
+        with torch.no_grad():
+            model[0].weight[:, :zeros] = 0
+        held = int((model[0].weight == 0).sum())
+        first = idvl.Pruner.from_model(model, **options)
+        for _ in range(3):
+            first.step()
+        first.enforce()
+        # of weights that hold zeros of the masks by now
+        second = idvl.Pruner.from_model(model, **options)
+        second.load_state_dict(first.state_dict())
+        second.step()
+        assert second.finish().report.get("before") == ({"layers": 1, "zeros": held} if zeros else None)
+        assert caplog.text.count("of an earlier pruning") == (zeros > 0)
+
+
 def test_names_with_characters_of_patterns_are_names() -> None:
     names = ["q+k", "q[0]", "a*", "layer?", "q(k", "$", "b|", "head"]
     model = nn.Sequential(OrderedDict((name, nn.Linear(4, 4)) for name in names))

@@ -241,8 +241,22 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
         "vision": {"history": [step | {"prune.scope": "vision"}]},
         "longer": {"history": [step | {"prune.repair": "obs"}]},
         "twice": {"history": [step, {"recover.method": "lora", "train.epochs": 3}]},
-        "again": {"history": [{"recover.method": "lora"}], "recover__method": "lora", "dense": "dense"},
+        "again": {"history": [step, {"recover.method": "lora"}], "recover__method": "lora", "dense": "dense"},
+        "first": {"history": [step], "recover__method": "lora", "dense": "dense"},
+        "other": {"history": [step | {"samples": "b"}]},
         "foreign": {"dense": "0123456789"},
+        "further": {"history": [step | {"zeros": 99, "fingerprint": "abcdef0123"}]},
+        **{
+            f"others-{n}": {"history": [{"recover.method": "biases", "pruned": f"{n}2345678", "seed": 0}]}
+            for n in range(2)
+        },
+        **{
+            f"seed-{n}": {
+                **{"history": [step | {"seed": n, "prune.scope": "cross"}], "pruned": f"{n}"},
+                **{"recover__method": "full", "dense": "dense"},
+            }
+            for n in range(2)
+        },
     }
     for name, settings in starts.items():
         report = folders.pruned(tmp_path / name, 40.0, **{"dense": "half", "model": "half"} | settings) / "report.json"
@@ -261,7 +275,13 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
         "PLATON, after Wanda to 50 %, step 1's repair obs": (40.0, 1),
         "PLATON, after Wanda to 50 % and masked LoRA": (40.0, 1),
         "PLATON, recovered by masked LoRA, after masked LoRA": (40.0, 1),
+        "PLATON, recovered by masked LoRA": (40.0, 1),
+        "PLATON, after Wanda to 50 %, other samples or IDs before": (40.0, 1),
         "PLATON, of a model (01234567) with 1,234 zeros": (40.0, 1),
+        "PLATON, after Wanda to 50 % of a model (abcdef01) with 99 zeros": (40.0, 1),
+        "PLATON, after biases and norms of a model (02345678)": (40.0, 1),
+        "PLATON, after biases and norms of a model (12345678)": (40.0, 1),
+        "PLATON, recovered by full training": (40.0, 2),
     }
     assert "count zeros that no mask has, too" in table(tmp_path, "sparsity").notes[1]
 
@@ -275,7 +295,8 @@ def test_a_recovered_model_of_others_has_no_method_of_idvl(tmp_path: Path) -> No
     report["total"] |= {"asked": 0.700002, "sparsity": 0.700002}
     folders.write(run / "report.json", report)
     (group,) = groups_of(collect([tmp_path]))
-    assert (str(group.method), group.sparsity) == ("pruned by others, recovered by masked LoRA", 0.7)
+    assert str(group.method) == "pruned by others, recovered by masked LoRA, of a model (None)"
+    assert group.sparsity == 0.7
 
 
 def test_one_dataset_by_a_relative_and_an_absolute_path_is_one_subject(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Pruned:
             self.masks.set(name, kept)
         self.masks.enforce_(self.weights)
         planned = plan(self.model, self.layers, family=loaded.family, asked=0.5)
-        self.report = report(planned, self.masks, self.weights)
+        self.report = report(planned, self.masks)
 
     def save(self, folder: Path, **options) -> Verdict:
         given = {"masks": self.masks, "profile": None, "report": self.report, "card": "# card\n", **options}
