@@ -186,7 +186,7 @@ def _look_like_splits(files: list[Path], root: Path, split: str, entry: CatalogE
     """A warning where all data is one split, though folders are called like several, as train_set and test_set."""
     kinds, unread = set(), set()
     for name in {part for folder in {file.parent for file in files} for part in folder.relative_to(root).parts}:
-        word = re.match(r"([a-z]+?)(set|data|images)?(?![a-z])", name.lower())
+        word = re.match(r"([a-z]+?)(set|data|images)?(?=[_\d-]|$)", name.lower())
         if word and (kind := next((group[0] for group in SAME_SPLIT if word[1] in group), None)):
             kinds.add(kind)
             if name.lower() not in _spellings(entry):

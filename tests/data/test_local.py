@@ -218,6 +218,8 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
     assert records.records(tmp_path / "a.csv") == rows
     (tmp_path / "a.csv").write_text("file_name, caption ,\t\na.jpg, a dog,\n")
     assert records.records(tmp_path / "a.csv") == [{"file_name": "a.jpg", "caption": " a dog"}]
+    (tmp_path / "a.csv").write_text("question; or note\nyes; no\n")
+    assert records.records(tmp_path / "a.csv") == [{"question; or note": "yes; no"}]
     (tmp_path / "a.tsv").write_text('file_name\ttext\na.jpg\ta dog, "brown"\nb.jpg\t"two\twords"\n')
     assert [row["text"] for row in records.records(tmp_path / "a.tsv")] == ['a dog, "brown"', "two\twords"]
 
@@ -244,7 +246,14 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
         ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
         ("a.csv", b"text, text\na,b\n", "names the column 'text' twice"),
         ("a.csv", b"file_name;text\na.jpg;a dog, brown\n", "separates its columns by semicolons: save it with commas"),
-        ("a.csv", b"file_name\ttext\na.jpg\ta dog\n", "separates its columns by tabs: save it with commas, or as .tsv"),
+        ("a.csv", b"file_name\ttext\na.jpg\ta dog\n", "by tabs: save it with commas, or rename it to .tsv"),
+        ("a.tsv", b"file_name,text\na.jpg,a dog\n", "by commas: save it with tabs, or rename it to .csv"),
+        ("a.tsv", b"file_name;text\na.jpg;a dog\n", "by semicolons: save it with tabs$"),
+        (
+            "a.tsv",
+            b'text\tlabel\na\t1\n"open\t2\nq"\t3\n',
+            "line 3 opens a quotation mark that the line does",
+        ),
         ("a.csv", "file_name,text\n".encode("utf-16"), "cannot be read as text: it is UTF-16; save it as UTF-8"),
         ("a.csv", "text\nun caf\xe9".encode("latin-1"), "it is not UTF-8 .byte 0xe9.; save it as UTF-8"),
         ("a.tsv", b"text\tlabel\na dog\tbrown\t1\n", "line 2 has 3 cells for 2 columns: .* that hold tabs"),
@@ -412,12 +421,13 @@ def test_folders_that_only_look_like_splits_are_told(folders: str, unread: int, 
     assert told.endswith("all data is one split, all; to keep it apart, name the folders train, validation or test")
 
 
-@pytest.mark.parametrize("folders", ["train_station bus", "test_tube flask", "test_tube pretest"])
+@pytest.mark.parametrize("folders", ["train_station bus", "test_tube pretest", "test tube,train station"])
 def test_classes_that_contain_the_name_of_a_split_are_classes(folders: str, tmp_path: Path) -> None:
-    for name in folders.split():
+    names = folders.split("," if "," in folders else " ")
+    for name in names:
         images(tmp_path / name, 2)
     found = select(str(tmp_path), **EVERYTHING).description
-    assert found["classes"] == sorted(folders.split()) and not found["warnings"]
+    assert found["classes"] == sorted(names) and not found["warnings"]
 
 
 def test_a_folder_beside_splits_does_not_make_them_classes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from idvl.files import open_regular
 LONGEST_LINE = 1 << 26
 # what separates the columns of a table
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}
 
 
 def records(path: Path) -> list[Row]:
@@ -52,9 +53,12 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
     """
     parsed = _parsed(lines, path)
     names = [name.strip() for name in next(parsed, (0, []))[1]]
-    if len(names) == 1 and (other := re.search("[;\t]", names[0])):
-        way = "semicolons: save it with commas" if other[0] == ";" else "tabs: save it with commas, or as .tsv"
-        raise UsageError(f"{path} separates its columns by {way}")
+    # a blank after it is a sign of text, as in `question; or note`
+    if len(names) == 1 and (other := re.search("[,;\t](?! )", names[0])):
+        rename = next((f", or rename it to {suffix}" for suffix, by in SEPARATORS.items() if by == other[0]), "")
+        raise UsageError(
+            f"{path} separates its columns by {NAMES[other[0]]}: save it with {NAMES[SEPARATORS[path.suffix]]}{rename}"
+        )
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
         raise UsageError(f"{path} names the column {quoted(twice[0])} twice: give each another name")
     rows, used = [], set()
@@ -62,7 +66,7 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
         if any(cells[len(names) :]):
             raise UsageError(
                 f"{path} line {number} has {len(cells)} cells for {len(names)} columns: "
-                f"put quotation marks around cells that hold {'commas' if path.suffix == '.csv' else 'tabs'}"
+                f"put quotation marks around cells that hold {NAMES[SEPARATORS[path.suffix]]}"
             )
         used.update(at for at, cell in enumerate(cells) if cell and not names[at])
         rows.append(cells)
@@ -76,7 +80,8 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]
     """(number of its last line, cells) of each row of a table that is not blank.
 
     Text may follow a closing quotation mark, as in `"so" she said`, but not in a row of several lines: there the mark
-    is rather the next opening one. UsageError for that, and where a mark is never closed.
+    is rather the next opening one. UsageError for that, for a row of several lines in TSV, where a mark is rather never
+    closed, and where it is not.
     """
     csv.field_size_limit(LONGEST_LINE)
     text: list[str] = []
@@ -84,6 +89,11 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]
     reader = csv.reader((text.append(line) or line for line in lines), delimiter=separator)
     try:
         for cells in reader:
+            if len(text) > 1 and path.suffix == ".tsv":
+                raise UsageError(
+                    f"{path} line {reader.line_num - len(text) + 1} opens a quotation mark that the line does not "
+                    "close: close it, or save the table as .csv for cells of several lines"
+                )
             try:
                 list(csv.reader(text, strict=True, delimiter=separator))
             except csv.Error as error:
