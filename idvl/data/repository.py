@@ -104,10 +104,13 @@ def rows_of(stream: Any, dataset_id: str, commit: str) -> Iterator[dict[str, Any
                 f"{dataset_id} holds a file that is damaged on the Hub ({_line(error)}); dataset_id (--dataset-id) "
                 "names another copy"
             ) from error
-        if type(error) is ValueError:  # of the builders of `datasets`; the clients' own are subclasses
+        # of the builders of `datasets`; the clients' own are other subclasses
+        if type(error) in (ValueError, UnicodeDecodeError):
+            # it takes the folder of an archive for the class of what is in folders of classes there
+            repair = "unpack its archives or correct its labels" if "class label" in str(error) else "correct it"
             raise UsageError(
-                f"{dataset_id} cannot be read by datasets ({_line(error)}): download it, unpack its archives, and set "
-                "data_dir (--data-dir) to the folder"
+                f"{dataset_id} cannot be read by datasets ({_line(error)}): download it, {repair}, and set data_dir "
+                "(--data-dir) to the folder"
             ) from error
         raise RunError(
             f"reading {dataset_id} from the Hub broke off ({_line(error)}): run the same command again"

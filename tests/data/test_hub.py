@@ -289,9 +289,19 @@ def test_image_folders_are_read_as_they_are_locally(tmp_path: Path) -> None:
     (tmp_path / "zipped").mkdir()
     (tmp_path / "zipped.zip").rename(tmp_path / "zipped" / "train.zip")
     others = {"o/lacking": lacking, "o/zipped": tmp_path / "zipped"}
+    columns = "".join(f"\n  - {{name: {name}, dtype: string}}" for name in ("image", "text"))
+    card = f"---\ndataset_info:\n  features:{columns}\n---\n"
+    for name, files in {
+        "outside": {"0.jpg": jpeg(0), "metadata.csv": b"file_name,text\n/0.jpg,x\n"},
+        "latin": {"README.md": card.encode(), "train.jsonl": b'{"image": "0.jpg", "text": "caf\xe9"}\n'},
+    }.items():
+        (tmp_path / name).mkdir()
+        for file, data in files.items():
+            (tmp_path / name / file).write_bytes(data)
+        others[f"o/{name}"] = tmp_path / name
     calls = [{"dataset": name, **EVERYTHING} for name in (*served, *others)]
     with Hub(datasets={**served, **others}) as hub:
-        *streamed, lacked, refused, drawn = ask(hub, tmp_path / "cache", *calls, {**calls[0], "n": 3})
+        *streamed, lacked, zipped, outside, latin, drawn = ask(hub, tmp_path / "cache", *calls, {**calls[0], "n": 3})
     for (name, folder), found in zip(served.items(), streamed, strict=True):
         local = select(str(folder if name != "o/zip" else folder.with_name("unzipped")), **EVERYTHING)
         told = local.description
@@ -301,8 +311,13 @@ def test_image_folders_are_read_as_they_are_locally(tmp_path: Path) -> None:
         assert found["labels"] == [sample.label for sample in local.samples]
     assert [found["split"] for found in streamed] == ["train", "train", "test", "train", "train"]
     assert lacked["skipped"] == [{"id": "gone.jpg", "reason": "no image at 'gone.jpg'"}] and len(lacked["ids"]) == 23
-    assert refused["error"] == "UsageError" and "Invalid string class label" in refused["message"]
-    assert "unpack its archives, and set data_dir (--data-dir) to the folder" in refused["message"]
+    for refused, why, repair in (
+        (zipped, "Invalid string class label", "unpack its archives or correct its labels"),
+        (outside, "Invalid metadata file_name '/0.jpg'", "correct it"),
+        (latin, "UnicodeDecodeError", "correct it"),
+    ):
+        assert refused["error"] == "UsageError" and why in refused["message"], refused
+        assert f"): download it, {repair}, and set data_dir (--data-dir) to the folder" in refused["message"]
     # paths are mixed, not images: the files of a class follow each other
     assert drawn["shuffle"]["buffer"] == 1_000_000 and len(drawn["ids"]) == 3
 
