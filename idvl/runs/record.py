@@ -49,7 +49,7 @@ class MetricLine(Schema):
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
-    """The run.json of a run folder, None when there is none or it isn't ours. UsageError for one that can't be read."""
+    """The run.json of a run folder, None where there is none of idvl. UsageError for one that cannot be read."""
     path = Path(folder) / "run.json"
     try:
         return json_file.read(path, RunFile)
