@@ -78,12 +78,21 @@ class RunRecord:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The settings of the runs that pruned and recovered the model before, but for the pruning recovered."""
+        """The settings of the runs that came before the pruning of this run, or before the one that it recovers."""
+        return self._steps()[0]
+
+    @property
+    def recoveries(self) -> list[dict[str, Any]]:
+        """The settings of the recoveries since the pruning, this run's own too."""
+        return self._steps()[1]
+
+    def _steps(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         steps = self.signature.get("history", [])
-        if self.signature.get("recover.method"):
-            last = max((number for number, step in enumerate(steps) if "prune.criterion" in step), default=None)
-            return [step for number, step in enumerate(steps) if number != last]
-        return steps
+        if "recover.method" not in self.signature:
+            return steps, []
+        pruned = [number for number, step in enumerate(steps) if "prune.criterion" in step]
+        own = {key: word for key, word in self.signature.items() if key.startswith(("recover.", "train."))}
+        return (steps[: pruned[-1]], [*steps[pruned[-1] + 1 :], own]) if pruned else ([], [*steps, own])
 
     @property
     def zeros_before(self) -> int:

@@ -48,12 +48,8 @@ def is_recovery(run: RunRecord) -> bool:
 
 
 def recovery(run: RunRecord) -> str:
-    """How a run recovered a pruned model, in words; "" for one that pruned a model."""
-    if not is_recovery(run):
-        return ""
-    method = run.signature["recover.method"]
-    words = f"recovered by {labels.RECOVERIES.get(method, method)}"
-    return f"{words} with distillation" if run.signature.get("train.distill") else words
+    """How a pruned model was recovered, up to this run, in words; "" for a run that pruned a model."""
+    return f"recovered by {' and '.join(map(_step, run.recoveries))}" if run.recoveries else ""
 
 
 def began_pruned(run: RunRecord) -> bool:
@@ -79,7 +75,7 @@ def start(run: RunRecord) -> str:
 def _step(settings: Mapping[str, Any]) -> str:
     """A run before, by its settings."""
     if method := settings.get("recover.method"):
-        return labels.RECOVERIES.get(method, str(method))
+        return f"{labels.RECOVERIES.get(method, method)}{' with distillation' if settings.get('train.distill') else ''}"
     criterion, weight, scope = (str(settings.get(f"prune.{key}")) for key in ("criterion", "id_weight", "scope"))
     share = settings.get("prune.sparsity")
     to = f" to {labels.percent(share)}" if isinstance(share, int | float) else ""
@@ -158,7 +154,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     settings = {key: value for key, value in run.signature.items() if key not in left_out}
     # of steps before, `start` says what distinguishes groups
     told = CELL | {"recover.method", "prune.profile"}
-    for number, step in enumerate(run.history, 1):
+    for number, step in enumerate([*run.history, *run.recoveries[:-1]], 1):
         named = {key.partition(".")[2]: value for key, value in step.items() if "." in key and key not in told}
         settings |= {f"step {number}'s {name}": value for name, value in named.items()}
     return settings

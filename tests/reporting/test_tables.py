@@ -274,7 +274,7 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
         "PLATON, after Wanda to 50 % in vision": (40.0, 1),
         "PLATON, after Wanda to 50 %, step 1's repair obs": (40.0, 1),
         "PLATON, after Wanda to 50 % and masked LoRA": (40.0, 1),
-        "PLATON, recovered by masked LoRA, after masked LoRA": (40.0, 1),
+        "PLATON, recovered by masked LoRA and masked LoRA": (40.0, 1),
         "PLATON, recovered by masked LoRA": (40.0, 1),
         "PLATON, after Wanda to 50 %, other samples or IDs before": (40.0, 1),
         "PLATON, of a model (01234567) with 1,234 zeros": (40.0, 1),
