@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import SPLIT, Columns, Source, find_columns
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
-from idvl.data.repository import FILE_NAME, find, list_files, open_splits, resolved, rows_of, sizes_of
+from idvl.data.repository import Repository, open_repository, open_splits, resolved, rows_of, sizes_of
 from idvl.data.splits import TRAINING, choose_split
 from idvl.errors import UsageError, listed, unknown
 
@@ -23,40 +23,36 @@ log = logging.getLogger(__name__)
 
 # rows held and mixed before any is looked at
 SHUFFLE_BUFFER = 1_000
-# the same of an image folder, whose rows are paths until they are taken: all are mixed, as the files of a class follow
-# each other
-PATHS_BUFFER = 1_000_000
 
 
 def split_files(
-    ids: Sequence[str], split: str | None, entry: CatalogEntry | None, cache_dir: str | Path | None
-) -> tuple[str, str, list[int], int | None]:
-    """The first of `ids` that exists, the split that `open_stream` reads, the bytes of each file of it, and its rows.
+    repository: Repository, ids: Sequence[str], split: str | None, entry: CatalogEntry | None
+) -> tuple[str, list[int], int | None]:
+    """The split that `open_stream` reads of a repository, one of `ids`, the bytes of each file of it, and its rows.
 
     Of a joined split that is the one with the images. The number of rows is None where the card does not state it.
     """
-    dataset_id, info = find(ids)
-    commit = info.sha
-    files, rows = list_files(dataset_id, commit, None if cache_dir is None else str(cache_dir))
+    dataset_id, files = repository.dataset_id, repository.files
     _, _, images = _read_split(split, files, _joins(ids, entry), dataset_id, entry)
-    return dataset_id, images, sizes_of(dataset_id, commit, files[images]), rows.get(images)
+    return images, sizes_of(dataset_id, repository.commit, files[images]), repository.rows.get(images)
 
 
 def open_stream(
+    repository: Repository,
     ids: Sequence[str],
     *,
     split: str | None,
     seed: int | None,
     overrides: Columns,
     entry: CatalogEntry | None = None,
-    cache_dir: str | Path | None = None,
+    cache_dir: str | None = None,
 ) -> Source:
-    """The rows of the first of `ids` that exists, images left encoded, in their own order or shuffled by seed.
+    """The rows of a repository, one of `ids`, images left encoded, in their own order or shuffled by seed.
 
     Raises UsageError when none can be reached or read, RunError when the connection breaks while rows are taken.
     """
-    cache_dir = None if cache_dir is None else str(cache_dir)
-    dataset_id, commit, splits, files = open_splits(ids, cache_dir)
+    dataset_id, commit = repository.dataset_id, repository.commit
+    splits, files = open_splits(repository), repository.files
     joins = _joins(ids, entry)
     training = split == TRAINING
     split, join, images = _read_split(split, splits, joins, dataset_id, entry)
@@ -74,13 +70,11 @@ def open_stream(
     details = {"dataset_id": dataset_id, "revision": commit, "split": split}
     stream = _undecoded(stream, [*columns.read, *(each.key for each in [join, *held_out] if each)], dataset_id)
     if seed is not None:
-        buffer = PATHS_BUFFER if stream.info.builder_name == "imagefolder" else SHUFFLE_BUFFER
-        details["shuffle"] = {"buffer": buffer, "shards": stream.num_shards}
-        stream = _shuffled(stream, seed, buffer)
-    rows, size, joined = _joined(rows_of(stream, dataset_id, commit), size, join, held_out, columns.text, cache_dir)
-    id_column = columns.id or FILE_NAME
+        details["shuffle"] = {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards}
+        stream = _shuffled(stream, seed)
+    rows, size, joined = _joined(rows_of(stream, dataset_id), size, join, held_out, columns.text, cache_dir)
     return Source(
-        rows=((None if row.get(id_column) is None else str(row[id_column]), row) for row in rows),
+        rows=((None if row.get(columns.id) is None else str(row[columns.id]), row) for row in rows),
         columns=columns,
         folder=None,
         method="whole" if seed is None else "stream",
@@ -157,19 +151,23 @@ def _columns(features: Mapping[str, Any], overrides: Columns, entry: CatalogEntr
 
 def _undecoded(stream: Any, names: Sequence[str], dataset_id: str) -> Any:
     """The stream with these columns alone, images left encoded. UsageError for a column that it does not have."""
+    from datasets import Image
+
     for name in names:
         if name not in stream.features:
             raise unknown("column", name, stream.features, hint=f"in {dataset_id}")
-    # before the columns are chosen: the stream of an image folder decodes until then, whatever its columns are cast to
-    return stream.decode(False).select_columns([name for name in stream.features if name in names])
+    stream = stream.select_columns([name for name in stream.features if name in names])
+    for name in [name for name, feature in stream.features.items() if isinstance(feature, Image)]:
+        stream = stream.cast_column(name, Image(decode=False))
+    return stream
 
 
-def _shuffled(stream: Any, seed: int, buffer: int) -> Any:
+def _shuffled(stream: Any, seed: int) -> Any:
     """Shards and rows shuffled.
 
     One shard after the other: reading several at a time downloads batches ahead from each, and ends in a long pause.
     """
-    return stream.shuffle(seed=seed, buffer_size=buffer, max_buffer_input_shards=1)
+    return stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=1)
 
 
 def _size(stream: Any) -> int | None:
@@ -181,12 +179,13 @@ def _size(stream: Any) -> int | None:
 def _texts(join: Join, cache_dir: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Key -> texts of a joined split, and how it is put together."""
     try:
-        list_id, commit, splits, _ = open_splits(join.ids, cache_dir)
+        listing = open_repository(join.ids, cache_dir)
+        list_id, commit, splits = listing.dataset_id, listing.commit, open_splits(listing)
     except UsageError as error:
         raise UsageError(f"the split is listed in another repository: {error}") from error
     split = choose_split(join.split, splits, where=list_id)
     stream = _undecoded(resolved(splits[split], list_id), [join.list_key, join.texts], list_id)
-    texts = {row[join.list_key]: row[join.texts] for row in rows_of(stream, list_id, commit)}
+    texts = {row[join.list_key]: row[join.texts] for row in rows_of(stream, list_id)}
     details = {"images": join.images_split, "on": f"{join.key} = {join.list_key}", "texts": join.texts}
     return texts, {**details, "list": list_id, "list_revision": commit, "list_split": split, "listed": len(texts)}
 

@@ -1,4 +1,4 @@
-"""A dataset's repository on the Hub: its newest commit, its splits as streams, and why it cannot be read.
+"""A dataset's repository on the Hub: its newest commit, its splits as streams, its files, and why it cannot be read.
 
 It does not know what the rows hold.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from idvl.errors import RunError, UsageError, causes, statuses
+from idvl.errors import RunError, UsageError, causes, quoted, statuses
+from idvl.files import disk_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
@@ -21,50 +22,126 @@ log = logging.getLogger(__name__)
 
 # each is six requests over 23 seconds by the Hub's client; the 20 of `datasets` are nine minutes before one hears of it
 READ_ATTEMPTS = 2
-# rows of an image folder whose files are fetched at a time, as in `datasets`: each file is a request
-READ_AHEAD = 32
-# bytes that a request reads of an archive at least: at the 5 MB of the client, most would not be of the image
-BLOCK = 1 << 18
-# what the file of a row's image is called, as in the metadata of an image folder
-FILE_NAME = "file_name"
 # most paths that one request to the Hub names, as in huggingface_hub
 PATHS = 500
+ARCHIVE = re.compile(r".*\.(zip|tar|tgz|gz|bz2|xz|zst|lz4|7z|rar)", re.IGNORECASE)
 
 
-def open_splits(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, Any, dict[str, list[str]]]:
-    """The first of `ids` that exists, its commit, its splits as streams, and the data files of each."""
+class Repository(NamedTuple):
+    """A dataset on the Hub at a commit, the names of its files, and how `datasets` reads it."""
+
+    dataset_id: str
+    commit: str
+    names: Sequence[str]
+    builder: Any
+
+    @property
+    def is_image_folder(self) -> bool:
+        """Whether it holds images as files, and no table that `datasets` reads. UsageError if they are in archives."""
+        if self.builder.name != "imagefolder":
+            return False
+        if archive := next(filter(ARCHIVE.fullmatch, self.names), None):
+            raise UsageError(
+                f"{self.dataset_id} holds images in archives ({quoted(archive)}), which are not unpacked: run hf "
+                f"download {self.dataset_id} --repo-type dataset --local-dir DIR, unpack them in DIR, and set data_dir "
+                "(--data-dir) to it"
+            )
+        return True
+
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """The data files of each split, as paths in the repository."""
+        start, files = f"hf://datasets/{self.dataset_id}@{self.commit}/", self.builder.config.data_files or {}
+        return {str(split): [str(file).removeprefix(start) for file in of] for split, of in files.items()}
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The number of rows of those splits whose card states it."""
+        return {str(split): info.num_examples for split, info in (self.builder.info.splits or {}).items()}
+
+
+def open_repository(ids: Sequence[str], cache_dir: str | None) -> Repository:
+    """The first of `ids` that exists, at its newest commit; without the Hub, one whose images are in the cache."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode() and (kept := _in_cache(ids, cache_dir)):
+        return kept
     dataset_id, info = find(ids)
-    builder = _builder(dataset_id, info.sha, cache_dir)
+    builder = _builder(dataset_id, dataset_id, cache_dir, revision=info.sha)
+    return Repository(dataset_id, info.sha, [file.rfilename for file in info.siblings], builder)
+
+
+def _in_cache(ids: Sequence[str], cache_dir: str | None) -> Repository | None:
+    """The first of `ids` that was downloaded as a folder of images, at its newest known commit."""
+    from huggingface_hub import get_cached_repo_tree, resolve_revision
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError, RevisionResolutionError
+
+    at = {"repo_type": "dataset", "cache_dir": cache_dir}
+    for dataset_id in ids:
+        try:
+            commit = resolve_revision(dataset_id, local_files_only=True, **at).resolved
+            names = [file.path for file in get_cached_repo_tree(dataset_id, revision=commit, **at)]
+        except (CachedRepoTreeNotFoundError, HFValidationError, RevisionResolutionError):
+            continue
+        builder = _builder(dataset_id, str(_snapshot(dataset_id, commit, cache_dir)), cache_dir)
+        if builder.name == "imagefolder":
+            return Repository(dataset_id, commit, names, builder)
+    return None
+
+
+def download(repository: Repository, cache_dir: str | None) -> Path:
+    """The folder in the cache that holds all files of a repository, after a download of those that it lacks."""
+    from huggingface_hub import constants, resolve_revision
+
+    offline = constants.is_offline_mode()
     try:
-        return dataset_id, info.sha, builder.as_streaming_dataset(), _files(builder, dataset_id, info.sha)
+        # later runs without the Hub find the commit by it
+        resolve_revision(repository.dataset_id, repo_type="dataset", cache_dir=cache_dir, local_files_only=offline)
+    except Exception as error:
+        raise _unreadable(error, repository.dataset_id) from error
+    return _snapshot(repository.dataset_id, repository.commit, cache_dir)
+
+
+def _snapshot(dataset_id: str, commit: str, cache_dir: str | None) -> Path:
+    """The folder in the cache with all files of a commit; without the Hub, UsageError where some are not there."""
+    from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            # no bar where no terminal shows it
+            super().__init__(*args, **(options if sys.stderr.isatty() else {**options, "disable": True}))
+
+    at = {"repo_type": "dataset", "revision": commit, "cache_dir": cache_dir}
+    offline = constants.is_offline_mode()
+    try:
+        with disk_errors(Path(cache_dir or constants.HF_HUB_CACHE), "--cache-dir"):
+            folder = snapshot_download(dataset_id, local_files_only=offline, tqdm_class=Bar, **at)
+        # where the Hub gives no list of files, what the cache has of them would be taken for all
+        get_cached_repo_tree(dataset_id, **at)
+    except (RunError, UsageError):
+        raise
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
+    return Path(folder)
 
 
-def list_files(dataset_id: str, commit: str, cache_dir: str | None) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """The data files of each split, as paths in the repository, and the rows of those splits whose card states them."""
-    builder = _builder(dataset_id, commit, cache_dir)
-    rows = {str(split): info.num_examples for split, info in (builder.info.splits or {}).items()}
-    return _files(builder, dataset_id, commit), rows
-
-
-def _builder(dataset_id: str, commit: str, cache_dir: str | None) -> Any:
+def _builder(dataset_id: str, path: str, cache_dir: str | None, revision: str | None = None) -> Any:
+    """How `datasets` reads a repository, or a folder that holds its files."""
     from datasets import load_dataset_builder
 
     try:
-        return load_dataset_builder(dataset_id, revision=commit, cache_dir=cache_dir)
+        return load_dataset_builder(path, revision=revision, cache_dir=cache_dir)
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
 
 
-def _files(builder: Any, dataset_id: str, commit: str) -> dict[str, list[str]]:
-    start, files = _start(dataset_id, commit), builder.config.data_files or {}
-    return {str(split): [str(file).removeprefix(start) for file in of] for split, of in files.items()}
-
-
-def _start(dataset_id: str, commit: str) -> str:
-    """What the paths of a repository's files start with."""
-    return f"hf://datasets/{dataset_id}@{commit}/"
+def open_splits(repository: Repository) -> dict[str, Any]:
+    """The splits of a repository as streams."""
+    try:
+        return repository.builder.as_streaming_dataset()
+    except Exception as error:
+        raise _unreadable(error, repository.dataset_id) from error
 
 
 def sizes_of(dataset_id: str, commit: str, files: Sequence[str]) -> list[int]:
@@ -87,15 +164,15 @@ def resolved(stream: Any, dataset_id: str) -> Any:
         raise _unreadable(error, dataset_id) from error
 
 
-def rows_of(stream: Any, dataset_id: str, commit: str) -> Iterator[dict[str, Any]]:
-    """The rows of a stream; images that are files of the repository hold their bytes, and FILE_NAME the first's path.
+def rows_of(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:
+    """The rows of a stream.
 
     Raises RunError when the connection breaks, or for a damaged file, UsageError for what `datasets` refuses.
     """
     from pyarrow import ArrowInvalid
 
     try:
-        yield from _patiently(_with_files(stream, _start(dataset_id, commit)))
+        yield from _patiently(stream)
     except Exception as error:
         if _is_gated(error):
             raise _unreadable(error, dataset_id) from error
@@ -106,10 +183,8 @@ def rows_of(stream: Any, dataset_id: str, commit: str) -> Iterator[dict[str, Any
             ) from error
         # of the builders of `datasets`; the clients' own are other subclasses
         if type(error) in (ValueError, UnicodeDecodeError):
-            # it takes the folder of an archive for the class of what is in folders of classes there
-            repair = "unpack its archives or correct its labels" if "class label" in str(error) else "correct it"
             raise UsageError(
-                f"{dataset_id} cannot be read by datasets ({_line(error)}): download it, {repair}, and set data_dir "
+                f"{dataset_id} cannot be read by datasets ({_line(error)}): download it, correct it, and set data_dir "
                 "(--data-dir) to the folder"
             ) from error
         raise RunError(
@@ -117,55 +192,13 @@ def rows_of(stream: Any, dataset_id: str, commit: str) -> Iterator[dict[str, Any
         ) from error
 
 
-def _with_files(stream: Any, start: str) -> Iterator[dict[str, Any]]:
-    """The rows in their order, READ_AHEAD of those whose images are files below `start` fetched at a time."""
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
-        fetched = deque()
-        for row in stream:
-            files = [name for name, cell in row.items() if _is_file(cell, start)]
-            if not files:
-                yield from (done.result() for done in fetched)
-                fetched.clear()
-                yield row
-                continue
-            fetched.append(pool.submit(_with_bytes, row, files, start))
-            if len(fetched) == READ_AHEAD:
-                yield fetched.popleft().result()
-        yield from (done.result() for done in fetched)
-
-
-def _is_file(cell: Any, start: str) -> bool:
-    """Whether an image is given by its path below `start`, in a zip archive or not: nothing else is opened."""
-    path = isinstance(cell, Mapping) and cell.get("bytes") is None and cell.get("path")
-    return isinstance(path, str) and bool(re.fullmatch(rf"(zip://((?!::).)*::)?{re.escape(start)}((?!::).)*", path))
-
-
-def _with_bytes(row: Mapping[str, Any], files: Sequence[str], start: str) -> dict[str, Any]:
-    """A row with the bytes of its `files`, and their paths from `start`; None for bytes of a file that is not there."""
-    from datasets import DownloadConfig
-    from datasets.utils.file_utils import xopen
-
-    row = dict(row)
-    for name in files:
-        inside, _, outer = (path := row[name]["path"]).rpartition("::")
-        at = "/".join([outer.removeprefix(start), *([inside.removeprefix("zip://")] if inside else [])])
-        options = {"hf": {"block_size": BLOCK}} if inside else {}
-        try:
-            with xopen(path, "rb", download_config=DownloadConfig(storage_options=options)) as file:
-                row[name] = {"bytes": file.read(), "path": at}
-        except FileNotFoundError:
-            row[name] = {"bytes": None, "path": at}
-        row.setdefault(FILE_NAME, at)
-    return row
-
-
-def _patiently(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _patiently(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows of a stream, giving up on a broken connection after READ_ATTEMPTS."""
     from datasets import config
 
     attempts, config.STREAMING_READ_MAX_RETRIES = config.STREAMING_READ_MAX_RETRIES, READ_ATTEMPTS
     try:
-        yield from rows
+        yield from stream
     finally:
         config.STREAMING_READ_MAX_RETRIES = attempts
 

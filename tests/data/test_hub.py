@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import platform
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,12 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from idvl.data.catalog import CATALOG
-from idvl.data.repository import _is_file, _unreadable
+from idvl.data.repository import _unreadable
 from idvl.data.samples import select
 from idvl.data.splits import EVALUATION, TRAINING
 from tests.support import processes
@@ -250,76 +246,79 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
 
 
 def image_folders(folder: Path) -> dict[str, Path]:
-    """Repositories of images that `datasets` reads as an image folder, one a layout."""
-    sixteen_bit = io.BytesIO()
-    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1_000).save(sixteen_bit, "PNG")
-    images = {"a.png": sixteen_bit.getvalue(), **{f"b{number}.jpg": jpeg(number) for number in range(2)}}
-    captions = {name: caption(number) for number, name in enumerate(images)}
-    lines = "".join(json.dumps({"file_name": name, "text": text}) + "\n" for name, text in captions.items())
-    table = "file_name,text\n" + "".join(f'{name},"{text}"\n' for name, text in captions.items())
-    layouts: dict[str, dict[str, bytes]] = {
-        "plain": images,
-        "jsonl": {**images, "metadata.jsonl": lines.encode()},
-        "csv": {f"test/{name}": data for name, data in {**images, "metadata.csv": table.encode()}.items()},
-        "classes": {f"train/{'cat' if '.png' in name else 'dog'}/{name}": data for name, data in images.items()},
-        "unzipped": {**images, "metadata.jsonl": lines.encode()},
+    """Repositories of images as files, one a layout."""
+    names = [f"{number}.jpg" for number in range(3)]
+    rows = [{"file_name": names[number % 3], "text": caption(number)} for number in range(30)]
+    rows.append({"file_name": "gone.jpg", "text": caption(30)})
+    table = "file_name, text, label\n" + "".join(f"{name}, 00{number}, NA\n" for number, name in enumerate(names))
+    layouts = {
+        "splits": [f"{split}/{name}" for split in ("train", "val", "test") for name in names],
+        "classes": [f"{kind}/{name}" for kind in ("cat", "dog") for name in names],
+        "upper": [f"{split}/{kind}/{name}" for split in ("Training", "Testing") for kind in "ab" for name in names],
+        "train": [f"{kind}/{name}" for kind in ("bus", "car", "train") for name in names],
+        "jsonl": [*names, "metadata.jsonl"],
+        "csv": [f"data/{name}" for name in (*names, "metadata.csv", "note.txt")],
     }
     for layout, files in layouts.items():
-        for name, data in files.items():
+        for number, name in enumerate(files):
             (path := folder / layout / name).parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    (folder / "zip").mkdir()
-    with zipfile.ZipFile(folder / "zip" / "train.zip", "w") as archive:
-        for name, data in layouts["unzipped"].items():
-            archive.writestr(name, data)
-    return {f"o/{layout}": folder / layout for layout in ("plain", "jsonl", "csv", "classes", "zip")}
+            path.write_bytes(jpeg(number))
+    (folder / "jsonl" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "csv" / "data" / "metadata.csv").write_text(table)
+    return {f"o/{layout}": folder / layout for layout in layouts}
 
 
-def test_image_folders_are_read_as_they_are_locally(tmp_path: Path) -> None:
-    served = image_folders(tmp_path / "repos")
-    # one image that the metadata names is not there
-    shutil.copytree(served["o/jsonl"], lacking := tmp_path / "lacking")
-    with (lacking / "metadata.jsonl").open("a") as file:
-        names = ["gone.jpg", *["a.png"] * 20]
-        file.write("".join(json.dumps({"file_name": name, "text": caption(0)}) + "\n" for name in names))
-    # `datasets` takes the archive's own folder for the class
-    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
-        for number, name in enumerate(("cat", "dog")):
-            archive.writestr(f"{name}/{number}.jpg", jpeg(number))
-    (tmp_path / "zipped").mkdir()
-    (tmp_path / "zipped.zip").rename(tmp_path / "zipped" / "train.zip")
-    others = {"o/lacking": lacking, "o/zipped": tmp_path / "zipped"}
+def test_image_folders_are_read_as_they_are_locally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, cache = image_folders(tmp_path / "repos"), tmp_path / "cache"
+    (tmp_path / "zip").mkdir()
+    with zipfile.ZipFile(tmp_path / "zip" / "train.zip", "w") as archive:
+        archive.write(served["o/jsonl"] / "0.jpg", "0.jpg")
+    calls = [{"dataset": name, **EVERYTHING, **more} for name in served for more in ({}, {"n": 3})]
+    calls += [{"dataset": name, **EVERYTHING, "split": "train"} for name in ("o/splits", "o/upper")]
+    calls = [{**call, "cache_dir": str(cache)} for call in calls]
+    with Hub(datasets={**served, "o/zip": tmp_path / "zip"}) as hub:
+        *found, refused = ask(hub, cache, *calls, {"dataset": "o/zip", **EVERYTHING})
+        commits = {name: hub.repos["datasets", name].commit for name in served}
+        # however often it is read
+        assert hub.sent[f"/datasets/o/jsonl/resolve/{commits['o/jsonl']}/0.jpg"] == len(jpeg(0))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for call, online in zip(calls, found, strict=True):
+        name = call["dataset"]
+        offline, local = select(**call), select(**{**call, "dataset": str(served[name])})
+        assert {key: online[key] for key in offline.description} == offline.description
+        place = {"dataset": name, "dataset_id": name, "revision": commits[name], "path": online["path"]}
+        warnings = [warning.replace(str(served[name]), name) for warning in local.description["warnings"]]
+        online["warnings"] = [warning.replace(online["path"], name) for warning in online["warnings"]]
+        expected = {**local.description, **place, "warnings": warnings}
+        assert {key: online[key] for key in expected} == expected
+        assert online["labels"] == [sample.label for sample in local.samples]
+        assert [sample.texts for sample in offline.samples] == [sample.texts for sample in local.samples]
+    plain, classes, upper, train, jsonl, csv = found[:-2:2]
+    assert (plain["split"], plain["classes"], len(plain["ids"]), upper["split"]) == ("val", None, 3, "testing")
+    assert classes["classes"] == ["cat", "dog"] and train["classes"] == ["bus", "car", "train"]
+    assert csv["texts"] == ["000"] and [each["id"] for each in jsonl["skipped"]] == ["gone.jpg"]
+    assert refused["error"] == "UsageError" and "'train.zip'" in refused["message"]
+    assert "hf download o/zip --repo-type dataset --local-dir DIR, unpack" in refused["message"]
+
+
+def test_repositories_that_cannot_be_read(tmp_path: Path) -> None:
+    (folder := tmp_path / "repo").mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    (latin := tmp_path / "latin").mkdir()
     columns = "".join(f"\n  - {{name: {name}, dtype: string}}" for name in ("image", "text"))
-    card = f"---\ndataset_info:\n  features:{columns}\n---\n"
-    for name, files in {
-        "outside": {"0.jpg": jpeg(0), "metadata.csv": b"file_name,text\n/0.jpg,x\n"},
-        "latin": {"README.md": card.encode(), "train.jsonl": b'{"image": "0.jpg", "text": "caf\xe9"}\n'},
-    }.items():
-        (tmp_path / name).mkdir()
-        for file, data in files.items():
-            (tmp_path / name / file).write_bytes(data)
-        others[f"o/{name}"] = tmp_path / name
-    calls = [{"dataset": name, **EVERYTHING} for name in (*served, *others)]
-    with Hub(datasets={**served, **others}) as hub:
-        *streamed, lacked, zipped, outside, latin, drawn = ask(hub, tmp_path / "cache", *calls, {**calls[0], "n": 3})
-    for (name, folder), found in zip(served.items(), streamed, strict=True):
-        local = select(str(folder if name != "o/zip" else folder.with_name("unzipped")), **EVERYTHING)
-        told = local.description
-        assert found["fingerprint"] == told["fingerprint"], found
-        assert found["ids"] == [f"train.zip/{each}" if name == "o/zip" else each for each in told["ids"]]
-        assert len(found["ids"]) == 3 and not found["skipped"] and found["classes"] == told["classes"]
-        assert found["labels"] == [sample.label for sample in local.samples]
-    assert [found["split"] for found in streamed] == ["train", "train", "test", "train", "train"]
-    assert lacked["skipped"] == [{"id": "gone.jpg", "reason": "no image at 'gone.jpg'"}] and len(lacked["ids"]) == 23
-    for refused, why, repair in (
-        (zipped, "Invalid string class label", "unpack its archives or correct its labels"),
-        (outside, "Invalid metadata file_name '/0.jpg'", "correct it"),
-        (latin, "UnicodeDecodeError", "correct it"),
-    ):
-        assert refused["error"] == "UsageError" and why in refused["message"], refused
-        assert f"): download it, {repair}, and set data_dir (--data-dir) to the folder" in refused["message"]
-    # paths are mixed, not images: the files of a class follow each other
-    assert drawn["shuffle"]["buffer"] == 1_000_000 and len(drawn["ids"]) == 3
+    (latin / "README.md").write_text(f"---\ndataset_info:\n  features:{columns}\n---\n")
+    (latin / "train.jsonl").write_bytes(b'{"image": "0.jpg", "text": "caf\xe9"}\n')
+    calls = [{"dataset": name, **EVERYTHING} for name in ("o/a", "o/gated", "o/latin")]
+    with Hub(datasets={"o/a": folder, "o/gated": folder, "o/latin": latin}, gated=["o/gated"]) as hub:
+        hub.fault = lambda method, path: 404 if path.endswith("/2.jpg") else None
+        broken, gated, refused = ask(hub, tmp_path / "cache", *calls)
+        hub.fault = None
+        (whole,) = ask(hub, tmp_path / "cache", calls[0])
+    assert broken["error"] == "UsageError" and "o/a" in broken["message"] and "\n" not in broken["message"]
+    assert "o/gated is gated" in gated["message"] and len(whole["ids"]) == 3
+    assert refused["error"] == "UsageError" and "UnicodeDecodeError" in refused["message"]
+    assert "): download it, correct it, and set data_dir (--data-dir) to the folder" in refused["message"]
 
 
 def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path) -> None:
@@ -440,13 +439,3 @@ def test_a_token_that_is_refused_is_told() -> None:
     error.response = SimpleNamespace(status_code=401)
     told = str(_unreadable(error, "a/b"))
     assert told == "the Hub refused to give a/b (401): run hf auth login, or set HF_TOKEN to a token of yours"
-
-
-def test_only_files_of_the_repository_are_fetched() -> None:
-    start = "hf://datasets/o/d@abc/"
-    for path in (f"{start}a.jpg", f"{start}b c/a.jpg", f"zip://x/a.jpg::{start}train.zip"):
-        assert _is_file({"bytes": None, "path": path}, start)
-    others = ("/etc/passwd", "a.jpg", "https://a.b/c.jpg", "hf://datasets/o/e@abc/a.jpg", f"/etc/passwd::{start}a.jpg")
-    for path in (*others, f"file:///etc/passwd::{start}a.jpg", f"zip://a.jpg::/b.zip::{start}a.jpg", None):
-        assert not _is_file({"bytes": None, "path": path}, start)
-    assert not _is_file({"bytes": b"", "path": f"{start}a.jpg"}, start)
