@@ -30,6 +30,7 @@ def main(steps: int = 100, folder: str | None = None):
     config = ViTConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
     )
+    torch.manual_seed(0)
     model = ViTForImageClassification(config)
     pruner = idvl.Pruner.from_model(
         model, sparsity=0.5, criterion="magnitude", structure="2:4", allocation="uniform", schedule="one-shot",
