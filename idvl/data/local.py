@@ -13,7 +13,7 @@ import numpy as np
 
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import ANSWERS_TO, LABEL_NAMES, SPLIT, Columns, Source, find_columns
-from idvl.data.fields import names_a_class, number_or_word, why_no_class
+from idvl.data.fields import label, names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import DataTable, Row
 from idvl.data.image_spool import ImageSpool
@@ -38,7 +38,8 @@ def open_path(
     """The rows at a path in a uniformly random order, or without a seed in their own, one by one.
 
     `n` of those drawn are read together, their images into `store`. Images that a table names outside of the
-    dataset's folder are no images unless `allow_outside`. Raises UsageError for a path without data, an unknown split
+    dataset's folder are no images unless `allow_outside`. The details have the smallest and the largest of all labels
+    (`labels`) where classes are numbers without names. Raises UsageError for a path without data, an unknown split
     or column, or an unreadable table.
     """
     table = table_at(path, split, entry, overrides)
@@ -56,6 +57,8 @@ def open_path(
         is_class=lambda name: first(name) is not None and names_a_class(first(name)),
     )
 
+    classes = _classes(table, columns.label, first)
+
     def rows() -> Iterator[tuple[str, Row]]:
         for index, row in _ordered(table, columns, seed=seed, n=n, store=store):
             yield _name(row.get(columns.id) if columns.id else None, index), row
@@ -65,9 +68,9 @@ def open_path(
         columns=columns,
         folder=table.folder,
         method="whole" if seed is None else "uniform",
-        details={"path": str(path), "split": table.split, "rows": table.size},
+        details={"path": str(path), "split": table.split, "rows": table.size, **_labels(table, columns.label, classes)},
         size=table.size,
-        classes=_classes(table, columns.label, first),
+        classes=classes,
         within=None if allow_outside else path if path.is_dir() else path.parent,
         warnings=[
             *table.warnings,
@@ -171,3 +174,12 @@ def _classes(table: DataTable, label: str | None, first: Callable[[str], Any]) -
         return None
     cells = (row.get(label) for row in table.read(range(table.size), [label]))
     return sorted({cell.strip() for cell in cells if isinstance(cell, str)} - {""})
+
+
+def _labels(table: DataTable, name: str | None, classes: Sequence[str] | None) -> dict[str, list[int]]:
+    """The smallest and the largest class of all rows, where classes are numbers without names."""
+    if name is None or classes is not None:
+        return {}
+    cells = {row.get(name) for row in table.read(range(table.size), [name]) if names_a_class(row.get(name))}
+    numbers = {label(cell, None) for cell in cells} - {None}
+    return {"labels": [min(numbers), max(numbers)]} if numbers else {}

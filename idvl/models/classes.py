@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 NUMBERED = r"(label|class)? ?\d+|"
 # the share of names spelt otherwise at the same position, above which a position does not say which class is which
 MOST_UNLIKE = 0.25
+# samples that would hold a label 0 where labels count from 0
+ENOUGH = 20
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +34,24 @@ def with_labels_of_head(loaded: Loaded, selection: Selection) -> Selection:
     labelled = [sample for sample in samples if sample.label is not None]
     if "classify" not in loaded.family.skills or not labelled:
         return selection
-    numbers = numbers_in_dataset(loaded, labelled, selection.description.get("classes"))
+    described = selection.description
+    numbers = numbers_in_dataset(loaded, labelled, described.get("classes"), described.get("labels"))
     if numbers == list(range(len(numbers))):
         return selection
     rows = {number: row for row, number in enumerate(numbers)} | {None: None}
     return replace(selection, samples=[replace(sample, label=rows[sample.label]) for sample in samples])
 
 
-def numbers_in_dataset(loaded: Loaded, samples: Sequence[Sample], classes: Sequence[str] | None) -> list[int]:
-    """The dataset's number of each class of the head.
+def numbers_in_dataset(
+    loaded: Loaded, samples: Sequence[Sample], classes: Sequence[str] | None, labels: Sequence[int] | None = None
+) -> list[int]:
+    """The dataset's number of each class of the head. `labels`: the smallest and the largest of all its samples.
 
     Classes are matched by name where both have the same names or the same numbers as names, or where names that both
     have stand elsewhere or are more on one side; else by position. UsageError where the head lacks the class of a
     sample, has another number of classes or other names throughout, on both sides more than numbers; and where names
-    that are numbers do not ascend, so that a position says nothing.
+    that are numbers do not ascend, so that a position says nothing. A warning where classes without names seem to be
+    counted from 1.
     """
     config = loaded.model.config
     own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
@@ -57,14 +63,21 @@ def numbers_in_dataset(loaded: Loaded, samples: Sequence[Sample], classes: Seque
             return [names_there.index(name) for name in names_here]
     if not _in_the_same_places(own, expected):
         return _by_name(loaded.name, own, expected, samples)
-    labels = {sample.label for sample in samples}
-    if max(labels) >= len(own) or (expected and len(expected) != len(own)):
-        from_0 = "number the classes from 0, " if min(labels) > 0 and max(labels) == len(own) else ""
-        numbered = f"labels 0 to {len(own) - 1}, and the largest label is {max(labels)}: {from_0}"
+    drawn = [sample.label for sample in samples]
+    lowest, highest = labels or (min(drawn), max(drawn))
+    if highest >= len(own) or (expected and len(expected) != len(own)):
+        from_0 = "number the classes from 0, " if lowest > 0 and highest == len(own) else ""
+        numbered = f"labels 0 to {len(own) - 1}, and the largest label is {highest}: {from_0}"
         raise UsageError(
             f"{loaded.name} tells {len(own)} classes apart, "
             f"{f'the dataset has {len(expected)}: ' if expected else numbered}use the dataset that its head was "
             "trained for, or train a head with idvl prune --new-head"
+        )
+    if not expected and lowest > 0 and (labels or len(drawn) >= ENOUGH):
+        logger.warning(
+            "no label is 0, and the smallest is %d: labels count the classes of %s from 0; where they count from 1, "
+            "every class is off by one",
+            *(lowest, loaded.name),
         )
     if expected and are_others(own, expected):
         raise UsageError(

@@ -33,13 +33,15 @@ Record = dict[str, Any]
 class TaskSettings:
     """The settings of all tasks; each reads its own.
 
-    `classes`: the names of the dataset's classes, None where it has none. `templates`: sentences with {} for a class,
+    `classes`: the names of the dataset's classes, None where it has none; then `labels`: the smallest and the largest
+    number of one, where all are known. `templates`: sentences with {} for a class,
     for models that compare images with texts. `rerank`: candidates that a matching head looks at. `evaluator`: how
     answers are compared with those of people, a word of `metrics.vqa`.
     """
 
     generation: Generation
     classes: tuple[str, ...] | None = None
+    labels: tuple[int, int] | None = None
     templates: tuple[str, ...] = Skill.templates
     rerank: int = 128
     evaluator: str = "vqa"

@@ -30,7 +30,7 @@ def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -
     """The likeliest classes of each image, numbered as the dataset does; a head's other classes have numbers beyond."""
     has_head = "classify" in loaded.family.skills
     if has_head:
-        numbers, likelihoods = numbers_in_dataset(loaded, samples, settings.classes), None
+        numbers, likelihoods = numbers_in_dataset(loaded, samples, settings.classes, settings.labels), None
     else:
         likelihoods = _of_names(loaded, settings)
         numbers = list(range(len(settings.classes)))

@@ -320,6 +320,17 @@ def test_a_local_copy_reads_like_its_name(name: str, tmp_path: Path) -> None:
     assert by_path.description["classes"] == by_name.description["classes"]
 
 
+@pytest.mark.parametrize(
+    ("cells", "labels"), [(range(1, 131), [1, 130]), ([-1, "", "2.0", *[7] * 127], [2, 7]), (["a", *["b"] * 129], None)]
+)
+def test_the_labels_of_all_rows_are_known_however_few_are_drawn(cells: list, labels: list | None, folder: Path) -> None:
+    rows = [{"file_name": f"{i:04d}.jpg", "label": cell} for i, cell in enumerate(cells)]
+    table = jsonl(folder / "numbers.jsonl", rows)
+    found = select(str(table), n=2, force=True, distinct=False, label_column="label")
+    table.unlink()
+    assert found.description.get("labels") == labels and len(found.samples) == 2
+
+
 def test_labels_and_classes_of_parquet(tmp_path: Path) -> None:
     write_dataset("cifar100", tmp_path, 130)
     found = select("cifar100", data_dir=tmp_path, **EVERYTHING)

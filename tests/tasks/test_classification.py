@@ -74,6 +74,17 @@ def test_labels_that_count_from_1_are_refused_with_the_largest():
     for labels, said in (((1, 2, 3), "label is 3: number the classes from 0"), ((0, 5, 1), "label is 5: use the data")):
         with pytest.raises(UsageError, match=f"tells 3 classes apart, labels 0 to 2, and the largest {said}"):
             predicted(loaded, labelled(*labels))
+    with pytest.raises(UsageError, match="the largest label is 3: number the classes from 0"):
+        predicted(loaded, labelled(1, 2), labels=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "labels", "told"),
+    [((1, 2), (1, 2), 1), ((1,) * 20, None, 1), ((1,) * 19, None, 0), ((1,) * 20, (0, 2), 0), ((0, 2), None, 0)],
+)
+def test_labels_without_a_0_are_told_where_it_would_be_there(drawn, labels, told, caplog):
+    predicted(head(["LABEL_0", "LABEL_1", "LABEL_2"], [[0.0, 1.0, 2.0]] * len(drawn)), labelled(*drawn), labels=labels)
+    assert [message[:39] for message in caplog.messages] == ["no label is 0, and the smallest is 1: l"] * told
 
 
 def test_names_of_which_some_are_the_same_are_matched_by_name():
