@@ -246,5 +246,7 @@ class Masks:
                 yield f"{name} holds NaN"
             elif wrong := count(pack(weight.reshape(-1).bool()) & ~packed):
                 yield f"{wrong} masked weights of {name} are not zero"
-            if nm.grouped and not nm.holds(self.kept(name)):
+            if shape[-1] % nm.group:
+                yield f"{name} has {shape[-1]} inputs, which {structure} does not divide"
+            elif nm.grouped and not nm.holds(self.kept(name)):
                 yield f"the mask of {name} does not keep {nm.keep} of every {nm.group} inputs"

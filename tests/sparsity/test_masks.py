@@ -101,6 +101,8 @@ def test_verify_names_what_is_wrong() -> None:
     masks.verify(weights)
     with pytest.raises(RunError, match="keep 2 of every 4"):
         masks.verify(weights, "2:4")
+    with pytest.raises(RunError, match="^a.fc1 has 8 inputs, which 2:3 does not divide$"):
+        masks.verify(weights, "2:3")
     weights["b.qkv"].data[0, 0] = float("nan")
     with pytest.raises(RunError, match="b.qkv holds NaN"):
         masks.verify(weights)
