@@ -29,6 +29,11 @@ from idvl.files import open_regular
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 KARPATHY_NAMES = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
+# what may be the name of a split where a folder's name begins, and where it ends
+LOOKS_LIKE_SPLIT = [
+    re.compile(r"^([a-z]+?)(set|data|images)?(?=[_\d-]|$)"),
+    re.compile(r"[_\d-]([a-z]+?)(set|data|images)?[_\d-]*$"),
+]
 # the column whose paths start from the metadata's own folder, as in `datasets`
 FILE_NAME = "file_name"
 
@@ -183,11 +188,12 @@ def _classes_called_like_splits(images: list[Path], root: Path, spellings: Colle
 
 
 def _look_like_splits(files: list[Path], root: Path, split: str, entry: CatalogEntry | None) -> list[str]:
-    """A warning where all data is one split, though folders are called like several, as train_set and test_set."""
+    """A warning where all data is one split, though folders are called like several: train_set, seg_test."""
     kinds, unread = set(), set()
     for name in {part for folder in {file.parent for file in files} for part in folder.relative_to(root).parts}:
-        word = re.match(r"([a-z]+?)(set|data|images)?(?=[_\d-]|$)", name.lower())
-        if word and (kind := next((group[0] for group in SAME_SPLIT if word[1] in group), None)):
+        ends = (pattern.search(name.lower()) for pattern in LOOKS_LIKE_SPLIT)
+        words = {end[1] for end in ends if end}
+        if kind := next((group[0] for group in SAME_SPLIT if words & {*group}), None):
             kinds.add(kind)
             if name.lower() not in _spellings(entry):
                 unread.add(name)

@@ -417,7 +417,15 @@ def test_splits_are_told_in_any_case(folders: str, split: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("metadata", [False, True])
 @pytest.mark.parametrize(
-    ("folders", "unread"), [("train_set test_set", 2), ("test train-2014", 1), ("trainset/a trainset/b valset/a", 2)]
+    ("folders", "unread"),
+    [
+        ("train_set test_set", 2),
+        ("test train-2014", 1),
+        ("trainset/a trainset/b valset/a", 2),
+        ("seg_train/a seg_test/a", 2),
+        ("images_train images-val2014", 2),
+        ("CUB_train test", 1),
+    ],
 )
 def test_folders_that_only_look_like_splits_are_told(folders: str, unread: int, metadata: bool, tmp_path: Path) -> None:
     for name in folders.split():
@@ -432,7 +440,10 @@ def test_folders_that_only_look_like_splits_are_told(folders: str, unread: int, 
     assert told.endswith("all data is one split, all; to keep it apart, name the folders train, validation or test")
 
 
-@pytest.mark.parametrize("folders", ["train_station bus", "test_tube pretest", "test tube,train station"])
+@pytest.mark.parametrize(
+    "folders",
+    ["train_station bus", "test_tube pretest", "test tube,train station", "fast_train toy_train", "pretest fasttrain"],
+)
 def test_classes_that_contain_the_name_of_a_split_are_classes(folders: str, tmp_path: Path) -> None:
     names = folders.split("," if "," in folders else " ")
     for name in names:
