@@ -113,8 +113,8 @@ def page(
     if model["source"] == "hub":
         facts["base_model"] = model["name"]
     name = model["name"] if model["source"] != "folder" else Path(model["name"]).name
-    # the Hub's lists do not tell that samples were left out
-    if evaluation and not evaluation["limit"]:
+    # the Hub's lists do not tell that samples were left out, or learnt from
+    if evaluation and not evaluation["limit"] and not evaluation["dataset"].get("learnt"):
         facts |= {"model_name": f"{name} pruned", "eval_results": _model_index(evaluation)}
     data = ModelCardData(library_name="transformers", tags=list(TAGS), **facts)
     total = report["total"]
@@ -225,6 +225,8 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     intro = (
         f"{_escaped(where)}, {evaluation['samples']:,} samples{limited}. In percent; the interval is one over samples."
     )
+    if learnt := evaluation["dataset"].get("learnt"):
+        intro += f" Samples of this split were used for {learnt}: these numbers are not a test."
     return f"{intro}\n\n{_table(('metric', 'value', level), rows)}{without}"
 
 

@@ -36,11 +36,15 @@ class Selection:
     all of an unknown number), ids, fingerprint (a hash of images, first texts, labels and answers), columns, classes
     (their names, None where there are none), method ("uniform", "stream" or "whole"), looked_at, skipped ([{"id",
     "reason"}]), duplicates, warnings; for a shuffled stream also shuffle, for a split put together from two
-    repositories join, for what is read from a disk path and rows.
+    repositories join, for what is read from a disk path and rows, for what a model learnt from learnt (in what).
     """
 
     samples: list[Sample]
     description: dict[str, Any]
+
+    def learnt(self, purpose: str) -> Selection:
+        """The same samples, described as ones that the model learnt from, in `purpose`."""
+        return replace(self, description=self.description | {"learnt": purpose})
 
     def source(self) -> dict[str, Any]:
         """Where the samples are from, and how many there are: dataset, split, fingerprint, samples.

@@ -59,6 +59,7 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
         return None, reason
     if evaluated == trained or (shared and work.selection.description.get("join")):
         reporter.warn(f"{len(shared)} evaluation samples are also {job.purpose} samples: their scores are not a test")
+        work = replace(work, selection=work.selection.learnt(job.purpose))
     return work, None
 
 

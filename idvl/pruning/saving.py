@@ -86,7 +86,7 @@ def add_evaluation(job: Any, folder: Path, results: Mapping[str, Any]) -> None:
     """Tell the report and the card of a saved run how well its model does."""
     report = read_report(folder)
     about = ("task", "headline", "metrics", "samples", "limit", "bootstrap", "scoring")
-    dataset = {key: results["dataset"].get(key) for key in ("dataset", "dataset_id", "split", "join")}
+    dataset = {key: results["dataset"].get(key) for key in ("dataset", "dataset_id", "split", "join", "learnt")}
     report["evaluation"] = {**{key: results[key] for key in about}, "dataset": dataset}
     card = _card(job, report)
     for path in (folder / "model", folder):

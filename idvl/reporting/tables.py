@@ -18,7 +18,7 @@ from idvl.reporting.collect import Study
 from idvl.reporting.entry import Table, TableEntry, mean
 from idvl.reporting.groups import Group, Subject, groups_of, mean_of, model_of, paired_changes, runs_in
 from idvl.reporting.labels import percent
-from idvl.reporting.lineage import MeasuredProfile, dense_runs, evaluated_alike, profiles_of
+from idvl.reporting.lineage import MeasuredProfile, dense_models, dense_runs, evaluated_alike, profiles_of
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.sensitivity import sensitivity_tables
 from idvl.reporting.settings import is_one_shot
@@ -265,9 +265,10 @@ def cautions(groups: Sequence[Group]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
     runs = [run for run in runs_in(groups) if run.results]
     notes = []
-    names = list(dict.fromkeys(run.model for run in runs))
-    if any(len({run.model for run in group.runs}) > 1 for group in groups):
-        notes.append(f"means are over models that share their class and size: {', '.join(names)}")
+    if any(len(dense_models(group.runs)) > 1 for group in groups):
+        notes.append(f"means are over models that share their class and size: {', '.join(dense_models(runs))}")
+    if learnt := [run.label for run in runs if run.results["dataset"].get("learnt")]:
+        notes.append(f"CAUTION: no test, since the models learnt from the split evaluated: {', '.join(learnt)}")
     if any(not evaluated_alike(runs[0], run) for run in runs):
         notes.append("CAUTION: runs were evaluated with different samples, settings or tokenizers")
     if runs and all(map(is_one_shot, runs)):

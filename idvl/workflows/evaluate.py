@@ -10,23 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idvl.checkpoints.report import load_report
-from idvl.data.formats.table import WHOLE
-from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation, scoring
-from idvl.evaluation.evaluation import Evaluation
 from idvl.recipe import EVALUATING, Recipe
 from idvl.reporter import Reporter, resumable
 from idvl.runs import FolderName
 from idvl.session import (
     begin,
-    data_of,
     image_store,
     open_model,
     open_run,
     run_of,
-    runs_behind,
-    same_source,
     with_dataset,
 )
 
@@ -64,7 +57,6 @@ def run(
         if compared:
             ids = [sample.id for sample in work.selection.samples]
             team.each(lambda: scoring.comparable(compared, work.name, ids, work.selection.description["fingerprint"]))
-        team.first(lambda: _warn_of_learnt(work, reporter))
         task_pass = work.checked_pass()
         size = work.batch_size(task_pass, reporter)
         options = {"signature": work.signature(), "resume": resume, "overwrite": overwrite}
@@ -80,26 +72,6 @@ def _resolved(recipe: Recipe) -> Recipe:
     """The recipe with its dataset, and with the split of either section."""
     split = recipe.eval.split or recipe.data.split
     return with_dataset(recipe).model_copy(update={"eval": recipe.eval.model_copy(update={"split": split})})
-
-
-def _warn_of_learnt(work: Evaluation, reporter: Reporter) -> None:
-    """Say which run behind the model learnt from the split that is evaluated, or from one that overlaps with it."""
-    data, split = work.recipe.data, work.selection.description["split"]
-    for run in runs_behind(work.recipe.model.name):
-        try:
-            made = load_report(run)["made"]
-        except UsageError:
-            continue
-        for purpose in ("training", "calibration"):
-            learnt = (made.get(purpose) or {}).get("split")
-            overlaps = learnt == split or (learnt and WHOLE in (learnt, split))
-            if overlaps and (recorded := data_of(run)) and same_source(recorded, data):
-                which = f"this split, {split}" if learnt == split else f"{learnt}, which overlaps with {split}"
-                reporter.warn(
-                    f"{quoted(run)} used samples of {which}, for {purpose}: these scores are not a test; name another "
-                    "split with --split, or another dataset"
-                )
-                return
 
 
 def _folder_name(recipe: Recipe) -> FolderName:

@@ -31,6 +31,8 @@ from idvl.pruning import training
 from idvl.pruning.job import training_samples
 from idvl.pruning.saving import check_saved
 from idvl.recipe import load as load_recipe
+from idvl.reporting.collect import collect
+from idvl.reporting.tables import tables_of
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
@@ -625,11 +627,18 @@ def test_the_evaluation_of_a_split_that_an_earlier_run_learnt_from_is_told(place
         "train.epochs": None,
         "train.max_steps": 1,
     }
-    run(
-        load_recipe(None, {**settings(place), **further, "prune.criterion": "magnitude", "eval.after": False}),
+    few, told = {"eval.limit": 2, "eval.resamples": 100}, Silent()
+    made = run(
+        load_recipe(None, {**settings(place), **further, **few, "prune.criterion": "magnitude", "eval.split": "all"}),
         folder=tmp_path / "further",
-        reporter=Silent(),
-    )
+        reporter=told,
+    ).report
+    assert any(f"'{folder}' used samples of this split, all, for training" in line for line in told.warnings)
+    assert made["evaluation"]["dataset"]["learnt"] == "training"
+    card = (tmp_path / "further" / "README.md").read_text()
+    assert "Samples of this split were used for training: these numbers are not a test." in card
+    notes = [note for made in tables_of(collect([str(tmp_path)])) for note in made.notes]
+    assert any("no test, since the models learnt from the split evaluated: " in note for note in notes)
     other = shutil.copytree(place / "pictures", tmp_path / "pictures")
     of_train = shutil.copytree(folder, tmp_path / "of_train")
     learnt_train = {**report, "made": {**report["made"], "training": {**learnt, "split": "train"}}}
@@ -640,13 +649,14 @@ def test_the_evaluation_of_a_split_that_an_earlier_run_learnt_from_is_told(place
         (of_train, None, of_train, "train, which overlaps with all"),
         (folder, str(other), folder, None),
     ):
-        reporter, few = Silent(), {"eval.limit": 2, "eval.resamples": 100, "data.dataset": data}
-        evaluate.run(
-            load_recipe(None, {"model.name": str(model / "model"), **few}),
+        reporter = Silent()
+        results = evaluate.run(
+            load_recipe(None, {"model.name": str(model / "model"), "data.dataset": data, **few}),
             folder=tmp_path / "eval",
             overwrite=True,
             reporter=reporter,
-        )
+        ).results
+        assert results["dataset"].get("learnt") == (named and "training")
         warned = f"'{behind}' used samples of {named}, for training: these scores are not a test"
         assert any(warned in line for line in reporter.warnings) == bool(named), reporter.warnings
 
