@@ -109,9 +109,9 @@ def find(name: str) -> Start:
     model = str(path / MODEL) if is_run else name
     run = run_of(model)
     if is_run and not (path / REPORT).exists():
+        is_pruning = {"prune.criterion", "recover.method"} & {*runs.read_record(path).get("signature", {})}
         unfinished = "has not finished: continue it with --resume first"
-        kind = "holds no pruned model" if not (path / MODEL).is_dir() else unfinished
-        raise UsageError(f"{quoted(name)} {kind}")
+        raise UsageError(f"{quoted(name)} {unfinished if is_pruning else 'holds no pruned model'}")
     locate(model)
     return Start(model, run)
 

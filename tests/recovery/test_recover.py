@@ -406,6 +406,13 @@ def test_a_run_that_has_not_finished_is_no_start(place, tmp_path):
     (tmp_path / "pruned" / "report.json").unlink()
     with pytest.raises(UsageError, match="has not finished: continue it with --resume first"):
         recovered(tmp_path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "pruned" / "model")
+    with pytest.raises(UsageError, match="has not finished: continue it with --resume first"):
+        find(str(tmp_path / "pruned"))
+    record = tmp_path / "pruned" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"signature": {"task": "captioning"}}))
+    with pytest.raises(UsageError, match="pruned' holds no pruned model$"):
+        find(str(tmp_path / "pruned"))
 
 
 def test_the_dense_model_of_a_recovered_one_is_that_of_its_pruning(place, tmp_path):
