@@ -1,24 +1,33 @@
-"""What public functions take beside settings: whole numbers and paths. Anything else is refused in one line."""
+"""What public functions take beside settings: numbers and paths. Anything else is refused in one line."""
 
 from __future__ import annotations
 
 import errno
+import math
 import operator
 import os
+from numbers import Real
 from pathlib import Path
 
 from idvl.errors import UsageError, quoted
 
 
-def whole_number(name: str, value: object, *, least: int = 0) -> int:
+def whole_number(name: str, value: object, *, least: int = 0, bits: int = 63) -> int:
     """The value of an argument as an int, of NumPy's and torch's integers too. UsageError for anything else."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or not least <= number < 2**63:
-        raise UsageError(f"{name} is a whole number from {least} to 2**63 - 1, not {quoted(value)}")
+    if number is None or not least <= number < 2**bits:
+        raise UsageError(f"{name} is a whole number from {least} to 2**{bits} - 1, not {quoted(value)}")
     return number
+
+
+def positive_number(name: str, value: object) -> float:
+    """The value of an argument as a float, of NumPy's numbers too. UsageError for what is not above 0 or not finite."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        raise UsageError(f"{name} is a number above 0, not {quoted(value)}")
+    return float(value)
 
 
 def path(name: str, value: object, *, hint: str = "") -> Path:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from idvl.arguments import whole_number
+from idvl.arguments import positive_number, whole_number
 from idvl.errors import RunError, UsageError, quoted
 from idvl.recovery.masked_lora import LINEAR, MaskedLoRA
 from idvl.sparsity.masks import Masks, zero_
@@ -21,9 +21,9 @@ def attach_lora(
     """Freeze a model, and put masked LoRA on its layers. In place; the modules, whose A and B are left to train.
 
     `rank`: that of all layers that `masks` names, or of each layer, by name; of these, layers without a mask keep all
-    their weights. Modules that share a weight share A and B. Raises UsageError, before anything is changed, for a
-    layer that is no plain linear map, or shares its weight with a module of another kind, and for a model that is not
-    pruned by `masks`.
+    their weights. Modules that share a weight share A and B. Raises UsageError, before anything is changed, where no
+    layer is named, for a layer that is no plain linear map, or shares its weight with a module of another kind, and for
+    a model that is not pruned by `masks`.
     """
     _check_model(model)
     if not isinstance(masks, Masks):
@@ -31,6 +31,11 @@ def attach_lora(
     modules = dict(model.named_modules())
     ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(masks.shapes, rank)
     ranks = {name: whole_number("rank", one, least=1) for name, one in ranks.items()}
+    if not ranks:
+        raise UsageError(
+            f"{'rank names' if isinstance(rank, Mapping) else 'masks name'} no layer: nothing is to be trained"
+        )
+    alpha, seed = positive_number("alpha", alpha), whole_number("seed", seed, bits=32)
     if missing := [name for name in ranks if name not in modules]:
         raise UsageError(f"the model has no layer {missing[0]}: the masks are of another model")
     owners = {id(modules[name].weight): name for name in ranks}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from idvl.arguments import whole_number
+from idvl.arguments import positive_number, whole_number
 from idvl.errors import UsageError, quoted
 from idvl.sparsity.masks import pack, zero_
 
@@ -57,8 +57,8 @@ class MaskedLoRA(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
         shape = self.weight.T.shape if self.is_transposed else self.weight.shape
         self.out_features, self.in_features = shape
-        rank = whole_number("rank", rank, least=1)
-        _check(self.weight, kept, rank, alpha)
+        rank, alpha = whole_number("rank", rank, least=1), positive_number("alpha", alpha)
+        _check(self.weight, kept, rank)
         for parameter in filter(lambda parameter: parameter is not None, (self.weight, self.bias)):
             parameter.requires_grad_(False)
         self.rank, self.alpha, self.scale, self.is_dense = rank, alpha, alpha / rank, False
@@ -115,7 +115,7 @@ class MaskedLoRA(nn.Module):
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha:g}"
 
 
-def _check(weight: Tensor, kept: Tensor | None, rank: int, alpha: float) -> None:
+def _check(weight: Tensor, kept: Tensor | None, rank: int) -> None:
     """UsageError for what does not fit the weight."""
     if kept is not None and (kept.shape != weight.shape or kept.dtype != torch.bool):
         raise UsageError(
@@ -123,8 +123,6 @@ def _check(weight: Tensor, kept: Tensor | None, rank: int, alpha: float) -> None
         )
     if rank > min(weight.shape):
         raise UsageError(f"rank {rank} and a weight of {tuple(weight.shape)}: use a rank from 1 to {min(weight.shape)}")
-    if not alpha > 0 or math.isinf(alpha):
-        raise UsageError(f"alpha is a number above 0, not {alpha}")
 
 
 def _merged(weight: Tensor, left: Tensor, right: Tensor, packed: Tensor | None, scale: float, rows: slice) -> Tensor:

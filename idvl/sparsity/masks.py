@@ -199,11 +199,12 @@ class Masks:
     def save(self, path: Path | str) -> None:
         """Write the packed masks as safetensors, atomically; the shapes are in the file's metadata.
 
-        Equal masks give equal bytes.
+        Equal masks give equal bytes. UsageError for what is no path.
         """
+        path = arguments.path("the masks' file", path)
         metadata = {"format": FORMAT, "shapes": json.dumps(self.shapes)}
         tensors = {name: packed.cpu() for name, packed in self._packed.items()}
-        write_bytes(Path(path), _in_order(safetensors.torch.save(tensors, metadata)))
+        write_bytes(path, _in_order(safetensors.torch.save(tensors, metadata)))
 
     @classmethod
     def load(cls, path: Path | str) -> Masks:

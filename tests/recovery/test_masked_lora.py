@@ -155,6 +155,14 @@ def test_what_does_not_fit_is_refused():
             MaskedLoRA(layer, kept, rank=rank)
         with pytest.raises(UsageError, match="rank is a whole number from 1"):
             attach_lora(nn.Sequential(layer), Masks({"0": (40, 24)}), rank={"0": rank})
+    refused = [{"alpha": alpha} for alpha in ("x", None, True, 0, float("nan"), float("inf"))]
+    for options in (*refused, {"seed": "a"}, {"seed": 2**50}, {"seed": -1}, {"rank": {}}):
+        with pytest.raises(
+            UsageError, match="^(alpha is a number above 0|seed is a whole number from 0|rank names no)"
+        ):
+            attach_lora(nn.Sequential(layer), Masks({"0": (40, 24)}), **{"rank": 2} | options)
+    with pytest.raises(UsageError, match="alpha is a number above 0, not 'x'"):
+        MaskedLoRA(layer, kept, rank=4, alpha="x")
     assert layer.weight.requires_grad
     with pytest.raises(UsageError, match=r"a bool tensor \(40, 24\) as the weight, not torch.bool \(24, 40\)"):
         MaskedLoRA(layer, kept.T, rank=4)
