@@ -6,13 +6,13 @@ It asks for sizes alone and downloads none of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from idvl.data import hub
-from idvl.data.repository import open_repository, unreachable
+from idvl.data.repository import unreachable
 from idvl.data.sources import Location, path_or_ids
 from idvl.errors import UsageError
 from idvl.models.locating import locate
@@ -80,28 +80,23 @@ def of_model(
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=30)
         stored = {file.rfilename: file for file in info.siblings}
         files = [stored[path] for path in files_read(stored, trust_remote_code=trust_remote_code)]
-        return _of_files(files, name, info.sha, cache_dir, "model")
+        missing = [file.size or 0 for file in files if not _is_cached(file, name, info.sha, cache_dir)]
     except (UsageError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
         return None
     except Exception:
         return Download(name=name)
-
-
-def _of_files(files: Sequence[Any], name: str, commit: str, cache_dir: str | Path | None, kind: str) -> Download:
-    """What a download of these files of a repository of this kind adds to the cache."""
-    missing = [file.size or 0 for file in files if not _is_cached(file, name, commit, cache_dir, kind)]
     return Download(name=name, bytes=sum(missing), files=len(files), cached=len(files) - len(missing))
 
 
-def _is_cached(file: Any, name: str, commit: str, cache_dir: str | Path | None, kind: str) -> bool:
-    """Whether the cache holds a file of a repository, for this commit or for another one that has the same file."""
+def _is_cached(file: Any, name: str, commit: str, cache_dir: str | Path | None) -> bool:
+    """Whether the cache holds a file of a model, for this commit or for another one that has the same file."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    blobs = cache / repo_folder_name(repo_id=name, repo_type=kind) / "blobs"
+    blobs = cache / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
     held = (blobs / (file.lfs.sha256 if file.lfs else file.blob_id)).exists()
-    return held or isinstance(try_to_load_from_cache(name, file.rfilename, cache, commit, kind), str)
+    return held or isinstance(try_to_load_from_cache(name, file.rfilename, cache, commit), str)
 
 
 def files_read(names: Collection[str], *, trust_remote_code: bool = False) -> list[str]:
@@ -117,11 +112,8 @@ def files_read(names: Collection[str], *, trust_remote_code: bool = False) -> li
 
 
 def of_dataset(location: Location, split: str | None) -> Download | None:
-    """What reading a split streams, or all files where images are files.
-
-    None where the Hub is not asked for it, or reading it is refused.
-    """
-    from huggingface_hub import HfApi, constants
+    """What reading a split streams; None where the Hub is not asked for it, or reading it is refused."""
+    from huggingface_hub import constants
 
     if constants.is_offline_mode() or (location.entry and location.entry.module):
         return None
@@ -129,12 +121,7 @@ def of_dataset(location: Location, split: str | None) -> Download | None:
         where = path_or_ids(location)
         if isinstance(where, Path):
             return None
-        repository = open_repository(where, None if location.cache_dir is None else str(location.cache_dir))
-        name, commit = repository.dataset_id, repository.commit
-        if repository.is_image_folder:
-            info = HfApi().dataset_info(name, revision=commit, files_metadata=True, timeout=30)
-            return _of_files(info.siblings, name, commit, location.cache_dir, "dataset")
-        split, sizes, rows = hub.split_files(repository, where, split, location.entry)
+        name, split, sizes, rows = hub.split_files(where, split, location.entry, location.cache_dir)
     except Exception as error:
         refused = isinstance(error, UsageError) and not unreachable(error)
         return None if refused else Download(name=location.dataset)

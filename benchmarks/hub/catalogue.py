@@ -14,7 +14,7 @@ from idvl import tasks
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import Columns
 from idvl.data.image_spool import ImageSpool
-from idvl.data.repository import Repository, find, open_repository, open_splits, resolved
+from idvl.data.repository import find, list_files, open_splits, resolved
 from idvl.data.sample import Sample
 from idvl.data.sources import Location, external_candidates
 from idvl.data.splits import EVALUATION
@@ -106,15 +106,14 @@ def _repository(
         report.note("access", "gated" if gated else "open", "gated" if info.gated else "open")
     report.compare_revision(info.id, info.sha)
     try:
-        repository = open_repository((name,), None)
-        streams = open_splits(repository)
+        _, commit, streams, _ = open_splits((name,), None)
     except UsageError as error:
         if not info.gated:
             raise
         report.reason = str(error)
         report.note("access", "a token in HF_TOKEN that may read it", error, differs=not gated)
         return facts
-    facts["splits"] = {split: _size(stream, repository) for split, stream in streams.items()}
+    facts["splits"] = {split: _size(stream, name, commit) for split, stream in streams.items()}
     for split, size in splits.items():
         if split not in streams:
             report.note(f"split {split}", "there", f"only {', '.join(streams)}")
@@ -131,7 +130,7 @@ def _repository(
     return facts
 
 
-def _size(stream: Any, repository: Repository) -> int | None:
+def _size(stream: Any, name: str, commit: str) -> int | None:
     """The rows of a split as its card states them, else as its parquet files do; None where neither does."""
     stated = (stream.info.splits or {}).get(str(stream.split))
     if stated:
@@ -139,13 +138,13 @@ def _size(stream: Any, repository: Repository) -> int | None:
     import pyarrow.parquet
     from huggingface_hub import HfFileSystem
 
-    files = repository.files[str(stream.split)]
+    files = list_files(name, commit, None)[0][str(stream.split)]
     if not all(file.endswith(".parquet") for file in files):
         return None
     system = HfFileSystem()
     rows = 0
     for file in files:
-        with system.open(f"datasets/{repository.dataset_id}@{repository.commit}/{file}", cache_type="none") as opened:
+        with system.open(f"datasets/{name}@{commit}/{file}", cache_type="none") as opened:
             rows += pyarrow.parquet.read_metadata(opened).num_rows
     return rows
 

@@ -36,8 +36,6 @@ def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) ->
     absolute. Links below that folder may lead anywhere.
     """
     if isinstance(cell, Mapping):
-        if folder is None and cell.get("bytes") is None and cell.get("path"):
-            raise ValueError(f"no image at {quoted(cell['path'])}")
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
     if isinstance(cell, bytes | SpooledImage):
         return cell

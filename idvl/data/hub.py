@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import SPLIT, Columns, Source, find_columns
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
-from idvl.data.repository import Repository, open_repository, open_splits, resolved, rows_of, sizes_of
+from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
 from idvl.data.splits import TRAINING, choose_split
 from idvl.errors import UsageError, listed, unknown
 
@@ -26,33 +26,34 @@ SHUFFLE_BUFFER = 1_000
 
 
 def split_files(
-    repository: Repository, ids: Sequence[str], split: str | None, entry: CatalogEntry | None
-) -> tuple[str, list[int], int | None]:
-    """The split that `open_stream` reads of a repository, one of `ids`, the bytes of each file of it, and its rows.
+    ids: Sequence[str], split: str | None, entry: CatalogEntry | None, cache_dir: str | Path | None
+) -> tuple[str, str, list[int], int | None]:
+    """The first of `ids` that exists, the split that `open_stream` reads, the bytes of each file of it, and its rows.
 
     Of a joined split that is the one with the images. The number of rows is None where the card does not state it.
     """
-    dataset_id, files = repository.dataset_id, repository.files
+    dataset_id, info = find(ids)
+    commit = info.sha
+    files, rows = list_files(dataset_id, commit, None if cache_dir is None else str(cache_dir))
     _, _, images = _read_split(split, files, _joins(ids, entry), dataset_id, entry)
-    return images, sizes_of(dataset_id, repository.commit, files[images]), repository.rows.get(images)
+    return dataset_id, images, sizes_of(dataset_id, commit, files[images]), rows.get(images)
 
 
 def open_stream(
-    repository: Repository,
     ids: Sequence[str],
     *,
     split: str | None,
     seed: int | None,
     overrides: Columns,
     entry: CatalogEntry | None = None,
-    cache_dir: str | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Source:
-    """The rows of a repository, one of `ids`, images left encoded, in their own order or shuffled by seed.
+    """The rows of the first of `ids` that exists, images left encoded, in their own order or shuffled by seed.
 
     Raises UsageError when none can be reached or read, RunError when the connection breaks while rows are taken.
     """
-    dataset_id, commit = repository.dataset_id, repository.commit
-    splits, files = open_splits(repository), repository.files
+    cache_dir = None if cache_dir is None else str(cache_dir)
+    dataset_id, commit, splits, files = open_splits(ids, cache_dir)
     joins = _joins(ids, entry)
     training = split == TRAINING
     split, join, images = _read_split(split, splits, joins, dataset_id, entry)
@@ -179,8 +180,7 @@ def _size(stream: Any) -> int | None:
 def _texts(join: Join, cache_dir: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Key -> texts of a joined split, and how it is put together."""
     try:
-        listing = open_repository(join.ids, cache_dir)
-        list_id, commit, splits = listing.dataset_id, listing.commit, open_splits(listing)
+        list_id, commit, splits, _ = open_splits(join.ids, cache_dir)
     except UsageError as error:
         raise UsageError(f"the split is listed in another repository: {error}") from error
     split = choose_split(join.split, splits, where=list_id)

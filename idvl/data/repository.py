@@ -1,4 +1,4 @@
-"""A dataset's repository on the Hub: its newest commit, its splits as streams, its files, and why it cannot be read.
+"""A dataset's repository on the Hub: its newest commit, its splits as streams, and why it cannot be read.
 
 It does not know what the rows hold.
 """
@@ -6,14 +6,10 @@ It does not know what the rows hold.
 from __future__ import annotations
 
 import logging
-import re
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from idvl.errors import RunError, UsageError, causes, quoted, statuses
-from idvl.files import disk_errors
+from idvl.errors import RunError, UsageError, causes, statuses
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
@@ -24,124 +20,48 @@ log = logging.getLogger(__name__)
 READ_ATTEMPTS = 2
 # most paths that one request to the Hub names, as in huggingface_hub
 PATHS = 500
-ARCHIVE = re.compile(r".*\.(zip|tar|tgz|gz|bz2|xz|zst|lz4|7z|rar)", re.IGNORECASE)
 
 
-class Repository(NamedTuple):
-    """A dataset on the Hub at a commit, the names of its files, and how `datasets` reads it."""
-
-    dataset_id: str
-    commit: str
-    names: Sequence[str]
-    builder: Any
-
-    @property
-    def is_image_folder(self) -> bool:
-        """Whether it holds images as files, and no table that `datasets` reads. UsageError if they are in archives."""
-        if self.builder.name != "imagefolder":
-            return False
-        if archive := next(filter(ARCHIVE.fullmatch, self.names), None):
-            raise UsageError(
-                f"{self.dataset_id} holds images in archives ({quoted(archive)}), which are not unpacked: run hf "
-                f"download {self.dataset_id} --repo-type dataset --local-dir DIR, unpack them in DIR, and set data_dir "
-                "(--data-dir) to it"
-            )
-        return True
-
-    @property
-    def files(self) -> dict[str, list[str]]:
-        """The data files of each split, as paths in the repository."""
-        start, files = f"hf://datasets/{self.dataset_id}@{self.commit}/", self.builder.config.data_files or {}
-        return {str(split): [str(file).removeprefix(start) for file in of] for split, of in files.items()}
-
-    @property
-    def rows(self) -> dict[str, int]:
-        """The number of rows of those splits whose card states it."""
-        return {str(split): info.num_examples for split, info in (self.builder.info.splits or {}).items()}
-
-
-def open_repository(ids: Sequence[str], cache_dir: str | None) -> Repository:
-    """The first of `ids` that exists, at its newest commit; without the Hub, one whose images are in the cache."""
-    from huggingface_hub import constants
-
-    if constants.is_offline_mode() and (kept := _in_cache(ids, cache_dir)):
-        return kept
+def open_splits(ids: Sequence[str], cache_dir: str | None) -> tuple[str, str, Any, dict[str, list[str]]]:
+    """The first of `ids` that exists, its commit, its splits as streams, and the data files of each."""
     dataset_id, info = find(ids)
-    builder = _builder(dataset_id, dataset_id, cache_dir, revision=info.sha)
-    return Repository(dataset_id, info.sha, [file.rfilename for file in info.siblings], builder)
-
-
-def _in_cache(ids: Sequence[str], cache_dir: str | None) -> Repository | None:
-    """The first of `ids` that was downloaded as a folder of images, at its newest known commit."""
-    from huggingface_hub import get_cached_repo_tree, resolve_revision
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError, RevisionResolutionError
-
-    at = {"repo_type": "dataset", "cache_dir": cache_dir}
-    for dataset_id in ids:
-        try:
-            commit = resolve_revision(dataset_id, local_files_only=True, **at).resolved
-            names = [file.path for file in get_cached_repo_tree(dataset_id, revision=commit, **at)]
-        except (CachedRepoTreeNotFoundError, HFValidationError, RevisionResolutionError):
-            continue
-        builder = _builder(dataset_id, str(_snapshot(dataset_id, commit, cache_dir)), cache_dir)
-        if builder.name == "imagefolder":
-            return Repository(dataset_id, commit, names, builder)
-    return None
-
-
-def download(repository: Repository, cache_dir: str | None) -> Path:
-    """The folder in the cache that holds all files of a repository, after a download of those that it lacks."""
-    from huggingface_hub import constants, resolve_revision
-
-    offline = constants.is_offline_mode()
+    builder = _builder(dataset_id, info.sha, cache_dir)
     try:
-        # later runs without the Hub find the commit by it
-        resolve_revision(repository.dataset_id, repo_type="dataset", cache_dir=cache_dir, local_files_only=offline)
-    except Exception as error:
-        raise _unreadable(error, repository.dataset_id) from error
-    return _snapshot(repository.dataset_id, repository.commit, cache_dir)
-
-
-def _snapshot(dataset_id: str, commit: str, cache_dir: str | None) -> Path:
-    """The folder in the cache with all files of a commit; without the Hub, UsageError where some are not there."""
-    from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
-    from huggingface_hub.utils import tqdm
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **options: Any):
-            # no bar where no terminal shows it
-            super().__init__(*args, **(options if sys.stderr.isatty() else {**options, "disable": True}))
-
-    at = {"repo_type": "dataset", "revision": commit, "cache_dir": cache_dir}
-    offline = constants.is_offline_mode()
-    try:
-        with disk_errors(Path(cache_dir or constants.HF_HUB_CACHE), "--cache-dir"):
-            folder = snapshot_download(dataset_id, local_files_only=offline, tqdm_class=Bar, **at)
-        # where the Hub gives no list of files, what the cache has of them would be taken for all
-        get_cached_repo_tree(dataset_id, **at)
-    except (RunError, UsageError):
-        raise
+        return dataset_id, info.sha, builder.as_streaming_dataset(), _files(builder, dataset_id, info.sha)
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
-    return Path(folder)
 
 
-def _builder(dataset_id: str, path: str, cache_dir: str | None, revision: str | None = None) -> Any:
-    """How `datasets` reads a repository, or a folder that holds its files."""
+def list_files(dataset_id: str, commit: str, cache_dir: str | None) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """The data files of each split, as paths in the repository, and the rows of those splits whose card states them."""
+    builder = _builder(dataset_id, commit, cache_dir)
+    rows = {str(split): info.num_examples for split, info in (builder.info.splits or {}).items()}
+    return _files(builder, dataset_id, commit), rows
+
+
+def _builder(dataset_id: str, commit: str, cache_dir: str | None) -> Any:
+    """How `datasets` reads a repository.
+
+    UsageError for a folder of images, whose splits, classes and texts it finds by other rules than `folder` does.
+    """
     from datasets import load_dataset_builder
 
     try:
-        return load_dataset_builder(path, revision=revision, cache_dir=cache_dir)
+        builder = load_dataset_builder(dataset_id, revision=commit, cache_dir=cache_dir)
     except Exception as error:
         raise _unreadable(error, dataset_id) from error
+    if builder.name == "imagefolder":
+        raise UsageError(
+            f"{dataset_id} holds images as files, which are read from a local copy alone: run hf download {dataset_id} "
+            "--repo-type dataset --local-dir DIR, unpack archives in DIR, name its folders of splits train and test, "
+            "and set data_dir (--data-dir) to DIR, in place of any dataset_id"
+        )
+    return builder
 
 
-def open_splits(repository: Repository) -> dict[str, Any]:
-    """The splits of a repository as streams."""
-    try:
-        return repository.builder.as_streaming_dataset()
-    except Exception as error:
-        raise _unreadable(error, repository.dataset_id) from error
+def _files(builder: Any, dataset_id: str, commit: str) -> dict[str, list[str]]:
+    start, files = f"hf://datasets/{dataset_id}@{commit}/", builder.config.data_files or {}
+    return {str(split): [str(file).removeprefix(start) for file in of] for split, of in files.items()}
 
 
 def sizes_of(dataset_id: str, commit: str, files: Sequence[str]) -> list[int]:
@@ -192,7 +112,7 @@ def rows_of(stream: Any, dataset_id: str) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _patiently(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _patiently(stream: Any) -> Iterator[dict[str, Any]]:
     """The rows of a stream, giving up on a broken connection after READ_ATTEMPTS."""
     from datasets import config
 

@@ -36,7 +36,7 @@ class Selection:
     all of an unknown number), ids, fingerprint (a hash of images, first texts, labels and answers), columns, classes
     (their names, None where there are none), method ("uniform", "stream" or "whole"), looked_at, skipped ([{"id",
     "reason"}]), duplicates, warnings; for a shuffled stream also shuffle, for a split put together from two
-    repositories join, for what is read from a disk path and rows, for what a model learnt from learnt (in what).
+    repositories join, for a local path path and rows, for what a model learnt from learnt (in what).
     """
 
     samples: list[Sample]
@@ -83,10 +83,9 @@ def select(
     rows of an image, with all of their texts.
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
-    Hub, `dataset_id` another repository. Local data, and images that are files of a repository, which is downloaded,
-    are drawn uniformly without replacement, a stream through a shuffle buffer; what it gave is kept for later calls
-    (`sample_cache`). Encoded images of local tables go to the file `store`, which is replaced, as they are chosen, and
-    the samples only say where; without it they stay in memory.
+    Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
+    shuffle buffer; what it gave is kept for later calls (`sample_cache`). Encoded images of local tables go to the file
+    `store`, which is replaced, as they are chosen, and the samples only say where; without it they stay in memory.
     Images that a table names outside of the dataset's folder are unusable, unless `allow_outside`. Raises UsageError
     for what does not exist, is empty, yields fewer than MIN_SAMPLES samples (unless forced) or has more than
     MAX_UNUSABLE unusable ones; RunError when the connection breaks or the disk is full.
@@ -113,7 +112,7 @@ def select(
     with ImageSpool(None if store is None else Path(store)) as spool:
         order = seed if distinct or n is not None else None
         candidates = external_candidates(location, overrides, split=split, n=limit, seed=order, store=spool)
-        if "path" in candidates.details:  # nothing was streamed
+        if "dataset_id" not in candidates.details:
             return chosen(candidates, spool)
         made_from = {"dataset": dataset, "seed": seed, "order": order, **limited, **candidates.details}
         cache = SampleCache(cache_dir, made_from)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from idvl.data.catalog import CATALOG, CatalogEntry
 from idvl.data.columns import Columns, Source
 from idvl.data.fields import answers, encoded_image, label, texts, writable
 from idvl.data.image_spool import ImageSpool
-from idvl.data.repository import download, open_repository
 from idvl.data.sample import Sample
 from idvl.data.splits import choose_split
 from idvl.errors import QUOTED, UsageError, quoted, unknown
@@ -77,7 +76,7 @@ def external_candidates(
     source = (
         local.open_path(where, n=n, store=store, allow_outside=location.allow_outside, **order)
         if isinstance(where, Path)
-        else _on_hub(location, where, n=n, store=store, **order)
+        else _on_hub(location, where, **order)
     )
     columns = {use: name for use, name in source.columns.by_use.items() if use != "id"}
     columns = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
@@ -122,21 +121,13 @@ def path_or_ids(location: Location) -> Path | tuple[str, ...]:
     return entry.ids if dataset_id is None else (dataset_id,)
 
 
-def _on_hub(location: Location, ids: tuple[str, ...], *, n: int, store: ImageSpool, **order: Any) -> Source:
-    """The rows of a repository: streamed, or, where its images are files, those of the folder that it becomes."""
-    cache_dir = None if location.cache_dir is None else str(location.cache_dir)
+def _on_hub(location: Location, ids: tuple[str, ...], **order: Any) -> Source:
     try:
-        repository = open_repository(ids, cache_dir)
-        if not repository.is_image_folder:
-            return hub.open_stream(repository, ids, cache_dir=cache_dir, **order)
-        folder = download(repository, cache_dir)
+        return hub.open_stream(ids, cache_dir=location.cache_dir, **order)
     except UsageError as error:
         if ids == (location.dataset,):
             raise UsageError(f"{location.dataset} is not a local path; {error}") from error
         raise
-    source = local.open_path(folder, n=n, store=store, allow_outside=location.allow_outside, **order)
-    details = {"dataset_id": repository.dataset_id, "revision": repository.commit, **source.details}
-    return replace(source, details=details)
 
 
 def _samples(source: Source) -> Iterator[Sample | dict[str, str]]:

@@ -16,7 +16,6 @@ import pytest
 
 from idvl.data.catalog import CATALOG
 from idvl.data.repository import _unreadable
-from idvl.data.samples import select
 from idvl.data.splits import EVALUATION, TRAINING
 from tests.support import processes
 from tests.support.hub import Hub, caption, class_name, jpeg, write_dataset
@@ -245,78 +244,48 @@ def test_a_selection_is_streamed_once(repos: dict[str, Path], tmp_path: Path) ->
         assert sent > streamed / 2 and folder.exists()
 
 
-def image_folders(folder: Path) -> dict[str, Path]:
-    """Repositories of images as files, one a layout."""
-    names = [f"{number}.jpg" for number in range(3)]
-    rows = [{"file_name": names[number % 3], "text": caption(number)} for number in range(30)]
-    rows.append({"file_name": "gone.jpg", "text": caption(30)})
-    table = "file_name, text, label\n" + "".join(f"{name}, 00{number}, NA\n" for number, name in enumerate(names))
+def test_folders_of_images_are_refused_before_they_are_downloaded(tmp_path: Path) -> None:
     layouts = {
-        "splits": [f"{split}/{name}" for split in ("train", "val", "test") for name in names],
-        "classes": [f"{kind}/{name}" for kind in ("cat", "dog") for name in names],
-        "upper": [f"{split}/{kind}/{name}" for split in ("Training", "Testing") for kind in "ab" for name in names],
-        "train": [f"{kind}/{name}" for kind in ("bus", "car", "train") for name in names],
-        "jsonl": [*names, "metadata.jsonl"],
-        "csv": [f"data/{name}" for name in (*names, "metadata.csv", "note.txt")],
+        "plain": ["0.jpg", "1.jpg"],
+        "classes": ["train/cat/0.jpg", "train/dog/1.jpg", "test/cat/2.jpg", "test/dog/3.jpg"],
+        "jsonl": ["0.jpg", "metadata.jsonl"],
+        "csv": ["data/0.jpg", "data/metadata.csv"],
+        "zip": ["train.zip"],
     }
     for layout, files in layouts.items():
         for number, name in enumerate(files):
-            (path := folder / layout / name).parent.mkdir(parents=True, exist_ok=True)
+            (path := tmp_path / layout / name).parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(jpeg(number))
-    (folder / "jsonl" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "csv" / "data" / "metadata.csv").write_text(table)
-    return {f"o/{layout}": folder / layout for layout in layouts}
-
-
-def test_image_folders_are_read_as_they_are_locally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served, cache = image_folders(tmp_path / "repos"), tmp_path / "cache"
-    (tmp_path / "zip").mkdir()
+    (tmp_path / "jsonl" / "metadata.jsonl").write_text('{"file_name": "0.jpg", "text": "a dog"}\n')
+    (tmp_path / "csv" / "data" / "metadata.csv").write_text("file_name,text\n0.jpg,a dog\n")
     with zipfile.ZipFile(tmp_path / "zip" / "train.zip", "w") as archive:
-        archive.write(served["o/jsonl"] / "0.jpg", "0.jpg")
-    calls = [{"dataset": name, **EVERYTHING, **more} for name in served for more in ({}, {"n": 3})]
-    calls += [{"dataset": name, **EVERYTHING, "split": "train"} for name in ("o/splits", "o/upper")]
-    calls = [{**call, "cache_dir": str(cache)} for call in calls]
-    with Hub(datasets={**served, "o/zip": tmp_path / "zip"}) as hub:
-        *found, refused = ask(hub, cache, *calls, {"dataset": "o/zip", **EVERYTHING})
-        commits = {name: hub.repos["datasets", name].commit for name in served}
-        # however often it is read
-        assert hub.sent[f"/datasets/o/jsonl/resolve/{commits['o/jsonl']}/0.jpg"] == len(jpeg(0))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for call, online in zip(calls, found, strict=True):
-        name = call["dataset"]
-        offline, local = select(**call), select(**{**call, "dataset": str(served[name])})
-        assert {key: online[key] for key in offline.description} == offline.description
-        place = {"dataset": name, "dataset_id": name, "revision": commits[name], "path": online["path"]}
-        warnings = [warning.replace(str(served[name]), name) for warning in local.description["warnings"]]
-        online["warnings"] = [warning.replace(online["path"], name) for warning in online["warnings"]]
-        expected = {**local.description, **place, "warnings": warnings}
-        assert {key: online[key] for key in expected} == expected
-        assert online["labels"] == [sample.label for sample in local.samples]
-        assert [sample.texts for sample in offline.samples] == [sample.texts for sample in local.samples]
-    plain, classes, upper, train, jsonl, csv = found[:-2:2]
-    assert (plain["split"], plain["classes"], len(plain["ids"]), upper["split"]) == ("val", None, 3, "testing")
-    assert classes["classes"] == ["cat", "dog"] and train["classes"] == ["bus", "car", "train"]
-    assert csv["texts"] == ["000"] and [each["id"] for each in jsonl["skipped"]] == ["gone.jpg"]
-    assert refused["error"] == "UsageError" and "'train.zip'" in refused["message"]
-    assert "hf download o/zip --repo-type dataset --local-dir DIR, unpack" in refused["message"]
+        archive.write(tmp_path / "plain" / "0.jpg", "0.jpg")
+    cache, names = tmp_path / "cache", [f"o/{layout}" for layout in layouts]
+    with Hub(datasets={name: tmp_path / name[2:] for name in names}) as hub:
+        *found, known = ask(
+            hub,
+            cache,
+            *({"dataset": name, **EVERYTHING} for name in names),
+            {"dataset": "coco", "dataset_id": "o/plain", **EVERYTHING},
+        )
+        # of the archive the list of its files is read
+        read = {path for path in hub.sent if "/resolve/" in path}
+    assert all(path.endswith((".md", ".yaml", ".json", "train.zip")) for path in read), read
+    assert not [path for path in cache.rglob("*") if path.suffix in (".jpg", ".zip", ".jsonl", ".csv")]
+    for name, answer in zip([*names, "o/plain"], [*found, known], strict=True):
+        assert answer["error"] == "UsageError" and "\n" not in answer["message"]
+        assert f"{name} holds images as files, which are read from a local copy alone: run hf " in answer["message"]
+        assert f"hf download {name} --repo-type dataset --local-dir DIR, unpack archives" in answer["message"]
+        assert answer["message"].endswith("set data_dir (--data-dir) to DIR, in place of any dataset_id")
 
 
-def test_repositories_that_cannot_be_read(tmp_path: Path) -> None:
-    (folder := tmp_path / "repo").mkdir()
-    for number in range(3):
-        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     (latin := tmp_path / "latin").mkdir()
     columns = "".join(f"\n  - {{name: {name}, dtype: string}}" for name in ("image", "text"))
     (latin / "README.md").write_text(f"---\ndataset_info:\n  features:{columns}\n---\n")
     (latin / "train.jsonl").write_bytes(b'{"image": "0.jpg", "text": "caf\xe9"}\n')
-    calls = [{"dataset": name, **EVERYTHING} for name in ("o/a", "o/gated", "o/latin")]
-    with Hub(datasets={"o/a": folder, "o/gated": folder, "o/latin": latin}, gated=["o/gated"]) as hub:
-        hub.fault = lambda method, path: 404 if path.endswith("/2.jpg") else None
-        broken, gated, refused = ask(hub, tmp_path / "cache", *calls)
-        hub.fault = None
-        (whole,) = ask(hub, tmp_path / "cache", calls[0])
-    assert broken["error"] == "UsageError" and "o/a" in broken["message"] and "\n" not in broken["message"]
-    assert "o/gated is gated" in gated["message"] and len(whole["ids"]) == 3
+    with Hub(datasets={"o/latin": latin}) as hub:
+        (refused,) = ask(hub, tmp_path / "cache", {"dataset": "o/latin", **EVERYTHING})
     assert refused["error"] == "UsageError" and "UnicodeDecodeError" in refused["message"]
     assert "): download it, correct it, and set data_dir (--data-dir) to the folder" in refused["message"]
 
