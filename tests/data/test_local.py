@@ -242,6 +242,12 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
         ("a.csv", b'text,label\n"a dog,1\na cat,2\n', "line 3 is not CSV: unexpected end of data"),
         ("a.csv", b'text,label\n"a dog,1\n"a cat",2\na cow,3\n', "line 3 is not CSV: ',' expected after"),
         ("a.csv", b'text,label\na cat,2\n"a dog', "line 3 is not CSV: unexpected end of data"),
+        (
+            "a.csv",
+            b'text,label\n"so" she said,1\n"a sign \\"stop 0\\" here",2\n',
+            "line 3 writes .. in a cell: double the quotation marks inside cells .* instead of escaping them",
+        ),
+        ("a.csv", b'text,label\na,1\n"it says \\"",2\na cat,3\n', "line 3 writes .. in a cell: double"),
         ("a.csv", b"text,,\na,b,c\n", "has 2 columns without a name: give each a name"),
         ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
         ("a.csv", b"text, text\na,b\n", "names the column 'text' twice"),

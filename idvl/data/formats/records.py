@@ -81,7 +81,7 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]
 
     Text may follow a closing quotation mark, as in `"so" she said`, but not in a row of several lines: there the mark
     is rather the next opening one. UsageError for that, for a row of several lines in TSV, where a mark is rather never
-    closed, and where it is not.
+    closed, where it is not, and for marks escaped by a backslash, which would be read as closing ones.
     """
     csv.field_size_limit(LONGEST_LINE)
     text: list[str] = []
@@ -97,6 +97,12 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]
             try:
                 list(csv.reader(text, strict=True, delimiter=separator))
             except csv.Error as error:
+                first = reader.line_num - len(text) + 1
+                if escaped := [number for number, line in enumerate(text, first) if '\\"' in line]:
+                    raise UsageError(
+                        f'{path} line {escaped[0]} writes \\" in a cell: double the quotation marks inside cells ("") '
+                        "instead of escaping them by a backslash"
+                    ) from error
                 if len(text) > 1 or "end of data" in str(error):
                     raise
             text.clear()
