@@ -1,11 +1,13 @@
 """JSON files, read within limits and checked against the schema that they have.
 
-What idvl never writes is refused: text that is not Unicode, numbers that are not finite or too large, deep nesting.
+What idvl never writes is refused: text that is not Unicode, numbers that are not finite or too large, deep nesting,
+and a key that stands twice.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,19 @@ def parse(text: bytes | str, *, limited: bool = False) -> Any:
     """
     try:
         constant = (lambda _: None) if limited else _refuse_constant
-        return sound(json.loads(text, parse_constant=constant), most=MOST if limited else None)
+        values = json.loads(text, parse_constant=constant, object_pairs_hook=unique)
+        return sound(values, most=MOST if limited else None)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. ValueError for one that has a key twice: the last would win in silence."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"it has the key {quoted(next(name for name in counts if counts[name] > 1))} twice")
+    return values
 
 
 def lines(path: Path, schema: type[Schema]) -> Iterator[dict[str, Any]]:

@@ -62,6 +62,12 @@ def test_another_document_is_refused_with_the_field(changes: Any, why: str, tmp_
     assert str(refused.value) == why
 
 
+def test_a_key_that_stands_twice_is_refused() -> None:
+    for limited in (False, True):
+        with pytest.raises(ValueError, match="^it has the key 'b' twice$"):
+            parse('{"a": [{"b": 1, "b": 2}]}', limited=limited)
+
+
 def test_folders_of_others_are_read_within_limits_and_without_nan() -> None:
     assert parse('[NaN, -Infinity, "x"]', limited=True) == [None, None, "x"]
     long = json.dumps({"a": "x" * (json_file.MOST + 1)})

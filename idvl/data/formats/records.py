@@ -9,11 +9,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from idvl.data.formats.table import Row
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
+from idvl.json_file import unique
 
 # characters of a line
 LONGEST_LINE = 1 << 26
@@ -114,18 +114,9 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]
 
 def _object(line: str, number: int, path: Path) -> Row:
     try:
-        row = json.loads(line, object_pairs_hook=_unique)
+        row = json.loads(line, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} line {number} is not JSON that can be read: {error}") from error
     if not isinstance(row, dict):
         raise UsageError(f"{path} line {number} is a {type(row).__name__}, expected an object")
-    return row
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. ValueError for one that has a key twice: the last would win in silence."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it has the key {quoted(next(name for name in names if names.count(name) > 1))} twice")
     return row
