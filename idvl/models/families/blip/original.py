@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,9 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
         raise UsageError(f"its {odd[0]} is sparse or has no values")
     left_out = {key: reason for key in state if (reason := _reason(key))}
     parts = frozenset(key.partition(".")[0] for key in state if key not in left_out)
+    others = parts - frozenset().union(*CLASSES)
+    if others and parts - others in CLASSES:
+        _refuse_unknown([key for key in state if key.partition(".")[0] in others])
     if parts not in CLASSES:
         raise UsageError(
             f"it holds {listed(sorted(parts))}, none of BLIP's models for captions, retrieval, answers or NLVR2"
@@ -162,13 +165,17 @@ def _config(tensors: Mapping[str, Tensor]) -> Any:
     return BlipConfig(vision_config=vision, text_config=language, **projected, **own)
 
 
+def _refuse_unknown(names: Sequence[str]) -> NoReturn:
+    raise UsageError(f"it has {len(names)} tensors that BLIP does not have, {names[0]} first")
+
+
 def _check(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """UsageError where the tensors are not those of the model, name by name, shape by shape, tie by tie."""
     built = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if missing := [name for name in built if name not in tensors]:
         raise UsageError(f"it lacks {len(missing)} of {len(built)} tensors, {missing[0]} first")
     if unknown := [name for name in tensors if name not in built]:
-        raise UsageError(f"it has {len(unknown)} tensors that BLIP does not have, {unknown[0]} first")
+        _refuse_unknown(unknown)
     for name, shape in built.items():
         if tuple(tensors[name].shape) != shape:
             raise UsageError(f"its {name} is {tuple(tensors[name].shape)}, where BLIP has {shape}")
