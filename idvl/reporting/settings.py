@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -49,7 +50,7 @@ def is_recovery(run: RunRecord) -> bool:
 
 def recovery(run: RunRecord) -> str:
     """How a pruned model was recovered, up to this run, in words; "" for a run that pruned a model."""
-    return f"recovered by {' and '.join(map(_step, run.recoveries))}" if run.recoveries else ""
+    return f"recovered by {', then '.join(map(_step, run.recoveries))}" if run.recoveries else ""
 
 
 def began_pruned(run: RunRecord) -> bool:
@@ -68,7 +69,7 @@ def start(run: RunRecord) -> str:
         known = str(first.get("pruned" if by_others else "fingerprint"))[:8]
         model = f"of a model ({known})"
         model += f" with {first['zeros']:,} zeros" if first.get("zeros") else ""
-    steps = " and ".join(map(_step, run.history))
+    steps = ", then ".join(map(_step, run.history))
     return " ".join(filter(None, (steps and f"after {steps}", model)))
 
 
@@ -85,16 +86,18 @@ def _step(settings: Mapping[str, Any]) -> str:
 def dataset_names(runs: Iterable[RunRecord]) -> dict[str, str]:
     """One name for all those of a dataset, as of a relative and an absolute path: they share a fingerprint of samples.
 
-    The samples are those that a run evaluated, and those that it measured.
+    The samples are those that a run evaluated, and those that it measured; else the path from where it started says.
     """
     names: dict[str, str] = {}
-    by_samples: dict[str, str] = {}
+    by_source: dict[str, str] = {}
     for run in runs:
         profile = run.dense or run.profile
         measured = profile.dataset if profile else {}
-        for name, read in ((run.dataset, run.results.get("dataset", {})), (measured.get("dataset"), measured)):
-            if name and (fingerprint := read.get("fingerprint")):
-                names.setdefault(name, by_samples.setdefault(fingerprint, names.get(name, name)))
+        path = os.path.normpath(os.path.join(run.record.get("directory") or "", run.dataset))
+        sources = [(run.dataset, run.results.get("dataset", {}).get("fingerprint")), (run.dataset, path)]
+        for name, source in (*sources, (measured.get("dataset"), measured.get("fingerprint"))):
+            if name and source:
+                names.setdefault(name, by_source.setdefault(source, names.get(name, name)))
     return names
 
 

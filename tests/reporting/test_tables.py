@@ -273,8 +273,8 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
         "PLATON, after Magnitude to 50 %": (40.0, 1),
         "PLATON, after Wanda to 50 % in vision": (40.0, 1),
         "PLATON, after Wanda to 50 %, step 1's repair obs": (40.0, 1),
-        "PLATON, after Wanda to 50 % and masked LoRA": (40.0, 1),
-        "PLATON, recovered by masked LoRA and masked LoRA": (40.0, 1),
+        "PLATON, after Wanda to 50 %, then masked LoRA": (40.0, 1),
+        "PLATON, recovered by masked LoRA, then masked LoRA": (40.0, 1),
         "PLATON, recovered by masked LoRA": (40.0, 1),
         "PLATON, after Wanda to 50 %, other samples or IDs before": (40.0, 1),
         "PLATON, of a model (01234567) with 1,234 zeros": (40.0, 1),
@@ -316,6 +316,16 @@ def test_one_dataset_by_a_relative_and_an_absolute_path_is_one_subject(tmp_path:
     other["dataset"]["fingerprint"] = "other samples"
     folders.write(tmp_path / "b" / "eval" / "results.json", other)
     assert len(groups_of(collect([tmp_path]))) == 3
+
+
+def test_paths_say_which_dataset_is_one_where_no_run_was_evaluated(tmp_path: Path) -> None:
+    for seed, (name, dataset) in enumerate({"a": "data/shapes", "b": "/work/data/shapes", "c": "/data/shapes"}.items()):
+        run = folders.pruned(tmp_path / name, seed=seed)
+        recipe = (run / "recipe.yaml").read_text().replace("dataset: shapes", f"dataset: {dataset}")
+        (run / "recipe.yaml").write_text(recipe)
+        folders.write(run / "run.json", json.loads((run / "run.json").read_text()) | {"directory": "/work"})
+        (run / "eval" / "results.json").unlink()
+    assert sorted(len(group.runs) for group in groups_of(collect([tmp_path]))) == [1, 2]
 
 
 def test_runs_from_calibration_samples_are_told_apart_by_their_own_settings(tmp_path: Path) -> None:
