@@ -276,6 +276,7 @@ def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Select
     return TaskSettings(
         generation=generation,
         classes=tuple(classes) if classes else None,
+        labels=selection.description.get("labels"),
         templates=tuple(options.templates or (own.templates if own else TaskSettings.templates)),
         rerank=options.rerank,
         evaluator=evaluator_of(recipe.data.dataset, recipe.data.dataset_id),

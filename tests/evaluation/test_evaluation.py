@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from idvl import builtin, predictions, tasks
 from idvl.data.samples import Selection
@@ -222,6 +223,17 @@ def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
         evaluated(tmp_path / "less", VIT, compared=digits[0] / "results.json", eval__limit=50)
     with pytest.raises(UsageError, match="is not the results of idvl eval: it has the schema"):
         evaluated(tmp_path / "none", VIT, compared=captions[0] / "run.json")
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_labels_that_count_from_1_are_refused_whichever_samples_are_drawn(tmp_path, seed):
+    for label in range(1, 11):
+        Image.new("L", (8, 8), 20 * label).save(tmp_path / f"{label}.png")
+    rows = "".join(f"{label}.png,{label}\n" for label in range(1, 11))
+    (tmp_path / "data.csv").write_text(f"image,label\n{rows}")
+    changes = {"data__dataset": str(tmp_path / "data.csv"), "eval__limit": 2, "data__seed": seed}
+    with pytest.raises(UsageError, match="the largest label is 10: number the classes from 0"):
+        evaluated(tmp_path / "run", VIT, **changes)
 
 
 @pytest.mark.parametrize(
