@@ -98,7 +98,7 @@ class RunRecord:
     def zeros_before(self) -> int:
         """How many zeros of an earlier pruning the model held that a run of prune began with; 0 where they are few."""
         zeros = (self.report.get("before") or {}).get("zeros", 0)
-        return zeros if zeros >= FEW * self.report["total"]["prunable_weights"] else 0
+        return zeros if zeros and zeros >= FEW * self.report["total"]["prunable_weights"] else 0
 
     @property
     def saved_fingerprint(self) -> str | None:

@@ -375,10 +375,10 @@ def test_a_limit_that_leaves_nothing_out_is_none(tmp_path):
     assert (results["samples"], results["limit"]) == (899, None)
 
 
-@pytest.mark.parametrize("field", ['"prediction": null', '"prediction": 5', '"references": 7'])
+@pytest.mark.parametrize("field", [{"prediction": None}, {"prediction": 5}, {"references": 7}])
 def test_damaged_fields_end_in_one_line(tmp_path, field):
-    line = '{"number": 0, "id": "a", "prediction": "x", "references": ["y"], FIELD}'.replace("FIELD", field)
-    (tmp_path / "predictions.jsonl").write_text(line)
+    line = {"number": 0, "id": "a", "prediction": "x", "references": ["y"], **field}
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(line))
     with pytest.raises(UsageError, match="predictions of the task caption"):
         scoring.score_again(tmp_path / "predictions.jsonl", task="caption")
 
