@@ -112,7 +112,8 @@ def _metrics(number: int, name: str, groups: Sequence[Group], study: Study) -> T
         rows.append((("dense model", "", "", f"{len(dense)}"), every))
     for group in groups:
         if any(run.results for run in group.runs):
-            labels = (str(group.method), group.scope, percent(group.sparsity), f"{len(group.runs)}")
+            evaluated = f"{sum(bool(run.results) for run in group.runs)}"
+            labels = (str(group.method), group.scope, percent(group.sparsity), evaluated)
             rows.append((labels, tuple(group.entry(metric) for metric in names)))
     return Table(
         key=f"metrics-{number}", title=f"All metrics: {name}", paper="Tables 1 to 7",
@@ -216,7 +217,7 @@ def _evaluations(study: Study) -> Iterator[Table]:
         yield Table(
             key=f"evaluations-{task}", title=f"Standalone evaluations: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
-            notes=("95 % intervals over samples: score interval of a proportion, else bootstrap",),
+            notes=("95 % intervals over samples: score interval of a proportion, else bootstrap", *_no_test(runs)),
         )  # fmt: skip
 
 
@@ -261,14 +262,21 @@ def _spread(layers: Sequence[LayerProfile], measured: MeasuredProfile) -> TableE
     )
 
 
+def _no_test(runs: Sequence[RunRecord]) -> list[str]:
+    """Which evaluations are of samples that the model learnt from."""
+    learnt = [run.label for run in runs if (run.results.get("dataset") or {}).get("learnt")]
+    return (
+        [f"CAUTION: no test, since the models learnt from the split evaluated: {', '.join(learnt)}"] if learnt else []
+    )
+
+
 def cautions(groups: Sequence[Group]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
     runs = [run for run in runs_in(groups) if run.results]
     notes = []
     if any(len(dense_models(group.runs)) > 1 for group in groups):
         notes.append(f"means are over models that share their class and size: {', '.join(dense_models(runs))}")
-    if learnt := [run.label for run in runs if run.results["dataset"].get("learnt")]:
-        notes.append(f"CAUTION: no test, since the models learnt from the split evaluated: {', '.join(learnt)}")
+    notes += _no_test(runs)
     if any(not evaluated_alike(runs[0], run) for run in runs):
         notes.append("CAUTION: runs were evaluated with different samples, settings or tokenizers")
     if runs and all(map(is_one_shot, runs)):

@@ -169,12 +169,14 @@ def _interval(metric: Mapping[str, Any], sign: str = "") -> str:
 
 
 def rests_on(results: Mapping[str, Any]) -> list[str]:
-    """What the numbers rest on, in words: samples, limit, tokenizer; and metrics that were skipped."""
+    """What the numbers rest on, in words: samples, limit, learnt or not, tokenizer; and metrics that were skipped."""
     dataset = results.get("dataset", {})
     source = f" of {dataset['dataset']}, split {dataset['split']}" if dataset else ""
     lines = [f"{results['samples']:,} samples{source}"]
     if results.get("limit"):
         lines.append(f"LIMITED to {results['limit']:,} samples: not comparable with numbers on the whole split")
+    if learnt := dataset.get("learnt"):
+        lines.append(f"NO TEST: samples of this split were used for {learnt} of the model")
     for reason, count in (results.get("left_out") or {}).items():
         lines.append(f"left out: {count:,} samples with {reason}")
     if results.get("scoring"):

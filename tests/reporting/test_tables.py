@@ -20,6 +20,7 @@ from idvl.reporting.lineage import evaluated_alike, pruned_by
 from idvl.reporting.overview import overview_of
 from idvl.reporting.sensitivity import spearman
 from idvl.reporting.tables import tables_of
+from idvl.reporting.terminal import rests_on
 from tests.support import folders
 
 
@@ -474,6 +475,17 @@ def test_dimensions_tell_whose_they_are_and_name_their_file(tmp_path: Path, monk
         **{"m, dense": ("run/profile/profile.json",), "m, on its way": ("run/profile.json",)},
         "m, pruned": ("after/profile.json",),
     }
+
+
+def test_evaluations_of_what_a_model_learnt_from_are_cautioned(tmp_path: Path) -> None:
+    run = folders.evaluated(tmp_path / "on-train")
+    folders.evaluated(tmp_path / "on-test", 80.0)
+    results = json.loads((run / "results.json").read_text())
+    results["dataset"]["learnt"] = "training"
+    folders.write(run / "results.json", results)
+    notes = table(tmp_path, "evaluations").notes
+    assert notes[1] == f"CAUTION: no test, since the models learnt from the split evaluated: {run}"
+    assert "NO TEST: samples of this split were used for training of the model" in rests_on(results)
 
 
 def test_a_repeat_is_left_out_and_said(tmp_path: Path) -> None:
