@@ -160,7 +160,9 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     for number, step in enumerate([*run.history, *run.recoveries[:-1]], 1):
         named = {key.partition(".")[2]: value for key, value in step.items() if "." in key and key not in told}
         settings |= {f"step {number}'s {name}": value for name, value in named.items()}
-    return settings
+    # a file of masks is one of its model, wherever it lies
+    masks = {key for key in settings if key.endswith(("recover.masks", "'s masks"))}
+    return settings | {key: "file" for key in masks if settings[key] not in (None, "zeros")}
 
 
 def _same_before(one: RunRecord, other: RunRecord) -> bool:

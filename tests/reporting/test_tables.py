@@ -287,6 +287,14 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
     assert "count zeros that no mask has, too" in table(tmp_path, "sparsity").notes[1]
 
 
+def test_a_file_of_masks_is_no_setting_by_which_seeds_differ(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        masks = f"p{seed}/masks.safetensors"
+        folders.pruned(tmp_path / f"run-{seed}", seed=seed, recover__method="lora", recover__masks=masks)
+    (group,) = groups_of(collect([tmp_path]))
+    assert len(group.runs) == 2
+
+
 def test_a_recovered_model_of_others_has_no_method_of_idvl(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run", recover__method="lora")
     record = json.loads((run / "run.json").read_text())
