@@ -104,9 +104,9 @@ def find_columns(
     columns = _chosen(names, overrides, catalogued, pixels, is_class)
     if columns["image"] is None and (columns["text"] is None or catalogued.image):
         lacking = "images" if columns["text"] or overrides.text else "images or text"
+        folder = ", or data_dir (--data-dir) to a folder with the images" if entry else ""
         raise UsageError(
-            f"{where} has no column of {lacking} (it has {listed(names)}): "
-            "set image_column (--image-column), or data_dir (--data-dir) to a folder with the images"
+            f"{where} has no column of {lacking} (it has {listed(names)}): set image_column (--image-column){folder}"
         )
     declared = (*overrides.read, *catalogued.read)
     guessed = tuple(name for use, name in columns.items() if use != "id" and name is not None and name not in declared)

@@ -6,6 +6,7 @@ It knows no model: what a sample becomes as a model's input is the family's busi
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from idvl.data.sample import Sample
 from idvl.data.sample_cache import SampleCache
 from idvl.data.selector import MIN_SAMPLES, Subset, select_from, shortfalls
 from idvl.data.sources import Location, SampleCandidates, built_in_candidates, external_candidates
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.reporter import Progress
 
 __all__ = ["Sample", "Selection", "select"]
@@ -94,6 +95,11 @@ def select(
     limit = _limit(entry, n, distinct)
     refuse_few(limit, force=force)
     folder = None if data_dir is None else Path(data_dir)
+    if folder and not entry and os.path.exists(os.path.expanduser(dataset)):
+        raise UsageError(
+            f"dataset {quoted(dataset)} is a path, and data_dir (--data-dir) names where else a dataset of that name "
+            "lies: leave one of the two out"
+        )
     location = Location(dataset, entry, folder, dataset_id, cache_dir, allow_outside)
     overrides = Columns(
         image=image_column,

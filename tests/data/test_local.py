@@ -677,3 +677,10 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     path = images(tmp_path / "b\udcff", 3)
     with pytest.raises(UsageError, match="is not UTF-8: rename it"):
         select(str(path), **EVERYTHING)
+
+
+def test_a_path_with_a_data_dir_beside_it_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("image,label\na.jpg,0\n")
+    with pytest.raises(UsageError, match="is a path, and data_dir .* leave one of the two out"):
+        select(str(table), data_dir=images(tmp_path / "others", 3), **EVERYTHING)
