@@ -122,9 +122,9 @@ def page(
     factors = {layer["factor"] for layer in report["layers"].values()}
     foreign = (report.get("profile") or {}).get("other_weights")
     body = _PAGE.format(
-        title=f"{_escaped(name)}, {report['total']['sparsity']:.1%} sparse",
+        title=f"{_escaped(name)}, {total['sparsity']:.1%} sparse",
         name=_escaped(name),
-        sparsity=report["total"]["sparsity"],
+        sparsity=total["sparsity"],
         whole=f"which {f'with {more:,} more zeros ' if more > 0 else ''}are {total['model_sparsity']:.2%}",
         other=f" All weights count {more:,} zeros that the masks do not have." if more > 0 else "",
         uncovered=_uncovered(report),

@@ -115,8 +115,8 @@ class Calibration:
     names. `tokens`: how many tokens count in each layer, and `classes`, of each class; layers with none are neither
     pruned nor counted. `groups`: the users that read one tensor, in the first batch. `profile`: the profile that the
     allocation reads, if any; `values`: the signal that it reads, None until it is measured; `before`: the zeros that
-    layers held, as an earlier pruning leaves them. UsageError where no layer
-    is left, or none has a choice between classes of tokens.
+    layers held, as an earlier pruning leaves them. UsageError where no layer is left, or none has a choice between
+    classes of tokens.
     """
 
     # what its samples are for; no loss is needed, so none fails to reach a layer
