@@ -120,12 +120,8 @@ def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
 
 
 def dense_runs(runs: Iterable[RunRecord], study: Study) -> list[RunRecord]:
-    """The evaluations of the models that runs began with, one of each model."""
-    by_model: dict[str, RunRecord] = {}
-    for run in runs:
-        if dense := dense_of(run, study):
-            by_model.setdefault(run.signature["fingerprint"], dense)
-    return list(by_model.values())
+    """The evaluations of the models that runs began with: one of each model, samples and settings of the runs'."""
+    return list(dict.fromkeys(dense for run in runs if (dense := dense_of(run, study))))
 
 
 def dense_models(runs: Iterable[RunRecord]) -> list[str]:
@@ -148,17 +144,28 @@ def pruned_by(run: RunRecord, study: Study) -> RunRecord | None:
     """
     model = run.measured_model
     fingerprint = model.get("fingerprint")
-    # in half precision the same weights have another fingerprint
-    full = model.get("dtype") in (None, "float32")
     for path in _paths(model.get("path"), model.get("name") or run.model, run.folder):
         saver = study.saved.get(path)
         if saver is run:
             return None
-        saved = saver and full and fingerprint and saver.saved_fingerprint
-        if saver and (not saved or saved == fingerprint):
+        if saver and not _differs(model, saver):
             return saver
     saver = study.saved.get(fingerprint) if fingerprint else None
     return None if saver is run else saver
+
+
+def is_overwritten(run: RunRecord, study: Study) -> bool:
+    """Whether the folder of the model that a run evaluated holds other weights by now, by the run that saved them."""
+    path = run.measured_model.get("path")
+    saver = study.saved.get(os.path.normpath(path)) if path else None
+    return saver is not None and _differs(run.measured_model, saver)
+
+
+def _differs(model: Mapping[str, Any], saver: RunRecord) -> bool:
+    """Whether a model as a run describes it has other weights than a run of prune saved, where both are known."""
+    # in half precision the same weights have another fingerprint
+    known = model.get("dtype") in (None, "float32") and model.get("fingerprint") and saver.saved_fingerprint
+    return bool(known) and model["fingerprint"] != saver.saved_fingerprint
 
 
 def _paths(path: str | None, name: str, folder: Path) -> Iterator[str]:

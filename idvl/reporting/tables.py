@@ -18,7 +18,14 @@ from idvl.reporting.collect import Study
 from idvl.reporting.entry import Table, TableEntry, mean
 from idvl.reporting.groups import Group, Subject, groups_of, mean_of, model_of, paired_changes, runs_in
 from idvl.reporting.labels import percent
-from idvl.reporting.lineage import MeasuredProfile, dense_models, dense_runs, evaluated_alike, profiles_of
+from idvl.reporting.lineage import (
+    MeasuredProfile,
+    dense_models,
+    dense_runs,
+    evaluated_alike,
+    is_overwritten,
+    profiles_of,
+)
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.sensitivity import sensitivity_tables
 from idvl.reporting.settings import is_one_shot
@@ -207,6 +214,7 @@ def _evaluations(study: Study) -> Iterator[Table]:
     for task in dict.fromkeys(run.results.get("task") for run in every):
         runs = [run for run in every if run.results.get("task") == task]
         names = _metrics_of(runs)
+        stale = [run.label for run in runs if is_overwritten(run, study)]
         rows = []
         for run in runs:
             metrics = run.metrics()
@@ -217,7 +225,9 @@ def _evaluations(study: Study) -> Iterator[Table]:
         yield Table(
             key=f"evaluations-{task}", title=f"Standalone evaluations: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
-            notes=("95 % intervals over samples: score interval of a proportion, else bootstrap", *_no_test(runs)),
+            notes=("95 % intervals over samples: score interval of a proportion, else bootstrap", *_no_test(runs),
+                   *([f"CAUTION: of earlier weights, since the model's folder was overwritten: {', '.join(stale)}"]
+                     if stale else [])),
         )  # fmt: skip
 
 

@@ -496,6 +496,29 @@ def test_evaluations_of_what_a_model_learnt_from_are_cautioned(tmp_path: Path) -
     assert "NO TEST: samples of this split were used for training of the model" in rests_on(results)
 
 
+def test_evaluations_of_weights_that_were_overwritten_are_cautioned(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run")
+    about = {"name": "run/model", "path": str(run / "model")}
+    now = {**about, "fingerprint": "pruned run"}
+    folders.evaluated(tmp_path / "now", model=now)
+    folders.evaluated(tmp_path / "half", model={**about, "fingerprint": "of halves", "dtype": "bfloat16"})
+    assert "CAUTION" not in str(table(tmp_path, "evaluations").notes)
+    folders.evaluated(tmp_path / "then", model={**about, "fingerprint": "before"})
+    said = f"CAUTION: of earlier weights, since the model's folder was overwritten: {tmp_path / 'then'}"
+    assert table(tmp_path, "evaluations").notes[1:] == (said,)
+
+
+def test_the_dense_model_is_averaged_over_the_draws_of_samples_that_runs_are(tmp_path: Path) -> None:
+    for draw, dense in (("t0", 80.0), ("t1", 90.0), ("unused", 10.0)):
+        data = {"dataset": "shapes", "split": "test", "fingerprint": draw}
+        folders.evaluated(tmp_path / f"dense-{draw}", dense, dataset=data, limit=3)
+        if draw != "unused":
+            run = folders.pruned(tmp_path / draw, 50.0, seed=int(draw[1:]))
+            folders.write(run / "eval" / "results.json", folders.results({"CIDEr": 50.0}, draw, dataset=data, limit=3))
+    dense = dict(table(tmp_path, "quality").rows)["dense model", ""][0]
+    assert (dense.value, dense.n, len(dense.sources)) == (85.0, 2, 2)
+
+
 def test_a_repeat_is_left_out_and_said(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a", 50.0)
     folders.pruned(tmp_path / "b", 60.0)
