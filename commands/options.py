@@ -95,6 +95,7 @@ def begin(context: typer.Context, **other: Any) -> tuple[TerminalReporter, recip
     if params["overwrite"] and params["recipe"]:
         runs.keep(params["output_dir"], [find(params["recipe"], "recipe")])
     recipe = recipes.load(params["recipe"], overrides)
+    recipes.refuse_unread(context.info_name, overrides)
     if params["recipe"]:
         note_sections(context.info_name, params["recipe"], reporter)
     return reporter, recipe
@@ -105,11 +106,7 @@ def note_sections(command: str, path: Path, reporter: TerminalReporter) -> None:
     from idvl import recipe as recipes
 
     sections = recipes.sections(path)
-    read = {
-        "estimate-id": recipes.ESTIMATING,
-        "eval": recipes.EVALUATING,
-        "recover": recipes.RECOVERING,
-    }.get(command, recipes.SECTIONS)
+    read = recipes.READ.get(command, recipes.SECTIONS)
     if unread := [section for section in sections if section not in read]:
         reporter.note(f"idvl {command} does not read these sections of {path}: {', '.join(unread)}")
     if command == "prune" and not {"prune", "train"} & set(sections):

@@ -13,7 +13,7 @@ from idvl.commands import options as o
 from idvl.commands.console import output, rank, results_alone, write
 from idvl.commands.options import flag, text
 from idvl.commands.pruned import show
-from idvl.commands.settings import SettingFlags
+from idvl.commands.settings import SettingFlags, flag_values
 from idvl.errors import UsageError
 
 EPILOG = """[bold]Examples[/bold]
@@ -106,13 +106,10 @@ def command(
         return
     reporter, resolved = o.begin(context)
     from idvl import recipe as recipes
-    from idvl.pruning.settings import refuse_idle_profile
+    from idvl.pruning.settings import refuse_idle
     from idvl.workflows import prune, prune_recover
 
-    profile = context.params["prune__profile"]
-    if profile is None:
-        profile = recipes.parse_assignments(set_ or []).get("prune.profile")
-    refuse_idle_profile(resolved.prune, profile)
+    refuse_idle(resolved.prune, recipes.parse_assignments(set_ or []) | flag_values(context.params))
     with results_alone():
         result = (prune_recover if resolved.recover.method else prune).run(
             resolved,

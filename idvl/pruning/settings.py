@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from idvl.builtin import learning_rate_of
 from idvl.errors import UsageError
@@ -76,10 +78,23 @@ def resolve_pruning(prune: PruneSection) -> PruneSection:
     return prune
 
 
-def refuse_idle_profile(prune: PruneSection, profile: str | None) -> None:
-    """UsageError for a profile that a user names beside settings that read none; in a recipe file it may stay."""
-    if profile is not None and prune.id_weight == "none" and not calibrates(prune):
+def refuse_idle(prune: PruneSection, settings: Mapping[str, Any]) -> None:
+    """UsageError for what a user sets of dimensions beside settings that need none; in a recipe file it may stay.
+
+    `settings`: dotted key -> value.
+    """
+    if calibrates(prune):
+        return
+    profile, samples = settings.get("prune.profile"), settings.get("data.samples")
+    if profile is not None and prune.id_weight == "none":
         raise UsageError(f"profile {profile} and id_weight none: no dimension is used; leave profile out")
+    estimates = prune.id_weight != "none" and (prune.profile == AUTO or prune.refresh_profile)
+    if samples is not None and not estimates:
+        beside = "id_weight none" if prune.id_weight == "none" else f"profile {prune.profile}"
+        raise UsageError(
+            f"samples {samples} and {beside}: no dimension is estimated; leave samples out, or set train.samples, the "
+            "number of training samples"
+        )
 
 
 def schedule_of(prune: PruneSection, steps: int) -> Schedule:

@@ -3,8 +3,8 @@
 Unknown keys and values are refused with the nearest valid one. Rooms from session upwards read it; no other knows it.
 """
 
-from idvl.recipe.reading import load, parse_assignments, sections
-from idvl.recipe.schema import ESTIMATING, EVALUATING, RECOVERING, SECTIONS, Recipe, described, keys
+from idvl.recipe.reading import load, parse_assignments, refuse_unread, sections
+from idvl.recipe.schema import ESTIMATING, EVALUATING, READ, RECOVERING, SECTIONS, Recipe, described, keys
 from idvl.recipe.sections import (
     DataSection,
     EstimateSection,
@@ -18,6 +18,7 @@ from idvl.recipe.values import parse_bytes
 __all__ = [
     "ESTIMATING",
     "EVALUATING",
+    "READ",
     "RECOVERING",
     "SECTIONS",
     "DataSection",
@@ -33,5 +34,6 @@ __all__ = [
     "load",
     "parse_assignments",
     "parse_bytes",
+    "refuse_unread",
     "sections",
 ]

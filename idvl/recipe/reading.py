@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from idvl import yaml_file
 from idvl.errors import UsageError, quoted
 from idvl.recipe.messages import message, unknown_key
-from idvl.recipe.schema import SECTIONS, Recipe, names
+from idvl.recipe.schema import READ, SECTIONS, UNREAD, Recipe, names
 from idvl.recipes import find
 
 
@@ -34,6 +34,21 @@ def load(path: Path | str | None = None, overrides: Mapping[str, Any] | None = N
     except ValidationError as error:
         where = "" if path is None else f" (recipe {quoted(path)})"
         raise UsageError("; ".join(dict.fromkeys(message(detail) for detail in error.errors())) + where) from error
+
+
+def refuse_unread(command: str, settings: Mapping[str, Any]) -> None:
+    """UsageError for a setting, dotted key -> value, that a user names and a command does not read.
+
+    In a recipe file it may stay, as several commands may read one.
+    """
+    read, unread = READ.get(command, SECTIONS), UNREAD.get(command, {})
+    for key in [key for key, value in settings.items() if value is not None]:
+        section = key.partition(".")[0]
+        if key in unread or (section in SECTIONS and section not in read):
+            instead = unread.get(key)
+            raise UsageError(
+                f"{key} has no effect on idvl {command}: {f'set {instead} instead' if instead else 'leave it out'}"
+            )
 
 
 def sections(path: Path | str) -> list[str]:

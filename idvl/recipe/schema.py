@@ -48,6 +48,19 @@ SECTIONS = tuple(Recipe.model_fields)
 ESTIMATING = ("model", "data", "estimate")
 EVALUATING = ("model", "data", "eval")
 RECOVERING = ("model", "data", "prune", "train", "recover", "eval")
+# the sections that a command reads where these are not all
+READ = {"estimate-id": ESTIMATING, "eval": EVALUATING, "recover": RECOVERING}
+# settings of these sections without an effect on a command -> the one that has it, or None
+UNREAD = {
+    "eval": {
+        "data.samples": "eval.limit",
+        "data.batch_size": "eval.batch_size",
+        "data.force": None,
+        "eval.every": None,
+        "eval.after": None,
+    },
+    "recover": {"data.samples": "train.samples", "data.batch_size": "train.batch_size", "data.force": None},
+}
 
 
 def keys() -> list[str]:

@@ -15,7 +15,7 @@ from idvl import arguments, runs
 from idvl import recipe as recipes
 from idvl.errors import UsageError, did_you_mean, quoted
 from idvl.evaluation.scoring import RESULTS, read_results
-from idvl.pruning.settings import refuse_idle_profile
+from idvl.pruning.settings import refuse_idle
 from idvl.recipes import find
 from idvl.reporter import Progress
 from idvl.sparsity.masks import Masks
@@ -78,8 +78,8 @@ def prune(
     batch_size, ...; section__name names the one of a section: train__samples. Raises UsageError for what cannot be
     carried out, RunError for a run that failed.
     """
-    run = _arguments(model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite)
-    refuse_idle_profile(run["recipe"].prune, settings.get("profile", settings.get("prune__profile")))
+    run = _arguments("prune", model, recipe, PRUNING, settings, output=output, resume=resume, overwrite=overwrite)
+    refuse_idle(run["recipe"].prune, {_key(name, PRUNING): value for name, value in settings.items()})
     result = (prune_recover if run["recipe"].recover.method else pruning).run(**run)
     return {**result.report, "folder": result.folder and str(result.folder)}
 
@@ -98,7 +98,7 @@ def recover(
     `model`: the folder of a pruning run, or a model that has zeros. The other arguments are as for `prune`, `settings`
     those of `idvl recover`: method, rank, masks, distill, dataset, epochs, batch_size, ...
     """
-    run = _arguments(model, recipe, RECOVERING, settings, output=output, resume=resume, overwrite=overwrite)
+    run = _arguments("recover", model, recipe, RECOVERING, settings, output=output, resume=resume, overwrite=overwrite)
     result = recovering.run(**run)
     return {**result.report, "folder": result.folder and str(result.folder)}
 
@@ -118,7 +118,7 @@ def evaluate(
     `compare`: the folder of an evaluation on the same samples, or its results.json, to show the difference to. The
     other arguments are as for `prune`, `settings` those of `idvl eval`: dataset, task, limit, batch_size, ...
     """
-    run = _arguments(model, recipe, EVALUATING, settings, output=output, resume=resume, overwrite=overwrite)
+    run = _arguments("eval", model, recipe, EVALUATING, settings, output=output, resume=resume, overwrite=overwrite)
     result = evaluating.run(**run, compared=None if compare is None else arguments.path("compare", compare))
     return {**result.results, "folder": str(result.folder)}
 
@@ -136,6 +136,7 @@ def load_masks(path: str | Path) -> Masks:
 
 
 def _arguments(
+    command: str,
     model: str | Path | None,
     file: str | Path | None,
     sections: tuple[str, ...],
@@ -145,7 +146,7 @@ def _arguments(
     resume: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """The arguments of a workflow, its recipe made of settings on top of a file. UsageError for what contradicts."""
+    """The arguments of the workflow; its recipe is a file with settings on top. UsageError for what contradicts."""
     folder = None if output is None else arguments.path("output", output)
     file = None if file is None else arguments.path("recipe", file)
     if model is not None:
@@ -167,7 +168,9 @@ def _arguments(
                 raise UsageError(f"{name} is True or False, not {quoted(value)}")
             value = not value
         overrides[key] = str(value) if isinstance(value, Path) else value
-    return {"recipe": recipes.load(file, overrides), "folder": folder, "reporter": LogReporter(), **flags}
+    parsed = recipes.load(file, overrides)
+    recipes.refuse_unread(command, overrides)
+    return {"recipe": parsed, "folder": folder, "reporter": LogReporter(), **flags}
 
 
 def _key(name: str, sections: tuple[str, ...]) -> str:

@@ -74,6 +74,7 @@ def test_a_long_step_of_a_run_is_logged_now_and_then(
         (lambda folder: idvl.prune("builtin/vit", sparsitty=0.5), "unknown setting 'sparsitty'; did you mean 'spars"),
         (lambda folder: idvl.prune("builtin/vit", eval_evry=5), "unknown setting 'eval_evry'; did you mean 'eval_ev"),
         (lambda folder: idvl.evaluate("builtin/vit", templat="a {}"), "'templat'; did you mean 'template'"),
+        (lambda folder: idvl.evaluate("m", samples=50), "data.samples has no effect on idvl eval: set eval.limit"),
         (lambda folder: idvl.prune("builtin/vit", no_eval="yes"), "no_eval is True or False, not 'yes'"),
         (lambda folder: idvl.prune("builtin/vit", eval=False, no_eval=True), r"eval\.after is set twice, .* no_eval="),
         *(
