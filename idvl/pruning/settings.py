@@ -25,6 +25,9 @@ from idvl.sparsity.schedule import MASK_EVERY, Schedule
 from idvl.sparsity.structure import parse
 from idvl.training import Training
 
+# settings of the schedule whose default is a value
+SCHEDULE = ("schedule", "initial", "final")
+
 
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every value that it leaves open. UsageError for one that makes no sense."""
@@ -79,11 +82,18 @@ def resolve_pruning(prune: PruneSection) -> PruneSection:
 
 
 def refuse_idle(prune: PruneSection, settings: Mapping[str, Any]) -> None:
-    """UsageError for what a user sets of dimensions beside settings that need none; in a recipe file it may stay.
+    """UsageError for what a user sets of dimensions or a schedule beside settings that need none.
 
-    `settings`: dotted key -> value.
+    In a recipe file it may stay. `settings`: dotted key -> value.
     """
     if calibrates(prune):
+        # `resolve` refuses other values than the default
+        named = [key for key in SCHEDULE if f"prune.{key}" in settings]
+        if idle := [key for key in named if getattr(prune, key) == PruneSection.model_fields[key].default]:
+            raise UsageError(
+                f"{idle[0]} and criterion {prune.criterion}, which prunes once, from calibration samples: it has no "
+                f"schedule; leave {idle[0]} out"
+            )
         return
     profile, samples = settings.get("prune.profile"), settings.get("data.samples")
     if profile is not None and prune.id_weight == "none":

@@ -130,6 +130,8 @@ def test_a_plan_is_shown_alone(workflow: Workflow, capsys: Any) -> None:
         (["--structure", "2-4"], "prune.structure"),
         (["--id-weight", "none", "--profile", "nothere.json"], "profile nothere.json and id_weight none: no dim"),
         (["--id-weight", "none", "--set", "prune.profile=nothere.json"], "profile nothere.json and id_weight none: no"),
+        (["--criterion", "wanda", "--schedule", "cubic"], "from calibration samples: it has no schedule; leave"),
+        (["--calibration", "dense", "--criterion", "magnitude", "--set", "prune.final=0.2"], "leave final out"),
         (["--public"], "--public is for an upload: add --push-to-hub ID"),
         (["--output", "~nobody-of-this-name/a"], "no user has that name; choose another --output"),
         (["--resume"], "--resume needs the folder of the run: --output DIR"),
