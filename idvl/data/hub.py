@@ -13,11 +13,12 @@ from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import SPLIT, Columns, Source, find_columns
+from idvl.data.fields import names_a_class
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
 from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
 from idvl.data.splits import TRAINING, choose_split
-from idvl.errors import UsageError, listed, unknown
+from idvl.errors import UsageError, listed, quoted, unknown
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,11 @@ def open_stream(
     if seed is not None:
         details["shuffle"] = {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards}
         stream = _shuffled(stream, seed)
-    rows, size, joined = _joined(rows_of(stream, dataset_id), size, join, held_out, columns.text, cache_dir)
+    classes = getattr(features.get(columns.label), "names", None)
+    rows = rows_of(stream, dataset_id)
+    if columns.label and classes is None:
+        rows = _refuse_words(rows, columns.label, dataset_id)
+    rows, size, joined = _joined(rows, size, join, held_out, columns.text, cache_dir)
     return Source(
         rows=((None if row.get(columns.id) is None else str(row[columns.id]), row) for row in rows),
         columns=columns,
@@ -82,7 +87,7 @@ def open_stream(
         details=details | joined,
         size=size,
         warnings=[] if entry and ids is entry.ids else [*_unread_split(features, columns, split)],
-        classes=getattr(features.get(columns.label), "names", None),
+        classes=classes,
     )
 
 
@@ -137,6 +142,21 @@ def _unread_split(features: Mapping[str, Any], columns: Columns, split: str) -> 
     """That a column may name other splits of the rows."""
     if SPLIT in features and SPLIT not in columns.read:
         yield f"the column {SPLIT!r} is not read: whatever it holds, all rows of the split {split} are taken"
+
+
+def _refuse_words(rows: Iterator[Row], column: str, dataset_id: str) -> Iterator[Row]:
+    """The rows. UsageError where the first label is a word: the whole column alone says which classes there are."""
+    for row in rows:
+        if isinstance(row[column], str) and not names_a_class(row[column]):
+            raise UsageError(
+                f"the column {quoted(column)} of {dataset_id} holds words ({quoted(row[column])}), which are read as "
+                f"classes from a local copy alone: run hf download {dataset_id} --repo-type dataset --local-dir DIR, "
+                "and set data_dir (--data-dir) to DIR or its table, in place of any dataset_id"
+            )
+        yield row
+        if row[column] not in (None, ""):
+            break
+    yield from rows
 
 
 def _columns(features: Mapping[str, Any], overrides: Columns, entry: CatalogEntry | None, dataset_id: str) -> Columns:

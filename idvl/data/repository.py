@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from idvl.errors import RunError, UsageError, causes, statuses
+from idvl.errors import RunError, UsageError, causes, listed, statuses
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
@@ -42,13 +42,21 @@ def list_files(dataset_id: str, commit: str, cache_dir: str | None) -> tuple[dic
 def _builder(dataset_id: str, commit: str, cache_dir: str | None) -> Any:
     """How `datasets` reads a repository.
 
-    UsageError for a folder of images, whose splits, classes and texts it finds by other rules than `folder` does.
+    UsageError for several configurations, and for a folder of images, whose splits, classes and texts it finds by other
+    rules than `folder` does.
     """
-    from datasets import load_dataset_builder
+    from datasets import get_dataset_config_names, load_dataset_builder
 
     try:
         builder = load_dataset_builder(dataset_id, revision=commit, cache_dir=cache_dir)
     except Exception as error:
+        if str(error).startswith("Config name is missing"):
+            names = listed(get_dataset_config_names(dataset_id, revision=commit))
+            raise UsageError(
+                f"{dataset_id} has several configurations ({names}), read from a local copy alone: run hf download "
+                f"{dataset_id} --repo-type dataset --local-dir DIR, and set data_dir (--data-dir) to the folder "
+                "or file in DIR of the one to read, in place of any dataset_id"
+            ) from error
         raise _unreadable(error, dataset_id) from error
     if builder.name == "imagefolder":
         raise UsageError(

@@ -114,6 +114,11 @@ def path_or_ids(location: Location) -> Path | tuple[str, ...]:
         if data_dir is not None or not re.fullmatch(HUB_ID, dataset):
             if data_dir is None and not re.search(r"[/\\.~]", dataset):
                 raise unknown("dataset", dataset, CATALOG, hint="a folder, a file or a Hub id ORG/NAME works as well")
+            if data_dir is None and re.fullmatch(HUB_ID, dataset.rstrip("/")):
+                raise UsageError(
+                    f"there is no folder {quoted(dataset)}: for the dataset of that name on the Hub, leave out the "
+                    "slash at the end"
+                )
             where = f"{'' if data_dir is None else 'data_dir '}{str(path)[:QUOTED]}"
             named = "" if data_dir is not None else f", or one of {', '.join(CATALOG)}"
             raise UsageError(f"{where} does not exist: pass a folder of images or a table{named}")

@@ -279,13 +279,34 @@ def test_folders_of_images_are_refused_before_they_are_downloaded(tmp_path: Path
         assert answer["message"].endswith("set data_dir (--data-dir) to DIR, in place of any dataset_id")
 
 
-def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+def test_what_is_read_from_a_local_copy_alone(tmp_path: Path) -> None:
+    # text that is not UTF-8, several configurations, labels that are words
     (latin := tmp_path / "latin").mkdir()
     columns = "".join(f"\n  - {{name: {name}, dtype: string}}" for name in ("image", "text"))
     (latin / "README.md").write_text(f"---\ndataset_info:\n  features:{columns}\n---\n")
     (latin / "train.jsonl").write_bytes(b'{"image": "0.jpg", "text": "caf\xe9"}\n')
-    with Hub(datasets={"o/latin": latin}) as hub:
-        (refused,) = ask(hub, tmp_path / "cache", {"dataset": "o/latin", **EVERYTHING})
+    for name in ("one", "two"):
+        write_dataset("cifar100", tmp_path / "several" / name, 4)
+    cards = [{"config_name": name, "data_files": f"{name}/data/*"} for name in ("one", "two")]
+    (tmp_path / "several" / "README.md").write_text(f"---\n{json.dumps({'configs': cards})}\n---\n")
+    write_dataset("flickr30k", tmp_path / "words", 4, instead=lambda number: {"kind": ["dog", "cat"][number % 2]})
+    labelled, copy = {"label_column": "kind", **EVERYTHING}, str(tmp_path / "several" / "one")
+    with Hub(datasets={f"o/{name}": tmp_path / name for name in ("latin", "several", "words")}) as hub:
+        refused, several, one, words, named = ask(
+            hub,
+            tmp_path / "cache",
+            {"dataset": "o/latin", **EVERYTHING},
+            {"dataset": "o/several", **EVERYTHING},
+            {"dataset": "o/several", "data_dir": copy, **EVERYTHING},
+            {"dataset": "o/words", **labelled},
+            {"dataset": "o/words", "data_dir": str(tmp_path / "words"), **labelled},
+        )
+    assert "o/several has several configurations (one, two), read from a local copy alone" in several["message"]
+    assert "run hf download o/several --repo-type dataset --local-dir DIR, and set data_dir" in several["message"]
+    assert len(one["ids"]) == 4
+    assert "the column 'kind' of o/words holds words ('dog'), which are read as classes from a loc" in words["message"]
+    assert "run hf download o/words --repo-type dataset --local-dir DIR, and set data_dir" in words["message"]
+    assert (named["classes"], named["labels"]) == (["cat", "dog"], [1, 0, 1, 0])
     assert refused["error"] == "UsageError" and "UnicodeDecodeError" in refused["message"]
     assert "): download it, correct it, and set data_dir (--data-dir) to the folder" in refused["message"]
 

@@ -122,6 +122,10 @@ def test_unknown_dataset() -> None:
         select("coc")
     with pytest.raises(UsageError, match=r"no/such/folder does not exist"):
         select("/no/such/folder")
+    with pytest.raises(
+        UsageError, match="no folder 'my/images/': for the dataset of that name on the Hub, leave out t"
+    ):
+        select("my/images/")
     with pytest.raises(UsageError, match="does not exist"):
         select("coco", data_dir="no-such-copy")
     with pytest.raises(UsageError, match="set one of them"):
