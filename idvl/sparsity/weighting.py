@@ -89,6 +89,11 @@ def _check_match(profile: Profile, layers: Mapping[str, str]) -> None:
     foreign = [name for name in layers if name not in profile.layers]
     if len(foreign) > (1 - FEWEST_MATCHES) * len(layers):
         others = [name for name in profile.layers if name not in layers]
+        if profile.layers and not others:
+            raise UsageError(
+                f"the profile lacks {len(foreign)} of {len(layers)} layers in scope ({', '.join(foreign[:3])}, ...): "
+                "measure all of them, or prune those that it has alone (scope)"
+            )
         raise UsageError(
             f"the profile is of another model: it lacks {len(foreign)} of {len(layers)} layers "
             f"({', '.join(foreign[:3])}, ...) and names others ({', '.join(others[:3]) or 'none'}, ...)"

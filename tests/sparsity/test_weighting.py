@@ -87,6 +87,13 @@ def test_a_profile_of_another_model_shows_both_sides() -> None:
         multipliers(MEASURED, {"v1": "vision", "b1": "vision", "b2": "vision", "b3": "vision"})
 
 
+def test_a_profile_of_some_layers_alone_says_which_it_lacks() -> None:
+    """As `estimate-id --layers` leaves it: of the same model, but with too few layers for a median of the others."""
+    layers = {"v1": "vision", "b1": "vision", "b2": "vision", "b3": "vision"}
+    with pytest.raises(UsageError, match=r"lacks 3 of 4 layers in scope \(b1, b2, b3, ...\): measure all of them, or"):
+        multipliers(profile(v1=("vision", estimate(10.0))), layers)
+
+
 def test_without_any_reliable_id_it_is_refused() -> None:
     with pytest.raises(UsageError, match="no layer of the profile has a reliable ID"):
         multipliers(profile(l3=("language", estimate(None))), {"l3": "language"})
