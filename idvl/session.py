@@ -68,7 +68,7 @@ def with_dataset(recipe: Recipe) -> Recipe:
     missing = {key: value for key, value in source.items() if getattr(recipe.data, key) is None}
     data = recipe.data.model_copy(update=missing)
     if run and not recipe.data.data_dir:
-        data = _from_folder_of(run, data)
+        data = from_folder_of(run, data)
     return recipe.model_copy(update={"data": data})
 
 
@@ -78,17 +78,12 @@ def data_of(run: Path) -> DataSection | None:
     None where its recipe cannot be read or the path is not there any more.
     """
     try:
-        return _from_folder_of(run, recipes.load(run / RECIPE).data, warn=False)
+        return from_folder_of(run, recipes.load(run / RECIPE).data, warn=False)
     except UsageError:
         return None
 
 
-def same_source(one: DataSection, other: DataSection) -> bool:
-    """Whether two sections name the same folder or file, repository of the Hub or built-in dataset."""
-    return not _places(one).isdisjoint(_places(other))
-
-
-def _places(data: DataSection) -> set[str]:
+def places(data: DataSection) -> set[str]:
     """What a dataset is read from: a path without links, ids of the Hub, or the name of a built-in dataset."""
     where = path_or_ids(Location(data.dataset, CATALOG.get(data.dataset), data.data_dir, data.dataset_id))
     return {os.path.realpath(where)} if isinstance(where, Path) else {*where} or {data.dataset}
@@ -102,7 +97,7 @@ def _recorded_source(run: Path) -> dict[str, Any]:
         return {}
 
 
-def _from_folder_of(run: Path, data: DataSection, *, warn: bool = True) -> DataSection:
+def from_folder_of(run: Path, data: DataSection, *, warn: bool = True) -> DataSection:
     """The data of a run's recipe, whose relative path starts from the folder in which the run was started.
 
     UsageError where there is no such path. Runs of older versions do not say where they were started: `warn` of it.

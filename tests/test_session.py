@@ -7,10 +7,9 @@ import pytest
 from idvl import recipe as recipes
 from idvl import runs
 from idvl.errors import UsageError
-from idvl.recipe import DataSection
 from idvl.recovery.start import find
 from idvl.recovery.teacher import teacher_of
-from idvl.session import data_of, run_of, runs_behind, same_source, with_dataset
+from idvl.session import data_of, run_of, runs_behind, with_dataset
 
 
 @pytest.fixture
@@ -102,22 +101,3 @@ def test_runs_behind_a_model_and_its_dense_one_are_found_from_any_folder(
     assert (teacher.name, teacher.revision) == (str(home / "earlier" / "model"), None)
     (home / "earlier").rename(tmp_path / "elsewhere" / "earlier")
     assert runs_behind("../home/second/model") == [*behind[:-1], Path("earlier")]
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ({"dataset": "images"}, {"dataset": "./images/../images"}, True),
-        ({"dataset": "images"}, {"dataset": "coco", "data_dir": "images"}, True),
-        ({"dataset": "coco"}, {"dataset": "coco", "data_dir": "images"}, False),
-        ({"dataset": "flickr30k"}, {"dataset": "flickr30k", "dataset_id": "umaru97/flickr30k_train_val_test"}, True),
-        ({"dataset": "flickr30k"}, {"dataset": "umaru97/flickr30k_train_val_test"}, True),
-        ({"dataset": "flickr30k"}, {"dataset": "flickr30k", "dataset_id": "lmms-lab-encoder/flickr30k"}, False),
-        ({"dataset": "shapes"}, {"dataset": "shapes"}, True),
-        ({"dataset": "shapes"}, {"dataset": "digits"}, False),
-    ],
-)
-def test_one_dataset_may_be_named_in_several_ways(
-    home: Path, one: dict[str, str], other: dict[str, str], same: bool
-) -> None:
-    assert same_source(DataSection(**one), DataSection(**other)) == same

@@ -21,7 +21,7 @@ from idvl.models.layers import Layer, uncovered_layers, uncovered_weights
 from idvl.models.offload import layer_weights
 from idvl.profile import MODALITIES, Profile
 from idvl.schemas import ReportFile
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import Masks, unmasked_zeros
 
 if TYPE_CHECKING:
     from idvl.models.families.base import Family
@@ -53,7 +53,7 @@ def plan(
 
     `layers` are those in scope; the model's prunable ones are all of its `family` that are not `unreached`. `asked` is
     the sparsity of all weights in scope; `by_layer` that of each layer where the allocation fixes it, None under one
-    global threshold. `zeros`: those that layers of the model held before (`Masks.unmasked_zeros`).
+    global threshold. `zeros`: those that layers of the model held before (`unmasked_zeros`).
     """
     rows = {
         name: {
@@ -132,7 +132,7 @@ def counted(
     `unreached` layers count in all weights alone.
     """
     total = dict(report["total"])
-    zeros = Masks({}).unmasked_zeros(layer_weights(model, family, offload), least=0)
+    zeros = unmasked_zeros(layer_weights(model, family, offload), least=0)
     every, uncovered = sum(zeros.values()), uncovered_layers(model, family, report["layers"], unreached=unreached)
     beside = sum(count for name, count in zeros.items() if name in uncovered)
     for word, count in (("prunable", every - beside), ("model", every)):

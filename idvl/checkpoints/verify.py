@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from idvl.errors import RunError, UsageError
 from idvl.models.loading import Loaded, load
 from idvl.models.offload import StoredTensors, layer_weights
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import Masks, unmasked_zeros
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _fewer_zeros(loaded: Loaded, report: Mapping[str, Any]) -> Iterator[str]:
     # which older reports lack
     if stated := report["total"].get("model_zeros"):
         weights = layer_weights(loaded.model, loaded.family, loaded.offload)
-        found = sum(Masks({}).unmasked_zeros(weights, least=0).values())
+        found = sum(unmasked_zeros(weights, least=0).values())
         if found < stated:
             yield f"the layers of the model hold {found:,} zeros, the report says {stated:,}"
 

@@ -31,7 +31,7 @@ from idvl.pruning.settings import resolve_pruning, schedule_of
 from idvl.recipe import PruneSection
 from idvl.sparsity import criteria
 from idvl.sparsity.criteria import Criterion, defect
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import Masks, unmasked_zeros
 from idvl.sparsity.pruner import Update, WeightPruner
 
 # settings that mean something to `idvl prune` alone: they count epochs
@@ -86,7 +86,7 @@ class Pruner:
         self._settings, self._made, self.steps = dict(settings), runs.provenance(), 0
         self._finished = False
         # of the model as it is now; a state that is loaded knows those at the beginning
-        self._before, self._told = Masks({}).unmasked_zeros(layer_weights(model, family)), False
+        self._before, self._told = unmasked_zeros(layer_weights(model, family)), False
 
     @classmethod
     def from_model(

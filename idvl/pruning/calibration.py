@@ -44,7 +44,7 @@ from idvl.reporter import Reporter
 from idvl.session import choose_samples, history_of, open_model
 from idvl.sparsity import allocation as allocations
 from idvl.sparsity.layerwise import Layerwise
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import unmasked_zeros
 from idvl.sparsity.structure import parse
 from idvl.units import percent
 
@@ -156,7 +156,7 @@ class Calibration:
         self.classes: dict[str, dict[str, int]] = {}
         self._check_choice()
         self._leave_out(reporter)
-        self.before = Masks({}).unmasked_zeros(layer_weights(loaded.model, loaded.family, loaded.offload))
+        self.before = unmasked_zeros(layer_weights(loaded.model, loaded.family, loaded.offload))
 
     def _encode(self, reporter: Reporter) -> None:
         """This process's batches, and the names of their samples. UsageError where a process has none."""

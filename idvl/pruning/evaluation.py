@@ -11,11 +11,13 @@ from typing import Any
 from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation, scoring
 from idvl.evaluation.evaluation import Evaluation
+from idvl.evaluation.learnt import DIMENSIONS, measured_on, no_test, overlap
 from idvl.files import write_json
 from idvl.json_file import load
 from idvl.models.fingerprints import fingerprint
 from idvl.models.loading import Loaded
-from idvl.recipe import EvalSection
+from idvl.profile import Profile
+from idvl.recipe import DataSection, EvalSection
 from idvl.reporter import Reporter
 
 # folders inside a run's: the evaluation of what it ends with, and those during training
@@ -46,21 +48,35 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
             raise
         reporter.warn(f"the pruned model is not evaluated: {error}")
         return None, str(error)
-    trained, evaluated = (selection.description["split"] for selection in (job.selection, work.selection))
+    used, evaluated = (selection.description["split"] for selection in (job.selection, work.selection))
     shared = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
-    if evaluated == trained and not settings.split:
-        used, other = f"{trained}, and it was used for {job.purpose}", "name another split with eval.split"
+    if not job.purpose:
+        used, shared = None, set()
+    if evaluated == used and not settings.split:
+        that, other = f"{used}, and it was used for {job.purpose}", "name another split with eval.split"
         reason = (
-            f"the split is {used}: leave --split out, or {other}"
+            f"the split is {that}: leave --split out, or {other}"
             if job.recipe.data.split
-            else f"{job.recipe.data.dataset} has one split, {used}: add folders train/ and test/, or {other}"
+            else f"{job.recipe.data.dataset} has one split, {that}: add folders train/ and test/, or {other}"
         )
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
-    if evaluated == trained or (shared and work.selection.description.get("join")):
-        reporter.warn(f"{len(shared)} evaluation samples are also {job.purpose} samples: their scores are not a test")
+    if evaluated == used or (shared and work.selection.description.get("join")):
+        reporter.warn(f"{len(shared)} evaluation samples are used for {job.purpose} too: their scores are not a test")
         work = replace(work, selection=work.selection.learnt(job.purpose))
+    elif which := job.profile and _measured_on(job.profile, job.recipe.data, evaluated):
+        reporter.warn(no_test(f"the profile {quoted(job.recipe.prune.profile)} was measured on samples of {which}"))
+        work = replace(work, selection=work.selection.learnt(DIMENSIONS))
     return work, None
+
+
+def _measured_on(profile: Profile, data: DataSection, split: str) -> str | None:
+    """What a profile was measured on where that overlaps with a split, None where it does not or cannot be told."""
+    try:
+        measured = measured_on(profile)
+        return measured and overlap(measured, data, split)
+    except UsageError:  # a path that is not there any more
+        return None
 
 
 def evaluate_pruned(work: Evaluation, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from idvl.data.samples import Selection
 from idvl.data.splits import TRAINING
 from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
+from idvl.evaluation.learnt import DIMENSIONS
 from idvl.models.classes import with_labels_of_head
 from idvl.models.heads import with_new_head
 from idvl.models.layers import SCOPES, find_layers, in_scope, left_out
@@ -26,7 +27,7 @@ from idvl.recipe import Recipe
 from idvl.reporter import Reporter
 from idvl.session import choose_samples, history_of, open_model
 from idvl.sparsity import criteria, icml24
-from idvl.sparsity.masks import Masks
+from idvl.sparsity.masks import unmasked_zeros
 from idvl.sparsity.pruner import WeightPruner
 from idvl.sparsity.weighting import Multipliers
 from idvl.training import steps_per_epoch, total_steps
@@ -110,9 +111,6 @@ class Job:
     earlier pruning leaves them. UsageError for what does not go together.
     """
 
-    # what its samples are for
-    purpose = "training"
-
     def __init__(self, recipe: Recipe, loaded: Loaded, selection: Selection, team: Team):
         self.recipe, self.team = recipe, team
         self.model_description = loaded.description
@@ -120,7 +118,7 @@ class Job:
         self.selection = with_labels_of_head(loaded, selection) if self.learns else selection
         self.replace_model(loaded)
         self._leave_out_unreached()
-        self.before = Masks({}).unmasked_zeros(layer_weights(loaded.model, loaded.family))
+        self.before = unmasked_zeros(layer_weights(loaded.model, loaded.family))
         samples = len(selection.samples)
         self.per_epoch = steps_per_epoch(self.training, samples, team.size)
         prune = recipe.prune
@@ -138,6 +136,13 @@ class Job:
     def needs_estimate(self) -> bool:
         """Whether dimensions are estimated first."""
         return self.recipe.prune.id_weight != "none" and self.profile is None
+
+    @property
+    def purpose(self) -> str | None:
+        """What its samples are used for, None where they are not."""
+        if self.learns or self.recipe.train.new_head:
+            return "training"
+        return DIMENSIONS if self.needs_estimate else None
 
     @property
     def learns(self) -> bool:

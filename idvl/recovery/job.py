@@ -59,8 +59,8 @@ class Recovery:
     was recovered; `trained` counts the parameters that are. UsageError for what does not go together.
     """
 
-    # what its samples are for
-    purpose = "training"
+    # what its samples are for, and what chooses the weights to remove: these are chosen
+    purpose, profile = "training", None
 
     def __init__(
         self,

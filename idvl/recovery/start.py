@@ -21,7 +21,7 @@ from idvl.models.locating import locate
 from idvl.profile import Profile
 from idvl.recipe import PruneSection, Recipe
 from idvl.session import MODEL, RECIPE, run_of, runs_behind
-from idvl.sparsity.masks import ACCIDENTAL, Masks
+from idvl.sparsity.masks import ACCIDENTAL, Masks, unmasked_zeros
 
 ZEROS = "zeros"
 
@@ -153,7 +153,7 @@ def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], str
 
 def _of_more_zeros(start: Start, masks: Masks, weights: Mapping[str, torch.Tensor], structure: str) -> Masks:
     """Masks of the layers with more zeros than `masks` has, accidental ones aside; a warning that counts them."""
-    more = masks.unmasked_zeros(weights)
+    more = unmasked_zeros(weights, masked=masks.zeros)
     if not more:
         return Masks({})
     found = f"{len(more)} layers hold {sum(more.values()):,} zeros that the masks do not have"

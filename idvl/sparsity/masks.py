@@ -83,6 +83,21 @@ def _in_order(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
+def unmasked_zeros(
+    weights: Mapping[str, Tensor], *, masked: Mapping[str, int] | None = None, least: float = ACCIDENTAL
+) -> dict[str, int]:
+    """How many zeros each of these weights holds beside those `masked`, where they are that share of it or more.
+
+    By default those few that may be accidental are left out.
+    """
+    found = {}
+    for name, weight in weights.items():
+        zeros = weight.numel() - int(weight.count_nonzero()) - (masked or {}).get(name, 0)
+        if zeros and zeros >= least * weight.numel():
+            found[name] = zeros
+    return found
+
+
 @lru_cache
 def _spread(dtype: torch.dtype, device: torch.device) -> Tensor:
     """(256, 8): the eight masks of every byte."""
@@ -110,19 +125,6 @@ class Masks:
     def accidental(self) -> list[str]:
         """Layers that were hardly pruned: their zeros, if inferred, may be there by accident."""
         return [name for name, zeros in self.zeros.items() if 0 < zeros < ACCIDENTAL * math.prod(self.shapes[name])]
-
-    def unmasked_zeros(self, weights: Mapping[str, Tensor], *, least: float = ACCIDENTAL) -> dict[str, int]:
-        """How many more zeros than its mask each of these weights holds, where they are that share of it or more.
-
-        The masks hold in the weights; a weight without a mask counts with all its zeros. By default those few that may
-        be accidental are left out.
-        """
-        found = {}
-        for name, weight in weights.items():
-            zeros = weight.numel() - int(weight.count_nonzero()) - self.zeros.get(name, 0)
-            if zeros and zeros >= least * weight.numel():
-                found[name] = zeros
-        return found
 
     @property
     def total(self) -> int:

@@ -430,7 +430,7 @@ def test_evaluation_on_the_split_of_calibration_is_told(place: Path, tmp_path: P
     for split, evaluated, told in (
         (None, None, "pictures has one split, all, and it was used for calibration: add folders train/ and test/, or"),
         ("all", None, "the split is all, and it was used for calibration: leave --split out, or name another split"),
-        (None, "all", f"{N} evaluation samples are also calibration samples: their scores are not a test"),
+        (None, "all", f"{N} evaluation samples are used for calibration too: their scores are not a test"),
     ):
         settings = {"eval.after": True, "data.split": split, "eval.split": evaluated}
         reporter = Silent()

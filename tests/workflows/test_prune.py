@@ -661,6 +661,33 @@ def test_the_evaluation_of_a_split_that_an_earlier_run_learnt_from_is_told(place
         assert any(warned in line for line in reporter.warnings) == bool(named), reporter.warnings
 
 
+def test_the_evaluation_of_a_split_that_the_dimensions_were_measured_on_is_told(place, whole, tmp_path):
+    """No sample is learnt from, of a named profile and of one that the run estimates."""
+    profile = str(whole[0] / "profile" / "profile.json")
+    once = {
+        "prune__schedule": "one-shot",
+        "prune__criterion": "magnitude",
+        "train__max_steps": 1,
+        "train__epochs": None,
+    }
+    few = {"eval__limit": 2, "eval__resamples": 100}
+    made, reporter = pruned(place, tmp_path / "named", prune__profile=profile, **once, **few)
+    told = f"the profile '{profile}' was measured on samples of this split, all: these scores are not a test"
+    assert any(told in line for line in reporter.warnings)
+    assert made.report["evaluation"]["dataset"]["learnt"] == "intrinsic dimensions"
+    card = (tmp_path / "named" / "README.md").read_text()
+    assert "Samples of this split were used for intrinsic dimensions: these numbers are not a test." in card
+    reporter = Silent()
+    recipe = {"model.name": str(tmp_path / "named" / "model"), "eval.limit": 2, "eval.resamples": 100}
+    evaluate.run(load_recipe(None, recipe), folder=tmp_path / "eval", reporter=reporter)
+    assert any("used samples of this split, all, for intrinsic dimensions: " in line for line in reporter.warnings)
+    made, reporter = pruned(place, tmp_path / "estimated", eval__split="all", **once, **few)
+    told = "2 evaluation samples are used for intrinsic dimensions too: their scores are not a test"
+    assert told in reporter.warnings and made.report["evaluation"]["dataset"]["learnt"] == "intrinsic dimensions"
+    made, reporter = pruned(place, tmp_path / "none", prune__id_weight="none", **once, **few)
+    assert made.report["evaluation"]["dataset"]["learnt"] is None and not reporter.warnings
+
+
 def test_a_loss_that_is_no_number_ends_the_run(place, tmp_path):
     with pytest.raises(RunError, match="lower learning rate"):
         pruned(place, tmp_path / "run", train__learning_rate=1e12, prune__id_weight="none")

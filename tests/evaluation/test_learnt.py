@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from idvl.evaluation.learnt import learnt_from, measured_on, overlap
+from idvl.profile import published
+from idvl.recipe import DataSection
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a dataset images/ of the splits train and test."""
+    for name in ("train/cat", "test/cat"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    (tmp_path / "images" / "train.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "which"),
+    [
+        ({"dataset": "images"}, {"dataset": "./images/../images"}, "this split, test"),
+        ({"dataset": "images"}, {"dataset": "coco", "data_dir": "images"}, "this split, test"),
+        ({"dataset": "coco"}, {"dataset": "coco", "data_dir": "images"}, None),
+        (
+            {"dataset": "flickr30k"},
+            {"dataset": "flickr30k", "dataset_id": "umaru97/flickr30k_train_val_test"},
+            "this split, test",
+        ),
+        ({"dataset": "flickr30k"}, {"dataset": "umaru97/flickr30k_train_val_test"}, "this split, test"),
+        ({"dataset": "flickr30k"}, {"dataset": "flickr30k", "dataset_id": "lmms-lab-encoder/flickr30k"}, None),
+        ({"dataset": "shapes"}, {"dataset": "shapes"}, "this split, test"),
+        ({"dataset": "shapes"}, {"dataset": "digits"}, None),
+        ({"dataset": "shapes", "split": "train"}, {"dataset": "shapes"}, None),
+        ({"dataset": "images", "split": "all"}, {"dataset": "images"}, "all, which overlaps with test"),
+        (
+            {"dataset": "images", "split": "test"},
+            {"dataset": "images", "split": "all"},
+            "test, which overlaps with all",
+        ),
+    ],
+)
+def test_one_dataset_may_be_named_in_several_ways(
+    folder: Path, one: dict[str, str], other: dict[str, str], which: str | None
+) -> None:
+    one, other = ({"split": "test", **section} for section in (one, other))
+    assert overlap(DataSection(**one), DataSection(**other), other["split"]) == which
+
+
+@pytest.mark.parametrize(
+    ("part", "split", "overlapping"),
+    [
+        ("images/train", "train", True),
+        ("images/train", "TRAIN", True),
+        ("images/train/cat", "train", True),
+        ("images/train.csv", "train", True),
+        ("images/train", "all", True),
+        ("images/train", "test", False),
+        ("images/test", "train", False),
+    ],
+)
+def test_a_part_of_a_folder_is_part_of_its_split(folder: Path, part: str, split: str, overlapping: bool) -> None:
+    inner, outer = DataSection(dataset=part, split="all"), DataSection(dataset="images", split=split)
+    paths = (os.path.realpath(part), os.path.realpath("images"))
+    within = f"all of '{paths[0]}', which overlaps with {split} of '{paths[1]}'"
+    assert overlap(inner, outer, split) == (within if overlapping else None)
+    around = f"{split} of '{paths[1]}', which overlaps with all of '{paths[0]}'"
+    assert overlap(outer, inner, "all") == (around if overlapping else None)
+
+
+def test_a_built_in_model_is_no_test_of_what_it_was_trained_on() -> None:
+    learnt = learnt_from("builtin/vit", DataSection(dataset="digits"), "train")
+    assert learnt and learnt.purpose == "training"
+    assert learnt.warning.startswith("builtin/vit was trained on this split, train: these scores are not a test")
+    assert learnt_from("builtin/vit", DataSection(dataset="digits"), "test") is None
+    assert learnt_from("builtin/vit", DataSection(dataset="shapes"), "train") is None
+
+
+def test_a_profile_tells_where_its_samples_came_from(folder: Path) -> None:
+    profile = published("blip-coco")
+    assert overlap(measured_on(profile), DataSection(dataset="coco"), "train") == "this split, train"
+    local = replace(profile, dataset={**profile.dataset, "path": "images"})
+    assert overlap(measured_on(local), DataSection(dataset="coco"), "train") is None
+    assert overlap(measured_on(local), DataSection(dataset="images"), "train") == "this split, train"
+    for unknown in ({"dataset": None, "ids": []}, {"dataset": "coco"}):
+        assert measured_on(replace(profile, dataset=unknown)) is None
