@@ -85,27 +85,30 @@ class Budget:
 def _limits(sizes: Sizes, k: int, *, sparsity: float, floor: float, ceiling: float, min_keep: int) -> Bounds:
     """The least and the most units of each layer that are pruned at the end of the run, `k` in all.
 
-    Floor and ceiling are rounded to whole units away from each other; `min_keep` comes before the floor. UsageError,
-    with what can be reached, where the sparsity cannot.
+    Floor and ceiling are rounded towards each other, so that no layer goes beyond them; where whole units within them
+    do not reach the sparsity, as where all three are equal, a layer may be less than a unit beyond. `min_keep`, and the
+    ceiling where no whole number lies between, come before the floor. UsageError, with what can be reached, where the
+    sparsity cannot.
     """
     if not (0 <= floor <= 1 and 0 <= ceiling <= 1 and floor <= ceiling):
         raise UsageError(f"0 <= floor <= ceiling <= 1 is needed, not floor {floor} and ceiling {ceiling}")
     if min_keep < 0:
         raise UsageError(f"min_keep counts weights and cannot be {min_keep}")
-    bounds = {}
-    for name, size in sizes.items():
-        most = min(math.ceil(round(ceiling * size, 6)), max(size - min_keep, 0))
-        bounds[name] = min(math.floor(round(floor * size, 6)), most), most
     total = sum(sizes.values())
     if sparsity > 0 and not k:
         raise UsageError(f"sparsity {sparsity} of {total:,} weights prunes none: use at least {1 / total:.2g}")
-    lowest, highest = (sum(bound[side] for bound in bounds.values()) for side in (0, 1))
-    if not lowest <= k <= highest:
-        raise UsageError(
-            f"sparsity {sparsity} cannot be reached: floor {floor}, ceiling {ceiling} and min_keep {min_keep} "
-            f"allow {_down(lowest / total)} to {_down(highest / total)} over these layers"
-        )
-    return bounds
+    for least_of, most_of in ((math.ceil, math.floor), (math.floor, math.ceil)):
+        bounds = {}
+        for name, size in sizes.items():
+            most = min(most_of(round(ceiling * size, 6)), max(size - min_keep, 0))
+            bounds[name] = min(least_of(round(floor * size, 6)), most), most
+        lowest, highest = (sum(bound[side] for bound in bounds.values()) for side in (0, 1))
+        if lowest <= k <= highest:
+            return bounds
+    raise UsageError(
+        f"sparsity {sparsity} cannot be reached: floor {floor}, ceiling {ceiling} and min_keep {min_keep} "
+        f"allow {_down(lowest / total)} to {_down(highest / total)} over these layers"
+    )
 
 
 def _down(share: float) -> str:

@@ -27,7 +27,7 @@ def test_units_are_groups_of_a_structure() -> None:
 
 def test_floors_grow_with_the_schedule() -> None:
     bounds = Budget(SIZES, sparsity=0.5, floor=0.4).bounds(285, dict.fromkeys(SIZES, 0))
-    assert {name: least for name, (least, _) in bounds.items()} == {"a": 20, "b": 7, "c": 0, "d": 200}
+    assert {name: least for name, (least, _) in bounds.items()} == {"a": 20, "b": 7, "c": 1, "d": 200}
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
@@ -45,6 +45,14 @@ def test_what_cannot_be_reached_is_refused_with_what_can(allocation: str, settin
     sizes = {"a": 1000, "d": 100, "c": 10} if "min_keep" not in settings else SIZES
     with pytest.raises(UsageError, match=message):
         Budget(sizes, allocation=allocation, **settings)
+
+
+def test_no_layer_goes_beyond_floor_and_ceiling_where_the_sparsity_can_be_reached_within() -> None:
+    bounds = Budget(SIZES, sparsity=0.5, floor=0.4, ceiling=0.6).bounds(570, dict.fromkeys(SIZES, 0))
+    assert bounds == {"a": (40, 60), "b": (15, 22), "c": (1, 1), "d": (400, 600)}
+    # 0.6 of all is 684, one more than whole weights within the ceiling
+    bounds = Budget(SIZES, sparsity=0.6, floor=0.4, ceiling=0.6).bounds(684, dict.fromkeys(SIZES, 0))
+    assert bounds["b"][1] == 23
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.33, 0.5, 0.8, 0.95])
