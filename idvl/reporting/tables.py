@@ -273,11 +273,10 @@ def _spread(layers: Sequence[LayerProfile], measured: MeasuredProfile) -> TableE
 
 
 def _no_test(runs: Sequence[RunRecord]) -> list[str]:
-    """Which evaluations are of samples that the model learnt from."""
+    """Which evaluations are of samples that the model was made with."""
     learnt = [run.label for run in runs if (run.results.get("dataset") or {}).get("learnt")]
-    return (
-        [f"CAUTION: no test, since the models learnt from the split evaluated: {', '.join(learnt)}"] if learnt else []
-    )
+    used = f"CAUTION: no test, since the split evaluated was used to make the models: {', '.join(learnt)}"
+    return [used] if learnt else []
 
 
 def cautions(groups: Sequence[Group]) -> list[str]:

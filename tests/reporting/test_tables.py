@@ -492,7 +492,7 @@ def test_evaluations_of_what_a_model_learnt_from_are_cautioned(tmp_path: Path) -
     results["dataset"]["learnt"] = "training"
     folders.write(run / "results.json", results)
     notes = table(tmp_path, "evaluations").notes
-    assert notes[1] == f"CAUTION: no test, since the models learnt from the split evaluated: {run}"
+    assert notes[1] == f"CAUTION: no test, since the split evaluated was used to make the models: {run}"
     assert "NO TEST: samples of this split were used for training of the model" in rests_on(results)
 
 

@@ -638,7 +638,7 @@ def test_the_evaluation_of_a_split_that_an_earlier_run_learnt_from_is_told(place
     card = (tmp_path / "further" / "README.md").read_text()
     assert "Samples of this split were used for training: these numbers are not a test." in card
     notes = [note for made in tables_of(collect([str(tmp_path)])) for note in made.notes]
-    assert any("no test, since the models learnt from the split evaluated: " in note for note in notes)
+    assert any("no test, since the split evaluated was used to make the models: " in note for note in notes)
     other = shutil.copytree(place / "pictures", tmp_path / "pictures")
     of_train = shutil.copytree(folder, tmp_path / "of_train")
     learnt_train = {**report, "made": {**report["made"], "training": {**learnt, "split": "train"}}}
