@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, listed, quoted
 from idvl.files import disk_errors
 from idvl.runs.record import damage, read_record
 
@@ -49,6 +49,11 @@ def check(
         if reason := damage(folder):
             raise UsageError(
                 f"{quoted(folder / 'run.json')} cannot be read ({reason}): restore it, or choose another --output"
+            )
+        if inside := sorted(name for name in entries(folder) if os.path.lexists(folder / name / "run.json")):
+            raise UsageError(
+                f"{quoted(folder)} is no run, but holds runs ({listed(inside)}), as prune --recover and --matrix leave "
+                "them: add the same option to resume or replace them, remove the folder, or choose another --output"
             )
         raise UsageError(
             f"{quoted(folder)} is not empty and holds no idvl run (no run.json of idvl), so there is nothing to "

@@ -7,7 +7,7 @@ from typing import Any
 
 from idvl import runs
 from idvl.checkpoints.hub import check as check_hub
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.pruning.calibration_settings import calibrates
 from idvl.recipe import Recipe, RecoverSection, TrainSection
 from idvl.recovery import settings as recovery
@@ -35,6 +35,8 @@ def run(recipe: Recipe, *, folder: Path | None, push_to: str | None = None, **op
     if push_to:
         check_hub(push_to)
     folder = folder or runs.default_folder(runs.FolderName("prune", recipe.model.name, recipe.data.dataset or ""))
+    if runs.read_record(folder) is not None:
+        raise UsageError(f"{quoted(folder)} holds a run without recover (--recover): choose another --output")
     kept = recipe.model_copy(update={"train": TrainSection(), "recover": RecoverSection()})
     if options.get("overwrite"):  # the recovery checks its folder only when the pruned model is replaced
         for name in (PRUNED, RECOVERED):

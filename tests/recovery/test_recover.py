@@ -204,6 +204,8 @@ def test_one_command_prunes_and_recovers(place, tmp_path):
     dense = {"model.name": str(place / "dense"), "data.dataset": str(place / "pictures")}
     wanted = dense | PRUNE | STEPS | {"recover.method": "lora", "recover.rank": 4, "train.distill": 0.1}
     recipe, folder, reporter = load_recipe(None, wanted), tmp_path / "both", Silent()
+    with pytest.raises(UsageError, match="pruned' holds a run without recover .*: choose another --output"):
+        prune_recover.run(recipe, folder=place / "pruned", reporter=reporter, overwrite=True)
     result = prune_recover.run(recipe, folder=folder, reporter=reporter)
     assert result.folder == folder / "recovered" and result.report["recovered"]["teacher"]["in_place"]
     pruned, recovered = (weights(folder / name) for name in ("pruned", "recovered"))

@@ -60,6 +60,15 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) ->
     assert contents(tmp_path) == {"thesis.tex"}
 
 
+def test_a_folder_of_runs_is_refused_with_their_names_and_the_way_out(tmp_path: Path) -> None:
+    for name in ("recovered", "pruned"):
+        finished(tmp_path / name)
+    for option in ("resume", "overwrite"):
+        with pytest.raises(UsageError, match=r"holds runs \(pruned, recovered\), .* the same option .* another --out"):
+            start(tmp_path, **{option: True})
+    assert contents(tmp_path) == {"pruned", "recovered"}
+
+
 def test_a_resume_of_nothing_says_that_it_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     start(tmp_path / "typo", resume=True).close()
     assert caplog.messages == [f"there is no run in {str(tmp_path / 'typo')!r} to resume: starting a new one"]
