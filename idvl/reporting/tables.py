@@ -28,7 +28,7 @@ from idvl.reporting.lineage import (
 )
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.sensitivity import sensitivity_tables
-from idvl.reporting.settings import is_one_shot
+from idvl.reporting.settings import began_pruned, is_one_shot, is_recovery
 from idvl.uncovered import in_words
 
 PAIRED = (
@@ -149,7 +149,9 @@ def _metrics_of(runs: Sequence[RunRecord]) -> list[str]:
 
 def _sparsity(number: int, subject: Subject, name: str, groups: Sequence[Group]) -> Table:
     """What was pruned where: in scope, by modality, and of the other two denominators."""
-    reports = [run.report for run in runs_in(groups)]
+    runs = runs_in(groups)
+    reports = [run.report for run in runs]
+    further = any(is_recovery(run) and began_pruned(run) for run in runs)
     modalities = [word for word in MODALITIES if any(word in (report.get("modalities") or {}) for report in reports)]
     picks: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
         ("in scope", lambda report: report["total"].get("sparsity")),
@@ -173,7 +175,9 @@ def _sparsity(number: int, subject: Subject, name: str, groups: Sequence[Group])
     return Table(
         key=f"sparsity-{number}", title=f"Sparsity by modality, in percent: {name}", paper="Figure 3",
         labels=("method", "scope", "target", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
-        notes=(*_model_weights(subject, reports), "intervals, if any, are 95 % t intervals over runs"), folded=True,
+        notes=(*_model_weights(subject, reports),
+               *(["of recovered models, in scope has the layers of earlier prunings too, whose zeros stay"] * further),
+               "intervals, if any, are 95 % t intervals over runs"), folded=True,
     )  # fmt: skip
 
 

@@ -508,6 +508,16 @@ def test_evaluations_of_weights_that_were_overwritten_are_cautioned(tmp_path: Pa
     assert table(tmp_path, "evaluations").notes[1:] == (said,)
 
 
+def test_the_scope_of_a_recovery_has_the_layers_of_earlier_prunings(tmp_path: Path) -> None:
+    """Its masks have all zeros of the model, its settings are those of the last pruning."""
+    steps = [{"prune.criterion": "magnitude", "prune.scope": scope, "seed": 0} for scope in ("vision", "language")]
+    folders.pruned(tmp_path / "once", scope="language", recover__method="lora", history=steps[1:])
+    assert not any("earlier prunings" in note for note in table(tmp_path, "sparsity").notes)
+    folders.pruned(tmp_path / "twice", scope="language", recover__method="lora", history=steps)
+    said = "of recovered models, in scope has the layers of earlier prunings too, whose zeros stay"
+    assert said in table(tmp_path, "sparsity").notes
+
+
 def test_the_dense_model_is_averaged_over_the_draws_of_samples_that_runs_are(tmp_path: Path) -> None:
     for draw, dense in (("t0", 80.0), ("t1", 90.0), ("unused", 10.0)):
         data = {"dataset": "shapes", "split": "test", "fingerprint": draw}
