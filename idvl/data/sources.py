@@ -80,13 +80,14 @@ def external_candidates(
     )
     columns = {use: name for use, name in source.columns.by_use.items() if use != "id"}
     columns = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
+    classes = None if source.classes is None else _class_names(source.classes, location.dataset)
     return SampleCandidates(
         samples=_samples(source),
         method=source.method,
         details={**source.details, "columns": {**columns, "guessed": list(source.columns.guessed)}},
         size=source.size,
-        classes=None if source.classes is None else _class_names(source.classes, location.dataset),
-        warnings=source.warnings,
+        classes=classes,
+        warnings=[*source.warnings, *_alike_but_for_case(classes or ())],
     )
 
 
@@ -95,6 +96,18 @@ def _class_names(names: Sequence[Any], dataset: str) -> list[str]:
     if odd := [name for name in names if not isinstance(name, str)]:
         raise UsageError(f"{dataset} calls a class {quoted(odd[0])}, which is not text: repair its class names")
     return [writable(name) for name in names]
+
+
+def _alike_but_for_case(classes: Sequence[str]) -> Iterator[str]:
+    """That two classes may be one, the first time that their names differ in case only."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (first := seen.setdefault(name.casefold(), name)) != name:
+            yield (
+                f"the classes {quoted(first)} and {quoted(name)} differ in case only, and are two classes: where they "
+                "are one, give them one name"
+            )
+            return
 
 
 def path_or_ids(location: Location) -> Path | tuple[str, ...]:

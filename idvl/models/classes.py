@@ -21,6 +21,10 @@ NUMBERED = r"(label|class)? ?\d+|"
 MOST_UNLIKE = 0.25
 # samples that would hold a label 0 where labels count from 0
 ENOUGH = 20
+COUNTED_FROM_1 = (
+    "no label is 0, and the smallest is %d: labels count the classes of %s from 0; where they count from 1, every "
+    "class is off by one"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +54,27 @@ def numbers_in_dataset(
     Classes are matched by name where both have the same names or the same numbers as names, or where names that both
     have stand elsewhere or are more on one side; else by position. UsageError where the head lacks the class of a
     sample, has another number of classes or other names throughout, on both sides more than numbers; and where names
-    that are numbers do not ascend, so that a position says nothing. A warning where classes without names seem to be
-    counted from 1.
+    that are numbers do not ascend, so that a position says nothing. A warning where classes that have numbers alone
+    seem to be counted from 1, unless the head's are called 0, 1, 2 ...
     """
     config = loaded.model.config
-    own = [_plain(config.id2label.get(number, "")) for number in range(config.num_labels)]
-    expected = [_plain(name) for name in classes or ()]
+    names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
+    own, expected = ([_plain(name) for name in side] for side in (names, classes or ()))
+    numbers, others = _numbers(own), _numbers(expected)
+    if numbers and others:
+        own, expected = ([str(number) for number in side] for side in (numbers, others))
+    # classes that are called 0, 1, 2 ... say which label each is, as those of a new head do
+    says_labels = names == [str(row) for row in range(len(names))]
+    # names as they are written tell classes apart that differ in case only
+    for here, there in ((names, [*map(str, classes or ())]), (own, expected)):
+        if there and len(set(here)) == len(here) and sorted(here) == sorted(there):
+            return [there.index(name) for name in here]
     if own == expected:
         return list(range(len(own)))
-    for names_here, names_there in ((own, expected), (_numbers(own), _numbers(expected))):
-        if names_there and len(set(names_here)) == len(names_here) and sorted(names_here) == sorted(names_there):
-            return [names_there.index(name) for name in names_here]
     if not _in_the_same_places(own, expected):
-        return _by_name(loaded.name, own, expected, samples)
+        if numbers and others and min(others) > 0 and not says_labels:
+            logger.warning(COUNTED_FROM_1, min(others), loaded.name)
+        return _by_name(loaded.name, own, expected, samples, written=[*(classes or ())])
     drawn = [sample.label for sample in samples]
     lowest, highest = labels or (min(drawn), max(drawn))
     if highest >= len(own) or (expected and len(expected) != len(own)):
@@ -73,12 +85,8 @@ def numbers_in_dataset(
             f"{f'the dataset has {len(expected)}: ' if expected else numbered}use the dataset that its head was "
             "trained for, or train a head with idvl prune --new-head"
         )
-    if not expected and lowest > 0 and (labels or len(drawn) >= ENOUGH):
-        logger.warning(
-            "no label is 0, and the smallest is %d: labels count the classes of %s from 0; where they count from 1, "
-            "every class is off by one",
-            *(lowest, loaded.name),
-        )
+    if not expected and lowest > 0 and not says_labels and (labels or len(drawn) >= ENOUGH):
+        logger.warning(COUNTED_FROM_1, lowest, loaded.name)
     if expected and are_others(own, expected):
         raise UsageError(
             f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the "
@@ -135,16 +143,18 @@ def _alike(name: str, other: str) -> bool:
     return words <= others or others <= words or name.replace(" ", "") == other.replace(" ", "")
 
 
-def _by_name(model: str, own: Sequence[str], expected: Sequence[str], samples: Sequence[Sample]) -> list[int]:
+def _by_name(
+    model: str, own: Sequence[str], expected: Sequence[str], samples: Sequence[Sample], *, written: Sequence[str]
+) -> list[int]:
     """The dataset's number of each class of the head, by name; beyond them, for a class that the dataset has not.
 
-    UsageError where a sample is of a class that the head lacks.
+    `written`: the dataset's names as they are written. UsageError where a sample is of a class that the head lacks.
     """
     places, places_there = _places(own), _places(expected)
     shared = places.keys() & places_there.keys()
     lacking = Counter(sample.label for sample in samples if expected[sample.label] not in shared)
     if lacking:
-        names = listed([expected[label] for label in sorted(lacking)])
+        names = listed([str(written[label]) for label in sorted(lacking)])
         raise UsageError(
             f"{model} lacks classes of the dataset, or several have one name ({names}; {lacking.total():,} of "
             f"{len(samples):,} samples): remove these samples, rename the classes as in the model's config.json, or "

@@ -475,6 +475,15 @@ def test_run_folders_in_the_datasets_folder_are_left_out(tmp_path: Path) -> None
     assert len(select(str(tmp_path), **EVERYTHING).samples) == 8
 
 
+def test_classes_that_differ_in_case_only_are_two_with_a_warning(tmp_path: Path) -> None:
+    for name in ("Dog", "cat", "dog"):
+        images(tmp_path / name, 1)
+    found = select(str(tmp_path), **EVERYTHING)
+    assert found.description["classes"] == ["Dog", "cat", "dog"] and [each.label for each in found.samples] == [0, 1, 2]
+    (said,) = found.description["warnings"]
+    assert said.startswith("the classes 'Dog' and 'dog' differ in case only, and are two classes: where they are one, ")
+
+
 def test_metadata_takes_the_place_of_class_folders(tmp_path: Path) -> None:
     images(tmp_path / "ant", 2), images(tmp_path / "bee", 2)
     rows = [{"file_name": f"{name}/000{i}.jpg", "kind": f"kind {name}"} for name in ("bee", "ant") for i in range(2)]

@@ -87,6 +87,12 @@ def test_labels_without_a_0_are_told_where_it_would_be_there(drawn, labels, told
     assert [message[:39] for message in caplog.messages] == ["no label is 0, and the smallest is 1: l"] * told
 
 
+def test_a_head_whose_classes_are_called_by_their_numbers_says_which_label_each_is(caplog):
+    # as a new head on labels without names, of which none is 0
+    predicted(head(["0", "1", "2"], [[0.0, 1.0, 2.0]] * 20), labelled(*[1, 2] * 10), labels=(1, 2))
+    assert not caplog.messages
+
+
 def test_names_of_which_some_are_the_same_are_matched_by_name():
     loaded = head(["ant", "bee", "cat"], [[1.0, 5.0, 2.0], [3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     by_name = predicted(loaded, labelled(0, 1, 1), classes=("bee", "cat", "dog"))  # none is a dog
@@ -101,6 +107,24 @@ def test_names_of_which_some_are_the_same_are_matched_by_name():
     twice = head(["bee", "bee", "cat"], [[1.0, 5.0, 2.0]])
     with pytest.raises(UsageError, match=r"several have one name \(bee; 1 of 1 samples\)"):
         predicted(twice, labelled(0), classes=("bee", "cat", "dog"))
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2", "3"], ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]])
+def test_numbers_of_which_some_are_the_same_are_matched_as_names_are(names, caplog):
+    loaded = head(names, [[1.0, 5.0, 2.0, 0.0]])
+    assert predicted(loaded, labelled(1), classes=("1", "3"))[0]["top"] == [0, 3, 2, 1]  # beyond 1: the head's others
+    assert [message[:35] for message in caplog.messages] == ["no label is 0, and the smallest is "] * (names[0] != "0")
+    with pytest.raises(UsageError, match=r"lacks classes of the dataset.*\(4; 1 of 1 samples\)"):
+        predicted(loaded, labelled(1), classes=("1", "4"))
+
+
+def test_classes_that_differ_in_case_only_stay_apart():
+    loaded = head(["cat", "dog", "Dog"], [[1.0, 5.0, 2.0]])
+    assert predicted(loaded, labelled(1), classes=("Dog", "cat", "dog"))[0]["top"] == [2, 0, 1]
+    swapped = head(["dog", "Dog"], [[1.0, 5.0]])
+    assert predicted(swapped, labelled(1), classes=("Dog", "dog"))[0]["top"] == [0, 1]
+    with pytest.raises(UsageError, match=r"or several have one name \(Dog, dog; 2 of 2 samples\)"):
+        predicted(head(["cat", "dog"], [[1.0, 5.0]] * 2), labelled(0, 2), classes=("Dog", "cat", "dog"))
 
 
 def test_spelling_variants_are_matched_by_position(caplog):
