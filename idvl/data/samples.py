@@ -74,6 +74,7 @@ def select(
     force: bool = False,
     distinct: bool = True,
     gathered: bool = False,
+    keep_order: bool = False,
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Selection:
@@ -81,7 +82,8 @@ def select(
 
     With `distinct=False`, as for training and evaluation, any usable ones, repeated or not (None: all, in the
     dataset's own order; of what is built in, all or the default number, by seed). `gathered` makes one sample of all
-    rows of an image, with all of their texts.
+    rows of an image, with all of their texts. `keep_order`: an `n` that leaves no row out, as far as their number is
+    known, changes nothing.
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
@@ -117,7 +119,11 @@ def select(
         return chosen(built_in_candidates(location, overrides, split=split, n=limit, seed=seed), ImageSpool(None))
     with ImageSpool(None if store is None else Path(store)) as spool:
         order = seed if distinct or n is not None else None
-        candidates = external_candidates(location, overrides, split=split, n=limit, seed=order, store=spool)
+        opening = {"split": split, "n": limit, "store": spool}
+        candidates = external_candidates(location, overrides, seed=order, **opening)
+        if keep_order and order is not None and candidates.size is not None and limit >= candidates.size:
+            order = None
+            candidates = external_candidates(location, overrides, seed=order, **opening)
         if "dataset_id" not in candidates.details:
             return chosen(candidates, spool)
         made_from = {"dataset": dataset, "seed": seed, "order": order, **limited, **candidates.details}

@@ -199,6 +199,7 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
             team,
             n=recipe.eval.limit,
             gathered=task.gathered,
+            keep_order=True,
             progress=progress,
             **options,
         )

@@ -147,7 +147,7 @@ def test_plain_folders_with_columns_of_their_own_work_as_names_do(place, tmp_pat
 @pytest.mark.parametrize(
     ("model", "dataset", "more", "told"),
     [
-        ("vit", "imagenet-1k", (), "classes apart, the dataset has 1000"),
+        ("vit", "imagenet-1k", (), "lacks classes of the dataset, or several have one name (class"),
         ("clip", "flickr30k", ("--task", "caption"), "cannot do caption: it can do classification, retrieval"),
         ("clip", "flickr30k", ("--split", "tset"), "did you mean 'test'"),
         ("clip", "cifar100", ("--template", "a photo"), r"one {} for the class's name, not 'a photo'"),

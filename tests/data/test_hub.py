@@ -315,7 +315,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     served = {COCO: repos["nlvr2"], "lmms-lab/VQAv2": repos["coco"], "me/own": repos["flickr30k"]}
     served["me/one"] = write_dataset("flickr30k", tmp_path / "one", 4, instead=lambda number: {"split": "train"})
     with Hub(datasets=served, moved={"me/old": "me/own"}) as hub:
-        moved, pairs, split, column, typo, renamed, answers, own, old, one = ask(
+        moved, pairs, split, column, typo, renamed, answers, own, old, one, every = ask(
             hub,
             tmp_path,
             {"dataset": "textvqa"},
@@ -328,6 +328,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
             {"dataset": "me/own", "n": 120},
             {"dataset": "me/old", "n": 120},
             {"dataset": "me/one", **EVERYTHING},
+            {"dataset": "me/one", "n": 4, "keep_order": True, **EVERYTHING},
         )
     assert "no dataset lmms-lab-encoder/textvqa or lmms-lab/textvqa" in moved["message"]
     assert "--dataset-id" in moved["message"] and "--data-dir" in moved["message"]
@@ -346,6 +347,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     assert own["columns"] == {"image": "image", "text": "caption", "guessed": ["image", "caption"]}
     said = "the column 'split' is not read: whatever it holds, all rows of the split test are taken"
     assert one["warnings"] == [said] and not own["warnings"]
+    assert every == one
     # a repository that has been renamed is found under its old name
     assert old == {**own, "dataset": "me/old", "dataset_id": "me/old"}
 

@@ -369,6 +369,16 @@ def test_hidden_answers_are_none(tmp_path: Path) -> None:
         assert {(sample.label, sample.answers) for sample in found} == {(None, ())}
 
 
+def test_a_limit_that_leaves_nothing_out_may_keep_the_order(tmp_path: Path) -> None:
+    images(tmp_path, 9)
+    whole, limited, part, drawn = (
+        select(str(tmp_path), n=n, force=True, distinct=False, keep_order=kept).description
+        for n, kept in ((None, True), (9, True), (8, True), (9, False))
+    )
+    assert limited == whole and part["method"] == drawn["method"] == "uniform"
+    assert sorted(drawn["ids"]) == whole["ids"] != drawn["ids"]
+
+
 def test_class_folders_are_numbered_as_datasets_does(tmp_path: Path) -> None:
     from datasets import load_dataset
 
