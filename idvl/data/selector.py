@@ -5,8 +5,10 @@ It does not know where candidates come from.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -151,6 +153,7 @@ def _refuse_unusable(subset: Subset, looked_at: int, name: str) -> None:
     if len(subset.skipped) > MAX_UNUSABLE * looked_at:
         reasons = [skip["reason"] for skip in subset.skipped]
         without_text = any(reason.startswith("no text") for reason in reasons)
+        missing = os.strerror(errno.ENOENT) in reasons
         outside = any(reason.startswith("needs allow_outside") for reason in reasons)
         raise UsageError(
             f"{'set allow_outside (--allow-outside) to read images outside of the folder: ' if outside else ''}"
@@ -158,6 +161,7 @@ def _refuse_unusable(subset: Subset, looked_at: int, name: str) -> None:
             f"{percent(MAX_UNUSABLE, 0)}: {_first_of(subset.skipped)}; "
             f"{'else ' if outside else ''}repair or remove them"
             f"{', or take the images alone with text_column none' if without_text else ''}"
+            f"{'; paths of images start from the folder of the table that names them' if missing else ''}"
         )
 
 

@@ -98,6 +98,9 @@ def test_missing_image_files(tmp_path: Path) -> None:
     path = write(tmp_path, good(110))
     (tmp_path / "0003.jpg").unlink()
     assert select(path, n=110).description["skipped"] == [{"id": "0003.jpg", "reason": "No such file or directory"}]
+    (tmp_path / "test.csv").write_text("file_name,text\n0000.jpg,a\n0003.jpg,b\n")
+    with pytest.raises(UsageError, match="; paths of images start from the folder of the table that names them$"):
+        select(str(tmp_path / "test.csv"), distinct=False, force=True)
 
 
 def test_few_samples_need_force(tmp_path: Path) -> None:
