@@ -20,7 +20,7 @@ from idvl.checkpoints.hub import push
 from idvl.checkpoints.report import REPORT
 from idvl.data.splits import EVALUATION, TRAINING
 from idvl.downloads import Download
-from idvl.errors import UsageError
+from idvl.errors import UsageError, quoted
 from idvl.evaluation.evaluation import Evaluation
 from idvl.evaluation.scoring import is_complete
 from idvl.models.loading import load
@@ -202,6 +202,11 @@ def _recipe_of(recipe: Recipe, folder: Path, state: RunState) -> dict[str, Any]:
     # which older runs do not have
     earlier = {"recover": current["recover"], **earlier}
     if earlier.keys() != current.keys():
+        if state.saved:  # nothing else says by which settings it was measured and evaluated
+            raise UsageError(
+                f"cannot resume {quoted(folder)}, whose model is saved: its recipe.yaml is missing, damaged or of "
+                "another version: restore it, evaluate the model with idvl eval, or use --overwrite"
+            )
         logger.warning("recipe.yaml of %r was missing or damaged: this command's settings take its place", str(folder))
         return current
     on_the_way = recipe.eval.every or earlier["eval"].get("every")

@@ -535,7 +535,7 @@ def test_a_run_interrupted_in_its_evaluation_resumes_there(place, tmp_path, digi
     assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_recipe_and_results_of_a_resumed_run_are_of_one_run(place, tmp_path, digits, caplog):
+def test_recipe_and_results_of_a_resumed_run_are_of_one_run(place, tmp_path, digits):
     folder = tmp_path / "run"
     settings = digits | {"train.epochs": None, "train.max_steps": 3, "prune.window": 1, "prune.mask_every": 1}
     settings |= {"train.new_head": False, "model.name": "builtin/vit", "eval.limit": 40}
@@ -561,8 +561,10 @@ def test_recipe_and_results_of_a_resumed_run_are_of_one_run(place, tmp_path, dig
     assert report["evaluation"]["limit"] == 40 and recipe() == made
     assert not (folder / "checkpoints").exists()
     (folder / "recipe.yaml").write_text("eval: [")
-    pruned(place, folder, resume=True, **settings)
-    assert recipe()["eval"]["limit"] == 40 and "recipe.yaml of" in caplog.text
+    # the results are of its settings, and no longer of those that it would say
+    with pytest.raises(UsageError, match="its recipe.yaml is missing, damaged or of another version: restore it"):
+        pruned(place, folder, resume=True, **settings | {"eval.limit": 20})
+    assert (folder / "recipe.yaml").read_text() == "eval: ["
 
 
 @pytest.mark.parametrize("name", ["model/config.json", "model/model.safetensors", "masks.safetensors"])
