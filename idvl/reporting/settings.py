@@ -20,6 +20,13 @@ INPUTS = {"samples", "profile"}
 WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
 # settings of a schedule, in which one-shot runs are compared among themselves
 SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
+# the values that need no word, without calibration and with it, of settings that are part of a method's name
+PLAIN = {
+    "prune.allocation": ("global", "uniform"),
+    "prune.structure": ("unstructured", "unstructured"),
+    "prune.schedule": ("cubic", "cubic"),
+    "prune.repair": (None, None),
+}
 # dimensions this close, relatively, are the same estimate
 TOLERANCE = 1e-5
 Words = tuple[str, str]
@@ -189,13 +196,14 @@ def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str]:
-    """For each run the settings whose value is not the most common one, in words."""
+    """For each run the settings whose value is not the plain one, or else the most common one, in words."""
     common = _most_common(
         (_peers(run, key), repr(value)) for run, values in settings.items() for key, value in values.items()
     )
     words = {}
     for run, values in settings.items():
-        odd = [key for key, value in values.items() if repr(value) != common[_peers(run, key)]]
+        plain = {key: repr(pair[is_calibrated(run)]) for key, pair in PLAIN.items()}
+        odd = [key for key, value in values.items() if repr(value) != plain.get(key, common[_peers(run, key)])]
         odd.sort(key=lambda key: key != "prune.schedule")  # which explains others
         words[run] = ", ".join(_in_words(key.removeprefix("prune.").removeprefix("train."), values[key]) for key in odd)
     return words

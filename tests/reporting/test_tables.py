@@ -352,6 +352,20 @@ def test_runs_from_calibration_samples_are_told_apart_by_their_own_settings(tmp_
     assert names == {"Magnitude", "Magnitude, from calibration samples"}
 
 
+def test_the_settings_that_a_method_is_named_by_are_told_even_where_all_runs_have_them(tmp_path: Path) -> None:
+    calibrated = {"criterion": "wanda", "prune__calibration": "sequential", "prune__structure": "unstructured"}
+    folders.pruned(tmp_path / "a", prune__allocation="ecoflap", prune__repair="obs", **calibrated)
+    assert [str(group.method) for group in groups_of(collect([tmp_path]))] == ["Wanda, allocation ecoflap, repair obs"]
+    folders.pruned(tmp_path / "b", prune__allocation="uniform", prune__repair=None, **calibrated)
+    assert {str(group.method) for group in groups_of(collect([tmp_path]))} == {
+        *("Wanda", "Wanda, allocation ecoflap, repair obs")
+    }
+    folders.pruned(tmp_path / "c", prune__structure="2:4", prune__schedule="one-shot", prune__allocation="uniform")
+    assert "PLATON, one-shot, structure 2:4, allocation uniform" in {
+        str(group.method) for group in groups_of(collect([tmp_path]))
+    }
+
+
 def test_runs_on_other_samples_are_no_replicates(tmp_path: Path) -> None:
     for name, samples in (("a", "x"), ("b", "x"), ("c", "y")):
         folders.pruned(tmp_path / name, samples=samples)
