@@ -66,8 +66,9 @@ def test_every_task_runs_on_a_local_copy_and_comes_out_alike_in_other_batches(
     assert (results["task"], results["samples"], results["left_out"]) == (task, N, {})
     found = results["metrics"][metric]
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
-    code, other, _ = evaluate(capsys, *asked, *more, "--output", tmp_path / "other", "--batch-size", 24)
-    assert other["metrics"] == results["metrics"]
+    all_ = ["--limit", N, "--compare", tmp_path / "run"]
+    code, other, _ = evaluate(capsys, *asked, *more, *all_, "--output", tmp_path / "other", "--batch-size", 24)
+    assert other["metrics"] == results["metrics"] and other["limit"] is None and other["compared"]["differences"]
     code, again, _ = evaluate(capsys, "--score", tmp_path / "run" / "predictions.jsonl", "--set", "eval.resamples=100")
     assert again == results
 
