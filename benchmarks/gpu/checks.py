@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 # commands that are starved of memory, and their options
 COMMANDS = {
     "estimate-id": ["--samples", "100"],
-    "prune": ["--samples", "40", "--id-weight", "none", "--max-steps", "4", "--sparsity", "0.5"],
+    "prune": ["--id-weight", "none", "--max-steps", "4", "--sparsity", "0.5"],
     "eval": ["--task", "caption", "--limit", "8"],
 }
 LEARNT = ("blip", "blip-vqa", "blip-itm", "clip", "vit", "vilt-nlvr2", "git")
