@@ -11,7 +11,7 @@ import typer
 from idvl.commands import options as o
 from idvl.commands.console import TerminalReporter, output, rank, results_alone, write
 from idvl.commands.options import flag, text
-from idvl.commands.settings import PANELS, SettingFlags, flag_of
+from idvl.commands.settings import DOT, PANELS, SettingFlags, flag_of, flag_values
 from idvl.errors import UsageError
 
 EPILOG = """[bold]Examples[/bold]
@@ -32,8 +32,9 @@ SETTINGS = SettingFlags(
     without=("eval.every", "eval.after", "data.split", "data.samples", "data.batch_size", "data.force"),
 )
 EVALUATION = PANELS["eval"]
-# what makes no sense with --score
-UNSCORED = ("output_dir", "resume", "overwrite", "recipe", "eval__limit", "eval__split", "data__dataset")
+# what makes no sense with --score beside settings, and the settings that do
+UNSCORED = ("output_dir", "resume", "overwrite", "recipe")
+SCORED = ("eval.task", "eval.metrics", "eval.resamples", "data.seed", "model.trust_remote_code")
 
 
 def command(
@@ -69,8 +70,8 @@ def command(
         return _list(json=json)
     if score and model:
         raise UsageError(f"--score reads predictions and no model: leave out {model}")
-    if score and (flags := [name for name in UNSCORED if context.params[name]]):
-        raise UsageError(f"--score reads predictions alone: leave out {flag_of(context, flags[0])}")
+    if score:
+        _refuse_unscored(context)
     reporter, resolved = o.begin(context, model=str(score) if score else model)
     from idvl.evaluation import evaluation, scoring
     from idvl.workflows import evaluate
@@ -81,7 +82,7 @@ def command(
             results = scoring.score_again(
                 score,
                 task=resolved.eval.task,
-                seed=resolved.data.seed if context.params["data__seed"] else None,
+                seed=resolved.data.seed if "data.seed" in _settings(context) else None,
                 resamples=resolved.eval.resamples,
                 compared=compare,
                 other_metrics=evaluation.other_metrics(resolved),
@@ -93,6 +94,22 @@ def command(
             results, folder = result.results, result.folder
     if rank() == 0:
         _show(results, folder, json=json, reporter=reporter)
+
+
+def _settings(context: typer.Context) -> dict[str, str]:
+    """The settings that a user names, each with how: by a flag, or --set."""
+    from idvl.recipe import parse_assignments
+
+    flags = {key: flag_of(context, key.replace(".", DOT)) for key in flag_values(context.params) if key != "model.name"}
+    return {key: f"--set {key}" for key in parse_assignments(context.params["set_"] or [])} | flags
+
+
+def _refuse_unscored(context: typer.Context) -> None:
+    """UsageError for what has no effect on predictions that are scored again."""
+    odd = [flag_of(context, name) for name in UNSCORED if context.params[name]]
+    odd += [named for key, named in _settings(context).items() if key not in SCORED]
+    if odd:
+        raise UsageError(f"--score reads predictions alone: leave out {odd[0]}")
 
 
 def _show(results: dict[str, Any], folder: Path | None, *, json: bool, reporter: TerminalReporter) -> None:

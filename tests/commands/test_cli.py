@@ -239,6 +239,9 @@ def test_beside_the_main_process_all_is_silent(
         (["estimate-id", "m", "--set", "eval.limit=5"], "eval.limit has no effect on idvl estimate-id: leave it out"),
         (["eval", "m", "--set", "data.samples=50"], "data.samples has no effect on idvl eval: set eval.limit instead"),
         (["eval", "m", "--set", "data.batch_size=5"], "no effect on idvl eval: set eval.batch_size instead"),
+        (["eval", "--score", "x", "--set", "eval.limit=5"], "reads predictions alone: leave out --set eval.limit"),
+        (["eval", "--score", "x", "--beams", "5"], "--score reads predictions alone: leave out --beams"),
+        (["eval", "--score", "x", "--seed", "5", "--output", "y"], "predictions alone: leave out --output"),
         (["eval", "m", "--set", "train.epochs=5"], "train.epochs has no effect on idvl eval: leave it out"),
         (["recover", "m", "--set", "data.samples=50"], "no effect on idvl recover: set train.samples instead"),
         (
