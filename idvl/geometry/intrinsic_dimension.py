@@ -24,4 +24,4 @@ def intrinsic_dimension(
     """
     needs = requirements(estimator, whole_number("seed", seed))
     device = None if device is None else find_device(device, torch.float64)
-    return estimate(nearest(DenseRows(points, device=device), backend=knn, **needs), estimator)
+    return estimate(nearest(DenseRows(points, device=device), backend=knn, **needs), estimator, seed)

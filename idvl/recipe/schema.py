@@ -48,19 +48,7 @@ SECTIONS = tuple(Recipe.model_fields)
 ESTIMATING = ("model", "data", "estimate")
 EVALUATING = ("model", "data", "eval")
 RECOVERING = ("model", "data", "prune", "train", "recover", "eval")
-# the sections that a command reads where these are not all
-READ = {"estimate-id": ESTIMATING, "eval": EVALUATING, "recover": RECOVERING}
-# settings of these sections without an effect on a command -> the one that has it, or None
-UNREAD = {
-    "eval": {
-        "data.samples": "eval.limit",
-        "data.batch_size": "eval.batch_size",
-        "data.force": None,
-        "eval.every": None,
-        "eval.after": None,
-    },
-    "recover": {"data.samples": "train.samples", "data.batch_size": "train.batch_size", "data.force": None},
-}
+MEASURING_LOSSES = ("model", "data", "estimate", "prune", "eval")
 
 
 def keys() -> list[str]:
@@ -84,3 +72,21 @@ def _schemas(section: str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def names(section: str) -> Iterable[str]:
     return Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+
+
+# the sections that a command reads where these are not all
+READ = {"estimate-id": ESTIMATING, "eval": EVALUATING, "recover": RECOVERING, "analyze": MEASURING_LOSSES}
+# what `analyze --sensitivity` reads of two of them
+OF_LOSSES = {"prune": {"scope", "profile", "compat"}, "eval": {"split", "limit", "batch_size"}}
+# settings of these sections without an effect on a command -> the one that has it, or None
+UNREAD = {
+    "eval": {
+        "data.samples": "eval.limit",
+        "data.batch_size": "eval.batch_size",
+        "data.force": None,
+        "eval.every": None,
+        "eval.after": None,
+    },
+    "recover": {"data.samples": "train.samples", "data.batch_size": "train.batch_size", "data.force": None},
+    "analyze": {f"{section}.{name}": None for section, read in OF_LOSSES.items() for name in {*names(section)} - read},
+}

@@ -242,6 +242,11 @@ def test_beside_the_main_process_all_is_silent(
         (["eval", "--score", "x", "--set", "eval.limit=5"], "reads predictions alone: leave out --set eval.limit"),
         (["eval", "--score", "x", "--beams", "5"], "--score reads predictions alone: leave out --beams"),
         (["eval", "--score", "x", "--seed", "5", "--output", "y"], "predictions alone: leave out --output"),
+        (
+            ["analyze", "--sensitivity", "m", "--set", "prune.repair=obs"],
+            "prune.repair has no effect on idvl analyze: ",
+        ),
+        (["analyze", "--sensitivity", "m", "--set", "train.epochs=3"], "train.epochs has no effect on idvl analyze: "),
         (["eval", "m", "--set", "train.epochs=5"], "train.epochs has no effect on idvl eval: leave it out"),
         (["recover", "m", "--set", "data.samples=50"], "no effect on idvl recover: set train.samples instead"),
         (

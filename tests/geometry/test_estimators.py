@@ -101,6 +101,7 @@ def reference_icml24(points: torch.Tensor, seed: int) -> tuple[float, float]:
 def test_icml24_equals_the_papers_code(name: str) -> None:
     points = HARD[name](300).double()
     found = intrinsic_dimension(points, "icml24", seed=3)
+    assert found.diagnostics["seed"] == 3
     value, spread = reference_icml24(points, 3)
     assert found.dimension == pytest.approx(value, rel=1e-9)
     assert found.diagnostics["last_parts_std"] == pytest.approx(spread, rel=1e-9)
