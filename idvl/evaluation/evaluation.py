@@ -204,6 +204,7 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
             progress=progress,
             **options,
         )
+    selection = task.labelled(loaded, selection)
     usable, left_out = _usable(task, selection, recipe.data.dataset, reporter)
     if learnt := team.first(lambda: learnt_from(recipe.model.name, recipe.data, usable.description["split"])):
         reporter.warn(learnt.warning)

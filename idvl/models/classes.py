@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from idvl.errors import UsageError, listed, quoted
+from idvl.models.statements import with_truths
 
 if TYPE_CHECKING:
     from idvl.data.samples import Sample, Selection
@@ -25,15 +26,22 @@ COUNTED_FROM_1 = (
     "no label is 0, and the smallest is %d: labels count the classes of %s from 0; where they count from 1, every "
     "class is off by one"
 )
+NUMBERS_AND_NAMES = (
+    "classes are matched by position: %s calls them by numbers (%r first), %s by names (%r first), and the order of "
+    "the names is taken for the numbers; if it is another one, set id2label in the model's config.json to the names"
+)
 
 logger = logging.getLogger(__name__)
 
 
 def with_labels_of_head(loaded: Loaded, selection: Selection) -> Selection:
-    """The selection with its samples' labels numbered as the classes of the head, where the model has one.
+    """The selection with its samples' labels numbered as the classes of the head, or as `with_truths` of statements.
 
-    UsageError as for `numbers_in_dataset`. Samples without a label stay without.
+    UsageError as for `numbers_in_dataset` and `with_truths`. Samples without a label, and models that read none, stay
+    as they are.
     """
+    if "verify_statement" in loaded.family.skills:
+        return with_truths(loaded, selection)
     samples = selection.samples
     labelled = [sample for sample in samples if sample.label is not None]
     if "classify" not in loaded.family.skills or not labelled:
@@ -52,7 +60,8 @@ def numbers_in_dataset(
     """The dataset's number of each class of the head. `labels`: the smallest and the largest of all its samples.
 
     Classes are matched by name where both have the same names or the same numbers as names, or where names that both
-    have stand elsewhere or are more on one side; else by position. UsageError where the head lacks the class of a
+    have stand elsewhere or are more on one side; else by position, with a warning where names stand against numbers.
+    UsageError where the head lacks the class of a
     sample, has another number of classes or other names throughout, on both sides more than numbers; and where names
     that are numbers do not ascend, so that a position says nothing. A warning where classes that have numbers alone
     seem to be counted from 1, unless the head's are called 0, 1, 2 ...
@@ -92,14 +101,18 @@ def numbers_in_dataset(
             f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the "
             "dataset that its head was trained for, or train a head with idvl prune --new-head"
         )
-    for whose, names in (("the dataset", expected), (loaded.name, own)):
-        numbers = _numbers(names) if expected else []
+    for whose, side in (("the dataset", expected), (loaded.name, own)):
+        numbers = _numbers(side) if expected else []
         if at := next((at for at in range(1, len(numbers)) if numbers[at] <= numbers[at - 1]), None):
             raise UsageError(
-                f"the classes of {whose} are called by numbers that do not ascend ({quoted(names[at])} follows "
-                f"{quoted(names[at - 1])}), and the other side's names do not tell which is which: rename the classes, "
+                f"the classes of {whose} are called by numbers that do not ascend ({quoted(side[at])} follows "
+                f"{quoted(side[at - 1])}), and the other side's names do not tell which is which: rename the classes, "
                 "or set id2label in the model's config.json, so that both have the same names"
             )
+    if expected and _numbered(own) != _numbered(expected):
+        sides = [(loaded.name, names[0]), ("the dataset", str(classes[0]))]
+        by_number, by_name = sides if _numbered(own) else reversed(sides)
+        logger.warning(NUMBERS_AND_NAMES, *by_number, *by_name)
     return list(range(len(own)))
 
 
@@ -115,14 +128,14 @@ def _in_the_same_places(own: Sequence[str], expected: Sequence[str]) -> bool:
     Most of the others must be spelt alike, too. Names that are numbers may count from anywhere.
     """
     places, places_there = _places(own), _places(expected)
-    if not {*own} & {*expected}:
-        return True
     if len(own) == len(expected) and (numbers := _numbers(own)) and (others := _numbers(expected)):
         if {*numbers} != {*others}:
             logger.warning(
                 "classes are called by numbers and matched by position: the model's %r counts as the dataset's %r",
                 *(own[0], expected[0]),
             )
+        return True
+    if not {*own} & {*expected}:
         return True
     unlike = [pair for pair in zip(own, expected, strict=False) if not _alike(*pair)]
     if len(own) != len(expected) or len(unlike) > MOST_UNLIKE * len(own):

@@ -22,7 +22,7 @@ from idvl.models.families.base import Skill
 from idvl.models.generation import Generation, NotFiniteError
 
 if TYPE_CHECKING:
-    from idvl.data.samples import Sample
+    from idvl.data.samples import Sample, Selection
     from idvl.models.loading import Loaded
 
 # what a line of a predictions file says of an item, JSON-ready
@@ -75,7 +75,8 @@ class TaskScores:
 class Task:
     """A task's contract.
 
-    `skills`: sets of skills, each of which is enough. `unusable_reason`: of a sample, None if it is usable.
+    `skills`: sets of skills, each of which is enough. `unusable_reason`: of a sample, None if it is usable. `labelled`:
+    the selection for a model, its labels as the task reads them; UsageError for those that it cannot read.
     `predict` is the pass over the samples, `refine` a second one that depends on the first one's records, where a model
     can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
     `reads`: settings that no other task reads -> the skill of a model that makes use of them.
@@ -91,6 +92,7 @@ class Task:
     refine: Callable[[Loaded, Sequence[Sample], TaskSettings, Sequence[Record]], Pass | None] | None = None
     reads: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], None] | None = None
+    labelled: Callable[[Loaded, Selection], Selection] = lambda loaded, selection: selection
     gathered: bool = False
 
 

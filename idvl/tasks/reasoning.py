@@ -10,6 +10,7 @@ from idvl.data.samples import Sample
 from idvl.errors import quoted
 from idvl.metrics import accuracy
 from idvl.models.loading import Loaded
+from idvl.models.statements import with_truths
 from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each, numbers
 
 
@@ -52,4 +53,5 @@ TASK = Task(
     unusable_reason=unusable_reason,
     predict=predict,
     score=score,
+    labelled=with_truths,
 )

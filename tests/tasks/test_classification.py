@@ -36,11 +36,23 @@ def test_classes_are_matched_by_name_where_both_have_the_same_names():
     assert classification.score(records).measures["top-1"].value == 100
 
 
-def test_classes_are_matched_by_number_where_names_differ():
-    loaded = head(["LABEL_0", "LABEL_1"], [[1.0, 3.0]])
-    assert predicted(loaded, labelled(1), classes=("no", "yes"))[0]["top"] == [1, 0]
-    assert predicted(head(["0", "1"], [[1.0, 3.0]]), labelled(1), classes=("w0", "w1"))[0]["top"] == [1, 0]
-    assert predicted(loaded, labelled(1))[0]["top"] == [1, 0]
+@pytest.mark.parametrize(
+    ("names", "classes", "by_number", "by_name"),
+    [
+        (["LABEL_0", "LABEL_1"], ("no", "yes"), "head calls them by numbers ('LABEL_0'", "the dataset by names ('no'"),
+        (["0", "1"], ("one", "zero"), "head calls them by numbers ('0'", "the dataset by names ('one'"),
+        (["cat", "dog"], ("0", "1"), "the dataset calls them by numbers ('0'", "head by names ('cat'"),
+    ],
+)
+def test_classes_are_matched_by_number_with_a_warning_where_names_differ(names, classes, by_number, by_name, caplog):
+    loaded = head(names, [[1.0, 3.0]])
+    assert predicted(loaded, labelled(1), classes=classes)[0]["top"] == [1, 0]
+    assert caplog.messages == [
+        f"classes are matched by position: {by_number} first), {by_name} first), and the order of the names is taken "
+        "for the numbers; if it is another one, set id2label in the model's config.json to the names"
+    ]
+    caplog.clear()
+    assert predicted(loaded, labelled(1))[0]["top"] == [1, 0] and not caplog.messages
 
 
 def test_classes_called_by_numbers_are_matched_by_these_not_by_their_sorted_order():
@@ -54,11 +66,13 @@ def test_classes_called_by_numbers_are_matched_by_these_not_by_their_sorted_orde
             predicted(other, labelled(3), classes=classes)
 
 
-def test_other_numbers_are_matched_by_position_with_a_warning(caplog):
-    records = predicted(head(["0", "1", "2"], [[0.0, 1.0, 2.0]]), labelled(2), classes=("2", "3", "4"))
+@pytest.mark.parametrize("first", [2, 7])  # of the numbers some are the same, or none
+def test_other_numbers_are_matched_by_position_with_a_warning(first, caplog):
+    classes = [str(first + row) for row in range(3)]
+    records = predicted(head(["0", "1", "2"], [[0.0, 1.0, 2.0]]), labelled(2), classes=classes)
     assert records[0]["top"] == [2, 1, 0]
     assert caplog.messages == [
-        "classes are called by numbers and matched by position: the model's '0' counts as the dataset's '2'"
+        f"classes are called by numbers and matched by position: the model's '0' counts as the dataset's '{first}'"
     ]
 
 
