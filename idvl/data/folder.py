@@ -22,7 +22,7 @@ from idvl.data.formats.parquet import parquet
 from idvl.data.formats.records import records
 from idvl.data.formats.saved import saved
 from idvl.data.formats.table import WHOLE, DataTable, Row, table_of, whole
-from idvl.data.splits import EVALUATION, SAME_SPLIT, SPLIT_ORDER, TRAINING, choose_split, spelling_of
+from idvl.data.splits import EVALUATION, SAME_SPLIT, TRAINING, choose_split, same_split, spelling_of
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
 
@@ -51,32 +51,44 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     every = [file for file in sorted(_listing(path)) if not _hidden(file, path)]
     files = [file for file in every if os.path.isfile(file)]
     if shards := [file for file in files if file.suffix == ".parquet"]:
-        chosen, name = _of_split(shards, path, split, entry)
+        chosen, name, warnings = _of_split(shards, path, split, entry)
         _check_numbered(chosen)
-        table = parquet(chosen, name)
-        return replace(table, warnings=[*table.warnings, *_look_like_splits(shards, path, name, entry)])
+        return replace(parquet(chosen, name), warnings=[*warnings, *_passed_over(chosen, name, every, path, entry)])
     if numbered := [file for file in files if is_idx(file)]:
         return idx(numbered, path, split, entry)
     if metadata := [file for file in files if file.name in METADATA_NAMES]:
-        return _of_metadata(metadata, path, split, entry, overrides)
+        return _of_metadata(metadata, every, path, split, entry, overrides)
     lists = [file for file in files if file.suffix == ".jsonl" and file.parent == path]
     if len(lists) == 1:
-        return _of_file(lists[0], split, entry)
+        table = _of_file(lists[0], split, entry)
+        return replace(table, warnings=_passed_over(lists, table.split, every, path, entry))
     if images := [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]:
         return _of_images(images, every, path, split, entry)
     raise UsageError(
         f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet or idx files, or "
-        "dataset_coco.json, or nlvr_train.json"
+        f"dataset_coco.json, or nlvr_train.json{_tables_among(files)}"
     )
 
 
 def _listing(path: Path) -> Iterator[Path]:
-    """Every file in a folder and those below it, but for the run folders of idvl, which hold images of their own."""
+    """Every file in a folder and those below it, but for the run folders of idvl, which hold images of their own.
+
+    Links to folders are followed, but for those to a folder that holds the link: they have no end.
+    """
+    # the real paths on the way down to each folder, its own last
+    ways = {os.fspath(path): (os.path.realpath(path),)}
     # not rglob, which raises for a folder that vanishes meanwhile
-    for folder, inside, names in os.walk(path):
-        places = {name: Path(folder) / name for name in inside}
-        # what may not be entered, as the lost+found of a disk, holds no files for this user
-        inside[:] = [name for name, at in places.items() if os.access(at, os.X_OK) and runs.read_record(at) is None]
+    for folder, inside, names in os.walk(path, followlinks=True):
+        way, below = ways.pop(folder), {}
+        for name in inside:
+            at = os.path.join(folder, name)
+            link = os.path.islink(at)
+            real = os.path.realpath(at) if link else os.path.join(way[-1], name)
+            endless = link and any(os.path.commonpath([real, above]) == real for above in way)
+            # what may not be entered, as the lost+found of a disk, holds no files for this user
+            if not endless and os.access(at, os.X_OK) and runs.read_record(Path(at)) is None:
+                below[name], ways[at] = at, (*way, real)
+        inside[:] = below
         yield from (Path(folder) / name for name in names)
 
 
@@ -104,15 +116,21 @@ def _annotations(path: Path, entry: CatalogEntry | None) -> Path | None:
 
 
 def _of_metadata(
-    metadata: list[Path], path: Path, split: str | None, entry: CatalogEntry | None, overrides: Columns
+    metadata: list[Path],
+    every: list[Path],
+    path: Path,
+    split: str | None,
+    entry: CatalogEntry | None,
+    overrides: Columns,
 ) -> DataTable:
     """The rows of metadata files, one a folder, that lie beside the images which they name."""
     if len({file.parent for file in metadata}) < len(metadata):
         raise UsageError(f"{path} has both {' and '.join(METADATA_NAMES)} in a folder: remove one, or name its path")
-    files, name = _of_split(metadata, path, split, entry)
+    files, name, warnings = _of_split(metadata, path, split, entry)
     columns = {*IMAGE_NAMES, *SECOND_OF.values(), overrides.image, overrides.second_image} - {overrides.text, None}
     rows = [_rebased(row, file.parent, path, columns) for file in files for row in records(file)]
-    return replace(table_of(rows, path, name), warnings=_look_like_splits(metadata, path, name, entry))
+    warnings += _passed_over(files, name, every, path, entry)
+    return replace(table_of(rows, path, name), warnings=warnings)
 
 
 def _rebased(row: Row, folder: Path, root: Path, columns: Collection[str]) -> Row:
@@ -136,12 +154,12 @@ def _of_images(
 ) -> DataTable:
     """A folder of images without any table, whose folders may be classes; `every` file counts, images or not."""
     odd = _classes_called_like_splits(images, path, _spellings(entry))
-    files, name = _of_split(images, path, split, entry, odd)
+    files, name, of_splits = _of_split(images, path, split, entry, odd)
     classes = _class_folders(images, path, _spellings(entry), odd)
     rows = [{FILE_NAME: file.relative_to(path).as_posix()} for file in files]
     if classes:
         rows = [{**row, "label": classes.index(file.parent.name)} for row, file in zip(rows, files, strict=True)]
-    others = [file.relative_to(path).as_posix() for file in sorted({*every} - {*images})]
+    others = {*every} - {*images}
     warnings = [
         f"the folder {quoted(folder.relative_to(path))} is read as a class, like the folders beside it, not as a split"
         for folder in sorted(odd)
@@ -150,15 +168,26 @@ def _of_images(
         table_of(rows, path, name, classes={"label": classes} if classes else {}),
         warnings=[
             *warnings,
-            *_look_like_splits(images, path, name, entry),
-            *([_left_out(others, len(every), path)] if others else []),
+            *of_splits,
+            *([f"{_left_out(others, every, path, 'are not images')}{_tables_among(others)}"] if others else []),
         ],
     )
 
 
-def _left_out(others: list[str], n: int, path: Path) -> str:
-    names = ", ".join([*(quoted(name) for name in others[:3]), *(["..."] if len(others) > 3 else [])])
-    return f"left out {len(others)} of the {n} files in {path}, which are not images: {names}"
+def _left_out(others: Collection[Path], files: Collection[Path], root: Path, why: str) -> str:
+    return f"left out {len(others)} of the {len(files)} files in {root}, which {why}: {_few(others, root)}"
+
+
+def _few(paths: Collection[Path], root: Path) -> str:
+    """The first three of the paths, as seen from the root."""
+    names = [quoted(path.relative_to(root).as_posix()) for path in sorted(paths)]
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+
+
+def _tables_among(files: Iterable[Path]) -> str:
+    """How to read a table that a folder is not read by, as train.csv beside images; "" where there is none."""
+    table = next((file for file in sorted(files) if file.suffix in (".csv", ".tsv", ".jsonl")), None)
+    return f"; to read a table, name it in place of the folder, as {quoted(table)}" if table else ""
 
 
 def _class_folders(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
@@ -187,22 +216,52 @@ def _classes_called_like_splits(images: list[Path], root: Path, spellings: Colle
     return classes
 
 
-def _look_like_splits(files: list[Path], root: Path, split: str, entry: CatalogEntry | None) -> list[str]:
-    """A warning where all data is one split, though folders are called like several: train_set, seg_test."""
-    kinds, unread = set(), set()
-    for name in {part for folder in {file.parent for file in files} for part in folder.relative_to(root).parts}:
-        ends = (pattern.search(name.lower()) for pattern in LOOKS_LIKE_SPLIT)
-        words = {end[1] for end in ends if end}
-        if kind := next((group[0] for group in SAME_SPLIT if words & {*group}), None):
-            kinds.add(kind)
-            if name.lower() not in _spellings(entry):
-                unread.add(name)
-    if split != WHOLE or not unread or len(kinds) < 2:
+def _undivided(groups: dict[str, list[Path]], outside: list[Path], root: Path, spellings: Collection[str]) -> list[str]:
+    """A warning where all data is one split, though there are `groups` of splits, or folders look like them."""
+    shared = {folder for files in groups.values() for file in files for folder in file.parents}
+    unread = _outermost(outside, root, shared) if groups else _look_like_splits(outside, root, spellings)
+    if not unread:
         return []
-    names = ", ".join(map(quoted, sorted(unread)))
-    which = f"folders {names} are not read as splits" if len(unread) > 1 else f"folder {names} is not read as a split"
+    folders = {*map(os.path.isdir, unread)}
+    kind, several = "path" if len(folders) > 1 else "folder" if True in folders else "file", len(unread) > 1
+    which = f"the {kind}{'s' * several} {_few(unread, root)} {'are' if several else 'is'} not read as "
+    beside = f", while {', '.join(sorted(groups))} is" if groups else ""
     return [
-        f"the {which}: all data is one split, {WHOLE}; to keep it apart, name the folders train, validation or test"
+        f"{which}{'splits' if several else 'a split'}{beside}: all data is one split, {WHOLE}; to keep it apart, name "
+        "the folders train, validation or test"
+    ]
+
+
+def _look_like_splits(files: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
+    """Folders called nearly like splits, as train_set and seg_test; none where all are called like the same one."""
+    kinds, folders = set(), set()
+    for folder in {folder for file in files for folder in file.parents if root in folder.parents}:
+        ends = (pattern.search(folder.name.lower()) for pattern in LOOKS_LIKE_SPLIT)
+        if of := {same_split(end[1])[0] for end in ends if end} & {group[0] for group in SAME_SPLIT}:
+            kinds |= of
+            folders |= {folder} if folder.name.lower() not in spellings else set()
+    return folders if len(kinds) > 1 else set()
+
+
+def _outermost(files: Iterable[Path], root: Path, shared: Collection[Path]) -> set[Path]:
+    """Where the files lie: the outermost folder of each that is not in `shared`, or the file itself."""
+    return {
+        next((folder for folder in reversed(file.parents) if root in folder.parents and folder not in shared), file)
+        for file in files
+    }
+
+
+def _passed_over(
+    tables: list[Path], split: str, every: list[Path], root: Path, entry: CatalogEntry | None
+) -> list[str]:
+    """A warning where the tables are one split, and images lie beside them in folders of several splits."""
+    images = [file for file in every if file.suffix.lower() in IMAGE_SUFFIXES]
+    folders = {_split_folder(file, root, _spellings(entry), ()) for file in images} - {None}
+    if split != WHOLE or len({same_split(folder.name)[0] for folder in folders}) < 2:
+        return []
+    return [
+        f"the folders {_few(folders, root)} are not read as splits: the rows of {_few(tables, root)} are one split, "
+        f"{WHOLE}; to keep them apart, put a table of its own into each of the folders"
     ]
 
 
@@ -235,26 +294,36 @@ def lacking(files: Iterable[PurePath]) -> str | None:
 
 def _spellings(entry: CatalogEntry | None) -> set[str]:
     """Every name that a split may have, in lower case."""
-    return {name for group in SAME_SPLIT for name in group} | {*SPLIT_ORDER} | {*(entry.splits if entry else ())}
+    return {name for group in SAME_SPLIT for name in group} | {*(entry.splits if entry else ())}
 
 
 def _of_split(
     files: list[Path], root: Path, split: str | None, entry: CatalogEntry | None, odd: Collection[Path] = ()
-) -> tuple[list[Path], str]:
-    """The files of a split, told by a folder's name or the first word of a file's, as in `data/train-00000.parquet`.
+) -> tuple[list[Path], str, list[str]]:
+    """The files of a split, its name, and what is to be said of the files that belong to none.
 
-    Case does not matter: a folder `Train` is the split "train". When some files belong to no split, all files together
-    are the split "all", which is then the default. `odd` folders are none, whatever they are called.
+    A folder's name or the first word of a file's tells the split, as in `data/train-00000.parquet`. Case does not
+    matter: a folder `Train` is the split "train". `odd` folders are none, whatever they are called. Where several
+    splits are there, files that belong to none are left out, unless the split "all" is named: all files together.
+    Where there is one split, or none, "all" is the default, and what is read for a purpose that the one is not for.
     """
     spellings = _spellings(entry)
     groups: dict[str, list[Path]] = {}
+    outside = []
     for file in files:
         folder = _split_folder(file, root, spellings, odd)
         word = "" if file.suffix.lower() in IMAGE_SUFFIXES else re.split("[.-]", file.name)[0].lower()
-        groups.setdefault(folder.name.lower() if folder else word if word in spellings else WHOLE, []).append(file)
-    if WHOLE in groups:
-        groups[WHOLE] = files
-        if split is None or (split in (TRAINING, EVALUATION) and spelling_of(split, groups, entry) is None):
-            return files, WHOLE
-    name = choose_split(split, groups, where=str(root), entry=entry)
-    return groups[name], name
+        if folder or word in spellings:
+            groups.setdefault(folder.name.lower() if folder else word, []).append(file)
+        else:
+            outside.append(file)
+    divided, unnamed = len({same_split(name)[0] for name in groups}) > 1, split in (None, TRAINING, EVALUATION)
+    available = [*groups, *([WHOLE] if outside else [])]
+    if unnamed and outside and not divided and (split is None or spelling_of(split, available, entry) is None):
+        name = WHOLE
+    else:
+        name = choose_split(split, available, where=str(root), entry=entry)
+    if name == WHOLE:
+        return files, name, _undivided(groups, outside, root, spellings)
+    others = f"belong to no split, while {name} is one"
+    return groups[name], name, [_left_out(outside, files, root, others)] if outside and unnamed else []

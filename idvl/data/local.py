@@ -17,7 +17,7 @@ from idvl.data.fields import label, names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import DataTable, Row
 from idvl.data.image_spool import ImageSpool
-from idvl.data.splits import EVALUATION, SAME_SPLIT
+from idvl.data.splits import EVALUATION, same_split
 from idvl.errors import UsageError, listed, quoted
 
 # rows drawn at a time once the first draw fell short
@@ -46,7 +46,7 @@ def open_path(
     if table.size == 0:
         raise UsageError(f"{path} holds no rows: nothing to take samples from")
     # a known dataset has other splits; any other folder is what the user made it
-    lacks_test = entry is not None and split == EVALUATION and table.split in SAME_SPLIT[1]
+    lacks_test = entry is not None and split == EVALUATION and same_split(table.split)[0] == "train"
     first = _firsts(table)
     columns = find_columns(
         table.names,

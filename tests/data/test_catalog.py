@@ -68,3 +68,33 @@ def test_splits_of_what_is_not_catalogued() -> None:
     assert choose_split(EVALUATION, ["all"], where="x") == "all"
     with pytest.raises(UsageError, match="no split 'tets'; did you mean 'test'"):
         choose_split("tets", ["train", "test"], where="x")
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "found"),
+    [
+        (EVALUATION, ["Train", "Test"], "Test"),
+        (TRAINING, ["Test", "TRAINING"], "TRAINING"),
+        (None, ["Train", "Test", "Dev"], "Dev"),
+        ("TEST", ["train", "Testing"], "Testing"),
+        ("Test", ["test", "Test", "TEST"], "Test"),
+        ("TeSt", ["test", "Test"], "test"),
+        (EVALUATION, ["train", "eval"], "eval"),
+        ("validation", ["train", "Evaluation"], "Evaluation"),
+        ("eval", ["train", "val"], "val"),
+        (EVALUATION, ["train"], "train"),
+        (TRAINING, ["holdout", "test_public"], "holdout"),
+    ],
+)
+def test_splits_are_found_in_any_case_and_spelled_as_the_dataset_spells_them(
+    asked: str | None, available: list[str], found: str
+) -> None:
+    assert choose_split(asked, available, where="x") == found
+
+
+@pytest.mark.parametrize("available", [["train", "holdout"], ["Train", "test_public"], ["a", "b"]])
+def test_an_evaluation_does_not_guess_among_several_splits(available: list[str]) -> None:
+    said = f"x has the splits {', '.join(available)}, none of them called test or validation: name the one to evaluate "
+    with pytest.raises(UsageError, match=f"^{said}on with eval.split \\(idvl eval --split\\)$"):
+        choose_split(EVALUATION, available, where="x")
+    assert choose_split(available[1], available, where="x") == available[1]

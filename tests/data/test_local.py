@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from idvl import runs
+from idvl.data.folder import _listing
 from idvl.data.formats import karpathy, records
 from idvl.data.samples import select
-from idvl.data.splits import EVALUATION, TRAINING
+from idvl.data.splits import EVALUATION, TRAINING, spelling_of
 from idvl.errors import UsageError
 from tests.support.hub import caption, class_name, jpeg, write_dataset
 
@@ -28,6 +29,18 @@ def images(folder: Path, n: int) -> Path:
 def jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def parquet(path: Path, rows: int) -> None:
+    pq.write_table(pa.Table.from_pylist([{"image": jpeg(i), "text": caption(i)} for i in range(rows)]), path)
+
+
+def saved_splits(path: Path, *names: str) -> None:
+    """Two samples of each split, as save_to_disk writes them."""
+    from datasets import Dataset, DatasetDict
+
+    rows = [{"image": jpeg(i), "text": caption(i)} for i in range(2)]
+    DatasetDict({name: Dataset.from_list(rows) for name in names}).save_to_disk(path)
 
 
 def captioned(n: int, key: str = "file_name", text: str = "text") -> list[dict]:
@@ -473,6 +486,138 @@ def test_a_folder_beside_splits_does_not_make_them_classes(tmp_path: Path) -> No
         images(tmp_path / name, 3)
     found = select(str(tmp_path), **{**EVERYTHING, "split": TRAINING})
     assert found.description["classes"] is None and len(found.samples) == 3
+
+
+def of_classes(folder: Path, n: int = 1) -> Path:
+    """Images of two classes."""
+    images(folder / "a", n), images(folder / "b", n)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("split", "beside"), [("train", "holdout"), ("test", "photos"), ("train", "cover"), ("Train", "test_public")]
+)
+def test_what_lies_beside_a_single_split_is_read_with_it_and_told(split: str, beside: str, tmp_path: Path) -> None:
+    of_classes(tmp_path / split)
+    if beside == "cover":
+        (tmp_path / "cover.png").write_bytes(jpeg(9))
+    else:
+        of_classes(tmp_path / beside)
+    kind, name = ("file", "cover.png") if beside == "cover" else ("folder", beside)
+    told = f"the {kind} '{name}' is not read as a split, while {split.lower()} is: all data is one split, all; "
+    for purpose in (None, TRAINING, EVALUATION):
+        found = select(str(tmp_path), **EVERYTHING, split=purpose).description
+        if spelling_of(purpose, [split]) and purpose:
+            assert found["split"] == split.lower()
+            assert found["warnings"][0].startswith("left out ") and f"'{name}" in found["warnings"][0]
+        else:
+            assert found["split"] == "all" and found["warnings"][0].startswith(told)
+
+
+@pytest.mark.parametrize("stray", ["cover.png", "figures/1.png", "metadata.jsonl", "extra.parquet"])
+def test_a_stray_file_beside_splits_is_left_out_and_told(stray: str, tmp_path: Path) -> None:
+    for name in ("train", "Test"):
+        if stray.endswith(".parquet"):
+            parquet(tmp_path / f"{name}-00000-of-00001.parquet", rows=2)
+        elif stray == "metadata.jsonl":
+            jsonl(images(tmp_path / name, 2) / "metadata.jsonl", captioned(2))
+        else:
+            of_classes(tmp_path / name)
+    if stray.endswith(".parquet"):
+        parquet(tmp_path / stray, rows=2)
+    elif stray == "metadata.jsonl":
+        jsonl(tmp_path / stray, [{**row, "file_name": f"train/{row['file_name']}"} for row in captioned(2)])
+    else:
+        (tmp_path / stray).parent.mkdir(exist_ok=True)
+        (tmp_path / stray).write_bytes(jpeg(9))
+    files = 5 if "png" in stray else 3
+    for purpose, split in ((None, "test"), (EVALUATION, "test"), (TRAINING, "train")):
+        found = select(str(tmp_path), **EVERYTHING, split=purpose).description
+        told = (
+            f"left out 1 of the {files} files in {tmp_path}, which belong to no split, while {split} is one: '{stray}'"
+        )
+        assert (found["split"], found["warnings"]) == (split, [told])
+    assert not select(str(tmp_path), **EVERYTHING, split="train").description["warnings"]
+    everything = select(str(tmp_path), **EVERYTHING, split="all")
+    assert len(everything.samples) == (5 if "png" in stray else 6)
+
+
+@pytest.mark.parametrize("table", ["metadata.jsonl", "list.jsonl", "list.parquet"])
+def test_a_table_beside_folders_of_splits_is_one_split_and_told(table: str, tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        images(tmp_path / name, 2)
+    rows = [{"file_name": f"{name}/000{i}.jpg", "text": caption(i)} for name in ("train", "test") for i in range(2)]
+    if table.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / table)
+    else:
+        jsonl(tmp_path / table, rows)
+    found = select(str(tmp_path), **EVERYTHING).description
+    assert found["split"] == "all" and found["warnings"] == [
+        f"the folders 'test', 'train' are not read as splits: the rows of '{table}' are one split, all; to keep them "
+        "apart, put a table of its own into each of the folders"
+    ]
+
+
+def test_linked_folders_are_read(tmp_path: Path) -> None:
+    data, elsewhere = of_classes(tmp_path / "data" / "train").parent, of_classes(tmp_path / "elsewhere", 2)
+    (data / "test").symlink_to("../elsewhere")
+    images(tmp_path / "third", 3)
+    (elsewhere / "c").symlink_to("../third")
+    found = select(str(data), **EVERYTHING)
+    assert found.description["split"] == "test" and found.description["classes"] == ["a", "b", "c"]
+    assert [sample.label for sample in found.samples] == [0, 0, 1, 1, 2, 2, 2] and not found.description["warnings"]
+    (tmp_path / "link").symlink_to("data")
+    assert select(str(tmp_path / "link"), **EVERYTHING).description["ids"] == found.description["ids"]
+
+
+def test_links_without_an_end_are_not_followed(tmp_path: Path) -> None:
+    data = of_classes(tmp_path / "data")
+    for place, target in (("a/self", "."), ("a/up", ".."), ("b/above", "../.."), ("b/other", "../a"), ("x", "/")):
+        (data / place).symlink_to(target)
+    (data / "b" / "gone").symlink_to("nowhere")
+    names = {file.relative_to(data).as_posix() for file in _listing(data)}
+    assert names == {"a/0000.jpg", "b/0000.jpg", "b/other/0000.jpg", "b/gone"}
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_tables_beside_images_are_told(with_images: bool, tmp_path: Path) -> None:
+    if with_images:
+        images(tmp_path / "images", 2)
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).write_text("image,label\nimages/0000.jpg,1\nimages/0001.jpg,0\n")
+    way_out = f"; to read a table, name it in place of the folder, as '{tmp_path / 'test.csv'}'"
+    if with_images:
+        (told,) = select(str(tmp_path), **EVERYTHING).description["warnings"]
+        assert told.endswith(f"which are not images: 'test.csv', 'train.csv'{way_out}")
+        assert len(select(str(tmp_path / "test.csv"), **EVERYTHING).samples) == 2
+    else:
+        with pytest.raises(UsageError) as refused:
+            select(str(tmp_path), **EVERYTHING)
+        assert str(refused.value).endswith(f"nlvr_train.json{way_out}")
+
+
+@pytest.mark.parametrize("kind", ["folders", "parquet", "saved"])
+def test_eval_is_a_spelling_of_validation(kind: str, tmp_path: Path) -> None:
+    for split in ("train", "eval"):
+        if kind == "folders":
+            of_classes(tmp_path / split)
+        elif kind == "parquet":
+            parquet(tmp_path / f"{split}.parquet", rows=2)
+    if kind == "saved":
+        saved_splits(tmp_path, "Train", "EVAL")
+    for purpose, split in ((None, "eval"), (EVALUATION, "eval"), ("validation", "eval"), (TRAINING, "train")):
+        found = select(str(tmp_path), **EVERYTHING, split=purpose).description
+        if kind == "saved":
+            split = {"eval": "EVAL", "train": "Train"}[split]
+        assert found["split"] == split and not found["warnings"]
+
+
+def test_splits_of_save_to_disk_without_one_to_evaluate_on_are_refused(tmp_path: Path) -> None:
+    saved_splits(tmp_path, "train", "holdout")
+    said = "has the splits train, holdout, none of them called test or validation: name the one to evaluate on"
+    with pytest.raises(UsageError, match=said):
+        select(str(tmp_path), **EVERYTHING, split=EVALUATION)
+    assert select(str(tmp_path), **EVERYTHING, split="holdout").description["split"] == "holdout"
 
 
 def test_run_folders_in_the_datasets_folder_are_left_out(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def karpathy(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
     if not groups:
         raise UsageError(f"{path} lists no images")
     name = choose_split(split, groups, where=str(path), entry=entry)
-    selected = groups[name] + (groups.get("restval", []) if name == "train" else [])
+    selected = groups[name] + (groups.get("restval", []) if name.lower() == "train" else [])
     layout = _layout(path.parent, selected)
     rows = [
         {"file_name": layout(image), "captions": image.get("sentences"), "id": image.get("filename")}
