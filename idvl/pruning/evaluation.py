@@ -50,24 +50,30 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
         return None, str(error)
     used, evaluated = (selection.description["split"] for selection in (job.selection, work.selection))
     shared = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
-    if not job.purpose:
-        used, shared = None, set()
-    if evaluated == used and not settings.split:
-        that, other = f"{used}, and it was used for {job.purpose}", "name another split with eval.split"
-        reason = (
-            f"the split is {that}: leave --split out, or {other}"
-            if job.recipe.data.split
-            else f"{job.recipe.data.dataset} has one split, {that}: add folders train/ and test/, or {other}"
-        )
+    data = job.recipe.data
+    which = job.purpose and overlap(data.model_copy(update={"split": used}), data, evaluated)
+    if which and not settings.split:
+        reason = _no_split_left(job, used, evaluated)
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
-    if evaluated == used or (shared and work.selection.description.get("join")):
+    if job.purpose and (evaluated == used or (shared and work.selection.description.get("join"))):
         reporter.warn(f"{len(shared)} evaluation samples are used for {job.purpose} too: their scores are not a test")
         work = replace(work, selection=work.selection.learnt(job.purpose))
-    elif which := job.profile and _measured_on(job.profile, job.recipe.data, evaluated):
+    elif which:
+        reporter.warn(no_test(f"the run uses samples of {which}, for {job.purpose}"))
+        work = replace(work, selection=work.selection.learnt(job.purpose))
+    elif which := job.profile and _measured_on(job.profile, data, evaluated):
         reporter.warn(no_test(f"the profile {quoted(job.recipe.prune.profile)} was measured on samples of {which}"))
         work = replace(work, selection=work.selection.learnt(DIMENSIONS))
     return work, None
+
+
+def _no_split_left(job: Any, used: str, evaluated: str) -> str:
+    """Why the split of an evaluation that nobody named is no test, where the job used it or a split that overlaps."""
+    that = f"is {used}, and it was" if evaluated == used else f"{evaluated} overlaps with {used}, which was"
+    local = job.selection.description.get("path")
+    ways = "leave --split out, or " if job.recipe.data.split else "add folders train/ and test/, or " if local else ""
+    return f"the split {that} used for {job.purpose}: {ways}name another split with eval.split"
 
 
 def _measured_on(profile: Profile, data: DataSection, split: str) -> str | None:

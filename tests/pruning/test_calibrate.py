@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from idvl.models.loading import load
 from idvl.models.trace import MadeBytes
 from idvl.profile import Estimate, LayerProfile, Profile
 from idvl.pruning import calibrate
-from idvl.pruning.calibration import Calibration
+from idvl.pruning.calibration import Calibration, gather
 from idvl.pruning.calibration_plan import make as make_plan
+from idvl.pruning.evaluation import prepare_evaluation
 from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
@@ -324,10 +326,6 @@ def test_nothing_outside_of_the_layers_changes(place: Path, tmp_path: Path) -> N
 
 
 def job_of(place: Path, **settings: Any) -> Calibration:
-    from idvl.distributed import Team
-    from idvl.pruning.calibration import gather
-    from idvl.pruning.settings import resolve
-
     made = resolve(recipe(place, **settings))
     return gather(made, torch.device("cpu"), Team(), Silent(), store=place / "images")
 
@@ -428,7 +426,11 @@ def test_reconstruction_is_refused_in_several_processes(place: Path) -> None:
 
 def test_evaluation_on_the_split_of_calibration_is_told(place: Path, tmp_path: Path) -> None:
     for split, evaluated, told in (
-        (None, None, "pictures has one split, all, and it was used for calibration: add folders train/ and test/, or"),
+        (
+            None,
+            None,
+            "the split is all, and it was used for calibration: add folders train/ and test/, or name another split",
+        ),
         ("all", None, "the split is all, and it was used for calibration: leave --split out, or name another split"),
         (None, "all", f"{N} evaluation samples are used for calibration too: their scores are not a test"),
     ):
@@ -436,6 +438,27 @@ def test_evaluation_on_the_split_of_calibration_is_told(place: Path, tmp_path: P
         reporter = Silent()
         run(recipe(place, **WANDA, **settings), folder=tmp_path / "run", reporter=reporter, plan_only=True)
         assert [told in text for text in reporter.warnings] == [True], reporter.warnings
+
+
+@pytest.mark.parametrize(
+    ("folders", "used", "evaluated"), [("train holdout", "train", "all"), ("photos test", "all", "test")]
+)
+def test_evaluation_on_a_split_that_overlaps_with_that_of_calibration_is_told(
+    place: Path, tmp_path: Path, folders: str, used: str, evaluated: str
+) -> None:
+    for name in folders.split():
+        shutil.copytree(place / "pictures", tmp_path / name)
+    settings = {**WANDA, "eval.after": True, "data.dataset": str(tmp_path), "prune.calibration_samples": 4}
+    job, reporter, store = job_of(place, **settings), Silent(), tmp_path / "images"
+    work, reason = prepare_evaluation(job, reporter, store=store)
+    assert work is None and f"the pruned model is not evaluated: {reason}" in reporter.warnings
+    assert reason.startswith(f"the split {evaluated} overlaps with {used}, which was used for calibration: add folders")
+    job = job.with_recipe(resolve(recipe(place, **settings, **{"eval.split": evaluated})))
+    work, reason = prepare_evaluation(job, reporter, store=store)
+    assert reason is None and work.selection.description["learnt"] == "calibration"
+    assert reporter.warnings[-1].startswith(
+        f"the run uses samples of {used}, which overlaps with {evaluated}, for calibration: these scores are not a test"
+    )
 
 
 def test_a_damaged_block_and_other_settings_are_not_resumed(place: Path, tmp_path: Path, monkeypatch) -> None:

@@ -609,7 +609,7 @@ def test_predictions_of_other_weights_are_not_taken_for_these(place, tmp_path, d
 
 def test_without_a_split_beside_the_trained_one_nothing_is_evaluated(place, tmp_path):
     result, reporter = pruned(place, tmp_path / "run", prune__criterion="magnitude", prune__id_weight="none")
-    assert "one split, all, and it was used for training" in result.report["evaluation"]["skipped"]
+    assert "the split is all, and it was used for training" in result.report["evaluation"]["skipped"]
     assert any("is not evaluated: " in warning for warning in reporter.warnings)
     assert "It has not been evaluated" in (tmp_path / "run" / "README.md").read_text()
     with pytest.raises(UsageError, match="cannot do vqa"):
