@@ -101,13 +101,15 @@ def _word(value: Any) -> Any:
 
 
 def _as_list(cell: Any, keys: Sequence[str], *, numbers: bool = False) -> Any:
-    """The list that a text spells in JSON, Python or as NumPy prints it; any other cell as it is.
+    """The list that a text spells in JSON, Python or as NumPy prints it, or Python's tuple; any other cell as it is.
 
-    Its items are strings, dicts with one of the `keys`, None for missing ones and, with `numbers`, numbers.
+    Its items are strings, dicts with one of the `keys`, None for missing ones and, with `numbers`, numbers, but not of
+    a tuple: (1, 2) may be a place.
     """
     text = cell.strip() if isinstance(cell, str) and len(cell) <= LONGEST_LIST else ""
-    if not (text.startswith("[") and text.endswith("]")):
+    if text[:1] + text[-1:] not in ("[]", "()"):
         return cell
+    numbers = numbers and text[0] == "["
 
     def fits(item: Any) -> bool:
         if isinstance(item, Mapping):
@@ -119,20 +121,20 @@ def _as_list(cell: Any, keys: Sequence[str], *, numbers: bool = False) -> Any:
             items = read(text)
         except NO_LIST:
             continue
-        if all(item is None or fits(item) for item in items):
+        if not isinstance(items, str) and all(item is None or fits(item) for item in items):
             return items
     return cell
 
 
-def _python_list(text: str) -> list[Any]:
-    """The list that a text spells as a Python literal. NumPy prints no commas, which Python would join the strings by.
+def _python_list(text: str) -> Any:
+    """The list or tuple that a text spells as a Python literal.
 
-    Raises one of NO_LIST for a text that is no literal.
+    NumPy prints no commas, so that Python would join the strings. Raises one of NO_LIST for a text that is no literal.
     """
     with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
         items = ast.literal_eval(text)
-        if not all(isinstance(item, str) for item in items):
-            return items
+        if isinstance(items, str) or not all(isinstance(item, str) for item in items):
+            return items  # a text in round brackets, or no texts
         tokens = tokenize.generate_tokens(StringIO(text).readline)
         return [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
 

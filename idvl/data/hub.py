@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
-from idvl.data.columns import SPLIT, Columns, Source, find_columns
+from idvl.data.columns import LABEL_NAMES, SPLIT, Columns, Source, find_columns
 from idvl.data.fields import names_a_class
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
@@ -86,7 +86,9 @@ def open_stream(
         method="whole" if seed is None else "stream",
         details=details | joined,
         size=size,
-        warnings=[] if entry and ids is entry.ids else [*_unread_split(features, columns, split)],
+        warnings=[]
+        if entry and ids is entry.ids
+        else [*_unread_labels(features, columns, overrides), *_unread_split(features, columns, split)],
         classes=classes,
     )
 
@@ -135,6 +137,19 @@ def _refuse_moved_columns(
                 f"{dataset_id} has no column {name!r}, which holds the {use.replace('_', ' ')} of {entry.name} (it has "
                 f"{listed(list(features))}): set {use}_column (--{use.replace('_', '-')}-column), or dataset_id "
                 "(--dataset-id) to another copy"
+            )
+
+
+def _unread_labels(features: Mapping[str, Any], columns: Columns, overrides: Columns) -> Iterator[str]:
+    """Which columns with the usual names of labels are not read, where there is no other one."""
+    if columns.label or overrides.label:
+        return
+    for name in (name for name in features if name.lower() in LABEL_NAMES and name not in columns.read):
+        kind = str(getattr(features[name], "dtype", None))
+        if re.fullmatch(r"float\d+|(large_)?string", kind):
+            yield (
+                f"the column {quoted(name)} holds {kind} and is not read as labels: if its values are whole numbers or "
+                f"true and false, set label_column (--label-column {name})"
             )
 
 

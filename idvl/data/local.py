@@ -5,7 +5,8 @@ It knows nothing of the Hub.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import ANSWERS_TO, LABEL_NAMES, SPLIT, Columns, Source, find_columns
 from idvl.data.fields import label, names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
-from idvl.data.formats.table import DataTable, Row
+from idvl.data.formats.table import WHOLE, DataTable, Row
 from idvl.data.image_spool import ImageSpool
-from idvl.data.splits import EVALUATION, same_split
+from idvl.data.splits import EVALUATION, SPLIT_ORDER, same_split
 from idvl.errors import UsageError, listed, quoted
 
 # rows drawn at a time once the first draw fell short
@@ -57,7 +58,7 @@ def open_path(
         is_class=lambda name: first(name) is not None and names_a_class(first(name)),
     )
 
-    classes = _classes(table, columns.label, first)
+    classes = _classes(table, columns.label, first, lambda: _other_splits(path, table, entry, overrides))
 
     def rows() -> Iterator[tuple[str, Row]]:
         for index, row in _ordered(table, columns, seed=seed, n=n, store=store):
@@ -136,8 +137,10 @@ def _unread_questions(table: DataTable, columns: Columns, overrides: Columns) ->
     """That another column is the text, where a table holds questions and answers too."""
     if columns.text is None or columns.answers or overrides.text or overrides.answers:
         return
+    written = {name.lower(): name for name in table.names}
     for question, told in ANSWERS_TO.items():
-        if {question, told} <= {*table.names}:
+        if {question, told} <= written.keys():
+            question, told = written[question], written[told]
             yield (
                 f"the text is the column {quoted(columns.text)}: to read {quoted(question)} and its {quoted(told)} "
                 f"instead, set text_column (--text-column {question})"
@@ -166,14 +169,36 @@ def _spooled(row: Row, columns: Columns, store: ImageSpool) -> Row:
     return row
 
 
-def _classes(table: DataTable, label: str | None, first: Callable[[str], Any]) -> Sequence[str] | None:
-    """The names of the classes: those that the table comes with, or all words that stand in the column, sorted."""
+def _classes(
+    table: DataTable,
+    label: str | None,
+    first: Callable[[str], Any],
+    other_splits: Callable[[], Iterable[DataTable]],
+) -> Sequence[str] | None:
+    """The names of the classes: those that the table comes with, or all words of the column, in any split, sorted."""
     if label is None or label in table.classes:
         return table.classes.get(label)
     if not isinstance(first(label), str) or names_a_class(first(label)):
         return None
+    words = _words(table, label)
+    for other in other_splits():
+        with suppress(UsageError):  # what another split lacks is its own affair
+            words |= _words(other, label) if label in other.names else set()
+    return sorted(words)
+
+
+def _words(table: DataTable, label: str) -> set[str]:
+    """The words of a column."""
     cells = (row.get(label) for row in table.read(range(table.size), [label]))
-    return sorted({cell.strip() for cell in cells if isinstance(cell, str)} - {""})
+    return {cell.strip() for cell in cells if isinstance(cell, str)} - {""}
+
+
+def _other_splits(path: Path, table: DataTable, entry: CatalogEntry | None, overrides: Columns) -> Iterator[DataTable]:
+    """The splits of the same dataset beside a table's, as far as they can be read."""
+    for split in SPLIT_ORDER if table.split != WHOLE else ():
+        if split != same_split(table.split)[0]:
+            with suppress(UsageError):
+                yield table_at(path, split, entry, overrides)
 
 
 def _labels(table: DataTable, name: str | None, classes: Sequence[str] | None) -> dict[str, list[int]]:

@@ -28,7 +28,8 @@ COUNTED_FROM_1 = (
 )
 NUMBERS_AND_NAMES = (
     "classes are matched by position: %s calls them by numbers (%r first), %s by names (%r first), and the order of "
-    "the names is taken for the numbers; if it is another one, set id2label in the model's config.json to the names"
+    "the names is taken for the numbers; if it is another one, give both the same names, in the dataset or as "
+    "id2label in the model's config.json"
 )
 
 logger = logging.getLogger(__name__)

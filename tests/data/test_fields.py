@@ -111,6 +111,8 @@ def test_texts() -> None:
         ('["a red star", "a blue  circle"]', ("a red star", "a blue circle")),
         ("['a red star', \"a child's kite\"]", ("a red star", "a child's kite")),
         ("['a red star' 'a blue circle']", ("a red star", "a blue circle")),
+        ("('a red star', 'a blue circle')", ("a red star", "a blue circle")),
+        ("('a red star',)", ("a red star",)),
         ('[{"raw": "a star"}, {"raw": "a circle"}]', ("a star", "a circle")),
         ("[]", ()),
         (r"['a \d']", (r"a \d",)),
@@ -123,6 +125,7 @@ def test_a_text_that_spells_a_list_is_read_as_that_list(cell: str, found: tuple[
 @pytest.mark.parametrize(
     "cell",
     [
+        *("(applause)", "('a')", "('a' 'b')", "(1, 2)", "(1)", "('a', 'b']"),
         *("[applause]", "[1, 2]", "[b'a']", "['a'] ['b']", "['a', 'b'] on a sign", "['a'][0]", "[f'{1}']"),
         *(
             "[{'size': 3}]",

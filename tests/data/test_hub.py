@@ -290,9 +290,10 @@ def test_what_is_read_from_a_local_copy_alone(tmp_path: Path) -> None:
     cards = [{"config_name": name, "data_files": f"{name}/data/*"} for name in ("one", "two")]
     (tmp_path / "several" / "README.md").write_text(f"---\n{json.dumps({'configs': cards})}\n---\n")
     write_dataset("flickr30k", tmp_path / "words", 4, instead=lambda number: {"kind": ["dog", "cat"][number % 2]})
+    write_dataset("flickr30k", tmp_path / "floats", 4, instead=lambda number: {"label": float(number % 2)})
     labelled, copy = {"label_column": "kind", **EVERYTHING}, str(tmp_path / "several" / "one")
-    with Hub(datasets={f"o/{name}": tmp_path / name for name in ("latin", "several", "words")}) as hub:
-        refused, several, one, words, named = ask(
+    with Hub(datasets={f"o/{name}": tmp_path / name for name in ("latin", "several", "words", "floats")}) as hub:
+        refused, several, one, words, named, unread, read = ask(
             hub,
             tmp_path / "cache",
             {"dataset": "o/latin", **EVERYTHING},
@@ -300,6 +301,8 @@ def test_what_is_read_from_a_local_copy_alone(tmp_path: Path) -> None:
             {"dataset": "o/several", "data_dir": copy, **EVERYTHING},
             {"dataset": "o/words", **labelled},
             {"dataset": "o/words", "data_dir": str(tmp_path / "words"), **labelled},
+            {"dataset": "o/floats", **EVERYTHING},
+            {"dataset": "o/floats", "label_column": "label", **EVERYTHING},
         )
     assert "o/several has several configurations (one, two), read from a local copy alone" in several["message"]
     assert "run hf download o/several --repo-type dataset --local-dir DIR, and set data_dir" in several["message"]
@@ -307,6 +310,11 @@ def test_what_is_read_from_a_local_copy_alone(tmp_path: Path) -> None:
     assert "the column 'kind' of o/words holds words ('dog'), which are read as classes from a loc" in words["message"]
     assert "run hf download o/words --repo-type dataset --local-dir DIR, and set data_dir" in words["message"]
     assert (named["classes"], named["labels"]) == (["cat", "dog"], [1, 0, 1, 0])
+    assert unread["labels"] == [None] * 4 and read["labels"] == [0, 1, 0, 1] and not read["warnings"]
+    assert unread["warnings"] == [
+        "the column 'label' holds float64 and is not read as labels: if its values are whole numbers or true and "
+        "false, set label_column (--label-column label)"
+    ]
     assert refused["error"] == "UsageError" and "UnicodeDecodeError" in refused["message"]
     assert "): download it, correct it, and set data_dir (--data-dir) to the folder" in refused["message"]
 

@@ -215,6 +215,19 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
     assert asked.samples[0].answers == ("yes",) and len(asked.description["warnings"]) == 1
 
 
+@pytest.mark.parametrize("text", [None, "text"])
+def test_questions_and_answers_are_paired_in_any_case(text: str | None, tmp_path: Path) -> None:
+    rows = [
+        {"file_name": f"{i:04d}.jpg", "Question": f"what {i}", "Answers": ["yes"], **({text: "a"} if text else {})}
+        for i in range(3)
+    ]
+    jsonl(images(tmp_path, 3) / "metadata.jsonl", rows)
+    found = select(str(tmp_path), n=3, force=True, distinct=False)
+    assert {sample.answers for sample in found.samples} == {() if text else ("yes",)}
+    said = "to read 'Question' and its 'Answers' instead, set text_column (--text-column Question)"
+    assert [warning.partition(": ")[2] for warning in found.description["warnings"]] == [said] * (text is not None)
+
+
 def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
     long = "x" * 200_000
     lines = [
@@ -692,6 +705,31 @@ def test_a_column_of_labels_that_is_not_read_says_why(cells: list, said: str | N
     jsonl(tmp_path / "metadata.jsonl", rows)
     assert (said in select(str(tmp_path), **EVERYTHING).description["warnings"]) == (said is not None)
     assert select(str(tmp_path), label_column="none", **EVERYTHING).description["warnings"] == []
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_words_are_numbered_alike_in_all_splits(form: str, tmp_path: Path) -> None:
+    words = {"train": ["cat", "dog", "owl"], "val": ["owl", "ant "], "test": ["owl", "dog", ""]}
+    for split, cells in words.items():
+        rows = [{"file_name": f"{i:04d}.jpg", "kind": cell} for i, cell in enumerate(cells)]
+        if form == "jsonl":
+            jsonl(images(tmp_path / split, len(cells)) / "metadata.jsonl", rows)
+        else:
+            rows = [{"image": jpeg(i), "kind": cell} for i, cell in enumerate(cells)]
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}-00000-of-00001.parquet")
+
+    def read(split: str) -> tuple[list[str], list[int | None]]:
+        found = select(str(tmp_path), split=split, label_column="kind", **EVERYTHING)
+        return found.description["classes"], [sample.label for sample in found.samples]
+
+    every = ["ant", "cat", "dog", "owl"]
+    assert read("train") == (every, [1, 2, 3])
+    assert read("val") == (every, [3, 0])
+    assert read("test") == (every, [3, 2, None])
+    # a split that cannot be read does not hinder the others
+    at = tmp_path / ("val/metadata.jsonl" if form == "jsonl" else "val-00000-of-00001.parquet")
+    at.write_text("{")
+    assert read("test") == (every[1:], [2, 1, None])
 
 
 def test_numbers_in_csv_are_no_words(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def test_classes_are_matched_by_number_with_a_warning_where_names_differ(names, 
     assert predicted(loaded, labelled(1), classes=classes)[0]["top"] == [1, 0]
     assert caplog.messages == [
         f"classes are matched by position: {by_number} first), {by_name} first), and the order of the names is taken "
-        "for the numbers; if it is another one, set id2label in the model's config.json to the names"
+        "for the numbers; if it is another one, give both the same names, in the dataset or as id2label in the model's "
+        "config.json"
     ]
     caplog.clear()
     assert predicted(loaded, labelled(1))[0]["top"] == [1, 0] and not caplog.messages
