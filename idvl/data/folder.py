@@ -169,13 +169,17 @@ def _of_images(
         warnings=[
             *warnings,
             *of_splits,
-            *([f"{_left_out(others, every, path, 'are not images')}{_tables_among(others)}"] if others else []),
+            *(
+                [_left_out(len(others), every, path, "are not images", others) + _tables_among(others)]
+                if others
+                else []
+            ),
         ],
     )
 
 
-def _left_out(others: Collection[Path], files: Collection[Path], root: Path, why: str) -> str:
-    return f"left out {len(others)} of the {len(files)} files in {root}, which {why}: {_few(others, root)}"
+def _left_out(n: int, files: Collection[Path], root: Path, why: str, places: Collection[Path]) -> str:
+    return f"left out {n} of the {len(files)} files in {root}, which {why}: {_few(places, root)}"
 
 
 def _few(paths: Collection[Path], root: Path) -> str:
@@ -216,10 +220,8 @@ def _classes_called_like_splits(images: list[Path], root: Path, spellings: Colle
     return classes
 
 
-def _undivided(groups: dict[str, list[Path]], outside: list[Path], root: Path, spellings: Collection[str]) -> list[str]:
-    """A warning where all data is one split, though there are `groups` of splits, or folders look like them."""
-    shared = {folder for files in groups.values() for file in files for folder in file.parents}
-    unread = _outermost(outside, root, shared) if groups else _look_like_splits(outside, root, spellings)
+def _undivided(unread: Collection[Path], groups: Collection[str], root: Path) -> list[str]:
+    """A warning where all data is one split, though it is in `groups` beside what is unread as a split."""
     if not unread:
         return []
     folders = {*map(os.path.isdir, unread)}
@@ -244,7 +246,7 @@ def _look_like_splits(files: list[Path], root: Path, spellings: Collection[str])
 
 
 def _outermost(files: Iterable[Path], root: Path, shared: Collection[Path]) -> set[Path]:
-    """Where the files lie: the outermost folder of each that is not in `shared`, or the file itself."""
+    """Where files lie: the outermost folder of each that is not in `shared`, or the file itself."""
     return {
         next((folder for folder in reversed(file.parents) if root in folder.parents and folder not in shared), file)
         for file in files
@@ -323,7 +325,11 @@ def _of_split(
         name = WHOLE
     else:
         name = choose_split(split, available, where=str(root), entry=entry)
+    beside = _outermost(
+        outside, root, {folder for group in groups.values() for file in group for folder in file.parents}
+    )
     if name == WHOLE:
-        return files, name, _undivided(groups, outside, root, spellings)
-    others = f"belong to no split, while {name} is one"
-    return groups[name], name, [_left_out(outside, files, root, others)] if outside and unnamed else []
+        unread = beside if groups else _look_like_splits(outside, root, spellings)
+        return files, name, _undivided(unread, groups, root)
+    why = f"belong to no split, while {name} is one"
+    return groups[name], name, [_left_out(len(outside), files, root, why, beside)] if outside and unnamed else []

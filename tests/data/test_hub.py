@@ -103,6 +103,25 @@ def test_catalogue_entries_stream(repos: dict[str, Path], tmp_path: Path) -> Non
     assert textvqa["texts"][0].startswith("what is written on") and textvqa["duplicates"] > 0
 
 
+def test_splits_of_any_name(tmp_path: Path) -> None:
+    """Spelled in any case, and none of them for an evaluation."""
+    for name, splits in (("cased", ("Train", "Test")), ("odd", ("train", "holdout"))):
+        files = [{"split": split, "path": f"{number}.parquet"} for number, split in enumerate(splits)]
+        for number in range(2):
+            write_dataset("flickr30k", tmp_path / name, 5, split=str(number))
+            (tmp_path / name / "data" / f"{number}-00000-of-00001.parquet").rename(
+                tmp_path / name / f"{number}.parquet"
+            )
+        card = json.dumps({"configs": [{"config_name": "default", "data_files": files}]})
+        (tmp_path / name / "README.md").write_text(f"---\n{card}\n---\n")
+    wanted = [("cased", TRAINING), ("cased", EVALUATION), ("odd", EVALUATION)]
+    calls = [{"dataset": f"org/{name}", "split": split, **EVERYTHING} for name, split in wanted]
+    with Hub(datasets={f"org/{name}": tmp_path / name for name in ("cased", "odd")}) as hub:
+        *found, refused = ask(hub, tmp_path / "cache", *calls)
+    assert [about.get("split") for about in found] == ["Train", "Test"]
+    assert "org/odd has the splits train, holdout, none of them called test or validation" in refused["message"]
+
+
 def test_what_an_evaluation_reads_of_each_entry(repos: dict[str, Path], tmp_path: Path) -> None:
     names = ("coco", "flickr30k", "textvqa", "vqav2", "nlvr2", "cifar100", "imagenet-1k")
     with serve(repos, gated=CATALOG["imagenet-1k"].ids) as hub:
