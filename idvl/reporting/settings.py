@@ -20,6 +20,8 @@ INPUTS = {"samples", "profile"}
 WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
 # settings of a schedule, in which one-shot runs are compared among themselves
 SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
+# criteria that prune while training and from calibration samples
+BOTH = ("magnitude", "gradient")
 # the values that need no word, without calibration and with it, of settings that are part of a method's name
 PLAIN = {
     "prune.allocation": ("global", "uniform"),
@@ -115,9 +117,8 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     """
     names = dataset_names(runs)
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run, names) for run in runs})
-    trained = {run.signature.get("prune.criterion") for run in runs if not is_calibrated(run)}
     for run, words in prunes.items():
-        both = is_calibrated(run) and run.signature.get("prune.criterion") in trained
+        both = is_calibrated(run) and run.signature.get("prune.criterion") in BOTH
         prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", start(run), words)))
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
