@@ -45,15 +45,15 @@ def _builder(dataset_id: str, commit: str, cache_dir: str | None) -> Any:
     UsageError for several configurations, and for a folder of images, whose splits, classes and texts it finds by other
     rules than `folder` does.
     """
-    from datasets import get_dataset_config_names, load_dataset_builder
+    from datasets import load_dataset_builder
 
     try:
         builder = load_dataset_builder(dataset_id, revision=commit, cache_dir=cache_dir)
     except Exception as error:
         if str(error).startswith("Config name is missing"):
-            names = listed(get_dataset_config_names(dataset_id, revision=commit))
             raise UsageError(
-                f"{dataset_id} has several configurations ({names}), read from a local copy alone: run hf download "
+                f"{dataset_id} has several configurations{_configurations(dataset_id, commit)}, read from a local copy "
+                "alone: run hf download "
                 f"{dataset_id} --repo-type dataset --local-dir DIR, and set data_dir (--data-dir) to the folder "
                 "or file in DIR of the one to read, in place of any dataset_id"
             ) from error
@@ -65,6 +65,16 @@ def _builder(dataset_id: str, commit: str, cache_dir: str | None) -> Any:
             "and set data_dir (--data-dir) to DIR, in place of any dataset_id"
         )
     return builder
+
+
+def _configurations(dataset_id: str, commit: str) -> str:
+    """Their names in brackets; "" where the Hub does not tell any more."""
+    from datasets import get_dataset_config_names
+
+    try:
+        return f" ({listed(get_dataset_config_names(dataset_id, revision=commit))})"
+    except Exception:
+        return ""
 
 
 def _files(builder: Any, dataset_id: str, commit: str) -> dict[str, list[str]]:

@@ -130,7 +130,7 @@ def path_or_ids(location: Location) -> Path | tuple[str, ...]:
             if data_dir is None and re.fullmatch(HUB_ID, dataset.rstrip("/")):
                 raise UsageError(
                     f"there is no folder {quoted(dataset)}: for the dataset of that name on the Hub, leave out the "
-                    "slash at the end"
+                    "slash at the end; a path is a folder of images or a table"
                 )
             where = f"{'' if data_dir is None else 'data_dir '}{str(path)[:QUOTED]}"
             named = "" if data_dir is not None else f", or one of {', '.join(CATALOG)}"

@@ -1,6 +1,7 @@
 """Whether the split that a model is evaluated on was used to make the model.
 
-Training, calibration and intrinsic dimensions count, of all the runs behind a model and of a built-in one's training.
+A split counts as used for training, for calibration and for the intrinsic dimensions that a model was pruned by, by any
+of the runs behind the model; and for training, where that of a built-in model used it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from idvl import recipe as recipes
+from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.checkpoints.report import load_report
-from idvl.data.catalog import CATALOG
 from idvl.data.formats.table import WHOLE
 from idvl.errors import UsageError, quoted
 from idvl.profile import Profile
 from idvl.recipe import DataSection
-from idvl.session import data_of, from_folder_of, model_before, places, runs_behind
+from idvl.session import RECIPE, data_of, from_folder_of, model_before, places, runs_behind
 
 # what a profile is used for
 DIMENSIONS = "intrinsic dimensions"
@@ -49,22 +51,27 @@ def learnt_from(model: str, data: DataSection, split: str) -> Learnt | None:
 
 def no_test(used: str) -> str:
     """The warning for samples that were used."""
-    return f"{used}: these scores are not a test; name another split with --split, or another dataset"
+    return f"{used}: these scores are not a test; evaluate another split or dataset"
 
 
-def measured_on(profile: Profile) -> DataSection | None:
-    """Where a profile's samples came from, None where it does not tell."""
+def measured_on(profile: Profile, named: str, run: Path | None = None) -> DataSection | None:
+    """Where the samples of a profile came from, None where it does not tell.
+
+    `named`: its path in the recipe of `run` (None: of one that begins). A relative path of a dataset starts from where
+    the profile was measured, as far as the folder of that run is there. UsageError for a path that is not there.
+    """
     about = profile.dataset
     if not about.get("dataset") or not about.get("split"):
         return None
-    # of a catalogue's name read elsewhere, the path is not the name
-    elsewhere = about.get("path") if about["dataset"] in CATALOG else None
-    return DataSection(
-        dataset=about["dataset"],
-        data_dir=elsewhere,
-        dataset_id=None if elsewhere else about.get("dataset_id"),
-        split=about["split"],
-    )
+    place = {key: about.get(key) for key in ("dataset", "dataset_id", "split")}
+    if about.get("path"):
+        place |= {"data_dir": about["path"], "dataset_id": None}
+    started = (runs.read_record(run) or {}).get("directory") if run else None
+    path = os.path.join(started or "", os.path.expanduser(named))
+    holder = Path(path if os.path.isdir(path) else os.path.dirname(path))
+    holder = holder if runs.read_record(holder) else run
+    data = DataSection(**place)
+    return from_folder_of(holder, data, warn=False) if holder else data
 
 
 def overlap(used: DataSection, data: DataSection, split: str) -> str | None:
@@ -93,20 +100,26 @@ def _is_part(inner: str, outer: str, split: str) -> bool:
 def _uses(run: Path) -> Iterator[tuple[str, DataSection]]:
     """What a run used samples for, and where these came from."""
     try:
-        made = load_report(run)["made"]
+        report = load_report(run)
     except UsageError:
         return
     recorded = data_of(run)
     for purpose in ("training", "calibration"):
-        split = (made.get(purpose) or {}).get("split")
+        split = (report["made"].get(purpose) or {}).get("split")
         if recorded and split:
             yield purpose, recorded.model_copy(update={"split": split})
+    # the profile of a recovery is that of the run that pruned
+    if "recovered" not in report and (measured := _measured_by(run)):
+        yield DIMENSIONS, measured
+
+
+def _measured_by(run: Path) -> DataSection | None:
+    """Where the samples of the profile that a run pruned by came from."""
     try:
-        measured = measured_on(Profile.load(run / "profile.json"))
-        if measured:
-            yield DIMENSIONS, from_folder_of(run, measured, warn=False)
+        named = recipes.load(run / RECIPE).prune.profile
+        return measured_on(Profile.load(run / "profile.json"), named, run)
     except UsageError:
-        return
+        return None
 
 
 def _before(run: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -88,8 +88,11 @@ def reading_inputs(
     return batch
 
 
-def reading_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, added: int) -> int:
-    """Tokens of the longest text with its prompt and the `added` ones of a image, at most what the model takes."""
+def reading_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, added: int, padded: int = 0) -> int:
+    """Tokens of the longest text with its prompt and the `added` ones of an image, at most what the model takes.
+
+    `padded`: the length that the processor pads every text to by itself.
+    """
     texts = [wording.prompt(processor, sample.texts[0]) for sample in samples]
     limit = tokenizer_of(processor).model_max_length
     longest = capped([added + len(tokens_of(processor, text)) for text in texts], limit)
@@ -97,7 +100,7 @@ def reading_length(processor: Any, samples: Sequence[Sample], *, wording: Wordin
     if reader:
         lengths = [len(reader(text, verbose=False)["input_ids"]) for text in texts]
         longest = max(longest, capped(lengths, reader.model_max_length, "the Q-Former's"))
-    return min(longest, limit)
+    return min(max(longest, padded), limit)
 
 
 def _qformer_text(processor: Any, text: str) -> dict[str, Tensor]:
@@ -106,11 +109,19 @@ def _qformer_text(processor: Any, text: str) -> dict[str, Tensor]:
     return {f"qformer_{key}": tokens[key] for key in ("input_ids", "attention_mask")}
 
 
-def added_tokens(processor: Any, wording: Wording, sample: Sample, shape: tuple[int, int] | None) -> int:
-    """How many tokens the processor adds to a text: the image's, a start and an end."""
+def added_tokens(
+    processor: Any, wording: Wording, sample: Sample, shape: tuple[int, int] | None
+) -> dict[Literal["added", "padded"], int]:
+    """How many tokens the processor adds to a text, the image's, a start and an end, and the length that it pads to.
+
+    0 where it pads nothing by itself. `reading_length` takes both.
+    """
     text = wording.prompt(processor, sample.texts[0])
     inputs = read(processor, wording, sample, text, shape=shape)
-    return max(inputs[key].shape[1] for key in TEXTS if key in inputs) - len(tokens_of(processor, text))
+    length = max(inputs[key].shape[1] for key in TEXTS if key in inputs)
+    mask = inputs.get("attention_mask")
+    padding = 0 if mask is None or mask.shape[1] != length else length - int(mask.sum())
+    return {"added": length - padding - len(tokens_of(processor, text)), "padded": length if padding else 0}
 
 
 def question_of(sample: Sample, prompts: Mapping[str, str]) -> str:

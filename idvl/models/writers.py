@@ -46,7 +46,7 @@ def fit_wording(family: Family, model: nn.Module, processor: Any) -> tuple[Famil
         chat_template=wording.chat,
         shape=shape,
         inputs=partial(reading_inputs, wording=wording),
-        text_length=partial(reading_length, wording=wording, added=added),
+        text_length=partial(reading_length, wording=wording, **added),
         notes=tuple(notes),
     )
     return family, wording

@@ -17,7 +17,7 @@ from idvl.json_file import load
 from idvl.models.fingerprints import fingerprint
 from idvl.models.loading import Loaded
 from idvl.profile import Profile
-from idvl.recipe import DataSection, EvalSection
+from idvl.recipe import EvalSection, Recipe
 from idvl.reporter import Reporter
 
 # folders inside a run's: the evaluation of what it ends with, and those during training
@@ -56,13 +56,11 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
         reason = _no_split_left(job, used, evaluated)
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
-    if job.purpose and (evaluated == used or (shared and work.selection.description.get("join"))):
-        reporter.warn(f"{len(shared)} evaluation samples are used for {job.purpose} too: their scores are not a test")
+    if which or (job.purpose and shared and work.selection.description.get("join")):
+        what = f"samples of {which}" if which else "some of these samples"
+        reporter.warn(no_test(f"the run uses {what}, for {job.purpose}"))
         work = replace(work, selection=work.selection.learnt(job.purpose))
-    elif which:
-        reporter.warn(no_test(f"the run uses samples of {which}, for {job.purpose}"))
-        work = replace(work, selection=work.selection.learnt(job.purpose))
-    elif which := job.profile and _measured_on(job.profile, data, evaluated):
+    elif which := job.profile and _measured_on(job.profile, job.recipe, evaluated):
         reporter.warn(no_test(f"the profile {quoted(job.recipe.prune.profile)} was measured on samples of {which}"))
         work = replace(work, selection=work.selection.learnt(DIMENSIONS))
     return work, None
@@ -76,11 +74,11 @@ def _no_split_left(job: Any, used: str, evaluated: str) -> str:
     return f"the split {that} used for {job.purpose}: {ways}name another split with eval.split"
 
 
-def _measured_on(profile: Profile, data: DataSection, split: str) -> str | None:
+def _measured_on(profile: Profile, recipe: Recipe, split: str) -> str | None:
     """What a profile was measured on where that overlaps with a split, None where it does not or cannot be told."""
     try:
-        measured = measured_on(profile)
-        return measured and overlap(measured, data, split)
+        measured = measured_on(profile, recipe.prune.profile)
+        return measured and overlap(measured, recipe.data, split)
     except UsageError:  # a path that is not there any more
         return None
 

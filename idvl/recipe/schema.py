@@ -83,10 +83,14 @@ UNREAD = {
     "eval": {
         "data.samples": "eval.limit",
         "data.batch_size": "eval.batch_size",
-        "data.force": None,
         "eval.every": None,
         "eval.after": None,
     },
-    "recover": {"data.samples": "train.samples", "data.batch_size": "train.batch_size", "data.force": None},
+    "recover": {
+        "data.samples": "train.samples",
+        "data.batch_size": "train.batch_size",
+        # those of the run that pruned hold
+        **{f"prune.{name}": None for name in names("prune") if name != "structure"},
+    },
     "analyze": {f"{section}.{name}": None for section, read in OF_LOSSES.items() for name in {*names(section)} - read},
 }

@@ -91,6 +91,7 @@ class Recovery:
         self.report = self._pruned_report(reported)
         self.parameters = self.report["total"]["model_weights"]
         _PREPARE[recipe.recover.method](self)
+        self._keep_biases(reported)
         # biases and norms that are trained would be those of the teacher too
         may_teach = teacher and recipe.recover.method == "lora" and not recipe.recover.biases
         if may_teach and take_back_weights(loaded.model, teacher.model, masks):
@@ -102,12 +103,7 @@ class Recovery:
         zeros = {name: layer["zeros"] for name, layer in reported["layers"].items()} if reported else None
         if zeros == self.masks.zeros:
             about = {key: value for key, value in reported.items() if key not in ("made", "verified", "evaluation")}
-            # biases that the pruning removed are not held back
-            rows = {
-                key: {name: _without_biases(row) for name, row in about[key].items()}
-                for key in ("layers", "modalities")
-            }
-            return {**about, **rows, "total": _without_biases(about["total"])}
+            return about
         layers = {name: self.layers[name] for name in self.masks.shapes}
         sparsity = sum(self.masks.zeros.values()) / self.masks.total
         options = {"family": self.loaded.family, "unreached": self.unreached}
@@ -115,6 +111,12 @@ class Recovery:
         if reported and "before" in reported:
             planned["before"] = reported["before"]
         return self.counted(finished_report(planned, self.masks))
+
+    def _keep_biases(self, reported: Mapping[str, Any] | None) -> None:
+        """Keep the zeros of biases that were pruned, of which no file of masks knows, where biases are trained."""
+        rows = reported["layers"] if reported else {}
+        biases = {name: self.layers[name].module.bias for name, row in rows.items() if row.get("bias_zeros")}
+        mask_gradients(Masks.from_zeros(biases), {name: bias for name, bias in biases.items() if bias.requires_grad})
 
     def counted(self, report: dict[str, Any]) -> dict[str, Any]:
         """A report with the zeros that the model holds by now."""
@@ -145,10 +147,6 @@ class Recovery:
         """The weights that have a mask, by layer."""
         modules = dict(self.loaded.model.named_modules())
         return {name: modules[name].weight for name in self.masks.shapes}
-
-
-def _without_biases(counts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in counts.items() if key not in ("biases", "bias_zeros")}
 
 
 def _add_lora(job: Recovery) -> None:

@@ -22,13 +22,8 @@ WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.ref
 SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
 # criteria that prune while training and from calibration samples
 BOTH = ("magnitude", "gradient")
-# the values that need no word, without calibration and with it, of settings that are part of a method's name
-PLAIN = {
-    "prune.allocation": ("global", "uniform"),
-    "prune.structure": ("unstructured", "unstructured"),
-    "prune.schedule": ("cubic", "cubic"),
-    "prune.repair": (None, None),
-}
+# the values that need no word, of settings that are part of a method's name; for the allocation see `_plain`
+PLAIN = {"prune.structure": "unstructured", "prune.schedule": "cubic", "prune.repair": None}
 # dimensions this close, relatively, are the same estimate
 TOLERANCE = 1e-5
 Words = tuple[str, str]
@@ -203,11 +198,17 @@ def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str
     )
     words = {}
     for run, values in settings.items():
-        plain = {key: repr(pair[is_calibrated(run)]) for key, pair in PLAIN.items()}
+        plain = {key: repr(word) for key, word in _plain(run).items()}
         odd = [key for key, value in values.items() if repr(value) != plain.get(key, common[_peers(run, key)])]
         odd.sort(key=lambda key: key != "prune.schedule")  # which explains others
         words[run] = ", ".join(_in_words(key.removeprefix("prune.").removeprefix("train."), values[key]) for key in odd)
     return words
+
+
+def _plain(run: RunRecord) -> dict[str, Any]:
+    """The values of a run's settings that need no word: layers pruned alike where one threshold over all cannot be."""
+    alike = is_calibrated(run) or run.signature.get("prune.structure") not in (None, "unstructured")
+    return PLAIN | {"prune.allocation": "uniform" if alike else "global"}
 
 
 def _peers(run: RunRecord, key: str) -> tuple[str, bool, bool, str]:

@@ -52,8 +52,8 @@ def check(
             )
         if inside := sorted(name for name in entries(folder) if os.path.lexists(folder / name / "run.json")):
             raise UsageError(
-                f"{quoted(folder)} is no run, but holds runs ({listed(inside)}), as prune --recover and --matrix leave "
-                "them: add the same option to resume or replace them, remove the folder, or choose another --output"
+                f"{quoted(folder)} is no run, but holds runs ({listed(inside)}): name one of them with --output, "
+                "choose another folder or, if prune --recover or --matrix made it, add that option too"
             )
         raise UsageError(
             f"{quoted(folder)} is not empty and holds no idvl run (no run.json of idvl), so there is nothing to "

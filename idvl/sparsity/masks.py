@@ -116,8 +116,12 @@ class Masks:
 
     @classmethod
     def from_zeros(cls, weights: Mapping[str, Tensor]) -> Masks:
-        """Masks that keep what is not zero; kept weights that happen to be zero are taken for pruned."""
-        masks = cls({name: weight.shape for name, weight in weights.items()})
+        """Masks that keep what is not zero, on the device of the first weight.
+
+        Kept weights that happen to be zero are taken for pruned.
+        """
+        device = next((weight.device for weight in weights.values()), None)
+        masks = cls({name: weight.shape for name, weight in weights.items()}, device)
         for name, weight in weights.items():
             masks.set(name, weight.detach().bool())
         return masks

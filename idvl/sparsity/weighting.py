@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from idvl.choices import MissingId
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, listed, quoted
 from idvl.profile import Profile
 from idvl.reliability import unreliable_reason
 
@@ -89,14 +89,9 @@ def _check_match(profile: Profile, layers: Mapping[str, str]) -> None:
     foreign = [name for name in layers if name not in profile.layers]
     if len(foreign) > (1 - FEWEST_MATCHES) * len(layers):
         others = [name for name in profile.layers if name not in layers]
-        if profile.layers and not others:
-            raise UsageError(
-                f"the profile lacks {len(foreign)} of {len(layers)} layers in scope ({', '.join(foreign[:3])}, ...): "
-                "measure all of them, or prune those that it has alone (scope)"
-            )
         raise UsageError(
-            f"the profile is of another model: it lacks {len(foreign)} of {len(layers)} layers "
-            f"({', '.join(foreign[:3])}, ...) and names others ({', '.join(others[:3]) or 'none'}, ...)"
+            f"the profile lacks {len(foreign)} of {len(layers)} layers in scope ({listed(foreign)}) and has "
+            f"{len(others)} others ({listed(others)}): measure those in scope, unless it is of another model"
         )
 
 

@@ -36,7 +36,7 @@ def run(recipe: Recipe, *, folder: Path | None, push_to: str | None = None, **op
         check_hub(push_to)
     folder = folder or runs.default_folder(runs.FolderName("prune", recipe.model.name, recipe.data.dataset or ""))
     if runs.read_record(folder) is not None:
-        raise UsageError(f"{quoted(folder)} holds a run without recover (--recover): choose another --output")
+        raise UsageError(f"{quoted(folder)} is a run, and --recover needs a folder for two: choose another --output")
     kept = recipe.model_copy(update={"train": TrainSection(), "recover": RecoverSection()})
     if options.get("overwrite"):  # the recovery checks its folder only when the pruned model is replaced
         for name in (PRUNED, RECOVERED):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from idvl.evaluation.learnt import learnt_from, measured_on, overlap
 from idvl.profile import published
 from idvl.recipe import DataSection
+from idvl.runs import RunFile
 
 
 @pytest.fixture
@@ -83,9 +85,25 @@ def test_a_built_in_model_is_no_test_of_what_it_was_trained_on() -> None:
 
 def test_a_profile_tells_where_its_samples_came_from(folder: Path) -> None:
     profile = published("blip-coco")
-    assert overlap(measured_on(profile), DataSection(dataset="coco"), "train") == "this split, train"
-    local = replace(profile, dataset={**profile.dataset, "path": "images"})
-    assert overlap(measured_on(local), DataSection(dataset="coco"), "train") is None
-    assert overlap(measured_on(local), DataSection(dataset="images"), "train") == "this split, train"
+    coco, images = DataSection(dataset="coco"), DataSection(dataset="images")
+    assert overlap(measured_on(profile, "published:blip-coco"), coco, "train") == "this split, train"
+    for dataset in ("coco", "me/images"):
+        local = replace(profile, dataset={**profile.dataset, "dataset": dataset, "path": "images"})
+        assert overlap(measured_on(local, "profile.json"), coco, "train") is None
+        assert overlap(measured_on(local, "profile.json"), images, "train") == "this split, train"
     for unknown in ({"dataset": None, "ids": []}, {"dataset": "coco"}):
-        assert measured_on(replace(profile, dataset=unknown)) is None
+        assert measured_on(replace(profile, dataset=unknown), "profile.json") is None
+
+
+def test_the_path_in_a_profile_starts_from_where_it_was_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = replace(published("blip-coco"), dataset={"dataset": "images", "path": "images", "split": "train"})
+    for name, directory in (("measured", folder), ("elsewhere/pruned", folder / "elsewhere")):
+        (folder / name).mkdir(parents=True)
+        record = {"schema": RunFile.NAME, "signature": {}, "files": [], "resumed": [], "directory": str(directory)}
+        (folder / name / "run.json").write_text(json.dumps(record))
+    (folder / "elsewhere" / "images").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    run = Path("pruned")
+    for named, where in (("../measured", folder), ("../measured/profile.json", folder), ("auto", folder / "elsewhere")):
+        measured = measured_on(profile, named, run)
+        assert os.path.realpath(measured.data_dir) == str(where / "images"), named

@@ -364,7 +364,7 @@ def test_a_parameter_sharded_by_torch_is_refused() -> None:
         ({"compat": "icml24"}, "use idvl prune"),
         ({"scope": "vision"}, "scope vision is empty"),
         ({"profile": {"width": 17}}, "the profile is of another model: 0 has 17 features there, 16 here"),
-        ({"profile": {}}, "the profile is of another model: it lacks 2 of 2 layers"),
+        ({"profile": {}}, "the profile lacks 2 of 2 layers in scope"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, why: str) -> None:

@@ -432,7 +432,7 @@ def test_evaluation_on_the_split_of_calibration_is_told(place: Path, tmp_path: P
             "the split is all, and it was used for calibration: add folders train/ and test/, or name another split",
         ),
         ("all", None, "the split is all, and it was used for calibration: leave --split out, or name another split"),
-        (None, "all", f"{N} evaluation samples are used for calibration too: their scores are not a test"),
+        (None, "all", "the run uses samples of this split, all, for calibration: these scores are not a test"),
     ):
         settings = {"eval.after": True, "data.split": split, "eval.split": evaluated}
         reporter = Silent()

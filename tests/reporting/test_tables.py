@@ -363,9 +363,7 @@ def test_the_settings_that_a_method_is_named_by_are_told_even_where_all_runs_hav
     folders.pruned(tmp_path / "d", **calibrated | {"criterion": "magnitude", "prune__allocation": "uniform"})
     assert "Magnitude, from calibration samples" in {str(group.method) for group in groups_of(collect([tmp_path]))}
     folders.pruned(tmp_path / "c", prune__structure="2:4", prune__schedule="one-shot", prune__allocation="uniform")
-    assert "PLATON, one-shot, structure 2:4, allocation uniform" in {
-        str(group.method) for group in groups_of(collect([tmp_path]))
-    }
+    assert "PLATON, one-shot, structure 2:4" in {str(group.method) for group in groups_of(collect([tmp_path]))}
 
 
 def test_runs_on_other_samples_are_no_replicates(tmp_path: Path) -> None:

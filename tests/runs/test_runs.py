@@ -64,7 +64,7 @@ def test_a_folder_of_runs_is_refused_with_their_names_and_the_way_out(tmp_path: 
     for name in ("recovered", "pruned"):
         finished(tmp_path / name)
     for option in ("resume", "overwrite"):
-        with pytest.raises(UsageError, match=r"holds runs \(pruned, recovered\), .* the same option .* another --out"):
+        with pytest.raises(UsageError, match=r"holds runs \(pruned, recovered\): .* or, .* add that option"):
             start(tmp_path, **{option: True})
     assert contents(tmp_path) == {"pruned", "recovered"}
 

@@ -56,7 +56,7 @@ def fit(family: Family, model: nn.Module, processor: Any) -> Family:
     return replace(
         family,
         inputs=partial(inputs, wording=wording, start=start),
-        text_length=partial(text_length, wording=wording, added=added, encodes=encodes),
+        text_length=partial(text_length, wording=wording, encodes=encodes, **added),
         image_tokens=partial(image_tokens, image=wording.image),
         training_task=writing_task(wording, prompts, encodes=encodes),
         skills=writing_skills(wording, prompts, encodes=encodes, caption_lengths=LENGTHS),

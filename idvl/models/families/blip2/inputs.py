@@ -34,9 +34,9 @@ def inputs(
     return {**batch, **decoder_inputs(processor, samples, length, start=start, pad=pad)}
 
 
-def text_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, added: int, encodes: bool) -> int:
+def text_length(processor: Any, samples: Sequence[Sample], *, wording: Wording, encodes: bool, **reading: int) -> int:
     """Tokens of the longest text with the queries before it, and of what a decoder of its own reads."""
-    longest = reading_length(processor, samples, wording=wording, added=added)
+    longest = reading_length(processor, samples, wording=wording, **reading)
     return max(longest, longest_written(processor, samples)) if encodes else longest
 
 
