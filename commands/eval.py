@@ -32,7 +32,7 @@ SETTINGS = SettingFlags(
     without=("eval.every", "eval.after", "data.split", "data.samples", "data.batch_size", "data.force"),
 )
 EVALUATION = PANELS["eval"]
-# what makes no sense with --score beside settings, and the settings that do
+# options that --score refuses, and the settings that it reads
 UNSCORED = ("output_dir", "resume", "overwrite", "recipe")
 SCORED = ("eval.task", "eval.metrics", "eval.resamples", "data.seed", "model.trust_remote_code")
 
@@ -82,7 +82,7 @@ def command(
             results = scoring.score_again(
                 score,
                 task=resolved.eval.task,
-                seed=resolved.data.seed if "data.seed" in _settings(context) else None,
+                seed=resolved.data.seed if "data.seed" in _named(context) else None,
                 resamples=resolved.eval.resamples,
                 compared=compare,
                 other_metrics=evaluation.other_metrics(resolved),
@@ -96,8 +96,8 @@ def command(
         _show(results, folder, json=json, reporter=reporter)
 
 
-def _settings(context: typer.Context) -> dict[str, str]:
-    """The settings that a user names, each with how: by a flag, or --set."""
+def _named(context: typer.Context) -> dict[str, str]:
+    """The settings that a user named, each as it was written: a flag, or --set KEY."""
     from idvl.recipe import parse_assignments
 
     flags = {key: flag_of(context, key.replace(".", DOT)) for key in flag_values(context.params) if key != "model.name"}
@@ -107,7 +107,7 @@ def _settings(context: typer.Context) -> dict[str, str]:
 def _refuse_unscored(context: typer.Context) -> None:
     """UsageError for what has no effect on predictions that are scored again."""
     odd = [flag_of(context, name) for name in UNSCORED if context.params[name]]
-    odd += [named for key, named in _settings(context).items() if key not in SCORED]
+    odd += [named for key, named in _named(context).items() if key not in SCORED]
     if odd:
         raise UsageError(f"--score reads predictions alone: leave out {odd[0]}")
 

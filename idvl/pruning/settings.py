@@ -82,7 +82,7 @@ def resolve_pruning(prune: PruneSection) -> PruneSection:
 
 
 def refuse_idle(prune: PruneSection, settings: Mapping[str, Any]) -> None:
-    """UsageError for what a user sets of dimensions or a schedule beside settings that need none.
+    """UsageError for a profile, samples of dimensions or a schedule that a user sets where the run reads none.
 
     In a recipe file it may stay. `settings`: dotted key -> value.
     """
