@@ -41,15 +41,22 @@ def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) ->
         return cell
     if isinstance(cell, str | Path) and str(cell) and folder is not None:
         path = folder / cell
-        if within is not None and not _is_in(path, within):
+        if within is not None and not _is_in(path, within, climbs=".." in Path(cell).parts):
             raise ValueError(f"needs allow_outside: {quoted(str(cell))} is outside of the dataset's folder")
         return path
     raise ValueError("no image" if not cell else f"a {type(cell).__name__} where an image is expected")
 
 
-def _is_in(path: Path, folder: Path) -> bool:
-    """Whether a path is in a folder, as written or, where the folder has several names, once links are followed."""
-    return any(Path(form(path)).is_relative_to(form(folder)) for form in (os.path.abspath, os.path.realpath))
+def _is_in(path: Path, folder: Path, *, climbs: bool) -> bool:
+    """Whether a path is in a folder, as written or, where the folder has several names, once links are followed.
+
+    What is written counts only if it is what is read: a path that `climbs`, by `..` behind a link, goes above the
+    link's target.
+    """
+    forms = [os.path.abspath, os.path.realpath]
+    if climbs and os.path.realpath(os.path.abspath(path)) != os.path.realpath(path):
+        forms = [os.path.realpath]
+    return any(Path(form(path)).is_relative_to(form(folder)) for form in forms)
 
 
 def texts(cell: Any) -> tuple[str, ...]:

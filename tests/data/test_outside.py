@@ -55,6 +55,22 @@ def test_paths_that_stay_in_the_folder_are_read(tmp_path: Path) -> None:
         (tmp_path / "elsewhere").unlink()
 
 
+@pytest.mark.parametrize("form", ["linked metadata", "through a link"])
+def test_no_path_leaves_by_the_folder_above_a_link(form: str, tmp_path: Path) -> None:
+    """`test/..` is the dataset as written, and the folder above the link's target to the system."""
+    shared, folder = tmp_path / "shared", tmp_path / "data"
+    (shared / "test").mkdir(parents=True), folder.mkdir()
+    (shared / "secret.jpg").write_bytes(jpeg(0))
+    (folder / "test").symlink_to(shared / "test")
+    at, name = (shared / "test", "../secret.jpg") if form == "linked metadata" else (folder, "test/../secret.jpg")
+    (at / "metadata.jsonl").write_text(json.dumps({"file_name": name}))
+    with pytest.raises(
+        UsageError, match="needs allow_outside: 'test/../secret.jpg' is outside of the dataset's folder"
+    ):
+        select(str(folder), **EVERYTHING)
+    assert len(select(str(folder), **EVERYTHING, allow_outside=True).samples) == 1
+
+
 @pytest.mark.parametrize("form", ["plain", "metadata", "karpathy"])
 def test_links_lead_wherever_they_lead(form: str, tmp_path: Path) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "data"
