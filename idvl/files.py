@@ -19,7 +19,7 @@ from idvl.errors import RunError, UsageError, quoted
 
 REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
 }
 
 KINDS = {

@@ -47,7 +47,8 @@ def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
     try:
         teacher = load(device=student.model.device, **section.model_dump(exclude={"device"}))
     except UsageError as error:
-        raise UsageError(f"the dense model is gone ({error}): {WAY_OUT}") from error
+        what = "the teacher cannot be loaded" if recipe.recover.teacher else "the dense model is gone"
+        raise UsageError(f"{what} ({error}): {WAY_OUT}") from error
     expected = start.signature.get("fingerprint")
     if recipe.recover.teacher is None and teacher.description["fingerprint"] != expected:
         raise UsageError(f"{quoted(section.name)} has changed since {quoted(start.pruned.run)} pruned it: {WAY_OUT}")

@@ -93,9 +93,11 @@ def test_files_that_hold_no_masks_are_refused(tmp_path: Path) -> None:
             Masks.load(tmp_path / f"{name}.safetensors")
 
 
-def test_masks_are_saved_to_a_path() -> None:
+def test_masks_are_saved_to_a_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the masks' file is a name or a path, not 3"):
         random_masks().save(3)
+    with pytest.raises(UsageError, match="cannot write to .*: Is a directory"):
+        random_masks().save(tmp_path)
 
 
 def test_verify_names_what_is_wrong() -> None:
