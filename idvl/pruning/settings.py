@@ -27,6 +27,8 @@ from idvl.training import Training
 
 # settings of the schedule whose default is a value
 SCHEDULE = ("schedule", "initial", "final")
+# what one-shot has in place of a schedule's settings
+ONE_SHOT = {"initial": 0.0, "final": 0.0, "mask_every": 1}
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -73,7 +75,7 @@ def resolve_pruning(prune: PruneSection) -> PruneSection:
         "allocation": prune.allocation or ("uniform" if structure.grouped else "global"),
     }
     if prune.schedule == "one-shot":
-        update |= {"initial": 0.0, "final": 0.0, "mask_every": 1}
+        update |= ONE_SHOT
     prune = prune.model_copy(update=update)
     limits = {key: getattr(prune, key) for key in ("floor", "ceiling", "min_keep", "monotone", "compat", "sparsity")}
     axes = {key: getattr(prune, key) for key in ("criterion", "id_weight", "allocation", "structure", "schedule")}
@@ -95,6 +97,8 @@ def refuse_idle(prune: PruneSection, settings: Mapping[str, Any]) -> None:
                 f"schedule; leave {idle[0]} out"
             )
         return
+    if prune.schedule == "one-shot" and (idle := [key for key in ONE_SHOT if f"prune.{key}" in settings]):
+        raise UsageError(f"{idle[0]} and schedule one-shot, which sets masks at each of its steps: leave {idle[0]} out")
     profile, samples = settings.get("prune.profile"), settings.get("data.samples")
     if profile is not None and prune.id_weight == "none":
         raise UsageError(f"profile {profile} and id_weight none: no dimension is used; leave profile out")

@@ -22,8 +22,13 @@ WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.ref
 SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
 # criteria that prune while training and from calibration samples
 BOTH = ("magnitude", "gradient")
-# the values that need no word, of settings that are part of a method's name; for the allocation see `_plain`
-PLAIN = {"prune.structure": "unstructured", "prune.schedule": "cubic", "prune.repair": None}
+# settings that are part of a method's name, with the values that need no word; for the allocation see `_named`
+PLAIN = {
+    "prune.schedule": "cubic",
+    "prune.structure": "unstructured",
+    "prune.allocation": "global",
+    "prune.repair": None,
+}
 # dimensions this close, relatively, are the same estimate
 TOLERANCE = 1e-5
 Words = tuple[str, str]
@@ -84,7 +89,10 @@ def _step(settings: Mapping[str, Any]) -> str:
     criterion, weight, scope = (str(settings.get(f"prune.{key}")) for key in ("criterion", "id_weight", "scope"))
     share = settings.get("prune.sparsity")
     to = f" to {labels.percent(share)}" if isinstance(share, int | float) else ""
-    return f"{labels.method(criterion, weight)}{to}{'' if scope == 'all' else f' in {scope}'}"
+    how = ["from calibration samples"] if _in_calibration(settings) else []
+    how += [_in_words(key.removeprefix("prune."), settings[key]) for key in _named(settings)]
+    named = f" ({', '.join(how)})" if how else ""
+    return f"{labels.method(criterion, weight)}{named}{to}{'' if scope == 'all' else f' in {scope}'}"
 
 
 def dataset_names(runs: Iterable[RunRecord]) -> dict[str, str]:
@@ -113,8 +121,8 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     names = dataset_names(runs)
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run, names) for run in runs})
     for run, words in prunes.items():
-        both = is_calibrated(run) and run.signature.get("prune.criterion") in BOTH
-        prunes[run] = ", ".join(filter(None, (recovery(run), both and "from calibration samples", start(run), words)))
+        calibrated = "from calibration samples" if _in_calibration(run.signature) else ""
+        prunes[run] = ", ".join(filter(None, (recovery(run), calibrated, start(run), words)))
     for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
         prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
     further = [run for run in runs if run.signature.get("history")]
@@ -159,7 +167,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     left_out = CELL | REPLICATE | WEIGHTED | INPUTS | {"history"}
     settings = {key: value for key, value in run.signature.items() if key not in left_out}
     # of steps before, `start` says what distinguishes groups
-    told = CELL | {"recover.method", "prune.profile"}
+    told = CELL | {*PLAIN} | {"recover.method", "prune.profile"}
     for number, step in enumerate([*run.history, *run.recoveries[:-1]], 1):
         named = {key.partition(".")[2]: value for key, value in step.items() if "." in key and key not in told}
         settings |= {f"step {number}'s {name}": value for name, value in named.items()}
@@ -192,23 +200,33 @@ def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str]:
-    """For each run the settings whose value is not the plain one, or else the most common one, in words."""
+    """For each run the settings whose value is not the plain one, or not the most common one, in words."""
     common = _most_common(
         (_peers(run, key), repr(value)) for run, values in settings.items() for key, value in values.items()
     )
     words = {}
     for run, values in settings.items():
-        plain = {key: repr(word) for key, word in _plain(run).items()}
-        odd = [key for key, value in values.items() if repr(value) != plain.get(key, common[_peers(run, key)])]
-        odd.sort(key=lambda key: key != "prune.schedule")  # which explains others
+        # the schedule first, which explains others
+        odd = [key for key in _named(run.signature) if key in values]
+        odd += [key for key, value in values.items() if key not in PLAIN and repr(value) != common[_peers(run, key)]]
         words[run] = ", ".join(_in_words(key.removeprefix("prune.").removeprefix("train."), values[key]) for key in odd)
     return words
 
 
-def _plain(run: RunRecord) -> dict[str, Any]:
-    """The values of a run's settings that need no word: layers pruned alike where one threshold over all cannot be."""
-    alike = is_calibrated(run) or run.signature.get("prune.structure") not in (None, "unstructured")
-    return PLAIN | {"prune.allocation": "uniform" if alike else "global"}
+def _named(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a pruning that its method is named by, where they are not plain.
+
+    Layers are pruned alike where one threshold over all of them cannot be.
+    """
+    grouped = settings.get("prune.structure") not in (None, PLAIN["prune.structure"])
+    alike = grouped or settings.get("prune.calibration") is not None
+    plain = PLAIN | ({"prune.allocation": "uniform"} if alike else {})
+    return [key for key, word in plain.items() if settings.get(key, word) != word]
+
+
+def _in_calibration(settings: Mapping[str, Any]) -> bool:
+    """Whether a criterion that can prune while training, too, pruned from calibration samples."""
+    return settings.get("prune.calibration") is not None and settings.get("prune.criterion") in BOTH
 
 
 def _peers(run: RunRecord, key: str) -> tuple[str, bool, bool, str]:
@@ -218,6 +236,9 @@ def _peers(run: RunRecord, key: str) -> tuple[str, bool, bool, str]:
 
 
 def _in_words(name: str, value: Any) -> str:
+    # a hash, which says nothing to a reader
+    if name == "configuration":
+        return "other configuration"
     return str(value) if name == "schedule" else f"no {name}" if value is None else f"{name} {value}"
 
 

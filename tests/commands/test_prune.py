@@ -132,6 +132,10 @@ def test_a_plan_is_shown_alone(workflow: Workflow, capsys: Any) -> None:
         (["--id-weight", "none", "--set", "prune.profile=nothere.json"], "profile nothere.json and id_weight none: no"),
         (["--criterion", "wanda", "--schedule", "cubic"], "from calibration samples: it has no schedule; leave"),
         (["--calibration", "dense", "--criterion", "magnitude", "--set", "prune.final=0.2"], "leave final out"),
+        (
+            ["--schedule", "one-shot", "--mask-every", "25"],
+            "mask_every and schedule one-shot, which sets",
+        ),
         (["--public"], "--public is for an upload: add --push-to-hub ID"),
         (["--output", "~nobody-of-this-name/a"], "no user has that name; choose another --output"),
         (["--resume"], "--resume needs the folder of the run: --output DIR"),

@@ -235,12 +235,18 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
     folders.evaluated(tmp_path / "half", 70.0, "half")
     folders.pruned(tmp_path / "one")
     step = {"prune.criterion": "wanda", "prune.id_weight": "none", "prune.sparsity": 0.5, "prune.scope": "all"}
-    step |= {"prune.repair": "none"}
+    step |= {"prune.repair": None}
     starts = {
         **{f"wanda-{seed}": {"dense": f"half-{seed}", "seed": seed, "history": [step]} for seed in (0, 1)},
         "magnitude": {"history": [step | {"prune.criterion": "magnitude"}]},
         "vision": {"history": [step | {"prune.scope": "vision"}]},
         "longer": {"history": [step | {"prune.repair": "obs"}]},
+        "grouped": {
+            "history": [
+                step | {"prune.structure": "2:4", "prune.allocation": "owl", "prune.schedule": "one-shot"},
+            ]
+        },
+        "calibrated": {"history": [step | {"prune.criterion": "magnitude", "prune.calibration": "dense"}]},
         "twice": {"history": [step, {"recover.method": "lora", "train.epochs": 3}]},
         "again": {"history": [step, {"recover.method": "lora"}], "recover__method": "lora", "dense": "dense"},
         "first": {"history": [step], "recover__method": "lora", "dense": "dense"},
@@ -273,7 +279,9 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
         "PLATON, after Wanda to 50 %": (40.0, 2),
         "PLATON, after Magnitude to 50 %": (40.0, 1),
         "PLATON, after Wanda to 50 % in vision": (40.0, 1),
-        "PLATON, after Wanda to 50 %, step 1's repair obs": (40.0, 1),
+        "PLATON, after Wanda (repair obs) to 50 %": (40.0, 1),
+        "PLATON, after Wanda (one-shot, structure 2:4, allocation owl) to 50 %": (40.0, 1),
+        "PLATON, after Magnitude (from calibration samples) to 50 %": (40.0, 1),
         "PLATON, after Wanda to 50 %, then masked LoRA": (40.0, 1),
         "PLATON, recovered by masked LoRA, then masked LoRA": (40.0, 1),
         "PLATON, recovered by masked LoRA": (40.0, 1),
