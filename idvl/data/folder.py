@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -14,6 +15,15 @@ from pathlib import Path, PurePath
 from idvl import runs
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import IMAGE_NAMES, SECOND_OF, Columns
+from idvl.data.folder_splits import (
+    IMAGE_SUFFIXES,
+    first_few,
+    left_out,
+    of_split,
+    passed_over,
+    spellings_of,
+    split_folder,
+)
 from idvl.data.formats.idx import idx, is_idx
 from idvl.data.formats.karpathy import karpathy
 from idvl.data.formats.nlvr2 import NAMES as NLVR2_NAMES
@@ -22,20 +32,15 @@ from idvl.data.formats.parquet import parquet
 from idvl.data.formats.records import records
 from idvl.data.formats.saved import saved
 from idvl.data.formats.table import WHOLE, DataTable, Row, table_of, whole
-from idvl.data.splits import EVALUATION, SAME_SPLIT, TRAINING, choose_split, same_split, spelling_of
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 KARPATHY_NAMES = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
-# what may be the name of a split where a folder's name begins, and where it ends
-LOOKS_LIKE_SPLIT = [
-    re.compile(r"^([a-z]+?)(set|data|images)?(?=[_\d-]|$)"),
-    re.compile(r"[_\d-]([a-z]+?)(set|data|images)?[_\d-]*$"),
-]
 # the column whose paths start from the metadata's own folder, as in `datasets`
 FILE_NAME = "file_name"
+# the share of images that may be a mistake where they lie higher or deeper than the others
+MOST_ODD = 0.1
 
 
 def table_at(path: Path, split: str | None, entry: CatalogEntry | None, overrides: Columns) -> DataTable:
@@ -51,9 +56,9 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     every = [file for file in sorted(_listing(path)) if not _hidden(file, path)]
     files = [file for file in every if os.path.isfile(file)]
     if shards := [file for file in files if file.suffix == ".parquet"]:
-        chosen, name, warnings = _of_split(shards, path, split, entry)
+        chosen, name, warnings = of_split(shards, path, split, entry)
         _check_numbered(chosen)
-        return replace(parquet(chosen, name), warnings=[*warnings, *_passed_over(chosen, name, every, path, entry)])
+        return replace(parquet(chosen, name), warnings=[*warnings, *passed_over(chosen, name, every, path, entry)])
     if numbered := [file for file in files if is_idx(file)]:
         return idx(numbered, path, split, entry)
     if metadata := [file for file in files if file.name in METADATA_NAMES]:
@@ -61,7 +66,7 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     lists = [file for file in files if file.suffix == ".jsonl" and file.parent == path]
     if len(lists) == 1:
         table = _of_file(lists[0], split, entry)
-        return replace(table, warnings=_passed_over(lists, table.split, every, path, entry))
+        return replace(table, warnings=passed_over(lists, table.split, every, path, entry))
     if images := [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]:
         return _of_images(images, every, path, split, entry)
     raise UsageError(
@@ -126,10 +131,10 @@ def _of_metadata(
     """The rows of metadata files, one a folder, that lie beside the images which they name."""
     if len({file.parent for file in metadata}) < len(metadata):
         raise UsageError(f"{path} has both {' and '.join(METADATA_NAMES)} in a folder: remove one, or name its path")
-    files, name, warnings = _of_split(metadata, path, split, entry)
+    files, name, warnings = of_split(metadata, path, split, entry)
     columns = {*IMAGE_NAMES, *SECOND_OF.values(), overrides.image, overrides.second_image} - {overrides.text, None}
     rows = [_rebased(row, file.parent, path, columns) for file in files for row in records(file)]
-    warnings += _passed_over(files, name, every, path, entry)
+    warnings += passed_over(files, name, every, path, entry)
     return replace(table_of(rows, path, name), warnings=warnings)
 
 
@@ -153,9 +158,11 @@ def _of_images(
     images: list[Path], every: list[Path], path: Path, split: str | None, entry: CatalogEntry | None
 ) -> DataTable:
     """A folder of images without any table, whose folders may be classes; `every` file counts, images or not."""
-    odd = _classes_called_like_splits(images, path, _spellings(entry))
-    files, name, of_splits = _of_split(images, path, split, entry, odd)
-    classes = _class_folders(images, path, _spellings(entry), odd)
+    odd = _classes_called_like_splits(images, path, spellings_of(entry))
+    files, name, of_splits = of_split(images, path, split, entry, odd)
+    # what lies beside the splits gives no class either
+    inside = [file for file in images if name == WHOLE or split_folder(file, path, spellings_of(entry), odd)]
+    classes = _class_folders(inside, path, spellings_of(entry), odd)
     rows = [{FILE_NAME: file.relative_to(path).as_posix()} for file in files]
     if classes:
         rows = [{**row, "label": classes.index(file.parent.name)} for row, file in zip(rows, files, strict=True)]
@@ -169,23 +176,10 @@ def _of_images(
         warnings=[
             *warnings,
             *of_splits,
-            *(
-                [_left_out(len(others), every, path, "are not images", others) + _tables_among(others)]
-                if others
-                else []
-            ),
+            *([] if classes else _unequally_deep(inside, path, spellings_of(entry), odd)),
+            *([left_out(len(others), every, path, "are not images", others) + _tables_among(others)] if others else []),
         ],
     )
-
-
-def _left_out(n: int, files: Collection[Path], root: Path, why: str, places: Collection[Path]) -> str:
-    return f"left out {n} of the {len(files)} files in {root}, which {why}: {_few(places, root)}"
-
-
-def _few(paths: Collection[Path], root: Path) -> str:
-    """The first three of the paths, as seen from the root."""
-    names = [quoted(path.relative_to(root).as_posix()) for path in sorted(paths)]
-    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 
 def _tables_among(files: Iterable[Path]) -> str:
@@ -201,8 +195,21 @@ def _class_folders(images: list[Path], root: Path, spellings: Collection[str], o
     """
     names = {file.parent.name for file in images}
     depths = {len(file.relative_to(root).parts) for file in images}
-    splits = any(_split_folder(file, root, spellings, odd) == file.parent for file in images)
+    splits = any(split_folder(file, root, spellings, odd) == file.parent for file in images)
     return sorted(names) if len(names) > 1 and depths != {1} and len(depths) == 1 and not splits else []
+
+
+def _unequally_deep(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
+    """A warning where a few images, higher or deeper than the others, keep their folders from being classes."""
+    common = Counter(len(file.parts) for file in images).most_common(1)[0][0]
+    strays = [file for file in images if len(file.parts) != common]
+    others = [file for file in images if len(file.parts) == common]
+    if not strays or len(strays) > MOST_ODD * len(images) or not _class_folders(others, root, spellings, odd):
+        return []
+    return [
+        f"folders of images are not read as classes, since {len(strays)} of {len(images)} images lie higher or deeper "
+        f"than the others ({first_few(strays, root)}): for classes, move or remove them"
+    ]
 
 
 def _classes_called_like_splits(images: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
@@ -218,59 +225,6 @@ def _classes_called_like_splits(images: list[Path], root: Path, spellings: Colle
             ):
                 classes.add(folder)
     return classes
-
-
-def _undivided(unread: Collection[Path], groups: Collection[str], root: Path) -> list[str]:
-    """A warning where all data is one split, though it is in `groups` beside what is unread as a split."""
-    if not unread:
-        return []
-    folders = {*map(os.path.isdir, unread)}
-    kind, several = "path" if len(folders) > 1 else "folder" if True in folders else "file", len(unread) > 1
-    which = f"the {kind}{'s' * several} {_few(unread, root)} {'are' if several else 'is'} not read as "
-    beside = f", while {', '.join(sorted(groups))} is" if groups else ""
-    return [
-        f"{which}{'splits' if several else 'a split'}{beside}: all data is one split, {WHOLE}; to keep it apart, name "
-        "the folders train, validation or test"
-    ]
-
-
-def _look_like_splits(files: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
-    """Folders called nearly like splits, as train_set and seg_test; none where all are called like the same one."""
-    kinds, folders = set(), set()
-    for folder in {folder for file in files for folder in file.parents if root in folder.parents}:
-        ends = (pattern.search(folder.name.lower()) for pattern in LOOKS_LIKE_SPLIT)
-        if of := {same_split(end[1])[0] for end in ends if end} & {group[0] for group in SAME_SPLIT}:
-            kinds |= of
-            folders |= {folder} if folder.name.lower() not in spellings else set()
-    return folders if len(kinds) > 1 else set()
-
-
-def _outermost(files: Iterable[Path], root: Path, shared: Collection[Path]) -> set[Path]:
-    """Where files lie: the outermost folder of each that is not in `shared`, or the file itself."""
-    return {
-        next((folder for folder in reversed(file.parents) if root in folder.parents and folder not in shared), file)
-        for file in files
-    }
-
-
-def _passed_over(
-    tables: list[Path], split: str, every: list[Path], root: Path, entry: CatalogEntry | None
-) -> list[str]:
-    """A warning where the tables are one split, and images lie beside them in folders of several splits."""
-    images = [file for file in every if file.suffix.lower() in IMAGE_SUFFIXES]
-    folders = {_split_folder(file, root, _spellings(entry), ()) for file in images} - {None}
-    if split != WHOLE or len({same_split(folder.name)[0] for folder in folders}) < 2:
-        return []
-    return [
-        f"the folders {_few(folders, root)} are not read as splits: the rows of {_few(tables, root)} are one split, "
-        f"{WHOLE}; to keep them apart, put a table of its own into each of the folders"
-    ]
-
-
-def _split_folder(file: Path, root: Path, spellings: Collection[str], odd: Collection[Path]) -> Path | None:
-    """The outermost folder of a file that is a split, None where none is; `odd` folders are called like one."""
-    inside = (folder for folder in reversed(file.parents) if root in folder.parents)
-    return next((folder for folder in inside if folder.name.lower() in spellings and folder not in odd), None)
 
 
 def _hidden(file: Path, root: Path) -> bool:
@@ -292,44 +246,3 @@ def lacking(files: Iterable[PurePath]) -> str | None:
         if missing := sorted({*range(int(of))} - numbers):
             return f"{folder} lacks {prefix}{missing[0]:05d}-of-{of}{suffix} ({len(missing)} of {int(of)} missing)"
     return None
-
-
-def _spellings(entry: CatalogEntry | None) -> set[str]:
-    """Every name that a split may have, in lower case."""
-    return {name for group in SAME_SPLIT for name in group} | {*(entry.splits if entry else ())}
-
-
-def _of_split(
-    files: list[Path], root: Path, split: str | None, entry: CatalogEntry | None, odd: Collection[Path] = ()
-) -> tuple[list[Path], str, list[str]]:
-    """The files of a split, its name, and what is to be said of the files that belong to none.
-
-    A folder's name or the first word of a file's tells the split, as in `data/train-00000.parquet`. Case does not
-    matter: a folder `Train` is the split "train". `odd` folders are none, whatever they are called. Where several
-    splits are there, files that belong to none are left out, unless the split "all" is named: all files together.
-    Where there is one split, or none, "all" is the default, and what is read for a purpose that the one is not for.
-    """
-    spellings = _spellings(entry)
-    groups: dict[str, list[Path]] = {}
-    outside = []
-    for file in files:
-        folder = _split_folder(file, root, spellings, odd)
-        word = "" if file.suffix.lower() in IMAGE_SUFFIXES else re.split("[.-]", file.name)[0].lower()
-        if folder or word in spellings:
-            groups.setdefault(folder.name.lower() if folder else word, []).append(file)
-        else:
-            outside.append(file)
-    divided, unnamed = len({same_split(name)[0] for name in groups}) > 1, split in (None, TRAINING, EVALUATION)
-    available = [*groups, *([WHOLE] if outside else [])]
-    if unnamed and outside and not divided and (split is None or spelling_of(split, available, entry) is None):
-        name = WHOLE
-    else:
-        name = choose_split(split, available, where=str(root), entry=entry)
-    beside = _outermost(
-        outside, root, {folder for group in groups.values() for file in group for folder in file.parents}
-    )
-    if name == WHOLE:
-        unread = beside if groups else _look_like_splits(outside, root, spellings)
-        return files, name, _undivided(unread, groups, root)
-    why = f"belong to no split, while {name} is one"
-    return groups[name], name, [_left_out(len(outside), files, root, why, beside)] if outside and unnamed else []

@@ -149,12 +149,13 @@ def _unread_questions(table: DataTable, columns: Columns, overrides: Columns) ->
 
 def _unread_splits(table: DataTable, columns: Columns) -> Iterator[str]:
     """That splits named by a column are not told apart."""
-    if SPLIT not in table.names or SPLIT in columns.read:
+    name = next((name for name in table.names if name.lower() == SPLIT), None)
+    if name is None or name in columns.read:
         return
-    named = {str(row.get(SPLIT)) for row in table.read(range(table.size), [SPLIT])}
+    named = {str(row.get(name)) for row in table.read(range(table.size), [name])}
     if len(named) > 1:
         yield (
-            f"the column {quoted(SPLIT)} is not read: rows of all its values ({listed(sorted(named))}) are one split; "
+            f"the column {quoted(name)} is not read: rows of all its values ({listed(sorted(named))}) are one split; "
             "to keep them apart, put each into a folder train, validation or test"
         )
 

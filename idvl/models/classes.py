@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -197,5 +198,5 @@ def _numbers(names: Sequence[str]) -> list[int]:
 
 
 def _plain(name: str) -> str:
-    """A class's name without case, punctuation and underscores."""
-    return re.sub(r"[\W_]+", " ", str(name)).strip().casefold()
+    """A class's name without case, punctuation and underscores, its accents written one way."""
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", str(name))).strip().casefold()

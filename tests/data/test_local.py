@@ -527,7 +527,7 @@ def test_what_lies_beside_a_single_split_is_read_with_it_and_told(split: str, be
             assert found["split"] == "all" and found["warnings"][0].startswith(told)
 
 
-@pytest.mark.parametrize("stray", ["cover.png", "figures/1.png", "metadata.jsonl", "extra.parquet"])
+@pytest.mark.parametrize("stray", ["cover.png", "figures/1.png", "more/c/1.png", "metadata.jsonl", "extra.parquet"])
 def test_a_stray_file_beside_splits_is_left_out_and_told(stray: str, tmp_path: Path) -> None:
     for name in ("train", "Test"):
         if stray.endswith(".parquet"):
@@ -541,7 +541,7 @@ def test_a_stray_file_beside_splits_is_left_out_and_told(stray: str, tmp_path: P
     elif stray == "metadata.jsonl":
         jsonl(tmp_path / stray, [{**row, "file_name": f"train/{row['file_name']}"} for row in captioned(2)])
     else:
-        (tmp_path / stray).parent.mkdir(exist_ok=True)
+        (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / stray).write_bytes(jpeg(9))
     files = 5 if "png" in stray else 3
     for purpose, split in ((None, "test"), (EVALUATION, "test"), (TRAINING, "train")):
@@ -549,9 +549,24 @@ def test_a_stray_file_beside_splits_is_left_out_and_told(stray: str, tmp_path: P
         told = f"left out 1 of the {files} files in {tmp_path}, which belong to no split, while {split} is one: "
         told += repr(stray.split("/")[0])
         assert (found["split"], found["warnings"]) == (split, [told])
+        assert found["classes"] == (["a", "b"] if "png" in stray else None)
     assert not select(str(tmp_path), **EVERYTHING, split="train").description["warnings"]
     everything = select(str(tmp_path), **EVERYTHING, split="all")
     assert len(everything.samples) == (5 if "png" in stray else 6)
+
+
+def test_a_few_images_at_another_depth_that_keep_folders_from_being_classes_are_told(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        of_classes(tmp_path / name, 3)
+    (tmp_path / "train" / "cover.png").write_bytes(jpeg(9))
+    told = "folders of images are not read as classes, since 1 of 13 images lie higher or deeper than the others "
+    for split in ("train", "test"):
+        found = select(str(tmp_path), **EVERYTHING, split=split).description
+        assert found["classes"] is None and found["warnings"] == [
+            f"{told}('train/cover.png'): for classes, move or remove them"
+        ]
+    images(tmp_path / "test", 2)  # no mistake any more
+    assert not select(str(tmp_path), **EVERYTHING, split="test").description["warnings"]
 
 
 @pytest.mark.parametrize("table", ["metadata.jsonl", "list.jsonl", "list.parquet"])

@@ -1,0 +1,125 @@
+"""Which files of a folder belong to which split, and what is said of those that belong to none.
+
+It opens no file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from idvl.data.catalog import CatalogEntry
+from idvl.data.formats.table import WHOLE
+from idvl.data.splits import EVALUATION, SAME_SPLIT, TRAINING, choose_split, same_split, spelling_of
+from idvl.errors import quoted
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+# what may be the name of a split where a folder's name begins, and where it ends
+LOOKS_LIKE_SPLIT = [
+    re.compile(r"^([a-z]+?)(set|data|images)?(?=[_\d-]|$)"),
+    re.compile(r"[_\d-]([a-z]+?)(set|data|images)?[_\d-]*$"),
+]
+
+
+def of_split(
+    files: list[Path], root: Path, split: str | None, entry: CatalogEntry | None, odd: Collection[Path] = ()
+) -> tuple[list[Path], str, list[str]]:
+    """The files of a split, its name, and what is to be said of the files that belong to none.
+
+    A folder's name or the first word of a file's tells the split, as in `data/train-00000.parquet`. Case does not
+    matter: a folder `Train` is the split "train". `odd` folders are none, whatever they are called. Where several
+    splits are there, files that belong to none are left out, unless the split "all" is named: all files together.
+    Where there is one split, or none, "all" is the default, and what is read for a purpose that the one is not for.
+    """
+    spellings = spellings_of(entry)
+    groups: dict[str, list[Path]] = {}
+    outside = []
+    for file in files:
+        folder = split_folder(file, root, spellings, odd)
+        word = "" if file.suffix.lower() in IMAGE_SUFFIXES else re.split("[.-]", file.name)[0].lower()
+        if folder or word in spellings:
+            groups.setdefault(folder.name.lower() if folder else word, []).append(file)
+        else:
+            outside.append(file)
+    divided, unnamed = len({same_split(name)[0] for name in groups}) > 1, split in (None, TRAINING, EVALUATION)
+    available = [*groups, *([WHOLE] if outside else [])]
+    if unnamed and outside and not divided and (split is None or spelling_of(split, available, entry) is None):
+        name = WHOLE
+    else:
+        name = choose_split(split, available, where=str(root), entry=entry)
+    beside = _outermost(
+        outside, root, {folder for group in groups.values() for file in group for folder in file.parents}
+    )
+    if name == WHOLE:
+        unread = beside if groups else _look_like_splits(outside, root, spellings)
+        return files, name, _undivided(unread, groups, root)
+    why = f"belong to no split, while {name} is one"
+    return groups[name], name, [left_out(len(outside), files, root, why, beside)] if outside and unnamed else []
+
+
+def split_folder(file: Path, root: Path, spellings: Collection[str], odd: Collection[Path]) -> Path | None:
+    """The outermost folder of a file that is a split, None where none is; `odd` folders are called like one."""
+    inside = (folder for folder in reversed(file.parents) if root in folder.parents)
+    return next((folder for folder in inside if folder.name.lower() in spellings and folder not in odd), None)
+
+
+def spellings_of(entry: CatalogEntry | None) -> set[str]:
+    """Every name that a split may have, in lower case."""
+    return {name for group in SAME_SPLIT for name in group} | {*(entry.splits if entry else ())}
+
+
+def _undivided(unread: Collection[Path], groups: Collection[str], root: Path) -> list[str]:
+    """A warning where all data is one split, though it is in `groups` beside what is unread as a split."""
+    if not unread:
+        return []
+    folders = {*map(os.path.isdir, unread)}
+    kind, several = "path" if len(folders) > 1 else "folder" if True in folders else "file", len(unread) > 1
+    which = f"the {kind}{'s' * several} {first_few(unread, root)} {'are' if several else 'is'} not read as "
+    beside = f", while {', '.join(sorted(groups))} is" if groups else ""
+    return [
+        f"{which}{'splits' if several else 'a split'}{beside}: all data is one split, {WHOLE}; to keep it apart, name "
+        "the folders train, validation or test"
+    ]
+
+
+def _look_like_splits(files: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
+    """Folders called nearly like splits, as train_set and seg_test; none where all are called like the same one."""
+    kinds, folders = set(), set()
+    for folder in {folder for file in files for folder in file.parents if root in folder.parents}:
+        ends = (pattern.search(folder.name.lower()) for pattern in LOOKS_LIKE_SPLIT)
+        if of := {same_split(end[1])[0] for end in ends if end} & {group[0] for group in SAME_SPLIT}:
+            kinds |= of
+            folders |= {folder} if folder.name.lower() not in spellings else set()
+    return folders if len(kinds) > 1 else set()
+
+
+def _outermost(files: Iterable[Path], root: Path, shared: Collection[Path]) -> set[Path]:
+    """Where files lie: the outermost folder of each that is not in `shared`, or the file itself."""
+    return {
+        next((folder for folder in reversed(file.parents) if root in folder.parents and folder not in shared), file)
+        for file in files
+    }
+
+
+def passed_over(tables: list[Path], split: str, every: list[Path], root: Path, entry: CatalogEntry | None) -> list[str]:
+    """A warning where the tables are one split, and images lie beside them in folders of several splits."""
+    images = [file for file in every if file.suffix.lower() in IMAGE_SUFFIXES]
+    folders = {split_folder(file, root, spellings_of(entry), ()) for file in images} - {None}
+    if split != WHOLE or len({same_split(folder.name)[0] for folder in folders}) < 2:
+        return []
+    return [
+        f"the folders {first_few(folders, root)} are not read as splits: the rows of {first_few(tables, root)} are one "
+        f"split, {WHOLE}; to keep them apart, put a table of its own into each of the folders"
+    ]
+
+
+def left_out(n: int, files: Collection[Path], root: Path, why: str, places: Collection[Path]) -> str:
+    return f"left out {n} of the {len(files)} files in {root}, which {why}: {first_few(places, root)}"
+
+
+def first_few(paths: Collection[Path], root: Path) -> str:
+    """The first three of the paths, as seen from the root."""
+    names = [quoted(path.relative_to(root).as_posix()) for path in sorted(paths)]
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
