@@ -121,11 +121,12 @@ def from_folder_of(run: Path, data: DataSection, *, warn: bool = True) -> DataSe
 
 
 def run_of(model: str) -> Path | None:
-    """The run folder whose model this is, None for a model from elsewhere."""
-    path = Path(os.path.expanduser(model))
-    if path.name in ("", ".."):  # `.` is the model in the current folder
-        path = Path(os.path.abspath(path))
-    return path.parent if path.name == MODEL and runs.read_record(path.parent) else None
+    """The run folder whose model this is, also through a link, None for a model from elsewhere."""
+    named = Path(os.path.expanduser(model))
+    for path in (named, Path(os.path.realpath(named))):
+        if path.name == MODEL and runs.read_record(path.parent):
+            return path.parent
+    return None
 
 
 def model_before(run: Path) -> str:

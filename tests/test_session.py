@@ -67,6 +67,8 @@ def test_the_run_of_a_model_in_the_home_folder_and_of_the_current_folder_is_foun
     monkeypatch.chdir(tmp_path)
     assert run_of("~/run/model") == home / "run"
     assert dataset("~/run/model") == str(home / "images")
+    (tmp_path / "link").symlink_to(home / "run" / "model")
+    assert run_of("link") == home / "run" and dataset("link") == str(home / "images")
     monkeypatch.chdir(home / "run" / "model")
     assert run_of(".") == run_of("sub/..") == home / "run" and run_of("..") is None
     assert dataset(".") == str(home / "images")

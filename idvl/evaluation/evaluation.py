@@ -21,7 +21,7 @@ from idvl.device import peak_memory
 from idvl.distributed import Team
 from idvl.errors import UsageError
 from idvl.evaluation import prediction, scoring
-from idvl.evaluation.learnt import learnt_from
+from idvl.evaluation.learnt import mark_learnt
 from idvl.evaluation.scoring import PREDICTIONS, REFINED, RESULTS
 from idvl.files import write_json
 from idvl.metrics import other
@@ -206,9 +206,7 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
         )
     selection = task.labelled(loaded, selection)
     usable, left_out = _usable(task, selection, recipe.data.dataset, reporter)
-    if learnt := team.first(lambda: learnt_from(recipe.model.name, recipe.data, usable.description["split"])):
-        reporter.warn(learnt.warning)
-        usable = usable.learnt(learnt.purpose)
+    usable = mark_learnt(usable, recipe, team, reporter)
     settings = _task_settings(recipe, loaded, task, usable)
     return Evaluation(
         recipe=recipe,

@@ -9,18 +9,21 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from idvl import recipe as recipes
 from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.checkpoints.report import load_report
 from idvl.data.formats.table import WHOLE
+from idvl.data.samples import Selection
+from idvl.distributed import Team
 from idvl.errors import UsageError, quoted
 from idvl.profile import Profile
-from idvl.recipe import DataSection
+from idvl.recipe import DataSection, Recipe
+from idvl.reporter import Reporter
 from idvl.session import RECIPE, data_of, from_folder_of, model_before, places, runs_behind
 
 # what a profile is used for
@@ -34,17 +37,29 @@ class Learnt(NamedTuple):
     warning: str
 
 
-def learnt_from(model: str, data: DataSection, split: str) -> Learnt | None:
-    """The last use behind a model of samples of this split, or of one that overlaps with it."""
+def mark_learnt(selection: Selection, recipe: Recipe, team: Team, reporter: Reporter) -> Selection:
+    """The samples, described as learnt from, with a warning, where a run behind the recipe's model used them."""
+    learnt = team.first(lambda: learnt_from(recipe.model.name, recipe.data, selection.description))
+    if not learnt:
+        return selection
+    reporter.warn(learnt.warning)
+    return selection.learnt(learnt.purpose)
+
+
+def learnt_from(model: str, data: DataSection, evaluated: Mapping[str, Any]) -> Learnt | None:
+    """The last use behind a model of the samples evaluated, of their split, or of one that overlaps with it.
+
+    `evaluated` has their split and fingerprint.
+    """
     behind = runs_behind(model)
     for run in behind:
-        for purpose, source in _uses(run):
-            if which := overlap(source, data, split):
-                return Learnt(purpose, no_test(f"{quoted(run)} used samples of {which}, for {purpose}"))
+        for purpose, source, fingerprint in _uses(run):
+            if which := reused(source, fingerprint, data, evaluated):
+                return Learnt(purpose, no_test(f"{quoted(run)} used {which}, for {purpose}"))
     start = _before(behind[-1]) if behind else model
     if start.startswith("builtin/"):
         trained = DataSection(dataset=dataset_of(start), split="train")
-        if which := overlap(trained, data, split):
+        if which := overlap(trained, data, evaluated["split"]):
             return Learnt("training", no_test(f"{start} was trained on {which}"))
     return None
 
@@ -74,19 +89,41 @@ def measured_on(profile: Profile, named: str, run: Path | None = None) -> DataSe
     return from_folder_of(holder, data, warn=False) if holder else data
 
 
+def reused(
+    used: DataSection | None, fingerprint: str | None, data: DataSection, evaluated: Mapping[str, Any]
+) -> str | None:
+    """Which samples used are among those evaluated, in words; None where none is known to be.
+
+    `used`: where the samples used came from, None where that is not known. Equal fingerprints are of the same samples
+    in the same order, whatever the paths. `evaluated` has split and fingerprint.
+    """
+    if which := used and overlap(used, data, evaluated["split"]):
+        return f"samples of {which}"
+    return "the same samples" if fingerprint and fingerprint == evaluated["fingerprint"] else None
+
+
 def overlap(used: DataSection, data: DataSection, split: str) -> str | None:
     """The split that was used and how it overlaps with one of a dataset, in words; None where it does not.
 
-    Paths are compared, so that train/ inside a folder is part of the folder's split train.
+    Paths without links are compared, so that train/ inside a folder is part of the folder's split train.
     """
-    for one, other in itertools.product(places(used), places(data)):
-        if one == other and used.split == split:
+    for (one, own), (other, its) in itertools.product(_folders(used, used.split), _folders(data, split)):
+        if one == other and own == its:
             return f"this split, {split}"
-        if one == other and WHOLE in (used.split, split):
-            return f"{used.split}, which overlaps with {split}"
-        if _is_part(one, other, split) or _is_part(other, one, used.split):
-            return f"{used.split} of {quoted(one)}, which overlaps with {split} of {quoted(other)}"
+        if one == other and WHOLE in (own, its):
+            return f"{own}, which overlaps with {its}"
+        if _is_part(one, other, its) or _is_part(other, one, own):
+            return f"{own} of {quoted(one)}, which overlaps with {its} of {quoted(other)}"
     return None
+
+
+def _folders(data: DataSection, split: str) -> Iterator[tuple[str, str]]:
+    """What a split is read from: its dataset with its name, and the whole of a folder that the split is a link to."""
+    for place in places(data):
+        yield place, split
+        folder = os.path.join(place, split)
+        if os.path.isabs(place) and os.path.islink(folder):
+            yield os.path.realpath(folder), WHOLE
 
 
 def _is_part(inner: str, outer: str, split: str) -> bool:
@@ -97,29 +134,31 @@ def _is_part(inner: str, outer: str, split: str) -> bool:
     return split == WHOLE or any(re.split("[-.]", part)[0].lower() == split.lower() for part in parts)
 
 
-def _uses(run: Path) -> Iterator[tuple[str, DataSection]]:
-    """What a run used samples for, and where these came from."""
+def _uses(run: Path) -> Iterator[tuple[str, DataSection | None, str | None]]:
+    """What a run used samples for, where these came from, None where that is not known, and their fingerprint."""
     try:
         report = load_report(run)
     except UsageError:
         return
     recorded = data_of(run)
     for purpose in ("training", "calibration"):
-        split = (report["made"].get(purpose) or {}).get("split")
-        if recorded and split:
-            yield purpose, recorded.model_copy(update={"split": split})
+        samples = report["made"].get(purpose) or {}
+        if split := samples.get("split"):
+            yield purpose, recorded and recorded.model_copy(update={"split": split}), samples.get("fingerprint")
     # the profile of a recovery is that of the run that pruned
-    if "recovered" not in report and (measured := _measured_by(run)):
-        yield DIMENSIONS, measured
+    if "recovered" not in report:
+        yield DIMENSIONS, *_measured_by(run)
 
 
-def _measured_by(run: Path) -> DataSection | None:
-    """Where the samples of the profile that a run pruned by came from."""
+def _measured_by(run: Path) -> tuple[DataSection | None, str | None]:
+    """Where the samples of the profile that a run pruned by came from, and their fingerprint, as far as it is known."""
+    fingerprint = None
     try:
-        named = recipes.load(run / RECIPE).prune.profile
-        return measured_on(Profile.load(run / "profile.json"), named, run)
+        profile = Profile.load(run / "profile.json")
+        fingerprint = profile.dataset.get("fingerprint")
+        return measured_on(profile, recipes.load(run / RECIPE).prune.profile, run), fingerprint
     except UsageError:
-        return None
+        return None, fingerprint
 
 
 def _before(run: Path) -> str:

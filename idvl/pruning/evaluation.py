@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from idvl.data.formats.table import WHOLE
 from idvl.errors import UsageError, quoted
 from idvl.evaluation import evaluation, scoring
 from idvl.evaluation.evaluation import Evaluation
-from idvl.evaluation.learnt import DIMENSIONS, measured_on, no_test, overlap
+from idvl.evaluation.learnt import DIMENSIONS, measured_on, no_test, reused
 from idvl.files import write_json
 from idvl.json_file import load
 from idvl.models.fingerprints import fingerprint
@@ -48,20 +50,20 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
             raise
         reporter.warn(f"the pruned model is not evaluated: {error}")
         return None, str(error)
-    used, evaluated = (selection.description["split"] for selection in (job.selection, work.selection))
+    used, evaluated = job.selection.description, work.selection.description
     shared = {sample.id for sample in job.selection.samples} & {sample.id for sample in work.selection.samples}
     data = job.recipe.data
-    which = job.purpose and overlap(data.model_copy(update={"split": used}), data, evaluated)
+    source = data.model_copy(update={"split": used["split"]})
+    which = job.purpose and reused(source, used["fingerprint"], data, evaluated)
     if which and not settings.split:
-        reason = _no_split_left(job, used, evaluated)
+        reason = _no_split_left(job, used["split"], evaluated["split"])
         reporter.warn(f"the pruned model is not evaluated: {reason}")
         return None, reason
-    if which or (job.purpose and shared and work.selection.description.get("join")):
-        what = f"samples of {which}" if which else "some of these samples"
-        reporter.warn(no_test(f"the run uses {what}, for {job.purpose}"))
+    if which or (job.purpose and shared and evaluated.get("join")):
+        reporter.warn(no_test(f"the run uses {which or 'some of these samples'}, for {job.purpose}"))
         work = replace(work, selection=work.selection.learnt(job.purpose))
     elif which := job.profile and _measured_on(job.profile, job.recipe, evaluated):
-        reporter.warn(no_test(f"the profile {quoted(job.recipe.prune.profile)} was measured on samples of {which}"))
+        reporter.warn(no_test(f"the profile {quoted(job.recipe.prune.profile)} was measured on {which}"))
         work = replace(work, selection=work.selection.learnt(DIMENSIONS))
     return work, None
 
@@ -69,18 +71,18 @@ def prepare_evaluation(job: Any, reporter: Reporter, *, store: Path) -> tuple[Ev
 def _no_split_left(job: Any, used: str, evaluated: str) -> str:
     """Why the split of an evaluation that nobody named is no test, where the job used it or a split that overlaps."""
     that = f"is {used}, and it was" if evaluated == used else f"{evaluated} overlaps with {used}, which was"
-    local = job.selection.description.get("path")
+    local = job.selection.description.get("path") and (used == evaluated or WHOLE in (used, evaluated))
     ways = "leave --split out, or " if job.recipe.data.split else "add folders train/ and test/, or " if local else ""
     return f"the split {that} used for {job.purpose}: {ways}name another split with eval.split"
 
 
-def _measured_on(profile: Profile, recipe: Recipe, split: str) -> str | None:
-    """What a profile was measured on where that overlaps with a split, None where it does not or cannot be told."""
+def _measured_on(profile: Profile, recipe: Recipe, evaluated: Mapping[str, Any]) -> str | None:
+    """Which samples evaluated a profile was measured on, in words, None where none is known to be."""
     try:
         measured = measured_on(profile, recipe.prune.profile)
-        return measured and overlap(measured, recipe.data, split)
     except UsageError:  # a path that is not there any more
-        return None
+        measured = None
+    return reused(measured, profile.dataset.get("fingerprint"), recipe.data, evaluated)
 
 
 def evaluate_pruned(work: Evaluation, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:

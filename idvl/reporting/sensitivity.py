@@ -37,6 +37,9 @@ class SensitivityFile(Schema):
     class Dense(Schema):
         loss: float | None = None
 
+    class Dataset(Schema):
+        learnt: str | None = None
+
     class LayerLosses(Schema):
         modality: str
         weights: int
@@ -49,6 +52,7 @@ class SensitivityFile(Schema):
         losses: list[Loss]
         weights: int | None = None
 
+    dataset: Dataset = Dataset()
     dense: Dense
     layers: dict[str, LayerLosses]
     modalities: dict[str, Part]
@@ -125,12 +129,17 @@ def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
                     TableEntry(value=rank_correlation.p, n=rank_correlation.n, sources=source, decimals=4),
                 ]  # fmt: skip
             rows.append(((percent(ratio),), tuple(entries)))
+        learnt = run.sensitivity.get("dataset", {}).get("learnt")
+        used = f"CAUTION: samples are not held out: the split was used for {learnt} of the model"
         yield Table(
             key=f"sensitivity-{number}", paper=HYPOTHESIS, counts="layers",
             title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}", rows=tuple(rows),
             labels=("of each layer alone",),
             columns=tuple(f"{group or 'all layers'}, {word}" for group in (None, *modalities) for word in ("rho", "p")),
-            notes=("two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",),
+            notes=(
+                "two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",
+                *([used] if learnt else []),
+            ),
         )  # fmt: skip
     if len(runs) > 1:
         yield _mean_correlation(runs)

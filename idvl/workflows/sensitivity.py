@@ -17,6 +17,7 @@ from idvl.data.splits import EVALUATION
 from idvl.distributed import Team
 from idvl.downloads import Download
 from idvl.errors import UsageError
+from idvl.evaluation.learnt import mark_learnt
 from idvl.pruning.sensitivity import SensitivityPlan, SensitivityRun
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
@@ -81,10 +82,10 @@ def run(
 
 
 def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Selection:
-    """The samples that losses are measured on."""
+    """The samples that losses are measured on, described as learnt from where a run behind the model used them."""
     settings = recipe.eval
     with reporter.progress("choosing samples") as progress:
-        return choose_samples(
+        selection = choose_samples(
             recipe,
             team,
             split=settings.split or EVALUATION,
@@ -94,3 +95,4 @@ def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Se
             store=store,
             progress=progress,
         )
+    return mark_learnt(selection, recipe, team, reporter)

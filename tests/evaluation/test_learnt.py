@@ -75,12 +75,29 @@ def test_a_part_of_a_folder_is_part_of_its_split(folder: Path, part: str, split:
     assert overlap(outer, inner, "all") == (around if overlapping else None)
 
 
+def test_a_split_that_is_a_link_is_the_folder_it_links_to(folder: Path) -> None:
+    images, train = (os.path.realpath(path) for path in ("images", "images/train"))
+    Path("links").mkdir()
+    for link in ("images/val", "links/test"):
+        Path(link).symlink_to(train)
+    for dataset, split in (("images", "val"), ("links", "test")):
+        linked = DataSection(dataset=dataset)
+        for used in ("images", "images/train"):
+            of = DataSection(dataset=used, split="train" if used == "images" else "all")
+            assert overlap(of, linked, split), (used, dataset)
+    told = f"train of '{images}', which overlaps with all of '{train}'"
+    assert overlap(DataSection(dataset="images", split="train"), DataSection(dataset="links"), "test") == told
+    assert overlap(DataSection(dataset="images", split="test"), DataSection(dataset="links"), "test") is None
+    assert overlap(DataSection(dataset="images", split="test"), DataSection(dataset="images"), "val") is None
+
+
 def test_a_built_in_model_is_no_test_of_what_it_was_trained_on() -> None:
-    learnt = learnt_from("builtin/vit", DataSection(dataset="digits"), "train")
+    learnt = learnt_from("builtin/vit", DataSection(dataset="digits"), {"split": "train", "fingerprint": "a"})
     assert learnt and learnt.purpose == "training"
     assert learnt.warning.startswith("builtin/vit was trained on this split, train: these scores are not a test")
-    assert learnt_from("builtin/vit", DataSection(dataset="digits"), "test") is None
-    assert learnt_from("builtin/vit", DataSection(dataset="shapes"), "train") is None
+    for dataset, split in (("digits", "test"), ("shapes", "train")):
+        evaluated = {"split": split, "fingerprint": "a"}
+        assert learnt_from("builtin/vit", DataSection(dataset=dataset), evaluated) is None
 
 
 def test_a_profile_tells_where_its_samples_came_from(folder: Path) -> None:

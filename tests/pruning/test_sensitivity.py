@@ -18,6 +18,8 @@ from idvl.models.loading import load
 from idvl.pruning.held_out import Probe, pruned
 from idvl.pruning.sensitivity import SensitivityRun
 from idvl.recipe import load as load_recipe
+from idvl.reporting.run_folder import read_run
+from idvl.reporting.sensitivity import sensitivity_tables
 from idvl.workflows import sensitivity
 from tests.support.reporter import Silent
 
@@ -125,6 +127,15 @@ def test_a_run_that_was_cut_off_measures_what_is_left(ended, tmp_path, monkeypat
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(UsageError, match="cannot resume .*clean_texts was false, is null"):
         measured(folder, resume=True)
+
+
+def test_samples_that_the_model_learnt_from_are_told(ended, tmp_path):
+    one = {"prune.scope": "vit.layers.1.attention.q_proj", "prune.profile": str(ended[1] / "profile"), "eval.limit": 8}
+    result, reporter = measured(tmp_path / "run", ratios=(0.5,), eval__split="train", **one)
+    assert [line for line in reporter.warnings if "builtin/vit was trained on this split, train: these scores" in line]
+    assert result.document["dataset"]["learnt"] == "training" and "learnt" not in ended[0].document["dataset"]
+    told = "CAUTION: samples are not held out: the split was used for training of the model"
+    assert told in next(sensitivity_tables([read_run(tmp_path / "run", "run")])).notes
 
 
 def test_a_plan_writes_nothing(tmp_path):

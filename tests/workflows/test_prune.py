@@ -26,10 +26,12 @@ from idvl import predictions
 from idvl.data.samples import select
 from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
+from idvl.evaluation.learnt import learnt_from
 from idvl.profile import Profile
 from idvl.pruning import training
 from idvl.pruning.job import training_samples
 from idvl.pruning.saving import check_saved
+from idvl.recipe import DataSection
 from idvl.recipe import load as load_recipe
 from idvl.reporting.collect import collect
 from idvl.reporting.tables import tables_of
@@ -661,6 +663,21 @@ def test_the_evaluation_of_a_split_that_an_earlier_run_learnt_from_is_told(place
         assert results["dataset"].get("learnt") == (named and "training")
         warned = f"'{behind}' used samples of {named}, for training: these scores are not a test"
         assert any(warned in line for line in reporter.warnings) == bool(named), reporter.warnings
+    # a copy, from its first sample to its last
+    copied = select(str(other), distinct=False, force=True).description
+    copy = learnt_from(str(folder / "model"), DataSection(dataset=str(other)), copied)
+    assert copy.warning.startswith(f"'{folder}' used the same samples, for training: these scores are not a test")
+
+
+def test_a_copy_of_the_training_split_is_no_test(place, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(place / "pictures", tmp_path / "data" / split)
+    once = {"data__dataset": str(tmp_path / "data"), "prune__id_weight": "none", "prune__criterion": "magnitude"}
+    _, reporter = pruned(place, tmp_path / "run", plan_only=True, **once)
+    reason = "the split test overlaps with train, which was used for training: name another split with eval.split"
+    assert f"the pruned model is not evaluated: {reason}" in reporter.warnings
+    _, reporter = pruned(place, tmp_path / "run", plan_only=True, eval__split="test", **once)
+    assert any("the run uses the same samples, for training: these" in line for line in reporter.warnings)
 
 
 def test_the_evaluation_of_a_split_that_the_dimensions_were_measured_on_is_told(place, whole, tmp_path):
