@@ -43,6 +43,12 @@ class Selection:
     samples: list[Sample]
     description: dict[str, Any]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row of the split was read, and is unusable, a sample or the text of one; False if not known."""
+        taken = len(self.description["ids"]) + self.description["duplicates"] + len(self.description["skipped"])
+        return self.description.get("rows") == taken
+
     def learnt(self, purpose: str) -> Selection:
         """The same samples, described as ones that the model learnt from, in `purpose`."""
         return replace(self, description=self.description | {"learnt": purpose})
@@ -83,7 +89,7 @@ def select(
     With `distinct=False`, as for training and evaluation, any usable ones, repeated or not (None: all, in the
     dataset's own order; of what is built in, all or the default number, by seed). `gathered` makes one sample of all
     rows of an image, with all of their texts. `keep_order`: an `n` that leaves no row out, as far as their number is
-    known, changes nothing.
+    known, changes nothing; gathered rows of the Hub may come in another order where `n` is less than the rows.
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
@@ -125,7 +131,11 @@ def select(
             order = None
             candidates = external_candidates(location, overrides, seed=order, **opening)
         if "dataset_id" not in candidates.details:
-            return chosen(candidates, spool)
+            selection = chosen(candidates, spool)
+            if gathered and keep_order and order is not None and selection.is_whole:
+                # fewer images than rows: that the limit left none out shows only now
+                return chosen(external_candidates(location, overrides, seed=None, **opening), spool)
+            return selection
         made_from = {"dataset": dataset, "seed": seed, "order": order, **limited, **candidates.details}
         cache = SampleCache(cache_dir, made_from)
         if kept := cache.read():

@@ -68,8 +68,7 @@ class Evaluation:
     def limit(self) -> int | None:
         """The limit, where it left samples out, as far as is known."""
         limit, count = self.recipe.eval.limit, len(self.selection.samples) + sum(self.left_out.values())
-        every = self.selection.description.get("rows") == limit
-        return limit if limit is not None and count >= limit and not every else None
+        return limit if limit is not None and count >= limit and not self.selection.is_whole else None
 
     def checked_pass(self) -> Pass:
         """The pass over the samples; what model or settings do not allow shows at the first one, on all processes."""

@@ -401,7 +401,10 @@ def test_captions_that_come_one_a_line_belong_to_one_image(tmp_path):
     )
     assert "retrieval predicts neither" in scored["other_metrics"]["words"]["skipped"]
     limited, _ = evaluated(tmp_path / "few", settings, eval__limit=3)
-    assert (limited["samples"], limited["scoring"]["captions"]) == (3, 6)
+    assert (limited["samples"], limited["limit"], limited["scoring"]["captions"]) == (3, 3, 6)
+    # as many as there are images, of twice as many rows
+    every, _ = evaluated(tmp_path / "every", settings, eval__limit=6, compared=tmp_path / "run" / "results.json")
+    assert (every["samples"], every["limit"]) == (6, None)
 
 
 def test_textvqa_has_its_own_evaluator_by_its_hub_id_too():
