@@ -25,10 +25,10 @@ class MeasuredProfile:
 
     @property
     def model(self) -> str:
-        """The model measured, in words."""
-        if self.pruned:
-            return f"{self.pruned.model}, pruned"
+        """The model measured, by its name, and what was done to it."""
         name = self.profile.model.get("name") or self.run.model
+        if self.pruned:
+            return f"{name}, pruned{' and recovered' if is_recovery(self.pruned) else ''}"
         if self.run.kind != "prune":
             return name
         if began_pruned(self.run) and not self.renewed:

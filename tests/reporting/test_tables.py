@@ -503,8 +503,18 @@ def test_dimensions_tell_whose_they_are_and_name_their_file(tmp_path: Path, monk
     rows = {words[1]: entries[0].sources for words, entries in table(Path(), "dimensions").rows}
     assert rows == {
         **{"m, dense": ("run/profile/profile.json",), "m, on its way": ("run/profile.json",)},
-        "m, pruned": ("after/profile.json",),
+        f"{run / 'model'}, pruned": ("after/profile.json",),
     }
+
+
+def test_dimensions_of_a_recovered_model_name_that_model(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run")
+    again = folders.pruned(tmp_path / "again", model=str(run / "model"), recover__method="lora")
+    for name, saver in (("after", run), ("after-again", again)):
+        model, fingerprint = str(saver / "model"), f"pruned {saver.name}"
+        folders.measured(tmp_path / name, model=model, fingerprint=fingerprint)
+    shown = {Path(words[0]).name: words[1] for words, _ in table(tmp_path, "dimensions").rows}
+    assert shown == {"after": f"{run / 'model'}, pruned", "after-again": f"{again / 'model'}, pruned and recovered"}
 
 
 def test_evaluations_of_what_a_model_learnt_from_are_cautioned(tmp_path: Path) -> None:
