@@ -108,6 +108,11 @@ def select(
             f"dataset {quoted(dataset)} is a path, and data_dir (--data-dir) names where else a dataset of that name "
             "lies: leave one of the two out"
         )
+    if entry and not folder and os.path.isdir(dataset):
+        log.warning(
+            "the known dataset %s is read, not the folder of that name here: write ./%s for the folder",
+            *(dataset, dataset),
+        )
     location = Location(dataset, entry, folder, dataset_id, cache_dir, allow_outside)
     overrides = Columns(
         image=image_column,

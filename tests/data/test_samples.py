@@ -120,6 +120,15 @@ def test_progress_reaches_the_number_asked_for(tmp_path: Path) -> None:
     assert seen[0] == (0, 100) and seen[-1] == (100, 100)
 
 
+def test_a_folder_of_a_known_name_is_told_as_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert len(select("digits", n=2, force=True).samples) == 2
+    assert "digits is read, not the folder of that name here: write ./digits for the folder" in caplog.text
+
+
 def test_unknown_dataset() -> None:
     with pytest.raises(UsageError, match=r"no dataset 'coc'; did you mean 'coco'\? \(there is shapes, digits, coco"):
         select("coc")
