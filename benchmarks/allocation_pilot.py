@@ -69,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model, data in MODELS.items():
             loaded, root = load(model, device="cpu"), Path(folder)
-            profile = idvl.estimate_id(model, data["dataset"], n=2000)
+            profile = idvl.estimate_id(model, data["dataset"], n=2000, split="train")
             layers = find_layers(loaded.model, loaded.family)
             profiles = {"id": root / "id.json", "id permuted": root / "permuted.json"}
             profile.save(profiles["id"])
