@@ -28,6 +28,7 @@ from idvl.profile import LayerProfile, Profile, load_profile
 from idvl.recipe import ESTIMATING, Recipe
 from idvl.reliability import unreliable_reason
 from idvl.reporter import Reporter, resumable
+from idvl.reporting.collect import label_of
 from idvl.reporting.plot import plot
 from idvl.session import choose_samples, open_run
 from idvl.uncovered import in_words
@@ -116,7 +117,7 @@ class Estimation:
             if not part:
                 held.enter_context(resumable(opened.folder, reporter))
             profile = _recorded(work, self.selection, opened, self.done, reporter)
-            plot([(self.loaded.name, profile), *others], opened.path("profile.png"))
+            plot([(label_of(opened.folder), profile), *others], opened.path("profile.png"))
         _warn_of_doubts(profile.layers, reporter, part=part)
         return ProfileResult(plan=work.plan, model=model, profile=profile, folder=opened.folder)
 
@@ -168,7 +169,6 @@ def _finished(
     folder: Path, options: Mapping[str, Any], work: Estimation, others: Sequence[tuple[str, Profile]]
 ) -> Profile | None:
     """The profile of a run that has measured everything, None if it was not written; plotted beside `others`."""
-    name = work.loaded.name
     try:
         profile = load_profile(folder / "profile.json")
     except UsageError:
@@ -177,7 +177,7 @@ def _finished(
         return None
     if others:
         with runs.Run.open(folder, **options) as opened:
-            plot([(name, profile), *others], opened.path("profile.png"))
+            plot([(label_of(opened.folder), profile), *others], opened.path("profile.png"))
     return profile
 
 

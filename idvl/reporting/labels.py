@@ -1,6 +1,8 @@
-"""What tables and figures call things: criteria, weightings by ID and sparsities."""
+"""What tables and figures call things: criteria, weightings by ID, sparsities and protocols."""
 
 from __future__ import annotations
+
+from idvl.profile import Profile
 
 CRITERIA = {
     "magnitude": "Magnitude",
@@ -34,3 +36,15 @@ def method(criterion_word: str, id_weight: str, *more: str) -> str:
     """ "PLATON × ID, one-shot"."""
     name = f"{criterion(criterion_word)} {WEIGHTINGS.get(id_weight, id_weight)}".rstrip()
     return ", ".join(filter(None, (name, *more)))
+
+
+def protocol(profile: Profile) -> dict[str, str]:
+    """How a profile was measured, in words: its points, estimator, tokens, and what of a layer."""
+    points = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
+    stated = profile.protocol
+    return {
+        "points": f"{points:,} points",
+        "estimator": str(stated.get("estimator") or "estimator: ?"),
+        "tokens": f"tokens: {stated.get('tokens', '?')}",
+        "capture": f"layer {stated['capture']}s" if stated.get("capture") else "capture: ?",
+    }

@@ -524,6 +524,15 @@ def test_foreign_lines_in_the_metrics_are_refused(blip, copied):
         run(recipe(blip), folder=folder, resume=True, reporter=Silent())
 
 
+def test_compared_profiles_are_labelled_by_their_folders(blip, copied, tmp_path, monkeypatch):
+    folder, profile = copied
+    drawn = []
+    monkeypatch.setattr("idvl.measurement.estimation.plot", lambda profiles, path: drawn.append(profiles))
+    profile.save(tmp_path / "one.json")
+    run(recipe(blip), folder=folder, resume=True, compare=tmp_path / "one.json", reporter=Silent())
+    assert [label for label, _ in drawn[0]] == [str(folder), str(tmp_path / "one.json")]
+
+
 def test_layers_of_another_width_are_not_compared(blip, copied, tmp_path):
     folder, profile = copied
     first = next(iter(profile.layers))

@@ -33,6 +33,11 @@ def points(profiles: list[tuple[str, Profile]], marker: str) -> dict[float, floa
     return {float(x): float(y) for xy in drawn for x, y in xy}
 
 
+def curves(profiles: list[tuple[str, Profile]]) -> list[str]:
+    (axes,) = figure(profiles).axes
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 def test_every_layer_is_drawn_at_its_depth(profile: Profile) -> None:
     layers = profile.layers.values()
     plain = {layer.depth: layer.estimate.dimension for layer in layers if not layer.reads_image}
@@ -50,7 +55,33 @@ def test_a_second_profile_is_dashed_above_its_namesakes(profile: Profile) -> Non
     (line,) = [line for line in axes.lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
     assert list(line.get_xdata()) == [3]
     assert line.get_linestyle() == "--"
-    assert {"first", "second"} <= {text.get_text() for text in axes.figure.legends[0].get_texts()}
+    assert curves([("first", profile), ("second", second)]) == ["first", "second"]
+
+
+def test_several_profiles_tell_what_they_do_not_share(profile: Profile) -> None:
+    other = dataclasses.replace(profile, protocol=profile.protocol | {"estimator": "twonn"})
+    (axes,) = figure([("a", profile), ("b", other)]).axes
+    assert curves([("a", profile), ("b", other)]) == ["a: icml24", "b: twonn"]
+    told = {text.get_text() for text in axes.texts}
+    assert told == {"2,000 points  ·  tokens: flatten  ·  layer outputs"}
+    assert axes.get_title(loc="left") == "Intrinsic dimension of BLIP-base, fine-tuned for captioning on COCO on coco"
+
+
+def test_models_and_samples_are_told_apart_by_fingerprint(profile: Profile) -> None:
+    model, data = {"fingerprint": "1", "name": "m"}, {"dataset": "d", "split": "train", "fingerprint": "1"}
+    one = dataclasses.replace(profile, model=model, dataset=data)
+    same = dataclasses.replace(one, model=model | {"name": "/m"}, dataset=data | {"dataset": "/d"})
+    unlike = dataclasses.replace(one, model=model | {"fingerprint": "2"}, dataset=data | {"fingerprint": "2"})
+    assert curves([("a", one), ("b", same)]) == ["a", "b"]
+    words = ["a: m  ·  d train", "b: m (other weights or precision)  ·  d train (other samples)"]
+    assert curves([("a", one), ("b", unlike)]) == words
+    (axes,) = figure([("a", one), ("b", unlike)]).axes
+    assert axes.get_title(loc="left") == "Intrinsic dimension"
+
+
+def test_every_profile_has_its_errors_drawn(profile: Profile) -> None:
+    (alone,), (both,) = figure([("a", profile)]).axes, figure([("a", profile), ("b", profile)]).axes
+    assert len(both.collections) == 2 * len(alone.collections) > 0
 
 
 def test_the_legend_says_what_is_there_and_no_more(profile: Profile) -> None:
