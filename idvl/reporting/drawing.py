@@ -42,8 +42,13 @@ def drawn(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
         canvas = Canvas(figsize=(10, 0.5 + 3.7 * len(panels)), layout="constrained")
         FigureCanvasAgg(canvas)
         canvas.suptitle(figure.title, color=INK, x=0.01, ha="left", fontsize=12, parse_math=False)
-        for axes, panel in zip(canvas.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        every = canvas.subplots(len(panels), squeeze=False)[:, 0]
+        for axes, panel in zip(every, panels, strict=True):
             _panel(axes, figure, panel)
+        if figure.same_y:
+            lows, highs = zip(*(axes.get_ylim() for axes in every), strict=True)
+            for axes in every:
+                axes.set_ylim(min(lows), max(highs))
         buffer = io.BytesIO()
         metadata = {"Date": None, "Creator": MADE} if kind == "svg" else {"Software": MADE}
         canvas.savefig(buffer, format=kind, dpi=150, metadata=metadata)

@@ -71,7 +71,7 @@ class Figure:
     """A figure with its counterpart in the paper. `picked`: one series at a time, the others faint behind.
 
     `bars`: intervals are drawn at the points, else as a band along the curve. `bounds`: what low and high are. `marks`:
-    the axis along the bottom has a mark at each x that there is, and no other.
+    the axis along the bottom has a mark at each x that there is, and no other. `same_y`: all panels have one scale.
     """
 
     key: str
@@ -87,6 +87,7 @@ class Figure:
     bounds: str = "95 % interval"
     marks: bool = False
     zero: bool = True
+    same_y: bool = False
     left_out: int = 0
 
     @property
@@ -145,6 +146,7 @@ def script_data(figures: Sequence[Figure]) -> dict[str, Any]:
             "bounds": figure.bounds,
             "marks": figure.marks,
             "zero": figure.zero,
+            "same_y": figure.same_y,
             "panels": [_panel_data(panel, numbers) for panel in figure.panels],
         }
         for figure in figures

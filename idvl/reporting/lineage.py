@@ -36,6 +36,12 @@ class MeasuredProfile:
         return f"{name}, {'on its way' if self.renewed else 'dense'}"
 
     @property
+    def data(self) -> str:
+        """The dataset and split that it was measured on."""
+        dataset = self.profile.dataset
+        return f"{dataset.get('dataset') or self.run.dataset} {dataset.get('split') or ''}".strip()
+
+    @property
     def renewed(self) -> bool:
         """Whether it is of a model that was being pruned."""
         refreshed = self.run.kind == "prune" and self.run.signature.get("prune.refresh_profile")
@@ -43,7 +49,7 @@ class MeasuredProfile:
 
     @property
     def title(self) -> str:
-        return f"{self.model}, on {self.profile.dataset.get('dataset', self.run.dataset)}: {self.run.label}"
+        return f"{self.model}, on {self.data}: {self.run.label}"
 
 
 def profiles_of(study: Study) -> list[MeasuredProfile]:

@@ -57,7 +57,10 @@
     const width = Math.max(260, place.clientWidth), height = Math.round(Math.min(400, Math.max(250, width * 0.4)));
     const box = { left: 46, right: width - 10, top: 22, bottom: height - 44 };
     const xs = panel.series.flatMap((one) => one.x);
-    const ys = present(panel.series.flatMap((one, at) => (shown.includes(at) ? [...one.y, ...(one.low || []), ...(one.high || [])] : one.y)));
+    const bounded = (one) => [...one.y, ...(one.low || []), ...(one.high || [])];
+    const ys = present(figure.same_y
+      ? figure.panels.flatMap((other) => other.series.flatMap(bounded))
+      : panel.series.flatMap((one, at) => (shown.includes(at) ? bounded(one) : one.y)));
     const bend = figure.log ? Math.log2 : (value) => value;
     let [x0, x1] = [Math.min(...xs.map(bend)), Math.max(...xs.map(bend))];
     const rise = figure.log_y ? Math.log10 : (value) => value;

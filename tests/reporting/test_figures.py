@@ -11,7 +11,7 @@ from PIL import Image
 
 from idvl.reporting.collect import collect
 from idvl.reporting.drawing import colour_of, drawn
-from idvl.reporting.figure import MOST, Figure, Series
+from idvl.reporting.figure import MOST, Figure, Panel, Series, make
 from idvl.reporting.figures import figures_of
 from tests.support import folders
 
@@ -38,6 +38,42 @@ def test_dimension_against_depth_has_a_curve_for_each_modality(tmp_path: Path) -
     assert vision.high[0] == pytest.approx(12 + 1.96 * 0.5) and vision.facts["weights"] == ("100", "300")
     assert "sparsity" not in vision.facts and series(made, 1)["vision"].facts["sparsity"] == ("80.0 %", "80.0 %")
     assert made.panels[0].shaded == ((1.5, 4.5),)
+
+
+def test_profiles_of_one_model_tell_how_they_differ_on_one_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, estimator in (("a", "twonn"), ("b", "gride")):
+        run = folders.measured(Path(name), scale=1 + (name == "b"))
+        made = json.loads((run / "profile.json").read_text())
+        made["protocol"]["estimator"] = estimator
+        made["dataset"]["split"] = "train"
+        folders.write(run / "profile.json", made)
+    made = figure(Path(), "depth")
+    assert [panel.name for panel in made.panels] == ["m, on shapes train: a (twonn)", "m, on shapes train: b (gride)"]
+    assert [panel.name for panel in figure(Path(), "scale").panels] == [panel.name for panel in made.panels]
+    assert made.same_y
+    folders.measured(Path("c"), model="other", fingerprint="other")
+    other = json.loads(Path("c/profile.json").read_text())
+    other["model"]["class"] = "Other"
+    folders.write(Path("c/profile.json"), other)
+    assert not figure(Path(), "depth").same_y
+
+
+def test_one_scale_holds_the_values_of_every_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure as Canvas
+
+    saved = []
+    monkeypatch.setattr(Canvas, "savefig", lambda self, *_, **__: saved.append([a.get_ylim() for a in self.axes]))
+    panels = [
+        Panel(name="", series=(Series(name="", tone="ink", x=(0.0, 1.0, 2.0), y=(1.0, 2.0, top)),))
+        for top in (3.0, 9.0)
+    ]
+    for same_y in (False, True):
+        drawn(make(panels, key="", title="", paper=None, x_label="", y_label="", same_y=same_y), "png")
+    (first, second), (one, other) = saved
+    assert first[1] < 4 and one == other == second and second[0] == 0 and second[1] > 9
 
 
 def test_a_profile_that_several_runs_share_is_drawn_once(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from idvl.profile import MODALITIES, LayerProfile, Profile
+from idvl.profile import MODALITIES, LayerProfile
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Z
 from idvl.reporting.figure import DEPTH, INTERLEAVED, Figure, Panel, Series, blocks, make, share
+from idvl.reporting.labels import protocol
 from idvl.reporting.lineage import MeasuredProfile, profiles_of
 
 # profiles shown: each has a curve for every layer
@@ -27,10 +28,10 @@ DIAGNOSTICS = {
 
 def by_depth(study: Study) -> Figure:
     """A panel for each distinct profile, a curve for each modality; layers of pruned models tell their sparsity."""
-    weights = _weights(study)
+    weights, profiles = _weights(study), profiles_of(study)
 
     def panels() -> Iterator[Panel]:
-        for one in profiles_of(study):
+        for one, title in zip(profiles, _titles(profiles), strict=True):
             profile = one.profile
             sparsity = {name: layer["sparsity"] for name, layer in _pruned_layers(one, study).items()}
             groups: dict[tuple[str, bool], dict[str, LayerProfile]] = {}
@@ -42,16 +43,27 @@ def by_depth(study: Study) -> Figure:
             series = tuple(_dimensions(one.source, key, groups[key], weights, sparsity) for key in order)
             caption = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
             yield Panel(
-                name=one.title,
+                name=title,
                 series=series,
                 shaded=blocks(profile),
-                caption=f"{caption}; {_protocol(profile)}; {LEGEND}",
+                caption=f"{caption}; {', '.join(protocol(profile).values())}; {LEGEND}",
             )
 
     return make(
         panels(), key="depth", title="Intrinsic dimension against depth", paper="Figure 2",
         x_label=DEPTH, y_label="intrinsic dimension",
+        same_y=len({(one.profile.model.get("class"), one.profile.model.get("parameters")) for one in profiles}) == 1,
     )  # fmt: skip
+
+
+def _titles(profiles: Sequence[MeasuredProfile]) -> list[str]:
+    """The title of each profile, with what of its protocol is not that of all."""
+    protocols = [protocol(one.profile) for one in profiles]
+    titles = []
+    for one, own in zip(profiles, protocols, strict=True):
+        odd = [word for key, word in own.items() if any(other[key] != word for other in protocols)]
+        titles.append(one.title + (f" ({', '.join(odd)})" if odd else ""))
+    return titles
 
 
 def _dimensions(
@@ -99,19 +111,14 @@ def _weights(study: Study) -> dict[str, int]:
     return {name: counts.pop() for name, counts in numbers.items() if len(counts) == 1}
 
 
-def _protocol(profile: Profile) -> str:
-    points = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
-    protocol = profile.protocol
-    return f"{points:,} points, {protocol.get('estimator', '?')}, tokens: {protocol.get('tokens', '?')}"
-
-
 def by_scale(study: Study) -> Figure:
     """The dimension of each layer at growing numbers of neighbours, and what its estimator says about it."""
 
     def panels() -> Iterator[Panel]:
-        for one in profiles_of(study):
+        profiles = profiles_of(study)
+        for one, title in zip(profiles, _titles(profiles), strict=True):
             curves = (_scale(name, layer, one.source) for name, layer in one.profile.layers.items())
-            yield Panel(name=one.title, series=tuple(series for series in curves if series))
+            yield Panel(name=title, series=tuple(series for series in curves if series))
 
     return make(
         panels(), most=MOST_SCALES, key="scale", title="Dimension against scale, and diagnostics of a layer",
