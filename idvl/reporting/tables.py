@@ -246,6 +246,7 @@ def _dimensions(study: Study) -> Table:
         points = max((layer.estimate.n_points for layer in layers), default=0)
         without = sum(layer.estimate.dimension is None for layer in layers)
         how = f"{protocol.get('estimator', '?')}, {protocol.get('tokens', '?')}"
+        how += ", layer inputs" if protocol.get("capture") == "input" else ""
         rows.append(((one.run.label, one.model, one.data, f"{points:,}", how, f"{without}"), entries))
     kept = [i for i, _ in enumerate(MODALITIES) if any(entries[i].value is not None for _, entries in rows)]
     return Table(

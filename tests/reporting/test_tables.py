@@ -471,6 +471,14 @@ def test_a_profile_that_repeats_another_is_told_as_left_out(tmp_path: Path, monk
     assert shown.notes[1:] == ("left out, as repeats of the same model and dimensions: b",)
 
 
+def test_dimensions_of_layer_inputs_say_so(tmp_path: Path) -> None:
+    for name, capture in (("a", "output"), ("b", "input")):
+        protocol = folders.profile()["protocol"] | {"capture": capture}
+        folders.measured(tmp_path / name, scale=1 + (name == "b"), protocol=protocol)
+    rows = [words[4] for words, _ in table(tmp_path, "dimensions").rows]
+    assert rows == ["twonn, flatten", "twonn, flatten, layer inputs"]
+
+
 def test_a_study_of_one_shot_runs_says_so(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a", prune__schedule="one-shot")
     assert "all of these runs are one-shot" in table(tmp_path, "quality").notes
