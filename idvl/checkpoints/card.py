@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from idvl import builtin, yaml_file
+from idvl.data.catalog import CATALOG
 from idvl.models.own import MODULES
 from idvl.uncovered import in_words
 
@@ -263,7 +264,9 @@ def _public(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if _is_place(value):
-        return PurePath(value).name
+        name = PurePath(value).name
+        # what would be a known dataset alone is a folder
+        return f"./{name}" if name in CATALOG else name
     key, equals, path = value.partition("=")
     return f"{key}={PurePath(path).name}" if equals and _is_place(path) else value
 

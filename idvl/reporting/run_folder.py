@@ -125,7 +125,7 @@ def _evaluation(folder: Path, report: dict[str, Any], troubles: list[str]) -> di
     before = len(troubles)
     results = _document(folder / "eval" / "results.json", ResultsFile, troubles)
     if report and not results and len(troubles) == before:
-        troubles.append("not evaluated: no eval/results.json")
+        troubles.append("not evaluated in this folder: no eval/results.json")
     return results
 
 

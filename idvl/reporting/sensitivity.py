@@ -159,10 +159,11 @@ def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
             bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (average.low, average.high)]
             entries.append(replace(average, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))
+    most = max(entry.n for _, entries in rows for entry in entries)
     return Table(
         key="sensitivity", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
         labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),
-        notes=(f"intervals are 95 % t intervals over {len(runs)} runs, cut at -1 and 1",),
+        notes=(f"intervals are 95 % t intervals over the {most} runs that have it, cut at -1 and 1",),
     )  # fmt: skip
 
 

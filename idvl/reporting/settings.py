@@ -166,6 +166,10 @@ def _dimensions(run: RunRecord) -> dict[str, float | None]:
 def _settings(run: RunRecord) -> dict[str, Any]:
     left_out = CELL | REPLICATE | WEIGHTED | INPUTS | {"history"}
     settings = {key: value for key, value in run.signature.items() if key not in left_out}
+    # seeds draw other samples, but of one split
+    made = run.report.get("made") or {}
+    if split := (made.get("training") or made.get("calibration") or {}).get("split"):
+        settings["split"] = split
     # of steps before, `start` says what distinguishes groups
     told = CELL | {*PLAIN} | {"recover.method", "prune.profile"}
     for number, step in enumerate([*run.history, *run.recoveries[:-1]], 1):
@@ -195,7 +199,7 @@ def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
         if profile:
             settings |= {f"ID {key}": profile.protocol.get(key) for key in ("estimator", "tokens", "n_samples")}
             name = profile.dataset.get("dataset")
-            settings["ID data"] = names.get(name, name)
+            settings |= {"ID data": names.get(name, name), "ID split": profile.dataset.get("split")}
     return settings
 
 

@@ -177,6 +177,7 @@ def _sparsity(number: int, subject: Subject, name: str, groups: Sequence[Group])
         labels=("method", "scope", "target", "runs"), columns=tuple(word for word, _ in picks), rows=tuple(rows),
         notes=(*_model_weights(subject, reports),
                *(["of recovered models, in scope has the layers of earlier prunings too, whose zeros stay"] * further),
+               *([] if any(run.results for run in runs) else _repeats(groups)),
                "intervals, if any, are 95 % t intervals over runs"), folded=True,
     )  # fmt: skip
 
@@ -282,6 +283,12 @@ def _no_test(runs: Sequence[RunRecord]) -> list[str]:
     return [used] if learnt else []
 
 
+def _repeats(groups: Sequence[Group]) -> list[str]:
+    """Which runs are left out because another one is the same replicate."""
+    repeated = [run.label for group in groups for run in group.repeated]
+    return [f"left out, as repeats of the same model, seed and settings: {', '.join(repeated)}"] if repeated else []
+
+
 def cautions(groups: Sequence[Group]) -> list[str]:
     """What makes numbers of a table less comparable than they look."""
     runs = [run for run in runs_in(groups) if run.results]
@@ -295,8 +302,7 @@ def cautions(groups: Sequence[Group]) -> list[str]:
         notes.append("all of these runs are one-shot")
     if any(run.results.get("limit") for run in runs):
         notes.append("CAUTION: some runs were evaluated on a part of the split (--eval-limit)")
-    if left_out := [run.label for group in groups for run in group.repeated]:
-        notes.append(f"left out, as repeats of the same model, seed and settings: {', '.join(left_out)}")
+    notes += _repeats(groups)
     reasons = {run: (run.report.get("evaluation") or {}).get("skipped") for run in runs_in(groups) if not run.results}
     if blank := [f"{run.label} ({reason})" if reason else run.label for run, reason in reasons.items()]:
         notes.append(f"not evaluated: {', '.join(blank)}")

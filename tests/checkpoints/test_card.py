@@ -105,8 +105,8 @@ def test_an_evaluation_is_a_table_and_a_result_that_the_hub_lists() -> None:
 def test_no_place_on_the_machine_is_told() -> None:
     words = ["/home/someone/blip", "~/coco", "../up/there", "prune.profile=/data/someone/p.json", "a=b", "coco", "8/10"]
     text = made(command=shlex.join(["idvl", *words]), recipe={"data": {"data_dir": words[0], "list": words, "n": 3}})
-    assert "idvl blip coco there prune.profile=p.json a=b coco 8/10\n" in text
-    assert "data_dir: blip\n  list:\n  - blip\n  - coco\n  - there\n  - prune.profile=p.json\n" in text
+    assert "idvl blip ./coco there prune.profile=p.json a=b coco 8/10\n" in text
+    assert "data_dir: blip\n  list:\n  - blip\n  - ./coco\n  - there\n  - prune.profile=p.json\n" in text
     assert "someone" not in text
 
 
@@ -156,3 +156,8 @@ def test_facts_of_the_base_come_from_its_card(tmp_path: Path) -> None:
 def test_a_hub_model_without_network_or_card_has_no_facts(tmp_path: Path) -> None:
     model = {"name": "someone/model", "source": "hub", "revision": None}
     assert base_facts(model, cache_dir=tmp_path, local_files_only=True) == {}
+
+
+def test_a_folder_called_like_a_known_dataset_is_not_taken_for_it() -> None:
+    text = made(recipe={"data": {"dataset": "/home/me/digits"}}, command="idvl prune m --dataset /home/me/pictures")
+    assert "dataset: ./digits" in text and "--dataset pictures" in text

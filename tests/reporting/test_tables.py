@@ -374,6 +374,28 @@ def test_the_settings_that_a_method_is_named_by_are_told_even_where_all_runs_hav
     assert "PLATON, one-shot, structure 2:4" in {str(group.method) for group in groups_of(collect([tmp_path]))}
 
 
+def test_runs_of_other_splits_are_no_replicates_whatever_their_seeds(tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "train", "validation")):
+        run = folders.pruned(tmp_path / f"{seed}", seed=seed, samples=f"{seed}")
+        report = json.loads((run / "report.json").read_text())
+        report["made"]["training"] = {"split": split}
+        folders.write(run / "report.json", report)
+    groups = {str(group.method): len(group.runs) for group in groups_of(collect([tmp_path]))}
+    assert groups == {"PLATON": 2, "PLATON, split validation": 1}
+    for seed, split in enumerate(("train", "train", "test")):
+        run = folders.pruned(tmp_path / f"id-{seed}", seed=seed, id_weight="multiply", samples=f"{seed}")
+        profile = json.loads((run / "profile.json").read_text())
+        folders.write(run / "profile.json", profile | {"dataset": profile["dataset"] | {"split": split}})
+    groups = {str(group.method): len(group.runs) for group in groups_of(collect([tmp_path]))}
+    assert groups["PLATON × ID"] == 2 and groups["PLATON × ID, ID split test"] == 1
+
+
+def test_repeats_are_told_where_no_run_is_evaluated(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (folders.pruned(tmp_path / name) / "eval" / "results.json").unlink()
+    assert any(note.startswith("left out, as repeats") for note in table(tmp_path, "sparsity").notes)
+
+
 def test_runs_on_other_samples_are_no_replicates(tmp_path: Path) -> None:
     for name, samples in (("a", "x"), ("b", "x"), ("c", "y")):
         folders.pruned(tmp_path / name, samples=samples)
