@@ -55,13 +55,13 @@ def test_a_plan_says_what_is_downloaded_before_it_is_and_where_nobody_knows(tmp_
     about = [VIT, "--dataset", "cifar100"]
     measuring = ["estimate-id", *about, "--samples", "100", "--plan"]
     pruning = ["prune", *about, "--sparsity", "0.5", "--criterion", "wanda", "--no-eval", "--json"]
-    teaching = ["--recover", "lora", "--distill", "1", "--set", f"recover.teacher={TEACHER}", "--plan"]
+    teaching = ["--dataset", "digits", "--recover", "lora", "--distill", "1", "--set", f"recover.teacher={TEACHER}"]
     run = str(tmp_path / "run")
     recovering = ["recover", f"{run}/model", "--dataset", "digits", "--distill", "1", "--no-eval", "--plan", "--json"]
     with Hub(models={VIT: model, TEACHER: model}, datasets={CIFAR: data, "me/images": images}) as hub:
-        (code, out, told), (_, again, quiet), (failed, both, why), *recovery, folder = run_all(
-            *(hub, tmp_path / "cache", [*measuring, "--json"], measuring, [*pruning, *teaching]),
-            *([*pruning, "--output", run], recovering, pictures),
+        (code, out, told), (_, again, quiet), (_, alone, _), (failed, both, why), *recovery, folder = run_all(
+            *(hub, tmp_path / "cache", [*measuring, "--json"], measuring, [*pruning, "--plan"]),
+            *([*pruning, *teaching, "--plan"], [*pruning, "--output", run], recovering, pictures),
         )
         # beside the card, which a run that leaves a model behind reads for its licence
         sent = sum(
@@ -85,8 +85,8 @@ def test_a_plan_says_what_is_downloaded_before_it_is_and_where_nobody_knows(tmp_
     assert json.loads(moved)["downloads"][0] == cached
     # the teachers: a named one, and the model that was pruned
     assert failed == 0, why
-    assert json.loads(both)["downloads"][:2] == [cached, {**files, "name": TEACHER}]
-    assert json.loads(both)["downloads"][2]["split"] == "train"
+    assert json.loads(both)["downloads"] == [cached, {**files, "name": TEACHER}]
+    assert json.loads(alone)["downloads"][1]["split"] == "train"
     assert [code for code, _, _ in recovery] == [0, 0], recovery
     assert [each["name"] for each in json.loads(recovery[1][1])["downloads"]] == [VIT]
     assert folder[0] == 2 and "me/images holds images as files, which are read from a local copy alone" in folder[2]

@@ -17,15 +17,16 @@ from idvl.checkpoints.report import report as finished_report
 from idvl.checkpoints.verify import not_finite
 from idvl.data.samples import Selection
 from idvl.distributed import Team
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, listed, quoted
 from idvl.models.classes import with_labels_of_head
 from idvl.models.layers import find_layers, in_scope
 from idvl.models.loading import Loaded
 from idvl.pruning.job import INDIFFERENT, training_samples
-from idvl.recipe import Recipe
+from idvl.recipe import ModelSection, Recipe
+from idvl.recipe.training import RANKS
 from idvl.recovery.adapters import attach_lora, dense, mask_gradients, small_parameters, take_back_weights
 from idvl.recovery.settings import training_of
-from idvl.recovery.start import Start, is_changed, masks_of
+from idvl.recovery.start import Start, is_changed, masks_of, trial_masks
 from idvl.recovery.teacher import load_teacher
 from idvl.reporter import Reporter
 from idvl.session import history_of, open_model
@@ -37,17 +38,31 @@ logger = logging.getLogger(__name__)
 
 
 def gather(
-    start: Start, recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path
+    start: Start,
+    recipe: Recipe,
+    device: torch.device,
+    team: Team,
+    reporter: Reporter,
+    *,
+    store: Path,
+    teacher: ModelSection | None,
+    is_dense: bool = False,
 ) -> Recovery:
-    """The pruned model, its masks, its teacher and training samples; `store` takes their images."""
+    """The pruned model, its masks, its `teacher` and training samples; `store` takes their images.
+
+    `is_dense`: the model is yet to be pruned in the scope of the recipe, and gets masks to plan with.
+    """
     loaded = open_model(recipe.model, device, team)
     if line := next(not_finite(loaded.model.state_dict()), None):
         raise UsageError(f"{quoted(start.model)} cannot be trained: {line}")
     layers = find_layers(loaded.model, loaded.family)
-    masks = team.each(lambda: masks_of(start, recipe.recover.masks, layers, recipe.prune.structure))
-    teacher = team.each(lambda: load_teacher(start, recipe, loaded)) if recipe.train.distill else None
+    if is_dense:
+        masks = team.each(lambda: trial_masks(in_scope(loaded.model, loaded.family, recipe.prune.scope)))
+    else:
+        masks = team.each(lambda: masks_of(start, recipe.recover.masks, layers, recipe.prune.structure))
+    taught_by = team.each(lambda: load_teacher(start, recipe, teacher, loaded)) if teacher else None
     selection = training_samples(recipe, team, reporter, store=store)
-    return Recovery(start, recipe, loaded, masks, teacher, selection, team)
+    return Recovery(start, recipe, loaded, masks, taught_by, selection, team)
 
 
 class Recovery:
@@ -156,6 +171,14 @@ def _add_lora(job: Recovery) -> None:
     layers = {name: layer for name, layer in layers.items() if name not in job.unreached}
     if not layers:
         raise UsageError(f"the loss reaches no layer of {settings.layers}: choose other layers")
+    present = {layer.modality for layer in layers.values()}
+    one_for_all = len({*settings.rank.values()}) == 1
+    for modality, rank in settings.rank.items() if not one_for_all else ():
+        if modality not in present and rank != RANKS[modality]:
+            raise UsageError(
+                f"rank {rank} of {modality}: none of the layers trained is {modality}, but {listed(sorted(present))}; "
+                f"leave {modality} out"
+            )
     for name, layer in layers.items():
         rank, most = settings.rank[layer.modality], min(layer.in_features, layer.out_features)
         if rank > most:

@@ -151,6 +151,17 @@ def masks_of(start: Start, setting: str | None, layers: Mapping[str, Layer], str
     return placed
 
 
+@torch.no_grad()
+def trial_masks(layers: Mapping[str, Layer]) -> Masks:
+    """Masks to plan the recovery of a dense model with: one weight of each layer is set to zero, in place.
+
+    So every layer counts as pruned, as far as memory, trained parameters and settings depend on it.
+    """
+    for layer in layers.values():
+        layer.module.weight[0, 0] = 0
+    return Masks.from_zeros({name: layer.module.weight for name, layer in layers.items()})
+
+
 def _of_more_zeros(start: Start, masks: Masks, weights: Mapping[str, torch.Tensor], structure: str) -> Masks:
     """Masks of the layers with more zeros than `masks` has, accidental ones aside; a warning that counts them."""
     more = unmasked_zeros(weights, masked=masks.zeros)

@@ -41,16 +41,15 @@ def teacher_of(start: Start, recipe: Recipe) -> ModelSection:
     return pruned.recipe.model.model_copy(update=named)
 
 
-def load_teacher(start: Start, recipe: Recipe, student: Loaded) -> Loaded:
+def load_teacher(start: Start, recipe: Recipe, section: ModelSection, student: Loaded) -> Loaded:
     """The dense model. UsageError for one that is gone, has changed since, or is of another kind than the student."""
-    section = teacher_of(start, recipe)
     try:
         teacher = load(device=student.model.device, **section.model_dump(exclude={"device"}))
     except UsageError as error:
         what = "the teacher cannot be loaded" if recipe.recover.teacher else "the dense model is gone"
         raise UsageError(f"{what} ({error}): {WAY_OUT}") from error
     expected = start.signature.get("fingerprint")
-    if recipe.recover.teacher is None and teacher.description["fingerprint"] != expected:
+    if start.pruned and recipe.recover.teacher is None and teacher.description["fingerprint"] != expected:
         raise UsageError(f"{quoted(section.name)} has changed since {quoted(start.pruned.run)} pruned it: {WAY_OUT}")
     _check_kind(teacher, student)
     check_images(teacher, student)

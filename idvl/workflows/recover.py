@@ -17,7 +17,7 @@ from idvl.recipe import Recipe
 from idvl.recovery.job import Recovery, gather
 from idvl.recovery.plan import RecoveryPlan, make
 from idvl.recovery.settings import resolve
-from idvl.recovery.start import find
+from idvl.recovery.start import Start, find
 from idvl.recovery.teacher import teacher_of
 from idvl.recovery.train import recover
 from idvl.reporter import Reporter
@@ -31,7 +31,23 @@ def run(recipe: Recipe, **options: Any) -> ModelResult:
     recipe = resolve(recipe, start)
     teacher = teacher_of(start, recipe) if recipe.train.distill else None
     reads = runs_behind(start.model)
-    return carry_out(recipe, RecoveryRun, partial(gather, start), teacher=teacher, reads=reads, **options)
+    return carry_out(
+        recipe, RecoveryRun, partial(gather, start, teacher=teacher), teacher=teacher, reads=reads, **options
+    )
+
+
+def plan_before_pruning(recipe: Recipe, **options: Any) -> ModelResult:
+    """The plan of the recovery of a model that the recipe prunes first. It writes nothing.
+
+    UsageError or RunError for what the recovery would refuse, as far as the dense model tells.
+    """
+    start = Start(recipe.model.name, None)
+    recipe = resolve(recipe, start)
+    teacher = None
+    if recipe.train.distill:
+        teacher = teacher_of(start, recipe) if recipe.recover.teacher else recipe.model
+    gathered = partial(gather, start, teacher=teacher, is_dense=True)
+    return carry_out(recipe, RecoveryRun, gathered, teacher=teacher, **options | {"plan_only": True})
 
 
 class RecoveryRun(ModelRun):

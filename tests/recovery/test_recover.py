@@ -231,9 +231,37 @@ def test_shipped_recipes_plan(place, tmp_path, name):
     assert (recover.rank["vision"], recover.rank["language"], recover.rank["connector"], recover.alpha) == (4, 8, 2, 16)
     assert (train.learning_rate, train.weight_decay, train.epochs, train.distill) == (1e-4, 0, 1, 0.1)
     assert train.batch_size == (16 if "vicuna" in name else 32) and train.samples == 25_000
-    result = prune_recover.run(recipe, folder=tmp_path / "run", reporter=Silent(), plan_only=True)
+    fewer = recipe.model_copy(update={"train": train.model_copy(update={"batch_size": 4})})
+    result = prune_recover.run(fewer, folder=tmp_path / "run", reporter=Silent(), plan_only=True)
     assert result.plan.report["total"]["asked"] == 0.5
+    recovery = result.plan.to_json()["recovery"]
+    assert recovery["method"] == "lora" and recovery["samples"] == N and recovery["trained"] > 0
+    assert f"recovery: {result.plan.recovery.lines()[0]}" in result.plan.lines()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"recover.rank": 33}, "rank 33 of vision: .* use a rank of at most 32"),
+        ({"recover.rank": "vision=2,connector=3"}, "rank 3 of connector: none of the layers trained is connector"),
+        ({"recover.layers": "zzz"}, "no layer is named like 'zzz'"),
+        ({"train.batch_size": 5000}, "use a batch_size of at most"),
+        ({"train.mixed_precision": "fp16"}, "mixed_precision fp16 needs a GPU"),
+        ({"train.distill": 0.1, "recover.teacher": "vit"}, "is a ViTForImageClassification, the pruned"),
+        ({"recover.masks": "file.safetensors"}, "masks 'file.safetensors' and --recover"),
+    ],
+)
+def test_what_the_recovery_refuses_is_refused_before_the_pruning(place, tmp_path, settings, said):
+    if "vit" in settings.values():
+        tiny.save("vit", tmp_path / "vit")
+        settings = settings | {"recover.teacher": str(tmp_path / "vit")}
+    dense = {"model.name": str(place / "dense"), "data.dataset": str(place / "pictures")}
+    recipe = load_recipe(None, dense | PRUNE | STEPS | {"recover.method": "lora"} | settings)
+    for plan_only in (True, False):
+        with pytest.raises(UsageError, match=said):
+            prune_recover.run(recipe, folder=tmp_path / "both", reporter=Silent(), plan_only=plan_only)
+    assert not (tmp_path / "both").exists()
 
 
 def test_reports_show_it_beside_the_pruned_model(place, tmp_path):
