@@ -19,6 +19,7 @@ from idvl.data.folder_splits import (
     IMAGE_SUFFIXES,
     first_few,
     left_out,
+    look_like_splits,
     of_split,
     passed_over,
     spellings_of,
@@ -158,14 +159,17 @@ def _of_images(
     images: list[Path], every: list[Path], path: Path, split: str | None, entry: CatalogEntry | None
 ) -> DataTable:
     """A folder of images without any table, whose folders may be classes; `every` file counts, images or not."""
-    odd = _classes_called_like_splits(images, path, spellings_of(entry))
+    spellings = spellings_of(entry)
+    odd = _classes_called_like_splits(images, path, spellings)
     files, name, of_splits = of_split(images, path, split, entry, odd)
     # what lies beside the splits gives no class either
-    inside = [file for file in images if name == WHOLE or split_folder(file, path, spellings_of(entry), odd)]
-    classes = _class_folders(inside, path, spellings_of(entry), odd)
+    inside = images if name == WHOLE else _with_folders(images, path, spellings, odd)
+    classes = _class_folders(inside, path, spellings, odd)
     rows = [{FILE_NAME: file.relative_to(path).as_posix()} for file in files]
     if classes:
-        rows = [{**row, "label": classes.index(file.parent.name)} for row, file in zip(rows, files, strict=True)]
+        labelled = {*inside}
+        labels = [{"label": classes.index(file.parent.name)} if file in labelled else {} for file in files]
+        rows = [{**row, **label} for row, label in zip(rows, labels, strict=True)]
     others = {*every} - {*images}
     warnings = [
         f"the folder {quoted(folder.relative_to(path))} is read as a class, like the folders beside it, not as a split"
@@ -176,10 +180,20 @@ def _of_images(
         warnings=[
             *warnings,
             *of_splits,
-            *([] if classes else _unequally_deep(inside, path, spellings_of(entry), odd)),
+            *([] if classes else _unequally_deep(inside, path, spellings, odd)),
             *([left_out(len(others), every, path, "are not images", others) + _tables_among(others)] if others else []),
         ],
     )
+
+
+def _with_folders(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[Path]:
+    """The images of the splits that hold folders; of all splits where none does. A split without is not labelled."""
+    splits: dict[Path, list[Path]] = {}
+    for file in images:
+        if folder := split_folder(file, root, spellings, odd):
+            splits.setdefault(folder, []).append(file)
+    deep = [files for folder, files in splits.items() if any(file.parent != folder for file in files)]
+    return [file for files in deep or splits.values() for file in files]
 
 
 def _tables_among(files: Iterable[Path]) -> str:
@@ -191,11 +205,12 @@ def _tables_among(files: Iterable[Path]) -> str:
 def _class_folders(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
     """The classes that folders of images stand for, sorted, as in `datasets`: all equally deep, and more than one.
 
-    Folders that are splits are none; below a split, a class may have any name.
+    Folders that are splits, or only look like them, are none; below a split, a class may have any name.
     """
     names = {file.parent.name for file in images}
     depths = {len(file.relative_to(root).parts) for file in images}
-    splits = any(split_folder(file, root, spellings, odd) == file.parent for file in images)
+    nearly = look_like_splits(images, root, spellings)
+    splits = any(file.parent in nearly or split_folder(file, root, spellings, odd) == file.parent for file in images)
     return sorted(names) if len(names) > 1 and depths != {1} and len(depths) == 1 and not splits else []
 
 

@@ -53,7 +53,7 @@ def of_split(
         outside, root, {folder for group in groups.values() for file in group for folder in file.parents}
     )
     if name == WHOLE:
-        unread = beside if groups else _look_like_splits(outside, root, spellings)
+        unread = beside if groups else look_like_splits(outside, root, spellings)
         return files, name, _undivided(unread, groups, root)
     why = f"belong to no split, while {name} is one"
     return groups[name], name, [left_out(len(outside), files, root, why, beside)] if outside and unnamed else []
@@ -84,7 +84,7 @@ def _undivided(unread: Collection[Path], groups: Collection[str], root: Path) ->
     ]
 
 
-def _look_like_splits(files: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
+def look_like_splits(files: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
     """Folders called nearly like splits, as train_set and seg_test; none where all are called like the same one."""
     kinds, folders = set(), set()
     for folder in {folder for file in files for folder in file.parents if root in folder.parents}:

@@ -565,8 +565,22 @@ def test_a_few_images_at_another_depth_that_keep_folders_from_being_classes_are_
         assert found["classes"] is None and found["warnings"] == [
             f"{told}('train/cover.png'): for classes, move or remove them"
         ]
-    images(tmp_path / "test", 2)  # no mistake any more
-    assert not select(str(tmp_path), **EVERYTHING, split="test").description["warnings"]
+
+
+def test_a_split_without_folders_is_unlabelled_and_leaves_the_others_their_classes(tmp_path: Path) -> None:
+    of_classes(tmp_path / "train"), images(tmp_path / "test", 2)
+    found = select(str(tmp_path), **EVERYTHING, split="train")
+    assert found.description["classes"] == ["a", "b"] and not found.description["warnings"]
+    assert sorted(sample.label for sample in found.samples) == [0, 1]
+    found = select(str(tmp_path), **EVERYTHING, split="test")
+    assert [sample.label for sample in found.samples] == [None, None]
+
+
+def test_folders_that_look_like_splits_are_no_classes(tmp_path: Path) -> None:
+    for name in ("train2017", "val2017"):
+        images(tmp_path / name, 2)
+    found = select(str(tmp_path), **EVERYTHING).description
+    assert found["classes"] is None and "'train2017', 'val2017' are not read as splits" in found["warnings"][0]
 
 
 @pytest.mark.parametrize("table", ["metadata.jsonl", "list.jsonl", "list.parquet"])
