@@ -24,6 +24,8 @@ DEEPEST = 8
 LONGEST_LIST = 1 << 16
 # what Python's parsers raise for other texts
 NO_LIST = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)
+# how a JPEG and a PNG begin
+BASE64 = ("/9j/", "iVBORw0KGgo")
 # where a dict has its text
 TEXT_KEYS = ("raw", "caption", "text")
 MOST_CLASSES = 1 << 31
@@ -39,6 +41,8 @@ def encoded_image(cell: Any, folder: Path | None, within: Path | None = None) ->
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
     if isinstance(cell, bytes | SpooledImage):
         return cell
+    if isinstance(cell, str) and cell.startswith(BASE64):
+        raise ValueError("an image in base64, which is not read: write it to a file, or its bytes into a parquet file")
     if isinstance(cell, str | Path) and str(cell) and folder is not None:
         path = folder / cell
         if within is not None and not _is_in(path, within, climbs=".." in Path(cell).parts):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from idvl.data.fields import answers, encoded_image, label, names_a_class, texts
@@ -97,6 +99,12 @@ def test_an_image_without_bytes_or_path() -> None:
     for cell in (None, "", {"bytes": None, "path": None}, "a.jpg", 3):
         with pytest.raises(ValueError, match="no image|where an image is expected"):
             encoded_image(cell, None)
+
+
+@pytest.mark.parametrize("cell", ["/9j/4AAQSkZJRg", "iVBORw0KGgoAAAANSUhEUg"])
+def test_an_image_in_base64_is_named_as_such(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="an image in base64, which is not read: write it to a file"):
+        encoded_image(cell, tmp_path, tmp_path)
 
 
 def test_texts() -> None:
