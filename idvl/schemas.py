@@ -196,6 +196,7 @@ class ReportFile(Schema):
         command: Annotated[str, AfterValidator(_command)]
         versions: dict[str, Any]
         steps: int | None = Field(None, ge=0)
+        dense_fingerprint: str | None = None
         training: dict[str, Any] | None = None
         calibration: dict[str, Any] | None = None
 

@@ -80,6 +80,13 @@ class Start:
         except UsageError:
             return None
 
+    @property
+    def dense_fingerprint(self) -> str | None:
+        """The fingerprint of the dense model, where it is known; of one that got a new head, once that was learnt."""
+        if self.pruned and self.pruned.recipe.train.new_head:
+            return (self.pruned.report() or {}).get("made", {}).get("dense_fingerprint")
+        return self.signature.get("fingerprint")
+
     def report(self) -> dict[str, Any] | None:
         """The report of the run."""
         return load_report(self.run) if self.run else None

@@ -13,6 +13,7 @@ from idvl.models.loading import Loaded, load
 from idvl.models.probes import trial_sample
 from idvl.models.processors import image_processor_of, prepared_picture, tokenizer_of
 from idvl.models.reading import image_id
+from idvl.pruning.head import DENSE
 from idvl.recipe import ModelSection, Recipe
 from idvl.session import model_before
 
@@ -28,7 +29,7 @@ NEAR = 0.05
 def teacher_of(start: Start, recipe: Recipe) -> ModelSection:
     """How the dense model is loaded: the one that the recipe names, else the one that was pruned.
 
-    UsageError where it is not known, or was not kept.
+    UsageError where it is not known, was not kept, or cannot be identified.
     """
     if named := recipe.recover.teacher:
         return recipe.model.model_copy(update={"name": named, "revision": None})
@@ -36,7 +37,15 @@ def teacher_of(start: Start, recipe: Recipe) -> ModelSection:
     if pruned is None:
         raise UsageError(f"the dense model of {quoted(start.model)} is not known: {WAY_OUT}")
     if pruned.recipe.train.new_head:
-        raise UsageError(f"the dense model that got a new head in {quoted(pruned.run)} was not kept: {WAY_OUT}")
+        dense = pruned.run / DENSE
+        if not dense.is_dir():
+            raise UsageError(f"the dense model that got a new head in {quoted(pruned.run)} was not kept: {WAY_OUT}")
+        if start.dense_fingerprint is None:
+            raise UsageError(
+                f"{quoted(pruned.run)}, of an earlier version, does not identify the weights of {quoted(dense)}: set "
+                "teacher (--teacher) to that folder, or leave distill out"
+            )
+        return pruned.recipe.model.model_copy(update={"name": str(dense), "revision": None})
     named = {"name": model_before(pruned.run), "revision": pruned.signature.get("revision")}
     return pruned.recipe.model.model_copy(update=named)
 
@@ -48,8 +57,8 @@ def load_teacher(start: Start, recipe: Recipe, section: ModelSection, student: L
     except UsageError as error:
         what = "the teacher cannot be loaded" if recipe.recover.teacher else "the dense model is gone"
         raise UsageError(f"{what} ({error}): {WAY_OUT}") from error
-    expected = start.signature.get("fingerprint")
-    if start.pruned and recipe.recover.teacher is None and teacher.description["fingerprint"] != expected:
+    is_other = teacher.description["fingerprint"] != start.dense_fingerprint
+    if start.pruned and recipe.recover.teacher is None and is_other:
         raise UsageError(f"{quoted(section.name)} has changed since {quoted(start.pruned.run)} pruned it: {WAY_OUT}")
     _check_kind(teacher, student)
     check_images(teacher, student)

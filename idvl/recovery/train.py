@@ -49,12 +49,15 @@ def recover(
     if abs(after - before) > MERGED * max(abs(before), 1.0):
         raise RunError(f"the merged model has a loss of {after}, the trained one of {before}: it was not saved")
     agree(fingerprint(job.loaded.model), "the recovered weights")
+    dense = job.start.dense_fingerprint
     facts = {
         **provenance,
         **asdict(outcome),
         "seconds": round(time.perf_counter() - start, 3),
         "peak_memory": peak_memory(job.loaded.model.device),
         "image_backend": job.loaded.description["image_backend"],
+        # of a new head that the pruning learnt, which its signature does not know
+        **({"dense_fingerprint": dense} if dense and dense != job.start.signature.get("fingerprint") else {}),
         "training": job.selection.source(),
     }
     report = job.counted(job.report) | {"made": facts, "recovered": _facts(job)}

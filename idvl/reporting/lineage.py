@@ -117,7 +117,9 @@ def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
     """
     if began_pruned(run):
         return None
-    fingerprint = run.signature.get("fingerprint")
+    # of one that got a new head, once that was learnt
+    learnt = run.report.get("made", {}).get("dense_fingerprint")
+    fingerprint = learnt or run.signature.get("fingerprint")
     for other in study.of("eval"):
         same = fingerprint and other.results["model"].get("fingerprint") == fingerprint
         if same and other.results.get("task") == run.results.get("task") and evaluated_alike(other, run):

@@ -146,6 +146,7 @@ class PruningRun(ModelRun):
             "seconds": round(time.perf_counter() - start, 3),
             "peak_memory": peak_memory(job.loaded.model.device),
             "image_backend": job.loaded.description["image_backend"],
+            **({"dense_fingerprint": job.loaded.description["fingerprint"]} if job.recipe.train.new_head else {}),
             **({"training": job.selection.source()} if job.learns or job.recipe.train.new_head else {}),
         }
         job.team.first(lambda: self._save(pruner, profile, facts))

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     BlipForConditionalGeneration,
     GPT2LMHeadModel,
@@ -27,18 +28,20 @@ from idvl.data.samples import select
 from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
 from idvl.evaluation.learnt import learnt_from
+from idvl.models.loading import load
 from idvl.profile import Profile
 from idvl.pruning import training
 from idvl.pruning.job import training_samples
 from idvl.pruning.saving import check_saved
 from idvl.recipe import DataSection
 from idvl.recipe import load as load_recipe
-from idvl.reporting.collect import collect
+from idvl.reporting.collect import Study, collect
+from idvl.reporting.lineage import dense_of
 from idvl.reporting.tables import tables_of
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
-from idvl.workflows import estimate_id, evaluate
+from idvl.workflows import estimate_id, evaluate, recover
 from idvl.workflows.prune import run
 from tests.coverage.architectures import build
 from tests.support import processes, tiny
@@ -879,3 +882,20 @@ def test_a_new_head_is_trained_dense_first(tmp_path):
     assert sum(masks.zeros.values()) == report["total"]["zeros"] == round(0.6 * report["total"]["weights"])
     assert Profile.load(tmp_path / "run" / "profile.json").model["name"] == str(tmp_path / "run" / "dense")
     assert (tmp_path / "run" / "README.md").read_text().count("# vit, 60.0% sparse") == 1
+    # the dense model of its reports, and the teacher of a recovery
+    described = load(str(tmp_path / "run" / "dense")).description
+    assert report["made"]["dense_fingerprint"] == described["fingerprint"]
+    distilling = load_recipe(None, {"model.name": str(tmp_path / "run"), "train.distill": 0.5, "train.max_steps": 1})
+    options = {"folder": tmp_path / "recovered", "reporter": Silent(), "plan_only": True}
+    assert recover.run(distilling, **options).plan.method == "lora"
+    (pruned,) = collect([tmp_path / "run"]).runs
+    results = pruned.results | {"model": described}
+    evaluated = replace(pruned, kind="eval", results=results, folder=tmp_path / "eval", label="eval")
+    assert dense_of(pruned, Study(runs=(pruned, evaluated))) is evaluated
+    file = tmp_path / "run" / "dense" / "model.safetensors"
+    save_file(load_file(file) | {"classifier.bias": torch.ones(10)}, file, {"format": "pt"})
+    with pytest.raises(UsageError, match="dense' has changed since .*run' pruned it: set teacher"):
+        recover.run(distilling, **options)
+    shutil.rmtree(tmp_path / "run" / "dense")
+    with pytest.raises(UsageError, match="the dense model that got a new head in .*run' was not kept: set teacher"):
+        recover.run(distilling, **options)
