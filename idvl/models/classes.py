@@ -32,6 +32,10 @@ NUMBERS_AND_NAMES = (
     "the names is taken for the numbers; if it is another one, give both the same names, in the dataset or as "
     "id2label in the model's config.json"
 )
+NAMES_UNKNOWN = (
+    "labels are numbers without names and count the classes of %s from 0: 0 is %r; if a column of the dataset holds "
+    "the names, read it with label_column (--label-column)"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ def numbers_in_dataset(
     UsageError where the head lacks the class of a
     sample, has another number of classes or other names throughout, on both sides more than numbers; and where names
     that are numbers do not ascend, so that a position says nothing. A warning where classes that have numbers alone
-    seem to be counted from 1, unless the head's are called 0, 1, 2 ...
+    seem to be counted from 1, unless the head's are called 0, 1, 2 ..., or where the head's have names.
     """
     config = loaded.model.config
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
@@ -98,6 +102,8 @@ def numbers_in_dataset(
         )
     if not expected and lowest > 0 and not says_labels and (labels or len(drawn) >= ENOUGH):
         logger.warning(COUNTED_FROM_1, lowest, loaded.name)
+    elif not expected and not _numbered(own):
+        logger.warning(NAMES_UNKNOWN, loaded.name, names[0])
     if expected and are_others(own, expected):
         raise UsageError(
             f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the "

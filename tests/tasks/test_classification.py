@@ -53,7 +53,7 @@ def test_classes_are_matched_by_number_with_a_warning_where_names_differ(names, 
         "config.json"
     ]
     caplog.clear()
-    assert predicted(loaded, labelled(1))[0]["top"] == [1, 0] and not caplog.messages
+    assert predicted(loaded, labelled(1))[0]["top"] == [1, 0] and len(caplog.messages) == by_name.startswith("head")
 
 
 def test_classes_called_by_numbers_are_matched_by_these_not_by_their_sorted_order():
@@ -105,6 +105,16 @@ def test_labels_without_a_0_are_told_where_it_would_be_there(drawn, labels, told
 def test_a_head_whose_classes_are_called_by_their_numbers_says_which_label_each_is(caplog):
     # as a new head on labels without names, of which none is 0
     predicted(head(["0", "1", "2"], [[0.0, 1.0, 2.0]] * 20), labelled(*[1, 2] * 10), labels=(1, 2))
+    assert not caplog.messages
+
+
+def test_labels_without_names_are_told_where_the_head_has_names(caplog):
+    predicted(head(["River", "Lake"], [[0.0, 1.0]]), labelled(0))
+    (told,) = caplog.messages
+    assert told.startswith("labels are numbers without names and count the classes of ") and "0 is 'River'" in told
+    caplog.clear()
+    for names, classes in ((["LABEL_0", "LABEL_1"], None), (["0", "1"], None), (["River", "Lake"], ("River", "Lake"))):
+        predicted(head(names, [[0.0, 1.0]]), labelled(0), classes=classes)
     assert not caplog.messages
 
 
