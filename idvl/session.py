@@ -44,6 +44,8 @@ SOURCE = {
 }
 # what a run read beside its settings
 INPUTS = {"fingerprint", "pruned", "samples", "profile", "seed"}
+# skills of models that learn from captions
+OF_CAPTIONS = {"caption", "embed_texts", "match"}
 # the settings that decide which files of a model are read
 OF_FILES = {"name", "revision", "cache_dir", "local_files_only", "trust_remote_code"}
 
@@ -256,16 +258,33 @@ def open_model(section: ModelSection, device: torch.device, team: Team, *, offlo
 
 
 def choose_samples(
-    recipe: Recipe, team: Team, *, split: str | None, n: int | None, force: bool, **options: Any
+    recipe: Recipe,
+    team: Team,
+    *,
+    split: str | None,
+    n: int | None,
+    force: bool,
+    loaded: Loaded | None = None,
+    **options: Any,
 ) -> Selection:
     """Samples of the recipe's dataset, chosen by the first process for all; `n` None is as many as `select` takes.
 
     `options` are further ones of `select`: with a file `store`, images that are not local files go there, not into
-    every process's memory.
+    every process's memory. A warning where the model `loaded` reads texts as captions that are hardly any.
     """
     source = recipe.data.model_dump(exclude={"dataset", "split", "samples", "batch_size", "force"})
     source |= {"cache_dir": recipe.model.cache_dir, "split": split, "n": n, "force": force}
-    return team.first(lambda: select(recipe.data.dataset, **source, **options))
+    selection = team.first(lambda: select(recipe.data.dataset, **source, **options))
+    if loaded and selection.doubtful_captions and _reads_captions(loaded, selection):
+        team.first(lambda: logger.warning(selection.doubtful_captions))
+    return selection
+
+
+def _reads_captions(loaded: Loaded, selection: Selection) -> bool:
+    """Whether a model takes the samples' texts for captions, not for questions that it answers."""
+    skills = set(loaded.family.skills)
+    answers = "answer" in skills and "answers" in selection.description["columns"]
+    return bool(skills & OF_CAPTIONS) and not answers
 
 
 @contextlib.contextmanager

@@ -23,8 +23,10 @@ IMAGE_NAMES = (
 )
 TEXT_NAMES = (
     *("caption", "captions", "text", "texts", "sentences", "sentence", "txt", "description", "title", "alt_text"),
-    *("question", "answer", "answers", "raw"),
+    *("caption_str", "question", "answer", "answers", "raw"),
 )
+# those of them that rarely hold captions
+NOT_CAPTIONS = ("question", "answer", "answers")
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
 # the second image and the answers are only looked for beside these
 SECOND_OF = {"left_image": "right_image"}
@@ -39,7 +41,8 @@ SPLIT = "split"
 class Columns:
     """The columns that a user names or that are read, None where there is none.
 
-    `second_image` is of tasks that show two. `guessed` names those found by their usual names.
+    `second_image` is of tasks that show two. `guessed` names those found by their usual names; `unread` the table's
+    other columns, where the guessed text has a name of NOT_CAPTIONS.
     """
 
     image: str | None = None
@@ -49,6 +52,7 @@ class Columns:
     answers: str | None = None
     second_image: str | None = None
     guessed: tuple[str, ...] = ()
+    unread: tuple[str, ...] | None = None
 
     @property
     def read(self) -> list[str]:
@@ -58,7 +62,9 @@ class Columns:
     @property
     def by_use(self) -> dict[str, str | None]:
         """What is read from which column."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "guessed"}
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("guessed", "unread")
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +120,9 @@ def find_columns(
         log.info(
             "%s: taking %s", where, ", ".join(f"{use} = {name}" for use, name in columns.items() if name in guessed)
         )
-    return Columns(**columns, guessed=guessed)
+    doubtful = columns["text"] in guessed and columns["text"].lower() in NOT_CAPTIONS
+    unread = tuple(name for name in names if name not in columns.values()) if doubtful else None
+    return Columns(**columns, guessed=guessed, unread=unread)
 
 
 def _chosen(

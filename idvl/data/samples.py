@@ -19,7 +19,7 @@ from idvl.data.sample import Sample
 from idvl.data.sample_cache import SampleCache
 from idvl.data.selector import MIN_SAMPLES, Subset, select_from, shortfalls
 from idvl.data.sources import Location, SampleCandidates, built_in_candidates, external_candidates
-from idvl.errors import UsageError, quoted
+from idvl.errors import UsageError, listed, quoted
 from idvl.reporter import Progress
 
 __all__ = ["Sample", "Selection", "select"]
@@ -48,6 +48,18 @@ class Selection:
         """Whether every row of the split was read, and is unusable, a sample or the text of one; False if not known."""
         taken = len(self.description["ids"]) + self.description["duplicates"] + len(self.description["skipped"])
         return self.description.get("rows") == taken
+
+    @property
+    def doubtful_captions(self) -> str | None:
+        """Why the texts are hardly captions: their column was guessed, and is called as questions or answers are."""
+        columns = self.description.get("columns") or {}
+        if "unread" not in columns:
+            return None
+        unread = f" (not read: {listed(columns['unread'])})" if columns["unread"] else ""
+        return (
+            f"the column {quoted(columns['text'])} is read as captions, and by its name it holds questions or answers"
+            f"{unread}: name the column with the captions, be it this one, as text_column (--text-column)"
+        )
 
     def learnt(self, purpose: str) -> Selection:
         """The same samples, described as ones that the model learnt from, in `purpose`."""

@@ -80,11 +80,14 @@ def external_candidates(
     )
     columns = {use: name for use, name in source.columns.by_use.items() if use != "id"}
     columns = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
+    columns["guessed"] = list(source.columns.guessed)
+    if source.columns.unread is not None:
+        columns["unread"] = list(source.columns.unread)
     classes = None if source.classes is None else _class_names(source.classes, location.dataset)
     return SampleCandidates(
         samples=_samples(source),
         method=source.method,
-        details={**source.details, "columns": {**columns, "guessed": list(source.columns.guessed)}},
+        details={**source.details, "columns": columns},
         size=source.size,
         classes=classes,
         warnings=[*source.warnings, *_alike_but_for_case(classes or ())],

@@ -203,6 +203,8 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
             progress=progress,
             **options,
         )
+    if task.gathered and selection.doubtful_captions:
+        raise UsageError(selection.doubtful_captions)
     selection = task.labelled(loaded, selection)
     usable, left_out = _usable(task, selection, recipe.data.dataset, reporter)
     usable = mark_learnt(usable, recipe, team, reporter)
@@ -231,10 +233,12 @@ def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:
     offered = list(entry.tasks) if entry else None
     able = tasks.possible(skills)
     if offered is None and recipe.eval.task is None and len(able) > 1:
-        samples = few().samples
-        offered = [
-            name for name in able if any(tasks.load(name).unusable_reason(sample) is None for sample in samples)
-        ] or None
+        shown = few()
+        fitting = [
+            name for name in able if any(tasks.load(name).unusable_reason(sample) is None for sample in shown.samples)
+        ]
+        sure = [name for name in fitting if not (shown.doubtful_captions and tasks.load(name).gathered)]
+        offered = sure or fitting or None
     return tasks.choose(recipe.eval.task, skills, model=loaded.name, offered=offered)
 
 

@@ -67,7 +67,7 @@ class Estimation:
         self.layers = find_layers(loaded.model, loaded.family, pattern=estimating.layers, modality=estimating.modality)
         with reporter.progress("choosing samples") as progress:
             self.selection = choose_samples(
-                recipe, team, split=data.split, n=data.samples, force=data.force, progress=progress
+                recipe, team, split=data.split, n=data.samples, force=data.force, loaded=loaded, progress=progress
             )
         self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
         self.done = team.first(lambda: _done(resume_from, self.signature, self.layers) if resume_from else {})

@@ -41,7 +41,7 @@ INDIFFERENT = ("checkpoint_every", "report_to")
 def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter, *, store: Path) -> Job:
     """Model, layers and training samples of a resolved recipe; `store` takes their images."""
     loaded = open_model(recipe.model, device, team)
-    selection = training_samples(recipe, team, reporter, store=store)
+    selection = training_samples(recipe, loaded, team, reporter, store=store)
     if recipe.train.new_head:
         labels = {sample.label for sample in selection.samples} - {None}
         if not labels:
@@ -75,7 +75,7 @@ def _warn_of_zeros(job: Job, reporter: Reporter) -> None:
             reporter.warn(warning)
 
 
-def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: Path) -> Selection:
+def training_samples(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, store: Path) -> Selection:
     """The samples that a resolved recipe trains on, with the texts that it reads; `store` takes their images."""
     train = recipe.train
     # no more than the steps take
@@ -86,6 +86,7 @@ def training_samples(recipe: Recipe, team: Team, reporter: Reporter, *, store: P
             team,
             split=recipe.data.split or TRAINING,
             n=train.samples or limit,
+            loaded=loaded,
             force=True,
             distinct=False,
             store=store,

@@ -61,7 +61,7 @@ def gather(
     else:
         masks = team.each(lambda: masks_of(start, recipe.recover.masks, layers, recipe.prune.structure))
     taught_by = team.each(lambda: load_teacher(start, recipe, teacher, loaded)) if teacher else None
-    selection = training_samples(recipe, team, reporter, store=store)
+    selection = training_samples(recipe, loaded, team, reporter, store=store)
     return Recovery(start, recipe, loaded, masks, taught_by, selection, team)
 
 

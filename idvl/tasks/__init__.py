@@ -81,7 +81,7 @@ class Task:
     can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
     `reads`: settings that no other task reads -> the skill of a model that makes use of them.
     `ready` raises UsageError where something that scoring needs is not installed. `gathered`: whether all rows of an
-    image are one sample.
+    image are one sample, whose texts are captions.
     """
 
     headline: str

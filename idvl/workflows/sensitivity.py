@@ -18,6 +18,7 @@ from idvl.distributed import Team
 from idvl.downloads import Download
 from idvl.errors import UsageError
 from idvl.evaluation.learnt import mark_learnt
+from idvl.models.loading import Loaded
 from idvl.pruning.sensitivity import SensitivityPlan, SensitivityRun
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter, resumable
@@ -67,7 +68,7 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(image_store(path, team, "probing"))
         work = SensitivityRun(
-            recipe, loaded, _held_out(recipe, team, reporter, store), team, reporter, sorted(set(ratios))
+            recipe, loaded, _held_out(recipe, loaded, team, reporter, store), team, reporter, sorted(set(ratios))
         )
         plan = work.plan(path if resume else None)
         if plan_only:
@@ -81,7 +82,7 @@ def run(
     return SensitivityResult(plan=plan, document=document, folder=path if opened else None)
 
 
-def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Selection:
+def _held_out(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, store: Path) -> Selection:
     """The samples that losses are measured on, described as learnt from where a run behind the model used them."""
     settings = recipe.eval
     with reporter.progress("choosing samples") as progress:
@@ -90,6 +91,7 @@ def _held_out(recipe: Recipe, team: Team, reporter: Reporter, store: Path) -> Se
             team,
             split=settings.split or EVALUATION,
             n=settings.limit or SAMPLES,
+            loaded=loaded,
             force=True,
             distinct=False,
             store=store,

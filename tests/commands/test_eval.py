@@ -133,6 +133,25 @@ def test_samples_without_an_answer_are_left_out_and_counted(place, tmp_path, cap
     assert "2 of 6 samples" in told
 
 
+def test_questions_are_captions_only_where_they_are_named(place, tmp_path, capsys):
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    rows = [
+        {"image": {"bytes": jpeg(k), "path": None}, "question": f"what {k}", "answer": [f"a {k}", "a"]}
+        for k in range(4)
+    ]
+    path = tmp_path / "mine.parquet"
+    Dataset.from_list(rows).cast_column("image", ImageFeature()).to_parquet(path)
+    asked = [place.model("clip"), "--dataset", path, "--output", tmp_path / "run"]
+    code, _, told = evaluate(capsys, *asked)
+    assert code == 2 and "'question' is read as captions" in told and "(not read: answer)" in told
+    assert "--text-column" in told and not (tmp_path / "run").exists()
+    code, results, told = evaluate(capsys, *asked, "--text-column", "question")
+    assert code == 0 and "is read as captions" not in told, told
+    assert results["task"] == "retrieval"
+
+
 def test_plain_folders_with_columns_of_their_own_work_as_names_do(place, tmp_path, capsys):
     from datasets import Dataset
     from datasets import Image as ImageFeature

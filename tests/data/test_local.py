@@ -215,6 +215,20 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
     assert asked.samples[0].answers == ("yes",) and len(asked.description["warnings"]) == 1
 
 
+def test_caption_str_is_the_text_before_a_question_and_a_guessed_question_is_doubtful(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i:04d}.jpg", "question": "describe it", "caption_str": [f"a {i}"]} for i in range(3)]
+    jsonl(images(tmp_path, 3) / "metadata.jsonl", rows)
+    found = select(str(tmp_path), n=3, force=True, distinct=False)
+    assert found.description["columns"]["text"] == "caption_str" and found.doubtful_captions is None
+    jsonl(
+        tmp_path / "metadata.jsonl", [{key: row[key] for key in ("file_name", "question")} | {"b": 1} for row in rows]
+    )
+    doubted = select(str(tmp_path), n=3, force=True, distinct=False)
+    assert "'question' is read as captions" in doubted.doubtful_captions and "not read: b" in doubted.doubtful_captions
+    named = select(str(tmp_path), n=3, force=True, distinct=False, text_column="question")
+    assert named.doubtful_captions is None
+
+
 @pytest.mark.parametrize("text", [None, "text"])
 def test_questions_and_answers_are_paired_in_any_case(text: str | None, tmp_path: Path) -> None:
     rows = [
