@@ -855,9 +855,24 @@ def test_shipped_recipes_plan(path, disk, tmp_path):
 def test_training_reads_any_the_first_or_all_captions(texts, read, disk, tmp_path):
     data = {"data.dataset": "coco", "data.data_dir": str(disk / "coco"), "train.samples": 3, "train.texts": texts}
     recipe = load_recipe(None, {"model.name": str(disk / "blip"), **data})
-    samples = training_samples(recipe, Team(), Silent(), store=tmp_path / "images").samples
+    loaded = load(recipe.model.name)
+    samples = training_samples(recipe, loaded, Team(), Silent(), store=tmp_path / "images").samples
     assert [(len(sample.texts), sample.source is not None) for sample in samples] == read
     assert len({text for sample in samples for text in sample.texts}) == (3 if texts == "first" else 6)
+
+
+@pytest.mark.parametrize(("model", "column", "told"), [("blip", None, 1), ("blip", "question", 0), ("vit", None, 0)])
+def test_a_model_of_captions_that_is_to_learn_from_questions_is_told(model, column, told, disk, tmp_path, caplog):
+    rows = [{"file_name": f"{k}.png", "question": f"what {k}", "answers": ["red"], "label": 0} for k in range(3)]
+    for row, sample in zip(rows, tiny.samples(3), strict=True):
+        sample.source.save(tmp_path / row["file_name"])
+    (tmp_path / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    recipe = load_recipe(
+        None, {"model.name": str(disk / model), "data.dataset": str(tmp_path), "data.text_column": column}
+    )
+    training_samples(recipe, load(recipe.model.name), Team(), Silent(), store=tmp_path / "images")
+    said = [message for message in caplog.messages if "'question' is read as captions" in message]
+    assert len(said) == told
 
 
 def test_a_new_head_is_trained_dense_first(tmp_path):
