@@ -97,8 +97,10 @@ def refuse_idle(prune: PruneSection, settings: Mapping[str, Any]) -> None:
                 f"schedule; leave {idle[0]} out"
             )
         return
-    if prune.schedule == "one-shot" and (idle := [key for key in ONE_SHOT if f"prune.{key}" in settings]):
-        raise UsageError(f"{idle[0]} and schedule one-shot, which sets masks at each of its steps: leave {idle[0]} out")
+    for key, value in ONE_SHOT.items() if prune.schedule == "one-shot" else ():
+        named = settings.get(f"prune.{key}")
+        if named is not None and float(named) != value:
+            raise UsageError(f"{key} and schedule one-shot, which sets masks at each of its steps: leave {key} out")
     profile, samples = settings.get("prune.profile"), settings.get("data.samples")
     if profile is not None and prune.id_weight == "none":
         raise UsageError(f"profile {profile} and id_weight none: no dimension is used; leave profile out")
