@@ -185,10 +185,10 @@ def test_every_layer_of_a_decoder_knows_its_padding(get, name):
     assert not missing and set(places.values()) == {("attention_mask", 0)}
 
 
-def test_what_a_processor_pads_to_is_no_length_of_a_text(get, idvl_log):
+def test_what_a_processor_pads_to_is_no_length_of_a_text(get, idvl_log, caplog):
     """OwlViT's pads every text to 64 tokens: the batch is as long, and a text is cut only where it is longer itself."""
     loaded, long = get("owlvit"), dataclasses.replace(CAPTIONED[0], texts=("a red star " * 30,))
-    idvl_log.clear()
-    assert loaded.family.text_length(loaded.processor, CAPTIONED) == 64 and not idvl_log.messages
+    caplog.clear()
+    assert loaded.family.text_length(loaded.processor, CAPTIONED) == 64 and not caplog.messages
     assert loaded.family.text_length(loaded.processor, [*CAPTIONED, long]) == 64
-    assert "1 of 5 texts are longer than the model's 64 tokens and are cut" in idvl_log.messages
+    assert "1 of 5 texts are longer than the model's 64 tokens and are cut" in caplog.messages
