@@ -121,7 +121,7 @@ def test_progress_reaches_the_number_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_a_known_name_is_told_as_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, idvl_log: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()

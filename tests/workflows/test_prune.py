@@ -862,7 +862,9 @@ def test_training_reads_any_the_first_or_all_captions(texts, read, disk, tmp_pat
 
 
 @pytest.mark.parametrize(("model", "column", "told"), [("blip", None, 1), ("blip", "question", 0), ("vit", None, 0)])
-def test_a_model_of_captions_that_is_to_learn_from_questions_is_told(model, column, told, disk, tmp_path, caplog):
+def test_a_model_of_captions_that_is_to_learn_from_questions_is_told(
+    model, column, told, disk, tmp_path, idvl_log, caplog
+):
     rows = [{"file_name": f"{k}.png", "question": f"what {k}", "answers": ["red"], "label": 0} for k in range(3)]
     for row, sample in zip(rows, tiny.samples(3), strict=True):
         sample.source.save(tmp_path / row["file_name"])
