@@ -157,9 +157,14 @@ def load(
         # without one of its own it would draw from the generator of dropout
         generator=torch.Generator().manual_seed(order.seed),
     )
-    logging.getLogger("idvl.models.inputs").addFilter(_Once())
-    with worker_errors():
-        yield from loader
+    log, once = logging.getLogger("idvl.models.inputs"), _Once()
+    log.addFilter(once)
+    try:
+        with worker_errors():
+            yield from loader
+    finally:
+        # what comes after in this process, as an estimate, says its own
+        log.removeFilter(once)
 
 
 @dataclass(frozen=True)

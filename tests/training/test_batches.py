@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from contextlib import nullcontext
 
 import numpy as np
@@ -146,3 +147,13 @@ def test_an_image_that_cannot_be_augmented_is_named():
     sample = dataclasses.replace(tiny.samples(1)[0], source=b"GIF89a")
     with pytest.raises(UsageError, match="image of sample tiny-0 cannot be decoded"):
         Reading([sample], 1, (32, 32))[0, 0]
+
+
+def test_warnings_of_inputs_are_told_again_after_a_training(caplog):
+    loaded, log = wrap(*tiny.blip()), logging.getLogger("idvl.models.inputs")
+    batches = load(loaded, tiny.samples(4), order(batch_size=2, samples=4), rank=0, position=0, workers=0, size=None)
+    next(batches)
+    log.warning("cut"), log.warning("cut")
+    batches.close()
+    log.warning("cut")
+    assert caplog.messages == ["cut", "cut"]
