@@ -49,9 +49,8 @@ def of_split(
         name = WHOLE
     else:
         name = choose_split(split, available, where=str(root), entry=entry)
-    beside = _outermost(
-        outside, root, {folder for group in groups.values() for file in group for folder in file.parents}
-    )
+    parents = {file.parent for group in groups.values() for file in group}
+    beside = _outermost(outside, root, {folder for parent in parents for folder in (parent, *parent.parents)})
     if name == WHOLE:
         unread = beside if groups else look_like_splits(outside, root, spellings)
         return files, name, _undivided(unread, groups, root)
@@ -87,7 +86,8 @@ def _undivided(unread: Collection[Path], groups: Collection[str], root: Path) ->
 def look_like_splits(files: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
     """Folders called nearly like splits, as train_set and seg_test; none where all are called like the same one."""
     kinds, folders = set(), set()
-    for folder in {folder for file in files for folder in file.parents if root in folder.parents}:
+    parents = {file.parent for file in files}
+    for folder in {folder for parent in parents for folder in (parent, *parent.parents) if root in folder.parents}:
         ends = (pattern.search(folder.name.lower()) for pattern in LOOKS_LIKE_SPLIT)
         if of := {same_split(end[1])[0] for end in ends if end} & {group[0] for group in SAME_SPLIT}:
             kinds |= of
@@ -106,7 +106,8 @@ def _outermost(files: Iterable[Path], root: Path, shared: Collection[Path]) -> s
 def passed_over(tables: list[Path], split: str, every: list[Path], root: Path, entry: CatalogEntry | None) -> list[str]:
     """A warning where the tables are one split, and images lie beside them in folders of several splits."""
     images = [file for file in every if file.suffix.lower() in IMAGE_SUFFIXES]
-    folders = {split_folder(file, root, spellings_of(entry), ()) for file in images} - {None}
+    spellings = spellings_of(entry)
+    folders = {split_folder(file, root, spellings, ()) for file in images} - {None}
     if split != WHOLE or len({same_split(folder.name)[0] for folder in folders}) < 2:
         return []
     return [
