@@ -264,17 +264,24 @@ def choose_samples(
     split: str | None,
     n: int | None,
     force: bool,
+    reporter: Reporter | None = None,
+    purpose: str = "",
     loaded: Loaded | None = None,
     **options: Any,
 ) -> Selection:
     """Samples of the recipe's dataset, chosen by the first process for all; `n` None is as many as `select` takes.
 
-    `options` are further ones of `select`: with a file `store`, images that are not local files go there, not into
-    every process's memory. A warning where the model `loaded` reads texts as captions that are hardly any.
+    The reporter tells the progress, and which samples `purpose` has, in a line. `options` are further ones of `select`:
+    with a file `store`, images that are not local files go there, not into every process's memory. A warning where the
+    model `loaded` reads texts as captions that are hardly any.
     """
     source = recipe.data.model_dump(exclude={"dataset", "split", "samples", "batch_size", "force"})
     source |= {"cache_dir": recipe.model.cache_dir, "split": split, "n": n, "force": force}
-    selection = team.first(lambda: select(recipe.data.dataset, **source, **options))
+    label = f"choosing {purpose} samples"
+    with reporter.progress(label) if reporter else contextlib.nullcontext() as progress:
+        selection = team.first(lambda: select(recipe.data.dataset, **source, progress=progress, **options))
+    if reporter:
+        reporter.note(f"{purpose}: {selection.line}")
     if loaded and selection.doubtful_captions and _reads_captions(loaded, selection):
         team.first(lambda: logger.warning(selection.doubtful_captions))
     return selection

@@ -41,8 +41,8 @@ SPLIT = "split"
 class Columns:
     """The columns that a user names or that are read, None where there is none.
 
-    `second_image` is of tasks that show two. `guessed` names those found by their usual names; `unread` the table's
-    other columns, where the guessed text has a name of NOT_CAPTIONS.
+    `second_image` is of tasks that show two. `guessed` names those found by their usual names; where there are some,
+    `unread` names the table's other columns.
     """
 
     image: str | None = None
@@ -52,7 +52,7 @@ class Columns:
     answers: str | None = None
     second_image: str | None = None
     guessed: tuple[str, ...] = ()
-    unread: tuple[str, ...] | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def read(self) -> list[str]:
@@ -120,8 +120,7 @@ def find_columns(
         log.info(
             "%s: taking %s", where, ", ".join(f"{use} = {name}" for use, name in columns.items() if name in guessed)
         )
-    doubtful = columns["text"] in guessed and columns["text"].lower() in NOT_CAPTIONS
-    unread = tuple(name for name in names if name not in columns.values()) if doubtful else None
+    unread = tuple(name for name in names if name and guessed and name not in columns.values())
     return Columns(**columns, guessed=guessed, unread=unread)
 
 

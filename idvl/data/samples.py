@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from idvl.data.catalog import CATALOG, CatalogEntry
-from idvl.data.columns import Columns
+from idvl.data.columns import NOT_CAPTIONS, Columns
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
 from idvl.data.sample_cache import SampleCache
@@ -52,14 +52,25 @@ class Selection:
     @property
     def doubtful_captions(self) -> str | None:
         """Why the texts are hardly captions: their column was guessed, and is called as questions or answers are."""
-        columns = self.description.get("columns") or {}
-        if "unread" not in columns:
+        columns = self.description.get("columns") or {"text": None}
+        text = columns["text"]
+        if text is None or text.lower() not in NOT_CAPTIONS or text not in columns["guessed"]:
             return None
-        unread = f" (not read: {listed(columns['unread'])})" if columns["unread"] else ""
         return (
-            f"the column {quoted(columns['text'])} is read as captions, and by its name it holds questions or answers"
-            f"{unread}: name the column with the captions, be it this one, as text_column (--text-column)"
+            f"the column {quoted(text)} is read as captions, and by its name it holds questions or answers"
+            f"{_unread(columns)}: name the column with the captions, be it this one, as text_column (--text-column)"
         )
+
+    @property
+    def line(self) -> str:
+        """How many samples of which split, what is read from which column, and the classes."""
+        about = self.description
+        columns, classes = about.get("columns") or {}, about["classes"]
+        read = [f"{use} from {columns[use]}" for use in Columns().by_use if columns.get(use)]
+        parts = [f"{len(self.samples):,} samples of {about['dataset']}, split {about['split']}"]
+        parts += [f"{', '.join(read)}{_unread(columns)}"] if read else []
+        parts += [f"{len(classes)} classes: {listed(classes)}"] if classes else []
+        return "; ".join(parts)
 
     def learnt(self, purpose: str) -> Selection:
         """The same samples, described as ones that the model learnt from, in `purpose`."""
@@ -72,6 +83,10 @@ class Selection:
         """
         source = {key: self.description.get(key) for key in ("dataset", "split", "fingerprint")}
         return {**source, "samples": len({sample.id for sample in self.samples})}
+
+
+def _unread(columns: dict[str, Any]) -> str:
+    return f" (not read: {listed(columns['unread'])})" if "unread" in columns else ""
 
 
 def select(

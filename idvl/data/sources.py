@@ -81,7 +81,7 @@ def external_candidates(
     columns = {use: name for use, name in source.columns.by_use.items() if use != "id"}
     columns = {use: name for use, name in columns.items() if name is not None or use in ("image", "text")}
     columns["guessed"] = list(source.columns.guessed)
-    if source.columns.unread is not None:
+    if source.columns.unread:
         columns["unread"] = list(source.columns.unread)
     classes = None if source.classes is None else _class_names(source.classes, location.dataset)
     return SampleCandidates(

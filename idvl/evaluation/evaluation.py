@@ -193,16 +193,16 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     _refuse_unread(recipe, loaded, name)
     if task.ready:
         team.each(task.ready)
-    with reporter.progress("choosing samples") as progress:
-        selection = choose_samples(
-            recipe,
-            team,
-            n=recipe.eval.limit,
-            gathered=task.gathered,
-            keep_order=True,
-            progress=progress,
-            **options,
-        )
+    selection = choose_samples(
+        recipe,
+        team,
+        reporter=reporter,
+        purpose="evaluation",
+        n=recipe.eval.limit,
+        gathered=task.gathered,
+        keep_order=True,
+        **options,
+    )
     if task.gathered and selection.doubtful_captions:
         raise UsageError(selection.doubtful_captions)
     selection = task.labelled(loaded, selection)

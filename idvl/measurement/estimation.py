@@ -65,10 +65,8 @@ class Estimation:
         self.recipe, self.loaded, self.team, self.resume_from = recipe, loaded, team, resume_from
         estimating, data = recipe.estimate, recipe.data
         self.layers = find_layers(loaded.model, loaded.family, pattern=estimating.layers, modality=estimating.modality)
-        with reporter.progress("choosing samples") as progress:
-            self.selection = choose_samples(
-                recipe, team, split=data.split, n=data.samples, force=data.force, loaded=loaded, progress=progress
-            )
+        options = {"split": data.split, "n": data.samples, "force": data.force, "loaded": loaded}
+        self.selection = choose_samples(recipe, team, reporter=reporter, purpose="intrinsic dimensions", **options)
         self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
         self.done = team.first(lambda: _done(resume_from, self.signature, self.layers) if resume_from else {})
         self._work: Measurement | None = None

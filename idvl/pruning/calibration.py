@@ -81,18 +81,18 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     if named := recipe.prune.modality_sparsity:
         for word in set(shares(named)) - set(parts_of(recipe.prune, layers)):
             reporter.warn(f"sparsity {named}: no layer in scope is {word}")
-    with reporter.progress("choosing calibration samples") as progress:
-        selection = choose_samples(
-            recipe,
-            team,
-            split=data.split or TRAINING,
-            n=wanted,
-            loaded=loaded,
-            force=True,
-            distinct=False,
-            store=store,
-            progress=progress,
-        )
+    selection = choose_samples(
+        recipe,
+        team,
+        reporter=reporter,
+        purpose="calibration",
+        split=data.split or TRAINING,
+        n=wanted,
+        loaded=loaded,
+        force=True,
+        distinct=False,
+        store=store,
+    )
     if len(selection.samples) < wanted:
         reporter.warn(f"{wanted} calibration samples requested, there are {len(selection.samples)}")
     job = Calibration(recipe, loaded, selection, team, reporter, profile=profile)

@@ -80,18 +80,18 @@ def training_samples(recipe: Recipe, loaded: Loaded, team: Team, reporter: Repor
     train = recipe.train
     # no more than the steps take
     limit = train.max_steps and train.max_steps * train.batch_size * train.accumulate * team.size
-    with reporter.progress("choosing training samples") as progress:
-        selection = choose_samples(
-            recipe,
-            team,
-            split=recipe.data.split or TRAINING,
-            n=train.samples or limit,
-            loaded=loaded,
-            force=True,
-            distinct=False,
-            store=store,
-            progress=progress,
-        )
+    selection = choose_samples(
+        recipe,
+        team,
+        reporter=reporter,
+        purpose="training",
+        split=recipe.data.split or TRAINING,
+        n=train.samples or limit,
+        loaded=loaded,
+        force=True,
+        distinct=False,
+        store=store,
+    )
     if train.samples and len(selection.samples) < train.samples:
         reporter.warn(f"{train.samples} training samples requested, there are {len(selection.samples)}")
     samples = selection.samples

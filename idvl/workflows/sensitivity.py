@@ -85,16 +85,16 @@ def run(
 def _held_out(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, store: Path) -> Selection:
     """The samples that losses are measured on, described as learnt from where a run behind the model used them."""
     settings = recipe.eval
-    with reporter.progress("choosing samples") as progress:
-        selection = choose_samples(
-            recipe,
-            team,
-            split=settings.split or EVALUATION,
-            n=settings.limit or SAMPLES,
-            loaded=loaded,
-            force=True,
-            distinct=False,
-            store=store,
-            progress=progress,
-        )
+    selection = choose_samples(
+        recipe,
+        team,
+        reporter=reporter,
+        purpose="evaluation",
+        split=settings.split or EVALUATION,
+        n=settings.limit or SAMPLES,
+        loaded=loaded,
+        force=True,
+        distinct=False,
+        store=store,
+    )
     return mark_learnt(selection, recipe, team, reporter)

@@ -371,7 +371,8 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     refused = (moved, pairs, split, column, typo, renamed, answers)
     assert {answer["error"] for answer in refused} == {"UsageError"}
     assert not any("\n" in answer["message"] for answer in refused)
-    assert own["columns"] == {"image": "image", "text": "caption", "guessed": ["image", "caption"]}
+    guessed, unread = ["image", "caption"], ["sentids", "filename"]
+    assert own["columns"] == {"image": "image", "text": "caption", "guessed": guessed, "unread": unread}
     said = "the column 'split' is not read: whatever it holds, all rows of the split test are taken"
     assert one["warnings"] == [said] and not own["warnings"]
     assert every == one

@@ -229,6 +229,17 @@ def test_caption_str_is_the_text_before_a_question_and_a_guessed_question_is_dou
     assert named.doubtful_captions is None
 
 
+def test_a_line_says_what_is_read_from_which_column_and_what_is_not(tmp_path: Path) -> None:
+    rows = [{"image": f"{i:04d}.jpg", "title": "a", "alt_text": f"b {i}", "label": "xy"[i % 2]} for i in range(4)]
+    jsonl(images(tmp_path, 4) / "metadata.jsonl", rows)
+    options = {"n": 4, "force": True, "distinct": False}
+    told = f"4 samples of {tmp_path}, split all; image from image, text from title"
+    assert select(str(tmp_path), **options).line == f"{told} (not read: alt_text, label)"
+    named = {"image_column": "image", "text_column": "title", "label_column": "label"}
+    assert select(str(tmp_path), **options, **named).line == f"{told}, label from label; 2 classes: x, y"
+    assert select("shapes", n=4, force=True).line == "4 samples of shapes, split validation"
+
+
 @pytest.mark.parametrize("text", [None, "text"])
 def test_questions_and_answers_are_paired_in_any_case(text: str | None, tmp_path: Path) -> None:
     rows = [

@@ -287,7 +287,8 @@ def test_a_finished_run_is_shown_again_without_a_measurement(blip, copied, monke
         reporter = Silent()
         again = run(recipe(blip, data__batch_size=5), folder=folder, resume=True, reporter=reporter)
         assert again.plan is None and again.profile == profile and again.folder == folder
-        assert reporter.notes == ["everything is measured already"]
+        chosen = "intrinsic dimensions: 120 samples of shapes, split validation"
+        assert reporter.notes == [chosen, "everything is measured already"]
         assert (folder / "profile.json").read_bytes() == before
         (folder / "profile.png").unlink()
         run(recipe(blip), folder=folder, resume=True, compare=folder, reporter=Silent())
