@@ -23,7 +23,7 @@ from idvl.data.folder_splits import (
     of_split,
     passed_over,
     spellings_of,
-    split_folder,
+    split_folders,
 )
 from idvl.data.formats.idx import idx, is_idx
 from idvl.data.formats.karpathy import karpathy
@@ -188,12 +188,9 @@ def _of_images(
 
 def _with_folders(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[Path]:
     """The images of the splits that hold folders; of all splits where none does. A split without is not labelled."""
-    splits: dict[Path, list[Path]] = {}
-    for file in images:
-        if folder := split_folder(file, root, spellings, odd):
-            splits.setdefault(folder, []).append(file)
-    deep = [files for folder, files in splits.items() if any(file.parent != folder for file in files)]
-    return [file for files in deep or splits.values() for file in files]
+    splits = split_folders(images, root, spellings, odd)
+    deep = {split for folder, split in splits.items() if folder != split}
+    return [file for file in images if file.parent in splits and (not deep or splits[file.parent] in deep)]
 
 
 def _tables_among(files: Iterable[Path]) -> str:
@@ -207,11 +204,10 @@ def _class_folders(images: list[Path], root: Path, spellings: Collection[str], o
 
     Folders that are splits, or only look like them, are none; below a split, a class may have any name.
     """
-    names = {file.parent.name for file in images}
-    depths = {len(file.relative_to(root).parts) for file in images}
-    nearly = look_like_splits(images, root, spellings)
-    splits = any(file.parent in nearly or split_folder(file, root, spellings, odd) == file.parent for file in images)
-    return sorted(names) if len(names) > 1 and depths != {1} and len(depths) == 1 and not splits else []
+    folders = {file.parent for file in images}
+    names, depths = {folder.name for folder in folders}, {len(folder.parts) for folder in folders}
+    splits = look_like_splits(images, root, spellings) | {*split_folders(images, root, spellings, odd).values()}
+    return sorted(names) if len(names) > 1 and len(depths) == 1 and not folders & splits else []
 
 
 def _unequally_deep(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:

@@ -34,10 +34,11 @@ def of_split(
     Where there is one split, or none, "all" is the default, and what is read for a purpose that the one is not for.
     """
     spellings = spellings_of(entry)
+    folders = split_folders(files, root, spellings, odd)
     groups: dict[str, list[Path]] = {}
     outside = []
     for file in files:
-        folder = split_folder(file, root, spellings, odd)
+        folder = folders.get(file.parent)
         word = "" if file.suffix.lower() in IMAGE_SUFFIXES else re.split("[.-]", file.name)[0].lower()
         if folder or word in spellings:
             groups.setdefault(folder.name.lower() if folder else word, []).append(file)
@@ -58,10 +59,16 @@ def of_split(
     return groups[name], name, [left_out(len(outside), files, root, why, beside)] if outside and unnamed else []
 
 
-def split_folder(file: Path, root: Path, spellings: Collection[str], odd: Collection[Path]) -> Path | None:
-    """The outermost folder of a file that is a split, None where none is; `odd` folders are called like one."""
-    inside = (folder for folder in reversed(file.parents) if root in folder.parents)
-    return next((folder for folder in inside if folder.name.lower() in spellings and folder not in odd), None)
+def split_folders(
+    files: Iterable[Path], root: Path, spellings: Collection[str], odd: Collection[Path] = ()
+) -> dict[Path, Path]:
+    """The outermost folder that is a split, of each file's folder that is in one; `odd` folders are called like one."""
+    splits = {}
+    for parent in {file.parent for file in files}:
+        for folder in (parent, *parent.parents):
+            if root in folder.parents and folder.name.lower() in spellings and folder not in odd:
+                splits[parent] = folder
+    return splits
 
 
 def spellings_of(entry: CatalogEntry | None) -> set[str]:
@@ -106,8 +113,7 @@ def _outermost(files: Iterable[Path], root: Path, shared: Collection[Path]) -> s
 def passed_over(tables: list[Path], split: str, every: list[Path], root: Path, entry: CatalogEntry | None) -> list[str]:
     """A warning where the tables are one split, and images lie beside them in folders of several splits."""
     images = [file for file in every if file.suffix.lower() in IMAGE_SUFFIXES]
-    spellings = spellings_of(entry)
-    folders = {split_folder(file, root, spellings, ()) for file in images} - {None}
+    folders = {*split_folders(images, root, spellings_of(entry)).values()}
     if split != WHOLE or len({same_split(folder.name)[0] for folder in folders}) < 2:
         return []
     return [
