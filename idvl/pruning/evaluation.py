@@ -78,11 +78,11 @@ def _no_split_left(job: Any, used: str, evaluated: str) -> str:
 
 def _measured_on(profile: Profile, recipe: Recipe, evaluated: Mapping[str, Any]) -> str | None:
     """Which samples evaluated a profile was measured on, in words, None where none is known to be."""
+    fingerprint = profile.dataset.get("fingerprint")
     try:
-        measured = measured_on(profile, recipe.prune.profile)
+        return reused(measured_on(profile, recipe.prune.profile), fingerprint, recipe.data, evaluated)
     except UsageError:  # a path that is not there any more
-        measured = None
-    return reused(measured, profile.dataset.get("fingerprint"), recipe.data, evaluated)
+        return reused(None, fingerprint, recipe.data, evaluated)
 
 
 def evaluate_pruned(work: Evaluation, loaded: Loaded, folder: Path, reporter: Reporter) -> dict[str, Any]:

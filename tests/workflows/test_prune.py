@@ -699,6 +699,11 @@ def test_the_evaluation_of_a_split_that_the_dimensions_were_measured_on_is_told(
     assert made.report["evaluation"]["dataset"]["learnt"] == "intrinsic dimensions"
     card = (tmp_path / "named" / "README.md").read_text()
     assert "Samples of this split were used for intrinsic dimensions: these numbers are not a test." in card
+    moved = json.loads(Path(profile).read_text())
+    moved["dataset"]["path"] = str(tmp_path / "elsewhere")
+    (tmp_path / "moved.json").write_text(json.dumps(moved))
+    _, reporter = pruned(place, tmp_path / "run", prune__profile=str(tmp_path / "moved.json"), plan_only=True, **once)
+    assert not reporter.warnings
     reporter = Silent()
     recipe = {"model.name": str(tmp_path / "named" / "model"), "eval.limit": 2, "eval.resamples": 100}
     evaluate.run(load_recipe(None, recipe), folder=tmp_path / "eval", reporter=reporter)
