@@ -159,7 +159,7 @@ def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
             bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (average.low, average.high)]
             entries.append(replace(average, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))
-    most = max(entry.n for _, entries in rows for entry in entries)
+    most = max((entry.n for _, entries in rows for entry in entries), default=0)
     return Table(
         key="sensitivity", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
         labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),

@@ -450,6 +450,9 @@ def test_correlations_of_several_models_have_a_mean(tmp_path: Path) -> None:
     assert (rows["40 %",][0].value, rows["40 %",][0].low) == (1.0, 1.0)
     # 1 and -1: no interval within its range says more
     assert (rows["80 %",][0].value, rows["80 %",][0].low, rows["80 %",][0].high) == (0.0, -1.0, 1.0)
+    for run in (first, second):
+        folders.write(run / "sensitivity.json", found | {"layers": {}})
+    assert not any(one.key.startswith("sensitivity") for one in tables_of(collect([tmp_path])))
 
 
 def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path: Path) -> None:
