@@ -55,13 +55,12 @@ def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:
     changes: dict[RunRecord, Change] = {}
     for one in every:
         if one.run.kind == "estimate-id" and one.pruned and one.pruned in home:
-            dense_fingerprint = one.pruned.signature.get("fingerprint")
             dense = [
                 other
                 for other in every
                 if not other.pruned
                 and not other.renewed
-                and other.profile.model.get("fingerprint") == dense_fingerprint
+                and other.profile.model.get("fingerprint") == one.pruned.dense_fingerprint
             ]
             before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
             change = Change(home[one.pruned], one, before)

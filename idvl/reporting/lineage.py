@@ -117,11 +117,8 @@ def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
     """
     if began_pruned(run):
         return None
-    # of one that got a new head, once that was learnt
-    learnt = run.report.get("made", {}).get("dense_fingerprint")
-    fingerprint = learnt or run.signature.get("fingerprint")
     for other in study.of("eval"):
-        same = fingerprint and other.results["model"].get("fingerprint") == fingerprint
+        same = run.dense_fingerprint and other.results["model"].get("fingerprint") == run.dense_fingerprint
         if same and other.results.get("task") == run.results.get("task") and evaluated_alike(other, run):
             return other
     return None

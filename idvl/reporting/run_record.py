@@ -101,6 +101,11 @@ class RunRecord:
         return zeros if zeros and zeros >= FEW * self.report["total"]["prunable_weights"] else 0
 
     @property
+    def dense_fingerprint(self) -> str | None:
+        """The fingerprint of the dense model of a run of prune; of one that got a new head, once that was learnt."""
+        return self.report.get("made", {}).get("dense_fingerprint") or self.signature.get("fingerprint")
+
+    @property
     def saved_fingerprint(self) -> str | None:
         """The fingerprint of the model that a run of prune saved, where it is known."""
         models = (self.report.get("verified"), self.results.get("model"))

@@ -470,6 +470,16 @@ def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path
     assert [Path(source).parent.name for source in vision.sources] == ["run0", "after0", "run0", "after1"]
 
 
+def test_dimensions_before_pruning_are_those_of_the_model_whose_new_head_was_learnt(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    folders.write(run / "profile.json", folders.profile(fingerprint="learnt"))
+    report = json.loads((run / "report.json").read_text())
+    folders.write(run / "report.json", report | {"made": report["made"] | {"dense_fingerprint": "learnt"}})
+    folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint="pruned run", scale=0.5)
+    (changes,) = dict(table(tmp_path, "change").rows).values()
+    assert changes[0].value == pytest.approx(-6.5)
+
+
 def test_dimensions_measured_otherwise_before_and_after_are_cautioned(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run", id_weight="multiply")
     folders.measured(tmp_path / "after", model=str(run / "model"), fingerprint=f"pruned {run.name}")
