@@ -67,10 +67,9 @@ def numbers_in_dataset(
 
     Classes are matched by name where both have the same names or the same numbers as names, or where names that both
     have stand elsewhere or are more on one side; else by position, with a warning where names stand against numbers.
-    UsageError where the head lacks the class of a
-    sample, has another number of classes or other names throughout, on both sides more than numbers; and where names
-    that are numbers do not ascend, so that a position says nothing. A warning where classes that have numbers alone
-    seem to be counted from 1, unless the head's are called 0, 1, 2 ..., or where the head's have names.
+    UsageError where the head lacks the class of a sample or has another number of classes, and as for
+    `_check_positions`. A warning where classes that have numbers alone seem to be counted from 1, unless the head's are
+    called 0, 1, 2 ..., or where the head's have names.
     """
     config = loaded.model.config
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
@@ -100,28 +99,34 @@ def numbers_in_dataset(
             f"{f'the dataset has {len(expected)}: ' if expected else numbered}use the dataset that its head was "
             "trained for, or train a head with idvl prune --new-head"
         )
-    if not expected and lowest > 0 and not says_labels and (labels or len(drawn) >= ENOUGH):
+    if expected:
+        _check_positions(loaded.name, own, expected)
+        if _numbered(own) != _numbered(expected):
+            sides = [(loaded.name, names[0]), ("the dataset", str(classes[0]))]
+            by_number, by_name = sides if _numbered(own) else reversed(sides)
+            logger.warning(NUMBERS_AND_NAMES, *by_number, *by_name)
+    elif lowest > 0 and not says_labels and (labels or len(drawn) >= ENOUGH):
         logger.warning(COUNTED_FROM_1, lowest, loaded.name)
-    elif not expected and not _numbered(own):
+    elif not _numbered(own):
         logger.warning(NAMES_UNKNOWN, loaded.name, names[0])
-    if expected and are_others(own, expected):
+    return list(range(len(own)))
+
+
+def _check_positions(model: str, own: Sequence[str], expected: Sequence[str]) -> None:
+    """UsageError where positions do not say which class is which: other names throughout, or numbers out of order."""
+    if are_others(own, expected):
         raise UsageError(
-            f"{loaded.name} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the "
+            f"{model} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the "
             "dataset that its head was trained for, or train a head with idvl prune --new-head"
         )
-    for whose, side in (("the dataset", expected), (loaded.name, own)):
-        numbers = _numbers(side) if expected else []
+    for whose, names in (("the dataset", expected), (model, own)):
+        numbers = _numbers(names)
         if at := next((at for at in range(1, len(numbers)) if numbers[at] <= numbers[at - 1]), None):
             raise UsageError(
-                f"the classes of {whose} are called by numbers that do not ascend ({quoted(side[at])} follows "
-                f"{quoted(side[at - 1])}), and the other side's names do not tell which is which: rename the classes, "
+                f"the classes of {whose} are called by numbers that do not ascend ({quoted(names[at])} follows "
+                f"{quoted(names[at - 1])}), and the other side's names do not tell which is which: rename the classes, "
                 "or set id2label in the model's config.json, so that both have the same names"
             )
-    if expected and _numbered(own) != _numbered(expected):
-        sides = [(loaded.name, names[0]), ("the dataset", str(classes[0]))]
-        by_number, by_name = sides if _numbered(own) else reversed(sides)
-        logger.warning(NUMBERS_AND_NAMES, *by_number, *by_name)
-    return list(range(len(own)))
 
 
 def are_others(own: Sequence[str], expected: Sequence[str]) -> bool:
