@@ -117,8 +117,7 @@ class Recovery:
         """What the masks prune: as the run that set them reported it, else counted here."""
         zeros = {name: layer["zeros"] for name, layer in reported["layers"].items()} if reported else None
         if zeros == self.masks.zeros:
-            about = {key: value for key, value in reported.items() if key not in ("made", "verified", "evaluation")}
-            return about
+            return {key: value for key, value in reported.items() if key not in ("made", "verified", "evaluation")}
         layers = {name: self.layers[name] for name in self.masks.shapes}
         sparsity = sum(self.masks.zeros.values()) / self.masks.total
         options = {"family": self.loaded.family, "unreached": self.unreached}
@@ -131,7 +130,8 @@ class Recovery:
         """Keep the zeros of biases that were pruned, of which no file of masks knows, where biases are trained."""
         rows = reported["layers"] if reported else {}
         biases = {name: self.layers[name].module.bias for name, row in rows.items() if row.get("bias_zeros")}
-        mask_gradients(Masks.from_zeros(biases), {name: bias for name, bias in biases.items() if bias.requires_grad})
+        biases = {name: bias for name, bias in biases.items() if bias.requires_grad}
+        mask_gradients(Masks.from_zeros(biases), biases)
 
     def counted(self, report: dict[str, Any]) -> dict[str, Any]:
         """A report with the zeros that the model holds by now."""
