@@ -69,30 +69,21 @@ def run(recipe: Recipe, *, folder: Path | None, push_to: str | None = None, **op
     folder = folder or runs.default_folder(runs.FolderName("prune", recipe.model.name, recipe.data.dataset or ""))
     if runs.read_record(folder) is not None:
         raise UsageError(f"{quoted(folder)} is a run, and --recover needs a folder for two: choose another --output")
-    kept = recipe.model_copy(update={"train": TrainSection(), "recover": RecoverSection()})
+    pruned, recovered = folder / PRUNED, folder / RECOVERED
     if options.get("overwrite"):  # the recovery checks its folder only when the pruned model is replaced
-        for name in (PRUNED, RECOVERED):
-            runs.keep(folder / name, read_by(with_dataset(recipe)))
+        for path in (pruned, recovered):
+            runs.keep(path, read_by(with_dataset(recipe)))
     resume = options.pop("resume", False)
-    path = folder / PRUNED
-    teacher = teacher_of(Start(recipe.model.name, None), recipe) if recipe.recover.teacher else None
-    if options.get("plan_only") or not (resume and (path / REPORT).exists()):
+    after = {"folder": recovered, "resume": resume and recovered.exists(), "push_to": push_to, **options}
+    if options.get("plan_only") or not (resume and (pruned / REPORT).exists()):
         # what the recovery refuses is refused before anything is pruned
-        after = folder / RECOVERED
-        planned = recover.plan_before_pruning(
-            recipe, folder=after, resume=resume and after.exists(), push_to=push_to, **options
-        )
-    first = prune.run(kept, folder=path, resume=resume and path.exists(), teacher=teacher, **options)
+        planned = recover.plan_before_pruning(recipe, **after)
+    kept = recipe.model_copy(update={"train": TrainSection(), "recover": RecoverSection()})
+    teacher = teacher_of(Start(recipe.model.name, None), recipe) if recipe.recover.teacher else None
+    first = prune.run(kept, folder=pruned, resume=resume and pruned.exists(), teacher=teacher, **options)
     if options.get("plan_only"):
         # the recovery was planned first: what it lacked is there by now
         lacking = {(each.name, each.split): each for each in (*first.downloads, *planned.downloads)}
         return ModelResult(plan=Plan(first.plan, planned.plan), downloads=tuple(lacking.values()))
-    model = recipe.model.model_copy(update={"name": str(path), "revision": None})
-    path = folder / RECOVERED
-    return recover.run(
-        recipe.model_copy(update={"model": model}),
-        folder=path,
-        resume=resume and path.exists(),
-        push_to=push_to,
-        **options,
-    )
+    model = recipe.model.model_copy(update={"name": str(pruned), "revision": None})
+    return recover.run(recipe.model_copy(update={"model": model}), **after)
