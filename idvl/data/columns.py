@@ -144,14 +144,11 @@ def _chosen(
         "text": text,
         "id": _pick(catalogued.id, ID_NAMES, names),
         "label": overrides.label or _pick(catalogued.label, LABEL_NAMES, names, among=classes),
-        "answers": overrides.answers or _pick(catalogued.answers, [ANSWERS_TO.get(_lower(text))], names),
-        "second_image": overrides.second_image or _pick(catalogued.second_image, [SECOND_OF.get(_lower(image))], names),
+        "answers": overrides.answers or _pick(catalogued.answers, [ANSWERS_TO.get((text or "").lower())], names),
+        "second_image": overrides.second_image
+        or _pick(catalogued.second_image, [SECOND_OF.get((image or "").lower())], names),
     }
     return {use: None if name == NO_COLUMN else name for use, name in columns.items()}
-
-
-def _lower(name: str | None) -> str | None:
-    return name and name.lower()
 
 
 def _pick(
