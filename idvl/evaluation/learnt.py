@@ -38,7 +38,7 @@ class Learnt(NamedTuple):
 
 
 def mark_learnt(selection: Selection, recipe: Recipe, team: Team, reporter: Reporter) -> Selection:
-    """The samples, described as learnt from, with a warning, where a run behind the recipe's model used them."""
+    """The samples, described as learnt from, with a warning, where `learnt_from` finds a use of them."""
     learnt = team.first(lambda: learnt_from(recipe.model.name, recipe.data, selection.description))
     if not learnt:
         return selection
