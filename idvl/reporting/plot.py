@@ -111,7 +111,7 @@ def _dress(axes: Axes, profiles: Sequence[tuple[str, Profile]]) -> None:
     several = len(profiles) > 1
     lines = 13 * len(profiles) + 3 if several else 0
     axes.set_title(title, loc="left", color=INK, pad=24 + lines, parse_math=False)
-    subtitle = "  ·  ".join(shared[key] for key in protocol(profile) if key in shared)
+    subtitle = "  ·  ".join(fact for key, fact in shared.items() if key not in ("model", "data"))
     axes.annotate(
         subtitle, (0, 1), xytext=(0, 8 + lines), xycoords="axes fraction", textcoords="offset points", color=QUIET,
         fontsize=9, parse_math=False,
@@ -157,7 +157,7 @@ def _curves(axes: Axes, labels: Sequence[str]) -> None:
     handles = [
         Line2D([], [], color=INK, linestyle=STYLES[min(index, len(STYLES) - 1)], marker="o", markersize=4,
                markerfacecolor="white" if index else INK)
-        for index, _ in enumerate(labels)
+        for index in range(len(labels))
     ]  # fmt: skip
     legend = axes.legend(
         handles, labels, frameon=False, fontsize=9, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1.0),
