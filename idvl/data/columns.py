@@ -27,6 +27,8 @@ TEXT_NAMES = (
 )
 # those of them that rarely hold captions
 NOT_CAPTIONS = ("question", "answer", "answers")
+# the column of images of metadata files, whose paths start from the file's own folder, as in `datasets`
+FILE_NAME = "file_name"
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
 # the second image and the answers are only looked for beside these
 SECOND_OF = {"left_image": "right_image"}

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from idvl import runs
 from idvl.data.catalog import CatalogEntry
-from idvl.data.columns import IMAGE_NAMES, SECOND_OF, Columns
+from idvl.data.columns import FILE_NAME
 from idvl.data.folder_splits import (
     IMAGE_SUFFIXES,
     first_few,
@@ -32,19 +32,17 @@ from idvl.data.formats.nlvr2 import nlvr2
 from idvl.data.formats.parquet import parquet
 from idvl.data.formats.records import records
 from idvl.data.formats.saved import saved
-from idvl.data.formats.table import WHOLE, DataTable, Row, table_of, whole
+from idvl.data.formats.table import WHOLE, DataTable, table_of, whole
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 KARPATHY_NAMES = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
-# the column whose paths start from the metadata's own folder, as in `datasets`
-FILE_NAME = "file_name"
 # the share of images that may be a mistake where they lie higher or deeper than the others
 MOST_ODD = 0.1
 
 
-def table_at(path: Path, split: str | None, entry: CatalogEntry | None, overrides: Columns) -> DataTable:
+def table_at(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTable:
     """The table at a path. Raises UsageError for a path without data, an unknown split or an unreadable table."""
     if not path.is_dir():
         return _of_file(path, split, entry)
@@ -59,11 +57,13 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None, override
     if shards := [file for file in files if file.suffix == ".parquet"]:
         chosen, name, warnings = of_split(shards, path, split, entry)
         _check_numbered(chosen)
-        return replace(parquet(chosen, name), warnings=[*warnings, *passed_over(chosen, name, every, path, entry)])
+        return replace(
+            parquet(chosen, path, name), warnings=[*warnings, *passed_over(chosen, name, every, path, entry)]
+        )
     if numbered := [file for file in files if is_idx(file)]:
         return idx(numbered, path, split, entry)
     if metadata := [file for file in files if file.name in METADATA_NAMES]:
-        return _of_metadata(metadata, every, path, split, entry, overrides)
+        return _of_metadata(metadata, every, path, split, entry)
     lists = [file for file in files if file.suffix == ".jsonl" and file.parent == path]
     if len(lists) == 1:
         table = _of_file(lists[0], split, entry)
@@ -104,7 +104,7 @@ def _of_file(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; pass a folder or a file") from error
     if path.suffix == ".parquet":
-        return parquet([path], whole(path, split))
+        return parquet([path], path.parent, whole(path, split))
     if path.suffix in (".jsonl", ".csv", ".tsv"):
         return table_of(records(path), path.parent, whole(path, split))
     if path.suffix == ".json":
@@ -122,37 +122,16 @@ def _annotations(path: Path, entry: CatalogEntry | None) -> Path | None:
 
 
 def _of_metadata(
-    metadata: list[Path],
-    every: list[Path],
-    path: Path,
-    split: str | None,
-    entry: CatalogEntry | None,
-    overrides: Columns,
+    metadata: list[Path], every: list[Path], path: Path, split: str | None, entry: CatalogEntry | None
 ) -> DataTable:
     """The rows of metadata files, one a folder, that lie beside the images which they name."""
     if len({file.parent for file in metadata}) < len(metadata):
         raise UsageError(f"{path} has both {' and '.join(METADATA_NAMES)} in a folder: remove one, or name its path")
     files, name, warnings = of_split(metadata, path, split, entry)
-    columns = {*IMAGE_NAMES, *SECOND_OF.values(), overrides.image, overrides.second_image} - {overrides.text, None}
-    rows = [_rebased(row, file.parent, path, columns) for file in files for row in records(file)]
+    parts = {file: records(file) for file in files}
     warnings += passed_over(files, name, every, path, entry)
-    return replace(table_of(rows, path, name), warnings=warnings)
-
-
-def _rebased(row: Row, folder: Path, root: Path, columns: Collection[str]) -> Row:
-    """A metadata row, whose paths of images start from the metadata's own `folder`, as seen from the root.
-
-    `file_name` always starts there; another of the `columns` does where there is such a file, else from the root.
-    """
-    if folder == root:
-        return row
-    inside = folder.relative_to(root)
-    moved = {
-        name: (inside / cell).as_posix()
-        for name in columns
-        if isinstance(cell := row.get(name), str) and cell and (name == FILE_NAME or os.path.isfile(folder / cell))
-    }
-    return {**row, **moved}
+    table = table_of([row for rows in parts.values() for row in rows], path, name)
+    return replace(table, files={file: len(rows) for file, rows in parts.items()}, warnings=warnings)
 
 
 def _of_images(

@@ -5,6 +5,7 @@ It knows nothing of the Hub.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from idvl.data.catalog import CatalogEntry
-from idvl.data.columns import ANSWERS_TO, LABEL_NAMES, SPLIT, Columns, Source, find_columns
+from idvl.data.columns import ANSWERS_TO, FILE_NAME, LABEL_NAMES, SPLIT, Columns, Source, find_columns
 from idvl.data.fields import label, names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import WHOLE, DataTable, Row
@@ -43,7 +44,7 @@ def open_path(
     (`labels`) where classes are numbers without names. Raises UsageError for a path without data, an unknown split
     or column, or an unreadable table.
     """
-    table = table_at(path, split, entry, overrides)
+    table = table_at(path, split, entry)
     if table.size == 0:
         raise UsageError(f"{path} holds no rows: nothing to take samples from")
     # a known dataset has other splits; any other folder is what the user made it
@@ -58,10 +59,12 @@ def open_path(
         is_class=lambda name: first(name) is not None and names_a_class(first(name)),
     )
 
-    classes = _classes(table, columns.label, first, lambda: _other_splits(path, table, entry, overrides))
+    classes = _classes(table, columns.label, first, lambda: _other_splits(path, table, entry))
+    folder_of = _folder_of(table)
 
     def rows() -> Iterator[tuple[str, Row]]:
         for index, row in _ordered(table, columns, seed=seed, n=n, store=store):
+            row = _rebased(row, folder_of(index), table.folder, columns)
             yield _name(row.get(columns.id) if columns.id else None, index), row
 
     return Source(
@@ -88,6 +91,30 @@ def _name(cell: Any, index: int) -> str:
     if isinstance(cell, str | int | float) and cell != "":
         return str(cell)
     return str(index) if cell in (None, "") else quoted(cell)
+
+
+def _folder_of(table: DataTable) -> Callable[[int], Path]:
+    """The folder that the images of a row start from, by the row's index."""
+    files, ends = [*table.files], np.cumsum([*table.files.values()])
+    return lambda index: files[np.searchsorted(ends, index, side="right")].parent if files else table.folder
+
+
+def _rebased(row: Row, folder: Path, root: Path, columns: Columns) -> Row:
+    """A row, whose paths of images start from the `folder` of its file, as seen from the root; an id may be a path too.
+
+    `file_name` always starts there; another column does where there is such a file, else from the root.
+    """
+    if folder == root:
+        return row
+    inside, moved = folder.relative_to(root), dict(row)
+    for name in {columns.image, columns.second_image, columns.id} - {columns.text, None}:
+        cell = row.get(name)
+        struct = isinstance(cell, Mapping) and cell.get("bytes") is None
+        path = cell.get("path") if struct else cell
+        if isinstance(path, str) and path and (name.lower() == FILE_NAME or os.path.isfile(folder / path)):
+            path = (inside / path).as_posix()
+            moved[name] = {**cell, "path": path} if struct else path
+    return moved
 
 
 def _ordered(
@@ -194,12 +221,12 @@ def _words(table: DataTable, label: str) -> set[str]:
     return {cell.strip() for cell in cells if isinstance(cell, str)} - {""}
 
 
-def _other_splits(path: Path, table: DataTable, entry: CatalogEntry | None, overrides: Columns) -> Iterator[DataTable]:
+def _other_splits(path: Path, table: DataTable, entry: CatalogEntry | None) -> Iterator[DataTable]:
     """The splits of the same dataset beside a table's, as far as they can be read."""
     for split in SPLIT_ORDER if table.split != WHOLE else ():
         if split != same_split(table.split)[0]:
             with suppress(UsageError):
-                yield table_at(path, split, entry, overrides)
+                yield table_at(path, split, entry)
 
 
 def _labels(table: DataTable, name: str | None, classes: Sequence[str] | None) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,6 +131,67 @@ def test_a_dataset_that_is_a_fifo(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(UsageError, match="cannot be read: a FIFO, not a regular file; pass a folder or a file"):
         select(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "asked"),
+    [
+        ("file_name", {"file_name": "{}"}, {}),
+        ("File_Name", {"File_Name": "{}"}, {}),
+        ("path of a struct", {"image": {"bytes": None, "path": "{}"}}, {}),
+        ("guessed", {"img_path": "{}"}, {}),
+        ("guessed pair", {"left_image": "{}", "right_image": "second-{}"}, {}),
+        ("known pair", {"left_image": "{}", "right_image": "second-{}"}, {"dataset": "nlvr2"}),
+        ("named pair", {"one": "{}", "two": "second-{}"}, {"image_column": "one", "second_image_column": "two"}),
+    ],
+)
+def test_images_start_from_the_folder_of_the_table_that_names_them(
+    name: str, columns: dict, asked: dict, tmp_path: Path
+) -> None:
+    """Folders a and b, and the root, hold different images under the same names."""
+    for form in ("jsonl", "parquet"):
+        pictures = count()
+        for folder in (tmp_path / form / "b", tmp_path / form / "a", tmp_path / form):
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [f"{prefix}{i}.jpg" for prefix in ("", "second-") for i in range(3)]
+            for file in files:
+                (folder / file).write_bytes(jpeg(next(pictures)))
+            rows = [json.loads(json.dumps({**columns, "n": i}).replace("{}", f"{i}.jpg")) for i in range(3)]
+            if folder.name == form:
+                break
+            if form == "jsonl":
+                (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            else:
+                pq.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
+
+    def read(form: str, **order: object) -> dict:
+        place = {"data_dir": tmp_path / form, **asked} if "dataset" in asked else {"dataset": str(tmp_path / form)}
+        found = select(**place | {**asked, **EVERYTHING, **order})
+        for sample in found.samples:
+            folder = sample.source.parent.name
+            assert sample.source.name[0] in "012" and folder in "ab"
+            if len(columns) == 2:
+                assert sample.second == sample.source.with_name(f"second-{sample.source.name}")
+        assert len({sample.source for sample in found.samples}) == len({sample.id for sample in found.samples}) == 6
+        return {key: found.description[key] for key in ("fingerprint", "ids", "warnings")}
+
+    for order in ({}, {"n": 6}):
+        assert read("jsonl", **order) == read("parquet", **order)
+
+
+def test_parquet_in_a_folder_may_name_images_from_the_root_and_none_outside(tmp_path: Path) -> None:
+    for folder in ("data/a", "data/b", "data/pictures"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("secret.jpg", "data/pictures/0.jpg"):
+        (tmp_path / file).write_bytes(jpeg(len(file)))
+    for folder, file in (("a", "pictures/0.jpg"), ("b", "../pictures/0.jpg"), ("b/..", "../secret.jpg")):
+        pq.write_table(pa.table({"image": [file] * 30}), tmp_path / "data" / folder / "a.parquet")
+    with pytest.raises(UsageError, match=r"needs allow_outside: '\.\./secret.jpg' is outside"):
+        select(str(tmp_path / "data"), **EVERYTHING)
+    found = select(str(tmp_path / "data"), allow_outside=True, **EVERYTHING).samples
+    assert {sample.source.resolve() for sample in found} == {
+        tmp_path / file for file in ("secret.jpg", "data/pictures/0.jpg")
+    }
 
 
 def test_all_images_of_metadata_start_from_its_folder(tmp_path: Path) -> None:

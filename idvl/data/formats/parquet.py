@@ -17,8 +17,8 @@ BATCH = 64
 READ_BUFFER = 1 << 20
 
 
-def parquet(files: list[Path], split: str) -> DataTable:
-    """Parquet files one after the other, of which only the row groups and columns that are needed are read."""
+def parquet(files: list[Path], root: Path, split: str) -> DataTable:
+    """Parquet files below the root, one after the other; only the row groups and columns that are needed are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -52,8 +52,9 @@ def parquet(files: list[Path], split: str) -> DataTable:
         names=names[0],
         size=int(starts[-1]),
         read=read,
-        folder=files[0].parent,
+        folder=root,
         split=split,
+        files={file: footer.num_rows for file, footer in zip(files, footers, strict=True)},
         classes=classes[0],
     )
 

@@ -19,7 +19,8 @@ Row = dict[str, Any]
 class DataTable:
     """`size` rows with the columns `names`; `read` gives those at ascending indices, one by one.
 
-    It may leave out the other columns. Image paths start from `folder`. `pixels` lists the columns
+    It may leave out the other columns. Image paths start from `folder`, or, where `files` lists the files that the rows
+    come from, each with its number of rows, from the folder of the row's file. `pixels` lists the columns
     known to hold images (None: any may), `classes` the names of the classes of a column of numbers, `warnings` what was
     left out.
     """
@@ -29,6 +30,7 @@ class DataTable:
     read: Callable[[Sequence[int], Sequence[str]], Iterator[Row]]
     folder: Path
     split: str
+    files: Mapping[Path, int] = field(default_factory=dict)
     pixels: list[str] | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
