@@ -17,7 +17,7 @@ from idvl.data.columns import NOT_CAPTIONS, Columns
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
 from idvl.data.sample_cache import SampleCache
-from idvl.data.selector import MIN_SAMPLES, Subset, select_from, shortfalls
+from idvl.data.selector import MIN_SAMPLES, Distinct, Subset, select_from, shortfalls
 from idvl.data.sources import Location, SampleCandidates, built_in_candidates, external_candidates
 from idvl.errors import UsageError, listed, quoted
 from idvl.reporter import Progress
@@ -105,7 +105,7 @@ def select(
     cache_dir: str | Path | None = None,
     allow_outside: bool = False,
     force: bool = False,
-    distinct: bool = True,
+    distinct: Distinct = True,
     gathered: bool = False,
     keep_order: bool = False,
     store: str | Path | None = None,
@@ -113,6 +113,7 @@ def select(
 ) -> Selection:
     """`n` samples (None: the dataset's default) with distinct images and distinct first texts, the same for a seed.
 
+    With `distinct="images"`, as for layers that read no text, they have distinct images, and their texts may repeat.
     With `distinct=False`, as for training and evaluation, any usable ones, repeated or not (None: all, in the
     dataset's own order; of what is built in, all or the default number, by seed). `gathered` makes one sample of all
     rows of an image, with all of their texts. `keep_order`: an `n` that leaves no row out, as far as their number is
@@ -193,7 +194,7 @@ def _chosen(
     seed: int,
     limit: int,
     n: int | None,
-    distinct: bool,
+    distinct: Distinct,
     gathered: bool,
     force: bool,
     progress: Progress | None,
@@ -253,7 +254,7 @@ def refuse_few(count: int, *, force: bool) -> None:
         )
 
 
-def _limit(entry: CatalogEntry | None, n: int | None, distinct: bool) -> int:
+def _limit(entry: CatalogEntry | None, n: int | None, distinct: Distinct) -> int:
     """How many samples: those asked for, the default, or as many as there may be."""
     if n is not None:
         return n

@@ -1,4 +1,4 @@
-"""Which of the candidates a run takes: those that can be used, with distinct images and distinct first texts.
+"""Which of the candidates a run takes: those that can be used, with distinct images and, if need be, first texts.
 
 It does not know where candidates come from.
 """
@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from idvl.data.fields import writable
 from idvl.data.image_spool import ImageSpool
@@ -23,18 +23,26 @@ from idvl.units import percent
 
 log = logging.getLogger(__name__)
 
+# whether the samples of a run have distinct images and distinct first texts, distinct images alone, or may repeat both
+Distinct = bool | Literal["images"]
+
 MIN_SAMPLES = 100
 # the share of unusable samples, among those looked at, above which a dataset is refused
 MAX_UNUSABLE = 0.05
 # samples looked at before that share counts, where no fewer are requested
 LOOKED_AT = 2_000
+TEXTS_RUN_OUT = (
+    "for more distinct texts, name another column (--text-column); layers that read images alone need none "
+    "(--modality vision)"
+)
 
 
 @dataclass
 class Subset:
     """Samples taken so far, and what was passed over. Their encoded images go to `store`, their ids are distinct.
 
-    `content` is a running SHA-256 over the images, texts, labels and answers taken.
+    `content` is a running SHA-256 over the images, texts, labels and answers taken. `repeated_texts` counts duplicates
+    whose image is new.
     """
 
     store: ImageSpool
@@ -44,6 +52,7 @@ class Subset:
     captions: set[str] = field(default_factory=set)
     skipped: list[dict[str, str]] = field(default_factory=list)
     duplicates: int = 0
+    repeated_texts: int = 0
     looked_at: int = 0
     content: Any = field(default_factory=hashlib.sha256)
 
@@ -89,23 +98,31 @@ class Subset:
     def _note(self, *parts: Any) -> None:
         self.content.update("".join(f"{part}\0" for part in parts).encode())
 
-    def consider(self, sample: Sample, digests: list[str | None]) -> None:
-        """Take a sample, unless its (first) image or all of its texts have been taken before.
-
-        The first text that is new comes first in the sample taken. Texts that differ in case only are the same.
-        """
+    def take_new_image(self, sample: Sample, digests: list[str | None]) -> None:
+        """Take a sample, unless its (first) image has been taken before."""
         image = digests[0]
-        fresh = next((text for text in sample.texts if text.casefold() not in self.captions), None)
-        if image in self.images or (sample.texts and fresh is None):
+        if image in self.images:
             self.duplicates += 1
             return
         if image is not None:
             self.images[image] = len(self.samples)
-        if fresh is not None:
+        self.take(sample, digests)
+
+    def take_new_image_and_text(self, sample: Sample, digests: list[str | None]) -> None:
+        """Take a sample, unless its (first) image or all of its texts have been taken before.
+
+        The first text that is new comes first in the sample taken. Texts that differ in case only are the same.
+        """
+        fresh = next((text for text in sample.texts if text.casefold() not in self.captions), None)
+        if digests[0] not in self.images and fresh is not None:
             self.captions.add(fresh.casefold())
             others = (text for text in sample.texts if text != fresh)
             sample = replace(sample, texts=(fresh, *others))
-        self.take(sample, digests)
+        elif digests[0] not in self.images and sample.texts:
+            self.duplicates += 1
+            self.repeated_texts += 1
+            return
+        self.take_new_image(sample, digests)
 
 
 def select_from(
@@ -113,17 +130,20 @@ def select_from(
     n: int,
     *,
     name: str,
-    distinct: bool = True,
+    distinct: Distinct = True,
     gathered: bool = False,
     store: ImageSpool,
     progress: Progress | None = None,
 ) -> Subset:
-    """The first n usable candidates, distinct, or, `gathered`, with all texts of each image.
+    """The first n usable candidates, `distinct`, or, `gathered`, with all texts of each image.
 
     Raises UsageError as soon as too many are unusable.
     """
     subset = Subset(store)
-    add = subset.consider if distinct else subset.gather if gathered else subset.take
+    if distinct:
+        add = subset.take_new_image if distinct == "images" else subset.take_new_image_and_text
+    else:
+        add = subset.gather if gathered else subset.take
     if progress is not None:
         progress(0, n)
     for candidate in candidates:
@@ -178,18 +198,20 @@ def shortfalls(subset: Subset, n: int | None, *, name: str, split: str, force: b
     count = len(subset.samples)
     if count == 0:
         raise UsageError(f"{name} (split {split}) is empty: choose another split or dataset")
+    texts = f", {subset.repeated_texts} by their text alone" if subset.repeated_texts else ""
     summary = (
         f"{name} (split {split}) has {count} distinct usable samples "
-        f"({subset.duplicates} duplicates, {len(subset.skipped)} unusable)"
+        f"({subset.duplicates} duplicates{texts}, {len(subset.skipped)} unusable)"
     )
+    way_out = f"; {TEXTS_RUN_OUT}" if subset.repeated_texts else ""
     if count < MIN_SAMPLES and not force:
         raise UsageError(
             f"{summary}: fewer than {MIN_SAMPLES} give no reliable estimate; choose another split (--split), or set "
-            "force (--force)"
+            f"force (--force){way_out}"
         )
     warnings = []
     if n is not None and count < n:
-        warnings.append(f"{summary}, {n} requested")
+        warnings.append(f"{summary}, {n} requested{way_out}")
     if subset.skipped:
         warnings.append(
             f"skipped {len(subset.skipped)} unusable of {subset.looked_at} samples of {name}: "

@@ -16,11 +16,12 @@ from torch import nn
 from idvl import recipe as recipes
 from idvl.arguments import whole_number
 from idvl.data.samples import Sample, Selection, select
+from idvl.data.selector import Distinct
 from idvl.distributed import join_team
 from idvl.errors import UsageError
 from idvl.measurement.measurement import Measurement
 from idvl.measurement.settings import settings_of
-from idvl.models.layers import find_layers
+from idvl.models.layers import find_layers, read_text
 from idvl.models.loading import Loaded, load, wrap
 from idvl.profile import Capture, EstimatorName, Knn, Modality, Profile, Tokens
 from idvl.recipe import ModelSection
@@ -61,7 +62,8 @@ def estimate_id(
     keeps its device). `revision`, `dtype`, `trust_remote_code`, `cache_dir` and `local_files_only` say how a Hub id or
     folder is loaded, as for `idvl estimate-id`, and `cache_dir` where a dataset of the Hub is kept. `chat_template`
     puts texts about images into its chat template, if it has one; `clean_texts` cleans texts as BLIP's training does,
-    for BLIP. `samples`: a dataset's name or path, of which `n` are drawn from `split`, or a list of Sample.
+    for BLIP. `samples`: a dataset's name or path, of which `n` with distinct images are drawn from `split`, and with
+    distinct first texts if any measured layer reads text; or a list of Sample, all of which are measured.
     `memory`: what is held beside the model, as in 2**33 or "8GiB", a quarter of what is free by default. `offload`
     leaves the weights of a Hub id or folder in their files, and reads those of one block at a time. Calls from several
     threads take turns. Raises UsageError and RunError with one line each.
@@ -83,8 +85,9 @@ def estimate_id(
         same |= {"revision": revision, "dtype": dtype}
         target, team = join_team(device, settings=asdict(settings), **same)
         loaded = _loaded(model, processor, target, recipe.model, offload=offload)
-        selection = _selection(samples, split=split, n=n, seed=seed, cache_dir=recipe.model.cache_dir)
         selected = find_layers(loaded.model, loaded.family, pattern=layers, modality=modality)
+        drawn = {"split": split, "n": n, "distinct": read_text(selected, loaded.family) or "images"}
+        selection = _selection(samples, **drawn, seed=seed, cache_dir=recipe.model.cache_dir)
         work = Measurement(loaded, selection.samples, selected, settings, memory=budget, spill=spill, team=team)
         start = time.perf_counter()
         measured = dict(work.estimates(progress))
@@ -125,11 +128,17 @@ def _loaded(
 
 
 def _selection(
-    samples: str | Path | Sequence[Sample], *, split: str | None, n: int | None, seed: int, cache_dir: Path | None
+    samples: str | Path | Sequence[Sample],
+    *,
+    split: str | None,
+    n: int | None,
+    distinct: Distinct,
+    seed: int,
+    cache_dir: Path | None,
 ) -> Selection:
     if isinstance(samples, str | Path):
         n = None if n is None else whole_number("n", n, least=1)
-        return select(str(samples), split=split, n=n, seed=seed, cache_dir=cache_dir)
+        return select(str(samples), split=split, n=n, distinct=distinct, seed=seed, cache_dir=cache_dir)
     if n is not None or split is not None:
         raise UsageError("n= and split= choose from a dataset's name or path; of a list of samples all are taken")
     samples = list(samples) if isinstance(samples, Iterable) else [samples]

@@ -21,7 +21,7 @@ from idvl.downloads import Download
 from idvl.errors import RunError, UsageError, quoted
 from idvl.measurement.measurement import Measurement
 from idvl.measurement.settings import Settings, settings_of
-from idvl.models.layers import Layer, find_layers
+from idvl.models.layers import Layer, find_layers, read_text
 from idvl.models.loading import Loaded
 from idvl.models.plan import CapturePlan
 from idvl.profile import LayerProfile, Profile, load_profile
@@ -66,6 +66,7 @@ class Estimation:
         estimating, data = recipe.estimate, recipe.data
         self.layers = find_layers(loaded.model, loaded.family, pattern=estimating.layers, modality=estimating.modality)
         options = {"split": data.split, "n": data.samples, "force": data.force, "loaded": loaded}
+        options["distinct"] = read_text(self.layers, loaded.family) or "images"
         self.selection = choose_samples(recipe, team, reporter=reporter, purpose="intrinsic dimensions", **options)
         self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
         self.done = team.first(lambda: _done(resume_from, self.signature, self.layers) if resume_from else {})

@@ -78,6 +78,11 @@ def find_layers(
     return matching
 
 
+def read_text(layers: Mapping[str, Layer], family: Family) -> bool:
+    """Whether any of the layers may depend on text: those of a model that reads text, but for its vision stack."""
+    return "text" in family.needs and any(layer.modality != "vision" for layer in layers.values())
+
+
 def in_scope(model: nn.Module, family: Family, scope: str) -> dict[str, Layer]:
     """The layers of one of SCOPES that the model uses, or those whose name matches a pattern.
 

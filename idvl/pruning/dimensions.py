@@ -12,7 +12,7 @@ from idvl import runs
 from idvl.data.splits import TRAINING
 from idvl.measurement.api import estimate_id
 from idvl.measurement.estimation import Estimation
-from idvl.models.layers import SCOPES
+from idvl.models.layers import SCOPES, read_text
 from idvl.profile import Profile
 from idvl.recipe import Recipe
 from idvl.reporter import Reporter
@@ -41,7 +41,14 @@ def estimation(job: Job | Calibration, reporter: Reporter, *, resume_from: Path 
 def refreshed(job: Job, pruner: WeightPruner, opened: runs.Run | None, epoch: int) -> Profile:
     """The dimensions of the model as it is now, masked; written into the run's folder."""
     recipe, data = _recipe(job), job.recipe.data
-    selection = choose_samples(recipe, job.team, split=recipe.data.split, n=data.samples, force=data.force)
+    selection = choose_samples(
+        recipe,
+        job.team,
+        split=recipe.data.split,
+        n=data.samples,
+        force=data.force,
+        distinct=read_text(job.layers, job.loaded.family) or "images",
+    )
     with pruner.masked():
         profile = estimate_id(
             job.loaded.model,

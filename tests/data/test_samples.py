@@ -42,8 +42,26 @@ def test_distinct_images_and_captions(tmp_path: Path) -> None:
     assert len(selection.samples) == 120 and selection.description["duplicates"] == 40
     assert len({sample.texts[0].lower() for sample in selection.samples}) == 120
     assert (
-        "120 distinct usable samples (40 duplicates, 0 unusable), 160 requested" in selection.description["warnings"][0]
+        "120 distinct usable samples (40 duplicates, 20 by their text alone, 0 unusable), 160 requested; "
+        in selection.description["warnings"][0]
     )
+
+
+def test_images_alone_are_distinct_where_no_text_is_read(tmp_path: Path) -> None:
+    rows = [(jpeg(i), [caption(i % 3), caption(i)]) for i in range(110)] + [(jpeg(0), caption(500))]
+    selection = select(write(tmp_path, rows), n=111, distinct="images")
+    assert len(selection.samples) == 110 and selection.description["duplicates"] == 1
+    assert {sample.texts[0] for sample in selection.samples} == {caption(0), caption(1), caption(2)}
+    assert "110 distinct usable samples (1 duplicates, 0 unusable), 111 requested" in "".join(
+        selection.description["warnings"]
+    )
+
+
+def test_texts_that_run_out_are_named_with_the_way_out(tmp_path: Path) -> None:
+    rows = [(jpeg(i), caption(i % 3)) for i in range(110)]
+    way_out = r"another column \(--text-column\); layers that read images alone need none \(--modality vision\)$"
+    with pytest.raises(UsageError, match=rf"has 3 distinct .*107 duplicates, 107 by their text alone.*{way_out}"):
+        select(write(tmp_path, rows))
 
 
 def test_a_used_caption_gives_way_to_the_next(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from idvl.geometry import shortlist
 from idvl.geometry.estimators import requirements
 from idvl.geometry.neighbors import FEATURE_CHUNK, DenseRows, nearest
 from idvl.measurement.api import estimate_id
+from idvl.measurement.estimation import Estimation
 from idvl.measurement.measurement import Measurement
 from idvl.measurement.settings import Settings
 from idvl.models.inputs import encode
@@ -346,6 +347,22 @@ def test_the_library_takes_a_model_and_samples(loaded):
     profile = estimate_id(loaded.model, tiny.samples(N), processor=loaded.processor, modality=["vision"])
     assert {layer.modality for layer in profile.layers.values()} == {"vision"}
     assert profile.protocol["n_samples"] == N
+
+
+def test_layers_that_read_no_text_get_images_whose_texts_repeat(loaded, tmp_path):
+    def text(number, sample):
+        return [{"text": f"a {number % 3} star"}]
+
+    data = str(tiny.save_samples(tmp_path / "data", tiny.samples(N), text))
+    vit = wrap(*tiny.vit())
+    for model, modality, count in ((vit, None, N), (loaded, ["vision"], N), (loaded, ["vision", "cross"], 3)):
+        values = {"data.dataset": data, "data.force": True, "estimate.modality": modality}
+        work = Estimation(recipe("builtin/vit", **values), model, Team(), Silent())
+        assert len(work.selection.samples) == count
+    chosen = {"samples": data, "processor": vit.processor, "layers": "*0.mlp.fc1"}
+    assert estimate_id(vit.model, **chosen).protocol["n_samples"] == N
+    with pytest.raises(UsageError, match="has 3 distinct usable samples .117 duplicates, 117 by their text alone"):
+        estimate_id(loaded.model, data, processor=loaded.processor)
 
 
 def test_the_library_measures_texts_uncleaned(blip, loaded):
