@@ -37,12 +37,13 @@ def run(recipe: Recipe, **options: Any) -> ModelResult:
 
 
 def plan_before_pruning(recipe: Recipe, **options: Any) -> ModelResult:
-    """The plan of the recovery of a model that the recipe prunes first. It writes nothing.
+    """The plan of the recovery of a model that the recipe prunes first, but for its evaluation. It writes nothing.
 
-    UsageError or RunError for what the recovery would refuse, as far as the dense model tells.
+    UsageError or RunError for what the recovery would refuse, as far as the dense model tells; the pruning's own plan
+    refuses the evaluation, which is the same.
     """
     start = Start(recipe.model.name, None)
-    recipe = resolve(recipe, start)
+    recipe = resolve(recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"after": False})}), start)
     teacher = None
     if recipe.train.distill:
         teacher = teacher_of(start, recipe) if recipe.recover.teacher else recipe.model
