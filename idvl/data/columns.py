@@ -27,7 +27,8 @@ TEXT_NAMES = (
 )
 # those of them that rarely hold captions
 NOT_CAPTIONS = ("question", "answer", "answers")
-# the column of images of metadata files, whose paths start from the file's own folder, as in `datasets`
+# files whose images are those of one column, whose paths start from the file's own folder, as in `datasets`
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_NAME = "file_name"
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
 # the second image and the answers are only looked for beside these
@@ -98,18 +99,20 @@ def find_columns(
     entry: CatalogEntry | None = None,
     pixels: Sequence[str] | None = None,
     is_class: Callable[[str], bool] = lambda name: False,
+    metadata: bool = False,
 ) -> Columns:
     """The columns to read: the `overrides`, else the catalogue's, else those with a usual name.
 
     `pixels` lists the columns known to hold images (None: any may), `is_class` tells whether a column holds numbers of
-    classes. "none" in place of a name reads nothing. Raises UsageError for a column that does not exist, for a
-    catalogued dataset without its images, and when there is neither image nor text.
+    classes. Of `metadata`, FILE_NAME holds the images, unless there is an override or a catalogued pair. "none" in
+    place of a name reads nothing. Raises UsageError for a column that does not exist, for a catalogued dataset without
+    its images, and when there is neither image nor text.
     """
     for name in overrides.read:
         if name not in (NO_COLUMN, *names):
             raise unknown("column", name, names, hint=f"in {where}")
     catalogued = Columns(**{use: getattr(entry, f"{use}_column", None) for use in Columns().by_use})
-    columns = _chosen(names, overrides, catalogued, pixels, is_class)
+    columns = _chosen(names, overrides, catalogued, pixels, is_class, metadata)
     if columns["image"] is None and (columns["text"] is None or catalogued.image):
         lacking = "images" if columns["text"] or overrides.text else "images or text"
         folder = ", or data_dir (--data-dir) to a folder with the images" if entry else ""
@@ -132,9 +135,11 @@ def _chosen(
     catalogued: Columns,
     pixels: Sequence[str] | None,
     is_class: Callable[[str], bool],
+    metadata: bool,
 ) -> dict[str, str | None]:
     """What is read from which column, as `find_columns` describes it."""
-    image = overrides.image or _pick(catalogued.image, IMAGE_NAMES, names if pixels is None else pixels)
+    named = _pick(None, [FILE_NAME], names) if metadata and catalogued.second_image not in names else None
+    image = overrides.image or named or _pick(catalogued.image, IMAGE_NAMES, names if pixels is None else pixels)
     if image is None and pixels:
         image = pixels[0]
     taken = (overrides.image, *(each for source in (overrides, catalogued) for each in (source.label, source.answers)))

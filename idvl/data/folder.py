@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from idvl import runs
 from idvl.data.catalog import CatalogEntry
-from idvl.data.columns import FILE_NAME
+from idvl.data.columns import FILE_NAME, METADATA_NAMES
 from idvl.data.folder_splits import (
     IMAGE_SUFFIXES,
     first_few,
@@ -36,7 +36,6 @@ from idvl.data.formats.table import WHOLE, DataTable, table_of, whole
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
 
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 KARPATHY_NAMES = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
 # the share of images that may be a mistake where they lie higher or deeper than the others
 MOST_ODD = 0.1
@@ -126,7 +125,7 @@ def _of_metadata(
 ) -> DataTable:
     """The rows of metadata files, one a folder, that lie beside the images which they name."""
     if len({file.parent for file in metadata}) < len(metadata):
-        raise UsageError(f"{path} has both {' and '.join(METADATA_NAMES)} in a folder: remove one, or name its path")
+        raise UsageError(f"{path} has both metadata.jsonl and metadata.csv in a folder: remove one, or name its path")
     files, name, warnings = of_split(metadata, path, split, entry)
     parts = {file: records(file) for file in files}
     warnings += passed_over(files, name, every, path, entry)

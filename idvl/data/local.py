@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from idvl.data.catalog import CatalogEntry
-from idvl.data.columns import ANSWERS_TO, FILE_NAME, LABEL_NAMES, SPLIT, Columns, Source, find_columns
+from idvl.data.columns import ANSWERS_TO, FILE_NAME, LABEL_NAMES, METADATA_NAMES, SPLIT, Columns, Source, find_columns
 from idvl.data.fields import label, names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import WHOLE, DataTable, Row
@@ -57,6 +57,7 @@ def open_path(
         entry=entry,
         pixels=table.pixels,
         is_class=lambda name: first(name) is not None and names_a_class(first(name)),
+        metadata=any(file.name in METADATA_NAMES for file in table.files or [path]),
     )
 
     classes = _classes(table, columns.label, first, lambda: _other_splits(path, table, entry))

@@ -131,6 +131,52 @@ def test_every_form_gives_images_with_their_captions(make, tmp_path: Path) -> No
         assert sample.texts[0] == caption(number[encoded])
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("other", ["thumbs/{}", "{}"], ids=["another image", "a number"])
+def test_metadata_names_its_images_by_file_name(form: str, other: str, tmp_path: Path) -> None:
+    images(tmp_path, 3), images(tmp_path / "thumbs", 3)
+    rows = [
+        {"image": other.format(row["file_name"] if "/" in other else i), **row} for i, row in enumerate(captioned(3))
+    ]
+
+    def write(name: str) -> Path:
+        path = tmp_path / f"{name}.{form}"
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif form == "csv":
+            lines = [",".join(f'"{cell}"' for cell in cells) for cells in (rows[0], *map(dict.values, rows))]
+            path.write_text("\n".join(lines))
+        else:
+            jsonl(path, rows)
+        return path
+
+    metadata = write("metadata")
+    for given in (
+        {"dataset": str(tmp_path)},
+        {"dataset": str(metadata)},
+        {"dataset": "flickr30k", "data_dir": tmp_path},
+    ):
+        found = select(**given, **EVERYTHING)
+        assert [sample.source for sample in found.samples] == [tmp_path / row["file_name"] for row in rows]
+        columns = found.description["columns"]
+        assert columns["image"] == "file_name" and columns["unread"] == ["image"]
+    if "/" in other:
+        named = [
+            select(str(metadata), image_column="image", **EVERYTHING),
+            select(str(write("captions")), **EVERYTHING),
+        ]
+        for found in named:
+            assert [sample.source for sample in found.samples] == [tmp_path / row["image"] for row in rows]
+
+
+def test_a_pair_of_images_of_a_known_dataset_goes_before_file_name(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    pair = {"left_image": "0001.jpg", "right_image": "0002.jpg", "question": "?", "answer": "True"}
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": "0000.jpg", **pair}])
+    (sample,) = select("nlvr2", data_dir=tmp_path, **EVERYTHING).samples
+    assert (sample.source, sample.second) == (tmp_path / "0001.jpg", tmp_path / "0002.jpg")
+
+
 def test_text_alone(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "lines.jsonl", [{"text": caption(i)} for i in range(120)])
     selection = select(str(path), n=100)
