@@ -19,7 +19,7 @@ from idvl.data.fields import label, names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import WHOLE, DataTable, Row
 from idvl.data.image_spool import ImageSpool
-from idvl.data.splits import EVALUATION, SPLIT_ORDER, same_split
+from idvl.data.splits import EVALUATION, SAME_SPLIT, SPLIT_ORDER, same_split
 from idvl.errors import UsageError, listed, quoted
 
 # rows drawn at a time once the first draw fell short
@@ -177,15 +177,28 @@ def _unread_questions(table: DataTable, columns: Columns, overrides: Columns) ->
 
 def _unread_splits(table: DataTable, columns: Columns) -> Iterator[str]:
     """That splits named by a column are not told apart."""
-    name = next((name for name in table.names if name.lower() == SPLIT), None)
-    if name is None or name in columns.read:
-        return
-    named = {str(row.get(name)) for row in table.read(range(table.size), [name])}
-    if len(named) > 1:
-        yield (
-            f"the column {quoted(name)} is not read: rows of all its values ({listed(sorted(named))}) are one split; "
-            "to keep them apart, put each into a folder train, validation or test"
-        )
+    for name in table.names:
+        if name not in columns.read and (named := _splits_in(table, name)):
+            yield (
+                f"the column {quoted(name)} is not read: rows of all its values ({listed(sorted(named))}) are one "
+                "split; to keep them apart, put each into a folder train, validation or test"
+            )
+
+
+def _splits_in(table: DataTable, name: str) -> set[str]:
+    """The values of a column called SPLIT, or of another that holds spellings of splits alone; none for one split."""
+    values: set[str] = set()
+    with suppress(UsageError):  # what is wrong with a column that is not read is its own affair
+        for row in table.read(range(table.size), [name]):
+            cell = row.get(name)
+            if name.lower() == SPLIT:
+                values.add(str(cell))
+            elif isinstance(cell, str) and any(cell.strip().lower() in group for group in SAME_SPLIT):
+                values.add(cell)
+            elif cell not in (None, ""):
+                return set()
+    splits = values if name.lower() == SPLIT else {same_split(value.strip()) for value in values}
+    return values if len(splits) > 1 else set()
 
 
 def _spooled(row: Row, columns: Columns, store: ImageSpool) -> Row:

@@ -261,6 +261,46 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
     assert asked.samples[0].answers == ("yes",) and len(asked.description["warnings"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "cells", "named"),
+    [
+        ("data set", ["train", "train", "test"], "test, train"),
+        ("Phase", ["Train", " VAL", ""], " VAL, Train"),
+        ("partition", [None, "dev", "training"], "dev, training"),
+        ("phase", ["train", "training", "Train"], None),
+        ("phase", ["train", "", None], None),
+        ("phase", ["train", "test", "moon"], None),
+        ("set", [0, 1, 2], None),
+        ("set", [["train"], ["test"], []], None),
+        ("split", ["train", "training", "train"], "train, training"),
+        ("split", ["one", "two", "two"], "one, two"),
+        ("split", ["train", "train", "train"], None),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_columns_of_splits_are_told_whatever_they_are_called(
+    form: str, column: str, cells: list, named: str | None, tmp_path: Path
+) -> None:
+    rows = [{**row, column: cell} for row, cell in zip(captioned(3), cells, strict=True)]
+    path = images(tmp_path, 3) / f"table.{form}"
+    jsonl(path, rows) if form == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
+    told = (
+        f"the column {column!r} is not read: rows of all its values ({named}) are one split; to keep them apart, put "
+    )
+    warnings = select(str(path), **EVERYTHING).description["warnings"]
+    assert warnings == ([f"{told}each into a folder train, validation or test"] if named else [])
+    if named and all(cells):
+        assert select(str(path), **EVERYTHING, label_column=column).description["warnings"] == []
+
+
+def test_a_column_of_splits_that_one_parquet_file_lacks_is_told(tmp_path: Path) -> None:
+    rows = [{"image": jpeg(i), "split": split} for i, split in enumerate(("train", "test"))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [jpeg(2)]}), tmp_path / "b.parquet")
+    (told,) = select(str(tmp_path), **EVERYTHING).description["warnings"]
+    assert "rows of all its values (test, train) are one split" in told
+
+
 def test_caption_str_is_the_text_before_a_question_and_a_guessed_question_is_doubtful(tmp_path: Path) -> None:
     rows = [{"file_name": f"{i:04d}.jpg", "question": "describe it", "caption_str": [f"a {i}"]} for i in range(3)]
     jsonl(images(tmp_path, 3) / "metadata.jsonl", rows)
