@@ -33,6 +33,7 @@ from idvl.data.formats.parquet import parquet
 from idvl.data.formats.records import records
 from idvl.data.formats.saved import saved
 from idvl.data.formats.table import WHOLE, DataTable, table_of, whole
+from idvl.data.splits import spelling_of
 from idvl.errors import UsageError, quoted
 from idvl.files import open_regular
 
@@ -56,9 +57,7 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
     if shards := [file for file in files if file.suffix == ".parquet"]:
         chosen, name, warnings = of_split(shards, path, split, entry)
         _check_numbered(chosen)
-        return replace(
-            parquet(chosen, path, name), warnings=[*warnings, *passed_over(chosen, name, every, path, entry)]
-        )
+        return replace(parquet(chosen, path, name), warnings=[*warnings, *passed_over(shards, every, path, entry)])
     if numbered := [file for file in files if is_idx(file)]:
         return idx(numbered, path, split, entry)
     if metadata := [file for file in files if file.name in METADATA_NAMES]:
@@ -66,8 +65,13 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
     lists = [file for file in files if file.suffix == ".jsonl" and file.parent == path]
     if len(lists) == 1:
         table = _of_file(lists[0], split, entry)
-        return replace(table, warnings=passed_over(lists, table.split, every, path, entry))
-    if images := [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]:
+        return replace(table, warnings=passed_over(lists, every, path, entry))
+    # a link whose image is gone is an unusable sample
+    if images := [
+        file
+        for file in every
+        if file.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(file) or not os.path.exists(file))
+    ]:
         return _of_images(images, every, path, split, entry)
     raise UsageError(
         f"{path} holds no dataset: expected images, metadata.jsonl, one .jsonl, parquet or idx files, or "
@@ -128,7 +132,7 @@ def _of_metadata(
         raise UsageError(f"{path} has both metadata.jsonl and metadata.csv in a folder: remove one, or name its path")
     files, name, warnings = of_split(metadata, path, split, entry)
     parts = {file: records(file) for file in files}
-    warnings += passed_over(files, name, every, path, entry)
+    warnings += passed_over(metadata, every, path, entry)
     table = table_of([row for rows in parts.values() for row in rows], path, name)
     return replace(table, files={file: len(rows) for file, rows in parts.items()}, warnings=warnings)
 
@@ -141,7 +145,7 @@ def _of_images(
     odd = _classes_called_like_splits(images, path, spellings)
     files, name, of_splits = of_split(images, path, split, entry, odd)
     # what lies beside the splits gives no class either
-    inside = images if name == WHOLE else _with_folders(images, path, spellings, odd)
+    inside, strange = (images, {}) if name == WHOLE else _labelled(images, path, spellings, odd)
     classes = _class_folders(inside, path, spellings, odd)
     rows = [{FILE_NAME: file.relative_to(path).as_posix()} for file in files]
     if classes:
@@ -158,17 +162,39 @@ def _of_images(
         warnings=[
             *warnings,
             *of_splits,
-            *([] if classes else _unequally_deep(inside, path, spellings, odd)),
+            *(_nested(inside, path, spellings, odd) if classes else _unequally_deep(inside, path, spellings, odd)),
+            *(
+                f"the folders of the split {name} ({first_few(folders, split)}) share no name with the classes of the "
+                "training split: its images have no label"
+                for split, folders in strange.items()
+                if split.name.lower() == name
+            ),
             *([left_out(len(others), every, path, "are not images", others) + _tables_among(others)] if others else []),
         ],
     )
 
 
-def _with_folders(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[Path]:
-    """The images of the splits that hold folders; of all splits where none does. A split without is not labelled."""
+def _labelled(
+    images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]
+) -> tuple[list[Path], dict[Path, set[Path]]]:
+    """The images whose folders may be classes, and splits whose folders cannot be, with these.
+
+    Where one split holds folders, a split without is not labelled. Neither is one whose folders share no name with
+    those of the training split, as test/unknown beside train/cat and train/dog.
+    """
     splits = split_folders(images, root, spellings, odd)
-    deep = {split for folder, split in splits.items() if folder != split}
-    return [file for file in images if file.parent in splits and (not deep or splits[file.parent] in deep)]
+    deep = {split: {folder for folder in splits if split in folder.parents} for split in {*splits.values()}}
+    deep = {split: folders for split, folders in deep.items() if folders}
+    training = {
+        folder.name for split, folders in deep.items() if spelling_of("train", [split.name]) for folder in folders
+    }
+    strange = {
+        split: folders
+        for split, folders in deep.items()
+        if training and training.isdisjoint(folder.name for folder in folders)
+    }
+    labelled = {*deep} - {*strange} or {*splits.values()}
+    return [file for file in images if splits.get(file.parent) in labelled], strange
 
 
 def _tables_among(files: Iterable[Path]) -> str:
@@ -180,12 +206,30 @@ def _tables_among(files: Iterable[Path]) -> str:
 def _class_folders(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
     """The classes that folders of images stand for, sorted, as in `datasets`: all equally deep, and more than one.
 
-    Folders that are splits, or only look like them, are none; below a split, a class may have any name.
+    Folders that are splits are none; those that mostly look like splits are none either. Below a split, a class may
+    have any name.
     """
     folders = {file.parent for file in images}
     names, depths = {folder.name for folder in folders}, {len(folder.parts) for folder in folders}
-    splits = look_like_splits(images, root, spellings) | {*split_folders(images, root, spellings, odd).values()}
-    return sorted(names) if len(names) > 1 and len(depths) == 1 and not folders & splits else []
+    splits = split_folders(images, root, spellings, odd)
+    nearly = look_like_splits((file for file in images if file.parent not in splits), root, spellings)
+    is_split = folders & {*splits.values()} or 2 * len(folders & nearly) >= len(folders)
+    return sorted(names) if len(names) > 1 and len(depths) == 1 and not is_split else []
+
+
+def _nested(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
+    """A warning where the folders above those that are classes may be meant, as in benign/patient1."""
+    splits = split_folders(images, root, spellings, odd)
+    folders = {file.parent for file in images}
+    outer = {folder.parent.relative_to(splits.get(folder, root)) for folder in folders}
+    nearly = look_like_splits((file for file in images if file.parent not in splits), root, spellings)
+    if len(outer) < 2 or any(nearly & {*folder.parents} for folder in folders):
+        return []
+    innermost = {Path(folder.name) for folder in folders}
+    return [
+        f"the innermost folders are the classes ({first_few(innermost, Path())}), whichever folders above they lie in "
+        f"({first_few(outer, Path())}): where those are the classes, or hold no classes at all, name or move them"
+    ]
 
 
 def _unequally_deep(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
@@ -204,13 +248,16 @@ def _unequally_deep(images: list[Path], root: Path, spellings: Collection[str], 
 def _classes_called_like_splits(images: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
     """Folders of images that alone among those beside them have the name of a split: classes, as bus, car and train."""
     folders = {file.parent for file in images} - {root}
+    nearly = look_like_splits(images, root, spellings)
     classes = set()
     for folder in folders:
         above = {part.lower() for part in folder.parent.relative_to(root).parts}
         if folder.name.lower() in spellings and not above & {*spellings}:
             beside = {other for other in folders if folder.parent in other.parents} - {folder}
-            if beside and all(
-                other.parent == folder.parent and other.name.lower() not in spellings for other in beside
+            if (
+                beside.isdisjoint(nearly)
+                and beside
+                and all(other.parent == folder.parent and other.name.lower() not in spellings for other in beside)
             ):
                 classes.add(folder)
     return classes

@@ -16,11 +16,9 @@ from idvl.data.splits import EVALUATION, SAME_SPLIT, TRAINING, choose_split, sam
 from idvl.errors import quoted
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-# what may be the name of a split where a folder's name begins, and where it ends
-LOOKS_LIKE_SPLIT = [
-    re.compile(r"^([a-z]+?)(set|data|images)?(?=[_\d-]|$)"),
-    re.compile(r"[_\d-]([a-z]+?)(set|data|images)?[_\d-]*$"),
-]
+# the words of a name, also of one as TrainSet, and what may be written together with the name of a split
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+JOINED = re.compile(r"(set|data|dataset|images|dir|split)$")
 
 
 def of_split(
@@ -28,20 +26,19 @@ def of_split(
 ) -> tuple[list[Path], str, list[str]]:
     """The files of a split, its name, and what is to be said of the files that belong to none.
 
-    A folder's name or the first word of a file's tells the split, as in `data/train-00000.parquet`. Case does not
-    matter: a folder `Train` is the split "train". `odd` folders are none, whatever they are called. Where several
-    splits are there, files that belong to none are left out, unless the split "all" is named: all files together.
-    Where there is one split, or none, "all" is the default, and what is read for a purpose that the one is not for.
+    A folder's name or a word of a file's tells the split, as in `data/train-00000.parquet` and `birds_train.parquet`.
+    Case does not matter: a folder `Train` is the split "train". `odd` folders are none, whatever they are called.
+    Where several splits are there, files that belong to none are left out, unless the split "all" is named: all files
+    together. Where there is one split, or none, "all" is the default, and what is read for a purpose that the one is
+    not for.
     """
     spellings = spellings_of(entry)
     folders = split_folders(files, root, spellings, odd)
     groups: dict[str, list[Path]] = {}
     outside = []
     for file in files:
-        folder = folders.get(file.parent)
-        word = "" if file.suffix.lower() in IMAGE_SUFFIXES else re.split("[.-]", file.name)[0].lower()
-        if folder or word in spellings:
-            groups.setdefault(folder.name.lower() if folder else word, []).append(file)
+        if word := _split_word(file, folders.get(file.parent), spellings):
+            groups.setdefault(word, []).append(file)
         else:
             outside.append(file)
     divided, unnamed = len({same_split(name)[0] for name in groups}) > 1, split in (None, TRAINING, EVALUATION)
@@ -71,6 +68,23 @@ def split_folders(
     return splits
 
 
+def _split_word(file: Path, folder: Path | None, spellings: Collection[str]) -> str | None:
+    """The name of a file's split, in lower case: of the `folder` that is one, or of a table itself."""
+    if folder:
+        return folder.name.lower()
+    return None if file.suffix.lower() in IMAGE_SUFFIXES else split_of_file(file.name, spellings)
+
+
+def split_of_file(name: str, spellings: Collection[str]) -> str | None:
+    """The name of a split that a file's begins with, or its one word that is one; None for none or several.
+
+    Words are divided as `datasets` does, by digits too.
+    """
+    first, *_ = re.split("[.-]", name.lower())
+    words = {first} & {*spellings} or {*re.split(r"[-._ \d]+", name.lower())} & {*spellings}
+    return words.pop() if len(words) == 1 else None
+
+
 def spellings_of(entry: CatalogEntry | None) -> set[str]:
     """Every name that a split may have, in lower case."""
     return {name for group in SAME_SPLIT for name in group} | {*(entry.splits if entry else ())}
@@ -90,13 +104,13 @@ def _undivided(unread: Collection[Path], groups: Collection[str], root: Path) ->
     ]
 
 
-def look_like_splits(files: list[Path], root: Path, spellings: Collection[str]) -> set[Path]:
-    """Folders called nearly like splits, as train_set and seg_test; none where all are called like the same one."""
+def look_like_splits(files: Iterable[Path], root: Path, spellings: Collection[str]) -> set[Path]:
+    """Folders called nearly like splits, as train_set and Test Data; none where all are called like the same one."""
     kinds, folders = set(), set()
     parents = {file.parent for file in files}
     for folder in {folder for parent in parents for folder in (parent, *parent.parents) if root in folder.parents}:
-        ends = (pattern.search(folder.name.lower()) for pattern in LOOKS_LIKE_SPLIT)
-        if of := {same_split(end[1])[0] for end in ends if end} & {group[0] for group in SAME_SPLIT}:
+        words = (JOINED.sub("", word.lower()) for word in WORD.findall(folder.name))
+        if of := {same_split(word)[0] for word in words} & {group[0] for group in SAME_SPLIT}:
             kinds |= of
             folders |= {folder} if folder.name.lower() not in spellings else set()
     return folders if len(kinds) > 1 else set()
@@ -110,16 +124,26 @@ def _outermost(files: Iterable[Path], root: Path, shared: Collection[Path]) -> s
     }
 
 
-def passed_over(tables: list[Path], split: str, every: list[Path], root: Path, entry: CatalogEntry | None) -> list[str]:
-    """A warning where the tables are one split, and images lie beside them in folders of several splits."""
+def passed_over(tables: list[Path], every: list[Path], root: Path, entry: CatalogEntry | None) -> list[str]:
+    """A warning where images lie in folders of splits that none of the tables is of."""
+    spellings = spellings_of(entry)
     images = [file for file in every if file.suffix.lower() in IMAGE_SUFFIXES]
-    folders = {*split_folders(images, root, spellings_of(entry)).values()}
-    if split != WHOLE or len({same_split(folder.name)[0] for folder in folders}) < 2:
-        return []
-    return [
-        f"the folders {first_few(folders, root)} are not read as splits: the rows of {first_few(tables, root)} are one "
-        f"split, {WHOLE}; to keep them apart, put a table of its own into each of the folders"
-    ]
+    folders = split_folders(tables, root, spellings)
+    of_tables = {_split_word(file, folders.get(file.parent), spellings) for file in tables} - {None}
+    kinds = {same_split(word)[0] for word in of_tables}
+    without = {folder: same_split(folder.name)[0] for folder in split_folders(images, root, spellings).values()}
+    without = {folder: kind for folder, kind in without.items() if kind not in kinds}
+    if kinds and without:
+        return [
+            f"the images in {first_few(without, root)} are not read: no table is of their split, as "
+            f"{first_few(tables, root)} is of another; put a table into each of the folders, or remove the tables"
+        ]
+    if len({*without.values()}) > 1:
+        return [
+            f"the folders {first_few(without, root)} are not read as splits: the rows of {first_few(tables, root)} are "
+            f"one split, {WHOLE}; to keep them apart, put a table of its own into each of the folders"
+        ]
+    return []
 
 
 def left_out(n: int, files: Collection[Path], root: Path, why: str, places: Collection[Path]) -> str:

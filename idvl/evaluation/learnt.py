@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from idvl import recipe as recipes
 from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.checkpoints.report import load_report
+from idvl.data.folder_splits import split_of_file
 from idvl.data.formats.table import WHOLE
 from idvl.data.samples import Selection
 from idvl.distributed import Team
@@ -127,11 +127,11 @@ def _folders(data: DataSection, split: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_part(inner: str, outer: str, split: str) -> bool:
-    """Whether a path lies inside another, in what this has for a split: train/, train.csv or train-00.parquet."""
+    """Whether a path lies inside another, in what this has for a split: train/, train.csv or birds_train.parquet."""
     if not os.path.isabs(outer) or not inner.startswith(os.path.join(outer, "")):
         return False
-    parts = Path(os.path.relpath(inner, outer)).parts
-    return split == WHOLE or any(re.split("[-.]", part)[0].lower() == split.lower() for part in parts)
+    *folders, name = os.path.relpath(inner, outer).lower().split(os.sep)
+    return split == WHOLE or split.lower() in folders or split_of_file(name, {split.lower()}) is not None
 
 
 def _uses(run: Path) -> Iterator[tuple[str, DataSection | None, str | None]]:

@@ -200,6 +200,15 @@ def test_karpathy_splits_under_a_catalogue_name(tmp_path: Path) -> None:
         select("coco", n=100, data_dir=tmp_path, split="tran")
 
 
+@pytest.mark.parametrize("names", ["birds_train birds_test", "coco-train coco-val", "train_0 test_0", "Train00 test00"])
+def test_a_word_of_a_tables_name_tells_its_split(names: str, tmp_path: Path) -> None:
+    for rows, name in enumerate(names.split(), 2):
+        parquet(tmp_path / f"{name}.parquet", rows=rows)
+    found = select(str(tmp_path), **EVERYTHING, split=EVALUATION).description
+    assert found["split"] in ("test", "val") and found["rows"] == 3 and not found["warnings"]
+    assert select(str(tmp_path), **EVERYTHING, split="train").description["rows"] == 2
+
+
 def test_splits_told_by_file_names(tmp_path: Path) -> None:
     write_dataset("coco", tmp_path, 110)
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"")
@@ -578,6 +587,8 @@ def test_splits_are_told_in_any_case(folders: str, split: str, tmp_path: Path) -
         ("seg_train/a seg_test/a", 2),
         ("images_train images-val2014", 2),
         ("CUB_train test", 1),
+        ("myTrain traindir/a test.images", 3),
+        ("official_train_v2 official_test", 2),
     ],
 )
 def test_folders_that_only_look_like_splits_are_told(folders: str, unread: int, metadata: bool, tmp_path: Path) -> None:
@@ -595,14 +606,83 @@ def test_folders_that_only_look_like_splits_are_told(folders: str, unread: int, 
 
 @pytest.mark.parametrize(
     "folders",
-    ["train_station bus", "test_tube pretest", "test tube,train station", "fast_train toy_train", "pretest fasttrain"],
+    ["train_station bus", "test_tube pretest", "fast_train toy_train", "pretest fasttrain"],
 )
 def test_classes_that_contain_the_name_of_a_split_are_classes(folders: str, tmp_path: Path) -> None:
-    names = folders.split("," if "," in folders else " ")
-    for name in names:
+    for name in folders.split():
         images(tmp_path / name, 2)
     found = select(str(tmp_path), **EVERYTHING).description
-    assert found["classes"] == sorted(names) and not found["warnings"]
+    assert found["classes"] == sorted(folders.split()) and not found["warnings"]
+
+
+def test_a_few_classes_that_look_like_several_splits_are_classes(tmp_path: Path) -> None:
+    names = ["bus", "car", "dog", "test_tube", "train station"]
+    for name in names:
+        images(tmp_path / "more" / name, 2), images(tmp_path / "split" / "train" / name, 2)
+    found = select(str(tmp_path / "more"), **EVERYTHING).description
+    told = "the folders 'test_tube', 'train station' are not read as splits: all data is one split, all; "
+    assert found["classes"] == names and found["warnings"][0].startswith(told)
+    found = select(str(tmp_path / "split"), **EVERYTHING).description
+    assert found["classes"] == names and not found["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "above"),
+    [
+        ("benign/p1 benign/p2 malignant/p3", "'benign', 'malignant'"),
+        ("images/a images/b masks/a masks/b", "'images', 'masks'"),
+        ("train/cat/low train/cat/high train/dog/low test/dog/high", "'cat', 'dog'"),
+        ("images/a images/b", None),
+        ("train/x/a train/x/b test/x/a test/x/b", None),
+    ],
+)
+def test_classes_in_several_folders_are_told(folders: str, above: str | None, tmp_path: Path) -> None:
+    for name in folders.split():
+        images(tmp_path / name, 2)
+    found = select(str(tmp_path), **EVERYTHING).description
+    assert found["classes"] == sorted({name.split("/")[-1] for name in folders.split()})
+    told = [note for note in found["warnings"] if f"whichever folders above they lie in ({above})" in note]
+    assert (len(told), len(found["warnings"])) == ((1, 1) if above else (0, 0))
+
+
+@pytest.mark.parametrize("names", ["unknown", "Cats Dogs"])
+def test_a_split_whose_folders_are_none_of_the_classes_has_no_labels(names: str, tmp_path: Path) -> None:
+    of_classes(tmp_path / "train")
+    for name in names.split():
+        images(tmp_path / "test" / name, 2)
+    train = select(str(tmp_path), **EVERYTHING, split="train")
+    assert train.description["classes"] == ["a", "b"] and not train.description["warnings"]
+    test = select(str(tmp_path), **EVERYTHING, split="test")
+    assert {sample.label for sample in test.samples} == {None}
+    named = ", ".join(map(repr, names.split()))
+    assert test.description["warnings"] == [
+        f"the folders of the split test ({named}) share no name with the classes of the training split: its images "
+        "have no label"
+    ]
+
+
+def test_cats_and_dogs_as_they_are_given_out(tmp_path: Path) -> None:
+    images(tmp_path / "train", 3), images(tmp_path / "test1", 2)
+    found = select(str(tmp_path), **EVERYTHING, split=TRAINING).description
+    assert (found["split"], found["rows"], found["classes"]) == ("train", 3, None)
+    assert len(found["warnings"]) == 1 and "belong to no split, while train is one: 'test1'" in found["warnings"][0]
+
+
+@pytest.mark.parametrize("one", ["metadata.jsonl", "test.parquet", "train.parquet"])
+def test_images_of_a_split_without_a_table_beside_one_with_a_table_are_told(one: str, tmp_path: Path) -> None:
+    of_classes(tmp_path / "train"), images(tmp_path / "test", 2)
+    if one == "metadata.jsonl":
+        jsonl(tmp_path / "test" / one, captioned(2))
+    else:
+        parquet(tmp_path / one, rows=2)
+    of, other = ("train", "test") if one == "train.parquet" else ("test", "train")
+    found = select(str(tmp_path), **EVERYTHING, split=TRAINING).description
+    assert found["split"] in (of, "all")
+    table = f"test/{one}" if one == "metadata.jsonl" else one
+    assert found["warnings"] == [
+        f"the images in '{other}' are not read: no table is of their split, as '{table}' is of another; put a table "
+        "into each of the folders, or remove the tables"
+    ]
 
 
 def test_a_folder_beside_splits_does_not_make_them_classes(tmp_path: Path) -> None:
@@ -999,10 +1079,11 @@ def test_a_missing_file_of_a_numbered_split_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_in_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    images(tmp_path, 3)
+    images(tmp_path, 30)
     (tmp_path / "notes.txt").touch(), (tmp_path / "gone.jpg").symlink_to("nowhere"), (tmp_path / ".hidden").touch()
-    line = f"left out 2 of the 5 files in {tmp_path}, which are not images: 'gone.jpg', 'notes.txt'"
-    assert select(str(tmp_path), **EVERYTHING).description["warnings"] == [line] and line in caplog.text
+    line = f"left out 1 of the 32 files in {tmp_path}, which are not images: 'notes.txt'"
+    gone = f"skipped 1 unusable of 31 samples of {tmp_path}: gone.jpg (No such file or directory)"
+    assert select(str(tmp_path), **EVERYTHING).description["warnings"] == [line, gone] and line in caplog.text
 
 
 @pytest.mark.parametrize("name", ["./~nosuchuser", "x/" * 3_000, "loop"])
