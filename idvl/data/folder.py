@@ -228,7 +228,7 @@ def _nested(images: list[Path], root: Path, spellings: Collection[str], odd: Col
     innermost = {Path(folder.name) for folder in folders}
     return [
         f"the innermost folders are the classes ({first_few(innermost, Path())}), whichever folders above they lie in "
-        f"({first_few(outer, Path())}): where those are the classes, or hold no classes at all, name or move them"
+        f"({first_few(outer, Path())}): if those are the classes, or some of them are not meant, move their images"
     ]
 
 
