@@ -167,7 +167,8 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
         cell = int(cell)
     number = isinstance(cell, int)
     if not number or not -1 <= cell < (len(classes) if classes else MOST_CLASSES):
-        kind = f"not one of {len(classes)}" if classes else "out of range" if number else "not a number"
+        whole = " whole" if isinstance(cell, float) else ""
+        kind = f"not one of {len(classes)}" if classes else "out of range" if number else f"not a{whole} number"
         raise ValueError(f"the class {quoted(cell)} is {kind}")
     return int(cell) if cell >= 0 else None
 

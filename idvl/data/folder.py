@@ -54,15 +54,15 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
         return nlvr2(annotations, split, entry)
     every = [file for file in sorted(_listing(path)) if not _hidden(file, path)]
     files = [file for file in every if os.path.isfile(file)]
-    if shards := [file for file in files if file.suffix == ".parquet"]:
+    if shards := [file for file in files if file.suffix.lower() == ".parquet"]:
         chosen, name, warnings = of_split(shards, path, split, entry)
         _check_numbered(chosen)
         return replace(parquet(chosen, path, name), warnings=[*warnings, *passed_over(shards, every, path, entry)])
     if numbered := [file for file in files if is_idx(file)]:
         return idx(numbered, path, split, entry)
-    if metadata := [file for file in files if file.name in METADATA_NAMES]:
+    if metadata := [file for file in files if file.name.lower() in METADATA_NAMES]:
         return _of_metadata(metadata, every, path, split, entry)
-    lists = [file for file in files if file.suffix == ".jsonl" and file.parent == path]
+    lists = [file for file in files if file.suffix.lower() == ".jsonl" and file.parent == path]
     if len(lists) == 1:
         table = _of_file(lists[0], split, entry)
         return replace(table, warnings=passed_over(lists, every, path, entry))
@@ -106,11 +106,14 @@ def _of_file(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
         open_regular(path).close()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; pass a folder or a file") from error
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         return parquet([path], path.parent, whole(path, split))
-    if path.suffix in (".jsonl", ".csv", ".tsv"):
+    if suffix in (".jsonl", ".csv", ".tsv"):
         return table_of(records(path), path.parent, whole(path, split))
-    if path.suffix == ".json":
+    if path.name in NLVR2_NAMES:
+        raise UsageError(f"{path} holds annotations of NLVR2: name its folder instead, {quoted(path.parent)}")
+    if suffix == ".json":
         return karpathy(path, split, entry)
     raise UsageError(f"{path} is not a dataset: expected a folder, .parquet, .jsonl, .csv, .tsv or a Karpathy .json")
 
@@ -129,7 +132,8 @@ def _of_metadata(
 ) -> DataTable:
     """The rows of metadata files, one a folder, that lie beside the images which they name."""
     if len({file.parent for file in metadata}) < len(metadata):
-        raise UsageError(f"{path} has both metadata.jsonl and metadata.csv in a folder: remove one, or name its path")
+        both = " and ".join(sorted({file.name for file in metadata}))
+        raise UsageError(f"{path} has both {both} in a folder: remove one, or name its path")
     files, name, warnings = of_split(metadata, path, split, entry)
     parts = {file: records(file) for file in files}
     warnings += passed_over(metadata, every, path, entry)
@@ -199,7 +203,7 @@ def _labelled(
 
 def _tables_among(files: Iterable[Path]) -> str:
     """How to read a table that a folder is not read by, as train.csv beside images; "" where there is none."""
-    table = next((file for file in sorted(files) if file.suffix in (".csv", ".tsv", ".jsonl")), None)
+    table = next((file for file in sorted(files) if file.suffix.lower() in (".csv", ".tsv", ".jsonl")), None)
     return f"; to read a table, name it in place of the folder, as {quoted(table)}" if table else ""
 
 

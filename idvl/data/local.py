@@ -57,7 +57,7 @@ def open_path(
         entry=entry,
         pixels=table.pixels,
         is_class=lambda name: first(name) is not None and names_a_class(first(name)),
-        metadata=any(file.name in METADATA_NAMES for file in table.files or [path]),
+        metadata=any(file.name.lower() in METADATA_NAMES for file in table.files or [path]),
     )
 
     classes = _classes(table, columns.label, first, lambda: _other_splits(path, table, entry))

@@ -177,6 +177,39 @@ def test_a_pair_of_images_of_a_known_dataset_goes_before_file_name(tmp_path: Pat
     assert (sample.source, sample.second) == (tmp_path / "0001.jpg", tmp_path / "0002.jpg")
 
 
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_capitals_in_the_names_of_tables_change_nothing(form: str, tmp_path: Path) -> None:
+    rows = [{"image": "thumb.jpg", **row} for row in captioned(3)]
+    mark = {"csv": ",", "tsv": "\t"}.get(form)
+
+    def write(name: str) -> Path:
+        path = images(tmp_path / f"with {name}", 3) / name
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif form == "jsonl":
+            jsonl(path, rows)
+        else:
+            cells = (rows[0], *map(dict.values, rows))
+            path.write_text("\n".join(mark.join(f'"{cell}"' for cell in line) for line in cells))
+        return path
+
+    def read(path: Path, **options: str) -> tuple[str, dict]:
+        found = select(str(path), **EVERYTHING, **options).description
+        return found["fingerprint"], found["columns"]
+
+    lower, upper, other = write(f"metadata.{form}"), write(f"Metadata.{form.upper()}"), write(f"TRAIN.{form.upper()}")
+    named = {"image_column": "file_name"} if form == "tsv" else {}
+    assert read(upper, **named) == read(lower, **named)
+    if form == "tsv":
+        return
+    assert read(upper.parent) == read(lower.parent) == read(lower)
+    if form == "csv":
+        (told,) = select(str(other.parent), **EVERYTHING).description["warnings"]
+        assert told.endswith(f"to read a table, name it in place of the folder, as '{other}'")
+    else:
+        assert read(other.parent, image_column="file_name")[0] == read(lower)[0]
+
+
 def test_text_alone(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "lines.jsonl", [{"text": caption(i)} for i in range(120)])
     selection = select(str(path), n=100)
@@ -218,7 +251,7 @@ def test_splits_told_by_file_names(tmp_path: Path) -> None:
 def test_two_lists_of_the_same_images_are_refused(tmp_path: Path) -> None:
     jsonl(images(tmp_path, 3) / "metadata.jsonl", captioned(3))
     (tmp_path / "metadata.csv").write_text("file_name,text\n0000.jpg,a dog\n")
-    with pytest.raises(UsageError, match=r"both metadata.jsonl and metadata.csv in a folder: remove one"):
+    with pytest.raises(UsageError, match=r"both metadata.csv and metadata.jsonl in a folder: remove one"):
         select(str(tmp_path), **EVERYTHING)
 
 
@@ -379,6 +412,9 @@ def test_csv_as_spreadsheets_and_people_write_it(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 no", "parquet file that cannot be read"),
         ("dataset_coco.json", b"{}", "not a Karpathy annotation"),
         ("a.zip", b"", "is not a dataset"),
+        ("a.json", b'{"text": "x"}\n{"text": "y"}\n', "if each of its lines is an object, rename it to .jsonl"),
+        ("A.CSV", b"text;label\na;1\n", "separates its columns by semicolons: save it with commas"),
+        ("nlvr_dev.json", b"[]", "annotations of NLVR2: name its folder instead, '/"),
         ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1 is not JSON that can be read"),
         ("dataset_coco.json", b"[" * 100_000, "not a Karpathy annotation"),
         ("a.jsonl", b'{"text": "x", "text": "y"}', "it has the key 'text' twice"),
@@ -913,7 +949,7 @@ def test_only_numbers_of_classes_are_guessed(column: str, cells: list, labels: l
         ),
         ([10**18, 1], f"the column 'label' is not read as labels: the class {10**18} is out of range"),
         ([10**30, 1], f"the column 'label' is not read as labels: the class {10**30} is out of range"),
-        ([0.5, 1], "the column 'label' is not read as labels: the class 0.5 is not a number"),
+        ([0.5, 1], "the column 'label' is not read as labels: the class 0.5 is not a whole number"),
         ([-2, 1], "the column 'label' is not read as labels: the class -2 is out of range"),
         ([3, 1], None),
     ],

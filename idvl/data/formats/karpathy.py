@@ -30,8 +30,10 @@ def karpathy(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
     except UsageError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
+        lines = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
         raise UsageError(
             f"{path} is not a Karpathy annotation file: expected {{'images': [{{'filename', 'split', 'sentences'}}]}}"
+            f"{'; if each of its lines is an object, rename it to .jsonl' if lines else ''}"
         ) from error
     if not groups:
         raise UsageError(f"{path} lists no images")

@@ -27,7 +27,7 @@ def records(path: Path) -> list[Row]:
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             lines = _lines(file, path)
-            if path.suffix in SEPARATORS:
+            if path.suffix.lower() in SEPARATORS:
                 return _cells(lines, path)
             return [_object(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
     except UnicodeDecodeError as error:
@@ -51,14 +51,13 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
 
     Unnamed columns without a cell are left out.
     """
-    parsed = _parsed(lines, path)
+    separator = SEPARATORS[path.suffix.lower()]
+    parsed = _parsed(lines, separator, path)
     names = [name.strip() for name in next(parsed, (0, []))[1]]
     # a blank after it is a sign of text, as in `question; or note`
     if len(names) == 1 and (other := re.search("[,;\t](?! )", names[0])):
         rename = next((f", or rename it to {suffix}" for suffix, by in SEPARATORS.items() if by == other[0]), "")
-        raise UsageError(
-            f"{path} separates its columns by {NAMES[other[0]]}: save it with {NAMES[SEPARATORS[path.suffix]]}{rename}"
-        )
+        raise UsageError(f"{path} separates its columns by {NAMES[other[0]]}: save it with {NAMES[separator]}{rename}")
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
         raise UsageError(f"{path} names the column {quoted(twice[0])} twice: give each another name")
     rows, used = [], set()
@@ -66,7 +65,7 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
         if any(cells[len(names) :]):
             raise UsageError(
                 f"{path} line {number} has {len(cells)} cells for {len(names)} columns: "
-                f"put quotation marks around cells that hold {NAMES[SEPARATORS[path.suffix]]}"
+                f"put quotation marks around cells that hold {NAMES[separator]}"
             )
         used.update(at for at, cell in enumerate(cells) if cell and not names[at])
         rows.append(cells)
@@ -76,7 +75,7 @@ def _cells(lines: Iterable[str], path: Path) -> list[Row]:
     return [{name: cells[at] if at < len(cells) else None for at, name in columns} for cells in rows]
 
 
-def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+def _parsed(lines: Iterable[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of its last line, cells) of each row of a table that is not blank.
 
     Text may follow a closing quotation mark, as in `"so" she said`, but not in a row of several lines: there the mark
@@ -85,11 +84,10 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]
     """
     csv.field_size_limit(LONGEST_LINE)
     text: list[str] = []
-    separator = SEPARATORS[path.suffix]
     reader = csv.reader((text.append(line) or line for line in lines), delimiter=separator)
     try:
         for cells in reader:
-            if len(text) > 1 and path.suffix == ".tsv":
+            if len(text) > 1 and separator == "\t":
                 raise UsageError(
                     f"{path} line {reader.line_num - len(text) + 1} opens a quotation mark that the line does not "
                     "close: close it, or save the table as .csv for cells of several lines"
