@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idvl import runs
+from idvl.data.samples import Selection
+from idvl.errors import UsageError, listed
 from idvl.files import disk_errors, to_disk
 from idvl.models.loading import Loaded, load, quiet
 from idvl.pruning.settings import head_training
@@ -19,6 +21,40 @@ if TYPE_CHECKING:
 
 # folders inside a run's: the model with its head, and the checkpoints of its training
 DENSE, CHECKPOINTS = "dense", "dense-checkpoints"
+# classes that a warning names
+FIRST = 3
+# classes from which labels without names must be dense, and the least share of the numbers that must occur
+MANY, SPARSE = 1_000, 0.1
+
+
+def classes_of(selection: Selection, reporter: Reporter) -> list[str]:
+    """The names of the classes of a new head: those of the dataset, or the numbers up to the largest label.
+
+    A warning names classes without a training sample. UsageError where no sample has a label, and where labels without
+    names are no numbers of classes: most of those up to the largest do not occur, though those that do repeat.
+    """
+    dataset, names = selection.description["dataset"], selection.description.get("classes")
+    # a sample that is there once for each of its texts counts once
+    labels = {sample.id: sample.label for sample in selection.samples if sample.label is not None}
+    if not labels:
+        raise UsageError(f"new_head (--new-head) needs labels to learn, and {dataset} has none")
+    known, highest = {*labels.values()}, max(labels.values())
+    if not names and highest >= MANY and len(known) < SPARSE * (highest + 1) and 2 * len(known) <= len(labels):
+        raise UsageError(
+            f"new_head (--new-head) would have {highest + 1:,} classes, for labels without names count from 0, and "
+            f"only {len(known):,} of these numbers occur, up to {highest}: number the classes of {dataset} "
+            "from 0 without gaps, or name a column with their names (--label-column)"
+        )
+    names = names or [str(label) for label in range(highest + 1)]
+    without = [name for number, name in enumerate(names) if number not in known]
+    if without:
+        first = listed(without[:FIRST]) + (", ..." if without[FIRST:] else "")
+        reporter.warn(
+            f"{len(without):,} of {len(names):,} classes have none of the {selection.source()['samples']:,} training "
+            f"samples ({first}): the new head cannot learn them, and an evaluation counts their samples as wrong, or "
+            "right by chance"
+        )
+    return names
 
 
 def learn(job: Job, folder: Path, opened: runs.Run | None, reporter: Reporter) -> None:

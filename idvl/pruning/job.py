@@ -20,7 +20,7 @@ from idvl.models.layers import SCOPES, find_layers, in_scope, left_out
 from idvl.models.loading import Loaded
 from idvl.models.offload import layer_weights
 from idvl.profile import Profile
-from idvl.pruning import earlier, profiles
+from idvl.pruning import earlier, head, profiles
 from idvl.pruning.pruners import criterion_of, multipliers_of, pruner_of, targets_of
 from idvl.pruning.settings import schedule_of, training_of
 from idvl.recipe import Recipe
@@ -43,11 +43,7 @@ def gather(recipe: Recipe, device: torch.device, team: Team, reporter: Reporter,
     loaded = open_model(recipe.model, device, team)
     selection = training_samples(recipe, loaded, team, reporter, store=store)
     if recipe.train.new_head:
-        labels = {sample.label for sample in selection.samples} - {None}
-        if not labels:
-            raise UsageError(f"new_head (--new-head) needs labels to learn, and {recipe.data.dataset} has none")
-        names = selection.description.get("classes") or [str(label) for label in range(max(labels) + 1)]
-        loaded = with_new_head(loaded, names, seed=recipe.data.seed)
+        loaded = with_new_head(loaded, head.classes_of(selection, reporter), seed=recipe.data.seed)
     job = Job(recipe, loaded, selection, team)
     if job.unreached:
         reporter.note(left_out(job.unreached, "the loss does not reach", loaded.family))
