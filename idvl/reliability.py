@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from idvl.profile import Estimate
+    from idvl.profile import Estimate, LayerProfile
 
 # An ID of 20 from fewer points than this has a standard error of 10 % at best, and a bias larger than that.
 FEWEST_RELIABLE_POINTS = 100
@@ -19,6 +19,11 @@ MOST_DUPLICATES = 0.5
 LEAST_DIMENSION = 0.9
 # An ID may exceed the number of features by this many standard errors.
 SLACK = 3
+
+
+def unsound_reason(layer: LayerProfile) -> str | None:
+    """Why a layer's ID is unreliable. None where it is reliable, and where there is none to rely on."""
+    return None if layer.estimate.dimension is None else unreliable_reason(layer.estimate, layer.n_features)
 
 
 def unreliable_reason(estimate: Estimate, features: int | None) -> str | None:

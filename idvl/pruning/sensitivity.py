@@ -28,6 +28,7 @@ from idvl.profile import Profile
 from idvl.pruning import dimensions, profiles
 from idvl.pruning.held_out import Probe, pruned
 from idvl.recipe import Recipe
+from idvl.reliability import unsound_reason
 from idvl.reporter import Reporter
 from idvl.reporting.sensitivity import SensitivityFile
 from idvl.sparsity.budget import Budget
@@ -149,7 +150,9 @@ class SensitivityRun:
 
     def execute(self, folder: Path, opened: runs.Run | None) -> dict[str, Any] | None:
         """Measure what is left, in turns: each process one loss, which the first one writes down."""
-        profile, start = self._profile(folder, opened), time.perf_counter()
+        profile = self._profile(folder, opened)
+        self._warn_of_unreliable(profile)
+        start = time.perf_counter()
         measured = self.team.first(lambda: _measured(folder))
         trials = self.trials()
         missing = [trial for trial in trials if trial not in measured]
@@ -205,6 +208,12 @@ class SensitivityRun:
         result = self.estimation.execute(folder / dimensions.FOLDER, self.reporter, resume=resume, part=True)
         return self.team.first(lambda: result.profile)
 
+    def _warn_of_unreliable(self, profile: Profile) -> None:
+        reasons = {name: unsound_reason(layer) for name, layer in profile.layers.items() if name in self.layers}
+        if unsound := [f"{name}: {reason}" for name, reason in reasons.items() if reason]:
+            left_out = f"{len(unsound)} of {len(self.layers)} layers have no reliable ID and no part in correlations"
+            self.reporter.warn(f"{left_out}, the first is {unsound[0]}")
+
     def _document(self, measured: Mapping[Trial, dict[str, Any]], profile: Profile, seconds: float) -> dict[str, Any]:
         """sensitivity.json."""
 
@@ -226,6 +235,7 @@ class SensitivityRun:
                 "depth": estimated.depth if estimated else None,
                 "dimension": estimated.estimate.dimension if estimated else None,
                 "stderr": estimated.estimate.stderr if estimated else None,
+                "unsound": unsound_reason(estimated) if estimated else None,
                 **about,
             }
         long = ("ids", "skipped")

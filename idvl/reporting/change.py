@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from idvl.profile import Profile
+from idvl.profile import LayerProfile, Profile
+from idvl.reliability import unsound_reason
 from idvl.reporting.collect import Study
 from idvl.reporting.groups import Group
 from idvl.reporting.lineage import MeasuredProfile, measured_alike, profiles_of
@@ -35,17 +36,23 @@ class Change:
         return self.before is not None and measured_alike(self.before.profile, self.profile)
 
     def of(self, modality: str) -> float | None:
-        """The mean change of the dimensions of a modality's layers; None where no layer has both."""
-        if self.before is None:
-            return None
-        before = self.before.profile.layers
-        pairs = [
-            (before[name].estimate.dimension, layer.estimate.dimension)
-            for name, layer in self.profile.layers.items()
-            if layer.modality == modality and name in before
+        """The mean change of the dimensions of a modality's layers; None where no layer has two reliable ones."""
+        changes = [
+            after.estimate.dimension - before.estimate.dimension
+            for before, after in self.pairs(modality)
+            if not any(map(unsound_reason, (before, after)))
         ]
-        changes = [new - old for old, new in pairs if old is not None and new is not None]
         return math.fsum(changes) / len(changes) if changes else None
+
+    def pairs(self, modality: str) -> list[tuple[LayerProfile, LayerProfile]]:
+        """Each layer of a modality before and after, where it has a dimension both times, a reliable one or not."""
+        before = self.before.profile.layers if self.before else {}
+        layers = [(before[name], layer) for name, layer in self.profile.layers.items() if name in before]
+        return [
+            pair
+            for pair in layers
+            if pair[1].modality == modality and all(layer.estimate.dimension is not None for layer in pair)
+        ]
 
 
 def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from idvl.profile import Modality
-from idvl.reporting.figure import Figure, Panel, Series
+from idvl.reporting.figure import UNRELIABLE, Figure, Panel, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,8 @@ COLOURS: dict[Modality, str] = {
     "connector": "#E69F00",
 }
 INK, QUIET = "#333333", "#888888"
+# a square around the point of an unreliable estimate
+SQUARE = {"marker": "s", "color": INK, "markerfacecolor": "none", "linestyle": "none"}
 # marks a drawing as made by idvl, so that it may be replaced
 MADE = "idvl analyze"
 # characters of a name that a picture has room for
@@ -93,6 +95,9 @@ def _series(axes: Axes, figure: Figure, series: Series) -> None:
         linewidth=0.7 if figure.picked else 1.3, marker="" if figure.picked else "o", markersize=3.4,
         markerfacecolor="white" if series.hollow else colour, zorder=3,
     )  # fmt: skip
+    for x, y, reason in zip(series.x, series.y, series.unsound, strict=False):
+        if reason:
+            axes.plot(x, y, markersize=8, zorder=4, **SQUARE)
     if series.low is None or series.high is None:
         return
     bounds = [
@@ -120,10 +125,13 @@ def _legend(axes: Axes, figure: Figure, panel: Panel) -> None:
     named: Iterable[tuple[str, Series]] = ((one.tone if figure.picked else one.name, one) for one in panel.series)
     entries = dict(reversed(list(named)))
     entries = {name: entries[name] for name in reversed(entries)}
+    handles, names = [key(series) for series in entries.values()], [_word(name) for name in entries]
+    if any(reason for series in panel.series for reason in series.unsound):
+        handles.append(Line2D([], [], **SQUARE))
+        names.append(UNRELIABLE)
     legend = axes.legend(
-        [key(series) for series in entries.values()], [_word(name) for name in entries], frameon=False, fontsize=8.5,
-        labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5),
-    )  # fmt: skip
+        handles, names, frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 

@@ -12,6 +12,8 @@ from idvl.profile import Profile
 FEWEST = 3
 # panels of one figure beyond which a page would grow too large to open on a phone
 MOST = 24
+# in legends, of the points that are marked
+UNRELIABLE = "unreliable estimate"
 DASHES = ("solid", "dashed", "dotted")
 # colours are numbers of a palette, modalities' words or "ink"; the same thing has the same one in every figure
 WEIGHTINGS = {"none": "0", "multiply": "1", "divide": "2"}
@@ -33,6 +35,7 @@ class Series:
     """Points that belong together. `tone`: a modality or a number, told apart by colour. `low`, `high`: None or as y.
 
     `names`: what each point is, a layer's name as a rule; `facts`: more of each, by title; `about`: of all of them.
+    `unsound`: why the ID of each point is unreliable, None where it is not; such points are marked.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Series:
     names: tuple[str, ...] = ()
     facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    unsound: tuple[str | None, ...] = ()
     sources: tuple[str, ...] = ()
     dash: str = "solid"
     hollow: bool = False
@@ -144,6 +148,7 @@ def script_data(figures: Sequence[Figure]) -> dict[str, Any]:
             "picked": figure.picked,
             "bars": figure.bars,
             "bounds": figure.bounds,
+            "unreliable": UNRELIABLE,
             "marks": figure.marks,
             "zero": figure.zero,
             "same_y": figure.same_y,
@@ -184,6 +189,7 @@ def _series_data(series: Series, numbers: dict[str, int]) -> dict[str, Any]:
         "high": _short(series.high or ()),
         "facts": {title: list(details) for title, details in series.facts.items()},
         "about": dict(series.about),
+        "unsound": list(series.unsound) if any(series.unsound) else [],
         "names": [numbers.setdefault(name, len(numbers)) for name in series.names],
     }
     return data | {key: value for key, value in optional.items() if value}

@@ -123,6 +123,7 @@
       if (one.joined) group.append(node("polyline", { points: one.x.map((x, i) => `${U(x)},${Y(one.y[i])}`).join(" "), "stroke-width": 1.5, "stroke-linejoin": "round", "stroke-dasharray": dashes[one.dash] }));
       if (!faint) one.x.forEach((x, i) => {
         group.append(node("circle", { cx: U(x), cy: Y(one.y[i]), r: one.x.length > 90 ? 2.1 : 2.9, fill: one.hollow ? "var(--paper)" : colour, "stroke-width": 1.3 }));
+        if (one.unsound?.[i]) group.append(node("rect", { class: "unsound", x: U(x) - 5.5, y: Y(one.y[i]) - 5.5, width: 11, height: 11, stroke: "var(--ink)" }));
         points.push({ at, i, px: U(x), py: Y(one.y[i]) });
       });
       group.setAttribute("class", faint ? "faint" : "drawn");
@@ -149,6 +150,7 @@
       lines.push(element("div", one.name), element("div", `${panel.y || figure.y}: ${number(one.y[i])}${error}`));
       if (!/^depth/.test(figure.x)) lines.push(element("div", `${figure.x}: ${number(one.x[i])}`));
       for (const [title, values] of Object.entries(one.facts || {})) lines.push(element("div", `${title}: ${values[i]}`));
+      if (one.unsound?.[i]) lines.push(element("div", `unreliable: ${one.unsound[i]}`));
       tip.replaceChildren(...lines);
       tip.hidden = false;
       const half = tip.offsetWidth / 2;
@@ -178,13 +180,22 @@
   }
 
   function legend(place, figure, panel) {
-    place.replaceChildren(...(figure.picked ? [] : panel.series.map((one) => {
+    const entry = (name, ...signs) => {
       const item = element("li"), key = node("svg", { width: 26, height: 12, "aria-hidden": "true" });
-      if (one.joined) key.append(node("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: tone(one.tone), "stroke-width": 1.6, "stroke-dasharray": dashes[one.dash] }));
-      key.append(node("circle", { cx: 13, cy: 6, r: 3, stroke: tone(one.tone), "stroke-width": 1.3, fill: one.hollow ? "var(--paper)" : tone(one.tone) }));
-      item.append(key, element("span", one.name));
+      key.append(...signs);
+      item.append(key, element("span", name));
       return item;
-    })));
+    };
+    const items = figure.picked ? [] : panel.series.map((one) => {
+      const signs = [];
+      if (one.joined) signs.push(node("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: tone(one.tone), "stroke-width": 1.6, "stroke-dasharray": dashes[one.dash] }));
+      signs.push(node("circle", { cx: 13, cy: 6, r: 3, stroke: tone(one.tone), "stroke-width": 1.3, fill: one.hollow ? "var(--paper)" : tone(one.tone) }));
+      return entry(one.name, ...signs);
+    });
+    if (panel.series.some((one) => one.unsound)) {
+      items.push(entry(figure.unreliable, node("rect", { x: 7.5, y: 0.5, width: 11, height: 11, fill: "none", stroke: "var(--ink)" })));
+    }
+    place.replaceChildren(...items);
   }
 
   function facts(place, series) {
@@ -197,11 +208,13 @@
 
   function listing(place, figure, panel) {
     const table = element("table"), head = element("tr"), body = element("tbody");
-    for (const title of ["series", "point", figure.x.split(" (")[0], panel.y || figure.y, `${figure.bounds}: low`, "high"]) head.append(element("th", title));
+    const unsound = panel.series.some((one) => one.unsound) ? ["unreliable"] : [];
+    for (const title of ["series", "point", figure.x.split(" (")[0], panel.y || figure.y, `${figure.bounds}: low`, "high", ...unsound]) head.append(element("th", title));
     for (const one of panel.series) one.x.forEach((x, i) => {
       const row = element("tr");
       const cells = [one.name, one.names ? data.names[one.names[i]] : "", plain(x), number(one.y[i])];
       for (const bound of [one.low, one.high]) cells.push(bound && bound[i] !== null ? number(bound[i]) : "");
+      if (unsound.length) cells.push(one.unsound?.[i] || "");
       for (const cell of cells) row.append(element("td", cell));
       body.append(row);
     });

@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING
 
 from idvl.files import write_bytes
 from idvl.profile import MODALITIES, Modality, Profile
-from idvl.reliability import unreliable_reason
-from idvl.reporting.drawing import COLOURS, INK, QUIET, framed
+from idvl.reliability import unsound_reason
+from idvl.reporting.drawing import COLOURS, INK, QUIET, SQUARE, framed
 from idvl.reporting.entry import Z
-from idvl.reporting.figure import INTERLEAVED, blocks
+from idvl.reporting.figure import INTERLEAVED, UNRELIABLE, blocks
 from idvl.reporting.labels import protocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# the square around an estimate that is no ground for a factor
-UNRELIABLE = "s"
 # characters of a profile's label that the picture has room for: the end of a path says most
 LONGEST = 60
 STYLES = ((0, (1, 0)), (0, (4, 2)), (0, (1, 1.5)))
@@ -74,7 +72,7 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
             depths.append(depth)
             values.append(layer.estimate.dimension)
             errors.append(layer.estimate.stderr or 0.0)
-            if unreliable_reason(layer.estimate, layer.n_features):
+            if unsound_reason(layer):
                 doubtful.append((depth, layer.estimate.dimension))
     colour = COLOURS[modality]
     alone = index == 0
@@ -92,7 +90,7 @@ def _series(axes: Axes, profile: Profile, first: Profile, modality: Modality, re
         else:
             axes.fill_between(depths, low, high, color=colour, alpha=0.18 if alone else 0.1, linewidth=0, zorder=1)
     for depth, value in doubtful:
-        axes.plot(depth, value, UNRELIABLE, color=INK, markersize=9, markerfacecolor="none", zorder=4)
+        axes.plot(depth, value, markersize=9, zorder=4, **SQUARE)
     (marks,) = axes.plot(
         missing, [0.0] * len(missing), "x", color=colour, markersize=6, markeredgewidth=1.6, clip_on=False, zorder=4,
         transform=axes.get_xaxis_transform(),
@@ -184,10 +182,8 @@ def _legend(figure: Figure, profiles: Sequence[tuple[str, Profile]]) -> None:
         handles.append(Patch(color=QUIET, alpha=0.25, linewidth=0, label=f"± {Z} standard errors"))
     if any(layer.estimate.dimension is None for layer in layers):
         handles.append(Line2D([], [], color=QUIET, marker="x", linestyle="", mew=1.6, label="no estimate"))
-    estimated = [layer for layer in layers if layer.estimate.dimension is not None]
-    if any(unreliable_reason(layer.estimate, layer.n_features) for layer in estimated):
-        label = "unreliable estimate"
-        handles.append(Line2D([], [], color=INK, marker=UNRELIABLE, mfc="none", linestyle="", label=label))
+    if any(map(unsound_reason, layers)):
+        handles.append(Line2D([], [], label=UNRELIABLE, **SQUARE))
     figure.legend(
         handles=handles, frameon=False, fontsize=9, labelcolor=INK, loc="outside lower center", ncols=4,
         columnspacing=1.8, handlelength=2.4,

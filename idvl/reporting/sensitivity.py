@@ -45,6 +45,7 @@ class SensitivityFile(Schema):
         weights: int
         dimension: NotNegative | None
         stderr: NotNegative | None
+        unsound: str | None = None
         losses: list[Loss]
 
     class Part(Schema):
@@ -86,15 +87,23 @@ def loss_of(part: Mapping[str, Any], ratio: float) -> float | None:
 
 
 def correlation(run: RunRecord, ratio: float, modality: str | None = None) -> Correlation | None:
-    """Dimension against the loss, over all layers or those of a modality. None for too few."""
+    """Dimension against the loss, over all layers or those of a modality, whose ID is reliable. None for too few."""
     pairs = [
         (layer["dimension"], loss)
         for layer in run.sensitivity["layers"].values()
         if modality in (None, layer["modality"])
         and layer["dimension"] is not None
+        and not layer.get("unsound")
         and (loss := loss_of(layer, ratio)) is not None
     ]
     return spearman([x for x, _ in pairs], [y for _, y in pairs])
+
+
+def left_out(runs: Sequence[RunRecord]) -> str:
+    """How many layers have no part in the correlations of runs because their ID is unreliable; "" for none."""
+    layers = [layer for run in runs for layer in run.sensitivity["layers"].values()]
+    unsound = sum(bool(layer.get("unsound")) for layer in layers)
+    return f"left out, as their ID is unreliable: {unsound} of {len(layers)} layers" if unsound else ""
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
@@ -130,6 +139,10 @@ def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
                 ]  # fmt: skip
             rows.append(((percent(ratio),), tuple(entries)))
         learnt = run.sensitivity.get("dataset", {}).get("learnt")
+        unreliable, unknown = (
+            left_out([run]),
+            any("unsound" not in layer for layer in run.sensitivity["layers"].values()),
+        )
         used = f"CAUTION: samples are not held out: the split was used for {learnt} of the model"
         yield Table(
             key=f"sensitivity-{number}", paper=HYPOTHESIS, counts="layers",
@@ -138,6 +151,8 @@ def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
             columns=tuple(f"{group or 'all layers'}, {word}" for group in (None, *modalities) for word in ("rho", "p")),
             notes=(
                 "two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",
+                *([f"CAUTION: {unreliable}"] if unreliable else []),
+                *(["CAUTION: the file does not say which IDs are unreliable: all count"] if unknown else []),
                 *([used] if learnt else []),
             ),
         )  # fmt: skip
@@ -160,10 +175,12 @@ def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
             entries.append(replace(average, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))
     most = max((entry.n for _, entries in rows for entry in entries), default=0)
+    unreliable = left_out(runs)
     return Table(
         key="sensitivity", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
         labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),
-        notes=(f"intervals are 95 % t intervals over the {most} runs that have it, cut at -1 and 1",),
+        notes=(f"intervals are 95 % t intervals over the {most} runs that have it, cut at -1 and 1",
+               *([f"CAUTION: {unreliable}"] if unreliable else [])),
     )  # fmt: skip
 
 

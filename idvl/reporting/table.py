@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from idvl.profile import MODALITIES, LayerProfile, Profile
-from idvl.reliability import unreliable_reason
+from idvl.reliability import unsound_reason
 from idvl.uncovered import in_words
 
 # a share of duplicates worth a word
@@ -69,22 +69,23 @@ def table(profile: Profile, other: Profile | None = None, label: str = "other") 
 
 
 def summary(profile: Profile) -> list[str]:
-    """A line per modality: number of layers, median, smallest and largest dimension; how many have no estimate, and
-    how many an unreliable one. Then the weights that are not covered, where the profile knows them.
+    """A line per modality: number of layers, median, smallest and largest reliable dimension; how many layers have no
+    estimate, and how many an unreliable one. Then the weights that are not covered, where the profile knows them.
     """
     lines = []
     for modality, layers in by_modality(profile).items():
-        dimensions = [layer.estimate.dimension for layer in layers.values() if layer.estimate.dimension is not None]
-        missing = len(layers) - len(dimensions)
+        estimated = [layer for layer in layers.values() if layer.estimate.dimension is not None]
+        dimensions = [layer.estimate.dimension for layer in estimated if unsound_reason(layer) is None]
+        missing, unreliable = len(layers) - len(estimated), len(estimated) - len(dimensions)
         values = (
             f"ID median {median(dimensions):.1f} (range {min(dimensions):.1f}-{max(dimensions):.1f})"
             if dimensions
+            else "no reliable estimate"
+            if estimated
             else "no estimate"
         )
-        reasons = [unreliable_reason(layer.estimate, layer.n_features) for layer in layers.values()]
-        unreliable = len(reasons) - reasons.count(None) - missing
-        rest = f", {missing} without an estimate" if dimensions and missing else ""
-        rest += f", {unreliable} unreliable" if unreliable else ""
+        rest = f", {missing} without an estimate" if estimated and missing else ""
+        rest += f", {unreliable} unreliable (left out)" if dimensions and unreliable else ""
         plural = "layer " if len(layers) == 1 else "layers"
         lines.append(f"{modality:<9} {len(layers):>4} {plural}  {values}{rest}")
     if profile.model.get("not_covered") and profile.model.get("parameters"):
@@ -105,7 +106,7 @@ def note(layer: LayerProfile) -> str:
     """What is remarkable about a layer's estimate, in a few words; why there is none."""
     estimate = layer.estimate
     remarks = [] if estimate.reason is None else [estimate.reason]
-    if estimate.dimension is not None and (why := unreliable_reason(estimate, layer.n_features)):
+    if why := unsound_reason(layer):
         remarks.append(f"unreliable: {why}")
     if layer.reads_image:
         remarks.append("reads image")

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
+from idvl.reliability import unsound_reason
 from idvl.reporting.allocations import allocation_tables
 from idvl.reporting.change import UNLIKE, changes_of
 from idvl.reporting.collect import Study
@@ -195,8 +196,11 @@ def _model_weights(subject: Subject, reports: Sequence[dict[str, Any]]) -> list[
 def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Table:
     """What pruning did to the dimensions: by group the mean over a modality's layers, then over runs."""
     changes = changes_of(study, groups)
-    modalities = [word for word in MODALITIES if any(change.of(word) is not None for change in changes)]
+    modalities = [word for word in MODALITIES if any(change.pairs(word) for change in changes)]
     several = len(changes) > len({change.group for change in changes})
+    pairs = [pair for change in changes for word in modalities for pair in change.pairs(word)]
+    left_out = sum(any(map(unsound_reason, pair)) for pair in pairs)
+    unreliable = f"left out, as their ID is unreliable before or after pruning: {left_out} of {len(pairs)} layers"
     rows = []
     for group in groups:
         measured = [change for change in changes if change.group is group and change.before]
@@ -209,6 +213,7 @@ def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Ta
         key=f"change-{number}", title=f"Change of intrinsic dimension by pruning: {name}", paper="Figures 5 and 6",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,
         notes=("mean over the layers of a modality" + ("; intervals are 95 % t intervals over runs" * several),
+               *([f"CAUTION: {unreliable}"] if left_out else []),
                *([f"CAUTION: {UNLIKE}"] if not all(change.alike for change in changes if change.before) else [])),
     )  # fmt: skip
 
@@ -237,26 +242,37 @@ def _evaluations(study: Study) -> Iterator[Table]:
 
 
 def _dimensions(study: Study) -> Table:
-    """Intrinsic dimensions by modality: median, smallest and largest of a profile's layers."""
-    rows = []
+    """Intrinsic dimensions by modality: median, smallest and largest of the layers whose ID is reliable."""
+    rows, left_out = [], []
     shown = profiles_of(study)
     repeated = [run.label for run in study.of("estimate-id") if all(one.run is not run for one in shown)]
     for one in shown:
         layers, protocol = one.profile.layers.values(), one.profile.protocol
-        entries = [_spread([layer for layer in layers if layer.modality == word], one) for word in MODALITIES]
-        points = max((layer.estimate.n_points for layer in layers), default=0)
+        modalities = {word: [layer for layer in layers if layer.modality == word] for word in MODALITIES}
+        entries = [_spread(members, one) for members in modalities.values()]
+        counts = {word: sum(unsound_reason(layer) is not None for layer in modalities[word]) for word in MODALITIES}
+        words = [f"{count} of {len(modalities[word])} {word}" for word, count in counts.items() if count]
+        left_out += [f"{one.run.label} ({', '.join(words)})"] * bool(words)
+        points = {layer.estimate.n_points for layer in layers if layer.estimate.dimension is not None} or {0}
+        span = f"{min(points):,}" if len(points) == 1 else f"{min(points):,}-{max(points):,}"
         without = sum(layer.estimate.dimension is None for layer in layers)
+        entries += [
+            TableEntry(value=count, n=len(layers), sources=(one.source,), decimals=0)
+            for count in (without, sum(counts.values()))
+        ]
         how = f"{protocol.get('estimator', '?')}, {protocol.get('tokens', '?')}"
         how += ", layer inputs" if protocol.get("capture") == "input" else ""
-        rows.append(((one.run.label, one.model, one.data, f"{points:,}", how, f"{without}"), entries))
-    kept = [i for i, _ in enumerate(MODALITIES) if any(entries[i].value is not None for _, entries in rows)]
+        rows.append(((one.run.label, one.model, one.data, span, how), entries))
+    columns = (*MODALITIES, "no estimate", "unreliable")
+    kept = [i for i, _ in enumerate(columns) if any(entries[i].sources for _, entries in rows)]
     return Table(
         key="dimensions", title="Intrinsic dimension by modality", paper="Figure 2",
-        labels=("run", "model", "data", "points", "protocol", "no estimate"),
-        columns=tuple(MODALITIES[i] for i in kept),
+        labels=("run", "model", "data", "points", "protocol"),
+        columns=tuple(columns[i] for i in kept),
         rows=tuple((labels, tuple(entries[i] for i in kept)) for labels, entries in rows),
         notes=(
             "median over the layers, with the smallest and the largest",
+            *([f"CAUTION: left out, as their ID is unreliable: {', '.join(left_out)}"] * bool(left_out)),
             *([f"left out, as repeats of the same model and dimensions: {', '.join(repeated)}"] if repeated else []),
         ),
         bounds="smallest and largest", counts="layers",
@@ -264,9 +280,10 @@ def _dimensions(study: Study) -> Table:
 
 
 def _spread(layers: Sequence[LayerProfile], measured: MeasuredProfile) -> TableEntry:
-    dimensions = [layer.estimate.dimension for layer in layers if layer.estimate.dimension is not None]
+    estimated = [layer for layer in layers if layer.estimate.dimension is not None]
+    dimensions = [layer.estimate.dimension for layer in estimated if unsound_reason(layer) is None]
     if not dimensions:
-        return TableEntry()
+        return TableEntry(text="unreliable", sources=(measured.source,)) if estimated else TableEntry()
     return TableEntry(
         value=median(dimensions),
         low=min(dimensions),

@@ -138,6 +138,21 @@ def test_samples_that_the_model_learnt_from_are_told(ended, tmp_path):
     assert told in next(sensitivity_tables([read_run(tmp_path / "run", "run")])).notes
 
 
+def test_layers_without_a_reliable_dimension_are_told_and_have_no_part_in_the_correlation(ended, tmp_path):
+    made = json.loads((ended[1] / "profile" / "profile.json").read_text())
+    made["layers"]["vit.layers.1.attention.q_proj"]["estimate"]["n_points"] = 36
+    (tmp_path / "profile.json").write_text(json.dumps(made))
+    some = {"prune.scope": "vit.layers.1.attention.*", "prune.profile": str(tmp_path / "profile.json"), "eval.limit": 8}
+    result, reporter = measured(tmp_path / "run", ratios=(0.5,), **some)
+    count, reason = len(result.document["layers"]), "estimated from 36 distinct points, fewer than 100"
+    (told,) = [line for line in reporter.warnings if "no reliable ID" in line]
+    assert told.startswith(f"1 of {count} layers have") and told.endswith(f"vit.layers.1.attention.q_proj: {reason}")
+    unsound = {name: layer["unsound"] for name, layer in result.document["layers"].items() if layer["unsound"]}
+    assert unsound == {"vit.layers.1.attention.q_proj": reason}
+    left_out = f"CAUTION: left out, as their ID is unreliable: 1 of {count} layers"
+    assert left_out in next(sensitivity_tables([read_run(tmp_path / "run", "run")])).notes
+
+
 def test_a_plan_writes_nothing(tmp_path):
     result, _ = measured(tmp_path / "run", plan_only=True)
     assert result.document is None and result.plan.trials == 51 and result.plan.estimating > 0

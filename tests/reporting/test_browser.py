@@ -41,6 +41,7 @@ def test_a_browser_draws_the_figures_and_runs_nothing_of_a_run(evil: Path, tmp_p
     figures = data(study)["figures"]
     drawn = [figure for figure in figures if not figure["panels"][0]["few"]]
     assert len(drawn) == found.count('role="img"') == 3 and len(figures) == 4
+    assert found.count('class="unsound"') == 1 and "<span>unreliable estimate</span>" in found
     assert "NaN" not in re.sub(r"<script.*?</script>", "", found, flags=re.S)
     # a layer's name is drawn as it is
     assert "&lt;/script&gt;&lt;script&gt;" in found.replace("<wbr>", "")

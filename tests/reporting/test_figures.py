@@ -91,6 +91,29 @@ def test_layers_without_an_estimate_are_counted_and_leave_a_gap(tmp_path: Path) 
     assert panel.series[0].names == ("vision.0.qkv",) and "1 without an estimate" in panel.caption
 
 
+def test_unreliable_dimensions_are_marked_with_the_reason(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    after = folders.measured(tmp_path / "after", model="x", fingerprint=f"pruned {run.name}", scale=0.5)
+    made = json.loads((after / "profile.json").read_text())
+    folders.write(after / "profile.json", folders.few_points(made, "vision.0.qkv"))
+    reason = "estimated from 36 distinct points, fewer than 100"
+    depth, change = figure(tmp_path, "depth"), figure(tmp_path, "after")
+    panel = next(one for one in depth.panels if "unreliable" in one.caption)
+    assert panel.caption.startswith("5 layers, 1 unreliable; ")
+    assert panel.series[0].unsound == (reason, None)
+    assert series(change)["PLATON × ID"].unsound == (reason, None, None, None, None)
+    assert not any(series(change)["dense model"].unsound)
+    assert series(figure(tmp_path, "scale"), depth.panels.index(panel))["vision.0.qkv"].about["unreliable"] == reason
+    assert drawn(depth, "svg").count(b"unreliable estimate") == 1
+    run = folders.sensitivity(tmp_path / "s")
+    found = json.loads((run / "sensitivity.json").read_text())
+    found["layers"]["vision.0.fc1"]["unsound"] = reason
+    folders.write(run / "sensitivity.json", found)
+    made = figure(tmp_path, "sensitivity")
+    assert series(made)["vision"].unsound == (None, reason)
+    assert made.panels[0].caption.endswith("4 layers; left out, as their ID is unreliable: 1 of 5 layers")
+
+
 def test_sparsity_of_layers_has_a_curve_for_each_weighting_and_modality(tmp_path: Path) -> None:
     for seed, sparsity in enumerate((0.5, 0.7)):
         run = folders.pruned(tmp_path / f"m{seed}", id_weight="multiply", seed=seed)

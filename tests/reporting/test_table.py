@@ -85,7 +85,7 @@ def test_what_is_remarkable_is_noted() -> None:
     assert note(changed(profile, FC2, n_duplicates=1).layers[FC2]) == ""
     doubtful = changed(profile, FC2, dimension=0.5, n_points=500)
     assert note(doubtful.layers[FC2]) == "unreliable: an ID of 0.5, below 0.9"
-    assert summary(doubtful)[0].endswith(", 1 unreliable")
+    assert summary(doubtful)[0].endswith(", 1 unreliable (left out)") and "(range 0.5" not in summary(doubtful)[0]
 
 
 def test_the_difference_to_another_profile() -> None:

@@ -506,6 +506,59 @@ def test_a_profile_that_repeats_another_is_told_as_left_out(tmp_path: Path, monk
     assert shown.notes[1:] == ("left out, as repeats of the same model and dimensions: b",)
 
 
+def test_unreliable_dimensions_are_left_out_counted_and_said(tmp_path: Path) -> None:
+    run = folders.measured(tmp_path / "a")
+    folders.write(run / "profile.json", folders.few_points(folders.profile(), "text.0.query", "text.0.cross.key"))
+    shown = table(tmp_path, "dimensions")
+    ((words, entries),) = shown.rows
+    assert (shown.labels[3], words[3]) == ("points", "36-200")
+    values = {column: (entry.value, entry.n, entry.text) for column, entry in zip(shown.columns, entries, strict=True)}
+    assert (values["vision"][:2], values["language"][:2]) == ((13.0, 2), (2.0, 1))
+    # nothing reliable is left of this one
+    assert values["cross"] == (None, 0, "unreliable")
+    assert (values["no estimate"][:2], values["unreliable"][:2]) == ((0, 5), (2, 5))
+    assert shown.notes[1].endswith(
+        "left out, as their ID is unreliable: " + words[0] + " (1 of 2 language, 1 of 1 cross)"
+    )
+    assert "unreliable" in written([shown], "markdown") and "unreliable" in written([shown], "latex")
+    lines = csv.DictReader(io.StringIO(written([shown], "csv")))
+    assert {line["column"]: line["value"] for line in lines}["unreliable"] == "2"
+    assert as_json(shown)["rows"][0]["numbers"]["cross"]["value"] is None
+
+
+def test_unreliable_dimensions_are_no_change_and_have_no_part_in_correlations(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    after = folders.measured(tmp_path / "after", model="x", fingerprint=f"pruned {run.name}", scale=0.5)
+    made = json.loads((after / "profile.json").read_text())
+    folders.write(after / "profile.json", folders.few_points(made, "vision.0.qkv", "text.0.cross.key"))
+    change = table(tmp_path, "change")
+    (entries,) = dict(change.rows).values()
+    assert [entry.value for entry in entries] == [-7.0, pytest.approx(-1.75), None]
+    assert "CAUTION: left out, as their ID is unreliable before or after pruning: 2 of 5 layers" in change.notes
+
+
+def test_correlations_are_over_layers_whose_dimension_is_reliable(tmp_path: Path) -> None:
+    run = folders.sensitivity(tmp_path / "s")
+    found = json.loads((run / "sensitivity.json").read_text())
+    outlier = found["layers"]["vision.0.fc1"]
+    outlier |= {"dimension": 0.0, "unsound": "an ID of 0, below 0.9"}
+    folders.write(run / "sensitivity.json", found)
+    shown = table(tmp_path, "sensitivity")
+    rho = shown.rows[0][1][0]
+    assert (rho.value, rho.n) == (1.0, 4)
+    assert "CAUTION: left out, as their ID is unreliable: 1 of 5 layers" in shown.notes
+    for layer in found["layers"].values():
+        layer["unsound"] = "estimated from 36 distinct points, fewer than 100"
+    folders.write(run / "sensitivity.json", found)
+    shown = table(tmp_path, "sensitivity")
+    assert all(entry.value is None for _, entries in shown.rows for entry in entries)
+    assert "CAUTION: left out, as their ID is unreliable: 5 of 5 layers" in shown.notes
+    for layer in found["layers"].values():
+        del layer["unsound"]
+    folders.write(run / "sensitivity.json", found)
+    assert any("does not say which IDs are unreliable" in note for note in table(tmp_path, "sensitivity").notes)
+
+
 def test_dimensions_of_layer_inputs_say_so(tmp_path: Path) -> None:
     for name, capture in (("a", "output"), ("b", "input")):
         protocol = folders.profile()["protocol"] | {"capture": capture}

@@ -41,7 +41,7 @@ def profile(model: str = "m", fingerprint: str = "dense", scale: float = 1.0, **
     for depth, (name, (modality, block, _, dimension)) in enumerate(LAYERS.items()):
         scales = [{"neighbors": [k, 2 * k], "dimension": dimension, "mean_distance": 1.5} for k in (1, 2, 4)]
         layers[name] = {
-            **{"modality": modality, "block": block, "depth": depth, "width": 8, "n_features": 16},
+            **{"modality": modality, "block": block, "depth": depth, "width": 8, "n_features": 1024},
             "reads_image": name.endswith("key"),
             "estimate": {
                 **{"dimension": scale * dimension, "stderr": 0.5, "n_points": 200, "n_duplicates": 1},
@@ -54,6 +54,13 @@ def profile(model: str = "m", fingerprint: str = "dense", scale: float = 1.0, **
         **{"dataset": {"dataset": "shapes"}, "protocol": {"estimator": "twonn", "tokens": "flatten"}},
         **{"provenance": {"seconds": 61.0, "peak_memory": 2**30}, **changes},
     }
+
+
+def few_points(made: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The profile with layers whose dimension rests on too few points to be reliable."""
+    for name in names:
+        made["layers"][name]["estimate"]["n_points"] = 36
+    return made
 
 
 def results(metrics: dict[str, Any], fingerprint: str, task: str = "caption", **changes: Any) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def sensitivity(folder: Path) -> Path:
     layers = {
         name: {
             **{"modality": modality, "block": block, "depth": depth, "dimension": dimension, "stderr": 0.5},
-            **{"weights": weights, "losses": losses(dimension)},
+            **{"unsound": None, "weights": weights, "losses": losses(dimension)},
         }
         for depth, (name, (modality, block, weights, dimension)) in enumerate(LAYERS.items())
     }

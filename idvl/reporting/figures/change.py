@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 from idvl.profile import Profile
+from idvl.reliability import unsound_reason
 from idvl.reporting.change import UNLIKE, Change
 from idvl.reporting.figure import DASHES, DEPTH, Figure, Panel, Series, blocks, grouped, make, runs_of
 from idvl.reporting.groups import Group, model_of
@@ -66,17 +67,20 @@ def _panel(
 def _curve(
     name: str, tone: str, profiles: Sequence[Profile], order: Profile, sources: tuple[str, ...], dash: str = "solid"
 ) -> Series:
-    """Each layer's dimension, a mean over profiles, at its place in `order`."""
-    points = []
+    """Each layer's dimension, a mean over the profiles where it is reliable, else over all, at its place in `order`."""
+    points, unsound = [], []
     for layer, described in sorted(order.layers.items(), key=lambda item: item[1].depth):
-        dimensions = [p.layers[layer].estimate.dimension for p in profiles if layer in p.layers]
-        values = [value for value in dimensions if value is not None]
+        layers = [profile.layers[layer] for profile in profiles if layer in profile.layers]
+        estimated = [one for one in layers if one.estimate.dimension is not None]
+        reliable = [one for one in estimated if unsound_reason(one) is None]
+        values = [one.estimate.dimension for one in reliable or estimated]
         if values:
             points.append((layer, described, math.fsum(values) / len(values)))
+            unsound.append(None if reliable else unsound_reason(estimated[0]))
     return Series(
         name=name + runs_of(len(profiles)), tone=tone, dash=dash,
         x=tuple(float(described.depth) for _, described, _ in points), y=tuple(mean for *_, mean in points),
-        names=tuple(layer for layer, *_ in points),
+        names=tuple(layer for layer, *_ in points), unsound=tuple(unsound),
         facts={"modality": tuple(described.modality for _, described, _ in points)}, sources=sources,
     )  # fmt: skip
 

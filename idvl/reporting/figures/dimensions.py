@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from idvl.profile import MODALITIES, LayerProfile
+from idvl.reliability import unsound_reason
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Z
 from idvl.reporting.figure import DEPTH, INTERLEAVED, Figure, Panel, Series, blocks, make, share
@@ -41,7 +42,9 @@ def by_depth(study: Study) -> Figure:
             order = sorted(groups, key=lambda key: (MODALITIES.index(key[0]), key[1]))
             missing = sum(layer.estimate.dimension is None for layer in profile.layers.values())
             series = tuple(_dimensions(one.source, key, groups[key], weights, sparsity) for key in order)
+            unreliable = sum(unsound_reason(layer) is not None for layer in profile.layers.values())
             caption = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
+            caption += f", {unreliable} unreliable" if unreliable else ""
             yield Panel(
                 name=title,
                 series=series,
@@ -84,7 +87,8 @@ def _dimensions(
         x=tuple(float(layer.depth) for layer in layers.values()), y=tuple(values),
         low=tuple(None if e is None else v - e for v, e in zip(values, errors, strict=True)),
         high=tuple(None if e is None else v + e for v, e in zip(values, errors, strict=True)),
-        names=tuple(layers), facts=facts, sources=(source,), hollow=reads_image, joined=modality != INTERLEAVED,
+        names=tuple(layers), facts=facts, unsound=tuple(map(unsound_reason, layers.values())), sources=(source,),
+        hollow=reads_image, joined=modality != INTERLEAVED,
     )  # fmt: skip
 
 
@@ -143,6 +147,7 @@ def _scale(name: str, layer: LayerProfile, source: str) -> Series | None:
         "dimension": "none" if estimate.dimension is None else f"{estimate.dimension:.2f}",
         "standard error": "none" if estimate.stderr is None else f"{estimate.stderr:.2f}",
         **({"no estimate": estimate.reason} if estimate.reason else {}),
+        **({"unreliable": unsound} if (unsound := unsound_reason(layer)) else {}),
         "points": f"{estimate.n_points:,}", "duplicates removed": f"{estimate.n_duplicates:,}",
         "features of a point": "not known" if layer.n_features is None else f"{layer.n_features:,}",
         "estimator": estimate.estimator,

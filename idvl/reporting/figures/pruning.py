@@ -141,17 +141,24 @@ def _modalities(groups: Sequence[Group]) -> dict[str, str]:
 
 
 def _dimensions(groups: Sequence[Group]) -> dict[str, str]:
-    """Layer -> its dimension with its error, in words; runs without weighting show that of the others."""
+    """Layer -> its dimension with its error, and whether it is unreliable, in words.
+
+    Runs without weighting show that of the others.
+    """
+    unreliable: set[str] = set()
     estimates: dict[str, list[tuple[float, float | None]]] = {}
     for run in runs_in(groups):
         for name, layer in (run.report.get("layers") or {}).items():
             if layer.get("dimension") is not None:
                 estimates.setdefault(name, []).append((layer["dimension"], layer.get("stderr")))
+                if layer.get("substituted"):
+                    unreliable.add(name)
     words = {}
     for name, values in estimates.items():
         error = values[0][1] if len(set(values)) == 1 else None
         mean = math.fsum(value for value, _ in values) / len(values)
         words[name] = f"{mean:.1f}" + (f" ± {error:.1f}" if error else "")
+        words[name] += ", unreliable" if name in unreliable else ""
     return words
 
 

@@ -11,7 +11,7 @@ from idvl.reporting.entry import Z
 from idvl.reporting.figure import DASHES, Figure, Panel, Series, make
 from idvl.reporting.labels import percent
 from idvl.reporting.run_record import RunRecord
-from idvl.reporting.sensitivity import HYPOTHESIS, SENSITIVITY, correlation, loss_of, ratios
+from idvl.reporting.sensitivity import HYPOTHESIS, SENSITIVITY, correlation, left_out, loss_of, ratios
 
 LOSS = "loss (logarithmic)"
 # the colour of modalities that were pruned together
@@ -60,6 +60,7 @@ def _points(run: RunRecord, modality: str, ratio: float) -> Series:
         name=modality, tone=modality, joined=False,
         x=tuple(x for _, x, *_ in points), y=tuple(y for _, _, y, _ in points),
         names=tuple(name for name, *_ in points), sources=(run.source(SENSITIVITY),),
+        unsound=tuple(layer.get("unsound") for *_, layer in points),
         facts={
             "± of the ID, 95 %": tuple("–" if error is None else f"{error:.2f}" for error in errors),
             "weights": tuple(f"{layer['weights']:,}" for *_, layer in points),
@@ -87,5 +88,7 @@ def _modalities(run: RunRecord) -> Iterator[Series]:
 def _caption(run: RunRecord, ratio: float) -> str:
     result = correlation(run, ratio)
     if result is None:
-        return "too few layers with a dimension for a correlation"
-    return f"Spearman's rho {result.rho:.2f}, p = {result.p:.4f} by permutation, {result.n} layers"
+        words = "too few layers with a reliable dimension for a correlation"
+    else:
+        words = f"Spearman's rho {result.rho:.2f}, p = {result.p:.4f} by permutation, {result.n} layers"
+    return "; ".join(filter(None, (words, left_out([run]))))
