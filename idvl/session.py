@@ -43,7 +43,9 @@ SOURCE = {
     *("image_column", "text_column", "label_column", "answers_column", "second_image_column"),
 }
 # what a run read beside its settings
-INPUTS = {"fingerprint", "pruned", "samples", "profile", "seed"}
+INPUTS = {"fingerprint", "pruned", "samples", "profile", "densities", "seed"}
+# how the dimensions that it read were measured
+PROTOCOL = ("tokens", "capture", "estimator", "n_samples")
 # skills of models that learn from captions
 OF_CAPTIONS = {"caption", "embed_texts", "match"}
 # the settings that decide which files of a model are read
@@ -166,14 +168,31 @@ def history_of(model: str) -> list[dict[str, Any]]:
     step = {key: word for key, word in signature.items() if key.startswith((own, "train.")) or key in INPUTS}
     if not step:
         return []
-    if earlier := signature.get("history"):
-        return [*earlier, step]
+    earlier = signature.get("history", [])
     try:
-        name, report = recipes.load(run / RECIPE).model.name, load_report(run)
+        recipe, report = recipes.load(run / RECIPE), load_report(run)
     except UsageError:
-        return [step]
+        return [*earlier, step]
+    # what its masks depend on and its signature does not hold
+    made = report.get("made") or {}
+    step |= {f"data.{key}": getattr(recipe.data, key) for key in sorted(SOURCE - {"dataset", "data_dir"})}
+    step["data.split"] = (made.get("training") or made.get("calibration") or {}).get("split")
+    step |= _measured(run)
+    if earlier:
+        return [*earlier, step]
     zeros = (report.get("before") or {}).get("zeros", 0)
-    return [step | {"model": name, "zeros": zeros if zeros >= ACCIDENTAL * report["total"]["prunable_weights"] else 0}]
+    few = zeros < ACCIDENTAL * report["total"]["prunable_weights"]
+    return [step | {"model": recipe.model.name, "zeros": 0 if few else zeros}]
+
+
+def _measured(run: Path) -> dict[str, Any]:
+    """How the dimensions that a run of prune began with were measured; {} where it has none that can be read."""
+    for file in (run / "profile" / "profile.json", run / "profile.json"):
+        with contextlib.suppress(UsageError):
+            profile = Profile.load(file)
+            measured = {key: profile.protocol.get(key) for key in PROTOCOL} | {"split": profile.dataset.get("split")}
+            return {f"estimate.{key}": value for key, value in measured.items()}
+    return {}
 
 
 def read_by(recipe: Recipe, teacher: ModelSection | None = None) -> list[Path | str | None]:

@@ -1,5 +1,6 @@
 """The data of a run's model: the dataset that the run read, wherever a later command is started."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from idvl import runs
 from idvl.errors import UsageError
 from idvl.recovery.start import find
 from idvl.recovery.teacher import teacher_of
-from idvl.session import data_of, run_of, runs_behind, with_dataset
+from idvl.session import data_of, history_of, run_of, runs_behind, with_dataset
+from tests.support import folders
 
 
 @pytest.fixture
@@ -103,3 +105,23 @@ def test_runs_behind_a_model_and_its_dense_one_are_found_from_any_folder(
     assert (teacher.name, teacher.revision) == (str(home / "earlier" / "model"), None)
     (home / "earlier").rename(tmp_path / "elsewhere" / "earlier")
     assert runs_behind("../home/second/model") == [*behind[:-1], Path("earlier")]
+
+
+def test_the_history_of_a_model_says_what_its_masks_depend_on(tmp_path: Path) -> None:
+    """Also what the signature of its run does not hold: split, columns, and how dimensions were measured."""
+    run = folders.pruned(tmp_path / "run", id_weight="multiply", densities={"a": 0.5})
+    (run / "model").mkdir()
+    measured = {"estimator": "twonn", "tokens": "flatten", "capture": "input", "n_samples": 300, "knn": "torch"}
+    folders.write(run / "profile" / "profile.json", folders.profile(protocol=measured))
+    report = json.loads((run / "report.json").read_text())
+    report["made"]["training"] = {"split": "extra"}
+    folders.write(run / "report.json", report)
+    (step,) = history_of(str(run / "model"))
+    assert {key: value for key, value in step.items() if key.startswith("estimate.")} == {
+        **{"estimate.estimator": "twonn", "estimate.tokens": "flatten", "estimate.capture": "input"},
+        **{"estimate.n_samples": 300, "estimate.split": None},
+    }
+    assert (step["data.split"], step["data.text_column"], step["densities"]) == ("extra", None, {"a": 0.5})
+    for folder in (run, run / "profile"):
+        (folder / "profile.json").write_text("{")
+    assert not any(key.startswith("estimate.") for key in history_of(str(run / "model"))[0])

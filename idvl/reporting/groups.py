@@ -85,12 +85,14 @@ def model_of(groups: Sequence[Group]) -> str:
 
 def groups_of(study: Study) -> list[Group]:
     """All groups of the finished runs of prune: by subject, scope and method, then by sparsity."""
+    # of equals the one that was started first comes first, whatever the order of the folders
+    runs = sorted(study.of("prune"), key=lambda run: (run.record.get("started") or "", run.label))
     subjects: dict[Subject, list[RunRecord]] = {}
-    for run, subject in _subjects(study.of("prune")).items():
+    for run, subject in _subjects(runs).items():
         subjects.setdefault(subject, []).append(run)
     runs_by_key: dict[tuple[Subject, Method, str, float], list[RunRecord]] = {}
-    for subject, runs in subjects.items():
-        for run, words in differences(runs).items():
+    for subject, members in subjects.items():
+        for run, words in differences(members).items():
             # without run.json its other settings are not known: a group of its own
             words = words if run.signature else (f"settings of {run.label} not known", "")
             settings = _settings(run)

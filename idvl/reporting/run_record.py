@@ -82,17 +82,24 @@ class RunRecord:
         return self._steps()[0]
 
     @property
-    def recoveries(self) -> list[dict[str, Any]]:
-        """The settings of the recoveries since the pruning, this run's own too."""
+    def pruning(self) -> dict[str, Any]:
+        """The settings of the run that pruned the model that this one recovers; {} for a run of prune."""
         return self._steps()[1]
 
-    def _steps(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    @property
+    def recoveries(self) -> list[dict[str, Any]]:
+        """The settings of the recoveries since the pruning, this run's own too."""
+        return self._steps()[2]
+
+    def _steps(self) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
         steps = self.signature.get("history", [])
         if "recover.method" not in self.signature:
-            return steps, []
+            return steps, {}, []
         pruned = [number for number, step in enumerate(steps) if "prune.criterion" in step]
         own = {key: word for key, word in self.signature.items() if key.startswith(("recover.", "train."))}
-        return (steps[: pruned[-1]], [*steps[pruned[-1] + 1 :], own]) if pruned else ([], [*steps, own])
+        if not pruned:
+            return [], {}, [*steps, own]
+        return steps[: pruned[-1]], steps[pruned[-1]], [*steps[pruned[-1] + 1 :], own]
 
     @property
     def zeros_before(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from idvl.reporting import labels
@@ -16,8 +18,16 @@ CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}
 REPLICATE = {"fingerprint", "revision", "seed", "processes", "class", "layers", "pruned", "masks"}
 # hashes of what a run reads
 INPUTS = {"samples", "profile"}
-# settings without effect on a run that is not weighted by ID
-WEIGHTED = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
+# settings of a run that reads dimensions
+OF_DIMENSIONS = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
+# how dimensions were measured: of a profile's protocol
+PROTOCOL = ("estimator", "tokens", "capture", "n_samples")
+PUBLISHED = "published:"
+# settings of PLATON alone, and those of an optimizer's steps, which one-shot pruning does not take
+OF_PLATON = {"prune.beta1", "prune.beta2", "prune.window", "prune.smoothing_dtype"}
+OF_OPTIMIZER = {"train.epochs", "train.learning_rate", "train.weight_decay", "train.lr_schedule", "train.warmup"}
+# settings that say what is read of a dataset, which signatures do not hold
+COLUMNS = {"image_column", "text_column", "label_column", "answers_column", "second_image_column", "dataset_id"}
 # settings of a schedule, in which one-shot runs are compared among themselves
 SCHEDULED = {"prune.initial", "prune.final", "prune.mask_every"}
 # criteria that prune while training and from calibration samples
@@ -46,6 +56,11 @@ def is_one_shot(run: RunRecord) -> bool:
 
 def is_weighted(run: RunRecord) -> bool:
     return run.signature.get("prune.id_weight", "none") != "none"
+
+
+def _reads_dimensions(settings: Mapping[str, Any]) -> bool:
+    """Whether a pruning weights scores by ID, or allocates by it."""
+    return settings.get("prune.id_weight", "none") != "none" or settings.get("prune.allocation") == "id"
 
 
 def is_calibrated(run: RunRecord) -> bool:
@@ -118,66 +133,122 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
 
     Other samples or dimensions count as a difference where no setting explains them.
     """
-    names = dataset_names(runs)
+    names, dimensions = dataset_names(runs), {run: _dimensions(run) for run in runs}
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run, names) for run in runs})
     for run, words in prunes.items():
         calibrated = "from calibration samples" if _in_calibration(run.signature) else ""
-        prunes[run] = ", ".join(filter(None, (recovery(run), calibrated, start(run), words)))
-    for run in _others(runs, prunes, lambda one, other: one.signature.get("samples") == other.signature.get("samples")):
-        prunes[run] = ", ".join(filter(None, (prunes[run], "other samples")))
+        prunes[run] = _listed(recovery(run), calibrated, start(run), words)
+    _name_others(prunes, "other samples", runs, lambda one, other: _samples(one) == _samples(other))
     further = [run for run in runs if run.signature.get("history")]
-    for run in _others(further, prunes, _same_before):
-        prunes[run] = ", ".join(filter(None, (prunes[run], "other samples or IDs before")))
-    weighted = [run for run in runs if is_weighted(run) and _dimensions(run)]
-    for run in _others(weighted, weights, _same_dimensions):
-        weights[run] = ", ".join(filter(None, (weights[run], "other IDs")))
-    return {run: (prunes[run], weights[run]) for run in runs}
+    _name_others(prunes, "other samples or IDs before", further, _same_before)
+    measured = [run for run in runs if dimensions[run]]
+    _name_others(weights, "other IDs", measured, lambda one, other: _same(dimensions[one], dimensions[other]))
+    # an allocation by ID is a method of its own, not a weighting that a run without it is compared with
+    return {
+        run: (prunes[run], weights[run]) if is_weighted(run) else (_listed(prunes[run], weights[run]), "")
+        for run in runs
+    }
 
 
-def _others(
-    runs: Sequence[RunRecord], words: Mapping[RunRecord, str], same: Callable[[RunRecord, RunRecord], bool]
-) -> list[RunRecord]:
-    """The runs with other inputs than most of the same model, seeds, layers and settings."""
+def _listed(*words: str) -> str:
+    return ", ".join(filter(None, words))
+
+
+def _name_others(
+    words: dict[RunRecord, str], name: str, runs: Sequence[RunRecord], same: Callable[[RunRecord, RunRecord], bool]
+) -> None:
+    """Add a name to the words of runs with other inputs than most of the same model, seeds, layers and settings.
+
+    Runs of several seeds with the same inputs get the same name.
+    """
     groups: dict[Hashable, list[list[RunRecord]]] = {}
     for run in runs:
-        key = replicate(run), repr(run.signature.get("layers")), words[run], is_calibrated(run)
-        group = groups.setdefault(key, [])
-        equal = next((part for part in group if same(part[0], run)), None)
+        parts = groups.setdefault((repr(run.signature.get("layers")), words[run], is_calibrated(run)), [])
+        equal = next((part for part in parts if same(part[0], run)), None)
         if equal is None:
-            group.append(equal := [])
+            parts.append(equal := [])
         equal.append(run)
-    return [run for group in groups.values() for part in group if part is not max(group, key=len) for run in part]
+    for parts in groups.values():
+        # each name with the replicates that have it
+        taken: list[set[tuple[str, ...]]] = []
+        for part in sorted(parts, key=len, reverse=True):
+            replicates = {replicate(run) for run in part}
+            number = next((number for number, others in enumerate(taken) if not replicates & others), len(taken))
+            taken += [set()] * (number == len(taken))
+            taken[number] = taken[number] | replicates
+            for run in part if number else ():
+                words[run] = _listed(words[run], name if number == 1 else f"{name} ({number})")
 
 
-def _same_dimensions(one: RunRecord, other: RunRecord) -> bool:
-    """Whether two runs were weighted by the same dimensions, but for the last digits, which depend on the machine."""
-    first, second = _dimensions(one), _dimensions(other)
+def _samples(run: RunRecord) -> str | None:
+    """The samples that a run read; None where it needs none."""
+    reads_none = _is_untrained(run.signature) and run.signature.get("prune.criterion") == "magnitude"
+    return None if reads_none else run.signature.get("samples")
+
+
+def _same(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> bool:
+    """Whether two runs read the same dimensions, but for the last digits, which depend on the machine."""
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     return all(a == b if a is None or b is None else math.isclose(a, b, rel_tol=TOLERANCE) for a, b in pairs)
 
 
 def _dimensions(run: RunRecord) -> dict[str, float | None]:
-    """The dimensions that a run was first weighted by; none where only a refreshed profile is left."""
+    """The dimensions that a run first read; none where only a refreshed profile is left, or where it reads none."""
     renewed = run.signature.get("prune.refresh_profile")
     profile = run.dense or (None if renewed else run.profile)
-    return {name: layer.estimate.dimension for name, layer in profile.layers.items()} if profile else {}
+    if profile is None or not _reads_dimensions(run.signature):
+        return {}
+    return {name: layer.estimate.dimension for name, layer in profile.layers.items()}
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    left_out = CELL | REPLICATE | WEIGHTED | INPUTS | {"history"}
-    settings = {key: value for key, value in run.signature.items() if key not in left_out}
+    """The settings that tell how a run prunes and recovers, and how its model was pruned and recovered before."""
+    recipe = run.recipe.get("data") or {}
+    own = run.signature | {f"data.{key}": recipe[key] for key in COLUMNS if key in recipe}
     # seeds draw other samples, but of one split
     made = run.report.get("made") or {}
     if split := (made.get("training") or made.get("calibration") or {}).get("split"):
-        settings["split"] = split
+        own["split"] = split
+    left_out = CELL | REPLICATE | OF_DIMENSIONS | INPUTS | {"history"} | _idle(run.signature)
+    settings = {key: value for key, value in own.items() if key not in left_out}
+    # of the pruning that a run recovers it has the section prune, and the profile
+    told = {key for key in run.pruning if key.startswith(("prune.", "estimate."))}
+    settings |= _of_step(run.pruning, "pruning's", told)
     # of steps before, `start` says what distinguishes groups
-    told = CELL | {*PLAIN} | {"recover.method", "prune.profile"}
     for number, step in enumerate([*run.history, *run.recoveries[:-1]], 1):
-        named = {key.partition(".")[2]: value for key, value in step.items() if "." in key and key not in told}
-        settings |= {f"step {number}'s {name}": value for name, value in named.items()}
+        settings |= _of_step(step, f"step {number}'s", CELL | {*PLAIN} | {"recover.method"})
     # a file of masks is one of its model, wherever it lies
     masks = {key for key in settings if key.endswith(("recover.masks", "'s masks"))}
     return settings | {key: "file" for key in masks if settings[key] not in (None, "zeros")}
+
+
+def _of_step(step: Mapping[str, Any], whose: str, told: Set[str]) -> dict[str, Any]:
+    """The settings of a run before that are not told elsewhere; a measured profile is identified by its protocol."""
+    left_out = told | _idle(step)
+    if not str(step.get("prune.profile")).startswith(PUBLISHED):
+        left_out |= {"prune.profile"}
+    named = {key: value for key, value in step.items() if ("." in key or key == "densities") and key not in left_out}
+    return {f"{whose} {key.replace('estimate.', 'ID ').rpartition('.')[2]}": value for key, value in named.items()}
+
+
+def _idle(settings: Mapping[str, Any]) -> set[str]:
+    """The settings without effect on a pruning, or on a recovery."""
+    idle = {"train.gradient_checkpointing"}
+    criterion = settings.get("prune.criterion")
+    if not _reads_dimensions(settings):
+        idle |= OF_DIMENSIONS | {key for key in settings if key.startswith("estimate.")}
+    if criterion in labels.CRITERIA.keys() - {"platon"}:
+        idle |= OF_PLATON
+    if _is_untrained(settings):
+        training = {key for key in settings if key.startswith("train.")} - {"train.new_head"}
+        idle |= training if criterion == "magnitude" else OF_OPTIMIZER
+    return idle
+
+
+def _is_untrained(settings: Mapping[str, Any]) -> bool:
+    """Whether a run moves no weights: it is one-shot pruning, and no new head is learnt before."""
+    own = settings.get("prune.schedule") == "one-shot" and "recover.method" not in settings
+    return own and not settings.get("train.new_head")
 
 
 def _same_before(one: RunRecord, other: RunRecord) -> bool:
@@ -189,17 +260,21 @@ def _same_before(one: RunRecord, other: RunRecord) -> bool:
 
 
 def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
-    """The settings of a weighting; a measured profile is identified by its protocol, not its path."""
-    if not is_weighted(run):
+    """The settings of dimensions that a run reads; a measured profile is identified by its protocol, not its path."""
+    if not _reads_dimensions(run.signature):
         return {}
-    settings = {key: value for key, value in run.signature.items() if key in WEIGHTED}
+    settings = {key: value for key, value in run.signature.items() if key in OF_DIMENSIONS}
     profile = run.dense or run.profile
-    if not str(settings.get("prune.profile")).startswith("published:"):
+    if not str(settings.get("prune.profile")).startswith(PUBLISHED):
         settings |= {"prune.profile": "measured"}
         if profile:
-            settings |= {f"ID {key}": profile.protocol.get(key) for key in ("estimator", "tokens", "n_samples")}
+            settings |= {f"ID {key}": profile.protocol.get(key) for key in PROTOCOL}
             name = profile.dataset.get("dataset")
             settings |= {"ID data": names.get(name, name), "ID split": profile.dataset.get("split")}
+            # a refreshed profile is of the model on its way
+            measured = profile.model.get("fingerprint")
+            if measured and (run.dense or not settings.get("prune.refresh_profile")):
+                settings["ID model"] = "its own" if measured == run.dense_fingerprint else measured[:8]
     return settings
 
 
@@ -213,7 +288,7 @@ def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str
         # the schedule first, which explains others
         odd = [key for key in _named(run.signature) if key in values]
         odd += [key for key, value in values.items() if key not in PLAIN and repr(value) != common[_peers(run, key)]]
-        words[run] = ", ".join(_in_words(key.removeprefix("prune.").removeprefix("train."), values[key]) for key in odd)
+        words[run] = ", ".join(_in_words(re.sub(r"^(prune|train|data)\.", "", key), values[key]) for key in odd)
     return words
 
 
@@ -243,6 +318,10 @@ def _in_words(name: str, value: Any) -> str:
     # a hash, which says nothing to a reader
     if name == "configuration":
         return "other configuration"
+    if name.endswith("densities"):
+        return f"{name} {hashlib.sha256(repr(value).encode()).hexdigest()[:8]}"
+    if name == "allocation" and str(value).startswith("file:"):
+        value = f"file:{os.path.basename(value.removeprefix('file:'))}"
     return str(value) if name == "schedule" else f"no {name}" if value is None else f"{name} {value}"
 
 

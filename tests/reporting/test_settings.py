@@ -1,0 +1,191 @@
+"""Which runs are replicates: a setting with an effect tells them apart, whatever their seeds; no other one does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idvl.pruning.job import INDIFFERENT
+from idvl.recipe import Recipe, keys
+from idvl.reporting.collect import Study, collect
+from idvl.reporting.groups import Group, groups_of
+from idvl.reporting.run_record import RunRecord
+from idvl.reporting.settings import COLUMNS
+from tests.support import folders
+
+IDS = ("prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile")
+MEASURED = ("estimate.tokens", "estimate.capture", "estimate.estimator", "data.samples")
+OF_PLATON = ("prune.beta1", "prune.beta2", "prune.window", "prune.smoothing_dtype")
+OPTIMIZER = ("epochs", "learning_rate", "weight_decay", "lr_schedule", "warmup")
+# a file of dimensions is known by how they were measured
+NEVER = {"prune.profile", "train.gradient_checkpointing", *(f"train.{key}" for key in INDIFFERENT)}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> RunRecord:
+    folders.pruned(tmp_path / "base", id_weight="multiply")
+    return collect([tmp_path]).runs[0]
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    sections = Recipe(model={"name": "m"}).to_dict()
+    flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    return flat | {"prune.sparsity": 0.8} | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def signed(values: dict[str, Any], *sections: str) -> dict[str, Any]:
+    left_out = {f"train.{key}" for key in INDIFFERENT}
+    return {key: value for key, value in values.items() if key.startswith(sections) and key not in left_out}
+
+
+def protocol(values: dict[str, Any]) -> dict[str, Any]:
+    named = {key.partition(".")[2]: values[key] for key in MEASURED}
+    return {"n_samples": named.pop("samples"), **named}
+
+
+def data(values: dict[str, Any]) -> dict[str, Any]:
+    return {"dataset": "shapes"} | {key: values[f"data.{key}"] for key in COLUMNS}
+
+
+def pruned(base: RunRecord, values: dict[str, Any], seed: int) -> RunRecord:
+    """The run of prune with these settings."""
+    signature = {"class": "Blip", "fingerprint": "dense", "layers": "all", "seed": seed, "samples": f"{seed}"}
+    return replace(
+        base,
+        record={"signature": signature | signed(values, "prune.", "train.")},
+        recipe={"model": {"name": "m"}, "data": data(values)},
+        profile=replace(base.profile, protocol=protocol(values)),
+        label=f"{seed}",
+    )
+
+
+def recovered(base: RunRecord, before: dict[str, Any], values: dict[str, Any], seed: int) -> RunRecord:
+    """The recovery of a run of prune, as `history_of` tells of that."""
+    step = {"fingerprint": "dense", "seed": seed, "samples": f"{seed}"} | signed(before, "prune.", "train.")
+    step |= {f"estimate.{key}": value for key, value in protocol(before).items()}
+    step |= {f"data.{key}": value for key, value in data(before).items() if key in COLUMNS}
+    own = signed(values, "recover.", "train.") | {"recover.method": "lora", "history": [step]}
+    run = pruned(base, before, seed)
+    signature = {key: value for key, value in run.signature.items() if not key.startswith("train.")} | own
+    return replace(run, record={"signature": signature})
+
+
+def grouped(*runs: RunRecord) -> list[Group]:
+    return groups_of(Study(runs=runs))
+
+
+def telling(base: RunRecord, make: Any, own: dict[str, Any], sections: tuple[str, ...]) -> set[str]:
+    """The keys of these sections whose value alone makes two runs of different seeds two groups."""
+    wanted = {key for key in keys() if key.startswith(sections) or key in MEASURED or key[5:] in COLUMNS}
+    plain = make(base, own, 0)
+    other = {"prune.sparsity": 0.7}
+    return {key for key in wanted if len(grouped(plain, make(base, own | {key: other.get(key, "x")}, 1))) == 2}
+
+
+def every(*sections: str) -> set[str]:
+    return {key for key in keys() if key.startswith(sections) or key in MEASURED or key[5:] in COLUMNS} - NEVER
+
+
+def test_every_setting_with_an_effect_tells_runs_apart(base: RunRecord) -> None:
+    """In a run without weighting none of dimensions does, in another criterion's none of PLATON's."""
+    read = ("prune.", "train.")
+    # PLATON does not prune from calibration samples
+    assert telling(base, pruned, settings(), read) == every(*read) - {"prune.calibration"}
+    plain = settings(prune__id_weight="none", prune__criterion="gradient")
+    assert telling(base, pruned, plain, read) == every(*read) - {*IDS, *MEASURED, *OF_PLATON}
+    shot = settings(prune__schedule="one-shot")
+    moving = {f"train.{key}" for key in OPTIMIZER}
+    assert telling(base, pruned, shot, read) == every(*read) - moving - {"prune.calibration"}
+    alone = settings(prune__schedule="one-shot", prune__criterion="magnitude")
+    trained = {key for key in keys() if key.startswith("train.")} - {"train.new_head"}
+    assert telling(base, pruned, alone, read) == every(*read) - trained - {*OF_PLATON}
+    by_id = settings(prune__id_weight="none", prune__allocation="id", prune__calibration="sequential")
+    assert telling(base, pruned, by_id, read) == every(*read)
+
+
+def test_settings_of_a_recovery_and_of_the_pruning_before_tell_recoveries_apart(base: RunRecord) -> None:
+    own, read = settings(), ("recover.", "train.")
+
+    def recovery(base: RunRecord, values: dict[str, Any], seed: int) -> RunRecord:
+        return recovered(base, own, values, seed)
+
+    def start(base: RunRecord, values: dict[str, Any], seed: int) -> RunRecord:
+        return recovered(base, values, own, seed)
+
+    not_own = {*MEASURED, *(f"data.{key}" for key in COLUMNS)}
+    assert telling(base, recovery, own, read) == every(*read) - not_own - {"recover.method"}
+    assert telling(base, start, own, ("prune.", "train.")) == every("prune.", "train.") - {"prune.calibration"}
+
+
+def allocated(folder: Path, seed: int, *, capture: str = "output", **changes: Any) -> Path:
+    made = {"criterion": "wanda", "prune__allocation": "id", "prune__calibration": "sequential", "samples": f"{seed}"}
+    made |= {"prune__profile": "auto", "prune__id_exponent": 1.0, "prune__missing_id": "median"}
+    run = folders.pruned(folder, seed=seed, **made | changes)
+    measured = folders.profile(scale=1 + 0.1 * seed + (capture == "input"))
+    folders.write(run / "profile.json", measured | {"protocol": measured["protocol"] | {"capture": capture}})
+    return run
+
+
+def test_allocations_by_other_ids_are_no_replicates(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        allocated(tmp_path / f"plain-{seed}", seed)
+        allocated(tmp_path / f"squared-{seed}", seed, prune__id_exponent=2.0)
+        allocated(tmp_path / f"inputs-{seed}", seed, capture="input")
+    groups = {str(group.method): len(group.runs) for group in groups_of(collect([tmp_path]))}
+    assert groups == {
+        **{"Wanda, allocation id": 2, "Wanda, allocation id, id_exponent 2.0": 2},
+        "Wanda, allocation id, ID capture input": 2,
+    }
+
+
+def test_groups_do_not_depend_on_the_order_of_folders(tmp_path: Path) -> None:
+    for seed, (name, scale) in itertools.product((0, 1), (("out", 1.0), ("in", 2.0), ("third", 3.0))):
+        run = folders.pruned(tmp_path / f"{name}{seed}", id_weight="multiply", seed=seed)
+        # no setting tells them apart, but the same file of dimensions was read for both seeds
+        folders.write(run / "profile.json", folders.profile(scale=scale))
+    found = set()
+    for order in itertools.islice(itertools.permutations(collect([tmp_path]).runs), 0, None, 17):
+        groups = grouped(*order)
+        found.add(frozenset((str(group.method), tuple(run.folder.name for run in group.runs)) for group in groups))
+    assert found == {
+        frozenset(
+            {
+                ("PLATON × ID", ("in0", "in1")),
+                ("PLATON × ID, other IDs", ("out0", "out1")),
+                ("PLATON × ID, other IDs (2)", ("third0", "third1")),
+            }
+        )
+    }
+
+
+def test_ids_of_other_weights_are_told(tmp_path: Path) -> None:
+    for seed, fingerprint in ((0, "dense"), (1, "0123456789"), (2, "dense")):
+        run = folders.pruned(tmp_path / f"{seed}", id_weight="multiply", seed=seed)
+        folders.write(run / "profile.json", folders.profile(fingerprint=fingerprint))
+    groups = {str(group.method): len(group.runs) for group in groups_of(collect([tmp_path]))}
+    assert groups == {"PLATON × ID": 2, "PLATON × ID, ID model 01234567": 1}
+
+
+def test_files_of_densities_are_told_by_name_and_contents(tmp_path: Path) -> None:
+    calibrated = {"criterion": "wanda", "prune__calibration": "sequential"}
+    for name, file, density in (("a", "/x/one.json", 0.5), ("b", "one.json", 0.4), ("c", "two.json", 0.5)):
+        densities = dict.fromkeys(folders.LAYERS, density)
+        folders.pruned(tmp_path / name, prune__allocation=f"file:{file}", densities=densities, **calibrated)
+    names = sorted(str(group.method) for group in groups_of(collect([tmp_path])))
+    assert names[0] == "Wanda, allocation file:one.json" and names[2] == "Wanda, allocation file:two.json"
+    assert names[1].startswith("Wanda, allocation file:one.json, densities ") and len(names[1]) < 60
+
+
+def test_how_a_run_was_started_is_read_where_it_stands(tmp_path: Path) -> None:
+    """Of equal runs the one that began first stands for all."""
+    for name, hour in (("a", 5), ("b", 3)):
+        run = folders.pruned(tmp_path / name)
+        record = json.loads((run / "run.json").read_text())
+        folders.write(run / "run.json", record | {"started": f"2026-01-02T0{hour}:00:00+00:00"})
+    (group,) = groups_of(collect([tmp_path]))
+    assert [run.folder.name for run in group.runs] == ["b"]
