@@ -37,7 +37,8 @@ class Selection:
     all of an unknown number), ids, fingerprint (a hash of images, first texts, labels and answers), columns, classes
     (their names, None where there are none), method ("uniform", "stream" or "whole"), looked_at, skipped ([{"id",
     "reason"}]), duplicates, warnings; for a shuffled stream also shuffle, for a split put together from two
-    repositories join, for a local path path and rows, for what a model learnt from learnt (in what).
+    repositories join, for a local path path and rows, for the Hub rows where the card states them, for what a model
+    learnt from learnt (in what).
     """
 
     samples: list[Sample]
@@ -46,8 +47,11 @@ class Selection:
     @property
     def is_whole(self) -> bool:
         """Whether every row of the split was read, and is unusable, a sample or the text of one; False if not known."""
-        taken = len(self.description["ids"]) + self.description["duplicates"] + len(self.description["skipped"])
-        return self.description.get("rows") == taken
+        about = self.description
+        taken = len(about["ids"]) + about["duplicates"] + len(about["skipped"])
+        entry = CATALOG.get(about["dataset"])
+        built_in = entry is not None and entry.module is not None
+        return taken == (entry.splits[about["split"]] if built_in else about.get("rows"))
 
     @property
     def doubtful_captions(self) -> str | None:
@@ -227,7 +231,7 @@ def _description(
     requested: int | None,
     warnings: list[str],
 ) -> dict[str, Any]:
-    return {
+    description = {
         "dataset": dataset,
         "dataset_id": None,
         "revision": None,
@@ -243,6 +247,10 @@ def _description(
         "duplicates": subset.duplicates,
         "warnings": warnings,
     }
+    if candidates.size is not None:
+        # not among the details, by which samples of the Hub are kept
+        description.setdefault("rows", candidates.size)
+    return description
 
 
 def refuse_few(count: int, *, force: bool) -> None:

@@ -65,7 +65,7 @@ def ask(hub: Hub, cache: Path, *calls: dict[str, Any], **env: str) -> list[dict[
         "        sizes = [image.size for image in first.images]\n"
         "        seen = {'texts': first.texts, 'size': first.image.size, 'sizes': sizes, 'answers': first.answers}\n"
         "        labels = [sample.label for sample in selection.samples]\n"
-        "        about = {**seen, 'labels': labels, **selection.description}\n"
+        "        about = {**seen, 'labels': labels, 'whole': selection.is_whole, **selection.description}\n"
         "    except (ValueError, RuntimeError) as error:\n"
         "        about = {'error': type(error).__name__, 'message': str(error)}\n"
         "    print(json.dumps(about), flush=True)\n"
@@ -342,7 +342,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     served = {COCO: repos["nlvr2"], "lmms-lab/VQAv2": repos["coco"], "me/own": repos["flickr30k"]}
     served["me/one"] = write_dataset("flickr30k", tmp_path / "one", 4, instead=lambda number: {"split": "train"})
     with Hub(datasets=served, moved={"me/old": "me/own"}) as hub:
-        moved, pairs, split, column, typo, renamed, answers, own, old, one, every = ask(
+        moved, pairs, split, column, typo, renamed, answers, own, old, one, every, three = ask(
             hub,
             tmp_path,
             {"dataset": "textvqa"},
@@ -356,6 +356,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
             {"dataset": "me/old", "n": 120},
             {"dataset": "me/one", **EVERYTHING},
             {"dataset": "me/one", "n": 4, "keep_order": True, **EVERYTHING},
+            {"dataset": "me/one", "n": 3, "keep_order": True, **EVERYTHING},
         )
     assert "no dataset lmms-lab-encoder/textvqa or lmms-lab/textvqa" in moved["message"]
     assert "--dataset-id" in moved["message"] and "--data-dir" in moved["message"]
@@ -375,7 +376,7 @@ def test_names_that_the_hub_does_not_have(repos: dict[str, Path], tmp_path: Path
     assert own["columns"] == {"image": "image", "text": "caption", "guessed": guessed, "unread": unread}
     said = "the column 'split' is not read: whatever it holds, all rows of the split test are taken"
     assert one["warnings"] == [said] and not own["warnings"]
-    assert every == one
+    assert every == one and every["whole"] and not three["whole"]
     # a repository that has been renamed is found under its old name
     assert old == {**own, "dataset": "me/old", "dataset_id": "me/old"}
 
