@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -65,6 +66,11 @@ def _trim() -> None:
 def peak_memory(device: torch.device) -> int:
     """Bytes that this process has held at most: on a GPU its tensors, on a CPU all of it."""
     return max(_peak(device), _EARLIER_PEAKS.get(device, 0))
+
+
+def cost_since(start: float, device: torch.device) -> dict[str, float]:
+    """The seconds since `start`, a time of `time.perf_counter`, and the peak of memory in bytes."""
+    return {"seconds": time.perf_counter() - start, "peak_memory": peak_memory(device)}
 
 
 def held_memory(device: torch.device) -> int:

@@ -50,9 +50,9 @@ class Totals:
         )
 
     def to_json(self) -> dict[str, float | None]:
-        """With the seconds of a sample, None where none was predicted."""
+        """With the seconds of a sample, None where none was predicted. What items took that were found is not known."""
         each = round(self.seconds / self.predicted, 6) if self.predicted else None
-        return {**asdict(self), "seconds": round(self.seconds, 3), "seconds_per_sample": each}
+        return {**asdict(self), "seconds": None if self.found else round(self.seconds, 3), "seconds_per_sample": each}
 
 
 def predict(

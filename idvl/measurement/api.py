@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from idvl import recipe as recipes
+from idvl import runs
 from idvl.arguments import whole_number
 from idvl.data.samples import Sample, Selection, select
 from idvl.data.selector import Distinct
+from idvl.device import cost_since
 from idvl.distributed import join_team
 from idvl.errors import UsageError
 from idvl.measurement.measurement import Measurement
@@ -91,7 +93,7 @@ def estimate_id(
         work = Measurement(loaded, selection.samples, selected, settings, memory=budget, spill=spill, team=team)
         start = time.perf_counter()
         measured = dict(work.estimates(progress))
-        return work.profile(measured, selection, time.perf_counter() - start)
+        return work.profile(measured, selection, runs.total_cost(cost_since(start, work.device)))
 
 
 # forwards are suspended and precision is set for the whole process

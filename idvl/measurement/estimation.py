@@ -16,6 +16,7 @@ from typing import Any
 
 from idvl import runs
 from idvl.data.samples import Selection
+from idvl.device import cost_since
 from idvl.distributed import Team
 from idvl.downloads import Download
 from idvl.errors import RunError, UsageError, quoted
@@ -69,7 +70,9 @@ class Estimation:
         options["distinct"] = read_text(self.layers, loaded.family) or "images"
         self.selection = choose_samples(recipe, team, reporter=reporter, purpose="intrinsic dimensions", **options)
         self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
-        self.done = team.first(lambda: _done(resume_from, self.signature, self.layers) if resume_from else {})
+        # a line for each layer that is measured already
+        self.lines = team.first(lambda: _lines(resume_from, self.signature, self.layers) if resume_from else [])
+        self.done = {line["layer"]: LayerProfile.from_json(line.get("profile"), line["layer"]) for line in self.lines}
         self._work: Measurement | None = None
 
     @property
@@ -115,10 +118,24 @@ class Estimation:
                 return ProfileResult(plan=work.plan, model=model)
             if not part:
                 held.enter_context(resumable(opened.folder, reporter))
-            profile = _recorded(work, self.selection, opened, self.done, reporter)
+            profile = self._recorded(work, opened, reporter)
             plot([(label_of(opened.folder), profile), *others], opened.path("profile.png"))
         _warn_of_doubts(profile.layers, reporter, part=part)
         return ProfileResult(plan=work.plan, model=model, profile=profile, folder=opened.folder)
+
+    def _recorded(self, work: Measurement, opened: runs.Run, reporter: Reporter) -> Profile:
+        """Measure what is left, and write the profile."""
+        start = time.perf_counter()
+        measured = self.done | _measured(work, opened, reporter)
+        # a line holds what came between the one before and itself
+        cost = runs.total_cost(cost_since(start, work.device), *self.lines)
+        profile = work.profile(measured, self.selection, cost)
+        backends = Counter(
+            layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values()
+        )
+        reporter.note(f"neighbour search: {', '.join(f'{name} ({n} layers)' for name, n in backends.items() if name)}")
+        profile.save(opened.path("profile.json"))
+        return profile
 
     def _measurement(self, reporter: Reporter) -> Measurement:
         if self._work is None:
@@ -151,17 +168,15 @@ def _signature(loaded: Loaded, selection: Selection, layers: Mapping[str, Layer]
     }
 
 
-def _done(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) -> dict[str, LayerProfile]:
-    """The layers that the run in `folder` has measured, none where there is no run yet."""
+def _lines(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer]) -> list[dict[str, Any]]:
+    """A line for each layer that the run in `folder` has measured, none where there is no run yet."""
     record = runs.read_record(folder)
     if record:
         runs.refuse_difference(folder, record["signature"], signature)
-    done = {}
-    for line in runs.read_metrics(folder / "metrics.jsonl"):
-        if line.get("layer") not in layers:
-            raise RunError(f"metrics.jsonl of {quoted(folder)} holds a line that is not this run's: use --overwrite")
-        done[line["layer"]] = LayerProfile.from_json(line.get("profile"), line["layer"])
-    return done
+    lines = runs.read_metrics(folder / "metrics.jsonl")
+    if any(line.get("layer") not in layers for line in lines):
+        raise RunError(f"metrics.jsonl of {quoted(folder)} holds a line that is not this run's: use --overwrite")
+    return lines
 
 
 def _finished(
@@ -180,26 +195,14 @@ def _finished(
     return profile
 
 
-def _recorded(
-    work: Measurement, selection: Selection, opened: runs.Run, done: dict[str, LayerProfile], reporter: Reporter
-) -> Profile:
-    """Measure what is left, and write the profile."""
-    start = time.perf_counter()
-    measured = done | _measured(work, opened, reporter)
-    profile = work.profile(measured, selection, time.perf_counter() - start)
-    backends = Counter(layer.estimate.diagnostics.get("neighbors", {}).get("backend") for layer in measured.values())
-    reporter.note(f"neighbour search: {', '.join(f'{name} ({n} layers)' for name, n in backends.items() if name)}")
-    profile.save(opened.path("profile.json"))
-    return profile
-
-
 def _measured(work: Measurement, opened: runs.Run, reporter: Reporter) -> dict[str, LayerProfile]:
     """Measure what is left, each layer written down as soon as it is known."""
-    measured = {}
+    measured, start = {}, time.perf_counter()
     with reporter.progress("measuring layers") as progress:
         for name, layer in work.estimates(progress):
-            opened.log_metric({"layer": name, "profile": asdict(layer)})
-            measured[name] = layer
+            cost = runs.total_cost(cost_since(start, work.device))
+            opened.log_metric({"layer": name, "profile": asdict(layer), **cost})
+            measured[name], start = layer, time.perf_counter()
     return measured
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from idvl import runs
 from idvl.data.samples import Sample, Selection
-from idvl.device import free_memory, give_back_freed_memory, peak_memory
+from idvl.device import free_memory, give_back_freed_memory
 from idvl.distributed import Team
 from idvl.files import disk_errors
 from idvl.geometry import backend, shortlist
@@ -190,17 +190,18 @@ class Measurement:
             estimate=estimate,
         )
 
-    def profile(self, layers: Mapping[str, LayerProfile], selection: Selection, seconds: float) -> Profile:
-        """The profile of the measured layers, with how the measurement of `seconds` went."""
+    def profile(
+        self, layers: Mapping[str, LayerProfile], selection: Selection, cost: Mapping[str, float | None]
+    ) -> Profile:
+        """The profile of the measured layers, with how the measurement went. `cost`: its seconds and peak of memory."""
         on_gpu = self.device.type == "cuda"
         facts = {
             "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
             "processes": self.team.size,
-            "seconds": round(seconds, 3),
+            **cost,
             "planned_seconds": round(self.plan.seconds, 3),
             "forward_passes": round(self.plan.forwards, 3),
             "memory_budget": self.plan.budget,
-            "peak_memory": peak_memory(self.device),
         }
         return Profile(
             layers=dict(sorted(layers.items(), key=lambda item: item[1].depth)),

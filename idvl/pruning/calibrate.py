@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from idvl.device import peak_memory
+from idvl import runs
+from idvl.device import cost_since
 from idvl.errors import RunError
 from idvl.geometry.gram import full_precision
 from idvl.models.capture import Tap, tapped_walk
@@ -31,7 +32,6 @@ from idvl.sparsity.masks import Masks
 from idvl.training.ranks import agree
 
 if TYPE_CHECKING:
-    from idvl import runs
     from idvl.models.layers import Layer
     from idvl.models.walk import Passes, Segment
     from idvl.pruning.calibration import Calibration
@@ -46,7 +46,10 @@ BLOCKS = "blocks"
 def calibrate(
     job: Calibration, plan: CalibrationPlan, folder: Path, opened: runs.Run | None, reporter: Reporter
 ) -> tuple[Masks, dict[str, Any]]:
-    """Prune the model in place. Its masks, and how it went: seconds, peak of memory, what did not go as planned."""
+    """Prune the model in place. Its masks, and how it went: seconds, peak of memory, what did not go as planned.
+
+    Of a resumed run the seconds are those of this session, and of the blocks that it found finished.
+    """
     start, gradients = time.perf_counter(), {}
     if "gradient" in job.layerwise.criterion.needs:
         with reporter.progress("measuring gradients") as progress:
@@ -58,17 +61,16 @@ def calibrate(
     for name, note in work.notes.items():
         reporter.warn(f"{name}: {note}")
     facts = {
-        "seconds": round(time.perf_counter() - start, 3),
+        **runs.total_cost(cost_since(start, job.device), *work.earlier),
         "planned_seconds": round(plan.seconds, 3),
         "forward_passes": round(plan.forwards, 3),
-        "peak_memory": peak_memory(job.device),
         "notes": work.notes,
     }
     return work.masks, facts
 
 
 class CalibratedPruning:
-    """The walk of one run. `masks` and `notes` (by layer) grow with it."""
+    """The walk of one run. `masks` and `notes` (by layer) grow with it; `earlier`: what finished blocks took."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class CalibratedPruning:
         self.job, self.plan, self._finished, self._opened, self._progress = job, plan, finished, opened, progress
         self.masks = Masks({name: layer.module.weight.shape for name, layer in job.layers.items()}, job.device)
         self.notes: dict[str, str] = {}
+        self.earlier: list[dict[str, Any]] = []
         self._sums = job.new_sums(products=job.layerwise.needs_products)
         self._due = _due(job, plan)
         self._seconds = 0.0
@@ -132,7 +135,9 @@ class CalibratedPruning:
             self.job.loaded.offload.hold(block)
         dense = {name: self._weight(name) for index in range(len(groups)) for name in self._due[block, index]}
         layers = self.job.team.each(lambda: self._finished.load(number, dense))
-        if layers is None:
+        if layers is not None:
+            self.earlier.append(self._finished.cost(number))
+        else:
             layers = {}
             error = self._error(block, segment) if self.job.epochs else None
             for index, group in enumerate(groups):
@@ -145,8 +150,9 @@ class CalibratedPruning:
                 layers, errors = self._reconstruct(error, block, layers)
             if self._opened:
                 self._opened.path(BLOCKS)
-                self._finished.save(number, layers, dense)
-                self._log(block, layers, errors | {"seconds": round(time.perf_counter() - start, 3)})
+                cost = runs.total_cost(cost_since(start, self.job.device))
+                self._finished.save(number, layers, dense, cost)
+                self._log(block, layers, errors | {"seconds": cost["seconds"]})
         if self.job.loaded.offload and self._opened:
             self._replace(number, layers)
         if not self.job.is_sequential:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -27,8 +28,14 @@ class FinishedBlocks:
     def __init__(self, folder: Path):
         self._folder = folder
 
-    def save(self, number: int, layers: Mapping[str, PrunedLayer], dense: Mapping[str, Tensor]) -> None:
-        """Write the layers of a block, whole or not at all. `dense`: their weights before."""
+    def save(
+        self,
+        number: int,
+        layers: Mapping[str, PrunedLayer],
+        dense: Mapping[str, Tensor],
+        cost: Mapping[str, float],
+    ) -> None:
+        """Write the layers of a block, whole or not at all. `dense`: their weights before; `cost`: what it took."""
         tensors, notes, sums = {}, {}, {}
         for name, layer in layers.items():
             stored = {f"kept.{name}": pack(layer.kept.reshape(-1)).cpu()}
@@ -37,7 +44,7 @@ class FinishedBlocks:
             tensors |= stored
             notes[name], sums[name] = layer.note, _sum(stored, layer.note)
         self._folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"notes": json.dumps(notes), "sha256": json.dumps(sums)}
+        metadata = {"notes": json.dumps(notes), "sha256": json.dumps(sums), "cost": json.dumps(dict(cost))}
         write_bytes(self._path(number), safetensors.torch.save(tensors, metadata))
 
     def load(self, number: int, dense: Mapping[str, Tensor]) -> dict[str, PrunedLayer] | None:
@@ -62,6 +69,15 @@ class FinishedBlocks:
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{quoted(path)} is damaged: delete it, and --resume prunes its block again") from error
         return layers
+
+    def cost(self, number: int) -> dict[str, Any]:
+        """What pruning a finished block took; {} where it does not say, as those of older versions."""
+        with safetensors.safe_open(self._path(number), "pt") as file:
+            text = file.metadata().get("cost", "{}")
+        try:
+            return dict(json.loads(text))
+        except (TypeError, ValueError):  # no checksum covers it
+            return {}
 
     def _path(self, number: int) -> Path:
         return self._folder / f"block-{number:04d}.safetensors"

@@ -15,7 +15,7 @@ from typing import Any
 
 from idvl import runs
 from idvl.data.samples import Selection
-from idvl.device import free_memory, peak_memory
+from idvl.device import cost_since, free_memory
 from idvl.distributed import Team
 from idvl.errors import quoted
 from idvl.files import write_json
@@ -152,22 +152,27 @@ class SensitivityRun:
         """Measure what is left, in turns: each process one loss, which the first one writes down."""
         profile = self._profile(folder, opened)
         self._warn_of_unreliable(profile)
-        start = time.perf_counter()
+        device = self.loaded.model.device
         measured = self.team.first(lambda: _measured(folder))
         trials = self.trials()
         missing = [trial for trial in trials if trial not in measured]
         with self.reporter.progress("measuring losses") as progress:
             for turn in range(0, len(missing), self.team.size):
+                start = time.perf_counter()
                 mine = missing[turn + self.team.rank : turn + self.team.rank + 1]
                 losses = self.team.each(lambda mine=mine: [self._measure(trial) for trial in mine])
-                for line in (line for lines in objects(losses) for line in lines):
-                    measured[line["part"], line["name"], line["ratio"]] = line
+                lines = [line for lines in objects(losses) for line in lines]
+                cost = runs.total_cost(cost_since(start, device))
+                # of the processes, which measure at a time
+                cost["seconds"] = round(cost["seconds"] / len(lines), 3)
+                for line in lines:
+                    measured[line["part"], line["name"], line["ratio"]] = line | cost
                     if opened:
-                        opened.log_metric(line)
+                        opened.log_metric(line | cost)
                 progress(len(trials) - len(missing) + turn, len(trials))
         if opened is None:
             return None
-        document = self._document(measured, profile, time.perf_counter() - start)
+        document = self._document(measured, profile)
         write_json(opened.path(FILE), document)
         return document
 
@@ -214,7 +219,7 @@ class SensitivityRun:
             left_out = f"{len(unsound)} of {len(self.layers)} layers have no reliable ID and no part in correlations"
             self.reporter.warn(f"{left_out}, the first is {unsound[0]}")
 
-    def _document(self, measured: Mapping[Trial, dict[str, Any]], profile: Profile, seconds: float) -> dict[str, Any]:
+    def _document(self, measured: Mapping[Trial, dict[str, Any]], profile: Profile) -> dict[str, Any]:
         """sensitivity.json."""
 
         def losses(part: str, name: str) -> list[dict[str, Any]]:
@@ -248,10 +253,7 @@ class SensitivityRun:
             "dense": {"loss": measured["dense", "", 0.0]["loss"]},
             "modalities": modalities,
             "layers": layers,
-            "provenance": {
-                **{**runs.provenance(), "seconds": round(seconds, 3), "processes": self.team.size},
-                "peak_memory": peak_memory(self.loaded.model.device),
-            },
+            "provenance": {**runs.provenance(), **runs.total_cost(*measured.values()), "processes": self.team.size},
         }
 
     def _bytes(self, names: Sequence[str]) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idvl import runs
+from idvl.device import cost_since
 from idvl.evaluation.evaluation import Evaluation
 from idvl.files import write_text
 from idvl.profile import Profile
@@ -104,7 +106,7 @@ class PruningHooks:
 
 def _step_through(job: Job, hooks: Hooks) -> Outcome:
     """All steps of a job that learns nothing: its masks follow from the weights alone, without a loss or samples."""
-    total, every = job.schedule.total_steps, job.training.evaluate_every
+    total, every, start = job.schedule.total_steps, job.training.evaluate_every, time.perf_counter()
     for step in range(1, total + 1):
         hooks.on_step(step)
         numbers = hooks.describe()
@@ -115,7 +117,8 @@ def _step_through(job: Job, hooks: Hooks) -> Outcome:
             metrics = hooks.evaluate(step)
             if hooks.log:
                 hooks.log({"step": step, **metrics})
-    return Outcome(steps=total, resumed_at=0, skipped=0, loss=None)
+    cost = runs.total_cost(cost_since(start, job.loaded.model.device))
+    return Outcome(steps=total, resumed_at=0, skipped=0, loss=None, **cost)
 
 
 def _warn_of_substitutes(substituted: Mapping[str, str], layers: int, reporter: Reporter) -> None:

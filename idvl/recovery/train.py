@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from idvl import runs
-from idvl.device import peak_memory
+from idvl.device import cost_since
 from idvl.errors import RunError
 from idvl.evaluation.evaluation import Evaluation
 from idvl.models.fingerprints import fingerprint
@@ -40,8 +40,9 @@ def recover(
     evaluation: Evaluation | None,
 ) -> None:
     """All steps that are left, and the model saved. RunError where merging changes what the model computes."""
-    provenance, start = runs.provenance(), time.perf_counter()
+    provenance = runs.provenance()
     outcome = _train(job, folder, opened, reporter, resume=resume, evaluation=evaluation)
+    start = time.perf_counter()
     before = _loss(job)
     if job.recipe.recover.method == "lora":
         merge_lora(job.loaded.model)
@@ -53,8 +54,7 @@ def recover(
     facts = {
         **provenance,
         **asdict(outcome),
-        "seconds": round(time.perf_counter() - start, 3),
-        "peak_memory": peak_memory(job.loaded.model.device),
+        **runs.total_cost(cost_since(start, job.loaded.model.device), asdict(outcome)),
         "image_backend": job.loaded.description["image_backend"],
         # of a new head that the pruning learnt, which its signature does not know
         **({"dense_fingerprint": dense} if dense and dense != job.start.signature.get("fingerprint") else {}),

@@ -15,6 +15,8 @@ from idvl.reporting.run_record import Kind, RunRecord
 from idvl.runs import MATRIX
 
 COLUMNS = ("run", "what", "model", "data", "seed", "state", "time", "memory", "started", "differs in")
+# a time or memory that a resumed run could not find out
+UNKNOWN = "not known"
 # the folders of the two runs of prune --recover
 IN_A_ROW = ("pruned", "recovered")
 TITLES: dict[Kind, str] = {
@@ -136,17 +138,21 @@ def _versions(runs: Sequence[RunRecord]) -> tuple[str, bool]:
 
 
 def _time(run: RunRecord) -> str:
-    return _duration(sum(_parts(run, "seconds")))
+    parts = _parts(run, "seconds")
+    return UNKNOWN if None in parts else _duration(sum(parts))
 
 
-def _parts(run: RunRecord, key: str) -> Iterator[float]:
-    """What each part of a run wrote down under `key`: measuring dimensions, training or losses, evaluation."""
+def _parts(run: RunRecord, key: str) -> list[float | None]:
+    """What each part of a run wrote down under `key`: measuring dimensions, training or losses, evaluation.
+
+    None where an earlier session of a resumed run did not say.
+    """
     profile = run.dense or run.profile
     # a run of prune may have been given its dimensions
     measured = run.kind == "estimate-id" or (run.kind == "prune" and (run.folder / "profile").is_dir())
     parts = [profile.provenance if profile and measured else {}, run.report.get("made"), run.results]
     parts.append(run.sensitivity.get("provenance"))
-    yield from (part[key] for part in parts if part and isinstance(part.get(key), int | float))
+    return [part[key] for part in parts if part and isinstance(part.get(key, ""), int | float | None)]
 
 
 def _duration(seconds: float) -> str:
@@ -161,5 +167,6 @@ def _duration(seconds: float) -> str:
 
 def _memory(run: RunRecord) -> str:
     """The largest peak that any part of the run wrote down."""
-    peak = max(_parts(run, "peak_memory"), default=0)
-    return f"{peak / 2**30:.2f} GiB" if peak else ""
+    parts = _parts(run, "peak_memory")
+    peak = 0 if None in parts else max(parts, default=0)
+    return UNKNOWN if None in parts else f"{peak / 2**30:.2f} GiB" if peak else ""

@@ -6,7 +6,16 @@ and nothing else. It knows no torch.
 
 from idvl.runs.environment import provenance
 from idvl.runs.folder import LOCK, FolderName, check, default_folder, is_inside, keep, new_folder
-from idvl.runs.record import MATRIX, MetricLine, RunFile, damage, read_metrics, read_record, refuse_difference
+from idvl.runs.record import (
+    MATRIX,
+    MetricLine,
+    RunFile,
+    damage,
+    read_metrics,
+    read_record,
+    refuse_difference,
+    total_cost,
+)
 from idvl.runs.run import Run
 
 __all__ = [
@@ -26,4 +35,5 @@ __all__ = [
     "read_metrics",
     "read_record",
     "refuse_difference",
+    "total_cost",
 ]

@@ -82,6 +82,17 @@ def read_metrics(path: Path | str, schema: type[Schema] = MetricLine) -> list[di
         raise RunError(f"{quoted(path)} has a broken line ({error}); start again with --overwrite") from error
 
 
+def total_cost(*parts: Mapping[str, Any]) -> dict[str, float | None]:
+    """The `seconds` of all parts of a run, and the largest `peak_memory` in bytes; None where a part does not say."""
+
+    def known(key: str) -> list[float] | None:
+        values = [part.get(key) for part in parts]
+        return values if all(isinstance(value, int | float) for value in values) else None
+
+    seconds, peaks = known("seconds"), known("peak_memory")
+    return {"seconds": seconds and round(sum(seconds), 3), "peak_memory": peaks and max(peaks)}
+
+
 def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UsageError, naming every difference, unless both signatures are the same."""
     all_keys = [*before, *(key for key in now if key not in before and key not in LATER)]

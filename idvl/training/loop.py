@@ -6,6 +6,7 @@ import contextlib
 import logging
 import operator
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from idvl import runs
 from idvl.data.samples import Sample
+from idvl.device import cost_since
 from idvl.errors import RunError, UsageError, quoted
 from idvl.models.loading import Loaded
 from idvl.training import accelerator as setup
@@ -38,12 +41,18 @@ MAY_CHANGE = ("epochs", "max_steps", "checkpoint_every", "evaluate_every", "log_
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run did: its steps, the one it was resumed at (0: none), steps that fp16 skipped, the last loss a term."""
+    """What a run did: its steps, the one it was resumed at (0: none), steps that fp16 skipped, the last loss a term.
+
+    `seconds`, and `peak_memory` in bytes, are those of the sessions before it was resumed too, up to their checkpoints;
+    None where a checkpoint of an older version does not say.
+    """
 
     steps: int
     resumed_at: int
     skipped: int
     loss: float | None
+    seconds: float | None
+    peak_memory: int | None
 
 
 def train(
@@ -106,16 +115,18 @@ class TrainingRun:
         self.stepper = Stepper(loaded, training, accelerator, **steps, teacher=teacher)
         self.parts = {"model": checkpoint.Weights(self.model), "optimizer": self.stepper.moments, **state}
         self.step = self.position = self.skipped = self.resumed_at = 0
+        self.loss: float | None = None
+        self.start, self.earlier = time.perf_counter(), []
 
     def train(self, hooks: Hooks) -> Outcome:
         """All steps that are left."""
-        loader, loss, skips = self._loader(), None, 0
+        loader, skips = self._loader(), 0
         with Interrupts(several=self.accelerator.num_processes > 1) as interrupts:
             if self.resumed_at:
                 self._evaluate(hooks, interrupts)
             while self.step < self.total:
                 with setup.fitting(self.training, self.loaded.family.training_task.contrastive):
-                    loss, stop_signal, moved = self._step(loader, hooks, interrupts)
+                    self.loss, stop_signal, moved = self._step(loader, hooks, interrupts)
                 skips = 0 if moved else skips + 1
                 if skips > MOST_SKIPPED:
                     raise RunError(f"fp16 overflowed {skips} times in a row after step {self.step}: use bf16")
@@ -124,7 +135,12 @@ class TrainingRun:
                 self._keep(stop_signal, moved)
                 if moved:
                     self._evaluate(hooks, interrupts)
-        return Outcome(steps=self.step, resumed_at=self.resumed_at, skipped=self.skipped, loss=loss)
+        about = {"steps": self.step, "resumed_at": self.resumed_at, "skipped": self.skipped, "loss": self.loss}
+        return Outcome(**about, **self.cost())
+
+    def cost(self) -> dict[str, Any]:
+        """The seconds and the peak of memory so far, those of earlier sessions included."""
+        return runs.total_cost(cost_since(self.start, self.model.device), *self.earlier)
 
     def _step(self, loader: Iterator, hooks: Hooks, interrupts: Interrupts) -> tuple[float, int, bool]:
         """One step. (the loss of a term, the signal that a process got or 0, whether the optimizer made its step).
@@ -204,7 +220,8 @@ class TrainingRun:
         randoms = ranks.objects(checkpoint.random_state())
         if self.accelerator.is_main_process:
             position = {"step": self.step, "position": self.position, "skipped": self.skipped}
-            record = {**self._identity(), **position, **self.stepper.record(), "random": randoms}
+            so_far = {"loss": self.loss, "cost": self.cost()}
+            record = {**self._identity(), **position, **so_far, **self.stepper.record(), "random": randoms}
             checkpoint.save(self.folder, self.step, self.parts, record)
         # nobody goes on before the checkpoint is whole
         ranks.meet()
@@ -234,6 +251,8 @@ class TrainingRun:
             raise ValueError(f"step {step}, position {position} and {skipped} skipped of {self.total} steps")
         self.stepper.load(record, step)
         checkpoint.set_random_state(record["random"][self.accelerator.process_index])
+        # which older checkpoints do not hold
+        self.loss, self.earlier = record.get("loss"), [dict(record.get("cost", {}))]
         self.step, self.position, self.skipped, self.resumed_at = step, position, skipped, step
 
     @contextlib.contextmanager

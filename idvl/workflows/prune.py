@@ -8,14 +8,12 @@ of profile and training. It does not know how a terminal looks.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from idvl import json_file, runs
-from idvl.device import peak_memory
 from idvl.errors import RunError, listed, quoted
 from idvl.files import write_json
 from idvl.measurement.estimation import Estimation
@@ -135,7 +133,6 @@ class PruningRun(ModelRun):
         if job.recipe.train.new_head:
             head.learn(job, self.folder, self.opened, self.reporter)
         profile = self._estimate() if job.needs_estimate else job.profile
-        start = time.perf_counter()
         pruner, outcome = prune(
             job, profile, self.folder, self.opened, self.reporter, resume=self.resume, evaluation=self.work.evaluation
         )
@@ -143,8 +140,6 @@ class PruningRun(ModelRun):
             **provenance,
             **asdict(outcome),
             "schedule": asdict(job.schedule),
-            "seconds": round(time.perf_counter() - start, 3),
-            "peak_memory": peak_memory(job.loaded.model.device),
             "image_backend": job.loaded.description["image_backend"],
             **({"dense_fingerprint": job.loaded.description["fingerprint"]} if job.recipe.train.new_head else {}),
             **({"training": job.selection.source()} if job.learns or job.recipe.train.new_head else {}),

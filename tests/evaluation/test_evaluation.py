@@ -93,6 +93,7 @@ def test_auto_finds_a_batch_and_a_run_goes_on_with_another(tmp_path):
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:9]))
     again, _ = evaluated(tmp_path / "run", VIT, eval__batch_size=4, eval__limit=20, resume=True)
     assert (again["found"], again["predicted"]) == (8, 12)
+    assert again["seconds"] is again["peak_memory"] is None and again["seconds_per_sample"] > 0
     assert path.read_bytes() == whole
 
 

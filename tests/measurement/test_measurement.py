@@ -273,11 +273,18 @@ def test_a_run_cut_off_goes_on_where_it_stopped(blip, finished, tmp_path, monkey
     assert not (tmp_path / "cut" / "profile.json").exists()
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 7
+    # as if the first layer had taken an hour, and much memory
+    hour = {"seconds": 3600.0, "peak_memory": 2**50}
+    slow = [json.dumps(json.loads(lines[0]) | hour), *lines[1:]]
+    (tmp_path / "cut" / "metrics.jsonl").write_text("\n".join(slow) + "\n")
     with pytest.raises(UsageError, match="estimator"):
         run(recipe(blip, estimate__estimator="twonn-mle"), folder=tmp_path / "cut", resume=True, reporter=Silent())
     result = run(recipe(blip), folder=tmp_path / "cut", resume=True, reporter=Silent())
     assert result.plan.n_layers == len(whole.layers) - 7
     assert result.profile.layers == whole.layers
+    took, whole_took = result.profile.provenance, whole.provenance
+    assert 3600 < took["seconds"] < 3600 + 60 and took["peak_memory"] == 2**50
+    assert 0 < whole_took["seconds"] < 60 and whole_took["peak_memory"] > 2**20
 
 
 def test_a_finished_run_is_shown_again_without_a_measurement(blip, copied, monkeypatch):

@@ -390,8 +390,9 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     for last in (0, blocks // 2, blocks - 1):
         folder = tmp_path / f"broken-{last}"
 
-        def saved(self, number, layers, dense, *, last=last):
-            save(self, number, layers, dense)
+        def saved(self, number, layers, dense, cost, *, last=last):
+            # as if each block had taken an hour
+            save(self, number, layers, dense, {"seconds": 3600.0 + cost["seconds"], "peak_memory": cost["peak_memory"]})
             if number == last:
                 raise Killed
 
@@ -399,7 +400,8 @@ def test_a_resumed_run_ends_with_the_same_bytes(
             patch.setattr(calibrate.FinishedBlocks, "save", saved)
             pruned(place, folder, **settings)
         assert len(list((folder / "blocks").iterdir())) == last + 1
-        pruned(place, folder, resume=True, **settings)
+        report, _ = pruned(place, folder, resume=True, **settings)
+        assert 0 < report["made"]["seconds"] - 3600 * (last + 1) < 60 and report["made"]["peak_memory"] > 2**20
         for name in ("masks.safetensors", "model/model.safetensors"):
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

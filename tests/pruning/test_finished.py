@@ -23,7 +23,9 @@ def test_no_flipped_bit_gives_other_layers(tmp_path: Path, dtype: torch.dtype) -
     }
     finished = FinishedBlocks(tmp_path)
     assert finished.load(0, dense) is None
-    finished.save(0, layers, dense)
+    cost = {"seconds": 1.5, "peak_memory": 2**20}
+    finished.save(0, layers, dense, cost)
+    assert finished.cost(0) == cost
 
     def is_whole() -> bool:
         found = finished.load(0, dense)
@@ -42,6 +44,7 @@ def test_no_flipped_bit_gives_other_layers(tmp_path: Path, dtype: torch.dtype) -
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
         try:
             assert is_whole(), place
+            finished.cost(0)  # what it says is harmless
         except RunError as error:
             refused += 1
             assert "block-0000.safetensors' is damaged: delete it, and --resume prunes" in str(error)

@@ -113,11 +113,16 @@ def test_a_run_that_was_cut_off_measures_what_is_left(ended, tmp_path, monkeypat
     monkeypatch.setattr(Probe, "loss", cut_off)
     with pytest.raises(KeyboardInterrupt):
         measured(folder)
-    assert len(runs.read_metrics(folder / "metrics.jsonl")) == 9
+    lines = runs.read_metrics(folder / "metrics.jsonl")
+    assert len(lines) == 9
+    # as if the first loss had taken an hour
+    lines[0]["seconds"] = 3600.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     again, reporter = measured(folder, resume=True)
     assert (again.plan.trials, again.plan.done) == (51, 9)
     assert any(note.startswith("51 losses, 9 of them measured already: about ") for note in reporter.notes)
     assert again.document["layers"] == result.document["layers"] and again.document["dense"] == result.document["dense"]
+    assert 3600 < again.document["provenance"]["seconds"] < 3660 and again.document["provenance"]["peak_memory"] > 2**20
     assert measured(folder, resume=True, plan_only=True)[0].plan.done == 51
     assert measured(folder, resume=True, plan_only=True, ratios=(0.5, 0.7))[0].plan.done == 26
     with pytest.raises(UsageError, match="cannot resume .*batch_size was 16, is 8"):

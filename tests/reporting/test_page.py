@@ -141,6 +141,12 @@ def test_how_runs_were_made_tells_shared_settings_once(tmp_path: Path) -> None:
     row = dict(zip(found.columns, found.rows[1], strict=True))
     assert row["differs in"] == "seed 1" and row["time"] == "2 min 05 s" and row["memory"] == "1.50 GiB"
     assert row["started"] == "2026-01-02 03:04:05" and row["state"] == "finished"
+    report = json.loads((tmp_path / "1" / "report.json").read_text())
+    report["made"] |= {"seconds": None, "peak_memory": None}  # resumed from a checkpoint that does not say
+    (tmp_path / "1" / "report.json").write_text(json.dumps(report))
+    found = overview_of(collect([tmp_path]))
+    row = dict(zip(found.columns, found.rows[1], strict=True))
+    assert row["time"] == row["memory"] == "not known"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,8 +119,12 @@ def test_a_changed_record_is_refused(finished, tmp_path, older):
     record = json.loads(file.read_text())
     if older:
         del record["sha256"]["state.json"], record["learning_rate"], record["augmentation"]
+        del record["loss"], record["cost"]
     file.write_text(json.dumps(record))
-    assert train(model, labelled(), settings, folder=tmp_path / "c", resume=True).resumed_at == 2
+    outcome = train(model, labelled(), settings, folder=tmp_path / "c", resume=True)
+    assert outcome.resumed_at == 2
+    # what a checkpoint does not say is not known
+    assert [value is None for value in (outcome.loss, outcome.seconds, outcome.peak_memory)] == [older] * 3
     for name, damage in DAMAGES.items():
         changed = copy.deepcopy(record)
         damage(changed)
@@ -204,9 +209,10 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
     model = str(tiny.save("blip", tmp_path / "m"))
     settings = Training(batch_size=4, max_steps=2, checkpoint_every=2)
     first = load(model)
-    train(first, tiny.samples(8), settings, folder=tmp_path / "c")
+    slow = train(first, tiny.samples(8), settings, folder=tmp_path / "c", on_step=lambda step: time.sleep(0.2))
     again = load(model)
     outcome = train(again, tiny.samples(8), settings, folder=tmp_path / "c", resume=True)
-    assert (outcome.steps, outcome.resumed_at, outcome.loss) == (2, 2, None)
+    assert (outcome.steps, outcome.resumed_at, outcome.loss) == (2, 2, slow.loss)
+    assert slow.seconds > 0.4 and outcome.seconds > 0.4 and outcome.peak_memory >= slow.peak_memory > 2**20
     for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)

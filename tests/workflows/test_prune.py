@@ -759,8 +759,9 @@ def test_a_killed_run_resumes_to_the_same_bits(place, whole, tmp_path, moment):
     process.send_signal(signal.SIGTERM if moment == "SIGTERM" else signal.SIGKILL)
     assert process.wait() == (143 if moment == "SIGTERM" else -signal.SIGKILL), process.stderr
     assert not (folder / "report.json").exists()
-    pruned(place, folder, resume=True)
+    made = pruned(place, folder, resume=True)[0].report["made"]
     assert same(whole[0], folder) == []
+    assert made["loss"] == whole[1]["made"]["loss"] and made["seconds"] > 0
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 26]
 
