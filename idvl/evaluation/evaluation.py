@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from idvl.reporter import Reporter
 from idvl.session import choose_samples
 from idvl.tasks import Pass, Task, TaskSettings
 
-# skills that a prompt is for
+# skills that write text, and the settings of how
 WRITING = {"caption", "answer"}
+WRITTEN = {field.name for field in fields(Generation)}
 # samples that show what a dataset holds
 FEW = 8
 # files of an evaluation in its folder
@@ -190,7 +191,7 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
     name = _task(recipe, loaded, lambda: choose_samples(recipe, team, n=FEW, **options))
     task = tasks.load(name)
-    _refuse_unread(recipe, loaded, name)
+    recipe = _read_alone(recipe, loaded, name)
     if task.ready:
         team.each(task.ready)
     selection = choose_samples(
@@ -242,13 +243,31 @@ def _task(recipe: Recipe, loaded: Loaded, few: Callable[[], Selection]) -> str:
     return tasks.choose(recipe.eval.task, skills, model=loaded.name, offered=offered)
 
 
-def _refuse_unread(recipe: Recipe, loaded: Loaded, name: str) -> None:
-    """UsageError for a setting of another task, or of this task with other models."""
-    reads = tasks.load(name).reads
-    for key in sorted({key for task in tasks.names() for key in tasks.load(task).reads}):
+def unread_settings(loaded: Loaded, name: str) -> set[str]:
+    """The settings of tasks that the task of this name does not read with this model."""
+    skills, task = loaded.family.skills, tasks.load(name)
+    read = {key for key, enough in task.reads.items() if any(needed <= skills.keys() for needed in enough)}
+    for skill in _writing(task):
+        read |= WRITTEN - skills[skill].unread - ({"beam_length"} if skills[skill].whole_beams is None else set())
+    return WRITTEN.union(*(tasks.load(each).reads for each in tasks.names())) - read
+
+
+def _read_alone(recipe: Recipe, loaded: Loaded, name: str) -> Recipe:
+    """The recipe with defaults in the place of settings that the task does not read with this model.
+
+    UsageError for one of them that requests something.
+    """
+    defaults = {key: EvalSection.model_fields[key].default for key in sorted(unread_settings(loaded, name))}
+    for key, default in defaults.items():
         value = getattr(recipe.eval, key)
-        if value and value != EvalSection.model_fields[key].default and reads.get(key) not in loaded.family.skills:
+        if value and value != default:
             raise UsageError(f"{key} {value} and task {name} of {loaded.name}: it has no effect; leave {key} out")
+    return recipe.model_copy(update={"eval": recipe.eval.model_copy(update=defaults)})
+
+
+def _writing(task: Task) -> set[str]:
+    """The skills of a task that write text."""
+    return WRITING & set().union(*task.skills)
 
 
 def _usable(task: Task, selection: Selection, dataset: str, reporter: Reporter) -> tuple[Selection, dict[str, int]]:
@@ -266,16 +285,9 @@ def _usable(task: Task, selection: Selection, dataset: str, reporter: Reporter) 
 
 def _task_settings(recipe: Recipe, loaded: Loaded, task: Task, selection: Selection) -> TaskSettings:
     options, classes = recipe.eval, selection.description.get("classes")
-    generation = Generation(
-        **options.model_dump(include={"prompt", "beams", "min_length", "max_length", "beam_length"})
-    )
+    generation = Generation(**options.model_dump(include=WRITTEN))
     own = loaded.family.skills.get("embed_texts")
-    writing = WRITING & set().union(*task.skills)
-    if generation.beam_length and not writing:
-        raise UsageError(
-            f"beam_length {generation.beam_length} is for captions, and this task writes none: leave it out"
-        )
-    for skill in writing:
+    for skill in _writing(task):
         generation = resolve(loaded, skill, generation)
     return TaskSettings(
         generation=generation,

@@ -79,7 +79,8 @@ class Task:
     the selection for a model, its labels as the task reads them; UsageError for those that it cannot read.
     `predict` is the pass over the samples, `refine` a second one that depends on the first one's records, where a model
     can do it. `score` reads the records of both and nothing else. `headline` names the metric that a table shows.
-    `reads`: settings that no other task reads -> the skill of a model that makes use of them.
+    `reads`: settings that not every task reads -> sets of skills, each of which makes use of them; those of how text is
+    written go with the skills that write it, as `unread` of a skill says.
     `ready` raises UsageError where something that scoring needs is not installed. `gathered`: whether all rows of an
     image are one sample, whose texts are captions.
     """
@@ -90,7 +91,7 @@ class Task:
     predict: Callable[[Loaded, Sequence[Sample], TaskSettings], Pass]
     score: Callable[[Sequence[Record], Sequence[Record]], TaskScores]
     refine: Callable[[Loaded, Sequence[Sample], TaskSettings, Sequence[Record]], Pass | None] | None = None
-    reads: Mapping[str, str] = field(default_factory=dict)
+    reads: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
     ready: Callable[[], None] | None = None
     labelled: Callable[[Loaded, Selection], Selection] = lambda loaded, selection: selection
     gathered: bool = False

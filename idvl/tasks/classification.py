@@ -15,6 +15,7 @@ from idvl.models.classes import numbers_in_dataset
 from idvl.models.loading import Loaded
 from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, each, performed
 
+ZERO_SHOT = frozenset({"embed_images", "embed_texts"})
 # classes that a record lists, the likeliest first
 KEPT = 5
 # sentences embedded together
@@ -79,9 +80,9 @@ def _of_names(loaded: Loaded, settings: TaskSettings) -> Callable[[Tensor], Tens
 
 TASK = Task(
     headline="top-1",
-    skills=(frozenset({"classify"}), frozenset({"embed_images", "embed_texts"})),
+    skills=(frozenset({"classify"}), ZERO_SHOT),
     unusable_reason=unusable_reason,
     predict=predict,
     score=score,
-    reads={"templates": "embed_texts"},
+    reads={"templates": (ZERO_SHOT,)},
 )

@@ -21,6 +21,7 @@ from idvl.metrics import retrieval
 from idvl.models.loading import Loaded
 from idvl.tasks import Pass, Record, Task, TaskScores, TaskSettings, column, numbers, performed
 
+SKILLS = (frozenset({"embed_images", "embed_texts"}), frozenset({"match"}))
 # queries whose candidates are compared together
 AT_ONCE = 128
 
@@ -257,11 +258,11 @@ def _unpacked(records: Sequence[Record]) -> Embedded:
 
 TASK = Task(
     headline="image-to-text R@1",
-    skills=(frozenset({"embed_images", "embed_texts"}), frozenset({"match"})),
+    skills=SKILLS,
     unusable_reason=unusable_reason,
     predict=predict,
     score=score,
     refine=refine,
-    reads={"rerank": "match"},
+    reads={"rerank": (frozenset({"embed_images", "match"}),), "prompt": SKILLS},
     gathered=True,
 )

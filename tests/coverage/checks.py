@@ -130,7 +130,8 @@ def evaluate(trial: Trial) -> None:
     if trial.about.task is None:
         raise Nothing("no task")
     trial.needs("plain")
-    options = {"caption": WRITING, "vqa": WRITING, "retrieval": ("--rerank", 4)}.get(trial.about.task, ())
+    writes = trial.about.task in ("caption", "vqa") and trial.about.name != "vilt_vqa"
+    options = WRITING if writes else ()
     folder = trial.idvl("eval", "eval", "--task", trial.about.task, "--limit", 8, "--batch-size", 4, *options)
     results = read(folder / "results.json")
     if not isinstance(results["metrics"][results["headline"]]["value"], int | float):

@@ -205,7 +205,8 @@ def test_two_processes_predict_every_sample_once(digits, tmp_path):
 
 def test_a_run_compared_with_itself_differs_by_nothing(digits, tmp_path):
     folder, _ = digits
-    results, _ = evaluated(tmp_path / "run", VIT, compared=folder / "results.json")
+    unread = {"eval__prompt": "", "eval__min_length": 0, "eval__rerank": 0}
+    results, _ = evaluated(tmp_path / "run", VIT, compared=folder / "results.json", **unread)
     difference = results["compared"]["differences"]["top-1"]
     assert difference["value"] == 0 and -5 < difference["low"] < 0 < difference["high"] < 5
     assert difference["interval"] == "Tango score" and results["compared"]["settings"] == {}
@@ -246,11 +247,10 @@ def test_labels_that_count_from_1_are_refused_whichever_samples_are_drawn(tmp_pa
         (BLIP, {"data__dataset": "digits", "eval__task": "caption"}, r"digits \(split test\): no reference captions"),
         (VIT, {"data__dataset": "shapes", "eval__task": "classification"}, r"shapes \(split test\): no label"),
         (VIT, {"eval__split": "tset"}, "did you mean 'test'"),
-        (
-            VIT,
-            {"eval__beam_length": "whole"},
-            "beam_length whole is for captions, and this task writes none: leave it out",
-        ),
+        (VIT, {"eval__beam_length": "whole"}, "beam_length whole and task .*: it has no effect; leave beam_length out"),
+        (VIT, {"eval__beams": 5}, "beams 5 and task classification of builtin/vit: it has no effect; leave beams out"),
+        (VIT, {"eval__prompt": "a"}, "prompt a and task classification of builtin/vit: .*; leave prompt out"),
+        (VIT, {"eval__max_length": 7}, "max_length 7 and task classification of builtin/vit: .*; leave max_length"),
         (BLIP, {"eval__templates": ["a {}."]}, "task caption of builtin/blip: it has no effect; leave templates out"),
         (VIT, {"eval__templates": ["a {}."]}, "and task classification of builtin/vit: .*; leave templates out"),
         (BLIP, {"eval__rerank": 64}, "rerank 64 and task caption of builtin/blip: it has no effect; leave rerank"),

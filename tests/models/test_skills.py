@@ -14,6 +14,7 @@ import transformers
 
 from idvl.data import shapes
 from idvl.errors import UsageError
+from idvl.evaluation.evaluation import unread_settings
 from idvl.models.families import family_of
 from idvl.models.generation import Generation, resolve
 from idvl.models.loading import load, wrap
@@ -122,6 +123,26 @@ def test_a_caption_goes_on_from_its_prompt(get):
         plain.append(processor.decode(written[0], skip_special_tokens=True))
     assert all(text.startswith("a red ") for text in plain) and len(set(plain)) > 3
     assert ["a red " + text for text in together(loaded, "caption", SAMPLES, settings)] == plain
+
+
+WRITES = {"prompt", "beams", "min_length", "max_length"}
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "read"),
+    [
+        ("blip", "caption", {*WRITES, "beam_length"}),
+        ("blip-vqa", "vqa", WRITES),
+        ("vilt", "vqa", {"prompt"}),
+        ("blip-itm", "retrieval", {"prompt", "rerank"}),
+        ("clip", "retrieval", {"prompt"}),
+        ("clip", "classification", {"templates"}),
+        ("vit", "classification", set()),
+        ("vilt-nlvr2", "reasoning", set()),
+    ],
+)
+def test_a_task_reads_the_settings_that_its_model_makes_use_of(get, name, task, read):
+    assert unread_settings(get(name), task) == {*WRITES, "beam_length", "rerank", "templates"} - read
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from idvl.errors import UsageError
+from idvl.evaluation.evaluation import unread_settings
 from idvl.models.generation import Generation
 from idvl.models.labels import IGNORED
 from idvl.models.layers import find_layers
@@ -92,6 +93,8 @@ def test_captions_are_those_of_generate(get, name):
         how = {"num_beams": 1, "do_sample": False, "min_new_tokens": 1, "max_new_tokens": 6}
         written = loaded.model.generate(**shown, **how)
         assert text == loaded.processor.tokenizer.decode(written[0], skip_special_tokens=True).strip()
+    # nothing is put before a caption
+    assert "prompt" in unread_settings(loaded, "caption") and "beams" not in unread_settings(loaded, "caption")
 
 
 def test_a_tokenizer_and_an_image_processor_without_a_class_stay_as_they_were(get, tmp_path):

@@ -67,6 +67,8 @@ class Skill:
     templates: tuple[str, ...] = ("a photo of a {}.",)
     # fewest and most tokens where the settings have none
     lengths: tuple[int, int] = (5, 20)
+    # settings of how text is written that a caption or an answer of this model does not depend on
+    unread: frozenset[str] = frozenset()
     # () -> None, UsageError where this version of transformers cannot divide a beam's score by its length with the
     # prompt; None where idvl does not know how
     whole_beams: Callable[[], None] | None = None

@@ -102,6 +102,12 @@ FAMILY = Family(
     text_length=longest_text,
     token_mask=token_mask,
     training_task=TrainingTask(loss=loss, inputs=training_inputs, checkpointing=False),
-    skills={"caption": Skill(prepare=prepare, perform=partial(write, skill="caption", encodes=False))},
+    skills={
+        "caption": Skill(
+            prepare=prepare,
+            perform=partial(write, skill="caption", encodes=False),
+            unread=frozenset({"prompt"}),
+        )
+    },
     fit=fit,
 )

@@ -49,6 +49,12 @@ FAMILY = Family(
     text_length=longest_written,
     token_mask=token_mask,
     training_task=TrainingTask(loss=own_loss, inputs=writing_inputs, partial=True),
-    skills={"caption": Skill(prepare=pictures, perform=partial(write, skill="caption", encodes=True))},
+    skills={
+        "caption": Skill(
+            prepare=pictures,
+            perform=partial(write, skill="caption", encodes=True),
+            unread=frozenset({"prompt"}),
+        )
+    },
     for_config=for_config,
 )

@@ -127,7 +127,9 @@ def for_config(config: Any) -> Family:
             left_out_reason=unknown_answer_reason,
             partial=True,
         )
-        skills = {"answer": Skill(prepare=question_inputs, perform=answer, prompt=QUESTION, lengths=(1, 10))}
+        chosen = frozenset({"beams", "min_length", "max_length"})
+        answering = Skill(prepare=question_inputs, perform=answer, prompt=QUESTION, lengths=(1, 10), unread=chosen)
+        skills = {"answer": answering}
         return replace(FAMILY, inputs=single_inputs, training_task=task, skills=skills)
     if name == "ViltForImageAndTextRetrieval":
         task = TrainingTask(loss=matching_loss, inputs=matching_inputs, least_batch=2, partial=True)
