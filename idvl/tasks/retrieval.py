@@ -168,7 +168,9 @@ def score(records: Sequence[Record], refined: Sequence[Record] = ()) -> TaskScor
         ranks = _reranked(embedded, refined)
     else:
         ranks = retrieval.ranks(embedded.images, embedded.texts, embedded.owner)
-    details = {"captions": len(embedded.texts), "reranked": refined[0]["rerank"] if refined else 0}
+    # of an image no more captions than there are, and of a caption no more images
+    most = max(len(embedded.images), len(embedded.texts))
+    details = {"captions": len(embedded.texts), "reranked": min(refined[0]["rerank"], most) if refined else 0}
     return TaskScores(measures=retrieval.recalls(*ranks, embedded.owner), details=details)
 
 

@@ -136,6 +136,15 @@ def test_the_head_looks_at_each_pair_once():
     assert len(loaded.asked) == len(set(loaded.asked)) < len(loaded.images) * len(loaded.texts)
 
 
+@pytest.mark.parametrize("k", [4, 128])
+def test_no_more_is_reranked_than_there_is(k):
+    loaded, asked = Loaded(), TaskSettings(generation=Generation(), rerank=k)
+    records = walked(retrieval.predict(loaded, loaded.samples, asked), 4)
+    refined = walked(retrieval.refine(loaded, loaded.samples, asked, records), 1)
+    assert k > len(loaded.texts) or k < len(loaded.images)
+    assert retrieval.score(records, refined).details["reranked"] == min(k, len(loaded.texts))
+
+
 def test_without_a_head_nothing_is_looked_at_again():
     loaded = Loaded()
     records = walked(retrieval.predict(loaded, loaded.samples, TaskSettings(generation=Generation(), rerank=0)), 4)
