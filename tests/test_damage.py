@@ -14,12 +14,12 @@ from rich.console import Console
 from idvl.checkpoints.card import page
 from idvl.commands.matrix import _table
 from idvl.errors import RunError, UsageError
-from idvl.measurement.estimation import _done
+from idvl.measurement.estimation import _done, _lines
 from idvl.profile import compare, load_profile
 from idvl.pruning import saving, sensitivity
 from idvl.reporting.table import summary, table
 from idvl.reporting.terminal import rests_on, result_table, results_table
-from idvl.runs import MATRIX, Run
+from idvl.runs import MATRIX, Run, total_cost
 from idvl.sparsity.weighting import multipliers
 from idvl.sweep import restartable, sweep
 from tests.support.damage import GONE, damaged, spots
@@ -95,13 +95,16 @@ def test_profiles(tmp_path: Path) -> None:
 
 def test_measured_layers(tmp_path: Path) -> None:
     line = json.loads((GOLDEN / "profile" / "metrics.jsonl").read_text().splitlines()[0])
+    line |= {"seconds": 0.5, "peak_memory": 2**30}
     hold(tmp_path / "metrics.jsonl", line, lambda: _read_line(tmp_path, line), least=100)
 
 
 def _read_line(folder: Path, line: dict[str, Any]) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("\n")
-    _done(folder, {}, {line["layer"]: None})
+    lines = _lines(folder, {}, {line["layer"]: None})
+    assert len(_done(lines)) == 1
+    json.dumps(total_cost(*lines), allow_nan=False)
 
 
 def test_lines_of_a_sensitivity_run(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Estimation:
         self.signature = _signature(loaded, self.selection, self.layers, settings_of(recipe))
         # a line for each layer that is measured already
         self.lines = team.first(lambda: _lines(resume_from, self.signature, self.layers) if resume_from else [])
-        self.done = {line["layer"]: LayerProfile.from_json(line.get("profile"), line["layer"]) for line in self.lines}
+        self.done = _done(self.lines)
         self._work: Measurement | None = None
 
     @property
@@ -177,6 +177,10 @@ def _lines(folder: Path, signature: dict[str, Any], layers: Mapping[str, Layer])
     if any(line.get("layer") not in layers for line in lines):
         raise RunError(f"metrics.jsonl of {quoted(folder)} holds a line that is not this run's: use --overwrite")
     return lines
+
+
+def _done(lines: Sequence[Mapping[str, Any]]) -> dict[str, LayerProfile]:
+    return {line["layer"]: LayerProfile.from_json(line.get("profile"), line["layer"]) for line in lines}
 
 
 def _finished(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,7 +88,7 @@ def total_cost(*parts: Mapping[str, Any]) -> dict[str, float | None]:
 
     def known(key: str) -> list[float] | None:
         values = [part.get(key) for part in parts]
-        return values if all(isinstance(value, int | float) for value in values) else None
+        return values if all(isinstance(value, int | float) and math.isfinite(value) for value in values) else None
 
     seconds, peaks = known("seconds"), known("peak_memory")
     return {"seconds": seconds and round(sum(seconds), 3), "peak_memory": peaks and max(peaks)}
