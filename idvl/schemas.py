@@ -204,6 +204,10 @@ class ReportFile(Schema):
         layers: int = Field(ge=0)
         zeros: int = Field(ge=0)
 
+    class Verified(ModelFacts):
+        # bytes of each file of model/ but its card; older reports lack them
+        files: dict[str, int] = Field(default_factory=dict)
+
     layers: dict[str, LayerReport] = Field(max_length=MOST)
     modalities: dict[str, PartReport]
     total: TotalReport
@@ -212,4 +216,4 @@ class ReportFile(Schema):
     before: Before | None = None
     evaluation: Annotated[dict[str, Any], AfterValidator(_evaluation)] | None = None
     profile: dict[str, Any] | None = None
-    verified: ModelFacts | None = None
+    verified: Verified | None = None

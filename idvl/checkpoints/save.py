@@ -4,7 +4,7 @@
     run/masks.safetensors  the masks, one bit a weight
     run/profile.json       the dimensions that they rest on, if any
     run/README.md          the model card, as in model/
-    run/report.json        what was pruned, and what reopening the folder showed
+    run/report.json        what was pruned, what reopening the folder showed, and the sizes of its files
 
 report.json is removed first and written last, after model/ was reopened and verified: a save that was killed at any
 moment has none, and never looks finished. model/ is written beside itself and renamed when it is whole and verified,
@@ -69,6 +69,9 @@ def save_pruned(
             state = _write(fresh, _unwrapped(model), processor, card, dtype, offload)
             checked = {"report": report, "state": state, "trust_remote_code": trust_remote_code}
             verdict = verify(fresh, masks, structure, **checked, offload=offload is not None)
+            # cards are for people to edit
+            paths = [path for path in sorted(fresh.rglob("*")) if path.is_file() and path.name != "README.md"]
+            files = {path.relative_to(fresh).as_posix(): path.stat().st_size for path in paths}
             masks.save(folder.with_name("masks.safetensors"))
             if profile is not None:
                 profile.save(folder.with_name("profile.json"))
@@ -76,7 +79,7 @@ def save_pruned(
             _replace(folder, fresh)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        write_json(folder.with_name("report.json"), {**report, "verified": asdict(verdict)})
+        write_json(folder.with_name("report.json"), {**report, "verified": asdict(verdict) | {"files": files}})
     return verdict
 
 

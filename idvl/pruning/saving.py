@@ -118,11 +118,14 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def check_saved(folder: Path) -> None:
-    """RunError where files of a model that was saved in a run folder are missing or cut off since."""
+    """RunError where files of a model that was saved in a run folder are missing, or of another size than they were."""
     from safetensors import SafetensorError, safe_open
 
-    model = folder / "model"
+    model, verified = folder / "model", read_report(folder).get("verified") or {}
     try:
+        for name, size in verified.get("files", {}).items():
+            if (now := (model / name).stat().st_size) != size:
+                raise ValueError(f"{name} has {now:,} bytes, and had {size:,}")
         json_file.load(model / "config.json")
         for path in (*(sorted(model.glob("*.safetensors")) or [model / "model.safetensors"]), folder / MASKS):
             with safe_open(path, "pt"):

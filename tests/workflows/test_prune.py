@@ -41,7 +41,9 @@ from idvl.reporting.tables import tables_of
 from idvl.sparsity.masks import Masks
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
+from idvl.sweep import restartable
 from idvl.workflows import estimate_id, evaluate, recover
+from idvl.workflows.model_run import state_of
 from idvl.workflows.prune import run
 from tests.coverage.architectures import build
 from tests.support import processes, tiny
@@ -584,6 +586,23 @@ def test_a_saved_model_that_is_not_whole_any_more_is_told(tmp_path, name, kept):
         (folder / name).write_bytes(data[:kept])
     with pytest.raises(RunError, match="not whole any more"):
         check_saved(folder)
+
+
+def test_a_saved_model_that_lacks_any_file_is_told(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    (folder / "model" / "README.md").write_text("a card of my own")
+    check_saved(folder)
+    names = {path.name for path in (folder / "model").iterdir()} - {"README.md"}
+    assert {"config.json", "processor_config.json", "tokenizer_config.json", "model.safetensors"} <= names
+    for name in names:
+        path = (folder / "model" / name).rename(tmp_path / name)
+        with pytest.raises(RunError, match=rf"not whole any more \(.*{name}"):
+            state_of(folder)
+        (folder / "model" / name).write_bytes(path.read_bytes() + b" ")
+        with pytest.raises(RunError, match=rf"not whole any more \({name} has [\d,]* bytes, and had "):
+            restartable.is_pruned(load_recipe(folder / "recipe.yaml"), folder)
+        path.rename(folder / "model" / name)
+    check_saved(folder)
 
 
 def test_a_profile_of_other_weights_is_told(place, tmp_path, digits):
