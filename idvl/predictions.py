@@ -1,7 +1,7 @@
 """Predictions on disk: JSON lines, one for each item of a dataset, written as they come and kept once.
 
 Several processes append to a file each; `merge` makes one of them, in the order of the items. It knows neither models
-nor what is in a line beyond its `number` and `id`.
+nor what they predict.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from idvl.errors import RunError, UsageError, first_line, quoted
 from idvl.files import disk_errors, read_bytes, write_text
 
 Record = dict[str, Any]
+# keys of a record that say what the task was, as far as it has them, with their values where a record lacks them
+INPUT_KEYS = dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")) | {
+    "evaluator": "vqa"
+}
 
 
 def file_of(folder: Path, name: str, rank: int = 0) -> Path:
@@ -81,6 +85,11 @@ def read(path: Path) -> list[Record]:
     if not records:
         raise UsageError(f"{path} holds no predictions: nothing to score")
     return records
+
+
+def inputs(record: Record) -> dict[str, Any]:
+    """What the task was."""
+    return {key: record.get(key, usual) for key, usual in INPUT_KEYS.items()}
 
 
 def _files(folder: Path, name: str) -> list[Path]:

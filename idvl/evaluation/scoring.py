@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,10 +23,6 @@ from idvl.tasks import TaskScores
 
 RESULTS, PREDICTIONS, REFINED = "results.json", "predictions", "matches"
 LEVEL, RESAMPLES, MOST = 0.95, 1_000, 100_000
-# keys of a record that say what the task was, as far as it has them, with their values where a record lacks them
-INPUT_KEYS = dict.fromkeys(("label", "captions", "references", "sentence", "question", "answers")) | {
-    "evaluator": "vqa"
-}
 
 logger = logging.getLogger(__name__)
 
@@ -131,12 +127,20 @@ def _replace(file: Path, results: Mapping[str, Any]) -> None:
 
 
 def comparable(results: Path, task: str, ids: Sequence[str], fingerprint: str | None) -> dict[str, Any]:
-    """The results to compare with. UsageError for those of another task or of other samples."""
+    """The results to compare with. UsageError for those of another task or of other samples.
+
+    The same samples may come in another order, as whole splits that are drawn by another seed do.
+    """
     document = read_results(results)
     if document["task"] != task:
         raise UsageError(f"{results} is of the task {document['task']:.40}, not of {task}: nothing to compare")
     other_ids = [record.get("id") for record in predictions.read(results.with_name(f"{PREDICTIONS}.jsonl"))]
-    if list(ids) != other_ids or fingerprint not in (None, document["dataset"]["fingerprint"]):
+    # a fingerprint depends on the order
+    if list(ids) == other_ids:
+        alike = fingerprint in (None, document["dataset"]["fingerprint"])
+    else:
+        alike = sorted(ids) == sorted(map(str, other_ids))
+    if not alike:
         raise UsageError(f"{results} is of other samples: compare runs of one dataset, split, limit and seed")
     return document
 
@@ -230,14 +234,18 @@ def _difference(
 ) -> dict[str, Any]:
     """The difference of every metric to another run's, over the same samples, paired, and of their settings."""
     records, beside = predictions.read(path), results.with_name(f"{PREDICTIONS}.jsonl")
-    document = comparable(results, task, [record.get("id") for record in records], fingerprint)
-    for record, other_record in zip(records, predictions.read(beside), strict=True):
-        keys = [key for key, usual in INPUT_KEYS.items() if record.get(key, usual) != other_record.get(key, usual)]
-        if keys:
-            raise UsageError(f"{quoted(record['id'])} has another {keys[0]!r} in {beside}: compare runs of one dataset")
+    ids = [record.get("id") for record in records]
+    document = comparable(results, task, ids, fingerprint)
     measures = _score(task, beside).measures
+    other_records = predictions.read(beside)
+    places = {record["id"]: place for place, record in enumerate(other_records)}
+    order = [places[name] for name in ids]
+    for record, place in zip(records, order, strict=True):
+        own, other_inputs = predictions.inputs(record), predictions.inputs(other_records[place])
+        if key := next((key for key in own if own[key] != other_inputs[key]), None):
+            raise UsageError(f"{quoted(record['id'])} has another {key!r} in {beside}: compare runs of one dataset")
     differences = {
-        name: asdict(bootstrap.paired(measured, measures[name], **draws))
+        name: asdict(bootstrap.paired(measured, replace(measures[name], parts=measures[name].parts[order]), **draws))
         for name, measured in scores.measures.items()
         if name in measures
     }

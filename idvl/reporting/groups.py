@@ -86,7 +86,7 @@ def model_of(groups: Sequence[Group]) -> str:
 def groups_of(study: Study) -> list[Group]:
     """All groups of the finished runs of prune: by subject, scope and method, then by sparsity."""
     # of equals the one that was started first comes first, whatever the order of the folders
-    runs = sorted(study.of("prune"), key=lambda run: (run.record.get("started") or "", run.label))
+    runs = sorted(study.of("prune"), key=lambda run: run.began)
     subjects: dict[Subject, list[RunRecord]] = {}
     for run, subject in _subjects(runs).items():
         subjects.setdefault(subject, []).append(run)

@@ -81,7 +81,8 @@ def measured_alike(one: Profile, other: Profile) -> bool:
 def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
     """Whether two evaluations are of the same samples, by the same settings.
 
-    One with a limit that takes all of a split may have another order, and so another fingerprint, than the split.
+    A whole split may come in another order, and so with another fingerprint: where a limit takes all of it, or, of a
+    built-in dataset, by another seed.
     """
     if _settings(one) != _settings(other):
         return False
@@ -90,7 +91,12 @@ def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
         return False
     if (one.results.get("limit") is None) != (other.results.get("limit") is None) and _same_names(first, second):
         return True
-    return _same_samples(first, second)
+    return _same_samples(first, second) or (_same_names(first, second) and _reordered(one.inputs, other.inputs))
+
+
+def _reordered(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two evaluations have the same samples in different orders; in one order another fingerprint tells."""
+    return bool(one) and one == other and list(one) != list(other)
 
 
 def _same_samples(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -111,13 +117,13 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 
 def dense_of(run: RunRecord, study: Study) -> RunRecord | None:
-    """The evaluation of the dense model that a run began with, on the samples that the run was evaluated on.
+    """The first evaluation of the dense model that a run began with, on the samples that the run was evaluated on.
 
     None for a run that began with a pruned model.
     """
     if began_pruned(run):
         return None
-    for other in study.of("eval"):
+    for other in sorted(study.of("eval"), key=lambda run: run.began):
         same = run.dense_fingerprint and other.results["model"].get("fingerprint") == run.dense_fingerprint
         if same and other.results.get("task") == run.results.get("task") and evaluated_alike(other, run):
             return other

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from idvl import json_file, predictions
+from idvl.json_schema import Schema
 from idvl.profile import Profile
 from idvl.reporting.entry import TableEntry
 
@@ -24,6 +27,12 @@ ENDS: dict[Kind, str] = {
 }
 # a share of zeros that a dense model may hold by accident
 FEW = 0.01
+
+
+class PredictedSample(Schema):
+    """A line of predictions.jsonl."""
+
+    id: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +62,11 @@ class RunRecord:
     @property
     def signature(self) -> dict[str, Any]:
         return self.record.get("signature", {})
+
+    @property
+    def began(self) -> tuple[str, str]:
+        """Sorts runs by when they were started, whatever the order of their folders."""
+        return self.record.get("started") or "", self.label
 
     @property
     def damaged(self) -> bool:
@@ -122,6 +136,15 @@ class RunRecord:
     def evaluated(self) -> str:
         """The name of the results file inside the folder."""
         return "eval/results.json" if self.kind == "prune" else "results.json"
+
+    @cached_property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """What the task was for each sample of the run's evaluation, by id, in its order; {} where no file tells."""
+        path = (self.folder / self.evaluated).with_name("predictions.jsonl")
+        try:
+            return {record["id"]: predictions.inputs(record) for record in json_file.lines(path, PredictedSample)}
+        except (OSError, ValueError):
+            return {}
 
     def source(self, name: str) -> str:
         """How a table names a file of this run."""

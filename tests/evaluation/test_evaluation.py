@@ -227,6 +227,32 @@ def test_what_cannot_be_compared_is_refused(captions, digits, tmp_path):
         evaluated(tmp_path / "none", VIT, compared=captions[0] / "run.json")
 
 
+def test_the_same_samples_in_another_order_are_compared_by_their_ids(digits, tmp_path):
+    """As whole splits of built-in data that were drawn by other seeds; their fingerprints differ."""
+    folders = [tmp_path / name for name in ("own", "same", "reversed")]
+    for folder in folders:
+        shutil.copytree(digits[0], folder)
+    lines = predictions.read(folders[1] / "predictions.jsonl")
+    for line in lines[:7]:
+        line["top"] = line["top"][::-1]
+
+    def write(folder, records):
+        text = "".join(json.dumps(line | {"number": number}) + "\n" for number, line in enumerate(records))
+        (folder / "predictions.jsonl").write_text(text)
+
+    write(folders[1], lines)
+    write(folders[2], lines[::-1])
+    theirs = json.loads((folders[2] / "results.json").read_text())
+    theirs["dataset"]["fingerprint"] = "of another order"
+    (folders[2] / "results.json").write_text(json.dumps(theirs))
+    same, reordered = (scoring.score_again(folders[0], compared=folder)["compared"] for folder in folders[1:])
+    assert same["differences"] == reordered["differences"] and same["differences"]["top-1"]["value"] > 0
+    lines[3]["label"] = (lines[3]["label"] + 1) % 10
+    write(folders[2], lines[::-1])
+    with pytest.raises(UsageError, match="has another 'label'"):
+        scoring.score_again(folders[0], compared=folders[2])
+
+
 @pytest.mark.parametrize("seed", [0, 2])
 def test_labels_that_count_from_1_are_refused_whichever_samples_are_drawn(tmp_path, seed):
     for label in range(1, 11):

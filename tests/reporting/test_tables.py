@@ -414,6 +414,25 @@ def test_a_whole_split_is_the_same_samples_whatever_its_limit(study: Path) -> No
     assert ("dense model", "") not in dict(table(study, "quality").rows)
 
 
+def test_a_whole_split_in_another_order_is_the_same_samples(study: Path) -> None:
+    """Of a built-in dataset, which a seed orders; two such evaluations of the dense model count once."""
+    folders.evaluated(study / "dense-1", 90.0)
+    for folder in (study / "none-1" / "eval", study / "multiply-1" / "eval", study / "dense-1"):
+        results = json.loads((folder / "results.json").read_text())
+        results["dataset"]["fingerprint"] = "in another order"
+        folders.write(folder / "results.json", results)
+        lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+        (folder / "predictions.jsonl").write_text("".join(lines[::-1]))
+    dense = dict(table(study, "quality").rows)["dense model", ""][0]
+    assert (dense.value, dense.n, dense.low, dense.sources) == (90.0, 1, 89.0, ("dense/results.json",))
+    assert not any("different samples" in note for note in table(study, "quality").notes)
+    assert dict(table(study, "gain").rows)["PLATON × ID", "all"][0].n == 3
+    # in the order of the others, or with another label, a fingerprint tells of other contents
+    path = study / "none-1" / "eval" / "predictions.jsonl"
+    path.write_text(path.read_text().replace("reference 0", "reference 9"))
+    assert any("different samples" in note for note in table(study, "quality").notes)
+
+
 def test_whole_splits_of_one_name_with_other_contents_are_not_paired(study: Path) -> None:
     results = folders.results({"CIDEr": 90.0, "BLEU@4": 45.0}, "dense")
     results["dataset"]["fingerprint"] = "corrected labels"
