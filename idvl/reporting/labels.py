@@ -38,12 +38,19 @@ def method(criterion_word: str, id_weight: str, *more: str) -> str:
     return ", ".join(filter(None, (name, *more)))
 
 
+def points(profile: Profile) -> str:
+    """The fewest and the most points that the layers of a profile have an estimate from: "36-150", or "150"."""
+    counts = [layer.estimate.n_points for layer in profile.layers.values() if layer.estimate.dimension is not None]
+    few, many = min(counts, default=0), max(counts, default=0)
+    return f"{many:,}" if few == many else f"{few:,}-{many:,}"
+
+
 def protocol(profile: Profile) -> dict[str, str]:
     """How a profile was measured, in words: its points, estimator, tokens, and what of a layer."""
-    points = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
+    most = max((layer.estimate.n_points for layer in profile.layers.values()), default=0)
     stated = profile.protocol
     return {
-        "points": f"{points:,} points",
+        "points": f"{most:,} points",
         "estimator": str(stated.get("estimator") or "estimator: ?"),
         "tokens": f"tokens: {stated.get('tokens', '?')}",
         "capture": f"layer {stated['capture']}s" if stated.get("capture") else "capture: ?",

@@ -18,7 +18,7 @@ from idvl.reporting.change import UNLIKE, changes_of
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Table, TableEntry, mean
 from idvl.reporting.groups import Group, Subject, groups_of, mean_of, model_of, paired_changes, runs_in
-from idvl.reporting.labels import percent
+from idvl.reporting.labels import percent, points
 from idvl.reporting.lineage import (
     MeasuredProfile,
     dense_models,
@@ -253,8 +253,6 @@ def _dimensions(study: Study) -> Table:
         counts = {word: sum(unsound_reason(layer) is not None for layer in modalities[word]) for word in MODALITIES}
         words = [f"{count} of {len(modalities[word])} {word}" for word, count in counts.items() if count]
         left_out += [f"{one.run.label} ({', '.join(words)})"] * bool(words)
-        points = {layer.estimate.n_points for layer in layers if layer.estimate.dimension is not None} or {0}
-        span = f"{min(points):,}" if len(points) == 1 else f"{min(points):,}-{max(points):,}"
         without = sum(layer.estimate.dimension is None for layer in layers)
         entries += [
             TableEntry(value=count, n=len(layers), sources=(one.source,), decimals=0)
@@ -262,7 +260,7 @@ def _dimensions(study: Study) -> Table:
         ]
         how = f"{protocol.get('estimator', '?')}, {protocol.get('tokens', '?')}"
         how += ", layer inputs" if protocol.get("capture") == "input" else ""
-        rows.append(((one.run.label, one.model, one.data, span, how), entries))
+        rows.append(((one.run.label, one.model, one.data, points(one.profile), how), entries))
     columns = (*MODALITIES, "no estimate", "unreliable")
     kept = [i for i, _ in enumerate(columns) if any(entries[i].sources for _, entries in rows)]
     return Table(

@@ -99,7 +99,7 @@ def test_unreliable_dimensions_are_marked_with_the_reason(tmp_path: Path) -> Non
     reason = "estimated from 36 distinct points, fewer than 100"
     depth, change = figure(tmp_path, "depth"), figure(tmp_path, "after")
     panel = next(one for one in depth.panels if "unreliable" in one.caption)
-    assert panel.caption.startswith("5 layers, 1 unreliable; ")
+    assert panel.caption.startswith("5 layers, 1 unreliable; 36-200 points, twonn")
     assert panel.series[0].unsound == (reason, None)
     assert series(change)["PLATON × ID"].unsound == (reason, None, None, None, None)
     assert not any(series(change)["dense model"].unsound)

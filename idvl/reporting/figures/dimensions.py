@@ -10,7 +10,7 @@ from idvl.reliability import unsound_reason
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Z
 from idvl.reporting.figure import DEPTH, INTERLEAVED, Figure, Panel, Series, blocks, make, share
-from idvl.reporting.labels import protocol
+from idvl.reporting.labels import points, protocol
 from idvl.reporting.lineage import MeasuredProfile, profiles_of
 
 # profiles shown: each has a curve for every layer
@@ -45,11 +45,12 @@ def by_depth(study: Study) -> Figure:
             unreliable = sum(unsound_reason(layer) is not None for layer in profile.layers.values())
             caption = f"{len(profile.layers)} layers" + (f", {missing} without an estimate" if missing else "")
             caption += f", {unreliable} unreliable" if unreliable else ""
+            how = protocol(profile) | {"points": f"{points(profile)} points"}
             yield Panel(
                 name=title,
                 series=series,
                 shaded=blocks(profile),
-                caption=f"{caption}; {', '.join(protocol(profile).values())}; {LEGEND}",
+                caption=f"{caption}; {', '.join(how.values())}; {LEGEND}",
             )
 
     return make(
