@@ -62,7 +62,7 @@ def gather(
         masks = team.each(lambda: masks_of(start, recipe.recover.masks, layers, recipe.prune.structure))
     taught_by = team.each(lambda: load_teacher(start, recipe, teacher, loaded)) if teacher else None
     selection = training_samples(recipe, loaded, team, reporter, store=store)
-    return Recovery(start, recipe, loaded, masks, taught_by, selection, team)
+    return Recovery(start, recipe, loaded, masks, taught_by, selection, team, is_dense=is_dense)
 
 
 class Recovery:
@@ -71,7 +71,8 @@ class Recovery:
     The teacher is the dense model, or this one without its masks, where its weights are the dense ones.
 
     `model_description` describes the dense model, as far as it is known; `report` is report.json without how the model
-    was recovered; `trained` counts the parameters that are. UsageError for what does not go together.
+    was recovered; `trained` counts the parameters that are, without those that are pruned. With `is_dense` the model is
+    yet to be pruned. UsageError for what does not go together.
     """
 
     # what its samples are for, and what chooses the weights to remove: these are chosen
@@ -86,7 +87,10 @@ class Recovery:
         teacher: Loaded | None,
         selection: Selection,
         team: Team,
+        *,
+        is_dense: bool = False,
     ):
+        self.is_dense = is_dense
         self.start, self.recipe, self.loaded, self.masks, self.team = start, recipe, loaded, masks, team
         self.selection, self.training = with_labels_of_head(loaded, selection), training_of(recipe)
         self.teacher = teacher and teacher.model
@@ -106,12 +110,13 @@ class Recovery:
         self.report = self._pruned_report(reported)
         self.parameters = self.report["total"]["model_weights"]
         _PREPARE[recipe.recover.method](self)
-        self._keep_biases(reported)
+        zeros = self._keep_biases(reported)
         # biases and norms that are trained would be those of the teacher too
         may_teach = teacher and recipe.recover.method == "lora" and not recipe.recover.biases
         if may_teach and take_back_weights(loaded.model, teacher.model, masks):
             self.teacher = partial(dense, loaded.model)
-        self.trained = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
+        zeros += sum(masks.zeros[name] for name, weight in self.weights().items() if weight.requires_grad)
+        self.trained = sum(one.numel() for one in loaded.model.parameters() if one.requires_grad) - zeros
 
     def _pruned_report(self, reported: dict[str, Any] | None) -> dict[str, Any]:
         """What the masks prune: as the run that set them reported it, else counted here."""
@@ -126,12 +131,17 @@ class Recovery:
             planned["before"] = reported["before"]
         return self.counted(finished_report(planned, self.masks))
 
-    def _keep_biases(self, reported: Mapping[str, Any] | None) -> None:
-        """Keep the zeros of biases that were pruned, of which no file of masks knows, where biases are trained."""
+    def _keep_biases(self, reported: Mapping[str, Any] | None) -> int:
+        """Keep the zeros of biases that were pruned, of which no file of masks knows, where biases are trained.
+
+        How many zeros these are.
+        """
         rows = reported["layers"] if reported else {}
         biases = {name: self.layers[name].module.bias for name, row in rows.items() if row.get("bias_zeros")}
         biases = {name: bias for name, bias in biases.items() if bias.requires_grad}
-        mask_gradients(Masks.from_zeros(biases), biases)
+        masks = Masks.from_zeros(biases)
+        mask_gradients(masks, biases)
+        return sum(masks.zeros.values())
 
     def counted(self, report: dict[str, Any]) -> dict[str, Any]:
         """A report with the zeros that the model holds by now."""

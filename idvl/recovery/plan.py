@@ -15,16 +15,28 @@ from idvl.units import duration, percent, size
 if TYPE_CHECKING:
     from idvl.recovery.job import Recovery
 
+# what each method trains, and how many parameters that is beside the model's
+TRAINED = {
+    "lora": "{trained} parameters of adapters are trained, as many as {share} of the model's",
+    "lora and biases": (
+        "{trained} parameters of adapters, biases and norms are trained, as many as {share} of the model's"
+    ),
+    "full": "{trained} parameters that are not pruned are trained, {share} of the model's",
+    "full, unpruned": "parameters that are not pruned by then are trained, {trained} at most",
+    "biases": "{trained} parameters of biases and norms are trained, {share} of the model's",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryPlan:
     """What is trained, in how many steps, and what that takes: bytes of memory, seconds.
 
-    `report` is report.json as it will be, but for how the model was recovered.
+    `report` is report.json as it will be, but for how the model was recovered; `trains` a key of TRAINED.
     """
 
     report: dict[str, Any]
     method: str
+    trains: str
     trained: int
     parameters: int
     steps: int
@@ -39,9 +51,9 @@ class RecoveryPlan:
 
     def lines(self) -> list[str]:
         """What is trained, and what it takes."""
-        share = self.trained / self.parameters
+        trained = {"trained": f"{self.trained:,}", "share": percent(self.trained / self.parameters)}
         return [
-            f"method {self.method}: {self.trained:,} parameters are trained, {percent(share)} of the model's",
+            f"method {self.method}: {TRAINED[self.trains].format(**trained)}",
             f"{self.steps:,} step{'s' * (self.steps != 1)}, {self.steps_per_epoch:,} an epoch of {self.samples:,} "
             "samples",
             f"{size(self.memory)} for weights, gradients, optimizer and teacher, beside a batch's activations; about "
@@ -65,9 +77,12 @@ def make(job: Recovery) -> RecoveryPlan:
     beside = trained * (2 + (job.team.size > 1)) + job.masks.total // 8
     step = rehearse(job.loaded, samples, job.training, beside=beside)
     steps = total_steps(job.training, len(samples), job.team.size)
+    method = job.recipe.recover.method
+    also = {"lora": " and biases" * job.recipe.recover.biases, "full": ", unpruned" * job.is_dense}
     return RecoveryPlan(
         report=job.report,
-        method=job.recipe.recover.method,
+        method=method,
+        trains=method + also.get(method, ""),
         trained=job.trained,
         parameters=job.parameters,
         steps=steps,

@@ -63,6 +63,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return BlipForConditionalGeneration.from_pretrained(folder / "model").state_dict()
 
 
+WORDS = {"lora": "of adapters", "full": "that are not pruned are trained, ", "biases": "of biases and norms are"}
+
+
 @pytest.mark.parametrize(
     ("method", "model", "settings"),
     [
@@ -75,9 +78,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 )
 def test_every_zero_stays_and_the_rest_is_trained(place, tmp_path, method, model, settings):
     folder = tmp_path / "run"
-    report, _ = recovered(place, folder, model=model, recover__method=method, **settings)
+    report, reporter = recovered(place, folder, model=model, recover__method=method, **settings)
     before, after = weights(place / model), weights(folder)
     masks = Masks.load(folder / "masks.safetensors")
+    (line,) = (note for note in reporter.notes if note.startswith(f"method {method}: "))
+    count = report["recovered"]["parameters"]
+    assert line.startswith(f"method {method}: {count:,} parameters {WORDS[method]}")
+    assert ("as many as" in line) == (method == "lora") and "of the model's" in line
+    if method == "full":
+        assert count == report["total"]["model_weights"] - sum(masks.zeros.values())
     assert (folder / "masks.safetensors").read_bytes() == (place / model / "masks.safetensors").read_bytes()
     for name in masks.shapes:
         weight, kept = after[f"{name}.weight"], masks.kept(name)
