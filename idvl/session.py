@@ -42,9 +42,9 @@ SOURCE = {
     *("dataset", "data_dir", "dataset_id"),
     *("image_column", "text_column", "label_column", "answers_column", "second_image_column"),
 }
-# what a run read beside its settings
-INPUTS = {"fingerprint", "pruned", "samples", "profile", "densities", "seed"}
-# how the dimensions that it read were measured
+# what a run read beside its settings, and how the dimensions were measured that it read
+INPUTS = {"fingerprint", "pruned", "samples", "profile", "densities", "seed", "processes", "batch_size", "dtype"}
+INPUTS |= {"chat_template", "clean_texts"}
 PROTOCOL = ("tokens", "capture", "estimator", "n_samples")
 # skills of models that learn from captions
 OF_CAPTIONS = {"caption", "embed_texts", "match"}
@@ -176,13 +176,14 @@ def history_of(model: str) -> list[dict[str, Any]]:
     # what its masks depend on and its signature does not hold
     made = report.get("made") or {}
     step |= {f"data.{key}": getattr(recipe.data, key) for key in sorted(SOURCE - {"dataset", "data_dir"})}
+    # of a folder the name alone, as it has several paths
+    step["data.dataset"] = Path(recipe.data.dataset or "").name
     step["data.split"] = (made.get("training") or made.get("calibration") or {}).get("split")
     step |= _measured(run)
     if earlier:
         return [*earlier, step]
-    zeros = (report.get("before") or {}).get("zeros", 0)
-    few = zeros < ACCIDENTAL * report["total"]["prunable_weights"]
-    return [step | {"model": recipe.model.name, "zeros": 0 if few else zeros}]
+    zeros, least = (report.get("before") or {}).get("zeros", 0), ACCIDENTAL * report["total"]["prunable_weights"]
+    return [step | {"model": recipe.model.name, "zeros": zeros if zeros >= least else 0}]
 
 
 def _measured(run: Path) -> dict[str, Any]:

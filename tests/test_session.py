@@ -109,7 +109,7 @@ def test_runs_behind_a_model_and_its_dense_one_are_found_from_any_folder(
 
 def test_the_history_of_a_model_says_what_its_masks_depend_on(tmp_path: Path) -> None:
     """Also what the signature of its run does not hold: split, columns, and how dimensions were measured."""
-    run = folders.pruned(tmp_path / "run", id_weight="multiply", densities={"a": 0.5})
+    run = folders.pruned(tmp_path / "run", id_weight="multiply", densities={"a": 0.5}, processes=2)
     (run / "model").mkdir()
     measured = {"estimator": "twonn", "tokens": "flatten", "capture": "input", "n_samples": 300, "knn": "torch"}
     folders.write(run / "profile" / "profile.json", folders.profile(protocol=measured))
@@ -121,7 +121,8 @@ def test_the_history_of_a_model_says_what_its_masks_depend_on(tmp_path: Path) ->
         **{"estimate.estimator": "twonn", "estimate.tokens": "flatten", "estimate.capture": "input"},
         **{"estimate.n_samples": 300, "estimate.split": None},
     }
-    assert (step["data.split"], step["data.text_column"], step["densities"]) == ("extra", None, {"a": 0.5})
+    assert (step["data.split"], step["data.text_column"], step["data.dataset"]) == ("extra", None, "shapes")
+    assert (step["densities"], step["processes"]) == ({"a": 0.5}, 2)
     for folder in (run, run / "profile"):
         (folder / "profile.json").write_text("{")
     assert not any(key.startswith("estimate.") for key in history_of(str(run / "model"))[0])

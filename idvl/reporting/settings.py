@@ -15,9 +15,9 @@ from idvl.reporting.run_record import RunRecord
 
 # settings that distinguish groups, and those that may differ between replicates
 CELL = {"prune.sparsity", "prune.criterion", "prune.id_weight", "prune.scope"}
-REPLICATE = {"fingerprint", "revision", "seed", "processes", "class", "layers", "pruned", "masks"}
-# hashes of what a run reads
-INPUTS = {"samples", "profile"}
+REPLICATE = {"fingerprint", "revision", "seed", "class", "layers", "pruned", "masks"}
+# hashes of what a run reads, and what is told of the runs before
+INPUTS = {"samples", "profile", "history", "model", "zeros"}
 # settings of a run that reads dimensions
 OF_DIMENSIONS = {"prune.profile", "prune.id_exponent", "prune.missing_id", "prune.refresh_profile"}
 # how dimensions were measured: of a profile's protocol
@@ -209,7 +209,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     made = run.report.get("made") or {}
     if split := (made.get("training") or made.get("calibration") or {}).get("split"):
         own["split"] = split
-    left_out = CELL | REPLICATE | OF_DIMENSIONS | INPUTS | {"history"} | _idle(run.signature)
+    left_out = CELL | REPLICATE | OF_DIMENSIONS | INPUTS | _idle(run.signature)
     settings = {key: value for key, value in own.items() if key not in left_out}
     # of the pruning that a run recovers it has the section prune, and the profile
     told = {key for key in run.pruning if key.startswith(("prune.", "estimate."))}
@@ -224,10 +224,10 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 def _of_step(step: Mapping[str, Any], whose: str, told: Set[str]) -> dict[str, Any]:
     """The settings of a run before that are not told elsewhere; a measured profile is identified by its protocol."""
-    left_out = told | _idle(step)
+    left_out = told | REPLICATE | INPUTS | _idle(step)
     if not str(step.get("prune.profile")).startswith(PUBLISHED):
         left_out |= {"prune.profile"}
-    named = {key: value for key, value in step.items() if ("." in key or key == "densities") and key not in left_out}
+    named = {key: value for key, value in step.items() if key not in left_out}
     return {f"{whose} {key.replace('estimate.', 'ID ').rpartition('.')[2]}": value for key, value in named.items()}
 
 
@@ -239,9 +239,12 @@ def _idle(settings: Mapping[str, Any]) -> set[str]:
         idle |= OF_DIMENSIONS | {key for key in settings if key.startswith("estimate.")}
     if criterion in labels.CRITERIA.keys() - {"platon"}:
         idle |= OF_PLATON
+    if settings.get("prune.calibration") is not None and "recover.method" not in settings:
+        # which share out the batches, and do not add to them
+        idle |= {"processes"}
     if _is_untrained(settings):
         training = {key for key in settings if key.startswith("train.")} - {"train.new_head"}
-        idle |= training if criterion == "magnitude" else OF_OPTIMIZER
+        idle |= training | {"processes"} if criterion == "magnitude" else OF_OPTIMIZER
     return idle
 
 
@@ -264,17 +267,19 @@ def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
     if not _reads_dimensions(run.signature):
         return {}
     settings = {key: value for key, value in run.signature.items() if key in OF_DIMENSIONS}
-    profile = run.dense or run.profile
-    if not str(settings.get("prune.profile")).startswith(PUBLISHED):
+    profile, renewed = run.dense or run.profile, bool(settings.get("prune.refresh_profile"))
+    published = str(settings.get("prune.profile")).startswith(PUBLISHED)
+    if not published:
         settings |= {"prune.profile": "measured"}
-        if profile:
-            settings |= {f"ID {key}": profile.protocol.get(key) for key in PROTOCOL}
-            name = profile.dataset.get("dataset")
-            settings |= {"ID data": names.get(name, name), "ID split": profile.dataset.get("split")}
-            # a refreshed profile is of the model on its way
-            measured = profile.model.get("fingerprint")
-            if measured and (run.dense or not settings.get("prune.refresh_profile")):
-                settings["ID model"] = "its own" if measured == run.dense_fingerprint else measured[:8]
+    if profile and (renewed or not published):
+        settings |= {f"ID {key}": profile.protocol.get(key) for key in PROTOCOL}
+        name = profile.dataset.get("dataset")
+        settings |= {"ID data": names.get(name, name), "ID split": profile.dataset.get("split")}
+    if renewed and not run.dense:
+        # the profile left is of the model on its way, and the first one is known by its hash alone
+        settings["ID profile"] = (run.signature.get("profile") or "")[:8]
+    elif profile and not published and (measured := profile.model.get("fingerprint")):
+        settings["ID model"] = "its own" if measured == run.dense_fingerprint else measured[:8]
     return settings
 
 
@@ -315,9 +320,8 @@ def _peers(run: RunRecord, key: str) -> tuple[str, bool, bool, str]:
 
 
 def _in_words(name: str, value: Any) -> str:
-    # a hash, which says nothing to a reader
     if name == "configuration":
-        return "other configuration"
+        return f"other configuration ({value[:8]})"
     if name.endswith("densities"):
         return f"{name} {hashlib.sha256(repr(value).encode()).hexdigest()[:8]}"
     if name == "allocation" and str(value).startswith("file:"):

@@ -68,7 +68,7 @@ def recovered(base: RunRecord, before: dict[str, Any], values: dict[str, Any], s
     """The recovery of a run of prune, as `history_of` tells of that."""
     step = {"fingerprint": "dense", "seed": seed, "samples": f"{seed}"} | signed(before, "prune.", "train.")
     step |= {f"estimate.{key}": value for key, value in protocol(before).items()}
-    step |= {f"data.{key}": value for key, value in data(before).items() if key in COLUMNS}
+    step |= {f"data.{key}": value for key, value in data(before).items()}
     own = signed(values, "recover.", "train.") | {"recover.method": "lora", "history": [step]}
     run = pruned(base, before, seed)
     signature = {key: value for key, value in run.signature.items() if not key.startswith("train.")} | own
@@ -104,6 +104,12 @@ def test_every_setting_with_an_effect_tells_runs_apart(base: RunRecord) -> None:
     alone = settings(prune__schedule="one-shot", prune__criterion="magnitude")
     trained = {key for key in keys() if key.startswith("train.")} - {"train.new_head"}
     assert telling(base, pruned, alone, read) == every(*read) - trained - {*OF_PLATON}
+    published = settings(prune__profile="published:blip-coco")
+    rest = every(*read) - {"prune.calibration", *MEASURED}
+    # an estimate that the run makes later is no published one
+    assert telling(base, pruned, published, read) == rest | {"prune.profile"}
+    renewed = published | {"prune.refresh_profile": 2}
+    assert telling(base, pruned, renewed, read) == rest | {"prune.profile", *MEASURED}
     by_id = settings(prune__id_weight="none", prune__allocation="id", prune__calibration="sequential")
     assert telling(base, pruned, by_id, read) == every(*read)
 
@@ -161,6 +167,27 @@ def test_groups_do_not_depend_on_the_order_of_folders(tmp_path: Path) -> None:
             }
         )
     }
+
+
+def test_processes_tell_runs_apart_where_they_add_to_a_step(base: RunRecord) -> None:
+    """`train.batch_size` is per process; calibration samples are shared out."""
+
+    def several(values: dict[str, Any], processes: int) -> RunRecord:
+        run = pruned(base, values, processes)
+        return replace(run, record={"signature": run.signature | {"processes": processes}})
+
+    for values, groups in (
+        (settings(), 2),
+        (settings(prune__schedule="one-shot", prune__criterion="magnitude"), 1),
+        (settings(prune__criterion="wanda", prune__calibration="sequential"), 1),
+    ):
+        assert len(grouped(several(values, 1), several(values, 2))) == groups
+
+
+def test_runs_of_which_no_two_are_configured_alike_are_no_replicates(tmp_path: Path) -> None:
+    for seed in range(3):
+        folders.pruned(tmp_path / f"{seed}", seed=seed, configuration=f"{seed}" * 64)
+    assert len(groups_of(collect([tmp_path]))) == 3
 
 
 def test_ids_of_other_weights_are_told(tmp_path: Path) -> None:
