@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -72,11 +72,12 @@ class Measurement:
         memory = free_memory(self.device, self.team.size) // 4 if memory is None else memory
         self._done = frozenset(done)
         self._spill = spill / f"process-{self.team.rank}" if spill else None
-        if self._spill:
-            with disk_errors(self._spill, "--spill"):
-                self._spill.mkdir(parents=True, exist_ok=True)
-        if loaded.offload:
-            loaded.offload.spill = self._spill
+        with self._spilling():
+            self._prepare(samples, memory, progress)
+
+    def _prepare(self, samples: Sequence[Sample], memory: int, progress: Progress | None) -> None:
+        """Batches, trace and plan."""
+        loaded, settings = self.loaded, self.settings
         sharing = {"batch_size": settings.batch_size, "team": self.team}
         self.echoes = echo_rows(self.n, settings.batch_size, self.team.size)
         # a flattened point has all tokens of its sample, so samples must have as many
@@ -95,6 +96,24 @@ class Measurement:
             # which takes time of its own
             seen = self.team.each(self._trace)
             self.plan = self.team.first(lambda: self._plan(seen, memory))
+
+    @contextmanager
+    def _spilling(self) -> Iterator[None]:
+        """The folder of spilled tensors, whose files delete themselves, is there inside; nothing without one."""
+        if self._spill is None:
+            yield
+            return
+        with disk_errors(self._spill, "--spill"):
+            self._spill.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.loaded.offload:
+                self.loaded.offload.spill = self._spill
+            yield
+        finally:
+            if self.loaded.offload:
+                self.loaded.offload.spill = None
+            with suppress(OSError):
+                self._spill.rmdir()
 
     def _trace(self) -> Trace:
         model, call, capture = self.loaded.model, self.loaded.family.call, self.settings.capture
@@ -130,7 +149,12 @@ class Measurement:
         """
         spent = Spent(self.plan, progress)
         settings, needs = self.settings, requirements(self.settings.estimator, self.settings.seed)
-        with torch.inference_mode(False), full_precision(self.device), self._walk(spent) as (walk, tap):
+        with (
+            self._spilling(),
+            torch.inference_mode(False),
+            full_precision(self.device),
+            self._walk(spent) as (walk, tap),
+        ):
             new_points = partial(
                 Points, tokens=settings.tokens, draws=self.draws, spill=self._spill, copied=self._changed
             )
@@ -139,9 +163,6 @@ class Measurement:
                 neighbors = self._search(rows, needs)
                 spent.measured(name)
                 yield name, self._profile(name, estimate(neighbors, settings.estimator, seed=settings.seed))
-        if self._spill:
-            with suppress(OSError):
-                self._spill.rmdir()
         for name in (name for name in self.layers if name not in self.features and name not in self._done):
             reason = self._faults.get(name, "no sample reaches it")
             yield name, self._profile(name, _without_points(settings.estimator, reason))

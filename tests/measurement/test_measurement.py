@@ -160,7 +160,9 @@ def test_spilled_points_need_one_run_a_block_and_no_memory(loaded, tmp_path, mon
     assert spilled.plan.walks and spilled.plan.held_bytes <= memory
     groups = spilled.plan.groups.values()
     assert [(len(group), group[0].runs) for group in groups] == [(1, 1)] * len(groups)
-    assert (tmp_path / "spill" / "process-0").is_dir()
+    with pytest.raises(UsageError, match="a memory of 1B is too little"):
+        Measurement(loaded, samples, layers, Settings(), memory=1, spill=tmp_path / "spill")
+    assert not list((tmp_path / "spill").iterdir())
     assert dict(spilled.estimates()) == dict(full.estimates())
     assert not list((tmp_path / "spill").iterdir())
 
