@@ -188,7 +188,7 @@ def _samples(run: RunRecord) -> str | None:
 
 def _same(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> bool:
     """Whether two runs read the same dimensions, but for the last digits, which depend on the machine."""
-    pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
+    pairs = ((dimension, second[name]) for name, dimension in first.items() if name in second)
     return all(a == b if a is None or b is None else math.isclose(a, b, rel_tol=TOLERANCE) for a, b in pairs)
 
 
