@@ -77,7 +77,7 @@ Output = Annotated[
 ]
 Resume = Annotated[bool, flag(RUN, "Continue the run in --output.", "--resume")]
 Public = Annotated[bool, flag(RUN, "Create the Hub repository as public. [dim]\\[default: private][/dim]", "--public")]
-Overwrite = Annotated[bool, flag(RUN, "Replace the run in --output.", "--overwrite")]
+Overwrite = Annotated[bool, flag(RUN, "Replace the run in --output, and whatever is in its folders.", "--overwrite")]
 Quiet = Annotated[bool, flag(SHOWN, "Show only the result and warnings.", "--quiet", "-q")]
 Debug = Annotated[bool, flag(SHOWN, "Show the log and tracebacks.", "--debug")]
 

@@ -32,6 +32,11 @@ def find(name: Path | str, kind: str) -> Path:
     try:
         os.stat(name)
     except (FileNotFoundError, NotADirectoryError):
+        run = Path(name).parent
+        if Path(name).name == "recipe.yaml" and os.path.lexists(run / "run.json"):
+            raise UsageError(
+                f"the run folder {quoted(run)} lacks recipe.yaml: restore it, or copy its model to a folder of its own"
+            ) from None
         raise UsageError(f"there is no {kind} {quoted(name)}; {_hint(word, kind, known)}") from None
     except (OSError, ValueError):  # reading the file says why
         pass

@@ -21,7 +21,7 @@ from idvl.models.locating import locate
 from idvl.profile import Profile
 from idvl.recipe import PruneSection, Recipe
 from idvl.session import MODEL, RECIPE, run_of, runs_behind
-from idvl.sparsity.masks import ACCIDENTAL, Masks, unmasked_zeros
+from idvl.sparsity.masks import ACCIDENTAL, MASKS, Masks, unmasked_zeros
 
 ZEROS = "zeros"
 
@@ -119,6 +119,11 @@ def find(name: str) -> Start:
         is_pruning = {"prune.criterion", "recover.method"} & {*runs.read_record(path).get("signature", {})}
         unfinished = "has not finished: continue it with --resume first"
         raise UsageError(f"{quoted(name)} {unfinished if is_pruning else 'holds no pruned model'}")
+    if run is None and os.path.isfile(path / REPORT) and os.path.isdir(path / MODEL):
+        raise UsageError(
+            f"{quoted(name)} lacks run.json, so it is no run: restore it, or name the model, "
+            f"{quoted(str(path / MODEL))}, with --masks {quoted(str(path / MASKS))}"
+        )
     locate(model)
     return Start(model, run)
 

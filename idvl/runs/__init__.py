@@ -1,7 +1,7 @@
 """What a run leaves behind: its folder, provenance and metrics.
 
-A folder belongs to one process at a time, and remembers which files the run wrote, so that overwriting removes those
-and nothing else. It knows no torch.
+A folder belongs to one process at a time, and remembers which files and folders the run wrote, so that overwriting
+removes those, folders whole, and nothing else. It knows no torch.
 """
 
 from idvl.runs.environment import provenance

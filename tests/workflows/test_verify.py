@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from idvl.errors import RunError, UsageError
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.masks import Masks
-from idvl.workflows import prune, verify
+from idvl.workflows import prune, recover, verify
 from tests.support import processes, tiny
 from tests.support.reporter import Silent
 
@@ -326,3 +326,26 @@ def test_the_first_of_several_processes_tells_the_result(place) -> None:
     first, second = processes.team("-m", "idvl", "verify", str(place / "run"), "--sparsity", "0.6")
     assert "weights in scope are pruned, not 60.00 %" in first.stdout and (first.wait(), second.wait()) == (1, 0)
     assert second.stdout == "" and second.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "recipe.yaml",
+            "the run folder '.*run' lacks recipe.yaml: restore it, or copy its model",
+        ),
+        (
+            "run.json",
+            "'.*run' lacks run.json, so it is no run: restore it, or name .*run/model', with --masks '",
+        ),
+    ],
+)
+def test_a_run_folder_that_lacks_a_file_is_told_as_that(tmp_path: Path, name: str, said: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "pruned-vit", run)
+    (run / name).unlink()
+    with pytest.raises(UsageError, match=said):
+        verify.run(str(run), reporter=Silent())
+    with pytest.raises(UsageError, match=said):
+        recover.run(load_recipe(None, {"model.name": str(run)}), folder=tmp_path / "again", reporter=Silent())
