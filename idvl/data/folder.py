@@ -57,7 +57,8 @@ def table_at(path: Path, split: str | None, entry: CatalogEntry | None) -> DataT
     if shards := [file for file in files if file.suffix.lower() == ".parquet"]:
         chosen, name, warnings = of_split(shards, path, split, entry)
         _check_numbered(chosen)
-        return replace(parquet(chosen, path, name), warnings=[*warnings, *passed_over(shards, every, path, entry)])
+        warnings += passed_over(shards, every, path, entry)
+        return replace(parquet(chosen, path, name), warnings=warnings)
     if numbered := [file for file in files if is_idx(file)]:
         return idx(numbered, path, split, entry)
     if metadata := [file for file in files if file.name.lower() in METADATA_NAMES]:
@@ -161,12 +162,16 @@ def _of_images(
         f"the folder {quoted(folder.relative_to(path))} is read as a class, like the folders beside it, not as a split"
         for folder in sorted(odd)
     ]
+    unequal = [] if classes else _unequally_deep(inside, path, spellings, odd)
+    # those of folders that look like splits are told
+    merged = [] if name == WHOLE and of_splits else inside if classes else files
+    together = _several_folders(merged, path, spellings, odd, classes)
     return replace(
         table_of(rows, path, name, classes={"label": classes} if classes else {}),
         warnings=[
             *warnings,
             *of_splits,
-            *(_nested(inside, path, spellings, odd) if classes else _unequally_deep(inside, path, spellings, odd)),
+            *(unequal or together),
             *(
                 f"the folders of the split {name} ({first_few(folders, split)}) share no name with the classes of the "
                 "training split: its images have no label"
@@ -221,18 +226,25 @@ def _class_folders(images: list[Path], root: Path, spellings: Collection[str], o
     return sorted(names) if len(names) > 1 and len(depths) == 1 and not is_split else []
 
 
-def _nested(images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path]) -> list[str]:
-    """A warning where the folders above those that are classes may be meant, as in benign/patient1."""
+def _several_folders(
+    images: list[Path], root: Path, spellings: Collection[str], odd: Collection[Path], classes: Collection[str]
+) -> list[str]:
+    """A warning where images lie in several folders that are neither splits nor classes, as of images and of masks."""
     splits = split_folders(images, root, spellings, odd)
-    folders = {file.parent for file in images}
-    outer = {folder.parent.relative_to(splits.get(folder, root)) for folder in folders}
-    nearly = look_like_splits((file for file in images if file.parent not in splits), root, spellings)
-    if len(outer) < 2 or any(nearly & {*folder.parents} for folder in folders):
+    outer = set()
+    for folder in {file.parent for file in images}:
+        parts = [part for part in (folder, *folder.parents) if root in part.parents and part != splits.get(folder)]
+        outer.add(PurePath(*(part.name for part in reversed(parts[1:] if classes else parts))))
+    if len(outer) < 2:
         return []
-    innermost = {Path(folder.name) for folder in folders}
+    if not classes:
+        return [
+            f"images of several folders are read together ({first_few(outer, Path())}): to leave some out, name one of "
+            "the folders"
+        ]
     return [
-        f"the innermost folders are the classes ({first_few(innermost, Path())}), whichever folders above they lie in "
-        f"({first_few(outer, Path())}): if those are the classes, or some of them are not meant, move their images"
+        f"the innermost folders are the classes ({first_few({*map(Path, classes)}, Path())}), whichever folders above "
+        f"they lie in ({first_few(outer, Path())}): if those are the classes, or some are not meant, move their images"
     ]
 
 

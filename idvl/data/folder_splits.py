@@ -51,9 +51,10 @@ def of_split(
     beside = _outermost(outside, root, {folder for parent in parents for folder in (parent, *parent.parents)})
     if name == WHOLE:
         unread = beside if groups else look_like_splits(outside, root, spellings)
-        return files, name, _undivided(unread, groups, root)
+        return files, name, _undivided(unread, groups, root) or _several_tables(files, root)
     why = f"belong to no split, while {name} is one"
-    return groups[name], name, [left_out(len(outside), files, root, why, beside)] if outside and unnamed else []
+    told = [left_out(len(outside), files, root, why, beside)] if outside and unnamed else []
+    return groups[name], name, told + _several_tables(groups[name], root)
 
 
 def split_folders(
@@ -144,6 +145,18 @@ def passed_over(tables: list[Path], every: list[Path], root: Path, entry: Catalo
             f"one split, {WHOLE}; to keep them apart, put a table of its own into each of the folders"
         ]
     return []
+
+
+def _several_tables(files: Iterable[Path], root: Path) -> list[str]:
+    """A warning where tables are more than the parts of one, which differ in numbers and a hash alone."""
+    series: dict[tuple[Path, str], Path] = {}
+    for file in sorted(files):
+        name = re.sub(r"-[0-9a-f]{16}$", "", file.stem)
+        if file.suffix.lower() not in IMAGE_SUFFIXES:
+            series.setdefault((file.parent, re.sub(r"\d+", "0", name)), file)
+    if len(series) < 2:
+        return []
+    return [f"several tables are read together ({first_few(series.values(), root)}): to read one alone, name it"]
 
 
 def left_out(n: int, files: Collection[Path], root: Path, why: str, places: Collection[Path]) -> str:

@@ -337,8 +337,8 @@ def test_columns_of_splits_are_told_whatever_they_are_called(
 
 def test_a_column_of_splits_that_one_parquet_file_lacks_is_told(tmp_path: Path) -> None:
     rows = [{"image": jpeg(i), "split": split} for i, split in enumerate(("train", "test"))]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"image": [jpeg(2)]}), tmp_path / "b.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-0.parquet")
+    pq.write_table(pa.table({"image": [jpeg(2)]}), tmp_path / "part-1.parquet")
     (told,) = select(str(tmp_path), **EVERYTHING).description["warnings"]
     assert "rows of all its values (test, train) are one split" in told
 
@@ -679,6 +679,47 @@ def test_classes_in_several_folders_are_told(folders: str, above: str | None, tm
     assert found["classes"] == sorted({name.split("/")[-1] for name in folders.split()})
     told = [note for note in found["warnings"] if f"whichever folders above they lie in ({above})" in note]
     assert (len(told), len(found["warnings"])) == ((1, 1) if above else (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("folders", "merged"),
+    [
+        ("images/training annotations/training images/validation annotations/validation", "annotations images"),
+        ("images annotations/trimaps", "annotations/trimaps images"),
+        ("fold0/train/a fold0/train/b fold1/train/a fold1/train/b fold0/val/a fold1/val/b", "fold0 fold1"),
+        ("left/val/aachen right/val/aachen", "left/aachen right/aachen"),
+        ("images/train images/val", ""),
+        ("train/a train/b test", ""),
+        ("test/a/x test/b/y/z", "a/x b/y/z"),
+    ],
+)
+def test_images_of_several_folders_that_are_read_together_are_told(folders: str, merged: str, tmp_path: Path) -> None:
+    for name in folders.split():
+        images(tmp_path / name, 2)
+    for purpose in (None, TRAINING, EVALUATION):
+        told = select(str(tmp_path), **EVERYTHING, split=purpose).description["warnings"]
+        named = f"({', '.join(map(repr, merged.split()))})"
+        assert [named in note for note in told] == ([True] if merged else [])
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ("test predictions_test", "'predictions_test.parquet', 'test.parquet'"),
+        ("coarse/test-00000-of-00001 fine/test-00000-of-00001", "'coarse/test-00000-of-00001.parquet', 'fine/test-"),
+        ("v1 v2_backup", "'v1.parquet', 'v2_backup.parquet'"),
+        ("0000 0001", None),
+        ("data/test-00000-of-00002-0123456789abcdef data/test-00001-of-00002-fedcba9876543210", None),
+        ("train predictions_train test", None),
+    ],
+)
+def test_several_tables_that_are_read_together_are_told(tables: str, told: str | None, tmp_path: Path) -> None:
+    for name in tables.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        parquet(tmp_path / f"{name}.parquet", rows=2)
+    warnings = select(str(tmp_path), **EVERYTHING).description["warnings"]
+    assert len(warnings) == bool(told)
+    assert not told or warnings[0].startswith(f"several tables are read together ({told}")
 
 
 @pytest.mark.parametrize("names", ["unknown", "Cats Dogs"])

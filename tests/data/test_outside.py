@@ -173,7 +173,11 @@ def test_images_start_from_the_folder_of_the_table_that_names_them(
             if len(columns) == 2:
                 assert sample.second == sample.source.with_name(f"second-{sample.source.name}")
         assert len({sample.source for sample in found.samples}) == len({sample.id for sample in found.samples}) == 6
-        return {key: found.description[key] for key in ("fingerprint", "ids", "warnings")}
+        named = f"'a/metadata.{form}', 'b/metadata.{form}'"
+        assert found.description["warnings"] == [
+            f"several tables are read together ({named}): to read one alone, name it"
+        ]
+        return {key: found.description[key] for key in ("fingerprint", "ids")}
 
     for order in ({}, {"n": 6}):
         assert read("jsonl", **order) == read("parquet", **order)
