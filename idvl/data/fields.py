@@ -16,8 +16,9 @@ from typing import Any
 from idvl.data.image_spool import SpooledImage
 from idvl.errors import quoted
 
-# what statements are labelled with
+# what statements are labelled with, and the classes of a column that holds nothing else
 TRUTHS = {"true": 1, "false": 0}
+TRUTH_CLASSES = ("False", "True")
 # lists within lists of texts
 DEEPEST = 8
 # characters of a text that may spell a list
@@ -153,11 +154,11 @@ def _python_list(text: str) -> Any:
 def label(cell: Any, classes: Sequence[str] | None) -> int | None:
     """The number of a class, None where it is not given: -1, an empty cell.
 
-    True is 1 and False 0, in words too. Other words are looked up in `classes`. Raises ValueError for a class that is
-    none of these.
+    Words and truth values are looked up in `classes`; else True is 1 and False 0, in words too. Raises ValueError for a
+    class that is none of these.
     """
-    if isinstance(cell, str):
-        word = cell.strip()
+    if isinstance(cell, str | bool):
+        word = str(cell).strip()
         if classes and word in classes:
             return list(classes).index(word)
         cell = TRUTHS.get(word.casefold(), number_or_word(word))
@@ -171,6 +172,11 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
         kind = f"not one of {len(classes)}" if classes else "out of range" if number else f"not a{whole} number"
         raise ValueError(f"the class {quoted(cell)} is {kind}")
     return int(cell) if cell >= 0 else None
+
+
+def is_truth(cell: Any) -> bool:
+    """Whether a cell is true or false, as a value or as a word in any case."""
+    return isinstance(cell, bool) or (isinstance(cell, str) and cell.strip().casefold() in TRUTHS)
 
 
 def names_a_class(cell: Any) -> bool:

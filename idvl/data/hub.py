@@ -13,7 +13,7 @@ from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import LABEL_NAMES, SPLIT, Columns, Source, find_columns
-from idvl.data.fields import names_a_class
+from idvl.data.fields import TRUTH_CLASSES, names_a_class
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
 from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
@@ -74,7 +74,8 @@ def open_stream(
     if seed is not None:
         details["shuffle"] = {"buffer": SHUFFLE_BUFFER, "shards": stream.num_shards}
         stream = _shuffled(stream, seed)
-    classes = getattr(features.get(columns.label), "names", None)
+    labels = features.get(columns.label)
+    classes = TRUTH_CLASSES if getattr(labels, "dtype", None) == "bool" else getattr(labels, "names", None)
     rows = rows_of(stream, dataset_id)
     if columns.label and classes is None:
         rows = _refuse_words(rows, columns.label, dataset_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import ANSWERS_TO, FILE_NAME, LABEL_NAMES, METADATA_NAMES, SPLIT, Columns, Source, find_columns
-from idvl.data.fields import label, names_a_class, number_or_word, why_no_class
+from idvl.data.fields import TRUTH_CLASSES, is_truth, label, names_a_class, number_or_word, why_no_class
 from idvl.data.folder import table_at
 from idvl.data.formats.table import WHOLE, DataTable, Row
 from idvl.data.image_spool import ImageSpool
@@ -24,6 +25,8 @@ from idvl.errors import UsageError, listed, quoted
 
 # rows drawn at a time once the first draw fell short
 REDRAW = 256
+# labels that are not given, in a column of others
+MISSING = (-1, "-1")
 
 
 def open_path(
@@ -41,26 +44,26 @@ def open_path(
 
     `n` of those drawn are read together, their images into `store`. Images that a table names outside of the
     dataset's folder are no images unless `allow_outside`. The details have the smallest and the largest of all labels
-    (`labels`) where classes are numbers without names. Raises UsageError for a path without data, an unknown split
-    or column, or an unreadable table.
+    (`labels`) where classes are numbers without names, or true and false. Raises UsageError for a path without data, an
+    unknown split or column, or an unreadable table.
     """
     table = table_at(path, split, entry)
     if table.size == 0:
         raise UsageError(f"{path} holds no rows: nothing to take samples from")
     # a known dataset has other splits; any other folder is what the user made it
     lacks_test = entry is not None and split == EVALUATION and same_split(table.split)[0] == "train"
-    first = _firsts(table)
+    kind = _kinds(table)
     columns = find_columns(
         table.names,
         where=str(path),
         overrides=overrides,
         entry=entry,
         pixels=table.pixels,
-        is_class=lambda name: first(name) is not None and names_a_class(first(name)),
+        is_class=lambda name: kind(name) is not None and names_a_class(kind(name)),
         metadata=any(file.name.lower() in METADATA_NAMES for file in table.files or [path]),
     )
 
-    classes = _classes(table, columns.label, first, lambda: _other_splits(path, table, entry))
+    classes = _classes(table, columns.label, kind, lambda: _other_splits(path, table, entry))
     folder_of = _folder_of(table)
 
     def rows() -> Iterator[tuple[str, Row]]:
@@ -80,7 +83,7 @@ def open_path(
         warnings=[
             *table.warnings,
             *([f"{path} has no split test or validation: {table.split} is read"] if lacks_test else []),
-            *_unread_labels(table, columns, overrides, first),
+            *_unread_labels(table, columns, overrides, kind),
             *_unread_questions(table, columns, overrides),
             *_unread_splits(table, columns),
         ],
@@ -136,24 +139,35 @@ def _ordered(
         start, size = start + size, REDRAW
 
 
-def _firsts(table: DataTable) -> Callable[[str], Any]:
-    """The first cell of a column that is not empty; None where all are."""
+def _kinds(table: DataTable) -> Callable[[str], Any]:
+    """The cell of a column that says what its labels are, None where all are empty.
 
-    def first(name: str) -> Any:
-        cells = (row.get(name) for row in table.read(range(table.size), [name]))
-        return next((cell for cell in cells if cell not in (None, "")), None)
+    It is the first one; true and false are also words among others, so that another cell comes before these, and
+    everything before -1, a missing label.
+    """
 
-    return first
+    @cache
+    def kind(name: str) -> Any:
+        shown = None
+        for row in table.read(range(table.size), [name]):
+            cell = row.get(name)
+            if cell in (None, ""):
+                continue
+            if cell not in MISSING and not is_truth(cell):
+                return cell
+            if shown is None or is_truth(cell):
+                shown = cell
+        return shown
+
+    return kind
 
 
-def _unread_labels(
-    table: DataTable, columns: Columns, overrides: Columns, first: Callable[[str], Any]
-) -> Iterator[str]:
+def _unread_labels(table: DataTable, columns: Columns, overrides: Columns, kind: Callable[[str], Any]) -> Iterator[str]:
     """Why columns with the usual names of labels are not read, where there is no other one."""
     if columns.label or overrides.label:
         return
     for name in table.names:
-        cell = first(name) if name.lower() in LABEL_NAMES and name not in columns.read else None
+        cell = kind(name) if name.lower() in LABEL_NAMES and name not in columns.read else None
         if isinstance(cell, str) and isinstance(number_or_word(cell), str):
             words = f"the column {quoted(name)} holds words ({quoted(cell)})"
             yield f"{words}: to read them as classes, set label_column (--label-column {name})"
@@ -214,25 +228,29 @@ def _spooled(row: Row, columns: Columns, store: ImageSpool) -> Row:
 def _classes(
     table: DataTable,
     label: str | None,
-    first: Callable[[str], Any],
+    kind: Callable[[str], Any],
     other_splits: Callable[[], Iterable[DataTable]],
 ) -> Sequence[str] | None:
-    """The names of the classes: those that the table comes with, or all words of the column, in any split, sorted."""
+    """The names of the classes: those that the table comes with, or all words of the column, in any split, sorted.
+
+    TRUTH_CLASSES where these words, or truth values, are true and false alone.
+    """
     if label is None or label in table.classes:
         return table.classes.get(label)
-    if not isinstance(first(label), str) or names_a_class(first(label)):
+    cell = kind(label)
+    if not is_truth(cell) and (not isinstance(cell, str) or names_a_class(cell)):
         return None
     words = _words(table, label)
     for other in other_splits():
         with suppress(UsageError):  # what another split lacks is its own affair
             words |= _words(other, label) if label in other.names else set()
-    return sorted(words)
+    return TRUTH_CLASSES if all(map(names_a_class, words)) else sorted(words)
 
 
 def _words(table: DataTable, label: str) -> set[str]:
-    """The words of a column."""
+    """The words and truth values of a column."""
     cells = (row.get(label) for row in table.read(range(table.size), [label]))
-    return {cell.strip() for cell in cells if isinstance(cell, str)} - {""}
+    return {str(cell).strip() for cell in cells if isinstance(cell, str | bool)} - {"", *MISSING}
 
 
 def _other_splits(path: Path, table: DataTable, entry: CatalogEntry | None) -> Iterator[DataTable]:
@@ -244,8 +262,8 @@ def _other_splits(path: Path, table: DataTable, entry: CatalogEntry | None) -> I
 
 
 def _labels(table: DataTable, name: str | None, classes: Sequence[str] | None) -> dict[str, list[int]]:
-    """The smallest and the largest class of all rows, where classes are numbers without names."""
-    if name is None or classes is not None:
+    """The smallest and the largest class of all rows, where classes are numbers without names, or TRUTH_CLASSES."""
+    if name is None or classes not in (None, TRUTH_CLASSES):
         return {}
     cells = {row.get(name) for row in table.read(range(table.size), [name]) if names_a_class(row.get(name))}
     numbers = {label(cell, None) for cell in cells} - {None}

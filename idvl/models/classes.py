@@ -33,8 +33,8 @@ NUMBERS_AND_NAMES = (
     "id2label in the model's config.json"
 )
 NAMES_UNKNOWN = (
-    "labels are numbers without names and count the classes of %s from 0: 0 is %r; if a column of the dataset holds "
-    "the names, read it with label_column (--label-column)"
+    "labels are numbers without names (true is 1, false 0) and count the classes of %s from 0: 0 is %r; if a column of "
+    "the dataset holds the names, read it with label_column (--label-column)"
 )
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,9 @@ def _check_positions(model: str, own: Sequence[str], expected: Sequence[str]) ->
     """UsageError where positions do not say which class is which: other names throughout, or numbers out of order."""
     if are_others(own, expected):
         raise UsageError(
-            f"{model} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the "
-            "dataset that its head was trained for, or train a head with idvl prune --new-head"
+            f"{model} knows other classes ({own[0]}, ...) than the dataset's ({expected[0]}, ...): use the dataset "
+            "that its head was trained for, give both the same names, in the dataset or as id2label in the model's "
+            "config.json, or train a head with idvl prune --new-head"
         )
     for whose, names in (("the dataset", expected), (model, own)):
         numbers = _numbers(names)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from idvl.data.fields import TRUTH_CLASSES
 from idvl.data.samples import Sample, Selection
 from idvl.errors import UsageError, listed, quoted
 from idvl.models.forward import on_device, unlabelled
@@ -33,37 +34,36 @@ def with_truths(loaded: Loaded, selection: Selection) -> Selection:
     """The selection with labels 1 for true and 0 for false, by what the dataset's names of classes mean.
 
     Names are those of MEANINGS and of the head's two classes. UsageError for another one; without names for a label
-    other than 0 and 1, of the whole column where `labels` of the description says it; and where labels of one value
-    stand among missing ones (-1 too), which may mean the other value.
+    other than 0 and 1, of the whole column where `labels` of the description says it; and where numbers, or true and
+    false, of one value stand among missing ones (-1 too), which may mean the other value.
     """
     described, samples = selection.description, selection.samples
     drawn = {sample.label for sample in samples} - {None}
     if not drawn:
         return selection
     where, names = described["dataset"], described.get("classes")
+    meanings = [0, 1]
     if names:
         id2label = loaded.model.config.id2label
         of_head = {_folded(id2label[place]): truth for truth, place in enumerate(classes(loaded.model.config))}
         meanings = [(of_head | MEANINGS).get(_folded(name)) for name in names]
         if odd := [quoted(name) for name, meaning in zip(names, meanings, strict=True) if meaning is None]:
             raise UsageError(f"{where}: {SAY_WHETHER_TRUE} {listed(odd)}")
-        if meanings == [0, 1]:
-            return selection
-        meant = dict(enumerate(meanings)) | {None: None}
-        return Selection(
-            samples=[replace(sample, label=meant[sample.label]) for sample in samples],
-            description=described | {"classes": ["false", "true"]},
-        )
     lowest, highest = described.get("labels") or (min(drawn), max(drawn))
-    if highest > 1:
+    if not names and highest > 1:
         raise UsageError(f"{where}: {SAY_WHETHER_TRUE} numbers up to {highest}")
-    if lowest == highest and any(sample.label is None for sample in samples):
+    says_both = names and tuple(names) != TRUTH_CLASSES
+    if not says_both and lowest == highest and any(sample.label is None for sample in samples):
         raise UsageError(
             f"{where}: every label is {lowest} or missing (-1 counts as missing), and a missing one does not say that "
             f"a sentence is {'true' if lowest == 0 else 'false'}: write true or false, or 1 or 0, or remove the "
             "samples without a label"
         )
-    return selection
+    meant = dict(enumerate(meanings)) | {None: None}
+    return Selection(
+        samples=[replace(sample, label=meant[sample.label]) for sample in samples],
+        description=described | {"classes": ["false", "true"]},
+    )
 
 
 def both(processor: Any, samples: Sequence[Sample], square: int | None = None) -> dict[str, Tensor]:

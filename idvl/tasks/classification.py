@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from idvl.data.fields import MOST_CLASSES
+from idvl.data.fields import MOST_CLASSES, TRUTHS
 from idvl.data.samples import Sample
 from idvl.errors import UsageError, quoted
 from idvl.metrics import accuracy, retrieval
@@ -64,6 +64,11 @@ def _of_names(loaded: Loaded, settings: TaskSettings) -> Callable[[Tensor], Tens
     """An image's cosines with the classes, each the mean of its sentences' embeddings (Radford et al. 2021, 3.1.4)."""
     if not settings.classes:
         raise UsageError(f"{loaded.name} needs the names of the classes, and the dataset has none")
+    if {name.casefold() for name in settings.classes} == {*TRUTHS}:
+        raise UsageError(
+            f"{loaded.name} needs the names of the classes, and {' and '.join(settings.classes)} do not "
+            "describe an image: write what is true of it in their place"
+        )
     if bad := [template for template in settings.templates if template.count("{}") != 1]:
         raise UsageError(f"a template has one {{}} for the class's name, not {quoted(bad[0])}")
     skill = loaded.family.skills["embed_texts"]

@@ -310,9 +310,11 @@ def test_what_is_read_from_a_local_copy_alone(tmp_path: Path) -> None:
     (tmp_path / "several" / "README.md").write_text(f"---\n{json.dumps({'configs': cards})}\n---\n")
     write_dataset("flickr30k", tmp_path / "words", 4, instead=lambda number: {"kind": ["dog", "cat"][number % 2]})
     write_dataset("flickr30k", tmp_path / "floats", 4, instead=lambda number: {"label": float(number % 2)})
+    write_dataset("flickr30k", tmp_path / "truths", 4, instead=lambda number: {"label": number % 2 == 0})
+    served = ("latin", "several", "words", "floats", "truths")
     labelled, copy = {"label_column": "kind", **EVERYTHING}, str(tmp_path / "several" / "one")
-    with Hub(datasets={f"o/{name}": tmp_path / name for name in ("latin", "several", "words", "floats")}) as hub:
-        refused, several, one, words, named, unread, read = ask(
+    with Hub(datasets={f"o/{name}": tmp_path / name for name in served}) as hub:
+        refused, several, one, words, named, unread, read, truths = ask(
             hub,
             tmp_path / "cache",
             {"dataset": "o/latin", **EVERYTHING},
@@ -322,6 +324,7 @@ def test_what_is_read_from_a_local_copy_alone(tmp_path: Path) -> None:
             {"dataset": "o/words", "data_dir": str(tmp_path / "words"), **labelled},
             {"dataset": "o/floats", **EVERYTHING},
             {"dataset": "o/floats", "label_column": "label", **EVERYTHING},
+            {"dataset": "o/truths", **EVERYTHING},
         )
     assert "o/several has several configurations (one, two), read from a local copy alone" in several["message"]
     assert "run hf download o/several --repo-type dataset --local-dir DIR, and set data_dir" in several["message"]
@@ -329,6 +332,7 @@ def test_what_is_read_from_a_local_copy_alone(tmp_path: Path) -> None:
     assert "the column 'kind' of o/words holds words ('dog'), which are read as classes from a loc" in words["message"]
     assert "run hf download o/words --repo-type dataset --local-dir DIR, and set data_dir" in words["message"]
     assert (named["classes"], named["labels"]) == (["cat", "dog"], [1, 0, 1, 0])
+    assert (truths["classes"], truths["labels"]) == (["False", "True"], [1, 0, 1, 0])
     assert unread["labels"] == [None] * 4 and read["labels"] == [0, 1, 0, 1] and not read["warnings"]
     assert unread["warnings"] == [
         "the column 'label' holds float64 and is not read as labels: if its values are whole numbers or true and "

@@ -536,7 +536,8 @@ def test_pairs_and_whether_a_sentence_is_true(tmp_path: Path) -> None:
     write_dataset("nlvr2", tmp_path, 30)
     write_dataset("nlvr2", tmp_path, 10, split="unbalanced_dev")
     found = select("nlvr2", data_dir=tmp_path, split=EVALUATION, **EVERYTHING)
-    assert found.description["split"] == "unbalanced_test_public" and found.description["classes"] is None
+    assert found.description["split"] == "unbalanced_test_public"
+    assert found.description["classes"] == ["False", "True"]
     assert [sample.label for sample in found.samples] == [1, 0, 0] * 10
     assert found.samples[3].texts == (caption(3),) and found.samples[3].second == jpeg(5_003)
     for split in ("dev", "validation", None):
@@ -1026,6 +1027,50 @@ def test_words_are_numbered_alike_in_all_splits(form: str, tmp_path: Path) -> No
     at = tmp_path / ("val/metadata.jsonl" if form == "jsonl" else "val-00000-of-00001.parquet")
     at.write_text("{")
     assert read("test") == (every[1:], [2, 1, None])
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes", "labels"),
+    [
+        ([True, False, None], ["False", "True"], [1, 0, None]),
+        (["TRUE", "false ", ""], ["False", "True"], [1, 0, None]),
+        (["true"], ["False", "True"], [1]),
+        ([-1, "True", False], ["False", "True"], [None, 1, 0]),
+        ([0, 1, -1], None, [0, 1, None]),
+        (["1", "0"], None, [1, 0]),
+        ([True, 1, 0], None, [1, 1, 0]),
+        ([True, "unknown", False], ["False", "True", "unknown"], [1, 2, 0]),
+        (["unknown", "true", "false", "-1"], ["false", "true", "unknown"], [2, 1, 0, None]),
+        (["true", "false", "unknown"], ["false", "true", "unknown"], [1, 0, 2]),
+    ],
+)
+def test_a_column_of_true_and_false_has_these_classes(
+    cells: list, classes: list[str] | None, labels: list[int | None], tmp_path: Path
+) -> None:
+    images(tmp_path, len(cells))
+    rows = [{"image": f"{i:04d}.jpg", "kind": cell} for i, cell in enumerate(cells)]
+    found = select(str(jsonl(tmp_path / "list.jsonl", rows)), label_column="kind", **EVERYTHING)
+    assert (found.description["classes"], [sample.label for sample in found.samples]) == (classes, labels)
+
+
+@pytest.mark.parametrize("cells", [["true", "unknown", "false"], ["unknown", "true", "false"]])
+def test_whether_a_column_of_true_false_and_other_words_is_guessed_does_not_depend_on_its_order(
+    cells: list[str], tmp_path: Path
+) -> None:
+    images(tmp_path, 3)
+    path = jsonl(tmp_path / "list.jsonl", [{"image": f"{i:04d}.jpg", "label": cell} for i, cell in enumerate(cells)])
+    (said,) = select(str(path), **EVERYTHING).description["warnings"]
+    assert said.startswith("the column 'label' holds words ('unknown'): to read them as classes, set label_column")
+
+
+def test_true_and_false_are_numbered_alike_in_all_splits(tmp_path: Path) -> None:
+    for split, cells in {"train": ["true", "N/A"], "test": ["false", "true"]}.items():
+        rows = [{"file_name": f"{i:04d}.jpg", "kind": cell} for i, cell in enumerate(cells)]
+        jsonl(images(tmp_path / split, len(cells)) / "metadata.jsonl", rows)
+    for split, labels in (("train", [2, 0]), ("test", [1, 2])):
+        found = select(str(tmp_path), split=split, label_column="kind", **EVERYTHING)
+        assert found.description["classes"] == ["N/A", "false", "true"]
+        assert [sample.label for sample in found.samples] == labels
 
 
 def test_numbers_in_csv_are_no_words(tmp_path: Path) -> None:

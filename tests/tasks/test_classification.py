@@ -111,7 +111,10 @@ def test_a_head_whose_classes_are_called_by_their_numbers_says_which_label_each_
 def test_labels_without_names_are_told_where_the_head_has_names(caplog):
     predicted(head(["River", "Lake"], [[0.0, 1.0]]), labelled(0))
     (told,) = caplog.messages
-    assert told.startswith("labels are numbers without names and count the classes of ") and "0 is 'River'" in told
+    assert (
+        told.startswith("labels are numbers without names (true is 1, false 0) and count the classes of ")
+        and "0 is 'River'" in told
+    )
     caplog.clear()
     for names, classes in ((["LABEL_0", "LABEL_1"], None), (["0", "1"], None), (["River", "Lake"], ("River", "Lake"))):
         predicted(head(names, [[0.0, 1.0]]), labelled(0), classes=classes)
@@ -161,6 +164,14 @@ def test_spelling_variants_are_matched_by_position(caplog):
     ]
 
 
+def test_true_and_false_are_matched_by_name_and_other_names_are_refused():
+    for names, first in ((["True", "False"], 1), (["FALSE", "TRUE"], 0), (["LABEL_0", "LABEL_1"], 0), (["0", "1"], 0)):
+        assert predicted(head(names, [[3.0, 1.0]]), labelled(1), classes=("False", "True"))[0]["top"][0] == first
+    said = r"knows other classes \(no, ...\) than the dataset's \(false, ...\): .* give both the same names, in the"
+    with pytest.raises(UsageError, match=said):
+        predicted(head(["no", "yes"], [[3.0, 1.0]]), labelled(1), classes=("False", "True"))
+
+
 def test_one_class_that_is_called_by_a_number_does_not_make_other_classes_fit():
     with pytest.raises(UsageError, match=r"knows other classes \(cat, ...\) than the dataset's \(dog, ...\)"):
         predicted(head(["cat", "7"], [[1.0, 3.0]]), labelled(1), classes=("dog", "bird"))
@@ -189,3 +200,5 @@ def test_without_a_head_the_nearest_mean_of_a_classs_sentences_wins():
         predicted(loaded, labelled(0))
     with pytest.raises(UsageError, match="one {} for the class's name"):
         predicted(loaded, labelled(0), classes=("red",), templates=("no place",))
+    with pytest.raises(UsageError, match="names of the classes, and False and True do not describe an image: write"):
+        predicted(loaded, labelled(0), classes=("False", "True"))

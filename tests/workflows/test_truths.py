@@ -59,6 +59,7 @@ def test_words_and_numbers_that_mean_true_and_false(true: Any, false: Any, place
     for truths in (TRUE, [True] * len(TRUE)):  # a label that stands alone means the same
         read = with_labels_of_head(loaded, selected(place, [true if truth else false for truth in truths]))
         assert [sample.label for sample in read.samples] == truths
+        assert read.description["classes"] == ["false", "true"]
 
 
 def test_names_of_classes_are_read_by_what_they_mean(place: Path, loaded: Loaded) -> None:
@@ -87,6 +88,7 @@ def test_names_of_classes_are_read_by_what_they_mean(place: Path, loaded: Loaded
         ("maybe", "no", f"{ASK} 'maybe'$"),
         (2, 1, f"{ASK} numbers up to 2$"),
         (1, -1, "every label is 1 or missing .* does not say that a sentence is false"),
+        (True, None, "every label is 1 or missing .* does not say that a sentence is false"),
         (None, 0, "every label is 0 or missing .* does not say that a sentence is true"),
     ],
 )
