@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NUMBERED = r"(label|class)? ?\d+|"
 # the share of names spelt otherwise at the same position, above which a position does not say which class is which
 MOST_UNLIKE = 0.25
+# words with which a longer name is of another class
+OF_ANOTHER = {"no", "not", "non", "without", "and", "or"}
 # samples that would hold a label 0 where labels count from 0
 ENOUGH = 20
 COUNTED_FROM_1 = (
@@ -165,9 +167,13 @@ def _in_the_same_places(own: Sequence[str], expected: Sequence[str]) -> bool:
 
 
 def _alike(name: str, other: str) -> bool:
-    """Whether two names spell one class: "tench", "tench, Tinca tinca"; "sea lion", "sealion"."""
+    """Whether two names spell one class: "tench", "tench, Tinca tinca"; "sea lion", "sealion".
+
+    Not "helmet", "no helmet"; "dog", "dog and cat".
+    """
     words, others = set(name.split()), set(other.split())
-    return words <= others or others <= words or name.replace(" ", "") == other.replace(" ", "")
+    varied = (words <= others or others <= words) and not (words ^ others) & OF_ANOTHER
+    return varied or name.replace(" ", "") == other.replace(" ", "")
 
 
 def _by_name(
@@ -210,5 +216,6 @@ def _numbers(names: Sequence[str]) -> list[int]:
 
 
 def _plain(name: str) -> str:
-    """A class's name without case, punctuation and underscores, its accents written one way."""
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", str(name))).strip().casefold()
+    """A class's name without case, punctuation and underscores, its accents written one way; & and | are words."""
+    worded = str(name).replace("&", " and ").replace("|", " or ")
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", worded)).strip().casefold()

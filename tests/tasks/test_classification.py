@@ -1,5 +1,6 @@
 """A prediction is the dataset's class, however the head numbers its own; zero-shot it is the nearest name's."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -162,6 +163,19 @@ def test_spelling_variants_are_matched_by_position(caplog):
     assert caplog.messages == [
         "classes are matched by position, and 1 of 5 names differ: the model's 'cock' counts as the dataset's 'rooster'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        *(("helmet", "no helmet"), ("sick", "not sick"), ("metal", "Non-metal"), ("car", "car without driver")),
+        *(("dog", "dog and cat"), ("dog", "dog or cat"), ("dog", "dog & cat"), ("dog", "dog|cat")),
+    ],
+)
+def test_what_is_not_the_class_or_more_than_it_is_no_spelling_variant(name, other):
+    for names, classes in ((["head", name], ("head", other)), (["head", other], ("head", name))):
+        with pytest.raises(UsageError, match=rf"lacks classes of the dataset, .*\({re.escape(classes[1])}; 1 of 1 sam"):
+            predicted(head(names, [[1.0, 3.0]]), labelled(1), classes=classes)
 
 
 def test_true_and_false_are_matched_by_name_and_other_names_are_refused():
