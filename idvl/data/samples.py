@@ -213,7 +213,8 @@ def _chosen(
         *candidates.warnings,
         *shortfalls(subset, n if distinct else None, name=dataset, split=candidates.details["split"], force=force),
     ]
-    unlike = _unlike_published(entry, candidates, subset) if n is None and not distinct else []
+    is_whole = subset.looked_at == candidates.size or len(subset.samples) < limit
+    unlike = _unlike_published(entry, candidates, subset) if is_whole and not distinct else []
     for warning in (*candidates.warnings, *unlike):
         log.warning(warning)
     warnings += unlike

@@ -37,8 +37,8 @@ def fit_wording(family: Family, model: nn.Module, processor: Any) -> tuple[Famil
         )
     if shape:
         notes.append(
-            f"the processor's tokens follow the image's shape: where points need equal lengths (--tokens flatten), "
-            f"images are resized to {shape[0]} x {shape[1]} pixels first"
+            "the processor's tokens follow the image's shape: for intrinsic dimensions of points of equal lengths "
+            f"(estimate-id, --tokens flatten), images are resized to {shape[0]} x {shape[1]} pixels first"
         )
     added = added_tokens(processor, wording, trial_sample(), shape)
     family = replace(

@@ -129,8 +129,10 @@ def test_what_an_evaluation_reads_of_each_entry(repos: dict[str, Path], tmp_path
             hub,
             tmp_path,
             *({"dataset": name, "split": EVALUATION, **EVERYTHING} for name in names),
+            *({"dataset": "flickr30k", "split": EVALUATION, **EVERYTHING, "n": n} for n in (1_000, 40, 39)),
             HF_TOKEN="hf_secret",
         )
+    *found, more, all_rows, fewer = found
     about = dict(zip(names, found, strict=True))
     assert {name: answer["split"] for name, answer in about.items()} == {n: CATALOG[n].eval_split for n in names}
     assert {answer["dataset_id"] for answer in found} == {CATALOG[name].ids[0] for name in names}
@@ -149,6 +151,8 @@ def test_what_an_evaluation_reads_of_each_entry(repos: dict[str, Path], tmp_path
     # an incomplete copy says so
     (told,) = about["flickr30k"]["warnings"]
     assert "has 40 rows in umaru97/flickr30k_train_val_test, 1,000 as published: results do not compare" in told
+    # with a limit that leaves no row out, too
+    assert more["warnings"] == all_rows["warnings"] == [told] and not fewer["warnings"]
 
 
 def test_karpathys_test_split_is_put_together_from_two_repositories(repos: dict[str, Path], tmp_path: Path) -> None:
