@@ -18,6 +18,12 @@ from idvl.json_schema import Schema, check
 
 # what the signatures of older versions do not hold
 LATER = ("configuration", "chat_template", "prune.tokens_from", "history")
+# what has changed where a hash differs
+HASHES = {
+    "fingerprint": " (the dense model's weights)",
+    "pruned": " (the pruned model's weights)",
+    "samples": " (data)",
+}
 # the lines of a matrix of runs: the runs are in folders beside it
 MATRIX = "matrix.jsonl"
 # errors that say that a name leads to no regular file
@@ -99,12 +105,14 @@ def refuse_difference(folder: Path, before: Mapping[str, Any], now: Mapping[str,
     all_keys = [*before, *(key for key in now if key not in before and key not in LATER)]
     keys = [key for key in all_keys if before.get(key) != now.get(key)]
     if keys:
-        differences = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys)
+        differences = "; ".join(
+            f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}{HASHES.get(key, '')}" for key in keys
+        )
         # a model that has changed on the Hub under the same settings
         moved_on = (
             "revision" in keys and {*keys} <= {"revision", "fingerprint", "configuration"} and before.get("revision")
         )
-        remedy = f"set --revision {before['revision']}" if moved_on else "use the same settings"
+        remedy = f"set --revision {before['revision']}" if moved_on else "use the same settings, model and data"
         raise UsageError(f"cannot resume {quoted(folder)}: {differences}; {remedy}, --overwrite or another --output")
 
 

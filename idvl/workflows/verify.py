@@ -92,7 +92,7 @@ def run(
             reporter.warn(f"no weight of {kept.total:,} is zero: nothing in {model} is pruned")
     lines += [*_too_dense(kept, sparsity), *_unlike_record(report, loaded), *_stored_otherwise(loaded, options)]
     if base:
-        lines += _unlike_base(pruned, loaded, load(base, dtype="auto", device="cpu"))
+        lines += _unlike_base(pruned, loaded, load(base, dtype="auto", device="cpu"), reporter)
     masked = {name: prunable[name] for name in kept.shapes if name in prunable}
     if len(masked) < len(kept.shapes):
         return Verification(model=model, report={}, defects=lines)
@@ -160,16 +160,26 @@ def _stored_otherwise(loaded: Loaded, options: Mapping[str, Any]) -> Iterator[st
             yield f"{count} of {len(floats)} tensors are stored as {dtype}, {first} first; config.json says {stated}"
 
 
-def _unlike_base(pruned: Start, loaded: Loaded, dense: Loaded) -> Iterator[str]:
-    """What cannot be if the model was pruned from that base model."""
-    name = dense.name
-    if pruned.signature.get("fingerprint") not in (None, dense.description["fingerprint"]):
-        yield f"the run pruned other weights than those of {name}"
+def _unlike_base(pruned: Start, loaded: Loaded, dense: Loaded, reporter: Reporter) -> Iterator[str]:
+    """What cannot be if the model was pruned from that base model.
+
+    Where it got a new head before, the base may be the model with that head, which is known, or the one without.
+    """
+    name, recipe = dense.name, (pruned.pruned or pruned).recipe
+    new_head = recipe is not None and recipe.train.new_head
+    if pruned.dense_fingerprint not in (None, dense.description["fingerprint"]):
+        if new_head:
+            reporter.warn(
+                f"the model got a new head before it was pruned, and {name} is not the one with that head, which the "
+                "run keeps in dense/: only shapes are compared"
+            )
+        else:
+            yield f"the run pruned other weights than those of {name}"
     if type(loaded.model) is not type(dense.model):
         yield f"the model is a {type(loaded.model).__name__}, {name} a {type(dense.model).__name__}"
         return
     shapes = {key: tuple(tensor.shape) for key, tensor in dense.model.state_dict().items()}
-    if pruned.recipe and pruned.recipe.train.new_head:
+    if new_head:
         layers = find_layers(dense.model, dense.family)
         shapes = {key: shape for key, shape in shapes.items() if key.rpartition(".")[0] in layers}
     tensors = loaded.model.state_dict()

@@ -142,7 +142,7 @@ def test_a_model_that_has_moved_on_is_asked_for_as_it_was(tmp_path: Path) -> Non
             tmp_path, {"revision": "a" * 40, "fingerprint": "e", "samples": "c"}, {**now, "fingerprint": "f"}
         )
     for before in ({"revision": "a" * 40, "samples": "d"}, {**now, "revision": None}, {"samples": "c"}):
-        with pytest.raises(UsageError, match="; use the same settings, "):
+        with pytest.raises(UsageError, match="; use the same settings, model and data, "):
             runs.refuse_difference(tmp_path, before, now)
 
 

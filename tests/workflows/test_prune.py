@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -42,7 +43,7 @@ from idvl.sparsity.masks import Masks
 from idvl.sparsity.schedule import Schedule
 from idvl.sparsity.weighting import Multipliers
 from idvl.sweep import restartable
-from idvl.workflows import estimate_id, evaluate, recover
+from idvl.workflows import estimate_id, evaluate, recover, verify
 from idvl.workflows.model_run import state_of
 from idvl.workflows.prune import run
 from tests.coverage.architectures import build
@@ -924,6 +925,10 @@ def test_a_new_head_is_trained_dense_first(tmp_path):
     assert sum(masks.zeros.values()) == report["total"]["zeros"] == round(0.6 * report["total"]["weights"])
     assert Profile.load(tmp_path / "run" / "profile.json").model["name"] == str(tmp_path / "run" / "dense")
     assert (tmp_path / "run" / "README.md").read_text().count("# vit, 60.0% sparse") == 1
+    verified = partial(verify.run, str(tmp_path / "run"), reporter=reporter)
+    assert not verified(base=str(tmp_path / "run" / "dense")).defects
+    assert not any("only shapes are compared" in line for line in reporter.warnings)
+    assert not verified(base=str(tmp_path / "vit")).defects and "only shapes are compared" in reporter.warnings[-1]
     # the dense model of its reports, and the teacher of a recovery
     described = load(str(tmp_path / "run" / "dense")).description
     assert report["made"]["dense_fingerprint"] == described["fingerprint"]
