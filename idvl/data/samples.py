@@ -71,7 +71,8 @@ class Selection:
         about = self.description
         columns, classes = about.get("columns") or {}, about["classes"]
         read = [f"{use} from {columns[use]}" for use in Columns().by_use if columns.get(use)]
-        parts = [f"{len(self.samples):,} samples of {about['dataset']}, split {about['split']}"]
+        count = len(self.samples)
+        parts = [f"{count:,} sample{'' if count == 1 else 's'} of {about['dataset']}, split {about['split']}"]
         parts += [f"{', '.join(read)}{_unread(columns)}"] if read else []
         parts += [f"{len(classes)} classes: {listed(classes)}"] if classes else []
         return "; ".join(parts)
@@ -112,6 +113,7 @@ def select(
     distinct: Distinct = True,
     gathered: bool = False,
     keep_order: bool = False,
+    probe: bool = False,
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Selection:
@@ -121,7 +123,8 @@ def select(
     With `distinct=False`, as for training and evaluation, any usable ones, repeated or not (None: all, in the
     dataset's own order; of what is built in, all or the default number, by seed). `gathered` makes one sample of all
     rows of an image, with all of their texts. `keep_order`: an `n` that leaves no row out, as far as their number is
-    known, changes nothing; gathered rows of the Hub may come in another order where `n` is less than the rows.
+    known, changes nothing; gathered rows of the Hub may come in another order where `n` is less than the rows. A
+    `probe` shows what a dataset holds: unusable samples among those looked at are passed over.
 
     `dataset` is a name in the catalogue, a local path or a Hub id; `data_dir` a local copy to read instead of the
     Hub, `dataset_id` another repository. Local data is drawn uniformly without replacement, a stream through a
@@ -153,7 +156,7 @@ def select(
         answers=answers_column,
         second_image=second_image_column,
     )
-    limited = {"limit": limit, "n": n, "distinct": distinct, "gathered": gathered, "force": force}
+    limited = {"limit": limit, "n": n, "distinct": distinct, "gathered": gathered, "force": force, "probe": probe}
 
     def chosen(candidates: SampleCandidates, spool: ImageSpool) -> Selection:
         return _chosen(dataset, entry, candidates, spool, seed=seed, progress=progress, **limited)
@@ -201,18 +204,18 @@ def _chosen(
     distinct: Distinct,
     gathered: bool,
     force: bool,
+    probe: bool,
     progress: Progress | None,
 ) -> Selection:
     """What `select` takes of the candidates, at most `limit`; images go to the spool."""
     size = limit if distinct or candidates.size is None else min(limit, candidates.size)
     show = progress and (lambda taken, _: progress(taken, size))
+    named = {"name": dataset, "probe": probe}
     subset = select_from(
-        candidates.samples, limit, name=dataset, distinct=distinct, gathered=gathered, store=spool, progress=show
+        candidates.samples, limit, distinct=distinct, gathered=gathered, store=spool, progress=show, **named
     )
-    warnings = [
-        *candidates.warnings,
-        *shortfalls(subset, n if distinct else None, name=dataset, split=candidates.details["split"], force=force),
-    ]
+    short_of, split = n if distinct else None, candidates.details["split"]
+    warnings = [*candidates.warnings, *shortfalls(subset, short_of, split=split, force=force, **named)]
     is_whole = subset.looked_at == candidates.size or len(subset.samples) < limit
     unlike = _unlike_published(entry, candidates, subset) if is_whole and not distinct else []
     for warning in (*candidates.warnings, *unlike):

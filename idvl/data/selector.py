@@ -82,8 +82,7 @@ class Subset:
         """Take a sample, or add its texts to the sample that has its image."""
         number = self.images.get(digests[0])
         if number is None:
-            self.images[digests[0]] = len(self.samples)
-            self.take(sample, digests)
+            self.take_new_image(sample, digests)
             return
         self.duplicates += 1
         gathered = self.samples[number]
@@ -132,12 +131,14 @@ def select_from(
     name: str,
     distinct: Distinct = True,
     gathered: bool = False,
+    probe: bool = False,
     store: ImageSpool,
     progress: Progress | None = None,
 ) -> Subset:
     """The first n usable candidates, `distinct`, or, `gathered`, with all texts of each image.
 
-    Raises UsageError as soon as too many are unusable.
+    Raises UsageError as soon as too many are unusable. A `probe`, which only shows what a dataset holds, passes over
+    unusable ones: it raises where none is usable, or where they are too many of LOOKED_AT.
     """
     subset = Subset(store)
     if distinct:
@@ -157,7 +158,7 @@ def select_from(
             skipped = writable(candidate["id"] if isinstance(candidate, dict) else candidate.id)
             subset.skipped.append({"id": skipped, "reason": writable(str(error))})
             log.info("skipped %s: %s", skipped, error)
-            _refuse_unusable(subset, max(subset.looked_at, min(n, LOOKED_AT)), name)
+            _refuse_unusable(subset, max(subset.looked_at, LOOKED_AT if probe else min(n, LOOKED_AT)), name)
             continue
         if len(subset.samples) < n or digests[0] in subset.images:
             add(candidate, digests)
@@ -165,7 +166,8 @@ def select_from(
             progress(len(subset.samples), n)
         if len(subset.samples) == n and not (gathered and subset.scattered):
             break
-    _refuse_unusable(subset, subset.looked_at, name)
+    if not (probe and subset.samples):
+        _refuse_unusable(subset, subset.looked_at, name)
     return subset
 
 
@@ -190,8 +192,8 @@ def _first_of(skipped: list[dict[str, str]]) -> str:
     return ", ".join([*reasons, *(["..."] if len(skipped) > 3 else [])])
 
 
-def shortfalls(subset: Subset, n: int | None, *, name: str, split: str, force: bool) -> list[str]:
-    """Warnings about a subset, which was to have `n` samples (None: as many as there are).
+def shortfalls(subset: Subset, n: int | None, *, name: str, split: str, force: bool, probe: bool = False) -> list[str]:
+    """Warnings about a subset, which was to have `n` samples (None: as many as there are); none about a `probe`.
 
     Raises UsageError for one that is empty, or too small and not forced.
     """
@@ -210,6 +212,8 @@ def shortfalls(subset: Subset, n: int | None, *, name: str, split: str, force: b
             f"force (--force){way_out}"
         )
     warnings = []
+    if probe:
+        return warnings
     if n is not None and count < n:
         warnings.append(f"{summary}, {n} requested{way_out}")
     if subset.skipped:

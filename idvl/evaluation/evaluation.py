@@ -189,7 +189,7 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     if missing := loaded.description.get("missing"):
         raise UsageError(f"{loaded.name} lacks weights and would be partly random: {', '.join(missing[:3])}")
     options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
-    name = _task(recipe, loaded, lambda: choose_samples(recipe, team, n=FEW, **options))
+    name = _task(recipe, loaded, lambda: choose_samples(recipe, team, n=FEW, probe=True, **options))
     task = tasks.load(name)
     recipe = _read_alone(recipe, loaded, name)
     if task.ready:

@@ -365,6 +365,7 @@ def test_a_line_says_what_is_read_from_which_column_and_what_is_not(tmp_path: Pa
     assert select(str(tmp_path), **options).line == f"{told} (not read: alt_text, label)"
     named = {"image_column": "image", "text_column": "title", "label_column": "label"}
     assert select(str(tmp_path), **options, **named).line == f"{told}, label from label; 2 classes: x, y"
+    assert select("shapes", n=1, force=True).line == "1 sample of shapes, split validation"
     assert select("shapes", n=4, force=True).line == "4 samples of shapes, split validation"
 
 

@@ -434,6 +434,26 @@ def test_captions_that_come_one_a_line_belong_to_one_image(tmp_path):
     assert (every["samples"], every["limit"]) == (6, None)
 
 
+def test_the_task_is_chosen_by_usable_rows_and_rows_without_images_are_counted(tmp_path):
+    tiny.save("clip", tmp_path / "clip")
+    drawn = tiny.samples(40)
+    first = int(np.random.default_rng(0).permutation(len(drawn))[0])  # the row that is looked at first
+    texts = {sample.id: sample.texts[0] for sample in drawn} | {drawn[first].id: ""}
+    pictures = tiny.save_samples(tmp_path / "pictures", drawn, lambda _, sample: [{"text": texts[sample.id]}])
+    settings = {"model.name": str(tmp_path / "clip"), "data.dataset": str(pictures)}
+    results, _ = evaluated(tmp_path / "run", settings)
+    assert (results["task"], results["samples"], results["dataset"]["looked_at"]) == ("retrieval", 39, 40)
+    (skipped,) = results["dataset"]["warnings"]
+    assert skipped.startswith("skipped 1 unusable of 40 samples")
+    table = tmp_path / "texts.jsonl"
+    table.write_text("".join(json.dumps({"text": f"a dog {number}"}) + "\n" for number in range(6)))
+    with pytest.raises(UsageError, match=r"^6 of 6 samples of .*texts.jsonl \(split all\): no image"):
+        evaluated(tmp_path / "none", settings, data__dataset=str(table), eval__task="retrieval")
+    table.write_text('{"text": ""}\n' * 6)
+    with pytest.raises(UsageError, match=r"^6 of the 6 samples of .*texts.jsonl looked at cannot be used"):
+        evaluated(tmp_path / "none", settings, data__dataset=str(table))
+
+
 def test_textvqa_has_its_own_evaluator_by_its_hub_id_too():
     textvqa = [("textvqa", None), ("lmms-lab/textvqa", None), ("x", "lmms-lab/textvqa")]
     for name, hub_id in (*textvqa, ("lmms-lab/VQAv2", None), ("x", None)):
