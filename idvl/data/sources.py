@@ -160,6 +160,8 @@ def _samples(source: Source) -> Iterator[Sample | dict[str, str]]:
             lines = texts(row.get(columns.text)) if columns.text else ()
             if columns.text and not lines:
                 raise ValueError(f"no text in column {quoted(columns.text)}")
+            if columns.answers and len(lines) > 1:
+                raise ValueError(f"{len(lines)} questions with answers in a row, which takes one")
             yield Sample(
                 id=name,
                 source=encoded_image(row.get(columns.image), *where) if columns.image else None,

@@ -546,6 +546,18 @@ def test_pairs_and_whether_a_sentence_is_true(tmp_path: Path) -> None:
     assert len(select("nlvr2", data_dir=tmp_path, split="test", **EVERYTHING).samples) == 30
 
 
+@pytest.mark.parametrize("spelt", [False, True])
+def test_a_row_of_several_questions_with_answers_is_refused(spelt: bool, tmp_path: Path) -> None:
+    questions, answers = ["is it red?", "how many?"], ["yes", "two"]
+    cells = {"question": json.dumps(questions), "answers": json.dumps(answers)} if spelt else {}
+    rows = [{"file_name": f"{i:04d}.jpg", "question": questions, "answers": answers} | cells for i in range(3)]
+    jsonl(images(tmp_path, 3) / "metadata.jsonl", rows)
+    with pytest.raises(UsageError, match=r"0000.jpg \(2 questions with answers in a row, which takes one\)"):
+        select(str(tmp_path), **EVERYTHING)
+    jsonl(tmp_path / "metadata.jsonl", [row | {"question": questions[:1]} for row in rows])
+    assert {sample.answers for sample in select(str(tmp_path), **EVERYTHING).samples} == {("yes", "two")}
+
+
 def test_hidden_answers_are_none(tmp_path: Path) -> None:
     for name in ("textvqa", "vqav2", "imagenet-1k"):
         write_dataset(name, tmp_path / name, 10, split="test", hidden=True)
