@@ -38,6 +38,15 @@ NAMES_UNKNOWN = (
     "labels are numbers without names (true is 1, false 0) and count the classes of %s from 0: 0 is %r; if a column of "
     "the dataset holds the names, read it with label_column (--label-column)"
 )
+TAKEN_FOR_NAMES = (
+    "labels are numbers without names, and are taken for the numbers that %s calls its classes by, not for positions: "
+    "%d is the class %r at position %d; if they count positions, give the classes other names than numbers, as "
+    "id2label in the model's config.json"
+)
+TAKEN_FOR_POSITIONS = (
+    "labels are numbers without names, and are taken for positions, since %s calls its classes by other numbers: %d is "
+    "the class %r"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +79,8 @@ def numbers_in_dataset(
     Classes are matched by name where both have the same names or the same numbers as names, or where names that both
     have stand elsewhere or are more on one side; else by position, with a warning where names stand against numbers.
     UsageError where the head lacks the class of a sample or has another number of classes, and as for
-    `_check_positions`. A warning where classes that have numbers alone seem to be counted from 1, unless the head's are
-    called 0, 1, 2 ..., or where the head's have names.
+    `_check_positions` and `_are_names`. A warning where classes that have numbers alone seem to be counted from 1,
+    unless the head's are called 0, 1, 2 ..., or where the head's have names.
     """
     config = loaded.model.config
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
@@ -93,6 +102,8 @@ def numbers_in_dataset(
         return _by_name(loaded.name, own, expected, samples, written=[*(classes or ())])
     drawn = [sample.label for sample in samples]
     lowest, highest = labels or (min(drawn), max(drawn))
+    if not expected and _are_names(loaded.name, names, numbers, {*drawn, lowest, highest}):
+        return numbers
     if highest >= len(own) or (expected and len(expected) != len(own)):
         from_0 = "number the classes from 0, " if lowest > 0 and highest == len(own) else ""
         numbered = f"labels 0 to {len(own) - 1}, and the largest label is {highest}: {from_0}"
@@ -112,6 +123,32 @@ def numbers_in_dataset(
     elif not _numbered(own):
         logger.warning(NAMES_UNKNOWN, loaded.name, names[0])
     return list(range(len(own)))
+
+
+def _are_names(model: str, names: Sequence[str], numbers: Sequence[int], labels: set[int]) -> bool:
+    """Whether labels are the numbers that the head's classes are called by, rather than their positions.
+
+    They are, with a warning, where the numbers are the positions in another order, as those of the sorted folders 0, 1,
+    10, 2 ..., or where labels are beyond the positions. UsageError where other numbers may be either.
+    """
+    positions = range(len(numbers))
+    differing = [label for label in sorted(labels) if label not in positions or numbers[label] != label]
+    if not numbers or not differing or len({*numbers}) < len(numbers):
+        return False
+    first, beyond = differing[0], differing[-1] not in positions
+    if not labels <= {*numbers}:
+        if not beyond:
+            logger.warning(TAKEN_FOR_POSITIONS, model, first, names[first])
+        return False
+    place = numbers.index(first)
+    if not beyond and {*numbers} != {*positions}:
+        raise UsageError(
+            f"labels are numbers without names, and {first} may be the class {quoted(names[place])} of {model} or the "
+            f"one at position {first}, {quoted(names[first])}: give the classes other names than numbers, in the "
+            "dataset and as id2label in the model's config.json"
+        )
+    logger.warning(TAKEN_FOR_NAMES, model, first, names[place], place)
+    return True
 
 
 def _check_positions(model: str, own: Sequence[str], expected: Sequence[str]) -> None:

@@ -68,6 +68,31 @@ def test_classes_called_by_numbers_are_matched_by_these_not_by_their_sorted_orde
             predicted(other, labelled(3), classes=classes)
 
 
+@pytest.mark.parametrize(
+    ("names", "labels", "rows", "told"),
+    [
+        (sorted(map(str, range(12))), (0, 2, 11), (0, 4, 3), "2 is the class '2' at position 4"),
+        (["LABEL_1", "LABEL_0"], (0, 1), (1, 0), "0 is the class 'LABEL_0' at position 1"),
+        (["class 1", "class 2", "class 3"], (1, 3), (0, 2), "1 is the class 'class 1' at position 0"),
+        (["1", "2", "3"], (0, 1), (0, 1), "0 is the class '1'"),  # 0 is none of these numbers
+        (["0", "1", "3"], (0, 1), (0, 1), None),  # the same either way
+    ],
+)
+def test_labels_without_names_are_the_numbers_that_the_head_calls_its_classes_by(names, labels, rows, told, caplog):
+    loaded = head(names, [[float(place == row) for place in range(len(names))] for row in rows])
+    records = predicted(loaded, labelled(*labels))
+    assert classification.score(records).measures["top-1"].value == 100
+    assert [message.split("numbers: ")[-1].split("positions: ")[-1].split(";")[0] for message in caplog.messages] == [
+        *([told] if told else [])
+    ]
+
+
+def test_labels_that_may_be_positions_or_other_numbers_of_the_head_are_refused():
+    said = "1 may be the class '1' of head or the one at position 1, '2': give the classes other names"
+    with pytest.raises(UsageError, match=said):
+        predicted(head(["1", "2", "3"], [[0.0] * 3] * 2), labelled(1, 2))
+
+
 @pytest.mark.parametrize("first", [2, 7])  # of the numbers some are the same, or none
 def test_other_numbers_are_matched_by_position_with_a_warning(first, caplog):
     classes = [str(first + row) for row in range(3)]
