@@ -152,7 +152,7 @@ def _python_list(text: str) -> Any:
 
 
 def label(cell: Any, classes: Sequence[str] | None) -> int | None:
-    """The number of a class, None where it is not given: -1, an empty cell.
+    """The number of a class, None where it is not given: -1, nan, an empty cell.
 
     Words and truth values are looked up in `classes`; else True is 1 and False 0, in words too. Raises ValueError for a
     class that is none of these.
@@ -161,7 +161,7 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
         word = str(cell).strip()
         if classes and word in classes:
             return list(classes).index(word)
-        cell = TRUTHS.get(word.casefold(), number_or_word(word))
+        cell = TRUTHS.get(word.casefold(), _number_or_word(word))
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None
     if isinstance(cell, float) and cell.is_integer():
@@ -177,6 +177,21 @@ def label(cell: Any, classes: Sequence[str] | None) -> int | None:
 def is_truth(cell: Any) -> bool:
     """Whether a cell is true or false, as a value or as a word in any case."""
     return isinstance(cell, bool) or (isinstance(cell, str) and cell.strip().casefold() in TRUTHS)
+
+
+def is_word(cell: Any) -> bool:
+    """Whether a cell is a text that is neither a number nor true or false."""
+    return isinstance(cell, str) and not is_truth(cell) and isinstance(_number_or_word(cell.strip()), str)
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell says that the class is not given, as `label` reads it."""
+    return names_a_class(cell) and label(cell, None) is None
+
+
+def as_word(cell: Any) -> Any:
+    """A cell of a column of words: numbers and truth values as they are written."""
+    return str(_word(cell)).strip() if isinstance(cell, str | int | float) else cell
 
 
 def names_a_class(cell: Any) -> bool:
@@ -203,7 +218,7 @@ def _line(text: str) -> str:
     return " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())
 
 
-def number_or_word(word: str) -> Any:
+def _number_or_word(word: str) -> Any:
     """The number that a word spells, None for an empty one, else the word itself, as of 1_0, a number in code alone."""
     try:
         return float(word) if word and "_" not in word else word or None

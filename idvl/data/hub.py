@@ -13,7 +13,7 @@ from typing import Any
 
 from idvl.data.catalog import CatalogEntry, Join
 from idvl.data.columns import LABEL_NAMES, SPLIT, Columns, Source, find_columns
-from idvl.data.fields import TRUTH_CLASSES, names_a_class
+from idvl.data.fields import TRUTH_CLASSES, is_word
 from idvl.data.folder import lacking
 from idvl.data.formats.table import Row
 from idvl.data.repository import find, list_files, open_splits, resolved, rows_of, sizes_of
@@ -161,18 +161,15 @@ def _unread_split(features: Mapping[str, Any], columns: Columns, split: str) -> 
 
 
 def _refuse_words(rows: Iterator[Row], column: str, dataset_id: str) -> Iterator[Row]:
-    """The rows. UsageError where the first label is a word: the whole column alone says which classes there are."""
+    """The rows. UsageError at the first label that is a word: the whole column alone says which classes there are."""
     for row in rows:
-        if isinstance(row[column], str) and not names_a_class(row[column]):
+        if is_word(row[column]):
             raise UsageError(
                 f"the column {quoted(column)} of {dataset_id} holds words ({quoted(row[column])}), which are read as "
                 f"classes from a local copy alone: run hf download {dataset_id} --repo-type dataset --local-dir DIR, "
                 "and set data_dir (--data-dir) to DIR or its table, in place of any dataset_id"
             )
         yield row
-        if row[column] not in (None, ""):
-            break
-    yield from rows
 
 
 def _columns(features: Mapping[str, Any], overrides: Columns, entry: CatalogEntry | None, dataset_id: str) -> Columns:

@@ -6,7 +6,7 @@ It knows nothing of the Hub.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,16 @@ import numpy as np
 
 from idvl.data.catalog import CatalogEntry
 from idvl.data.columns import ANSWERS_TO, FILE_NAME, LABEL_NAMES, METADATA_NAMES, SPLIT, Columns, Source, find_columns
-from idvl.data.fields import TRUTH_CLASSES, is_truth, label, names_a_class, number_or_word, why_no_class
+from idvl.data.fields import (
+    TRUTH_CLASSES,
+    as_word,
+    is_missing,
+    is_truth,
+    is_word,
+    label,
+    names_a_class,
+    why_no_class,
+)
 from idvl.data.folder import table_at
 from idvl.data.formats.table import WHOLE, DataTable, Row
 from idvl.data.image_spool import ImageSpool
@@ -25,8 +34,6 @@ from idvl.errors import UsageError, listed, quoted
 
 # rows drawn at a time once the first draw fell short
 REDRAW = 256
-# labels that are not given, in a column of others
-MISSING = (-1, "-1")
 
 
 def open_path(
@@ -52,23 +59,25 @@ def open_path(
         raise UsageError(f"{path} holds no rows: nothing to take samples from")
     # a known dataset has other splits; any other folder is what the user made it
     lacks_test = entry is not None and split == EVALUATION and same_split(table.split)[0] == "train"
-    kind = _kinds(table)
+    distinct = _distinct(path, table, entry)
     columns = find_columns(
         table.names,
         where=str(path),
         overrides=overrides,
         entry=entry,
         pixels=table.pixels,
-        is_class=lambda name: kind(name) is not None and names_a_class(kind(name)),
+        is_class=lambda name: bool(cells := distinct(name)) and names_a_class(_kind(cells)),
         metadata=any(file.name.lower() in METADATA_NAMES for file in table.files or [path]),
     )
 
-    classes = _classes(table, columns.label, kind, lambda: _other_splits(path, table, entry))
+    classes = _classes(table, columns.label, distinct)
+    words = columns.label not in table.classes and classes not in (None, TRUTH_CLASSES)
     folder_of = _folder_of(table)
 
     def rows() -> Iterator[tuple[str, Row]]:
         for index, row in _ordered(table, columns, seed=seed, n=n, store=store):
             row = _rebased(row, folder_of(index), table.folder, columns)
+            row = {**row, columns.label: as_word(row.get(columns.label))} if words else row
             yield _name(row.get(columns.id) if columns.id else None, index), row
 
     return Source(
@@ -83,7 +92,7 @@ def open_path(
         warnings=[
             *table.warnings,
             *([f"{path} has no split test or validation: {table.split} is read"] if lacks_test else []),
-            *_unread_labels(table, columns, overrides, kind),
+            *_unread_labels(table, columns, overrides, distinct),
             *_unread_questions(table, columns, overrides),
             *_unread_splits(table, columns),
         ],
@@ -139,36 +148,53 @@ def _ordered(
         start, size = start + size, REDRAW
 
 
-def _kinds(table: DataTable) -> Callable[[str], Any]:
-    """The cell of a column that says what its labels are, None where all are empty.
+def _distinct(path: Path, table: DataTable, entry: CatalogEntry | None) -> Callable[[str], list[Any]]:
+    """The distinct cells of a column that are not empty, of all splits, the table's own first.
 
-    It is the first one; true and false are also words among others, so that another cell comes before these, and
-    everything before -1, a missing label.
+    Of a column with known classes those of the table alone.
     """
+    others = cache(lambda: list(_other_splits(path, table, entry)))
 
     @cache
-    def kind(name: str) -> Any:
-        shown = None
-        for row in table.read(range(table.size), [name]):
-            cell = row.get(name)
-            if cell in (None, ""):
-                continue
-            if cell not in MISSING and not is_truth(cell):
-                return cell
-            if shown is None or is_truth(cell):
-                shown = cell
-        return shown
+    def distinct(name: str) -> list[Any]:
+        cells = _cells(table, name)
+        for other in others() if name not in table.classes else ():
+            with suppress(UsageError):  # what another split lacks is its own affair
+                cells |= _cells(other, name) if name in other.names else {}
+        return list(cells.values())
 
-    return kind
+    return distinct
 
 
-def _unread_labels(table: DataTable, columns: Columns, overrides: Columns, kind: Callable[[str], Any]) -> Iterator[str]:
+def _cells(table: DataTable, name: str) -> dict[tuple, Any]:
+    """The distinct cells of a column that are not empty, in their order; of those that are no numbers or texts one."""
+    cells: dict[tuple, Any] = {}
+    read = table.distinct or (lambda name: (row.get(name) for row in table.read(range(table.size), [name])))
+    for cell in read(name):
+        if cell not in (None, "") and cell == cell:  # not nan
+            cells.setdefault((type(cell), cell if isinstance(cell, str | int | float) else None), cell)
+    return cells
+
+
+def _kind(cells: Sequence[Any]) -> Any:
+    """The cell that says what labels are: a word, else one that is no class, a number, true or false, or -1."""
+
+    def rank(cell: Any) -> tuple[bool, ...]:
+        missing = is_missing(cell)
+        return names_a_class(cell), is_truth(cell) or missing, missing
+
+    return next(filter(is_word, cells), None) or min(cells, key=rank, default=None)
+
+
+def _unread_labels(
+    table: DataTable, columns: Columns, overrides: Columns, distinct: Callable[[str], Sequence[Any]]
+) -> Iterator[str]:
     """Why columns with the usual names of labels are not read, where there is no other one."""
     if columns.label or overrides.label:
         return
     for name in table.names:
-        cell = kind(name) if name.lower() in LABEL_NAMES and name not in columns.read else None
-        if isinstance(cell, str) and isinstance(number_or_word(cell), str):
+        cell = _kind(distinct(name)) if name.lower() in LABEL_NAMES and name not in columns.read else None
+        if is_word(cell):
             words = f"the column {quoted(name)} holds words ({quoted(cell)})"
             yield f"{words}: to read them as classes, set label_column (--label-column {name})"
         elif cell is not None:
@@ -225,32 +251,18 @@ def _spooled(row: Row, columns: Columns, store: ImageSpool) -> Row:
     return row
 
 
-def _classes(
-    table: DataTable,
-    label: str | None,
-    kind: Callable[[str], Any],
-    other_splits: Callable[[], Iterable[DataTable]],
-) -> Sequence[str] | None:
-    """The names of the classes: those that the table comes with, or all words of the column, in any split, sorted.
+def _classes(table: DataTable, label: str | None, distinct: Callable[[str], Sequence[Any]]) -> Sequence[str] | None:
+    """The names of the classes: those that the table comes with, or all labels of the column, sorted, if one is a word.
 
-    TRUTH_CLASSES where these words, or truth values, are true and false alone.
+    TRUTH_CLASSES where all are true or false.
     """
     if label is None or label in table.classes:
         return table.classes.get(label)
-    cell = kind(label)
-    if not is_truth(cell) and (not isinstance(cell, str) or names_a_class(cell)):
-        return None
-    words = _words(table, label)
-    for other in other_splits():
-        with suppress(UsageError):  # what another split lacks is its own affair
-            words |= _words(other, label) if label in other.names else set()
-    return TRUTH_CLASSES if all(map(names_a_class, words)) else sorted(words)
-
-
-def _words(table: DataTable, label: str) -> set[str]:
-    """The words and truth values of a column."""
-    cells = (row.get(label) for row in table.read(range(table.size), [label]))
-    return {str(cell).strip() for cell in cells if isinstance(cell, str | bool)} - {"", *MISSING}
+    cells = distinct(label)
+    kind = _kind(cells)
+    if is_word(kind):
+        return sorted({as_word(cell) for cell in cells if isinstance(cell, str | int | float) and not is_missing(cell)})
+    return TRUTH_CLASSES if is_truth(kind) else None
 
 
 def _other_splits(path: Path, table: DataTable, entry: CatalogEntry | None) -> Iterator[DataTable]:
@@ -265,6 +277,5 @@ def _labels(table: DataTable, name: str | None, classes: Sequence[str] | None) -
     """The smallest and the largest class of all rows, where classes are numbers without names, or TRUTH_CLASSES."""
     if name is None or classes not in (None, TRUTH_CLASSES):
         return {}
-    cells = {row.get(name) for row in table.read(range(table.size), [name]) if names_a_class(row.get(name))}
-    numbers = {label(cell, None) for cell in cells} - {None}
+    numbers = {label(cell, None) for cell in _cells(table, name).values() if names_a_class(cell)} - {None}
     return {"labels": [min(numbers), max(numbers)]} if numbers else {}

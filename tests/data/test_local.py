@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from idvl import runs
-from idvl.data.folder import _listing
+from idvl.data.folder import _listing, table_at
 from idvl.data.formats import karpathy, records
 from idvl.data.samples import select
 from idvl.data.splits import EVALUATION, TRAINING, spelling_of
@@ -1045,6 +1046,59 @@ def test_words_are_numbered_alike_in_all_splits(form: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("cells", "classes", "labels"),
     [
+        (["1", "0", "many", "10"], ["0", "1", "10", "many"], [1, 0, 3, 2]),
+        (["many", "1", "0", "10"], ["0", "1", "10", "many"], [3, 1, 0, 2]),
+        (["unsure", 2, 0.0, "none", "2", -1], ["0", "2", "none", "unsure"], [3, 1, 0, 2, 1, None]),
+        (["cat", "nan", " ", "NaN", None, "dog"], ["cat", "dog"], [0, None, None, None, None, 1]),
+        ([2, math.nan, "nan", "", "0"], None, [2, None, None, None, 0]),
+        ([True, 1, "maybe"], ["1", "True", "maybe"], [1, 0, 2]),
+    ],
+)
+def test_labels_are_numbers_where_all_are_and_otherwise_words(
+    cells: list, classes: list[str] | None, labels: list[int | None], tmp_path: Path
+) -> None:
+    images(tmp_path, len(cells))
+    rows = [{"image": f"{i:04d}.jpg", "kind": cell} for i, cell in enumerate(cells)]
+    found = select(str(jsonl(tmp_path / "list.jsonl", rows)), label_column="kind", **EVERYTHING)
+    assert (found.description["classes"], [sample.label for sample in found.samples]) == (classes, labels)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "saved"])
+def test_a_word_in_one_split_makes_the_numbers_of_the_others_words(form: str, tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    cells = {"train": ["2", "10", "nan"], "test": ["10", "many", "2"]}
+    for split, some in cells.items() if form != "saved" else ():
+        rows = [{"file_name": f"{i:04d}.jpg", "label": cell} for i, cell in enumerate(some)]
+        folder = images(tmp_path / split, len(some))
+        if form == "jsonl":
+            jsonl(folder / "metadata.jsonl", rows)
+        else:
+            table = pa.table({"image": [jpeg(0), jpeg(1), jpeg(2)], "label": pa.array(some).dictionary_encode()})
+            pq.write_table(table, tmp_path / f"{split}.parquet")
+    if form == "saved":
+        parts = {split: Dataset.from_dict({"image": [jpeg(0)] * 3, "label": some}) for split, some in cells.items()}
+        DatasetDict(parts).save_to_disk(tmp_path)
+    for split, labels in {"train": [1, 0, None], "test": [0, 2, 1]}.items():
+        found = select(str(tmp_path), split=split, label_column="label", **EVERYTHING)
+        assert found.description["classes"] == ["10", "2", "many"]
+        assert [sample.label for sample in found.samples] == labels
+        (said,) = select(str(tmp_path), split=split, **EVERYTHING).description["warnings"]
+        assert said.startswith("the column 'label' holds words ('many'): to read them as classes")
+
+
+def test_the_images_of_a_column_called_label_are_not_all_read(tmp_path: Path) -> None:
+    masks = [{"bytes": jpeg(i), "path": None} for i in range(2)]
+    pq.write_table(pa.table({"image": [jpeg(0), jpeg(1)], "label": [None, masks[0]]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [jpeg(2)], "label": [masks[1]]}), tmp_path / "b.parquet")
+    table = table_at(tmp_path, None, None)
+    assert [*table.distinct("label")] == [masks[0]] and {*table.distinct("image")} == {jpeg(0)}
+    assert {sample.label for sample in select(str(tmp_path), **EVERYTHING).samples} == {None}
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes", "labels"),
+    [
         ([True, False, None], ["False", "True"], [1, 0, None]),
         (["TRUE", "false ", ""], ["False", "True"], [1, 0, None]),
         (["true"], ["False", "True"], [1]),
@@ -1166,9 +1220,9 @@ def test_of_many_columns_some_are_listed(tmp_path: Path) -> None:
 
 def test_a_class_that_is_not_in_the_list_is_unusable(tmp_path: Path) -> None:
     images(tmp_path, 2)
-    rows = [{"image": "0000.jpg", "label": 1}, {"image": "0001.jpg", "label": "red"}]
-    with pytest.raises(UsageError, match=r"1 of the 2 samples .* 1 \(the class 'red' is not a number\)"):
-        select(str(jsonl(tmp_path / "list.jsonl", rows)), **EVERYTHING)
+    rows = [{"image": "0000.jpg", "label": 1}, {"image": "0001.jpg", "label": 0.5}]
+    with pytest.raises(UsageError, match=r"1 of the 2 samples .* 1 \(the class 0.5 is not a whole number\)"):
+        select(str(jsonl(tmp_path / "list.jsonl", rows)), label_column="label", **EVERYTHING)
 
 
 @pytest.mark.parametrize("features", ['{"info": 5}', "[]", "{", '{"info": {"features": {"l": %s}}}'])

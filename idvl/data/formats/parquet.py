@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from idvl.data.formats.table import DataTable, Row
+from idvl.data.formats.table import COLUMN_BATCH, DataTable, Row, first_cell, is_plain
 from idvl.errors import UsageError, quoted
 
 # rows decoded at a time
@@ -41,12 +43,19 @@ def parquet(files: list[Path], root: Path, split: str) -> DataTable:
             inside = _between(ascending, starts[number], starts[number + 1])
             if missing := [name for name in columns if name not in names[number]]:
                 raise UsageError(f"{file} has no column {quoted(missing[0])}, but {files[0]} has")
-            try:
+            with _undamaged(file):
                 yield from _parquet_rows(file, inside, columns)
-            except MemoryError:  # one of Arrow's exceptions too
-                raise
-            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-                raise UsageError(f"{file} is damaged: {error}") from error
+
+    def distinct(column: str) -> Iterator[Any]:
+        for file, own in zip(files, names, strict=True):
+            if column not in own:
+                raise UsageError(f"{file} has no column {quoted(column)}, but {files[0]} has")
+            with _undamaged(file), pq.ParquetFile(file, buffer_size=READ_BUFFER) as opened:
+                if not is_plain(opened.schema_arrow.field(column).type):
+                    yield from first_cell(read, int(starts[-1]), column)
+                    return
+                for batch in opened.iter_batches(COLUMN_BATCH, columns=[column]):
+                    yield from batch.column(0).unique().to_pylist()
 
     return DataTable(
         names=names[0],
@@ -56,7 +65,21 @@ def parquet(files: list[Path], root: Path, split: str) -> DataTable:
         split=split,
         files={file: footer.num_rows for file, footer in zip(files, footers, strict=True)},
         classes=classes[0],
+        distinct=distinct,
     )
+
+
+@contextmanager
+def _undamaged(file: Path) -> Iterator[None]:
+    """UsageError for what Arrow raises of a file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except MemoryError:  # one of Arrow's exceptions too
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise UsageError(f"{file} is damaged: {error}") from error
 
 
 def _between(indices: np.ndarray, start: int, end: int) -> np.ndarray:

@@ -6,9 +6,10 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from idvl.data.catalog import CatalogEntry
-from idvl.data.formats.table import DataTable, Row, whole
+from idvl.data.formats.table import COLUMN_BATCH, DataTable, Row, first_cell, is_plain, whole
 from idvl.data.splits import choose_split
 from idvl.errors import QUOTED, UsageError, quoted
 from idvl.files import open_regular, read_bytes
@@ -39,6 +40,16 @@ def saved(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTabl
         except (ValueError, TypeError, OSError, OverflowError) as error:  # Arrow's errors are some of these
             raise UsageError(f"{path} is damaged: {str(error)[:QUOTED]}") from error
 
+    def distinct(column: str) -> Iterator[Any]:
+        if not is_plain(data.features.arrow_schema.field(column).type):
+            yield from first_cell(read, len(data), column)
+            return
+        try:
+            for part in data.select_columns([column]).with_format("arrow").iter(COLUMN_BATCH):
+                yield from part.column(0).unique().to_pylist()
+        except (ValueError, TypeError, OSError, OverflowError) as error:
+            raise UsageError(f"{path} is damaged: {str(error)[:QUOTED]}") from error
+
     return DataTable(
         names=data.column_names,
         size=len(data),
@@ -47,6 +58,7 @@ def saved(path: Path, split: str | None, entry: CatalogEntry | None) -> DataTabl
         split=name,
         pixels=pixels or None,
         classes={name: kind.names for name, kind in data.features.items() if isinstance(kind, ClassLabel)},
+        distinct=distinct,
     )
 
 

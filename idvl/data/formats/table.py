@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from idvl.data.splits import choose_split
 
 # the split of data that is not divided
 WHOLE = "all"
+# rows of one column whose distinct cells Arrow seeks at a time
+COLUMN_BATCH = 1 << 16
 
 Row = dict[str, Any]
 
@@ -22,7 +24,8 @@ class DataTable:
     It may leave out the other columns. Image paths start from `folder`, or, where `files` lists the files that the rows
     come from, each with its number of rows, from the folder of the row's file. `pixels` lists the columns
     known to hold images (None: any may), `classes` the names of the classes of a column of numbers, `warnings` what was
-    left out.
+    left out. `distinct` gives the cells of a column, each at least once, where that is faster than `read`; of a column
+    of lists, structs or bytes the first alone.
     """
 
     names: list[str]
@@ -34,6 +37,7 @@ class DataTable:
     pixels: list[str] | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    distinct: Callable[[str], Iterable[Any]] | None = None
 
 
 def whole(path: Path, split: str | None) -> str:
@@ -54,3 +58,17 @@ def table_of(
         split=split,
         classes=classes or {},
     )
+
+
+def is_plain(kind: Any) -> bool:
+    """Whether the cells of an Arrow type are numbers, texts and the like, rather than lists, structs or bytes."""
+    import pyarrow as pa
+
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return not binary and not pa.types.is_nested(kind)
+
+
+def first_cell(read: Callable[[Sequence[int], Sequence[str]], Iterator[Row]], size: int, column: str) -> list[Any]:
+    """The first cell of a column that is there, if any, by a table's `read`."""
+    cells = (row[column] for row in read(range(size), [column]))
+    return [cell for cell in [next((cell for cell in cells if cell is not None), None)] if cell is not None]
