@@ -5,6 +5,7 @@ It neither opens nor downloads anything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -255,3 +256,19 @@ def evaluator_of(*names: str | None) -> str:
     """Whose rules compare answers on a dataset that goes by these names or Hub ids, of which the first counts."""
     evaluators = (entry.evaluator for name in names if name for entry in _ENTRIES if name in (entry.name, *entry.ids))
     return next(evaluators, "vqa")
+
+
+def unlike_published(about: Mapping[str, Any]) -> str | None:
+    """A warning where a whole split of the Hub has another number of rows than the one that is published.
+
+    `about` describes the samples, as a selection does.
+    """
+    name, split = about.get("dataset"), about.get("split")
+    entry = CATALOG.get(name)
+    published = entry.splits.get(split) if entry else None
+    if published is None or not about.get("dataset_id") or about.get("looked_at") in (None, published):
+        return None
+    return (
+        f"{name} (split {split}) has {about['looked_at']:,} rows in {about['dataset_id']}, {published:,} as published: "
+        "results do not compare"
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from idvl.data.catalog import CATALOG, CatalogEntry
+from idvl.data.catalog import CATALOG, CatalogEntry, unlike_published
 from idvl.data.columns import NOT_CAPTIONS, Columns
 from idvl.data.image_spool import ImageSpool
 from idvl.data.sample import Sample
@@ -217,10 +217,11 @@ def _chosen(
     short_of, split = n if distinct else None, candidates.details["split"]
     warnings = [*candidates.warnings, *shortfalls(subset, short_of, split=split, force=force, **named)]
     is_whole = subset.looked_at == candidates.size or len(subset.samples) < limit
-    unlike = _unlike_published(entry, candidates, subset) if is_whole and not distinct else []
-    for warning in (*candidates.warnings, *unlike):
+    about = {"dataset": dataset, **candidates.details, "looked_at": subset.looked_at}
+    unlike = unlike_published(about) if is_whole and not distinct else None
+    for warning in (*candidates.warnings, *filter(None, [unlike])):
         log.warning(warning)
-    warnings += unlike
+    warnings += filter(None, [unlike])
     requested = None if size == sys.maxsize else size
     description = _description(dataset, candidates, subset, seed=seed, requested=requested, warnings=warnings)
     return Selection(samples=subset.samples, description=description)
@@ -274,15 +275,3 @@ def _limit(entry: CatalogEntry | None, n: int | None, distinct: Distinct) -> int
         return entry.default_samples if entry else DEFAULT_SAMPLES
     built_in = entry is not None and entry.module is not None
     return max(entry.default_samples, *(size or 0 for size in entry.splits.values())) if built_in else sys.maxsize
-
-
-def _unlike_published(entry: CatalogEntry | None, candidates: SampleCandidates, subset: Subset) -> list[str]:
-    """A warning where a whole split of the Hub has another number of rows than the one that is published."""
-    split = candidates.details["split"]
-    published = entry.splits.get(split) if entry else None
-    if published is None or not candidates.details.get("dataset_id") or subset.looked_at == published:
-        return []
-    return [
-        f"{entry.name} (split {split}) has {subset.looked_at:,} rows in {candidates.details['dataset_id']}, "
-        f"{published:,} as published: results do not compare"
-    ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from idvl.data.catalog import unlike_published
 from idvl.reporting import labels
 from idvl.reporting.collect import Study
 from idvl.reporting.entry import Table, TableEntry
@@ -64,8 +65,9 @@ def _table(table: Mapping[str, Any], groups: Sequence[Group], study: Study, numb
 
 
 def _whole_test_split(run: RunRecord) -> bool:
-    split = (run.results.get("dataset") or {}).get("split")
-    return run.results.get("limit") is None and split not in ("train", "validation")
+    about = run.results.get("dataset") or {}
+    is_whole = run.results.get("limit") is None and not unlike_published(about)
+    return is_whole and about.get("split") not in ("train", "validation")
 
 
 def _dense(table: Mapping[str, Any], dense: Sequence[RunRecord], same: bool) -> str:

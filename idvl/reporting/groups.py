@@ -122,11 +122,18 @@ def _sparsity(settings: dict[str, Any], run: RunRecord) -> float:
 
 
 def _group(key: tuple[Subject, Method, str, float], runs: list[RunRecord]) -> Group:
-    """The group of these runs, one a replicate. Runs evaluated on the full split are preferred."""
+    """The group of these runs, one a replicate. Runs evaluated on the full split are preferred.
+
+    Runs that saved the same weights are one replicate, whatever their seeds.
+    """
     runs = sorted(runs, key=lambda run: (not run.results, run.results.get("limit") is not None))
     replicates: dict[tuple[Any, Any], RunRecord] = {}
+    weights = set()
     for run in runs:
-        replicates.setdefault(replicate(run) if run.signature else (run.label, None), run)
+        seeds = replicate(run) if run.signature else (run.label, None)
+        if seeds not in replicates and run.saved_fingerprint not in weights:
+            replicates[seeds] = run
+            weights |= {run.saved_fingerprint} - {None}
     subject, method, scope, sparsity = key
     return Group(
         subject=subject, method=method, scope=scope, sparsity=sparsity, runs=tuple(replicates.values()),
@@ -162,7 +169,7 @@ def paired_changes(groups: Sequence[Group], metric: str) -> Iterator[tuple[Group
         base = plain.get(setting(group))
         if base is None or base is group:
             continue
-        others = {replicate(run): run for run in base.runs if run.signature}
+        others = {replicate(run): run for run in (*base.repeated, *base.runs) if run.signature}
         changes, sources = [], []
         for run in group.runs:
             other = others.get(replicate(run)) if run.signature else None

@@ -11,6 +11,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+from idvl.data.catalog import unlike_published
 from idvl.profile import MODALITIES, LayerProfile
 from idvl.reliability import unsound_reason
 from idvl.reporting.allocations import allocation_tables
@@ -29,7 +30,7 @@ from idvl.reporting.lineage import (
 )
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.sensitivity import sensitivity_tables
-from idvl.reporting.settings import began_pruned, is_one_shot, is_recovery
+from idvl.reporting.settings import began_pruned, is_one_shot, is_recovery, replicate
 from idvl.uncovered import in_words
 
 PAIRED = (
@@ -299,9 +300,15 @@ def _no_test(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _repeats(groups: Sequence[Group]) -> list[str]:
-    """Which runs are left out because another one is the same replicate."""
-    repeated = [run.label for group in groups for run in group.repeated]
-    return [f"left out, as repeats of the same model, seed and settings: {', '.join(repeated)}"] if repeated else []
+    """Which runs are left out because another one is the same replicate, or saved the same weights."""
+    notes: dict[str, list[str]] = {}
+    for group in groups:
+        seeds = {replicate(run) for run in group.runs}
+        for run in group.repeated:
+            alike = not run.signature or replicate(run) in seeds
+            why = "repeats of the same model, seed and settings" if alike else "other seeds that gave the same weights"
+            notes.setdefault(why, []).append(run.label)
+    return [f"left out, as {why}: {', '.join(runs)}" for why, runs in notes.items()]
 
 
 def cautions(groups: Sequence[Group]) -> list[str]:
@@ -317,6 +324,8 @@ def cautions(groups: Sequence[Group]) -> list[str]:
         notes.append("all of these runs are one-shot")
     if any(run.results.get("limit") for run in runs):
         notes.append("CAUTION: some runs were evaluated on a part of the split (--eval-limit)")
+    whole = [run.results.get("dataset") or {} for run in runs if run.results.get("limit") is None]
+    notes += [f"CAUTION: {told}" for told in dict.fromkeys(map(unlike_published, whole)) if told]
     notes += _repeats(groups)
     reasons = {run: (run.report.get("evaluation") or {}).get("skipped") for run in runs_in(groups) if not run.results}
     if blank := [f"{run.label} ({reason})" if reason else run.label for run, reason in reasons.items()]:

@@ -684,6 +684,18 @@ def test_a_repeat_is_left_out_and_said(tmp_path: Path) -> None:
     assert any("left out, as repeats" in note and "b" in note for note in table(tmp_path, "quality").notes)
 
 
+def test_seeds_that_gave_the_same_weights_are_one_run(tmp_path: Path) -> None:
+    for seed, weight, weights in ((0, "none", "w"), (1, "none", "w"), (0, "multiply", "i"), (1, "multiply", "j")):
+        run = folders.pruned(tmp_path / f"{weight}-{seed}", 50.0 + seed, id_weight=weight, seed=seed)
+        report = json.loads((run / "report.json").read_text())
+        folders.write(run / "report.json", report | {"verified": {"fingerprint": weights}})
+    shown = table(tmp_path, "quality")
+    assert [(row[0][0], row[1][0].n) for row in shown.rows] == [("PLATON", 1), ("PLATON × ID", 2)]
+    (told,) = [note for note in shown.notes if note.startswith("left out")]
+    assert told.startswith("left out, as other seeds that gave the same weights: ") and told.endswith("none-1")
+    assert [made.n for _, made in paired_changes(groups_of(collect([tmp_path])), "CIDEr")] == [2]
+
+
 def test_other_samples_and_missing_evaluations_are_cautioned(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a")
     other = folders.pruned(tmp_path / "b", seed=1)
@@ -796,6 +808,18 @@ def test_a_part_of_the_split_or_other_settings_are_not_what_the_paper_measured(s
     assert first.columns[:2] == ("CIDEr, paper", "CIDEr, here") and not any("difference" in c for c in first.columns)
     told = " ".join(first.notes)
     assert "part of the split" in told and "settings of its own: PLATON × ID, window 5" in told
+
+
+def test_an_incomplete_copy_of_a_known_dataset_is_cautioned_and_not_what_the_paper_measured(study: Path) -> None:
+    assert any("difference" in column for column in on_coco(study).columns)
+    for path in study.glob("*/eval/results.json"):
+        results = json.loads(path.read_text())
+        results["dataset"] |= {"dataset": "coco", "dataset_id": "someone/coco", "split": "test", "looked_at": 60}
+        folders.write(path, results)
+    shown = on_coco(study)
+    assert not any("difference" in column for column in shown.columns)
+    told = "CAUTION: coco (split test) has 60 rows in someone/coco, 5,000 as published: results do not compare"
+    assert told in shown.notes and told in table(study, "quality").notes
 
 
 def test_intervals_and_correlations_have_known_answers() -> None:
