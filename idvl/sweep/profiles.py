@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from idvl.pruning.calibration_settings import reads_dimensions
+from idvl.pruning.calibration_settings import calibrates, reads_dimensions
 from idvl.pruning.dimensions import dense_recipe
 from idvl.recipe import ESTIMATING, Recipe, described
 from idvl.recipe.sections import AUTO
@@ -37,8 +37,13 @@ def shared_name(recipe: Recipe) -> str:
 
 
 def with_profile(recipe: Recipe, profile: Path) -> Recipe:
-    """A pruning recipe that reads its profile from a file."""
-    return recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"profile": str(profile)})})
+    """A pruning recipe that reads its profile from a file.
+
+    Calibrated pruning then measures nothing, and data.samples has no meaning; training may measure again.
+    """
+    data = recipe.data.model_copy(update={"samples": None}) if calibrates(recipe.prune) else recipe.data
+    prune = recipe.prune.model_copy(update={"profile": str(profile)})
+    return recipe.model_copy(update={"prune": prune, "data": data})
 
 
 def of_pruned(recipe: Recipe, model: Path) -> Recipe:

@@ -11,10 +11,11 @@ import torch
 from idvl.errors import RunError, UsageError
 from idvl.profile import Profile
 from idvl.pruning import outliers, spectra
+from idvl.pruning.settings import resolve
 from idvl.recipe import load as load_recipe
 from idvl.sparsity.allocation.alpha import exponent
 from idvl.sparsity.allocation.owl import outliers as share_of
-from idvl.sweep.profiles import estimation_of
+from idvl.sweep.profiles import estimation_of, with_profile
 from idvl.units import percent
 from tests.pruning.test_calibrate import WANDA, checkpoint, inputs_of, job_of, pruned, samples_of
 
@@ -99,6 +100,9 @@ def test_runs_of_a_sweep_share_a_profile_where_they_allocate_by_it_alone() -> No
     assert estimation_of(load_recipe(None, named | WANDA)) is None
     assert estimation_of(load_recipe(None, named | WANDA | {"prune.allocation": "owl"})) is None
     assert estimation_of(load_recipe(None, named | WANDA | {"prune.allocation": "id"})) is not None
+    # a cell with a number of samples, which its shared profile was measured with
+    cell = load_recipe(None, named | WANDA | {"prune.allocation": "id", "data.samples": 200})
+    assert estimation_of(cell).data.samples == 200 and resolve(with_profile(cell, Path("p"))).prune.profile == "p"
 
 
 def file_of(folder: Path, document: str) -> dict[str, str]:
