@@ -30,6 +30,7 @@ MANY, SPARSE = 1_000, 0.1
 def classes_of(selection: Selection, reporter: Reporter) -> list[str]:
     """The names of the classes of a new head: those of the dataset, or the numbers up to the largest label.
 
+    That is the largest of all rows, where the dataset knows it, so that the head fits those that were not drawn too.
     A warning names classes without a training sample. UsageError where no sample has a label, and where labels without
     names are no numbers of classes: most of those up to the largest do not occur, though those that do repeat.
     """
@@ -38,7 +39,8 @@ def classes_of(selection: Selection, reporter: Reporter) -> list[str]:
     labels = {sample.id: sample.label for sample in selection.samples if sample.label is not None}
     if not labels:
         raise UsageError(f"new_head (--new-head) needs labels to learn, and {dataset} has none")
-    known, highest = {*labels.values()}, max(labels.values())
+    known = {*labels.values()}
+    highest = max(*known, *(selection.description.get("labels") or known))
     if not names and highest >= MANY and len(known) < SPARSE * (highest + 1) and 2 * len(known) <= len(labels):
         raise UsageError(
             f"new_head (--new-head) would have {highest + 1:,} classes, for labels without names count from 0, and "

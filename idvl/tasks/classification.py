@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,6 +22,10 @@ ZERO_SHOT = frozenset({"embed_images", "embed_texts"})
 KEPT = 5
 # sentences embedded together
 SENTENCES = 256
+# the name of a class that says its number alone, or its synset of WordNet
+NUMBER = r"((label|class)[ _-]?)?\d+|n\d{8}"
+
+logger = logging.getLogger(__name__)
 
 
 def unusable_reason(sample: Sample) -> str | None:
@@ -71,6 +77,12 @@ def _of_names(loaded: Loaded, settings: TaskSettings) -> Callable[[Tensor], Tens
         )
     if bad := [template for template in settings.templates if template.count("{}") != 1]:
         raise UsageError(f"a template has one {{}} for the class's name, not {quoted(bad[0])}")
+    if numbers := [name for name in settings.classes if re.fullmatch(NUMBER, name.strip().casefold())]:
+        logger.warning(
+            "%d of %d classes (%r first) are called by numbers, which describe an image only if it shows them: write "
+            "words in their place, as another column (--label-column) or other folders may have them",
+            *(len(numbers), len(settings.classes), numbers[0]),
+        )
     skill = loaded.family.skills["embed_texts"]
     named = [name.replace("_", " ") for name in settings.classes]
     sentences = [template.replace("{}", name) for name in named for template in settings.templates]

@@ -44,6 +44,13 @@ def test_numbers_are_the_names_of_classes_that_have_none(tmp_path: Path, labels:
     ] * told
 
 
+def test_the_largest_label_of_all_rows_counts_where_samples_are_drawn(tmp_path: Path) -> None:
+    folder = tiny.save_samples(tmp_path / "data", tiny.samples(5), lambda n, _: [{"label": [4, 0, 0, 0, 0][n]}])
+    few = select(str(folder), n=2, seed=0, label_column="label", text_column="none", force=True, distinct=False)
+    assert {sample.label for sample in few.samples} == {0}
+    assert classes_of(few, Silent()) == ["0", "1", "2", "3", "4"]
+
+
 def test_labels_that_are_no_numbers_of_classes_are_refused(tmp_path: Path) -> None:
     selection = labelled(tmp_path, *(2084071, 2084072, 0) * 3)
     with pytest.raises(

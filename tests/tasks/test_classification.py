@@ -241,3 +241,21 @@ def test_without_a_head_the_nearest_mean_of_a_classs_sentences_wins():
         predicted(loaded, labelled(0), classes=("red",), templates=("no place",))
     with pytest.raises(UsageError, match="names of the classes, and False and True do not describe an image: write"):
         predicted(loaded, labelled(0), classes=("False", "True"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("0", "1"), "2 of 2 classes ('0' first)"),
+        (("cat", "class_10"), "1 of 2 classes ('class_10' first)"),
+        (("n01440764", "LABEL_7", "cat"), "2 of 3 classes ('n01440764' first)"),
+        (("cat", "Boeing 747", "n1", "7up"), None),
+    ],
+)
+def test_without_a_head_classes_called_by_numbers_are_told(classes, told, caplog):
+    embed = Skill(
+        prepare=lambda _, some, settings: some, perform=lambda _, some, settings: torch.eye(len(classes))[: len(some)]
+    )
+    loaded = SimpleNamespace(name="clip", family=SimpleNamespace(skills=dict.fromkeys(classification.ZERO_SHOT, embed)))
+    assert predicted(loaded, labelled(0), classes=classes)[0]["top"][0] == 0
+    assert [message.split(" are called")[0] for message in caplog.messages] == ([told] if told else [])
