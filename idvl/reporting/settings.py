@@ -138,7 +138,8 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     for run, words in prunes.items():
         calibrated = "from calibration samples" if _in_calibration(run.signature) else ""
         prunes[run] = _listed(recovery(run), calibrated, start(run), words)
-    _name_others(prunes, "other samples", runs, lambda one, other: _samples(one) == _samples(other))
+    reading = [run for run in runs if _samples(run)]
+    _name_others(prunes, "other samples", reading, lambda one, other: _samples(one) == _samples(other))
     further = [run for run in runs if run.signature.get("history")]
     _name_others(prunes, "other samples or IDs before", further, _same_before)
     measured = [run for run in runs if dimensions[run]]
@@ -159,7 +160,7 @@ def _name_others(
 ) -> None:
     """Add a name to the words of runs with other inputs than most of the same model, seeds, layers and settings.
 
-    Runs of several seeds with the same inputs get the same name.
+    The runs of a method get one name unless two of them are of one replicate. Runs of others decide which name alone.
     """
     groups: dict[Hashable, list[list[RunRecord]]] = {}
     for run in runs:
@@ -169,15 +170,32 @@ def _name_others(
             parts.append(equal := [])
         equal.append(run)
     for parts in groups.values():
-        # each name with the replicates that have it
-        taken: list[set[tuple[str, ...]]] = []
-        for part in sorted(parts, key=len, reverse=True):
-            replicates = {replicate(run) for run in part}
-            number = next((number for number, others in enumerate(taken) if not replicates & others), len(taken))
-            taken += [set()] * (number == len(taken))
-            taken[number] = taken[number] | replicates
-            for run in part if number else ():
+        # for each method, and then for each name, the input of each replicate, by its number
+        methods: dict[str, list[dict[Hashable, int]]] = {}
+        inputs: dict[RunRecord, dict[Hashable, int]] = {}
+        taken: list[dict[Hashable, int]] = []
+        for number, part in enumerate(sorted(parts, key=len, reverse=True)):
+            for method in dict.fromkeys(map(_cell, part)):
+                members = [run for run in part if _cell(run) == method]
+                sets = methods.setdefault(method, [])
+                added = sets[_added(sets, {replicate(run): number for run in members})]
+                inputs |= dict.fromkeys(members, added)
+        for run in sorted(inputs, key=lambda run: min(inputs[run].values())):
+            if number := _added(taken, inputs[run]):
                 words[run] = _listed(words[run], name if number == 1 else f"{name} ({number})")
+
+
+def _cell(run: RunRecord) -> str:
+    return repr([run.signature.get(key) for key in sorted(CELL)])
+
+
+def _added(sets: list[dict[Hashable, int]], inputs: Mapping[Hashable, int]) -> int:
+    """The number of the first set of inputs that these do not contradict, with them; of a new one where all do."""
+    fits = (all(one.get(key, value) == value for key, value in inputs.items()) for one in sets)
+    number = next((number for number, fit in enumerate(fits) if fit), len(sets))
+    sets += [{}] * (number == len(sets))
+    sets[number].update(inputs)
+    return number
 
 
 def _samples(run: RunRecord) -> str | None:

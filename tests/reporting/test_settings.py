@@ -216,3 +216,28 @@ def test_how_a_run_was_started_is_read_where_it_stands(tmp_path: Path) -> None:
         folders.write(run / "run.json", record | {"started": f"2026-01-02T0{hour}:00:00+00:00"})
     (group,) = groups_of(collect([tmp_path]))
     assert [run.folder.name for run in group.runs] == ["b"]
+
+
+def names(folder: Path) -> dict[str, int]:
+    return {str(group.method): len(group.runs) for group in groups_of(collect([folder]))}
+
+
+def test_replicates_of_a_method_do_not_depend_on_other_methods(tmp_path: Path) -> None:
+    """Runs that read no samples, and those of another method or sparsity on other samples, divide no replicates."""
+    shot = {"prune__schedule": "one-shot"}
+    folders.pruned(tmp_path / "a", criterion="magnitude", samples="m0", **shot)
+    for seed in (0, 1):
+        folders.pruned(tmp_path / f"g{seed}", criterion="gradient", seed=seed, samples=f"g{seed}", **shot)
+    assert names(tmp_path) == {"Magnitude, one-shot": 1, "Gradient, one-shot": 2}
+    for seed, samples in ((0, "g0"), (1, "other")):
+        folders.pruned(tmp_path / f"p{seed}", seed=seed, samples=samples, **shot)
+    # the same seed of another method read other samples, which is told of all its runs
+    rows = {"Magnitude, one-shot": 1, "Gradient, one-shot": 2, "PLATON, one-shot, other samples": 2}
+    assert names(tmp_path) == rows
+
+
+def test_replicates_of_weighted_runs_do_not_depend_on_other_methods(tmp_path: Path) -> None:
+    for name, criterion, seed, scale in (("a", "gradient", 0, 3.0), ("b", "platon", 0, 1.0), ("c", "platon", 1, 1.5)):
+        run = folders.pruned(tmp_path / name, criterion=criterion, id_weight="multiply", seed=seed)
+        folders.write(run / "profile.json", folders.profile(scale=scale))
+    assert sorted(names(tmp_path).values()) == [1, 2]
