@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import os
 import re
 from collections import Counter
@@ -133,17 +134,14 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
 
     Other samples or dimensions count as a difference where no setting explains them.
     """
-    names, dimensions = dataset_names(runs), {run: _dimensions(run) for run in runs}
+    names = dataset_names(runs)
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run, names) for run in runs})
     for run, words in prunes.items():
         calibrated = "from calibration samples" if _in_calibration(run.signature) else ""
         prunes[run] = _listed(recovery(run), calibrated, start(run), words)
-    reading = [run for run in runs if _samples(run)]
-    _name_others(prunes, "other samples", reading, lambda one, other: _samples(one) == _samples(other))
-    further = [run for run in runs if run.signature.get("history")]
-    _name_others(prunes, "other samples or IDs before", further, _same_before)
-    measured = [run for run in runs if dimensions[run]]
-    _name_others(weights, "other IDs", measured, lambda one, other: _same(dimensions[one], dimensions[other]))
+    _name_others(prunes, "other samples", {run: _samples(run) for run in runs})
+    _name_others(prunes, "other samples or IDs before", {run: _read_before(run) for run in runs})
+    _name_others(weights, "other IDs", {run: _dimensions(run) for run in runs}, _same)
     # an allocation by ID is a method of its own, not a weighting that a run without it is compared with
     return {
         run: (prunes[run], weights[run]) if is_weighted(run) else (_listed(prunes[run], weights[run]), "")
@@ -156,16 +154,17 @@ def _listed(*words: str) -> str:
 
 
 def _name_others(
-    words: dict[RunRecord, str], name: str, runs: Sequence[RunRecord], same: Callable[[RunRecord, RunRecord], bool]
+    words: dict[RunRecord, str], name: str, read: Mapping[RunRecord, Any], same: Callable[..., bool] = operator.eq
 ) -> None:
     """Add a name to the words of runs with other inputs than most of the same model, seeds, layers and settings.
 
-    The runs of a method get one name unless two of them are of one replicate. Runs of others decide which name alone.
+    `read`: what each run read; a run that read nothing has no other inputs. The runs of a method get one name unless
+    two of them are of one replicate: runs of other methods decide only which name.
     """
     groups: dict[Hashable, list[list[RunRecord]]] = {}
-    for run in runs:
+    for run in filter(read.get, read):
         parts = groups.setdefault((repr(run.signature.get("layers")), words[run], is_calibrated(run)), [])
-        equal = next((part for part in parts if same(part[0], run)), None)
+        equal = next((part for part in parts if same(read[part[0]], read[run])), None)
         if equal is None:
             parts.append(equal := [])
         equal.append(run)
@@ -175,18 +174,14 @@ def _name_others(
         inputs: dict[RunRecord, dict[Hashable, int]] = {}
         taken: list[dict[Hashable, int]] = []
         for number, part in enumerate(sorted(parts, key=len, reverse=True)):
-            for method in dict.fromkeys(map(_cell, part)):
-                members = [run for run in part if _cell(run) == method]
-                sets = methods.setdefault(method, [])
+            cells = {run: repr([run.signature.get(key) for key in sorted(CELL)]) for run in part}
+            for cell in dict.fromkeys(cells.values()):
+                members, sets = [run for run in part if cells[run] == cell], methods.setdefault(cell, [])
                 added = sets[_added(sets, {replicate(run): number for run in members})]
                 inputs |= dict.fromkeys(members, added)
         for run in sorted(inputs, key=lambda run: min(inputs[run].values())):
             if number := _added(taken, inputs[run]):
                 words[run] = _listed(words[run], name if number == 1 else f"{name} ({number})")
-
-
-def _cell(run: RunRecord) -> str:
-    return repr([run.signature.get(key) for key in sorted(CELL)])
 
 
 def _added(sets: list[dict[Hashable, int]], inputs: Mapping[Hashable, int]) -> int:
@@ -272,12 +267,9 @@ def _is_untrained(settings: Mapping[str, Any]) -> bool:
     return own and not settings.get("train.new_head")
 
 
-def _same_before(one: RunRecord, other: RunRecord) -> bool:
-    """Whether the steps before two runs read the same samples, and were weighted by the same IDs."""
-    first, second = (
-        [(step.get("samples"), step.get("profile")) for step in run.signature["history"]] for run in (one, other)
-    )
-    return first == second
+def _read_before(run: RunRecord) -> list[tuple[Any, Any]]:
+    """The samples that the steps before a run read, and the IDs that they were weighted by."""
+    return [(step.get("samples"), step.get("profile")) for step in run.signature.get("history", [])]
 
 
 def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
