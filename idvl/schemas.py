@@ -58,6 +58,7 @@ class DatasetFacts(Schema):
     split: str | None = None
     fingerprint: str | None = None
     classes: list[Word] | None = None
+    looked_at: int | None = None
 
 
 class Cost(Schema):

@@ -820,6 +820,10 @@ def test_an_incomplete_copy_of_a_known_dataset_is_cautioned_and_not_what_the_pap
     assert not any("difference" in column for column in shown.columns)
     told = "CAUTION: coco (split test) has 60 rows in someone/coco, 5,000 as published: results do not compare"
     assert told in shown.notes and told in table(study, "quality").notes
+    results["dataset"]["looked_at"] = "60"
+    folders.write(path, results)
+    assert any("dataset.looked_at" in trouble for run in collect([study]).runs for trouble in run.troubles)
+    assert told in table(study, "quality").notes
 
 
 def test_intervals_and_correlations_have_known_answers() -> None:
