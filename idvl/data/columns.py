@@ -27,7 +27,7 @@ TEXT_NAMES = (
 )
 # those of them that rarely hold captions
 NOT_CAPTIONS = ("question", "answer", "answers")
-# files whose images are those of one column, whose paths start from the file's own folder, as in `datasets`
+# tables whose images are in the column FILE_NAME, as paths from the table's own folder, as in `datasets`
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_NAME = "file_name"
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
@@ -45,7 +45,7 @@ class Columns:
     """The columns that a user names or that are read, None where there is none.
 
     `second_image` is of tasks that show two. `guessed` names those found by their usual names; where there are some,
-    `unread` names the table's other columns.
+    `unread` names the columns that are not read.
     """
 
     image: str | None = None
@@ -125,7 +125,7 @@ def find_columns(
         log.info(
             "%s: taking %s", where, ", ".join(f"{use} = {name}" for use, name in columns.items() if name in guessed)
         )
-    unread = tuple(name for name in names if name and guessed and name not in columns.values())
+    unread = tuple(name for name in names if name and name not in columns.values()) if guessed else ()
     return Columns(**columns, guessed=guessed, unread=unread)
 
 

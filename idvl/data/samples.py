@@ -56,8 +56,8 @@ class Selection:
     @property
     def doubtful_captions(self) -> str | None:
         """Why the texts are hardly captions: their column was guessed, and is called as questions or answers are."""
-        columns = self.description.get("columns") or {"text": None}
-        text = columns["text"]
+        columns = self.description.get("columns") or {}
+        text = columns.get("text")
         if text is None or text.lower() not in NOT_CAPTIONS or text not in columns["guessed"]:
             return None
         return (
@@ -218,10 +218,10 @@ def _chosen(
     warnings = [*candidates.warnings, *shortfalls(subset, short_of, split=split, force=force, **named)]
     is_whole = subset.looked_at == candidates.size or len(subset.samples) < limit
     about = {"dataset": dataset, **candidates.details, "looked_at": subset.looked_at}
-    unlike = unlike_published(about) if is_whole and not distinct else None
-    for warning in (*candidates.warnings, *filter(None, [unlike])):
+    unlike = [*filter(None, [unlike_published(about)])] if is_whole and not distinct else []
+    for warning in (*candidates.warnings, *unlike):
         log.warning(warning)
-    warnings += filter(None, [unlike])
+    warnings += unlike
     requested = None if size == sys.maxsize else size
     description = _description(dataset, candidates, subset, seed=seed, requested=requested, warnings=warnings)
     return Selection(samples=subset.samples, description=description)

@@ -139,10 +139,8 @@ def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
                 ]  # fmt: skip
             rows.append(((percent(ratio),), tuple(entries)))
         learnt = run.sensitivity.get("dataset", {}).get("learnt")
-        unreliable, unknown = (
-            left_out([run]),
-            any("unsound" not in layer for layer in run.sensitivity["layers"].values()),
-        )
+        unreliable = left_out([run])
+        unknown = any("unsound" not in layer for layer in run.sensitivity["layers"].values())
         used = f"CAUTION: samples are not held out: the split was used for {learnt} of the model"
         yield Table(
             key=f"sensitivity-{number}", paper=HYPOTHESIS, counts="layers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from idvl.data.splits import choose_split
 
 # the split of data that is not divided
 WHOLE = "all"
-# rows of one column whose distinct cells Arrow seeks at a time
+# rows of a column in which Arrow looks for distinct cells at a time
 COLUMN_BATCH = 1 << 16
 
 Row = dict[str, Any]
@@ -21,11 +22,11 @@ Row = dict[str, Any]
 class DataTable:
     """`size` rows with the columns `names`; `read` gives those at ascending indices, one by one.
 
-    It may leave out the other columns. Image paths start from `folder`, or, where `files` lists the files that the rows
-    come from, each with its number of rows, from the folder of the row's file. `pixels` lists the columns
-    known to hold images (None: any may), `classes` the names of the classes of a column of numbers, `warnings` what was
-    left out. `distinct` gives the cells of a column, each at least once, where that is faster than `read`; of a column
-    of lists, structs or bytes the first alone.
+    `read` may leave out the other columns. Image paths start from `folder`, or, where `files` lists the files that the
+    rows come from, each with its number of rows, from the folder of the row's file. `pixels` lists the columns known to
+    hold images (None: any may), `classes` the names of the classes of a column of numbers, `warnings` what was left
+    out. `distinct` gives the cells of a column, each at least once, where that is faster than `read`; of a column of
+    lists, structs or bytes the first alone.
     """
 
     names: list[str]
@@ -71,4 +72,4 @@ def is_plain(kind: Any) -> bool:
 def first_cell(read: Callable[[Sequence[int], Sequence[str]], Iterator[Row]], size: int, column: str) -> list[Any]:
     """The first cell of a column that is there, if any, by a table's `read`."""
     cells = (row[column] for row in read(range(size), [column]))
-    return [cell for cell in [next((cell for cell in cells if cell is not None), None)] if cell is not None]
+    return list(islice((cell for cell in cells if cell is not None), 1))
