@@ -42,7 +42,8 @@ PLAIN = {
 }
 # dimensions this close, relatively, are the same estimate
 TOLERANCE = 1e-5
-Words = tuple[str, str]
+# a setting by its name and by what it is compared with
+Setting = tuple[str, Hashable]
 
 
 def replicate(run: RunRecord) -> tuple[str, ...]:
@@ -105,8 +106,7 @@ def _step(settings: Mapping[str, Any]) -> str:
     criterion, weight, scope = (str(settings.get(f"prune.{key}")) for key in ("criterion", "id_weight", "scope"))
     share = settings.get("prune.sparsity")
     to = f" to {labels.percent(share)}" if isinstance(share, int | float) else ""
-    how = ["from calibration samples"] if _in_calibration(settings) else []
-    how += [_in_words(key.removeprefix("prune."), settings[key]) for key in _named(settings)]
+    how = [*["from calibration samples"] * _in_calibration(settings), *_named(settings)]
     named = f" ({', '.join(how)})" if how else ""
     return f"{labels.method(criterion, weight)}{named}{to}{'' if scope == 'all' else f' in {scope}'}"
 
@@ -129,7 +129,7 @@ def dataset_names(runs: Iterable[RunRecord]) -> dict[str, str]:
     return names
 
 
-def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
+def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, tuple[str, str]]:
     """How each of these runs, of one subject, differs from most: (in how it prunes, in what it is weighted by).
 
     Other samples or dimensions count as a difference where no setting explains them.
@@ -138,7 +138,7 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, Words]:
     prunes, weights = _odd({run: _settings(run) for run in runs}), _odd({run: _weighted_by(run, names) for run in runs})
     for run, words in prunes.items():
         calibrated = "from calibration samples" if _in_calibration(run.signature) else ""
-        prunes[run] = _listed(recovery(run), calibrated, start(run), words)
+        prunes[run] = _listed(recovery(run), calibrated, start(run), *_named(run.signature), words)
     _name_others(prunes, "other samples", {run: _samples(run) for run in runs})
     _name_others(prunes, "other samples or IDs before", {run: _read_before(run) for run in runs})
     _name_others(weights, "other IDs", {run: _dimensions(run) for run in runs}, _same)
@@ -214,34 +214,49 @@ def _dimensions(run: RunRecord) -> dict[str, float | None]:
     return {name: layer.estimate.dimension for name, layer in profile.layers.items()}
 
 
-def _settings(run: RunRecord) -> dict[str, Any]:
+def _settings(run: RunRecord) -> dict[Setting, Any]:
     """The settings that tell how a run prunes and recovers, and how its model was pruned and recovered before."""
     recipe = run.recipe.get("data") or {}
     own = run.signature | {f"data.{key}": recipe[key] for key in COLUMNS if key in recipe}
     # seeds draw other samples, but of one split
     made = run.report.get("made") or {}
     if split := (made.get("training") or made.get("calibration") or {}).get("split"):
-        own["split"] = split
-    left_out = CELL | REPLICATE | OF_DIMENSIONS | INPUTS | _idle(run.signature)
-    settings = {key: value for key, value in own.items() if key not in left_out}
-    # of the pruning that a run recovers it has the section prune, and the profile
+        own["data.split"] = split
+    told, by = CELL | OF_DIMENSIONS, recovery(run)
+    # a recovery has the section prune of the pruning, which is compared with that of runs of prune, and the profile
+    pruning = {key: own.pop(key) for key in [*own] if by and key.startswith("prune.")}
+    settings = _of_step(pruning, "", "", told) | _of_step(own, "", by, told)
     told = {key for key in run.pruning if key.startswith(("prune.", "estimate."))}
-    settings |= _of_step(run.pruning, "pruning's", told)
+    settings |= _of_step(run.pruning, "pruning's", "", told)
     # of steps before, `start` says what distinguishes groups
     for number, step in enumerate([*run.history, *run.recoveries[:-1]], 1):
-        settings |= _of_step(step, f"step {number}'s", CELL | {*PLAIN} | {"recover.method"})
-    # a file of masks is one of its model, wherever it lies
-    masks = {key for key in settings if key.endswith(("recover.masks", "'s masks"))}
-    return settings | {key: "file" for key in masks if settings[key] not in (None, "zeros")}
+        settings |= _of_step(step, f"step {number}'s", f"step {number}", CELL | {"recover.method"})
+    if "ForImageClassification" in str(run.signature.get("class")):
+        # no text is read; `all` takes a sample once for each
+        settings |= {key: "any" for key, word in settings.items() if word == "first" and key[0].endswith("texts")}
+    return settings
 
 
-def _of_step(step: Mapping[str, Any], whose: str, told: Set[str]) -> dict[str, Any]:
-    """The settings of a run before that are not told elsewhere; a measured profile is identified by its protocol."""
-    left_out = told | REPLICATE | INPUTS | _idle(step)
+def _of_step(step: Mapping[str, Any], whose: str, peers: str, told: Set[str]) -> dict[Setting, Any]:
+    """The settings of a step that are not told elsewhere; a measured profile is identified by its protocol.
+
+    Compared are steps of equal `peers`, and of these those that train, prune from calibration samples, or recover.
+    """
+    left_out = told | REPLICATE | INPUTS | {*PLAIN} | _idle(step)
     if not str(step.get("prune.profile")).startswith(PUBLISHED):
         left_out |= {"prune.profile"}
-    named = {key: value for key, value in step.items() if key not in left_out}
-    return {f"{whose} {key.replace('estimate.', 'ID ').rpartition('.')[2]}": value for key, value in named.items()}
+    one_shot = step.get("prune.schedule") == "one-shot"
+    kind = peers, step.get("prune.calibration") is not None, "recover.method" in step
+    settings: dict[Setting, Any] = {}
+    for key, value in step.items():
+        if key not in left_out:
+            # a file of masks is one of its model, wherever it lies
+            is_file = key == "recover.masks" and value not in (None, "zeros")
+            last = key.replace("estimate.", "ID ").rpartition(".")[2]
+            name = f"{whose} {last}" if whose else re.sub(r"^(prune|train|data)\.", "", key)
+            scheduled = one_shot and (key in SCHEDULED or key.startswith("train."))
+            settings[name, (kind, last, scheduled)] = "file" if is_file else value
+    return settings
 
 
 def _idle(settings: Mapping[str, Any]) -> set[str]:
@@ -272,7 +287,7 @@ def _read_before(run: RunRecord) -> list[tuple[Any, Any]]:
     return [(step.get("samples"), step.get("profile")) for step in run.signature.get("history", [])]
 
 
-def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
+def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[Setting, Any]:
     """The settings of dimensions that a run reads; a measured profile is identified by its protocol, not its path."""
     if not _reads_dimensions(run.signature):
         return {}
@@ -290,43 +305,37 @@ def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
         settings["ID profile"] = (run.signature.get("profile") or "")[:8]
     elif profile and not published and (measured := profile.model.get("fingerprint")):
         settings["ID model"] = "its own" if measured == run.dense_fingerprint else measured[:8]
-    return settings
+    return {(key.removeprefix("prune."), (key, is_calibrated(run))): value for key, value in settings.items()}
 
 
-def _odd(settings: Mapping[RunRecord, Mapping[str, Any]]) -> dict[RunRecord, str]:
-    """For each run the settings whose value is not the plain one, or not the most common one, in words."""
-    common = _most_common(
-        (_peers(run, key), repr(value)) for run, values in settings.items() for key, value in values.items()
-    )
-    words = {}
-    for run, values in settings.items():
-        # the schedule first, which explains others
-        odd = [key for key in _named(run.signature) if key in values]
-        odd += [key for key, value in values.items() if key not in PLAIN and repr(value) != common[_peers(run, key)]]
-        words[run] = ", ".join(_in_words(re.sub(r"^(prune|train|data)\.", "", key), values[key]) for key in odd)
-    return words
+def _odd(settings: Mapping[RunRecord, Mapping[Setting, Any]]) -> dict[RunRecord, str]:
+    """For each run the settings whose value is not the most common one among its peers, in words."""
+    counts: dict[Hashable, Counter[str]] = {}
+    for (_, peers), value in (setting for values in settings.values() for setting in values.items()):
+        counts.setdefault(peers, Counter())[repr(value)] += 1
+    # of equally common ones the first
+    common = {peers: counter.most_common(1)[0][0] for peers, counter in counts.items()}
+    return {
+        run: _listed(*(_in_words(name, word) for (name, peers), word in values.items() if repr(word) != common[peers]))
+        for run, values in settings.items()
+    }
 
 
 def _named(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of a pruning that its method is named by, where they are not plain.
+    """The settings of a pruning that its method is named by, where they are not plain, in words.
 
     Layers are pruned alike where one threshold over all of them cannot be.
     """
     grouped = settings.get("prune.structure") not in (None, PLAIN["prune.structure"])
     alike = grouped or settings.get("prune.calibration") is not None
     plain = PLAIN | ({"prune.allocation": "uniform"} if alike else {})
-    return [key for key, word in plain.items() if settings.get(key, word) != word]
+    odd = [key for key, word in plain.items() if settings.get(key, word) != word]
+    return [_in_words(key.removeprefix("prune."), settings[key]) for key in odd]
 
 
 def _in_calibration(settings: Mapping[str, Any]) -> bool:
     """Whether a criterion that can prune while training, too, pruned from calibration samples."""
     return settings.get("prune.calibration") is not None and settings.get("prune.criterion") in BOTH
-
-
-def _peers(run: RunRecord, key: str) -> tuple[str, bool, bool, str]:
-    """The runs that a run is compared with in a setting."""
-    scheduled = key in SCHEDULED or key.startswith("train.")
-    return key, scheduled and is_one_shot(run), is_calibrated(run), recovery(run)
 
 
 def _in_words(name: str, value: Any) -> str:
@@ -337,11 +346,3 @@ def _in_words(name: str, value: Any) -> str:
     if name == "allocation" and str(value).startswith("file:"):
         value = f"file:{os.path.basename(value.removeprefix('file:'))}"
     return str(value) if name == "schedule" else f"no {name}" if value is None else f"{name} {value}"
-
-
-def _most_common(pairs: Iterable[tuple[Hashable, Any]]) -> dict[Any, Any]:
-    """The most common value of each group; of equally common ones the first."""
-    counts: dict[Any, Counter[Any]] = {}
-    for group, value in pairs:
-        counts.setdefault(group, Counter())[value] += 1
-    return {group: counter.most_common(1)[0][0] for group, counter in counts.items()}

@@ -241,3 +241,71 @@ def test_replicates_of_weighted_runs_do_not_depend_on_other_methods(tmp_path: Pa
         run = folders.pruned(tmp_path / name, criterion=criterion, id_weight="multiply", seed=seed)
         folders.write(run / "profile.json", folders.profile(scale=scale))
     assert sorted(names(tmp_path).values()) == [1, 2]
+
+
+def step_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The step of a history that a run of prune with these settings is."""
+    plain = {"prune.criterion": "platon", "prune.id_weight": "none", "prune.sparsity": 0.8, "prune.scope": "all"}
+    return plain | {"fingerprint": "dense", "seed": 0} | {key.replace("__", "."): word for key, word in values.items()}
+
+
+def after_lora(folder: Path, values: dict[str, Any], **changes: Any) -> Path:
+    """A recovery of a run of prune with these settings."""
+    own = {key: word for key, word in values.items() if not key.startswith("train")}
+    history = [step_of({key.replace("criterion", "prune__criterion"): word for key, word in values.items()})]
+    return folders.pruned(folder, **own, recover__method="lora", history=history, **changes)
+
+
+def test_settings_of_a_pruning_are_named_alike_in_pruned_and_recovered_rows(tmp_path: Path) -> None:
+    few, many = (
+        {"criterion": "wanda", "prune__calibration": "sequential", "prune__calibration_samples": n} for n in (32, 128)
+    )
+    folders.pruned(tmp_path / "few", **few)
+    after_lora(tmp_path / "of-many", many)
+    rows = {"Wanda": 1, "Wanda, recovered by masked LoRA, calibration_samples 128": 1}
+    assert names(tmp_path) == rows
+    folders.pruned(tmp_path / "few-1", seed=1, **few)
+    folders.pruned(tmp_path / "many", **many)
+    after_lora(tmp_path / "of-few", few)
+    rows |= {"Wanda": 2, "Wanda, calibration_samples 128": 1, "Wanda, recovered by masked LoRA": 1}
+    assert names(tmp_path) == rows
+
+
+def test_how_a_pruning_trained_is_named_in_pruned_and_recovered_rows(tmp_path: Path) -> None:
+    few, many = {"train__samples": 100, "prune__compat": "none"}, {"train__samples": 200, "prune__compat": "icml24"}
+    for seed in (0, 1):
+        folders.pruned(tmp_path / f"{seed}", seed=seed, **few)
+    after_lora(tmp_path / "many", many, train__samples=50)
+    rows = {"PLATON": 2, "PLATON, recovered by masked LoRA, compat icml24, pruning's samples 200": 1}
+    assert names(tmp_path) == rows
+    after_lora(tmp_path / "few", few, train__samples=50)
+    assert names(tmp_path) == rows | {"PLATON, recovered by masked LoRA": 1}
+
+
+def test_steps_before_are_compared_with_steps_of_their_kind(tmp_path: Path) -> None:
+    shared = {"prune__structure": "unstructured"}
+    calibrated = {"prune__criterion": "wanda", "prune__calibration": "sequential", "prune__calibration_samples": 32}
+    shot = {"prune__schedule": "one-shot", "prune__mask_every": 1, "prune__calibration": None}
+    trained = {"prune__schedule": "cubic", "prune__mask_every": 10, "prune__calibration": None}
+    trained |= {"prune__calibration_samples": None, "train__samples": None}
+    for name, step in (("a", calibrated), ("b", calibrated), ("c", trained), ("d", trained | shot)):
+        folders.pruned(tmp_path / name, seed="ab".find(name), history=[step_of(shared | step)])
+    folders.pruned(tmp_path / "e", history=[step_of(shared | calibrated | {"prune__calibration_samples": 64})])
+    assert names(tmp_path) == {
+        **{"PLATON, after Wanda to 80 %": 2, "PLATON, after PLATON to 80 %": 1},
+        "PLATON, after PLATON (one-shot) to 80 %": 1,
+        "PLATON, after Wanda to 80 %, step 1's calibration_samples 64": 1,
+    }
+
+
+def test_which_texts_are_read_is_no_setting_of_a_classifier_of_images(tmp_path: Path) -> None:
+    """A built-in model has `first`, a saved one `any`; `all` takes a sample once for each of its texts."""
+    for seed, texts in enumerate(("any", "first", "all")):
+        folders.pruned(tmp_path / f"{seed}", seed=seed, train__texts=texts, **{"class": "ViTForImageClassification"})
+    assert names(tmp_path) == {"PLATON": 2, "PLATON, texts all": 1}
+    for seed in range(3):
+        record = json.loads((tmp_path / f"{seed}" / "run.json").read_text())
+        folders.write(
+            tmp_path / f"{seed}" / "run.json", record | {"signature": record["signature"] | {"class": "Blip"}}
+        )
+    assert len(names(tmp_path)) == 3
