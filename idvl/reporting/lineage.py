@@ -29,7 +29,13 @@ class MeasuredProfile:
         name = self.profile.model.get("name") or self.run.model
         if self.pruned:
             return f"{name}, pruned{' and recovered' if is_recovery(self.pruned) else ''}"
-        if self.run.kind != "prune":
+        measured = self.profile.model.get("fingerprint")
+        # of a file of dimensions only the weights tell whether they are those that the run began with
+        began = {step.get("fingerprint") for step in (self.run.signature, self.run.pruning)} | {
+            self.run.dense_fingerprint
+        }
+        foreign = measured and measured not in began
+        if self.run.kind != "prune" or (foreign and not self.renewed):
             return name
         if began_pruned(self.run) and not self.renewed:
             return f"{name}, before it was pruned further"

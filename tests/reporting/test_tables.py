@@ -622,6 +622,12 @@ def test_dimensions_tell_whose_they_are_and_name_their_file(tmp_path: Path, monk
     }
 
 
+def test_dimensions_that_a_run_read_of_other_weights_are_not_called_dense(tmp_path: Path) -> None:
+    run = folders.pruned(tmp_path / "run", id_weight="multiply")
+    folders.write(run / "profile.json", folders.profile("elsewhere/model", "pruned before"))
+    assert [words[1] for words, _ in table(tmp_path, "dimensions").rows] == ["elsewhere/model"]
+
+
 def test_dimensions_of_a_recovered_model_name_that_model(tmp_path: Path) -> None:
     run = folders.pruned(tmp_path / "run")
     again = folders.pruned(tmp_path / "again", model=str(run / "model"), recover__method="lora")
