@@ -171,7 +171,7 @@ class Evaluation:
             "left_out": dict(self.left_out),
             "limit": self.limit,
             "settings": {**self._recorded(), "batch_size": batch_size},
-            **totals.to_json(),
+            **asdict(totals),
             "peak_memory": None if totals.found else peak_memory(self.device),
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "processes": self.team.size,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,31 @@ USED = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What a pass did: items predicted now and found, lines that had to be redone, and the seconds of those now."""
+    """What a pass did: items predicted now and found, lines that had to be redone, and the seconds.
+
+    `seconds` is None where items were found, as it is not known what they took; `seconds_per_sample` where none was
+    predicted.
+    """
 
     predicted: int
     found: int
     redone: int
-    seconds: float
+    seconds: float | None
+    seconds_per_sample: float | None
 
     def __add__(self, other: Totals) -> Totals:
-        """Two passes over the same items: an item counts as found where both had it."""
+        """Two passes over the same items: an item counts as found where either had it."""
         return Totals(
-            predicted=max(self.predicted, other.predicted),
-            found=min(self.found, other.found),
+            predicted=min(self.predicted, other.predicted),
+            found=max(self.found, other.found),
             redone=self.redone + other.redone,
-            seconds=self.seconds + other.seconds,
+            seconds=_sum(self.seconds, other.seconds, 3),
+            seconds_per_sample=_sum(self.seconds_per_sample, other.seconds_per_sample, 6),
         )
 
-    def to_json(self) -> dict[str, float | None]:
-        """With the seconds of a sample, None where none was predicted. What items took that were found is not known."""
-        each = round(self.seconds / self.predicted, 6) if self.predicted else None
-        return {**asdict(self), "seconds": None if self.found else round(self.seconds, 3), "seconds_per_sample": each}
+
+def _sum(one: float | None, other: float | None, digits: int) -> float | None:
+    return None if one is None or other is None else round(one + other, digits)
 
 
 def predict(
@@ -92,7 +97,13 @@ def predict(
     if missing_batches:
         team.first(lambda: predictions.merge(folder, name, predictions.collect(folder, name, task_pass.ids)[0]))
     predicted = sum(map(len, missing_batches))
-    return Totals(predicted=predicted, found=total - predicted, redone=redone, seconds=seconds)
+    return Totals(
+        predicted=predicted,
+        found=total - predicted,
+        redone=redone,
+        seconds=round(seconds, 3) if predicted == total else None,
+        seconds_per_sample=round(seconds / predicted, 6) if predicted else None,
+    )
 
 
 def _complete(folder: Path, name: str, task_pass: Pass, batches: Sequence[range]) -> tuple[set[int], int]:

@@ -114,6 +114,12 @@ def test_the_matching_head_changes_what_retrieval_finds(place, tmp_path, capsys)
     assert not (tmp_path / "without" / "matches.jsonl").exists()
     assert (with_head["scoring"]["reranked"], without["scoring"]["reranked"]) == (8, 0)
     assert with_head["metrics"] != without["metrics"]
+    assert with_head["seconds"] > 0 and with_head["predicted"] == N
+    # a run that was killed while matching does not know what its embeddings took
+    (tmp_path / "with" / "matches.jsonl").unlink()
+    _, resumed, _ = evaluate(capsys, *asked, "--rerank", 8, "--output", tmp_path / "with", "--resume")
+    assert resumed["metrics"] == with_head["metrics"] and (resumed["predicted"], resumed["found"]) == (0, N)
+    assert resumed["seconds"] is resumed["seconds_per_sample"] is resumed["peak_memory"] is None
 
 
 def test_samples_without_an_answer_are_left_out_and_counted(place, tmp_path, capsys):
