@@ -98,7 +98,7 @@ def _undivided(unread: Collection[Path], groups: Collection[str], root: Path) ->
     folders = {*map(os.path.isdir, unread)}
     kind, several = "path" if len(folders) > 1 else "folder" if True in folders else "file", len(unread) > 1
     which = f"the {kind}{'s' * several} {first_few(unread, root)} {'are' if several else 'is'} not read as "
-    beside = f", while {', '.join(sorted(groups))} is" if groups else ""
+    beside = f", while {', '.join(sorted(groups))} {'are' if len(groups) > 1 else 'is'}" if groups else ""
     return [
         f"{which}{'splits' if several else 'a split'}{beside}: all data is one split, {WHOLE}; to keep it apart, name "
         "the folders train, validation or test"

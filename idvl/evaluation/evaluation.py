@@ -191,7 +191,7 @@ def prepare(recipe: Recipe, loaded: Loaded, team: Team, reporter: Reporter, *, s
     options = {"split": recipe.eval.split or EVALUATION, "force": True, "distinct": False, "store": store}
     name = _task(recipe, loaded, lambda: choose_samples(recipe, team, n=FEW, probe=True, **options))
     task = tasks.load(name)
-    recipe = _read_alone(recipe, loaded, name)
+    recipe = _without_unread(recipe, loaded, name)
     if task.ready:
         team.each(task.ready)
     selection = choose_samples(
@@ -252,10 +252,10 @@ def unread_settings(loaded: Loaded, name: str) -> set[str]:
     return WRITTEN.union(*(tasks.load(each).reads for each in tasks.names())) - read
 
 
-def _read_alone(recipe: Recipe, loaded: Loaded, name: str) -> Recipe:
-    """The recipe with defaults in the place of settings that the task does not read with this model.
+def _without_unread(recipe: Recipe, loaded: Loaded, name: str) -> Recipe:
+    """The recipe with the defaults of settings that the task does not read with this model.
 
-    UsageError for one of them that requests something.
+    UsageError where one of them is set to something else that is not empty.
     """
     defaults = {key: EvalSection.model_fields[key].default for key in sorted(unread_settings(loaded, name))}
     for key, default in defaults.items():

@@ -101,7 +101,10 @@ def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
 
 
 def _reordered(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two evaluations have the same samples in different orders; in one order another fingerprint tells."""
+    """Whether two evaluations have the same samples in different orders.
+
+    In the same order, samples whose fingerprints differ are different ones.
+    """
     return bool(one) and one == other and list(one) != list(other)
 
 

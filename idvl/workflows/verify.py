@@ -56,10 +56,9 @@ def run(
 
     `model`: a Hub id, a folder, a built-in name, or the run folder of a pruned model, whose masks, structure and report
     must then hold. `masks`: a file or a run folder; where they are not the run's own, its structure and report say
-    nothing of them. Without masks, what is zero counts as pruned. `sparsity`: that of
-    the layers that have a mask, or else of those in `scope`. `base`: the dense model. `options`: revision and
-    trust_remote_code. Raises UsageError where there is nothing to verify, and for a scope beside masks, RunError for a
-    folder that does not open.
+    nothing of them. Without masks, what is zero counts as pruned. `sparsity`: that of the layers that have a mask, or
+    else of those in `scope`. `base`: the dense model. `options`: revision and trust_remote_code. Raises UsageError
+    where there is nothing to verify, and for a scope beside masks, RunError for a folder that does not open.
     """
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise UsageError(f"--sparsity is between 0 and 1, not {sparsity:g}")
