@@ -31,9 +31,8 @@ class MeasuredProfile:
             return f"{name}, pruned{' and recovered' if is_recovery(self.pruned) else ''}"
         measured = self.profile.model.get("fingerprint")
         # of a file of dimensions only the weights tell whether they are those that the run began with
-        began = {step.get("fingerprint") for step in (self.run.signature, self.run.pruning)} | {
-            self.run.dense_fingerprint
-        }
+        steps = self.run.signature, self.run.pruning
+        began = [self.run.dense_fingerprint, *(step.get("fingerprint") for step in steps)]
         foreign = measured and measured not in began
         if self.run.kind != "prune" or (foreign and not self.renewed):
             return name

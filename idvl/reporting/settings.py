@@ -230,7 +230,8 @@ def _settings(run: RunRecord) -> dict[Setting, Any]:
     settings |= _of_step(run.pruning, "pruning's", "", told)
     # of steps before, `start` says what distinguishes groups
     for number, step in enumerate([*run.history, *run.recoveries[:-1]], 1):
-        settings |= _of_step(step, f"step {number}'s", f"step {number}", CELL | {"recover.method"})
+        among = f"step {number}" if "recover.method" in step else ""
+        settings |= _of_step(step, f"step {number}'s", among, CELL | {"recover.method"})
     if "ForImageClassification" in str(run.signature.get("class")):
         # no text is read; `all` takes a sample once for each
         settings |= {key: "any" for key, word in settings.items() if word == "first" and key[0].endswith("texts")}

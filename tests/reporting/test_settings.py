@@ -298,6 +298,15 @@ def test_steps_before_are_compared_with_steps_of_their_kind(tmp_path: Path) -> N
     }
 
 
+def test_a_pruning_before_is_compared_with_prunings(tmp_path: Path) -> None:
+    calibrated = {"prune__calibration": "sequential", "prune__calibration_samples": 32}
+    for seed in (0, 1):
+        folders.pruned(tmp_path / f"{seed}", criterion="wanda", seed=seed, **calibrated)
+    step = step_of(calibrated | {"prune__criterion": "wanda", "prune__calibration_samples": 128})
+    folders.pruned(tmp_path / "further", criterion="wanda", history=[step], **calibrated)
+    assert names(tmp_path) == {"Wanda": 2, "Wanda, after Wanda to 80 %, step 1's calibration_samples 128": 1}
+
+
 def test_which_texts_are_read_is_no_setting_of_a_classifier_of_images(tmp_path: Path) -> None:
     """A built-in model has `first`, a saved one `any`; `all` takes a sample once for each of its texts."""
     for seed, texts in enumerate(("any", "first", "all")):
