@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 DENSE, CHECKPOINTS = "dense", "dense-checkpoints"
 # classes that a warning names
 FIRST = 3
-# classes from which labels without names must be dense, and the least share of the numbers that must occur
-MANY, SPARSE = 1_000, 0.1
+# numbers of classes from which labels without names must be dense, where labels repeat and in any case, and the least
+# share of the numbers that must occur then
+MANY, MOST, SPARSE = 1_000, 100_000, 0.1
 
 
 def classes_of(selection: Selection, reporter: Reporter) -> list[str]:
@@ -32,7 +33,8 @@ def classes_of(selection: Selection, reporter: Reporter) -> list[str]:
 
     That is the largest of all rows, where the dataset knows it, so that the head fits those that were not drawn too.
     A warning names classes without a training sample. UsageError where no sample has a label, and where labels without
-    names are no numbers of classes: most of those up to the largest do not occur, though those that do repeat.
+    names are no numbers of classes: most of those up to the largest do not occur, though those that do repeat, or the
+    largest is MOST or more.
     """
     dataset, names = selection.description["dataset"], selection.description.get("classes")
     # a sample that is there once for each of its texts counts once
@@ -41,7 +43,8 @@ def classes_of(selection: Selection, reporter: Reporter) -> list[str]:
         raise UsageError(f"new_head (--new-head) needs labels to learn, and {dataset} has none")
     known = {*labels.values()}
     highest = max(*known, *(selection.description.get("labels") or known))
-    if not names and highest >= MANY and len(known) < SPARSE * (highest + 1) and 2 * len(known) <= len(labels):
+    is_sparse = not names and highest >= MANY and len(known) < SPARSE * (highest + 1)
+    if is_sparse and (highest >= MOST or 2 * len(known) <= len(labels)):
         raise UsageError(
             f"new_head (--new-head) would have {highest + 1:,} classes, for labels without names count from 0, and "
             f"only {len(known):,} of these numbers occur, up to {highest}: number the classes of {dataset} "

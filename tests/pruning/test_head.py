@@ -51,8 +51,9 @@ def test_the_largest_label_of_all_rows_counts_where_samples_are_drawn(tmp_path: 
     assert classes_of(few, Silent()) == ["0", "1", "2", "3", "4"]
 
 
-def test_labels_that_are_no_numbers_of_classes_are_refused(tmp_path: Path) -> None:
-    selection = labelled(tmp_path, *(2084071, 2084072, 0) * 3)
+@pytest.mark.parametrize("times", [1, 3])
+def test_labels_that_are_no_numbers_of_classes_are_refused(tmp_path: Path, times: int) -> None:
+    selection = labelled(tmp_path, *(2084071, 2084072, 0) * times)
     with pytest.raises(
         UsageError, match=r"would have 2,084,073 classes, .* only 3 of these numbers .* \(--label-column\)"
     ) as told:
