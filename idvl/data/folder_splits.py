@@ -51,7 +51,7 @@ def of_split(
     beside = _outermost(outside, root, {folder for parent in parents for folder in (parent, *parent.parents)})
     if name == WHOLE:
         unread = beside if groups else look_like_splits(outside, root, spellings)
-        return files, name, _undivided(unread, groups, root) or _several_tables(files, root)
+        return files, name, (_undivided(unread, groups, root) or _several_tables(files, root)) if unnamed else []
     why = f"belong to no split, while {name} is one"
     told = [left_out(len(outside), files, root, why, beside)] if outside and unnamed else []
     return groups[name], name, told + _several_tables(groups[name], root)

@@ -16,7 +16,7 @@ from idvl import recipe as recipes
 from idvl import runs
 from idvl.builtin import dataset_of
 from idvl.checkpoints.report import load_report
-from idvl.data.folder_splits import split_of_file
+from idvl.data.folder_splits import spellings_of, split_of_file
 from idvl.data.formats.table import WHOLE
 from idvl.data.samples import Selection
 from idvl.distributed import Team
@@ -130,8 +130,9 @@ def _is_part(inner: str, outer: str, split: str) -> bool:
     """Whether a path lies inside another, in what this has for a split: train/, train.csv or birds_train.parquet."""
     if not os.path.isabs(outer) or not inner.startswith(os.path.join(outer, "")):
         return False
-    *folders, name = os.path.relpath(inner, outer).lower().split(os.sep)
-    return split == WHOLE or split.lower() in folders or split_of_file(name, {split.lower()}) is not None
+    parts, word = os.path.relpath(inner, outer).lower().split(os.sep), split.lower()
+    of_file = split_of_file(parts[-1], spellings_of(None) | {word}) if os.path.splitext(inner)[1] else None
+    return split == WHOLE or word in (*parts, of_file)
 
 
 def _uses(run: Path) -> Iterator[tuple[str, DataSection | None, str | None]]:

@@ -263,7 +263,7 @@ def _of_step(step: Mapping[str, Any], whose: str, peers: str, told: Set[str]) ->
 def _idle(settings: Mapping[str, Any]) -> set[str]:
     """The settings without effect on a pruning, or on a recovery."""
     idle = {"train.gradient_checkpointing"}
-    criterion = settings.get("prune.criterion")
+    criterion = str(settings.get("prune.criterion"))
     if not _reads_dimensions(settings):
         idle |= OF_DIMENSIONS | {key for key in settings if key.startswith("estimate.")}
     if criterion in labels.CRITERIA.keys() - {"platon"}:

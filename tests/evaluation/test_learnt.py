@@ -16,9 +16,10 @@ from idvl.runs import RunFile
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a dataset images/ of the splits train and test."""
-    for name in ("train/cat", "test/cat"):
+    for name in ("train/cat", "test/cat", "train_extra"):
         (tmp_path / "images" / name).mkdir(parents=True)
-    (tmp_path / "images" / "train.csv").touch()
+    for name in ("train.csv", "birds_train.csv", "birds_train_test.csv"):
+        (tmp_path / "images" / name).touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -64,6 +65,9 @@ def test_one_dataset_may_be_named_in_several_ways(
         ("images/train", "all", True),
         ("images/train", "test", False),
         ("images/test", "train", False),
+        ("images/birds_train.csv", "train", True),
+        ("images/birds_train_test.csv", "train", False),
+        ("images/train_extra", "train", False),
     ],
 )
 def test_a_part_of_a_folder_is_part_of_its_split(folder: Path, part: str, split: str, overlapping: bool) -> None:

@@ -702,6 +702,14 @@ def test_seeds_that_gave_the_same_weights_are_one_run(tmp_path: Path) -> None:
     assert [made.n for _, made in paired_changes(groups_of(collect([tmp_path])), "CIDEr")] == [2]
 
 
+def test_a_criterion_that_is_no_word_takes_no_table(tmp_path: Path) -> None:
+    folders.pruned(tmp_path / "a"), folders.pruned(tmp_path / "b", seed=1)
+    path = tmp_path / "b" / "run.json"
+    path.write_text(path.read_text().replace('"prune.criterion": "platon"', '"prune.criterion": ["platon"]'))
+    assert ["platon"] in [run.signature.get("prune.criterion") for run in collect([tmp_path]).runs]
+    assert len(groups_of(collect([tmp_path]))) == 2
+
+
 def test_other_samples_and_missing_evaluations_are_cautioned(tmp_path: Path) -> None:
     folders.pruned(tmp_path / "a")
     other = folders.pruned(tmp_path / "b", seed=1)
