@@ -129,11 +129,18 @@ def _are_names(model: str, names: Sequence[str], numbers: Sequence[int], labels:
     """Whether labels are the numbers that the head's classes are called by, rather than their positions.
 
     They are, with a warning, where the numbers are the positions in another order, as those of the sorted folders 0, 1,
-    10, 2 ..., or where labels are beyond the positions. UsageError where other numbers may be either.
+    10, 2 ..., or where labels are beyond the positions. UsageError where other numbers may be either, as those of a
+    head that is called by negative numbers too, or by words.
     """
     positions = range(len(numbers))
+    if not numbers or len({*numbers}) < len(numbers):
+        places = {name: place for place, name in enumerate(names)}
+        for label in sorted(labels & {*range(len(names))}):
+            if places.get(str(label), label) != label:
+                raise UsageError(_either(model, names, label, places[str(label)]))
+        return False
     differing = [label for label in sorted(labels) if label not in positions or numbers[label] != label]
-    if not numbers or not differing or len({*numbers}) < len(numbers):
+    if not differing:
         return False
     first, beyond = differing[0], differing[-1] not in positions
     if not labels <= {*numbers}:
@@ -142,13 +149,18 @@ def _are_names(model: str, names: Sequence[str], numbers: Sequence[int], labels:
         return False
     place = numbers.index(first)
     if not beyond and {*numbers} != {*positions}:
-        raise UsageError(
-            f"labels are numbers without names, and {first} may be the class {quoted(names[place])} of {model} or the "
-            f"one at position {first}, {quoted(names[first])}: give the classes other names than numbers, in the "
-            "dataset and as id2label in the model's config.json"
-        )
+        raise UsageError(_either(model, names, first, place))
     logger.warning(TAKEN_FOR_NAMES, model, first, names[place], place)
     return True
+
+
+def _either(model: str, names: Sequence[str], label: int, place: int) -> str:
+    """That a label may be the class of that number, at `place`, or the one at its position."""
+    return (
+        f"labels are numbers without names, and {label} may be the class {quoted(names[place])} of {model} or the "
+        f"one at position {label}, {quoted(names[label])}: give the classes other names than numbers, in the "
+        "dataset and as id2label in the model's config.json"
+    )
 
 
 def _check_positions(model: str, own: Sequence[str], expected: Sequence[str]) -> None:

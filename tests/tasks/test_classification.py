@@ -87,10 +87,17 @@ def test_labels_without_names_are_the_numbers_that_the_head_calls_its_classes_by
     ]
 
 
-def test_labels_that_may_be_positions_or_other_numbers_of_the_head_are_refused():
-    said = "1 may be the class '1' of head or the one at position 1, '2': give the classes other names"
+@pytest.mark.parametrize(
+    ("names", "labels", "said"),
+    [
+        (["1", "2", "3"], (1, 2), "1 may be the class '1' of head or the one at position 1, '2': give the classes"),
+        (["-1", "0", "1"], (0, 1), "0 may be the class '0' of head or the one at position 0, '-1': give"),
+        (["0", "1", "10", "2", "many"], (0, 1, 2), "2 may be the class '2' of head or the one at position 2, '10'"),
+    ],
+)
+def test_labels_that_may_be_positions_or_other_numbers_of_the_head_are_refused(names, labels, said):
     with pytest.raises(UsageError, match=said):
-        predicted(head(["1", "2", "3"], [[0.0] * 3] * 2), labelled(1, 2))
+        predicted(head(names, [[0.0] * len(names)] * len(labels)), labelled(*labels))
 
 
 @pytest.mark.parametrize("first", [2, 7])  # of the numbers some are the same, or none
