@@ -58,10 +58,14 @@ class Change:
 def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:
     """What was measured of the models that runs of prune saved, once of each."""
     home = {run: group for group in groups for run in group.runs}
+    # of runs that saved the same weights one is in a group, and another may have been measured
+    kept = {run.saved_fingerprint: run for run in home if run.saved_fingerprint}
+    same = {run: kept.get(run.saved_fingerprint) for group in groups for run in group.repeated}
     every = profiles_of(study)
     changes: dict[RunRecord, Change] = {}
     for one in every:
-        if one.run.kind == "estimate-id" and one.pruned and one.pruned in home:
+        saver = one.pruned if one.pruned in home else same.get(one.pruned)
+        if one.run.kind == "estimate-id" and saver:
             dense = [
                 other
                 for other in every
@@ -70,10 +74,10 @@ def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:
                 and other.profile.model.get("fingerprint") == one.pruned.dense_fingerprint
             ]
             before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
-            change = Change(home[one.pruned], one, before)
+            change = Change(home[saver], one, before)
             # of several of one model the one that was measured as the dense model was
-            if one.pruned not in changes or change.alike > changes[one.pruned].alike:
-                changes[one.pruned] = change
+            if saver not in changes or change.alike > changes[saver].alike:
+                changes[saver] = change
     return list(changes.values())
 
 

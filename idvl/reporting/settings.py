@@ -139,8 +139,9 @@ def differences(runs: Sequence[RunRecord]) -> dict[RunRecord, tuple[str, str]]:
     for run, words in prunes.items():
         calibrated = "from calibration samples" if _in_calibration(run.signature) else ""
         prunes[run] = _listed(recovery(run), calibrated, start(run), *_named(run.signature), words)
-    _name_others(prunes, "other samples", {run: _samples(run) for run in runs})
-    _name_others(prunes, "other samples or IDs before", {run: _read_before(run) for run in runs})
+    _name_others(prunes, "other samples", {run: _samples(run.signature) for run in runs})
+    _name_others(prunes, "other samples before", {run: _before(run, _samples) for run in runs})
+    _name_others(weights, "other IDs before", {run: _before(run, lambda step: step.get("profile")) for run in runs})
     _name_others(weights, "other IDs", {run: _dimensions(run) for run in runs}, _same)
     # an allocation by ID is a method of its own, not a weighting that a run without it is compared with
     return {
@@ -193,10 +194,10 @@ def _added(sets: list[dict[Hashable, int]], inputs: Mapping[Hashable, int]) -> i
     return number
 
 
-def _samples(run: RunRecord) -> str | None:
-    """The samples that a run read; None where it needs none."""
-    reads_none = _is_untrained(run.signature) and run.signature.get("prune.criterion") == "magnitude"
-    return None if reads_none else run.signature.get("samples")
+def _samples(settings: Mapping[str, Any]) -> str | None:
+    """The samples that a run of these settings read; None where it needs none."""
+    reads_none = _is_untrained(settings) and settings.get("prune.criterion") == "magnitude"
+    return None if reads_none else settings.get("samples")
 
 
 def _same(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> bool:
@@ -283,9 +284,9 @@ def _is_untrained(settings: Mapping[str, Any]) -> bool:
     return own and not settings.get("train.new_head")
 
 
-def _read_before(run: RunRecord) -> list[tuple[Any, Any]]:
-    """The samples that the steps before a run read, and the IDs that they were weighted by."""
-    return [(step.get("samples"), step.get("profile")) for step in run.signature.get("history", [])]
+def _before(run: RunRecord, read: Callable[[Mapping[str, Any]], Any]) -> list[Any]:
+    """What the steps before a run read; [] where they read nothing."""
+    return inputs if any(inputs := [read(step) for step in run.signature.get("history", [])]) else []
 
 
 def _weighted_by(run: RunRecord, names: Mapping[str, str]) -> dict[Setting, Any]:

@@ -235,7 +235,7 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
     folders.evaluated(tmp_path / "half", 70.0, "half")
     folders.pruned(tmp_path / "one")
     step = {"prune.criterion": "wanda", "prune.id_weight": "none", "prune.sparsity": 0.5, "prune.scope": "all"}
-    step |= {"prune.repair": None}
+    step |= {"prune.repair": None, "samples": "a"}
     starts = {
         **{f"wanda-{seed}": {"dense": f"half-{seed}", "seed": seed, "history": [step]} for seed in (0, 1)},
         "magnitude": {"history": [step | {"prune.criterion": "magnitude"}]},
@@ -285,7 +285,7 @@ def test_a_run_of_a_pruned_model_is_no_replicate_of_one_of_the_dense_model(tmp_p
         "PLATON, after Wanda to 50 %, then masked LoRA": (40.0, 1),
         "PLATON, recovered by masked LoRA, then masked LoRA": (40.0, 1),
         "PLATON, recovered by masked LoRA": (40.0, 1),
-        "PLATON, after Wanda to 50 %, other samples or IDs before": (40.0, 1),
+        "PLATON, after Wanda to 50 %, other samples before": (40.0, 1),
         "PLATON, of a model (01234567) with 1,234 zeros": (40.0, 1),
         "PLATON, after Wanda to 50 % of a model (abcdef01) with 99 zeros": (40.0, 1),
         "PLATON, after biases and norms of a model (02345678)": (40.0, 1),
@@ -487,6 +487,27 @@ def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path
     assert (vision.value, language.value, cross.value) == pytest.approx((-4.875, -1.3125, -4.125))
     assert vision.n == 2 and vision.low == pytest.approx(-4.875 - 12.706 * 3.25 / 2, abs=1e-2)
     assert [Path(source).parent.name for source in vision.sources] == ["run0", "after0", "run0", "after1"]
+
+
+def test_the_change_of_a_run_that_is_left_out_is_that_of_the_run_with_the_same_weights(tmp_path: Path) -> None:
+    for name, value in (("a", 50.0), ("b", 50.0)):
+        run = folders.pruned(tmp_path / name, value, id_weight="multiply")
+        report = json.loads((run / "report.json").read_text())
+        folders.write(run / "report.json", report | {"verified": {"fingerprint": "same"}})
+    (left_out,) = groups_of(collect([tmp_path]))[0].repeated
+    folders.measured(tmp_path / "after", model=str(left_out.folder / "model"), fingerprint="same", scale=0.5)
+    (changes,) = dict(table(tmp_path, "change").rows).values()
+    assert (changes[0].value, changes[0].n) == (pytest.approx(-6.5), 1)
+
+
+def test_recoveries_of_models_pruned_with_and_without_ids_are_paired(tmp_path: Path) -> None:
+    for weight, profile, samples in (("none", None, None), ("multiply", "p", "s")):
+        step = {"prune.criterion": "magnitude", "prune.schedule": "one-shot", "prune.id_weight": weight, "seed": 0}
+        step |= {"samples": samples, "profile": profile, "fingerprint": "dense"}
+        folders.pruned(tmp_path / weight, 50.0, id_weight=weight, history=[step], recover__method="lora")
+    names = [row[0][0] for row in table(tmp_path, "quality").rows]
+    assert not any("before" in name for name in names), names
+    assert [made.n for _, made in paired_changes(groups_of(collect([tmp_path])), "CIDEr")] == [1]
 
 
 def test_dimensions_before_pruning_are_those_of_the_model_whose_new_head_was_learnt(tmp_path: Path) -> None:
