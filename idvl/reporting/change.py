@@ -69,9 +69,7 @@ def changes_of(study: Study, groups: Sequence[Group]) -> list[Change]:
             dense = [
                 other
                 for other in every
-                if not other.pruned
-                and not other.renewed
-                and other.profile.model.get("fingerprint") == one.pruned.dense_fingerprint
+                if not other.renewed and other.profile.model.get("fingerprint") == one.pruned.dense_fingerprint
             ]
             before = max(dense, key=lambda other: _fit(other.profile, one.profile), default=None)
             change = Change(home[saver], one, before)

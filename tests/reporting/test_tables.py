@@ -500,6 +500,17 @@ def test_the_change_of_a_run_that_is_left_out_is_that_of_the_run_with_the_same_w
     assert (changes[0].value, changes[0].n) == (pytest.approx(-6.5), 1)
 
 
+def test_the_change_by_a_second_pruning_is_from_the_model_that_was_pruned_first(tmp_path: Path) -> None:
+    first = folders.pruned(tmp_path / "first", id_weight="none")
+    folders.measured(tmp_path / "between", model=str(first / "model"), fingerprint="pruned first")
+    step = {"prune.criterion": "wanda", "prune.id_weight": "none", "prune.sparsity": 0.5}
+    second = folders.pruned(tmp_path / "second", id_weight="none", dense="pruned first", history=[step])
+    folders.measured(tmp_path / "after", model=str(second / "model"), fingerprint="pruned second", scale=0.5)
+    rows = dict(table(tmp_path, "change").rows)
+    (changes,) = [row for words, row in rows.items() if "after Wanda" in words[0]]
+    assert changes[0].value == pytest.approx(-6.5)
+
+
 def test_recoveries_of_models_pruned_with_and_without_ids_are_paired(tmp_path: Path) -> None:
     for weight, profile, samples in (("none", None, None), ("multiply", "p", "s")):
         step = {"prune.criterion": "magnitude", "prune.schedule": "one-shot", "prune.id_weight": weight, "seed": 0}
