@@ -30,7 +30,7 @@ from idvl.reporting.lineage import (
 )
 from idvl.reporting.run_record import RunRecord
 from idvl.reporting.sensitivity import sensitivity_tables
-from idvl.reporting.settings import began_pruned, is_one_shot, is_recovery, replicate
+from idvl.reporting.settings import PROTOCOL, began_pruned, is_one_shot, is_recovery, replicate
 from idvl.uncovered import in_words
 
 PAIRED = (
@@ -202,6 +202,7 @@ def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Ta
     pairs = [pair for change in changes for word in modalities for pair in change.pairs(word)]
     left_out = sum(any(map(unsound_reason, pair)) for pair in pairs)
     unreliable = f"left out, as their ID is unreliable before or after pruning: {left_out} of {len(pairs)} layers"
+    protocols = {str([change.profile.protocol.get(key) for key in PROTOCOL]) for change in changes if change.before}
     rows = []
     for group in groups:
         measured = [change for change in changes if change.group is group and change.before]
@@ -215,6 +216,8 @@ def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Ta
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,
         notes=("mean over the layers of a modality" + ("; intervals are 95 % t intervals over runs" * several),
                *([f"CAUTION: {unreliable}"] if left_out else []),
+               *(["CAUTION: runs were measured by different protocols (estimator, tokens, samples)"]
+                 if len(protocols) > 1 else []),
                *([f"CAUTION: {UNLIKE}"] if not all(change.alike for change in changes if change.before) else [])),
     )  # fmt: skip
 

@@ -487,6 +487,11 @@ def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path
     assert (vision.value, language.value, cross.value) == pytest.approx((-4.875, -1.3125, -4.125))
     assert vision.n == 2 and vision.low == pytest.approx(-4.875 - 12.706 * 3.25 / 2, abs=1e-2)
     assert [Path(source).parent.name for source in vision.sources] == ["run0", "after0", "run0", "after1"]
+    assert not any("protocols" in note for note in change.notes)
+    path = tmp_path / "after1" / "profile.json"
+    path.write_text(path.read_text().replace('"estimator": "twonn", "tokens"', '"estimator": "gride", "tokens"'))
+    told = "CAUTION: runs were measured by different protocols (estimator, tokens, samples)"
+    assert told in table(tmp_path, "change").notes
 
 
 def test_the_change_of_a_run_that_is_left_out_is_that_of_the_run_with_the_same_weights(tmp_path: Path) -> None:
