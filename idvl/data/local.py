@@ -69,7 +69,6 @@ def open_path(
         is_class=lambda name: bool(cells := distinct(name)) and names_a_class(_kind(cells)),
         metadata=any(file.name.lower() in METADATA_NAMES for file in table.files or [path]),
     )
-
     classes = _classes(table, columns.label, distinct)
     words = columns.label not in table.classes and classes not in (None, TRUTH_CLASSES)
     folder_of = _folder_of(table)

@@ -50,8 +50,7 @@ class Selection:
         about = self.description
         taken = len(about["ids"]) + about["duplicates"] + len(about["skipped"])
         entry = CATALOG.get(about["dataset"])
-        built_in = entry is not None and entry.module is not None
-        return taken == (entry.splits[about["split"]] if built_in else about.get("rows"))
+        return taken == (entry.splits[about["split"]] if entry and entry.module else about.get("rows"))
 
     @property
     def doubtful_captions(self) -> str | None:
@@ -273,5 +272,6 @@ def _limit(entry: CatalogEntry | None, n: int | None, distinct: Distinct) -> int
         return n
     if distinct:
         return entry.default_samples if entry else DEFAULT_SAMPLES
-    built_in = entry is not None and entry.module is not None
-    return max(entry.default_samples, *(size or 0 for size in entry.splits.values())) if built_in else sys.maxsize
+    if entry and entry.module:
+        return max(entry.default_samples, *(size or 0 for size in entry.splits.values()))
+    return sys.maxsize

@@ -1043,6 +1043,14 @@ def test_words_are_numbered_alike_in_all_splits(form: str, tmp_path: Path) -> No
     assert read("test") == (every[1:], [2, 1, None])
 
 
+def classes_and_labels(cells: list, folder: Path) -> tuple[list[str] | None, list[int | None]]:
+    """What is read of a column of labels: the classes, and the label of each row."""
+    images(folder, len(cells))
+    rows = [{"image": f"{i:04d}.jpg", "kind": cell} for i, cell in enumerate(cells)]
+    found = select(str(jsonl(folder / "list.jsonl", rows)), label_column="kind", **EVERYTHING)
+    return found.description["classes"], [sample.label for sample in found.samples]
+
+
 @pytest.mark.parametrize(
     ("cells", "classes", "labels"),
     [
@@ -1057,10 +1065,7 @@ def test_words_are_numbered_alike_in_all_splits(form: str, tmp_path: Path) -> No
 def test_labels_are_numbers_where_all_are_and_otherwise_words(
     cells: list, classes: list[str] | None, labels: list[int | None], tmp_path: Path
 ) -> None:
-    images(tmp_path, len(cells))
-    rows = [{"image": f"{i:04d}.jpg", "kind": cell} for i, cell in enumerate(cells)]
-    found = select(str(jsonl(tmp_path / "list.jsonl", rows)), label_column="kind", **EVERYTHING)
-    assert (found.description["classes"], [sample.label for sample in found.samples]) == (classes, labels)
+    assert classes_and_labels(cells, tmp_path) == (classes, labels)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "saved"])
@@ -1114,10 +1119,7 @@ def test_the_images_of_a_column_called_label_are_not_all_read(tmp_path: Path) ->
 def test_a_column_of_true_and_false_has_these_classes(
     cells: list, classes: list[str] | None, labels: list[int | None], tmp_path: Path
 ) -> None:
-    images(tmp_path, len(cells))
-    rows = [{"image": f"{i:04d}.jpg", "kind": cell} for i, cell in enumerate(cells)]
-    found = select(str(jsonl(tmp_path / "list.jsonl", rows)), label_column="kind", **EVERYTHING)
-    assert (found.description["classes"], [sample.label for sample in found.samples]) == (classes, labels)
+    assert classes_and_labels(cells, tmp_path) == (classes, labels)
 
 
 @pytest.mark.parametrize("cells", [["true", "unknown", "false"], ["unknown", "true", "false"]])
