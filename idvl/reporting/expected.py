@@ -45,22 +45,27 @@ def expected(study: Study) -> list[Table]:
 def _table(table: Mapping[str, Any], groups: Sequence[Group], study: Study, number: int, *, same: bool) -> Table:
     """`same`: the runs are on the paper's dataset. Differences are shown where they are on its samples too."""
     here, paper = f"{model_of(groups)} on {groups[0].subject.dataset}", f"{table['model']} on {table['dataset']}"
-    metrics, runs = table["metrics"], [run for run in runs_in(groups) if run.results]
-    comparable = same and all(_whole_test_split(run) for run in runs)
-    dense = dense_runs(runs, study)
+    metrics = table["metrics"]
+    used = list(dict.fromkeys(group for row in table["rows"] if (group := _group_of(row, groups))))
+    dense = dense_runs(runs_in(used), study)
+    evaluated = [run for run in (*runs_in(used), *dense) if run.results]
+    others = [run for run in evaluated if not _whole_test_split(run)]
+    comparable = same and not others
     rows = [(("dense model", "", ""), _entries(table["dense"], metrics, dense, comparable))] if table["dense"] else []
     for row in table["rows"]:
         criterion, id_weight, scope, sparsity, *values = row
         group = _group_of(row, groups)
         setting = (labels.method(criterion, id_weight), scope, labels.percent(sparsity))
         rows.append((setting, _entries(values, metrics, group.runs if group else (), comparable)))
-    used = list(dict.fromkeys(group for row in table["rows"] if (group := _group_of(row, groups))))
+    count = f"{len(others)} of {len(evaluated)} runs"
+    partial = f"CAUTION: no differences: {count} were not evaluated on the whole test split as published"
+    notes = (_dense(table, dense, same), *[partial] * (same and bool(others)), *_special(used, table["schedule"]))
     words = ("paper", "here", "difference") if comparable else ("paper", "here")
     return Table(
         key=f"expected-{number}", title=f"Published and measured: {paper}, {here}", paper=table["name"],
         labels=("method", "scope", "sparsity"), rows=tuple(rows), published=True,
         columns=tuple(f"{metric}, {word}" for metric in metrics for word in words),
-        notes=(_dense(table, dense, same), *_special(used, table["schedule"]), *cautions(used)),
+        notes=(*notes, *cautions(used)),
     )  # fmt: skip
 
 

@@ -100,10 +100,10 @@ def correlation(run: RunRecord, ratio: float, modality: str | None = None) -> Co
 
 
 def left_out(runs: Sequence[RunRecord]) -> str:
-    """How many layers have no part in the correlations of runs because their ID is unreliable; "" for none."""
+    """How many layers have no part in the correlations of runs because they have no reliable ID; "" for none."""
     layers = [layer for run in runs for layer in run.sensitivity["layers"].values()]
-    unsound = sum(bool(layer.get("unsound")) for layer in layers)
-    return f"left out, as their ID is unreliable: {unsound} of {len(layers)} layers" if unsound else ""
+    count = sum(layer["dimension"] is None or bool(layer.get("unsound")) for layer in layers)
+    return f"left out, as they have no reliable ID: {count} of {len(layers)} layers" if count else ""
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:

@@ -154,7 +154,7 @@ def test_layers_without_a_reliable_dimension_are_told_and_have_no_part_in_the_co
     assert told.startswith(f"1 of {count} layers have") and told.endswith(f"vit.layers.1.attention.q_proj: {reason}")
     unsound = {name: layer["unsound"] for name, layer in result.document["layers"].items() if layer["unsound"]}
     assert unsound == {"vit.layers.1.attention.q_proj": reason}
-    left_out = f"CAUTION: left out, as their ID is unreliable: 1 of {count} layers"
+    left_out = f"CAUTION: left out, as they have no reliable ID: 1 of {count} layers"
     assert left_out in next(sensitivity_tables([read_run(tmp_path / "run", "run")])).notes
 
 

@@ -111,7 +111,7 @@ def test_unreliable_dimensions_are_marked_with_the_reason(tmp_path: Path) -> Non
     folders.write(run / "sensitivity.json", found)
     made = figure(tmp_path, "sensitivity")
     assert series(made)["vision"].unsound == (None, reason)
-    assert made.panels[0].caption.endswith("4 layers; left out, as their ID is unreliable: 1 of 5 layers")
+    assert made.panels[0].caption.endswith("4 layers; left out, as they have no reliable ID: 1 of 5 layers")
 
 
 def test_sparsity_of_layers_has_a_curve_for_each_weighting_and_modality(tmp_path: Path) -> None:

@@ -602,13 +602,16 @@ def test_correlations_are_over_layers_whose_dimension_is_reliable(tmp_path: Path
     shown = table(tmp_path, "sensitivity")
     rho = shown.rows[0][1][0]
     assert (rho.value, rho.n) == (1.0, 4)
-    assert "CAUTION: left out, as their ID is unreliable: 1 of 5 layers" in shown.notes
+    assert "CAUTION: left out, as they have no reliable ID: 1 of 5 layers" in shown.notes
+    outlier |= {"dimension": None, "unsound": None}
+    folders.write(run / "sensitivity.json", found)
+    assert "CAUTION: left out, as they have no reliable ID: 1 of 5 layers" in table(tmp_path, "sensitivity").notes
     for layer in found["layers"].values():
         layer["unsound"] = "estimated from 36 distinct points, fewer than 100"
     folders.write(run / "sensitivity.json", found)
     shown = table(tmp_path, "sensitivity")
     assert all(entry.value is None for _, entries in shown.rows for entry in entries)
-    assert "CAUTION: left out, as their ID is unreliable: 5 of 5 layers" in shown.notes
+    assert "CAUTION: left out, as they have no reliable ID: 5 of 5 layers" in shown.notes
     for layer in found["layers"].values():
         del layer["unsound"]
     folders.write(run / "sensitivity.json", found)
@@ -859,6 +862,13 @@ def test_a_part_of_the_split_or_other_settings_are_not_what_the_paper_measured(s
     assert first.columns[:2] == ("CIDEr, paper", "CIDEr, here") and not any("difference" in c for c in first.columns)
     told = " ".join(first.notes)
     assert "part of the split" in told and "settings of its own: PLATON × ID, window 5" in told
+    assert "no differences: 1 of 6 runs were not evaluated on the whole test split as published" in told
+
+
+def test_a_run_outside_a_published_table_does_not_take_its_differences_away(study: Path) -> None:
+    run = folders.pruned(study / "elsewhere", 5.0, sparsity=0.3)
+    folders.write(run / "eval" / "results.json", folders.results({"CIDEr": 5.0}, "x", limit=3))
+    assert any("difference" in column for column in on_coco(study).columns)
 
 
 def test_an_incomplete_copy_of_a_known_dataset_is_cautioned_and_not_what_the_paper_measured(study: Path) -> None:
