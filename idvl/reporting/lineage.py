@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,19 @@ def evaluated_alike(one: RunRecord, other: RunRecord) -> bool:
     A whole split may come in another order, and so with another fingerprint: where a limit takes all of it, or, of a
     built-in dataset, by another seed.
     """
-    if _settings(one) != _settings(other):
-        return False
+    return _settings(one) == _settings(other) and _of_same_samples(one, other)
+
+
+def differing(runs: Sequence[RunRecord]) -> list[str]:
+    """In what evaluations differ: their settings by name, the numbers' type, their samples."""
+    settings = [_settings(run) | {"dtype": run.measured_model.get("dtype")} for run in runs]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    words = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    return words + ["samples"] * any(not _of_same_samples(runs[0], run) for run in runs)
+
+
+def _of_same_samples(one: RunRecord, other: RunRecord) -> bool:
+    """Whether two evaluations are of the same samples, in whatever order where it is a whole split."""
     first, second = (run.results.get("dataset", {}) for run in (one, other))
     if one.results.get("samples") != other.results.get("samples") or first.get("classes") != second.get("classes"):
         return False

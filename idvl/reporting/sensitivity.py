@@ -19,6 +19,8 @@ from idvl.schemas import Cost, NotNegative
 # ratios of a run: each takes thousands of permutations
 RATIOS = 100
 PERMUTATIONS = 10_000
+# what does not tell protocols of dimensions apart
+CHANCE = {"seed", "knn", "batch_size"}
 SENSITIVITY, HYPOTHESIS = "sensitivity.json", "the hypothesis behind Figures 2 and 3"
 
 
@@ -39,6 +41,11 @@ class SensitivityFile(Schema):
 
     class Dataset(Schema):
         learnt: str | None = None
+        split: str | None = None
+
+    class DimensionsRead(Schema):
+        dataset: str | None = None
+        protocol: dict[str, Any] | None = None
 
     class LayerLosses(Schema):
         modality: str
@@ -55,6 +62,8 @@ class SensitivityFile(Schema):
 
     dataset: Dataset = Dataset()
     dense: Dense
+    protocol: dict[str, Any] | None = None
+    profile: DimensionsRead = DimensionsRead()
     layers: dict[str, LayerLosses]
     modalities: dict[str, Part]
     provenance: Cost
@@ -124,9 +133,40 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     return Correlation(rho=rho, p=(1 + extreme) / (1 + PERMUTATIONS), n=len(a))
 
 
+def subject(run: RunRecord) -> str:
+    """What a run measured, and which run it is."""
+    return f"{run.model} on {run.dataset}: {run.label}"
+
+
+def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs without those that repeat the numbers of an earlier one, of the same model."""
+    firsts: dict[str, RunRecord] = {}
+    for run in sorted(runs, key=lambda run: run.began):
+        found = run.sensitivity
+        numbers = found["dense"], found["layers"], found["modalities"]
+        firsts.setdefault(repr((run.signature.get("fingerprint"), run.model, run.dataset, numbers)), run)
+    return [run for run in runs if run in firsts.values()]
+
+
+def _replicated(run: RunRecord) -> str:
+    """What runs share whose correlations have a mean: all but the weights of the model and the seeds."""
+    measured = run.sensitivity.get("profile") or {}
+    how = {key: word for key, word in (measured.get("protocol") or {}).items() if key not in CHANCE}
+    read = run.dataset, (run.sensitivity.get("dataset") or {}).get("split"), measured.get("dataset")
+    return repr((run.signature.get("class") or run.model, read, sorted(how.items()), sorted(run.sensitivity["layers"])))
+
+
 def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
-    """Whether layers of higher dimension lose more when they alone are pruned: of each model, then their mean."""
+    """Whether layers of higher dimension lose more when they alone are pruned: of each run, then means of replicates.
+
+    Replicates differ in the weights of the model or in seeds alone.
+    """
+    if not runs:
+        return
+    every, runs = runs, distinct(runs)
+    replicates: dict[str, list[RunRecord]] = {}
     for number, run in enumerate(runs, 1):
+        replicates.setdefault(_replicated(run), []).append(run)
         source, modalities = (run.source(SENSITIVITY),), _modalities([run])
         rows = []
         for ratio in ratios(run):
@@ -144,46 +184,61 @@ def sensitivity_tables(runs: Sequence[RunRecord]) -> Iterator[Table]:
         used = f"CAUTION: samples are not held out: the split was used for {learnt} of the model"
         yield Table(
             key=f"sensitivity-{number}", paper=HYPOTHESIS, counts="layers",
-            title=f"Spearman's rho of dimension and loss: {run.model} on {run.dataset}", rows=tuple(rows),
+            title=f"Spearman's rho of dimension and loss: {subject(run)}", rows=tuple(rows),
             labels=("of each layer alone",),
             columns=tuple(f"{group or 'all layers'}, {word}" for group in (None, *modalities) for word in ("rho", "p")),
             notes=(
+                _how(run),
                 "two-sided p from 10,000 permutations; layers of one model are not independent, so it is a guide",
                 *([f"CAUTION: {unreliable}"] if unreliable else []),
                 *(["CAUTION: the file does not say which IDs are unreliable: all count"] if unknown else []),
                 *([used] if learnt else []),
             ),
         )  # fmt: skip
-    if len(runs) > 1:
-        yield _mean_correlation(runs)
-    yield _alone(runs)
+    several = [members for members in replicates.values() if len(members) > 1]
+    yield from (_mean_correlation(members, number) for number, members in enumerate(several, 1))
+    yield _alone(runs, [run.label for run in every if run not in runs])
 
 
-def _mean_correlation(runs: Sequence[RunRecord]) -> Table:
+def _how(run: RunRecord) -> str:
+    """Of how many layers the dimensions are, and how they and the losses were measured."""
+    about, losses = run.sensitivity.get("profile") or {}, run.sensitivity.get("dataset") or {}
+    how = about.get("protocol") or {}
+    points = f" from {how['n_samples']} samples of {about.get('dataset')}" if how.get("n_samples") else ""
+    samples = (run.sensitivity.get("protocol") or {}).get("samples")
+    return (
+        f"{len(run.sensitivity['layers'])} layers; IDs by {how.get('estimator', '?')}{points}; losses of "
+        f"{samples or '?'} samples of {run.dataset} {losses.get('split') or ''}".strip()
+    )
+
+
+def _mean_correlation(runs: Sequence[RunRecord], number: int) -> Table:
     groups = (None, *_modalities(runs))
     rows = []
     for ratio in sorted({ratio for run in runs for ratio in ratios(run)}):
         entries = []
         for group in groups:
             correlations = [(run, correlation(run, ratio, group)) for run in runs]
-            average = mean(
-                TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in correlations if one
-            )
+            found = [TableEntry(value=one.rho, sources=(run.source(SENSITIVITY),)) for run, one in correlations if one]
+            average = mean(found) if len(found) > 1 else TableEntry()
             bounds = [None if bound is None else max(-1.0, min(bound, 1.0)) for bound in (average.low, average.high)]
             entries.append(replace(average, low=bounds[0], high=bounds[1], decimals=2))
         rows.append(((percent(ratio),), tuple(entries)))
     most = max((entry.n for _, entries in rows for entry in entries), default=0)
     unreliable = left_out(runs)
+    of = f"{', '.join(dict.fromkeys(run.model for run in runs))} on {runs[0].dataset}"
     return Table(
-        key="sensitivity", title="Spearman's rho of dimension and loss, mean of all runs", paper=HYPOTHESIS,
+        key=f"sensitivity-mean-{number}", paper=HYPOTHESIS,
+        title=f"Spearman's rho of dimension and loss, mean of {len(runs)} runs: {of}",
         labels=("of each layer alone",), columns=tuple(group or "all layers" for group in groups), rows=tuple(rows),
-        notes=(f"intervals are 95 % t intervals over the {most} runs that have it, cut at -1 and 1",
+        notes=(f"of {', '.join(run.label for run in runs)}, which differ in the model's weights or seeds alone",
+               f"intervals are 95 % t intervals over the {most} runs that have it, cut at -1 and 1",
                *([f"CAUTION: {unreliable}"] if unreliable else [])),
     )  # fmt: skip
 
 
-def _alone(runs: Sequence[RunRecord]) -> Table:
-    """The loss with a modality alone pruned."""
+def _alone(runs: Sequence[RunRecord], repeated: Sequence[str]) -> Table:
+    """The loss with a modality alone pruned. `repeated`: the runs that are left out."""
     every = sorted({ratio for run in runs for ratio in ratios(run)})
     rows = []
     for run in runs:
@@ -192,11 +247,12 @@ def _alone(runs: Sequence[RunRecord]) -> Table:
         for name, part in run.sensitivity["modalities"].items():
             losses = [TableEntry(value=loss_of(part, ratio), sources=source, n=1, decimals=4) for ratio in every]
             weights = part.get("weights")
-            words = (run.model, name, "" if weights is None else f"{weights:,}")
+            words = (run.label, run.model, name, "" if weights is None else f"{weights:,}")
             rows.append((words, (dense, *losses)))
     return Table(
         key="alone", title="Loss with one modality alone pruned, one-shot by magnitude", paper="Figures 1 and 4",
-        labels=("model", "modality", "weights"), columns=("0 %", *map(percent, every)), rows=tuple(rows),
+        labels=("run", "model", "modality", "weights"), columns=("0 %", *map(percent, every)), rows=tuple(rows),
+        notes=tuple([f"left out, as repeats of the same model and numbers: {', '.join(repeated)}"] * bool(repeated)),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from idvl.reporting.lineage import (
     MeasuredProfile,
     dense_models,
     dense_runs,
+    differing,
     evaluated_alike,
     is_overwritten,
     profiles_of,
@@ -202,7 +203,9 @@ def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Ta
     pairs = [pair for change in changes for word in modalities for pair in change.pairs(word)]
     left_out = sum(any(map(unsound_reason, pair)) for pair in pairs)
     unreliable = f"left out, as their ID is unreliable before or after pruning: {left_out} of {len(pairs)} layers"
-    protocols = {str([change.profile.protocol.get(key) for key in PROTOCOL]) for change in changes if change.before}
+    both = [change for change in changes if change.before]
+    protocols = {str([one.after.data, *(one.profile.protocol.get(key) for key in PROTOCOL)]) for one in both}
+    total = sum(len(one.before.profile.layers.keys() | one.profile.layers.keys()) for one in both)
     rows = []
     for group in groups:
         measured = [change for change in changes if change.group is group and change.before]
@@ -216,9 +219,11 @@ def _change(number: int, name: str, groups: Sequence[Group], study: Study) -> Ta
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(modalities), rows=tuple(rows), signed=True,
         notes=("mean over the layers of a modality" + ("; intervals are 95 % t intervals over runs" * several),
                *([f"CAUTION: {unreliable}"] if left_out else []),
-               *(["CAUTION: runs were measured by different protocols (estimator, tokens, samples)"]
+               *([f"CAUTION: {len(pairs)} of {total} layers have an ID both before and after pruning"]
+                 if len(pairs) < total else []),
+               *(["CAUTION: runs were measured by different protocols (estimator, tokens, samples, split)"]
                  if len(protocols) > 1 else []),
-               *([f"CAUTION: {UNLIKE}"] if not all(change.alike for change in changes if change.before) else [])),
+               *([f"CAUTION: {UNLIKE}"] if not all(one.alike for one in both) else [])),
     )  # fmt: skip
 
 
@@ -229,17 +234,21 @@ def _evaluations(study: Study) -> Iterator[Table]:
         runs = [run for run in every if run.results.get("task") == task]
         names = _metrics_of(runs)
         stale = [run.label for run in runs if is_overwritten(run, study)]
-        rows = []
+        rows, members = [], {}
         for run in runs:
             metrics = run.metrics()
             split = (run.results.get("dataset") or {}).get("split") or ""
             limit = f", {run.results['limit']:,} samples only" if run.results.get("limit") else ""
             labels = (run.label, run.model, f"{run.dataset} {split}{limit}".strip())
+            members.setdefault(labels[2], []).append(run)
             rows.append((labels, tuple(metrics.get(name, TableEntry()) for name in names)))
+        unlike = {data: differing(same) for data, same in members.items()}
         yield Table(
             key=f"evaluations-{task}", title=f"Standalone evaluations: {task}", paper=None,
             labels=("run", "model", "data"), columns=tuple(names), rows=tuple(rows),
             notes=("95 % intervals over samples: score interval of a proportion, else bootstrap", *_no_test(runs),
+                   *(f"CAUTION: evaluations of {data} differ in {', '.join(words)}" for data, words in unlike.items()
+                     if words),
                    *([f"CAUTION: of earlier weights, since the model's folder was overwritten: {', '.join(stale)}"]
                      if stale else [])),
         )  # fmt: skip

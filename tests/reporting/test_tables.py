@@ -460,16 +460,33 @@ def test_how_many_intervals_leave_out_0_by_chance_is_said(study: Path) -> None:
 
 def test_correlations_of_several_models_have_a_mean(tmp_path: Path) -> None:
     first, second = folders.sensitivity(tmp_path / "a"), folders.sensitivity(tmp_path / "b")
-    assert not any(one.key == "sensitivity" for one in tables_of(collect([first])))
+    assert not any(one.key.startswith("sensitivity-mean") for one in tables_of(collect([first])))
+    # the same numbers twice are one run
+    both = {one.key: one for one in tables_of(collect([tmp_path]))}
+    assert both.keys() == {"sensitivity-1", "alone"} and len(both["alone"].rows) == 3
+    assert both["alone"].notes == (f"left out, as repeats of the same model and numbers: {second}",)
     found = json.loads((second / "sensitivity.json").read_text())
     for layer in found["layers"].values():
         layer["losses"][1]["loss"] = -layer["losses"][1]["loss"]
     folders.write(second / "sensitivity.json", found)
-    rows = dict(next(one for one in tables_of(collect([tmp_path])) if one.key == "sensitivity").rows)
+    averaged = table(tmp_path, "sensitivity-mean-1")
+    assert averaged.title.endswith("mean of 2 runs: m on shapes") and averaged.notes[0].startswith(
+        f"of {first}, {second}, which"
+    )
+    rows = dict(averaged.rows)
     assert (rows["40 %",][0].value, rows["40 %",][0].low) == (1.0, 1.0)
     # 1 and -1: no interval within its range says more
     assert (rows["80 %",][0].value, rows["80 %",][0].low, rows["80 %",][0].high) == (0.0, -1.0, 1.0)
-    for run in (first, second):
+    # dimensions by another estimator, other layers, another split: no replicates
+    for name, others in (
+        ("gride", {"dense": {"loss": 2.0}, "profile": {"dataset": "shapes", "protocol": {"estimator": "gride"}}}),
+        ("fewer", {"layers": dict(list(found["layers"].items())[:4])}),
+        ("split", {"dense": {"loss": 3.0}, "dataset": {"split": "train"}}),
+    ):
+        folders.write(folders.sensitivity(tmp_path / name) / "sensitivity.json", found | others)
+    titles = [one.title for one in tables_of(collect([tmp_path])) if one.key.startswith("sensitivity")]
+    assert titles[-1] == averaged.title and len(titles) == 6 and titles[0].endswith(f"m on shapes: {first}")
+    for run in tmp_path.iterdir():
         folders.write(run / "sensitivity.json", found | {"layers": {}})
     assert not any(one.key.startswith("sensitivity") for one in tables_of(collect([tmp_path])))
 
@@ -490,7 +507,7 @@ def test_what_pruning_did_to_dimensions_is_a_mean_over_layers_then_runs(tmp_path
     assert not any("protocols" in note for note in change.notes)
     path = tmp_path / "after1" / "profile.json"
     path.write_text(path.read_text().replace('"estimator": "twonn", "tokens"', '"estimator": "gride", "tokens"'))
-    told = "CAUTION: runs were measured by different protocols (estimator, tokens, samples)"
+    told = "CAUTION: runs were measured by different protocols (estimator, tokens, samples, split)"
     assert told in table(tmp_path, "change").notes
 
 
@@ -591,6 +608,10 @@ def test_unreliable_dimensions_are_no_change_and_have_no_part_in_correlations(tm
     (entries,) = dict(change.rows).values()
     assert [entry.value for entry in entries] == [-7.0, pytest.approx(-1.75), None]
     assert "CAUTION: left out, as their ID is unreliable before or after pruning: 2 of 5 layers" in change.notes
+    assert not any("both before and after pruning" in note for note in change.notes)
+    made["layers"].popitem()
+    folders.write(after / "profile.json", made)
+    assert "CAUTION: 4 of 5 layers have an ID both before and after pruning" in table(tmp_path, "change").notes
 
 
 def test_correlations_are_over_layers_whose_dimension_is_reliable(tmp_path: Path) -> None:
@@ -643,10 +664,10 @@ def test_a_model_of_one_modality_has_its_correlation_once(tmp_path: Path) -> Non
 
 
 def test_losses_of_modalities_alone_stand_beside_the_dense_models(tmp_path: Path) -> None:
-    folders.sensitivity(tmp_path / "a")
+    run = folders.sensitivity(tmp_path / "a")
     alone = table(tmp_path, "alone")
     assert alone.columns == ("0 %", "40 %", "80 %")
-    assert [found.value for found in dict(alone.rows)["m", "vision", "400"]] == pytest.approx([1.0, 2.2, 3.4])
+    assert [found.value for found in dict(alone.rows)[str(run), "m", "vision", "400"]] == pytest.approx([1.0, 2.2, 3.4])
 
 
 def test_dimensions_tell_whose_they_are_and_name_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -695,10 +716,11 @@ def test_evaluations_of_weights_that_were_overwritten_are_cautioned(tmp_path: Pa
     now = {**about, "fingerprint": "pruned run"}
     folders.evaluated(tmp_path / "now", model=now)
     folders.evaluated(tmp_path / "half", model={**about, "fingerprint": "of halves", "dtype": "bfloat16"})
-    assert "CAUTION" not in str(table(tmp_path, "evaluations").notes)
+    (caution,) = [note for note in table(tmp_path, "evaluations").notes if "CAUTION" in note]
+    assert caution == "CAUTION: evaluations of shapes test differ in dtype"
     folders.evaluated(tmp_path / "then", model={**about, "fingerprint": "before"})
     said = f"CAUTION: of earlier weights, since the model's folder was overwritten: {tmp_path / 'then'}"
-    assert table(tmp_path, "evaluations").notes[1:] == (said,)
+    assert table(tmp_path, "evaluations").notes[2:] == (said,)
 
 
 def test_the_scope_of_a_recovery_has_the_layers_of_earlier_prunings(tmp_path: Path) -> None:

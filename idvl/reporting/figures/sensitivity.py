@@ -11,7 +11,16 @@ from idvl.reporting.entry import Z
 from idvl.reporting.figure import DASHES, Figure, Panel, Series, make
 from idvl.reporting.labels import percent
 from idvl.reporting.run_record import RunRecord
-from idvl.reporting.sensitivity import HYPOTHESIS, SENSITIVITY, correlation, left_out, loss_of, ratios
+from idvl.reporting.sensitivity import (
+    HYPOTHESIS,
+    SENSITIVITY,
+    correlation,
+    distinct,
+    left_out,
+    loss_of,
+    ratios,
+    subject,
+)
 
 LOSS = "loss (logarithmic)"
 # the colour of modalities that were pruned together
@@ -22,10 +31,10 @@ def figure(study: Study) -> Figure:
     """A panel for each run and ratio, the largest first: a point for each layer, with Spearman's rho."""
 
     def panels() -> Iterator[Panel]:
-        for run in study.of("sensitivity"):
+        for run in distinct(study.of("sensitivity")):
             for ratio in reversed(ratios(run)):
                 groups = [_points(run, modality, ratio) for modality in MODALITIES]
-                name = f"{percent(ratio)} of each layer alone: {run.model} on {run.dataset}"
+                name = f"{percent(ratio)} of each layer alone: {subject(run)}"
                 yield Panel(name=name, series=tuple(one for one in groups if one.x), caption=_caption(run, ratio))
 
     return make(
@@ -38,8 +47,8 @@ def figure(study: Study) -> Figure:
 def alone(study: Study) -> Figure:
     """The loss against the share pruned of each modality alone."""
     panels = (
-        Panel(name=f"{run.model} on {run.dataset}", series=tuple(one for one in _modalities(run) if one.x))
-        for run in study.of("sensitivity")
+        Panel(name=subject(run), series=tuple(one for one in _modalities(run) if one.x))
+        for run in distinct(study.of("sensitivity"))
     )
     return make(
         panels, key="alone", title="What pruning one modality alone costs, one-shot", paper="Figures 1 and 4",
