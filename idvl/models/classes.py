@@ -48,6 +48,12 @@ TAKEN_FOR_POSITIONS = (
     "the class %r"
 )
 
+BY_DEFAULT = (
+    "%s calls its classes LABEL_0, LABEL_1, ..., as transformers does without names, and the dataset's %s may be "
+    "LABEL_%d, or LABEL_%d by its position: give both the same names, in the dataset or as id2label in the model's "
+    "config.json"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -86,6 +92,9 @@ def numbers_in_dataset(
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
     own, expected = ([_plain(name) for name in side] for side in (names, classes or ()))
     numbers, others = _numbers(own), _numbers(expected)
+    if others != sorted(others) and names == [f"LABEL_{row}" for row in range(len(names))]:
+        at = next(place for place, number in enumerate(others) if number != place)
+        raise UsageError(BY_DEFAULT % (loaded.name, quoted(str((classes or ())[at])), others[at], at))
     if numbers and others:
         own, expected = ([str(number) for number in side] for side in (numbers, others))
     # classes that are called 0, 1, 2 ... say which label each is, as those of a new head do
@@ -130,14 +139,14 @@ def _are_names(model: str, names: Sequence[str], numbers: Sequence[int], labels:
 
     They are, with a warning, where the numbers are the positions in another order, as those of the sorted folders 0, 1,
     10, 2 ..., or where labels are beyond the positions. UsageError where other numbers may be either, as those of a
-    head that is called by negative numbers too, or by words.
+    head that is called by negative numbers too, by words, or by words with a number.
     """
     positions = range(len(numbers))
     if not numbers or len({*numbers}) < len(numbers):
-        places = {name: place for place, name in enumerate(names)}
+        places = _of_numbers(names)
         for label in sorted(labels & {*range(len(names))}):
-            if places.get(str(label), label) != label:
-                raise UsageError(_either(model, names, label, places[str(label)]))
+            if places.get(label, label) != label:
+                raise UsageError(_either(model, names, label, places[label]))
         return False
     differing = [label for label in sorted(labels) if label not in positions or numbers[label] != label]
     if not differing:
@@ -154,11 +163,22 @@ def _are_names(model: str, names: Sequence[str], numbers: Sequence[int], labels:
     return True
 
 
+def _of_numbers(names: Sequence[str]) -> dict[int, int]:
+    """The places of names by their numbers: of all names, as `person_2` and `2.0`, where these count all of them.
+
+    Else of names that are a number alone.
+    """
+    alone = {int(name): place for place, name in enumerate(names) if re.fullmatch(r"-?[0-9]{1,18}", name)}
+    found = [re.findall(r"[0-9]{1,18}", re.sub(r"^([0-9]+)\.0*$", r"\1", name)) for name in names]
+    counted = {int(one[0]): place for place, one in enumerate(found) if len(one) == 1}
+    return counted if counted.keys() == {*range(len(names))} else alone
+
+
 def _either(model: str, names: Sequence[str], label: int, place: int) -> str:
     """That a label may be the class of that number, at `place`, or the one at its position."""
     return (
         f"labels are numbers without names, and {label} may be the class {quoted(names[place])} of {model} or the "
-        f"one at position {label}, {quoted(names[label])}: give the classes other names than numbers, in the "
+        f"one at position {label}, {quoted(names[label])}: give the classes names without numbers, in the "
         "dataset and as id2label in the model's config.json"
     )
 
@@ -194,7 +214,8 @@ def _in_the_same_places(own: Sequence[str], expected: Sequence[str]) -> bool:
     """
     places, places_there = _places(own), _places(expected)
     if len(own) == len(expected) and (numbers := _numbers(own)) and (others := _numbers(expected)):
-        if {*numbers} != {*others}:
+        # out of order they are refused
+        if {*numbers} != {*others} and all(some == sorted(some) for some in (numbers, others)):
             logger.warning(
                 "classes are called by numbers and matched by position: the model's %r counts as the dataset's %r",
                 *(own[0], expected[0]),

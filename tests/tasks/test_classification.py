@@ -91,6 +91,21 @@ def test_labels_without_names_are_the_numbers_that_the_head_calls_its_classes_by
     ("names", "labels", "said"),
     [
         (["1", "2", "3"], (1, 2), "1 may be the class '1' of head or the one at position 1, '2': give the classes"),
+        (
+            sorted(f"person_{k}" for k in range(12)),
+            (0, 2),
+            "2 may be the class 'person_2' of head or the one at position 2, 'person_10'",
+        ),
+        (
+            ["0_red", "10_blue", *(f"{k}_x" for k in range(1, 10))],
+            (0, 1),
+            "1 may be the class '1_x' of head or the one",
+        ),
+        (
+            sorted(str(float(k)) for k in range(11)),
+            (0, 3),
+            r"3 may be the class '3\.0' of head or the one at position 3",
+        ),
         (["-1", "0", "1"], (0, 1), "0 may be the class '0' of head or the one at position 0, '-1': give"),
         (["0", "1", "10", "2", "many"], (0, 1, 2), "2 may be the class '2' of head or the one at position 2, '10'"),
     ],
@@ -98,6 +113,21 @@ def test_labels_without_names_are_the_numbers_that_the_head_calls_its_classes_by
 def test_labels_that_may_be_positions_or_other_numbers_of_the_head_are_refused(names, labels, said):
     with pytest.raises(UsageError, match=said):
         predicted(head(names, [[0.0] * len(names)] * len(labels)), labelled(*labels))
+
+
+def test_numbers_in_names_that_do_not_count_the_classes_leave_labels_positions():
+    for names in (["boeing 747", "boeing 2", "x 1"], ["c0", "c1", "c2"], ["0 to 2", "1 to 0", "2 to 1"]):
+        assert predicted(head(names, [[1.0, 5.0, 2.0]]), labelled(1))[0]["top"][0] == 1
+
+
+def test_classes_that_transformers_names_may_be_of_sorted_folders_or_of_their_numbers():
+    loaded = head([f"LABEL_{k}" for k in range(11)], [[0.0] * 11])
+    for classes in (sorted(map(str, range(11))), sorted(f"class{k}" for k in range(1, 12))):
+        with pytest.raises(
+            UsageError, match=r"head calls its classes LABEL_0, .* may be LABEL_\d+, or LABEL_\d+ by its"
+        ):
+            predicted(loaded, labelled(3), classes=classes)
+    assert predicted(loaded, labelled(0), classes=[str(k) for k in range(11)])
 
 
 @pytest.mark.parametrize("first", [2, 7])  # of the numbers some are the same, or none
