@@ -121,6 +121,7 @@ class Evaluation:
         compared: Path | None = None,
     ) -> dict[str, Any]:
         """Predict what is missing in the folder, score it, write results.json; the results."""
+        provenance = runs.provenance()
         totals = self._predicted(task_pass, folder, batch_size, reporter)
         reporter.note("scoring")
 
@@ -135,7 +136,7 @@ class Evaluation:
                 settings=self._recorded(),
                 other_metrics=self.other_metrics,
             )
-            results = numbers | self._facts(totals, batch_size)
+            results = numbers | self._facts(totals, batch_size) | {"provenance": provenance}
             write_json(folder / RESULTS, results)
             return results
 
@@ -175,7 +176,6 @@ class Evaluation:
             "peak_memory": None if totals.found else peak_memory(self.device),
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "processes": self.team.size,
-            "provenance": runs.provenance(),
         }
 
 

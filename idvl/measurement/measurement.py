@@ -66,6 +66,7 @@ class Measurement:
         done: Collection[str] = (),
         progress: Progress | None = None,
     ):
+        self._provenance = runs.provenance()
         self.loaded, self.layers, self.settings = loaded, layers, settings
         self.n, self.team = len(samples), team or Team()
         self.device = loaded.device
@@ -229,7 +230,7 @@ class Measurement:
             model=self.loaded.description,
             dataset=selection.description,
             protocol={**asdict(self.settings), "n_samples": len(selection.samples)},
-            provenance={**runs.provenance(), **facts},
+            provenance={**self._provenance, **facts},
         )
 
 

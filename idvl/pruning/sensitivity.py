@@ -90,6 +90,7 @@ class SensitivityRun:
         reporter: Reporter,
         ratios: Sequence[float],
     ):
+        self._provenance = runs.provenance()
         self.recipe, self.loaded, self.team, self.reporter = recipe, loaded, team, reporter
         self.selection = with_labels_of_head(loaded, selection)
         self.ratios, self.layers = list(ratios), in_scope(loaded.model, loaded.family, recipe.prune.scope)
@@ -253,7 +254,7 @@ class SensitivityRun:
             "dense": {"loss": measured["dense", "", 0.0]["loss"]},
             "modalities": modalities,
             "layers": layers,
-            "provenance": {**runs.provenance(), **runs.total_cost(*measured.values()), "processes": self.team.size},
+            "provenance": {**self._provenance, **runs.total_cost(*measured.values()), "processes": self.team.size},
         }
 
     def _bytes(self, names: Sequence[str]) -> int:

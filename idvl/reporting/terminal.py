@@ -181,6 +181,8 @@ def rests_on(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"left out: {count:,} samples with {reason}")
     if results.get("scoring"):
         lines.append(", ".join(f"{key} {value}" for key, value in results["scoring"].items()))
+    if results.get("compared"):
+        lines.append("differences: intervals over samples; another training of a model, as by seed, moves them too")
     for key, (here, other) in results.get("compared", {}).get("settings", {}).items():
         lines.append(f"the run compared with has another {key}: {other} there, {here} here")
     for name, metric in results["metrics"].items():

@@ -57,10 +57,11 @@ def run(
         signature = job.signature() | {"allocations": list(names)}
         options = {"recipe": first.to_dict(), "signature": signature, "overwrite": overwrite}
         opened, folder = open_run(stack, team, folder, name, **options)
+        provenance = runs.provenance()
         seconds = {name: _measure(each, folder, opened, reporter) for name, each in jobs.items()}
         if opened is None:
             return AllocationComparison(document=None, folder=None)
-        document = _document(jobs, seconds)
+        document = {**_document(jobs, seconds), "provenance": provenance}
         write_json(opened.path(TABLE), document)
         write_bytes(opened.path(PICTURE), drawn(of_document(document), "png"))
     return AllocationComparison(document=document, folder=folder)
@@ -101,5 +102,4 @@ def _document(jobs: Mapping[str, Calibration], seconds: Mapping[str, float]) -> 
             }
             for name, each in jobs.items()
         },
-        "provenance": runs.provenance(),
     }

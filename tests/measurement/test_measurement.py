@@ -15,6 +15,7 @@ import torch
 import transformers
 
 import idvl
+from idvl import runs
 from idvl.device import held_memory, peak_within
 from idvl.distributed import Team
 from idvl.errors import RunError, UsageError
@@ -98,6 +99,14 @@ def test_every_layer_equals_the_matrix_estimate_of_its_plain_outputs(loaded, tok
             assert layer.estimate.dimension == pytest.approx(expected.dimension, rel=1e-4), name
         assert layer.n_features == points[0].numel()
     assert any(layer.estimate.dimension for layer in found.values())
+
+
+def test_the_provenance_of_a_profile_is_taken_when_it_begins(loaded, monkeypatch):
+    calls, estimates, provenance = iter("abc"), Measurement.estimates, runs.provenance
+    monkeypatch.setattr(runs, "provenance", lambda: provenance() | {"started": next(calls)})
+    monkeypatch.setattr(Measurement, "estimates", lambda *all_: runs.provenance() and estimates(*all_))
+    found = estimate_id(loaded.model, tiny.samples(20), processor=loaded.processor, layers="*fc1")
+    assert (found.provenance["started"], next(calls)) == ("a", "c")
 
 
 def test_batches_do_not_matter(loaded):
