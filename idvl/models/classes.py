@@ -92,7 +92,7 @@ def numbers_in_dataset(
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
     own, expected = ([_plain(name) for name in side] for side in (names, classes or ()))
     numbers, others = _numbers(own), _numbers(expected)
-    if others != sorted(others) and names == [f"LABEL_{row}" for row in range(len(names))]:
+    if others != sorted(others) and {*others} <= {*numbers} and names == [f"LABEL_{row}" for row in range(len(names))]:
         at = next(place for place, number in enumerate(others) if number != place)
         raise UsageError(BY_DEFAULT % (loaded.name, quoted(str((classes or ())[at])), others[at], at))
     if numbers and others:

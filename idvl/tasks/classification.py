@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def unusable_reason(sample: Sample) -> str | None:
     """An image and its class."""
-    return "no image" if sample.source is None else None if sample.label is not None else "no label"
+    return "no image" if sample.source is None else None if sample.label is not None else "no label (empty or -1)"
 
 
 def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:

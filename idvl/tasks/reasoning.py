@@ -20,7 +20,13 @@ def unusable_reason(sample: Sample) -> str | None:
         return "not two images"
     if not sample.texts:
         return "no sentence"
-    return "no label" if sample.label is None else None if sample.label in (0, 1) else "a label other than 0 and 1"
+    return (
+        "no label (empty or -1)"
+        if sample.label is None
+        else None
+        if sample.label in (0, 1)
+        else "a label other than 0 and 1"
+    )
 
 
 def predict(loaded: Loaded, samples: Sequence[Sample], settings: TaskSettings) -> Pass:

@@ -155,8 +155,8 @@ class PruningRun(ModelRun):
             job.values = self._measured()
         if empty := nearly_empty(job.layers, job.zeros):
             self.reporter.warn(
-                f"{len(empty)} layers keep less than 1 % of their weights ({listed(empty)}): set a ceiling, or a "
-                "smaller spread"
+                f"{len(empty)} layers keep less than 1 % of their weights ({listed(empty)}): lower the sparsity, "
+                "set a ceiling, or a smaller spread"
             )
         masks, outcome = calibrate(job, self.work.plan, self.folder, self.opened, self.reporter)
         facts = {**provenance, **outcome, **job.facts(), "image_backend": job.loaded.description["image_backend"]}

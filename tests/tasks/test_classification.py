@@ -122,7 +122,7 @@ def test_numbers_in_names_that_do_not_count_the_classes_leave_labels_positions()
 
 def test_classes_that_transformers_names_may_be_of_sorted_folders_or_of_their_numbers():
     loaded = head([f"LABEL_{k}" for k in range(11)], [[0.0] * 11])
-    for classes in (sorted(map(str, range(11))), sorted(f"class{k}" for k in range(1, 12))):
+    for classes in (sorted(map(str, range(11))), ["class1", "class10", "class2"]):
         with pytest.raises(
             UsageError, match=r"head calls its classes LABEL_0, .* may be LABEL_\d+, or LABEL_\d+ by its"
         ):

@@ -69,4 +69,4 @@ def test_a_sentence_is_true_or_false() -> None:
                 reasoning.score([line, line | {key: value}], [])
     pair = replace(samples(1)[0], second=samples(1)[0].source)
     reasons = [reasoning.unusable_reason(replace(pair, label=label)) for label in (0, 1, 2, None)]
-    assert reasons == [None, None, "a label other than 0 and 1", "no label"]
+    assert reasons == [None, None, "a label other than 0 and 1", "no label (empty or -1)"]
