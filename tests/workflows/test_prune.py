@@ -852,7 +852,7 @@ def disk(place):
     tiny.save("blip-nlvr2", place / "blip-nlvr2")
     tiny.save("clip", place / "clip")
     tiny.save("vit", place / "vit")
-    config = ViTConfig.from_pretrained(place / "vit", num_labels=1000)
+    config = ViTConfig.from_pretrained(place / "vit", id2label={k: f"class {k}" for k in range(1000)})
     ViTForImageClassification(config).save_pretrained(place / "vit")
     return place
 
