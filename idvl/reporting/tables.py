@@ -128,7 +128,7 @@ def _metrics(number: int, name: str, groups: Sequence[Group], study: Study) -> T
     return Table(
         key=f"metrics-{number}", title=f"All metrics: {name}", paper="Tables 1 to 7",
         labels=("method", "scope", "sparsity", "runs"), columns=tuple(names), rows=tuple(rows),
-        notes=(INTERVALS, of_all_weights(groups)), folded=True,
+        notes=(INTERVALS, of_all_weights(groups), *cautions(groups)), folded=True,
     )  # fmt: skip
 
 
