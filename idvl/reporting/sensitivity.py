@@ -152,7 +152,8 @@ def _replicated(run: RunRecord) -> str:
     """What runs share whose correlations have a mean: all but the weights of the model and the seeds."""
     measured = run.sensitivity.get("profile") or {}
     how = {key: word for key, word in (measured.get("protocol") or {}).items() if key not in CHANCE}
-    read = run.dataset, (run.sensitivity.get("dataset") or {}).get("split"), measured.get("dataset")
+    split = (run.sensitivity.get("dataset") or {}).get("split")
+    read = run.dataset, split, (run.sensitivity.get("protocol") or {}).get("samples"), measured.get("dataset")
     return repr((run.signature.get("class") or run.model, read, sorted(how.items()), sorted(run.sensitivity["layers"])))
 
 

@@ -482,10 +482,11 @@ def test_correlations_of_several_models_have_a_mean(tmp_path: Path) -> None:
         ("gride", {"dense": {"loss": 2.0}, "profile": {"dataset": "shapes", "protocol": {"estimator": "gride"}}}),
         ("fewer", {"layers": dict(list(found["layers"].items())[:4])}),
         ("split", {"dense": {"loss": 3.0}, "dataset": {"split": "train"}}),
+        ("count", {"dense": {"loss": 4.0}, "protocol": {"samples": 100}}),
     ):
         folders.write(folders.sensitivity(tmp_path / name) / "sensitivity.json", found | others)
     titles = [one.title for one in tables_of(collect([tmp_path])) if one.key.startswith("sensitivity")]
-    assert titles[-1] == averaged.title and len(titles) == 6 and titles[0].endswith(f"m on shapes: {first}")
+    assert titles[-1] == averaged.title and len(titles) == 7 and titles[0].endswith(f"m on shapes: {first}")
     for run in tmp_path.iterdir():
         folders.write(run / "sensitivity.json", found | {"layers": {}})
     assert not any(one.key.startswith("sensitivity") for one in tables_of(collect([tmp_path])))
