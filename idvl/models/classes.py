@@ -286,6 +286,9 @@ def _numbers(names: Sequence[str]) -> list[int]:
 
 
 def _plain(name: str) -> str:
-    """A class's name without case, punctuation and underscores, its accents written one way; & and | are words."""
-    worded = str(name).replace("&", " and ").replace("|", " or ")
+    """A class's name without case, punctuation and underscores, its accents written one way.
+
+    &, | and the sign of a negative number are words.
+    """
+    worded = re.sub(r"^\s*[-\u2212](?=\d)", "minus ", str(name)).replace("&", " and ").replace("|", " or ")
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", worded)).strip().casefold()

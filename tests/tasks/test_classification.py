@@ -115,6 +115,18 @@ def test_labels_that_may_be_positions_or_other_numbers_of_the_head_are_refused(n
         predicted(head(names, [[0.0] * len(names)] * len(labels)), labelled(*labels))
 
 
+def test_a_negative_number_is_not_the_positive_one(caplog):
+    assert predicted(head(["-1", "0", "1"], [[1.0, 5.0, 2.0]]), labelled(0), classes=("0", "1", "-1"))[0]["top"] == [
+        0,
+        1,
+        2,
+    ]
+    with pytest.raises(UsageError, match="lacks classes of the dataset"):
+        predicted(head(["-1", "0"], [[1.0, 5.0]] * 2), labelled(0, 1), classes=("0", "1"))
+    predicted(head(["class0", "class1"], [[1.0, 5.0]] * 2), labelled(0, 1), classes=("-1", "0"))
+    assert caplog.messages[0].startswith("classes are matched by position: head calls them by numbers ('class0' first)")
+
+
 def test_numbers_in_names_that_do_not_count_the_classes_leave_labels_positions():
     for names in (["boeing 747", "boeing 2", "x 1"], ["c0", "c1", "c2"], ["0 to 2", "1 to 0", "2 to 1"]):
         assert predicted(head(names, [[1.0, 5.0, 2.0]]), labelled(1))[0]["top"][0] == 1
