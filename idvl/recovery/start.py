@@ -175,8 +175,12 @@ def trial_masks(layers: Mapping[str, Layer]) -> Masks:
 
 
 def _of_more_zeros(start: Start, masks: Masks, weights: Mapping[str, torch.Tensor], structure: str) -> Masks:
-    """Masks of the layers with more zeros than `masks` has, accidental ones aside; a warning that counts them."""
-    more = unmasked_zeros(weights, masked=masks.zeros)
+    """Masks of the layers with more zeros than `masks` has; a warning that counts them.
+
+    Few zeros are taken for accidental ones, except of a model that was pruned before its run pruned it.
+    """
+    pruned_before = (start.report() or {}).get("before")
+    more = unmasked_zeros(weights, masked=masks.zeros, least=0 if pruned_before else ACCIDENTAL)
     if not more:
         return Masks({})
     found = f"{len(more)} layers hold {sum(more.values()):,} zeros that the masks do not have"
